@@ -1,0 +1,71 @@
+"""Laws of t by their quantiles, sampling grids by their points."""
+
+import math
+
+import pytest
+import torch
+
+from workbench.diffusion.schedules import sample_time, time_grid
+
+
+def test_uniform_is_the_identity():
+    u = torch.tensor([0.1, 0.5, 0.9])
+    assert torch.equal(sample_time(u, "uniform"), u)
+
+
+def test_lognormal_quantiles():
+    # Phi(1) = 0.841344746..., so that draw becomes sigmoid(1); the median draw becomes sigmoid(0) = 1/2.
+    u = torch.tensor([0.5, 0.5 * (1 + math.erf(1 / math.sqrt(2)))], dtype=torch.float64)
+    expected = torch.tensor([0.5, 1 / (1 + math.exp(-1))], dtype=torch.float64)
+    torch.testing.assert_close(sample_time(u, "lognormal"), expected)
+
+
+def test_lognormal_is_symmetric_increasing_and_inside():
+    u = torch.linspace(0.001, 0.999, 501, dtype=torch.float64)
+    t = sample_time(u, "lognormal")
+    torch.testing.assert_close(t + sample_time(1 - u, "lognormal"), torch.ones_like(t))
+    assert (t.diff() > 0).all()
+    assert 0 < t.min() < t.max() < 1
+
+
+@pytest.mark.parametrize("law", ["uniform", "lognormal"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_laws_keep_the_dtype(law, dtype):
+    assert sample_time(torch.tensor([0.3], dtype=dtype), law).dtype == dtype
+
+
+def test_unknown_law():
+    with pytest.raises(ValueError, match="'cosmap'.*uniform, lognormal"):
+        sample_time(torch.tensor([0.5]), "cosmap")
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 50, 250])
+def test_ode_grid(steps):
+    grid = time_grid(steps)
+    assert grid.dtype == torch.float64
+    assert grid.shape == (steps + 1,)
+    assert (grid[0], grid[-1]) == (1, 0)
+    torch.testing.assert_close(grid, torch.linspace(1, 0, steps + 1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("steps", [10, 50, 100, 250])
+def test_ode_grid_holds_the_decimals_as_they_are_written(steps):
+    assert {i / 10 for i in range(11)} <= set(time_grid(steps).tolist())
+
+
+def test_sde_grid():
+    # Four points from 1 to 0.04 are 0.32 apart, then comes 0.
+    expected = torch.tensor([1, 0.68, 0.36, 0.04, 0], dtype=torch.float64)
+    torch.testing.assert_close(time_grid(4, last_step=0.04), expected)
+    grid = time_grid(250, last_step=0.04)
+    assert grid.shape == (251,)
+    assert grid[[0, -2, -1]].tolist() == [1, 0.04, 0]
+    assert time_grid(1, last_step=0.04).tolist() == [1, 0]
+
+
+def test_refused_grids():
+    with pytest.raises(ValueError, match="steps.*0"):
+        time_grid(0)
+    for last_step in (0.0, 1.0, -0.1):
+        with pytest.raises(ValueError, match="last_step"):
+            time_grid(10, last_step=last_step)

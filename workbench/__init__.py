@@ -1,0 +1,39 @@
+"""A workbench for the features inside diffusion transformers.
+
+Conventions, used everywhere in the package:
+
+* Time is the paper's: ``t = 0`` is data, ``t = 1`` is noise, ``x_t = (1 - t) z + t eps``, ``v = eps - z``.
+* Layers count from 1: layer 6 is the output of ``blocks[5]``; layer 0 is the patch embedding.
+* Letters of the paper stay in the maths: ``z, x_t, t, eps, v`` and the features ``f_n`` (of the student),
+  ``f_c`` (with the class), ``f_u`` (with the null class), ``f_g = f_u + w (f_c - f_u)`` (guided, Eq. 3).
+  Options are whole words: ``layer``, ``teacher_layer``, ``guidance_scale``, ``weight``, ``stop_step``.
+* Axes: ``b`` batch, ``c`` channels, ``h w`` grid, ``n`` tokens, ``d`` width.
+* Randomness comes from (seed, stream, index), never from global state.
+
+The public names below are imported when they are first used, so that ``import workbench`` stays quick.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "load_config": "workbench.config",
+    "load_images": "workbench.data.images",
+    "load_codec": "workbench.data.codecs",
+    "fit": "workbench.training.loop",
+    "find_runs": "workbench.runs.store",
+    "open_run": "workbench.runs.store",
+}
+
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'workbench' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -1,0 +1,1 @@
+"""Diffusion transformers, one file each: `<name>.py` exports `Backbone`, a `base.TransformerBackbone`."""

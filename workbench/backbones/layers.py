@@ -1,0 +1,160 @@
+"""Layers that the diffusion transformers share, under the parameter names of the published checkpoints.
+
+A layer is built blank (zeros): its values come from `TransformerBackbone.initialize(generator)` or from a
+checkpoint, so that building a model draws nothing from the ambient generator.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+FREQUENCIES = 128
+MAX_PERIOD = 10_000
+
+
+class Blank:
+    """Mixin for a torch layer: its parameters start, and are reset, to zero."""
+
+    def reset_parameters(self) -> None:
+        for parameter in self.parameters(recurse=False):
+            nn.init.zeros_(parameter)
+
+
+class Linear(Blank, nn.Linear):
+    """An nn.Linear built blank."""
+
+
+class Conv2d(Blank, nn.Conv2d):
+    """An nn.Conv2d built blank."""
+
+
+class Embedding(Blank, nn.Embedding):
+    """An nn.Embedding built blank."""
+
+
+def draw_xavier_(weight: Float[Tensor, "out ..."], generator: torch.Generator) -> None:
+    """Fill `weight` with Xavier-uniform numbers of its 2-D view (out, rest): DiT's linear and patch maps.
+
+    The numbers are drawn in float32 on the generator's device, so they depend neither on the weight's device
+    nor on its dtype.
+    """
+    draw = torch.empty(weight.shape, dtype=torch.float32, device=generator.device)
+    nn.init.xavier_uniform_(draw.flatten(1), generator=generator)
+    weight.copy_(draw)
+
+
+def draw_normal_(weight: Float[Tensor, "..."], std: float, generator: torch.Generator) -> None:
+    """Fill `weight` with N(0, std^2): DiT's label table and time MLP. Drawn as in `draw_xavier_`."""
+    draw = torch.empty(weight.shape, dtype=torch.float32, device=generator.device)
+    weight.copy_(draw.normal_(0.0, std, generator=generator))
+
+
+def sincos_positions(side: int, width: int) -> Float[Tensor, "n d"]:
+    """Fixed 2-D sine-cosine positions of a side x side grid, tokens row by row (MAE's order), in float64.
+
+    The column coordinate fills the first half of `width`, the row coordinate the second; each half is
+    [sin | cos] of position * 10000^(-i / (width/4)), i = 0 .. width/4 - 1.
+    """
+    assert width % 4 == 0, f"width {width} is not a multiple of 4"
+    frequencies = MAX_PERIOD ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    angles = torch.outer(torch.arange(side, dtype=torch.float64), frequencies)
+    axis = torch.cat([angles.sin(), angles.cos()], dim=1)
+    column = repeat(axis, "w half -> (h w) half", h=side)
+    row = repeat(axis, "h half -> (h w) half", w=side)
+    return torch.cat([column, row], dim=1)
+
+
+def timestep_features(t: Float[Tensor, "b"]) -> Float[Tensor, "b 256"]:
+    """[cos | sin] of t * 10000^(-i/128), i = 0 .. 127 (DiT), in float32; t in [0, 1] enters un-multiplied."""
+    steps = torch.arange(FREQUENCIES, dtype=torch.float32, device=t.device)
+    frequencies = torch.exp(-math.log(MAX_PERIOD) * steps / FREQUENCIES)
+    angles = torch.outer(t.float(), frequencies)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def modulate(
+    tokens: Float[Tensor, "b n d"], shift: Float[Tensor, "b 1 d"], scale: Float[Tensor, "b 1 d"]
+) -> Float[Tensor, "b n d"]:
+    """Adaptive layer norm's affine step, tokens * (1 + scale) + shift (DiT)."""
+    return tokens * (1 + scale) + shift
+
+
+def unpatchify(
+    patches: Float[Tensor, "b n pixels"], patch: int, height: int
+) -> Float[Tensor, "b channels {height} {height}"]:
+    """The square image of side `height` whose patch x patch tiles, row by row, are `patches`.
+
+    Inside a patch vector the order is (row, column, channel): the channel is the fastest index.
+    """
+    return rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", h=height // patch, p=patch, q=patch)
+
+
+class PatchEmbed(nn.Module):
+    """Tokens "b n width", row by row, from an image "b c h w": one linear map of each patch x patch tile."""
+
+    def __init__(self, channels: int, patch: int, width: int):
+        super().__init__()
+        self.proj = Conv2d(channels, width, kernel_size=patch, stride=patch)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+        return rearrange(self.proj(x.to(self.proj.weight.dtype)), "b d h w -> b (h w) d")
+
+
+class TimestepEmbedder(nn.Module):
+    """Time as a vector of the model's width: `timestep_features`, then a SiLU MLP in the weights' dtype."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.mlp = nn.Sequential(Linear(2 * FREQUENCIES, width), nn.SiLU(), Linear(width, width))
+
+    def forward(self, t: Float[Tensor, "b"]) -> Float[Tensor, "b d"]:
+        return self.mlp(timestep_features(t).to(self.mlp[0].weight.dtype))
+
+
+class LabelEmbedder(nn.Module):
+    """One vector for each of the `classes` labels, and one more, at index `classes`, for the null label."""
+
+    def __init__(self, classes: int, width: int):
+        super().__init__()
+        self.embedding_table = Embedding(classes + 1, width)
+
+    def forward(self, y: Int[Tensor, "b"]) -> Float[Tensor, "b d"]:
+        return self.embedding_table(y)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all tokens; `norm(head_dim)` makes the norm of queries and of keys."""
+
+    def __init__(self, width: int, heads: int, norm: Callable[[int], nn.Module]):
+        super().__init__()
+        self.heads = heads
+        self.qkv = Linear(width, 3 * width)
+        self.q_norm = norm(width // heads)
+        self.k_norm = norm(width // heads)
+        self.proj = Linear(width, width)
+
+    def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        q, k, v = rearrange(self.qkv(tokens), "b n (qkv heads e) -> qkv b heads n e", qkv=3, heads=self.heads)
+        mixed = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
+        return self.proj(rearrange(mixed, "b heads n e -> b n (heads e)"))
+
+
+class FinalLayer(nn.Module):
+    """Patch vectors "b n pixels" from tokens: `norm`, shift and scale by the condition, one linear map."""
+
+    def __init__(self, width: int, pixels: int, norm: nn.Module):
+        super().__init__()
+        self.norm_final = norm
+        self.linear = Linear(width, pixels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(width, 2 * width))
+
+    def forward(
+        self, tokens: Float[Tensor, "b n d"], condition: Float[Tensor, "b d"]
+    ) -> Float[Tensor, "b n pixels"]:
+        shift, scale = rearrange(self.adaLN_modulation(condition), "b (two d) -> two b 1 d", two=2)
+        return self.linear(modulate(self.norm_final(tokens), shift, scale))

@@ -1,0 +1,1 @@
+"""Images, codecs between pixels and latents, and encoded data sets."""

@@ -1,0 +1,208 @@
+"""Labelled image sets behind one interface: an in-memory array or a tree of class folders."""
+
+import gzip
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from workbench.config import DataConfig, refuse_unknown
+
+ASSETS = Path(__file__).parent / "assets"
+FASHION_CLASSES = (
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+
+
+@dataclass(frozen=True)
+class Images:
+    """A split of a labelled image set.
+
+    ``read(indices)`` returns uint8 ``b c h w`` as a numpy array; ``labels`` are 0 .. len(classes)-1;
+    ``content`` is a hash of pixels and labels (of names, sizes and labels for folders too large to read twice).
+    """
+
+    name: str
+    split: str
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    channels: int
+    size: int
+    origin: str
+    content: str
+    read: Callable[[np.ndarray], np.ndarray] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> UInt8[Tensor, "b c h w"]:
+        """Images at ``indices``, uint8 in 0..255."""
+        return torch.from_numpy(self.read(np.asarray(indices)))
+
+
+def to_float(images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """uint8 0..255 to float -1..1: x / 127.5 - 1."""
+    return images.float() / 127.5 - 1.0
+
+
+def to_uint8(images: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
+    """Float -1..1 to uint8: clip(127.5 x + 128) truncated, SiT's and LightningDiT's rounding."""
+    return (images * 127.5 + 128.0).clamp(0, 255).to(torch.uint8)
+
+
+QUANTISATION = "trunc(clip(127.5 x + 128, 0, 255))"
+
+
+def load_images(config: DataConfig, split: str) -> Images:
+    """The ``split`` ("train" or "test") of the image set that ``config`` names.
+
+    Raises ValueError for an unknown name or split, a missing folder, and any file that is damaged, empty,
+    of another size or not an image: the message names the file.
+    """
+    refuse_unknown("split", split, ("train", "test"))
+    refuse_unknown("data.name", config.name, _LOADERS)
+    images = _LOADERS[config.name](config, split)
+    if config.limit is not None and config.limit < len(images):
+        images = _first(images, config.limit)
+    return images
+
+
+def _from_arrays(name: str, split: str, pixels: np.ndarray, labels: np.ndarray, classes, origin: str) -> Images:
+    pixels = np.ascontiguousarray(pixels)
+    digest = hashlib.sha256(pixels.tobytes())
+    digest.update(labels.astype(np.int64).tobytes())
+    return Images(
+        name=name,
+        split=split,
+        labels=labels.astype(np.int64),
+        classes=tuple(classes),
+        channels=pixels.shape[1],
+        size=pixels.shape[2],
+        origin=origin,
+        content=digest.hexdigest(),
+        read=lambda indices: pixels[indices],
+    )
+
+
+def _first(images: Images, limit: int) -> Images:
+    digest = hashlib.sha256(f"{images.content} first {limit}".encode()).hexdigest()
+    return Images(**{**images.__dict__, "labels": images.labels[:limit], "content": digest})
+
+
+def _pad_to(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Grey ``n h w`` to ``n 1 size size``, black border (28 -> 32 is two pixels on each side)."""
+    border = (size - pixels.shape[-1]) // 2
+    padded = np.pad(pixels, ((0, 0), (border, border), (border, border)))
+    return rearrange(padded, "n h w -> n 1 h w")
+
+
+def _fashion_mnist(config: DataConfig, split: str) -> Images:
+    refuse_unknown("data.source", config.source, ("auto", "embedded", "full"))
+    full = None if config.source == "embedded" else _full_fashion_folder(config.path)
+    if config.source == "full" and full is None:
+        raise ValueError(
+            "data.source=full, but no complete Fashion-MNIST was found in "
+            + ", ".join(str(folder) for folder in _fashion_folders(config.path))
+            + "; install Debian's dataset-fashion-mnist or let torchvision download it, or use data.source=embedded"
+        )
+    if full is not None:
+        prefix = "train" if split == "train" else "t10k"
+        pixels = read_idx(_idx_file(full, f"{prefix}-images-idx3-ubyte"))
+        labels = read_idx(_idx_file(full, f"{prefix}-labels-idx1-ubyte"))
+        return _from_arrays("fashion-mnist", split, _pad_to(pixels, 32), labels, FASHION_CLASSES, str(full))
+    asset = ASSETS / "fashion_mnist.npz"
+    expected = (ASSETS / "fashion_mnist.sha256").read_text().split()[0]
+    if hashlib.sha256(asset.read_bytes()).hexdigest() != expected:
+        raise ValueError(f"{asset} is damaged: its SHA-256 is not the one in fashion_mnist.sha256")
+    with np.load(asset) as arrays:
+        pixels, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+    return _from_arrays("fashion-mnist", split, _pad_to(pixels, 32), labels, FASHION_CLASSES, "embedded subset")
+
+
+def _fashion_folders(path: str | None) -> list[Path]:
+    """Where a complete copy may lie: the given folder, Debian's package, torchvision's download."""
+    given = [Path(path), Path(path) / "FashionMNIST" / "raw"] if path else []
+    home = Path(os.environ.get("TORCHVISION_DATA", "~/.cache/torchvision")).expanduser()
+    return [*given, Path("/usr/share/datasets/fashion-mnist"), home / "FashionMNIST" / "raw"]
+
+
+def _full_fashion_folder(path: str | None) -> Path | None:
+    for folder in _fashion_folders(path):
+        if _idx_file(folder, "train-images-idx3-ubyte") and _idx_file(folder, "t10k-images-idx3-ubyte"):
+            return folder
+    return None
+
+
+def _idx_file(folder: Path, stem: str) -> Path | None:
+    return next((file for file in (folder / f"{stem}.gz", folder / stem) if file.is_file()), None)
+
+
+def read_idx(file: Path) -> np.ndarray:
+    """A uint8 array from an IDX file (the MNIST format), plain or gzipped; ValueError naming a damaged file."""
+    try:
+        raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except (OSError, EOFError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
+        raise ValueError(f"{file} is not an IDX file of bytes: it starts with {raw[:4].hex()}")
+    shape = np.frombuffer(raw, ">u4", count=raw[3], offset=4).astype(int)
+    body = np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3])
+    if body.size != shape.prod():
+        raise ValueError(f"{file} is damaged: {body.size} bytes where its header promises {shape.prod()}")
+    return body.reshape(shape)
+
+
+def _digits(config: DataConfig, split: str) -> Images:
+    """scikit-learn's 8x8 digits, each pixel repeated to 32x32: every fifth image is the test split."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    chosen = (np.arange(len(data.target)) % 5 == 4) == (split == "test")
+    pixels = np.minimum(data.images[chosen] * 16, 255).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
+    classes = [str(digit) for digit in range(10)]
+    return _from_arrays("digits", split, pixels[:, None], data.target[chosen], classes, "scikit-learn")
+
+
+def _cifar10(config: DataConfig, split: str) -> Images:
+    from torchvision.datasets import CIFAR10
+
+    root = Path(config.path or os.environ.get("TORCHVISION_DATA", "~/.cache/torchvision")).expanduser()
+    try:
+        data = CIFAR10(root, train=split == "train", download=not (root / CIFAR10.base_folder).is_dir())
+    except (RuntimeError, OSError) as error:  # torchvision raises either for a failed download
+        raise ValueError(
+            f"CIFAR-10 is not in {root} and could not be downloaded ({error}); "
+            f"unpack cifar-10-python.tar.gz there or give data.path"
+        ) from error
+    pixels = rearrange(data.data, "n h w c -> n c h w")
+    return _from_arrays("cifar10", split, pixels, np.asarray(data.targets), data.classes, str(root))
+
+
+def _image_folder(config: DataConfig, split: str) -> Images:
+    from workbench.data.folder import load_image_folder
+
+    return load_image_folder(config, split)
+
+
+_LOADERS = {
+    "fashion-mnist": _fashion_mnist,
+    "digits": _digits,
+    "cifar10": _cifar10,
+    "image-folder": _image_folder,
+}

@@ -1,0 +1,186 @@
+"""Paths between data (t = 0) and noise (t = 1), and conversions between what a network may predict.
+
+A path is x_t = a(t) z + b(t) eps with velocity v = a'(t) z + b'(t) eps. Read as a 2 x 2 linear system in (z,
+eps), these two equations give every conversion below; its determinant D = a b' - a' b is 1 on the linear path
+and pi/2 on the cosine path, so (x_t, v) always determines (z, eps) and only the other directions have
+singular times.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Path(ABC):
+    """The coefficients of x_t = a(t) z + b(t) eps and their derivatives; t has any shape and float dtype."""
+
+    name: str
+
+    @abstractmethod
+    def a(self, t: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        """Coefficient of the data z: 1 at t = 0, 0 at t = 1."""
+
+    @abstractmethod
+    def b(self, t: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        """Coefficient of the noise eps: 0 at t = 0, 1 at t = 1."""
+
+    @abstractmethod
+    def da(self, t: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        """Derivative of a."""
+
+    @abstractmethod
+    def db(self, t: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        """Derivative of b."""
+
+
+class _Linear(Path):
+    def a(self, t: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        return 1 - t
+
+    def b(self, t: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        return t
+
+    def da(self, t: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        return -torch.ones_like(t)
+
+    def db(self, t: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        return torch.ones_like(t)
+
+
+class _Cosine(Path):
+    def a(self, t: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        return torch.cos(math.pi / 2 * t)
+
+    def b(self, t: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        return torch.sin(math.pi / 2 * t)
+
+    def da(self, t: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        return -math.pi / 2 * torch.sin(math.pi / 2 * t)
+
+    def db(self, t: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        return math.pi / 2 * torch.cos(math.pi / 2 * t)
+
+
+LINEAR: Path = _Linear("linear")
+COSINE: Path = _Cosine("cosine")
+_PATHS = {path.name: path for path in (LINEAR, COSINE)}
+
+
+def get_path(name: str) -> Path:
+    """The path called `name`: "linear" (the paper's) or "cosine" (the other one of the REPA family).
+
+    Raises ValueError for any other name.
+    """
+    if name not in _PATHS:
+        raise ValueError(f"unknown path {name!r}; allowed: {', '.join(_PATHS)}")
+    return _PATHS[name]
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """A point on a path and the velocity there, which is the target of the denoising loss."""
+
+    x_t: Float[Tensor, "b *axes"]
+    v: Float[Tensor, "b *axes"]
+
+
+@dataclass(frozen=True)
+class _Coefficients:
+    """a, b, a', b' at the times of a batch, shaped to multiply it."""
+
+    a: Tensor
+    b: Tensor
+    da: Tensor
+    db: Tensor
+
+    @property
+    def determinant(self) -> Tensor:
+        return self.a * self.db - self.da * self.b
+
+
+def _coefficients(path: Path, t: Tensor, like: Tensor) -> _Coefficients:
+    t = t.reshape(t.shape + (1,) * (like.ndim - 1))
+    return _Coefficients(path.a(t), path.b(t), path.da(t), path.db(t))
+
+
+def interpolate(
+    path: Path, z: Float[Tensor, "b *axes"], eps: Float[Tensor, "b *axes"], t: Float[Tensor, "b"]
+) -> Interpolation:
+    """The noisy point x_t = a z + b eps and its velocity v = a' z + b' eps (linear: v = eps - z).
+
+    z and eps have one shape "b ...", t one time in [0, 1] for each of the b samples. No singular times.
+    """
+    k = _coefficients(path, t, z)
+    return Interpolation(x_t=k.a * z + k.b * eps, v=k.da * z + k.db * eps)
+
+
+def velocity_to_eps(
+    path: Path, x_t: Float[Tensor, "b *axes"], t: Float[Tensor, "b"], v: Float[Tensor, "b *axes"]
+) -> Float[Tensor, "b *axes"]:
+    """The noise eps = (a v - a' x_t) / D that x_t and its velocity imply (linear: x_t + (1-t) v).
+
+    Singular nowhere in [0, 1].
+    """
+    k = _coefficients(path, t, x_t)
+    return (k.a * v - k.da * x_t) / k.determinant
+
+
+def velocity_to_z(
+    path: Path, x_t: Float[Tensor, "b *axes"], t: Float[Tensor, "b"], v: Float[Tensor, "b *axes"]
+) -> Float[Tensor, "b *axes"]:
+    """The clean data z = (b' x_t - b v) / D that x_t and its velocity imply (linear: x_t - t v).
+
+    Singular nowhere in [0, 1].
+    """
+    k = _coefficients(path, t, x_t)
+    return (k.db * x_t - k.b * v) / k.determinant
+
+
+def velocity_to_score(
+    path: Path, x_t: Float[Tensor, "b *axes"], t: Float[Tensor, "b"], v: Float[Tensor, "b *axes"]
+) -> Float[Tensor, "b *axes"]:
+    """The score grad log p_t(x_t) = -eps / b (linear: -(x_t + (1-t) v) / t).
+
+    It is the score when v is the conditional mean of the velocity given x_t. Singular at t = 0, where b = 0.
+    """
+    k = _coefficients(path, t, x_t)
+    return (k.da * x_t - k.a * v) / (k.b * k.determinant)
+
+
+def eps_to_velocity(
+    path: Path, x_t: Float[Tensor, "b *axes"], t: Float[Tensor, "b"], value: Float[Tensor, "b *axes"]
+) -> Float[Tensor, "b *axes"]:
+    """The velocity (a' x_t + D eps) / a of a noise prediction `value`: inverse of `velocity_to_eps`.
+
+    Singular at t = 1, where a = 0 and x_t says nothing about the data.
+    """
+    k = _coefficients(path, t, x_t)
+    return (k.da * x_t + k.determinant * value) / k.a
+
+
+def z_to_velocity(
+    path: Path, x_t: Float[Tensor, "b *axes"], t: Float[Tensor, "b"], value: Float[Tensor, "b *axes"]
+) -> Float[Tensor, "b *axes"]:
+    """The velocity (b' x_t - D z) / b of a data prediction `value`: inverse of `velocity_to_z`.
+
+    Singular at t = 0, where b = 0 and x_t says nothing about the noise.
+    """
+    k = _coefficients(path, t, x_t)
+    return (k.db * x_t - k.determinant * value) / k.b
+
+
+def score_to_velocity(
+    path: Path, x_t: Float[Tensor, "b *axes"], t: Float[Tensor, "b"], value: Float[Tensor, "b *axes"]
+) -> Float[Tensor, "b *axes"]:
+    """The velocity (a' x_t - D b s) / a of a score s given as `value`: inverse of `velocity_to_score`.
+
+    Singular at t = 1, where a = 0. At t = 0 it is finite but does not depend on `value`, so nothing inverts
+    it there.
+    """
+    k = _coefficients(path, t, x_t)
+    return (k.da * x_t - k.determinant * k.b * value) / k.a

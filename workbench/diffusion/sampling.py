@@ -1,0 +1,131 @@
+"""From noise to data: the ODE and SDE samplers of the REPA family, with interval guidance."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from workbench.diffusion.guidance import UNGUIDED, Guidance, guide_velocity
+from workbench.diffusion.paths import LINEAR, Path, velocity_to_score
+from workbench.diffusion.schedules import time_grid
+
+SAMPLERS = ("euler", "heun", "euler-maruyama")
+
+LAST_STEP = 0.04  # size of the noiseless last step of the SDE: the published setting of SiT and REPA
+
+
+def _grid(sampler: str, steps: int, last_step: float) -> Float64[Tensor, "{steps}+1"]:
+    if sampler not in SAMPLERS:
+        raise ValueError(f"unknown sampler {sampler!r}; allowed: {', '.join(SAMPLERS)}")
+    return time_grid(steps, last_step if sampler == "euler-maruyama" else None)
+
+
+@dataclass(frozen=True)
+class _GuidedVelocity:
+    """The network as the solver sees it: float64 in and out, one time for the batch, guided when told to."""
+
+    velocity: Callable[[Tensor, Tensor, Tensor], Tensor]
+    labels: Tensor
+    null_label: int
+    guidance: Guidance
+    dtype: torch.dtype
+
+    def __call__(self, x: Tensor, t: float, guided: bool) -> Tensor:
+        if not guided:
+            return self._evaluate(x, t, self.labels)
+        null = torch.full_like(self.labels, self.null_label)
+        v_c, v_u = self._evaluate(torch.cat([x, x]), t, torch.cat([self.labels, null])).chunk(2)
+        return guide_velocity(v_u, v_c, self.guidance.scale, self.guidance.channels)
+
+    def _evaluate(self, x: Tensor, t: float, y: Tensor) -> Tensor:
+        times = torch.full((len(x),), t, dtype=self.dtype, device=x.device)
+        return self.velocity(x.to(self.dtype), times, y).to(torch.float64)
+
+
+_Field = Callable[[Tensor, float], Tensor]
+
+
+def _euler_step(field: _Field, x: Tensor, t: float, t_next: float) -> Tensor:
+    return x + (t_next - t) * field(x, t)
+
+
+def _heun_step(field: _Field, x: Tensor, t: float, t_next: float) -> Tensor:
+    v = field(x, t)
+    v_next = field(x + (t_next - t) * v, t_next)
+    return x + (t_next - t) * (v + v_next) / 2
+
+
+def _sde_step(field: _Field, x: Tensor, t: float, t_next: float, path: Path, noise: Tensor | None) -> Tensor:
+    v = field(x, t)
+    # The marginals are those of the ODE for every w >= 0. With w = 2t the drift stays bounded on both paths,
+    # because the score grows as 1/t. Guiding v before this line equals guiding the drift, which is affine in
+    # v.
+    w = 2 * t
+    score = velocity_to_score(path, x, torch.full((len(x),), t, dtype=x.dtype, device=x.device), v)
+    mean = x + (t_next - t) * (v - w / 2 * score)
+    if noise is None:
+        return mean
+    assert noise.shape == x.shape, f"step_noise gave {tuple(noise.shape)}, the state is {tuple(x.shape)}"
+    return mean + (w * abs(t_next - t)) ** 0.5 * noise.to(mean)
+
+
+@torch.no_grad()
+def sample(
+    velocity: Callable[[Tensor, Tensor, Tensor], Tensor],
+    noise: Float[Tensor, "b c h w"],
+    labels: Int[Tensor, "b"],
+    *,
+    null_label: int,
+    sampler: str = "euler",
+    steps: int = 50,
+    guidance: Guidance = UNGUIDED,
+    path: Path = LINEAR,
+    last_step: float = LAST_STEP,
+    step_noise: Callable[[int], Tensor] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Float[Tensor, "b c h w"]:
+    """Integrate `velocity(x, t, y) -> v` from noise (t = 1) to data (t = 0): samplers of REPA and the paper.
+
+    "euler" and "heun" solve dx = v dt on equal steps; Heun skips its corrector on the last step.
+    "euler-maruyama" solves the reverse SDE dx = (v - w/2 score) dt + sqrt(w) dW with w = 2t on the grid whose
+    last step, from `last_step` to 0, adds no noise; `step_noise(i)` gives the standard normal "b c h w" of
+    step i = 0 ... steps - 2. Only the SDE uses `path`, `last_step` and `step_noise`.
+
+    The state is float64. The network gets x and t in the dtype of `noise`, which is also the dtype of the
+    result. A step that starts inside the guidance interval runs one batch of 2b rows, [classes | null], for
+    every evaluation it makes; any other step runs the b conditional rows alone. `progress(done, steps)` is
+    called after each step.
+
+    Raises ValueError for an unknown sampler, a wrong grid, or an SDE without `step_noise`.
+    """
+    times = _grid(sampler, steps, last_step).tolist()
+    if sampler == "euler-maruyama" and step_noise is None:
+        raise ValueError("sampler 'euler-maruyama' needs step_noise(i), the standard normal noise of step i")
+    network = _GuidedVelocity(velocity, labels, null_label, guidance, noise.dtype)
+    x = noise.to(torch.float64)
+    for step, (t, t_next) in enumerate(pairwise(times)):
+        field = partial(network, guided=guidance.active(t))
+        last = step == steps - 1
+        if sampler == "euler-maruyama":
+            x = _sde_step(field, x, t, t_next, path, None if last else step_noise(step))
+        elif sampler == "heun" and not last:
+            x = _heun_step(field, x, t, t_next)
+        else:
+            x = _euler_step(field, x, t, t_next)
+        if progress is not None:
+            progress(step + 1, steps)
+    return x.to(noise.dtype)
+
+
+def evaluations(sampler: str, steps: int, guidance: Guidance, last_step: float = LAST_STEP) -> int:
+    """Network evaluations that `sample` spends on one image; a guided one counts 2.
+
+    Raises ValueError for an unknown sampler or a wrong grid.
+    """
+    starts = _grid(sampler, steps, last_step).tolist()[:-1]
+    costs = [2 if guidance.active(t) else 1 for t in starts]
+    return 2 * sum(costs) - costs[-1] if sampler == "heun" else sum(costs)

@@ -1,0 +1,45 @@
+"""Which times are visited: the law of t while training, the grid of t while sampling."""
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+_LAWS = {
+    "uniform": lambda u: u,
+    "lognormal": lambda u: torch.sigmoid(torch.special.ndtri(u)),
+}
+
+
+def sample_time(u: Float[Tensor, "b"], law: str) -> Float[Tensor, "b"]:
+    """Training times t from uniform draws u: the quantile function of the law of t.
+
+    "uniform" (SiT, REPA, the paper) is the identity; "lognormal" (LightningDiT) is t = sigmoid(n) with n
+    standard normal, median 1/2 and symmetric about it. u lies strictly inside (0, 1), as `randomness.uniform`
+    draws it.
+
+    Raises ValueError for another law.
+    """
+    if law not in _LAWS:
+        raise ValueError(f"unknown law of t {law!r}; allowed: {', '.join(_LAWS)}")
+    return _LAWS[law](u)
+
+
+def time_grid(steps: int, last_step: float | None = None) -> Float64[Tensor, "{steps}+1"]:
+    """The sampling times from 1 (noise) down to 0 (data), as the samplers of the REPA family take them.
+
+    Without `last_step`, `steps` equal intervals (the ODE grid). With it, `steps` points from 1 to `last_step`
+    and then 0 (the SDE grid): steps - 1 equal intervals and one of size `last_step`, which stays away from t
+    = 0 because the score is singular there.
+
+    Raises ValueError when steps < 1 or `last_step` lies outside (0, 1).
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if last_step is None:
+        # A quotient is rounded once, so the grid point 0.7 is the float that a guidance bound written 0.7 is;
+        # linspace may miss it by one unit in the last place and drop the point from a closed interval.
+        return torch.arange(steps, -1, -1, dtype=torch.float64) / steps
+    if not 0 < last_step < 1:
+        raise ValueError(f"last_step must lie strictly between 0 and 1, got {last_step}")
+    noisy = torch.linspace(1, last_step, steps, dtype=torch.float64)
+    return torch.cat([noisy, torch.zeros(1, dtype=torch.float64)])

@@ -1,0 +1,1 @@
+"""Scores of images and of features: detectors, distances between feature sets, probes and intervals."""

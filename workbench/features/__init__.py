@@ -1,0 +1,1 @@
+"""Features of a run: extraction and projection to colours."""

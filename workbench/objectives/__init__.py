@@ -1,0 +1,1 @@
+"""Alignment objectives, one file a method; the file name is the method name."""

@@ -1,0 +1,118 @@
+"""Self-Transcendence, stage 2 (Eqs. 3 and 4): a shallow layer learns a frozen model's guided feature.
+
+The teacher, a model trained by stage 1, gives the same tokens with the class and with the null class; the target
+f_g = f_u + w (f_c - f_u) pushes them apart along what the class adds. The target stops after ``stop_step``.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from workbench.diffusion.guidance import guide
+from workbench.objectives import base, heads
+
+# The layers are those of depth 12 (B, nano); the paper's rule is depth / 2 guided by 2 depth / 3.
+RECIPES = {
+    "paper": {
+        "objective.layer": 6,
+        "objective.teacher_layer": 8,
+        "objective.guidance_scale": 30.0,
+        "objective.weight": 0.5,
+        "objective.stop_step": 100_000,
+        "objective.window": "none",
+        "objective.normalize": False,
+        "objective.teacher_weights": "ema",  # the paper does not say
+        "objective.teacher_labels": "original",
+        "objective.teacher_precision": "ambient",
+        "backbone.qk_norm": False,
+    },
+    "released": {
+        "objective.layer": 6,
+        "objective.teacher_layer": 8,
+        "objective.guidance_scale": 30.0,
+        "objective.weight": 0.5,
+        "objective.stop_step": 100_000,
+        "objective.window": "scale",
+        "objective.window_low": 0.4,
+        "objective.window_high": 0.7,
+        "objective.normalize": False,
+        "objective.teacher_weights": "raw",
+        "objective.teacher_labels": "original",
+        "objective.teacher_precision": "float32",
+        "backbone.qk_norm": True,
+    },
+}
+
+
+class Objective(base.Objective):
+    """Mean squared error between head(f_layer) of the student and f_g of the teacher, per sample (Eq. 4).
+
+    ``teacher`` is a run folder or a preset's name and ``teacher_step`` one of its checkpoints (the newest if None);
+    the run is loaded and frozen by the trainer, as ``teacher_weights`` and ``teacher_precision`` say: "ambient" is
+    the precision of training, "bfloat16" casts the teacher's weights. ``teacher_labels`` are the ones given to the
+    teacher where the student's were dropped: "original" ones, or the null class as the "student" saw.
+    ``normalize`` applies a layer norm without parameters to each target token.
+    """
+
+    def __init__(
+        self,
+        context: base.Context,
+        *,
+        teacher: str,
+        teacher_step: int | None = None,
+        teacher_weights: Literal["ema", "raw"] = "ema",
+        teacher_precision: Literal["ambient", "float32", "bfloat16"] = "ambient",
+        teacher_labels: Literal["original", "student"] = "original",
+        teacher_layer: int = 8,
+        layer: int = 6,
+        guidance_scale: float = 30.0,
+        normalize: bool = False,
+        head_width: int = 2048,
+        weight: float = 0.5,
+        stop_step: int | None = 100_000,
+        window: Literal["none", "select", "scale"] = "none",
+        window_low: float = 0.4,
+        window_high: float = 0.7,
+    ):
+        super().__init__(context)
+        base.check_window(window_low, window_high)
+        if context.teacher is None:
+            raise ValueError(f"objective.teacher {teacher!r} was not loaded; a teacher is never made up")
+        self.teacher_layer = self.check_layer("teacher_layer", teacher_layer)
+        self.layer = self.check_layer("layer", layer)
+        self.taps = (layer,)
+        self.guidance_scale, self.normalize = guidance_scale, normalize
+        self.teacher_labels, self.teacher_precision = teacher_labels, teacher_precision
+        self.weight, self.stop_step = weight, stop_step
+        self.window = (window, window_low, window_high)
+        self.head = heads.mlp(context.width, head_width, context.teacher.width)
+
+    def loss(self, inputs: base.Inputs) -> base.Alignment:
+        metrics: dict[str, Tensor] = {}
+        return base.Alignment(base.windowed(lambda part: self._error(part, metrics), inputs, *self.window), metrics)
+
+    def _error(self, inputs: base.Inputs, metrics: dict[str, Tensor]) -> Float[Tensor, "b"]:
+        target, difference = self.target(inputs)
+        metrics["norm_guided"] = target.norm(dim=-1).mean()
+        metrics["norm_difference"] = difference
+        predicted = self.head(inputs.features[self.layer]).float()
+        return (predicted - target).square().mean(dim=(1, 2))
+
+    @torch.no_grad()
+    def target(self, inputs: base.Inputs) -> tuple[Float[Tensor, "b n d"], Float[Tensor, ""]]:
+        """The guided feature f_g (Eq. 3) and the mean norm of f_c - f_u, from one pass over both label branches."""
+        teacher = self.context.teacher
+        labels = inputs.labels if self.teacher_labels == "original" else inputs.y
+        both = torch.cat([labels, torch.full_like(labels, teacher.null_label)])
+        x_t = inputs.x_t.bfloat16() if self.teacher_precision == "bfloat16" else inputs.x_t
+        ambient = torch.is_autocast_enabled(x_t.device.type) and self.teacher_precision == "ambient"
+        with torch.autocast(x_t.device.type, enabled=ambient):
+            f = teacher.features(x_t.repeat(2, 1, 1, 1), inputs.t.repeat(2), both, (self.teacher_layer,))
+        f_c, f_u = f[self.teacher_layer].float().chunk(2)
+        f_g = guide(f_u, f_c, self.guidance_scale)
+        if self.normalize:
+            f_g = F.layer_norm(f_g, f_g.shape[-1:])
+        return f_g, (f_c - f_u).norm(dim=-1).mean()

@@ -1,0 +1,1 @@
+"""From runs to figures, tables and reports."""

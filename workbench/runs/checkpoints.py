@@ -1,0 +1,136 @@
+"""Checkpoints on disk: a folder of safetensors and one JSON, complete or absent.
+
+``checkpoints/step-00000400/`` holds ``model`` (backbone and heads), ``ema`` (backbone) and ``optimizer`` as
+safetensors, and ``state.json`` with the step and the hash of each file. A checkpoint is written under a temporary
+name, flushed and renamed. A thinned one has lost its optimizer: it can be looked at, not resumed from.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from workbench.files import sync_folder
+
+PARTS = ("model", "ema", "optimizer")
+
+
+class DiskFull(ValueError):
+    """There is no room for a checkpoint; the ones before it are intact."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint folder."""
+
+    folder: Path
+    step: int
+    state: dict[str, Any]
+
+    @property
+    def resumable(self) -> bool:
+        return (self.folder / "optimizer.safetensors").is_file()
+
+    def load(self, part: str, device: str = "cpu") -> dict[str, Tensor]:
+        """The tensors of ``part`` ("model", "ema" or "optimizer"); ValueError if the file is damaged."""
+        from safetensors.torch import load
+
+        file = self.folder / f"{part}.safetensors"
+        content = file.read_bytes()
+        if hashlib.sha256(content).hexdigest() != self.state["files"][part]:
+            raise ValueError(f"{file} is damaged: its SHA-256 is not the one in state.json")
+        return {name: tensor.to(device) for name, tensor in load(content).items()}
+
+    def hash(self, part: str) -> str:
+        """SHA-256 of the file of ``part``, as recorded when it was written."""
+        return self.state["files"][part]
+
+
+def save_checkpoint(
+    folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+) -> Checkpoint:
+    """Write ``folder/step-<step>`` in one stroke: temporary folder, flush, rename.
+
+    Raises DiskFull, with nothing changed, when the disk has not enough room before or while writing.
+    """
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    needed = sum(t.numel() * t.element_size() for tensors in parts.values() for t in tensors.values())
+    free = shutil.disk_usage(folder).free
+    if free < 1.05 * needed + 1_000_000:
+        raise DiskFull(f"{folder} has {free / 1e6:.0f} MB free; a checkpoint needs {needed / 1e6:.0f} MB")
+    final, temporary = folder / f"step-{step:08d}", folder / f".step-{step:08d}.{os.getpid()}"
+    try:
+        temporary.mkdir()
+        files = {}
+        for part in PARTS:
+            content = save({name: tensor.contiguous() for name, tensor in parts[part].items()})
+            files[part] = hashlib.sha256(content).hexdigest()
+            _write(temporary / f"{part}.safetensors", content)
+        record = {**state, "step": step, "files": files}
+        _write(temporary / "state.json", json.dumps(record, indent=1).encode())
+        sync_folder(temporary)
+        if final.exists():  # an unusable one of the same step: it was passed over when the run was resumed
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        sync_folder(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if error.errno == errno.ENOSPC:
+            raise DiskFull(f"the disk of {folder} filled up while a checkpoint was written") from error
+        raise
+    return Checkpoint(final, step, record)
+
+
+def checkpoints(folder: Path) -> list[Checkpoint]:
+    """The complete checkpoints in ``folder`` by step; damaged ones are warned about and passed over."""
+    found = []
+    for path in sorted(folder.glob("step-*")):
+        try:
+            state = json.loads((path / "state.json").read_text())
+            missing = [part for part in ("model", "ema") if not (path / f"{part}.safetensors").is_file()]
+            if missing:
+                raise ValueError(f"{missing[0]}.safetensors is missing")
+            found.append(Checkpoint(path, int(state["step"]), state))
+        except (OSError, ValueError, KeyError) as error:
+            warnings.warn(f"checkpoint {path} is damaged and passed over: {error}", stacklevel=2)
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def latest_resumable(folder: Path) -> tuple[Checkpoint, dict[str, dict[str, Tensor]]] | None:
+    """The newest checkpoint whose files are all whole, with its tensors; damaged ones are passed over."""
+    for checkpoint in reversed(checkpoints(folder)):
+        if not checkpoint.resumable:
+            continue
+        try:
+            return checkpoint, {part: checkpoint.load(part) for part in PARTS}
+        except (OSError, ValueError) as error:
+            warnings.warn(f"checkpoint {checkpoint.folder} is damaged and passed over: {error}", stacklevel=2)
+    return None
+
+
+def thin(folder: Path, keep: int, milestone_every: int | None) -> None:
+    """Keep the newest ``keep`` checkpoints whole; of older ones keep the weights of milestones, delete the rest."""
+    for temporary in folder.glob(".step-*"):
+        shutil.rmtree(temporary, ignore_errors=True)
+    for checkpoint in checkpoints(folder)[:-keep]:
+        if milestone_every and checkpoint.step % milestone_every == 0:
+            (checkpoint.folder / "optimizer.safetensors").unlink(missing_ok=True)
+        else:
+            shutil.rmtree(checkpoint.folder)
+
+
+def _write(file: Path, content: bytes) -> None:
+    with file.open("wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
