@@ -113,7 +113,10 @@ class Config:
     sampling: SamplingConfig = SamplingConfig()
 
     def __post_init__(self) -> None:
-        training, positive = self.training, ("steps", "batch", "accumulation", "log_every", "checkpoint_every")
+        training, positive = (
+            self.training,
+            ("steps", "batch", "accumulation", "log_every", "checkpoint_every"),
+        )
         for key in positive:
             if getattr(training, key) < 1:
                 raise ValueError(f"training.{key} must be at least 1; got {getattr(training, key)}")
@@ -128,7 +131,10 @@ class Config:
 
 
 # Sections whose keys are those of a file found by name, and what each file must export.
-_PLUGINS = {"backbone": ("workbench.backbones", "Backbone"), "objective": ("workbench.objectives", "Objective")}
+_PLUGINS = {
+    "backbone": ("workbench.backbones", "Backbone"),
+    "objective": ("workbench.objectives", "Objective"),
+}
 
 # What changes neither the weights nor the order of what is computed, so not the fingerprint either.
 _FREE = {"training": ("log_every", "checkpoint_every", "keep", "milestone_every")}

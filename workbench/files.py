@@ -1,8 +1,10 @@
 """Writing files so that a reader never sees half of one, and a crash never leaves one."""
 
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -19,6 +21,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write ``record`` as indented JSON, atomically."""
+    write_atomically(path, json.dumps(record, indent=1).encode())
 
 
 def sync_folder(folder: Path) -> None:

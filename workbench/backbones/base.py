@@ -64,6 +64,7 @@ class TransformerBackbone(nn.Module):
     """
 
     sizes: ClassVar[dict[str, Size]]
+    SUPPLIED: ClassVar[tuple[str, ...]] = ("channels", "height", "classes")  # by the data, not by options
 
     def __init__(
         self,

@@ -153,8 +153,6 @@ class FinalLayer(nn.Module):
         self.linear = Linear(width, pixels)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(width, 2 * width))
 
-    def forward(
-        self, tokens: Float[Tensor, "b n d"], condition: Float[Tensor, "b d"]
-    ) -> Float[Tensor, "b n pixels"]:
+    def forward(self, tokens: Float[Tensor, "b n d"], condition: Float[Tensor, "b d"]) -> Float[Tensor, "b n pixels"]:
         shift, scale = rearrange(self.adaLN_modulation(condition), "b (two d) -> two b 1 d", two=2)
         return self.linear(modulate(self.norm_final(tokens), shift, scale))

@@ -40,9 +40,7 @@ class Block(nn.Module):
         self.mlp = Mlp(width)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(width, 6 * width))
 
-    def forward(
-        self, tokens: Float[Tensor, "b n d"], condition: Float[Tensor, "b d"]
-    ) -> Float[Tensor, "b n d"]:
+    def forward(self, tokens: Float[Tensor, "b n d"], condition: Float[Tensor, "b d"]) -> Float[Tensor, "b n d"]:
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = rearrange(
             self.adaLN_modulation(condition), "b (six d) -> six b 1 d", six=6
         )

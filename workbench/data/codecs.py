@@ -8,7 +8,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -18,6 +18,7 @@ from workbench.config import refuse_unknown
 from workbench.data.images import ASSETS, to_float, to_uint8
 
 
+@runtime_checkable
 class Codec(Protocol):
     """Pixels to latents and back. ``hash`` identifies the weights; ``factor`` is the downsampling."""
 
@@ -36,9 +37,7 @@ class Codec(Protocol):
         ...
 
 
-def sample_posterior(
-    moments: Float[Tensor, "b c2 h w"], eps: Float[Tensor, "b c h w"]
-) -> Float[Tensor, "b c h w"]:
+def sample_posterior(moments: Float[Tensor, "b c2 h w"], eps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """The latent z = mean + std eps of stored moments; the randomness ``eps`` is the caller's."""
     mean, std = moments.chunk(2, dim=1)
     return mean + std * eps

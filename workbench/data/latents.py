@@ -66,9 +66,7 @@ class Latents:
         return torch.from_numpy(rows)
 
 
-def open_latents(
-    config: Config, split: str, root: Path, progress: Callable[[int, int], None] | None = None
-) -> Latents:
+def open_latents(config: Config, split: str, root: Path, progress: Callable[[int, int], None] | None = None) -> Latents:
     """The latents of a configuration's images and codec under ``root``, encoded now if they are not there.
 
     ``progress(done, total)`` is called while encoding. Raises ValueError for damaged shards, naming the file.
@@ -127,6 +125,7 @@ def _encode(images: Images, codec, content: str, folder: Path, progress: Callabl
             "count": len(images),
             "shape": list(rows.shape[1:]),
             "classes": list(images.classes),
+            "pixel_channels": images.channels,
             "images": images.content,
             "codec": {"name": codec.name, "hash": codec.hash},
             "shards": shards,

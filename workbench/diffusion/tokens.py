@@ -30,9 +30,7 @@ def unpatchify(
     """
     count, size = tokens.shape[1:]
     if size != patch * patch * channels:
-        raise ValueError(
-            f"tokens hold {size} numbers, not {patch} x {patch} x {channels} = {patch * patch * channels}"
-        )
+        raise ValueError(f"tokens hold {size} numbers, not {patch} x {patch} x {channels} = {patch * patch * channels}")
     if height % patch:
         raise ValueError(f"patch {patch} does not divide a height of {height}")
     rows = height // patch

@@ -111,13 +111,9 @@ class ClassifierDetector:
         """
         expected = (self.record["channels"], SIZE, SIZE)
         if tuple(images.shape[1:]) != expected:
-            raise ValueError(
-                f"got images of shape {tuple(images.shape[1:])}; {self.name} takes {expected}, unresized"
-            )
+            raise ValueError(f"got images of shape {tuple(images.shape[1:])}; {self.name} takes {expected}, unresized")
         device = self.model.head.weight.device
-        features = torch.cat(
-            [self.model.features(_scaled(part.to(device))) for part in images.split(DETECTION_BATCH)]
-        )
+        features = torch.cat([self.model.features(_scaled(part.to(device))) for part in images.split(DETECTION_BATCH)])
         return Detected(features, self.model.head(features))
 
 
@@ -154,9 +150,7 @@ def save_clf64(model: Classifier64, folder: Path, record: dict[str, Any]) -> Non
     The record is the one `train_clf64` gave; the sha256 of the weights file is added. ValueError if a key is
     missing.
     """
-    weights = write_tensors(
-        {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    )
+    weights = write_tensors({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
     record = {**record, "sha256": hashlib.sha256(weights).hexdigest()}
     missing = [key for key in RECORD_KEYS if key not in record]
     if missing:

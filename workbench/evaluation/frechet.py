@@ -33,9 +33,7 @@ def finite_rows(features: Float[Tensor, "n d"]) -> Float64[np.ndarray, "n d"]:
         raise ValueError(f"got {len(rows)} feature rows; a spread needs at least 2")
     broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if broken.size:
-        raise ValueError(
-            f"row {broken[0]} of the features is not finite ({broken.size} of {len(rows)} rows are not)"
-        )
+        raise ValueError(f"row {broken[0]} of the features is not finite ({broken.size} of {len(rows)} rows are not)")
     return rows
 
 
@@ -58,9 +56,7 @@ def frechet_distance(x: Statistics, y: Statistics) -> Frechet:
     the traces, so prefer `frechet_from_features` there. ValueError if the dimensions differ.
     """
     if len(x.mean) != len(y.mean):
-        raise ValueError(
-            f"the sets have {len(x.mean)} and {len(y.mean)} dimensions; both must come from one detector"
-        )
+        raise ValueError(f"the sets have {len(x.mean)} and {len(y.mean)} dimensions; both must come from one detector")
     # On few or busy cores LAPACK gets slower with more threads.
     with threadpool_limits(1):
         eigenvalues, vectors = np.linalg.eigh(x.covariance)

@@ -34,9 +34,7 @@ def kid(
     than two rows, a row is not finite, subsets < 1 or subset_size < 2.
     """
     if subsets < 1 or subset_size < 2:
-        raise ValueError(
-            f"got {subsets} subsets of {subset_size} rows; allowed are at least 1 subset of at least 2"
-        )
+        raise ValueError(f"got {subsets} subsets of {subset_size} rows; allowed are at least 1 subset of at least 2")
     first, second = finite_rows(x), finite_rows(y)
     size = min(subset_size, len(first), len(second))
     generator = np.random.default_rng(seed)

@@ -53,9 +53,7 @@ def stratified_splits(
         cuts = np.rint(np.cumsum(split[:2]) * len(rows)).astype(int)
         pieces = np.split(rows, cuts)
         if not all(len(piece) for piece in pieces):
-            raise ValueError(
-                f"class {label} has {len(rows)} rows; too few to give a row to each share of {split}"
-            )
+            raise ValueError(f"class {label} has {len(rows)} rows; too few to give a row to each share of {split}")
         for part, piece in zip(parts, pieces, strict=True):
             part.append(piece)
     return Splits(*(np.sort(np.concatenate(part)) for part in parts))

@@ -32,9 +32,7 @@ def wilson(successes: int, count: int, level: float = 0.95) -> Interval:
     ValueError if count < 1, successes lie outside 0..count or level outside (0, 1).
     """
     if count < 1 or not 0 <= successes <= count:
-        raise ValueError(
-            f"got {successes} successes of {count}; allowed are 0 <= successes <= count and count >= 1"
-        )
+        raise ValueError(f"got {successes} successes of {count}; allowed are 0 <= successes <= count and count >= 1")
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; allowed are numbers between 0 and 1, such as 0.95")
     z = float(ndtri((1 + level) / 2))
@@ -59,9 +57,7 @@ def class_agreement(logits: Float[Tensor, "b k"], labels: Integer[Tensor, " b"])
     if logits.isnan().any():
         raise ValueError(f"the logits of row {int(logits.isnan().any(dim=1).nonzero()[0])} hold NaN")
     if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(
-            f"labels run from {int(labels.min())} to {int(labels.max())}; allowed are 0 to {classes - 1}"
-        )
+        raise ValueError(f"labels run from {int(labels.min())} to {int(labels.max())}; allowed are 0 to {classes - 1}")
     successes = int((logits.argmax(dim=1) == labels.to(logits.device)).sum())
     interval = wilson(successes, count)
     return Share(successes / count, interval.low, interval.high, count)

@@ -14,7 +14,9 @@ def mlp(width: int, hidden: int, out: int) -> nn.Sequential:
 def mlp_norm_linear(width: int, hidden: int, out: int) -> nn.Sequential:
     """The released first stage's head: the perceptron back to ``width``, a plain layer norm, a linear map."""
     return nn.Sequential(
-        mlp(width, hidden, width), nn.LayerNorm(width, eps=1e-6, elementwise_affine=False), nn.Linear(width, out)
+        mlp(width, hidden, width),
+        nn.LayerNorm(width, eps=1e-6, elementwise_affine=False),
+        nn.Linear(width, out),
     )
 
 

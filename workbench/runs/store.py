@@ -85,7 +85,13 @@ class Run:
     def write_status(self, state: str, step: int, **more: Any) -> None:
         """Replace ``status.json``."""
         assert state in STATES, state
-        record = {"state": state, "step": step, "pid": os.getpid(), "host": platform.node(), "updated": time.time()}
+        record = {
+            "state": state,
+            "step": step,
+            "pid": os.getpid(),
+            "host": platform.node(),
+            "updated": time.time(),
+        }
         write_atomically(self.folder / "status.json", json.dumps({**record, **more}).encode())
 
     def append(self, file: str, record: Mapping[str, Any]) -> None:
@@ -222,7 +228,10 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
 
 
 def _locked(folder: Path) -> bool:

@@ -122,7 +122,12 @@ def _save(model, architecture, train: Images, test: Images, folder: Path, settin
         "scale": 1.0 / latents.std().item(),
         "shift": latents.mean().item(),
         "sha256": hashlib.sha256(weights).hexdigest(),
-        "training": {**asdict(settings), "data": train.name, "origin": train.origin, "content": train.content},
+        "training": {
+            **asdict(settings),
+            "data": train.name,
+            "origin": train.origin,
+            "content": train.content,
+        },
         "seconds": round(seconds, 1),
         "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
@@ -145,4 +150,9 @@ def reconstruction_error(codec, images: Images, count: int = 2000) -> dict[str, 
         absolutes += difference.abs().sum().item()
         numbers += difference.numel()
     mse = squares / numbers
-    return {"mse": mse, "mae": absolutes / numbers, "psnr": -10 * math.log10(mse), "count": min(count, len(images))}
+    return {
+        "mse": mse,
+        "mae": absolutes / numbers,
+        "psnr": -10 * math.log10(mse),
+        "count": min(count, len(images)),
+    }

@@ -1,0 +1,161 @@
+"""Training: exact resuming after real kills, agreement of processes, stopping, divergence."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from workbench.config import load_config
+from workbench.runs.store import Run, find_runs, open_run, prepare_run
+from workbench.training.loop import Diverged, fit
+
+SMALL = (
+    "data.name=digits",
+    "data.source=auto",
+    "data.limit=64",
+    "codec.name=identity",
+    "backbone.patch=8",
+    "training.steps=12",
+    "training.batch=8",
+    "training.log_every=2",
+    "training.checkpoint_every=3",
+    "training.milestone_every=6",
+)
+TEACHER = (*SMALL, "objective.head_width=16")
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    checkpoint = run.checkpoint(run.config.training.steps)
+    tensors = {part: checkpoint.load(part) for part in ("model", "ema", "optimizer")}
+    return {f"{part}:{name}": value for part, named in tensors.items() for name, value in named.items()}
+
+
+def assert_identical(first: Run, second: Run) -> None:
+    a, b = weights(first), weights(second)
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different, different[:3]
+
+
+def train(config, root: Path) -> Run:
+    list(fit(config, root))
+    return prepare_run(config, root)
+
+
+def guided_config(root: Path, *overrides: str):
+    teacher = train(load_config("demo/teacher", TEACHER), root)
+    options = (*TEACHER, "objective.stop_step=6", f"objective.teacher={teacher.folder}", *overrides)
+    return load_config("demo/guided", options)
+
+
+def command(root: Path, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    environment = {**os.environ, "WORKBENCH_RUNS": str(root), "OMP_NUM_THREADS": "1"}
+    return [sys.executable, "-m", "workbench", "train", *arguments], environment
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the subprocesses: another number of threads sums in another order
+    yield
+    torch.set_num_threads(before)
+
+
+def test_teacher_guides_and_stops(tmp_path):
+    config = guided_config(tmp_path)
+    records = list(fit(config, tmp_path))
+    assert [r["step"] for r in records if r["alignment"] is not None] == [2, 3, 4, 6]
+    assert [r["step"] for r in records if r["alignment"] is None] == [8, 9, 10, 12]
+    assert all(r["norm_difference"] > 0 for r in records[:3])
+    run = prepare_run(config, tmp_path)
+    assert run.status["state"] == "finished"
+    assert [c.step for c in run.checkpoints] == [6, 12]  # the newest, and the milestone's weights
+    assert not run.checkpoint(6).resumable
+
+
+def test_stopped_generator_resumes_to_the_same_weights(tmp_path):
+    config = load_config("demo/plain", SMALL)
+    whole = train(config, tmp_path / "whole")
+    for record in fit(config, tmp_path / "cut"):
+        if record["step"] == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+    stopped = open_run(find_runs(tmp_path / "cut")[0].folder)
+    assert stopped.status["state"] == "stopped" and stopped.status["step"] < 12
+    assert_identical(whole, train(config, tmp_path / "cut"))
+    assert [r["step"] for r in whole.metrics] == [2, 3, 4, 6, 8, 9, 10, 12]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_at_a_random_moment_resumes_bit_identically(tmp_path, processes):
+    options = ("demo/plain", *SMALL, "training.steps=60", f"--processes={processes}")
+    arguments, environment = command(tmp_path / "whole", *options)
+    subprocess.run(arguments, env=environment, check=True, capture_output=True)
+    whole = find_runs(tmp_path / "whole")[0]
+    arguments, environment = command(tmp_path / "cut", *options)
+    for _ in range(2):
+        process = subprocess.Popen(
+            arguments, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        step = random.randint(2, 40)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            if any(run.status["step"] >= step for run in find_runs(tmp_path / "cut") if run.metrics):
+                break
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run(arguments, env=environment, check=True, capture_output=True)
+    assert_identical(whole, find_runs(tmp_path / "cut")[0])
+
+
+def test_two_processes_agree_with_one(tmp_path):
+    options = ("demo/plain", *SMALL)
+    for processes in (1, 2):
+        arguments, environment = command(tmp_path / str(processes), *options, f"--processes={processes}")
+        subprocess.run(arguments, env=environment, check=True, capture_output=True)
+    one, two = (weights(find_runs(tmp_path / str(n))[0]) for n in (1, 2))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-5)
+
+
+def test_accumulation_agrees_with_one_batch(tmp_path):
+    whole = train(load_config("demo/plain", SMALL), tmp_path)
+    parts = train(load_config("demo/plain", (*SMALL, "training.accumulation=4")), tmp_path)
+    a, b = weights(whole), weights(parts)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-5)
+
+
+def test_not_a_number_names_step_seed_and_checkpoint(tmp_path):
+    config = load_config("demo/plain", (*SMALL, "training.learning_rate=1e30", "training.warmup_steps=0"))
+    with pytest.raises(Diverged, match=r"step \d+ \(data seed 0.*last good checkpoint is"):
+        list(fit(config, tmp_path))
+    assert prepare_run(config, tmp_path).status["state"] == "failed"
+
+
+def test_changed_latents_are_refused(tmp_path):
+    config = load_config("demo/plain", SMALL)
+    run = train(config, tmp_path)
+    provenance = run.provenance
+    provenance["latents"]["content"] = "another"
+    (run.folder / "provenance.json").write_text(__import__("json").dumps(provenance))
+    with pytest.raises(ValueError, match="other images or another codec"):
+        list(fit(config, tmp_path))
+
+
+def test_mismatched_teacher_is_refused(tmp_path):
+    config = guided_config(tmp_path, "backbone.qk_norm=true")
+    with pytest.raises(ValueError, match="must be the same"):
+        list(fit(config, tmp_path))
+
+
+def test_batch_that_processes_cannot_share(tmp_path):
+    arguments, environment = command(tmp_path, "demo/plain", *SMALL, "training.batch=7", "--processes=2")
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
+    assert done.returncode != 0 and "cannot be shared by 2 processes" in done.stderr

@@ -1,0 +1,133 @@
+"""The command line. Each command parses its options and calls one function; errors are one sentence, exit code 2."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+Overrides = Annotated[tuple[str, ...], tyro.conf.Positional]
+Reference = Annotated[str, tyro.conf.Positional]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train a teacher, a plain and a guided model on embedded images, and write the report that compares them.
+
+    Stopped with Ctrl-C it saves; run again it goes on where it was.
+    """
+
+    overrides: Overrides = ()
+    """Changes to all three runs, such as training.steps=200."""
+    seed: int = 0
+    """Seed of initial weights, data order and noise."""
+    report: Path = Path("reports/out/demo.html")
+    """Where the report goes."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a preset ("demo/guided") or a YAML file; the same fingerprint continues or reuses its run."""
+
+    config: Reference
+    overrides: Overrides = ()
+    """Dotted options, such as objective.guidance_scale=5."""
+    processes: int = 1
+    """Processes on this machine, CPU or GPU."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """List the runs: state, step, method, last loss, newest scores."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a run at a step (the newest by default) and print the scores."""
+
+    run: Reference
+    step: int | None = None
+    count: int | None = None
+    """Images to generate; the configuration's own number by default."""
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Train the codec on the training images and write codec.safetensors and codec.json."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    steps: int = 4500
+    seed: int = 0
+    data: str = "fashion-mnist"
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Train the 64-dimension classifier that FD-clf64 uses and write clf64.safetensors and clf64.json."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    epochs: int = 12
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Time the plain step, the guided step on all samples and with a selecting window, in one process."""
+
+    size: str = "nano"
+    batch: int = 32
+    repeats: int = 7
+    teacher_precision: str = "ambient"
+
+
+@dataclass(frozen=True)
+class Presets:
+    """List the presets."""
+
+
+COMMANDS = {
+    "demo": Demo,
+    "train": Train,
+    "runs": Runs,
+    "evaluate": Evaluate,
+    "codec-train": Codec,
+    "classifier-train": Classifier,
+    "bench-step": Bench,
+    "presets": Presets,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; exit code 0, 2 for what the user can mend, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # "codec train" reads better than "codec-train": two words make one command.
+    if len(arguments) > 1 and f"{arguments[0]}-{arguments[1]}" in COMMANDS:
+        arguments[:2] = [f"{arguments[0]}-{arguments[1]}"]
+    # Idle threads that spin would take the cores from another process on the machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    command = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        prog="workbench",
+        description="See, compare and use the features inside a diffusion transformer.",
+        args=arguments,
+    )
+    try:
+        _run(command)
+    except ValueError as error:
+        print(f"workbench: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("workbench: interrupted; what was finished is kept, run it again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _run(command: object) -> None:
+    from workbench import commands
+
+    getattr(commands, type(command).__name__.lower())(command)
+
+
+if __name__ == "__main__":
+    main()

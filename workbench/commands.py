@@ -1,0 +1,194 @@
+"""What the command line does: each function serves one command, prints, and leaves the work to the library."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from workbench.config import DataConfig, load_config
+from workbench.config import presets as preset_names
+from workbench.runs.store import Run, find_runs, open_run, prepare_run, runs_root
+
+
+def demo(command) -> None:
+    """Three runs, their scores and a report."""
+    from workbench.reporting.demo import demo_configs, estimate_seconds, run_demo
+
+    console, root = Console(), runs_root()
+    configs = demo_configs(command.seed, command.overrides)
+    plain = configs["plain"]
+    console.print(
+        f"[bold]Self-Transcendence, demo edition[/bold]: {plain.data.name}, SiT-{plain.backbone.options['size']}, "
+        f"batch {plain.training.batch}\n"
+        f"  1. teacher  VAE-aligned, {configs['teacher'].training.steps} steps\n"
+        f"  2. plain    no alignment, {plain.training.steps} steps\n"
+        f"  3. guided   by the teacher's features at w = {configs['guided'].objective.options['guidance_scale']:g}, "
+        f"{plain.training.steps} steps\n"
+        f"  then scores, probes and a report. Runs go to {root}/; Ctrl-C saves, the same command goes on."
+    )
+    console.print(f"About {estimate_seconds(plain) / 60:.0f} minutes on this machine if nothing is finished yet.")
+    finished = None
+    with _bars(console) as update:
+        for progress in run_demo(root, command.report, command.seed, command.overrides):
+            update(progress.stage, progress.done, progress.total, progress.note)
+            finished = progress
+    if finished is None or finished.stage != "report":
+        raise KeyboardInterrupt
+    console.print(f"Report: {command.report.resolve()}", soft_wrap=True)
+
+
+def train(command) -> None:
+    """One run, in this process or in several."""
+    config = load_config(command.config, command.overrides)
+    root = runs_root()
+    if command.processes > 1:
+        from workbench.training.launch import train_in_processes
+
+        prepare_run(config, root)
+        code = train_in_processes(command.processes, [command.config, *command.overrides])
+        sys.exit(code)
+    from workbench.training.loop import fit
+
+    console = Console()
+    with _bars(console) as update:
+        for record in fit(config, root, lambda done, total: update("encode images", done, total)):
+            update(f"train {config.name}", record["step"], config.training.steps, f"loss {record['loss']:.4f}")
+    run = prepare_run(config, root)
+    console.print(f"{run.status['state']} at step {run.status['step']}: {run.folder}", soft_wrap=True)
+
+
+def runs(command) -> None:
+    """A table of the runs."""
+    table = Table("run", "state", "step", "method", "loss", "FD-clf64", "n", "class agreement")
+    for run in find_runs():
+        table.add_row(*_row(run))
+    Console().print(table if table.row_count else f"no runs in {runs_root()}")
+
+
+def evaluate(command) -> None:
+    """Scores of a run."""
+    from dataclasses import replace
+
+    from workbench.evaluation.suite import score
+
+    run = open_run(command.run)
+    settings = run.config.sampling
+    if command.count is not None:
+        settings = replace(settings, count=command.count)
+    step = run.checkpoint(command.step).step
+    console = Console()
+    with _bars(console) as update:
+        records = score(run, step, settings, lambda done, total: update("generate", done, total))
+    table = Table("metric", "value", "95 % interval", "real images", "n")
+    for r in records:
+        interval = f"{r['low']:.3f} .. {r['high']:.3f}" if "low" in r else ""
+        floor = f"{r['floor']:.4g}" if "floor" in r else ""
+        table.add_row(r["metric"], f"{r['value']:.4g}", interval, floor, str(r["n_generated"]))
+    console.print(table)
+
+
+def codec(command) -> None:
+    """A codec for 32x32 images."""
+    from workbench.data.images import load_images
+    from workbench.training.codec import CodecTraining, train_codec
+
+    config = DataConfig(name=command.data, source="embedded")
+    settings = CodecTraining(steps=command.steps, seed=command.seed)
+    console = Console()
+    with _bars(console) as update:
+        for record in train_codec(load_images(config, "train"), load_images(config, "test"), command.folder, settings):
+            if "step" in record:
+                update("train codec", record["step"], record["steps"], f"loss {record['loss']:.4f}")
+    console.print(f"{command.folder}: reconstruction {record['reconstruction']}")
+
+
+def classifier(command) -> None:
+    """The detector behind FD-clf64."""
+    import torch
+
+    from workbench.data.images import load_images
+    from workbench.evaluation.detectors import save_clf64, train_clf64
+
+    config = DataConfig(source="embedded")
+    train_set, test_set = load_images(config, "train"), load_images(config, "test")
+
+    def arrays(images):
+        return images.batch(range(len(images))), torch.from_numpy(images.labels)
+
+    with _bars(Console()) as update:
+        for record in train_clf64(
+            *arrays(train_set), *arrays(test_set), classes=10, epochs=command.epochs, seed=command.seed
+        ):
+            note = f"test accuracy {record['test_accuracy']:.3f}"
+            update("train clf64", record["epoch"], record["epochs"], note)
+    command.folder.mkdir(parents=True, exist_ok=True)
+    save_clf64(record["model"], command.folder, record["record"])
+
+
+def bench(command) -> None:
+    """Ratios of guided to plain steps."""
+    from workbench.training.bench import bench_step
+
+    shape = {"patch": 1, "height": 8} if command.size == "nano" else {"patch": 2, "height": 32}
+    figures = bench_step(
+        command.size,
+        batch=command.batch,
+        repeats=command.repeats,
+        teacher_precision=command.teacher_precision,
+        **shape,
+    )
+    table = Table("step", f"SiT-{command.size}, batch {command.batch}, median of {command.repeats}")
+    for name, value in figures.items():
+        is_ratio = "/" in name or name == "ceiling_share"
+        table.add_row(name, f"{value:.3f}" if is_ratio else f"{value * 1e3:.1f} ms")
+    Console().print(table)
+
+
+def presets(command) -> None:
+    """Names of the presets."""
+    print("\n".join(preset_names()))
+
+
+def _row(run: Run) -> list[str]:
+    status, metrics = run.status, run.metrics
+    scores = {record["metric"]: record for record in run.results}
+    fd, agreement = scores.get("fd-clf64"), scores.get("class-agreement")
+    return [
+        run.name,
+        status["state"],
+        f"{status['step']}/{run.config.training.steps}",
+        run.config.objective.name,
+        f"{metrics[-1]['loss']:.4f}" if metrics else "",
+        f"{fd['value']:.2f}" if fd else "",
+        str(fd["n_generated"]) if fd else "",
+        f"{agreement['value']:.3f}" if agreement else "",
+    ]
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[Callable[..., None]]:
+    """Progress bars with time left, one a stage; without a terminal, one line for each tenth of a stage."""
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    tasks, tenths = {}, {}
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+
+        def update(stage: str, done: int, total: int, note: str = "") -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total, note=note)
+            bars.update(tasks[stage], completed=done, total=total, note=note)
+            tenth = (10 * done // total, note if total == 1 else "")
+            if not console.is_terminal and tenths.get(stage) != tenth:
+                tenths[stage] = tenth
+                console.print(f"{stage}: {done}/{total} {note}", soft_wrap=True)
+
+        yield update

@@ -1,0 +1,149 @@
+"""Scores of a run, each stored with how it was measured."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from workbench.config import Config, DataConfig, SamplingConfig
+from workbench.data.images import QUANTISATION, Images, load_images
+from workbench.data.latents import Latents
+from workbench.diffusion.guidance import Guidance
+from workbench.diffusion.sampling import evaluations
+from workbench.evaluation.detectors import Detector, load_clf64
+from workbench.evaluation.frechet import frechet_from_features
+from workbench.evaluation.generate import generate
+from workbench.evaluation.kernel import kid
+from workbench.evaluation.probe import linear_probe
+from workbench.evaluation.statistics import class_agreement
+from workbench.features.extract import extract
+from workbench.runs.models import load_backbone
+from workbench.runs.store import Run, machine
+
+_PROBE_SPLITS = "50 % fit, 20 % choose C, 30 % report"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Detector features of real training images, and as many real test images as floors are computed from."""
+
+    train: Float[Tensor, "n d"]
+    test: Float[Tensor, "m d"]
+    content: str
+
+
+def score(
+    run: Run, step: int, settings: SamplingConfig, progress: Callable[[int, int], None] | None = None
+) -> list[dict[str, Any]]:
+    """FD-clf64, KID-clf64 and class agreement of ``run`` at ``step``; computed once, then read back.
+
+    The floor beside FD and KID is the same measure of as many real test images. Appends to ``results.jsonl``.
+    """
+    wanted = {"step": step, **_described(settings)}
+    known = [r for r in run.results if all(r.get(key) == value for key, value in wanted.items())]
+    if known:
+        return known
+    detector = load_clf64()
+    reference = reference_features(run.config.data)
+    detected = detector(generate(run, step, settings, progress).images)
+    how = {**wanted, **_how(run.config, settings, detector, reference)}
+    floor = reference.test[: settings.count]
+    labels = torch.arange(settings.count) % len(detected.logits[0])
+    agreement = class_agreement(detected.logits, labels)
+    records = [
+        {
+            "metric": "fd-clf64",
+            "value": frechet_from_features(detected.features, reference.train).value,
+            "floor": frechet_from_features(floor, reference.train).value,
+            **how,
+        },
+        {
+            "metric": "kid-clf64",
+            "value": kid(detected.features, reference.train, seed=settings.seed).value,
+            "floor": kid(floor, reference.train, seed=settings.seed).value,
+            **how,
+        },
+        {
+            "metric": "class-agreement",
+            "value": agreement.value,
+            "low": agreement.low,
+            "high": agreement.high,
+            **how,
+        },
+    ]
+    for record in records:
+        run.append("results.jsonl", record)
+    return records
+
+
+def probe_layers(
+    run: Run, latents: Latents, step: int, *, layers: range, t: float, count: int, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Linear-probe accuracy of each layer's mean token with the null label, at time ``t``; appended to the results."""
+    wanted = {"metric": "probe", "step": step, "t": t, "count": count, "probe_seed": seed}
+    known = [r for r in run.results if all(r.get(key) == value for key, value in wanted.items())]
+    if len(known) >= len(layers):
+        return known
+    backbone = load_backbone(run, step)
+    features = extract(backbone, latents, range(count), list(layers), t, seed=seed, conditional=False)
+    records = []
+    for layer in layers:
+        probe = linear_probe(features.f_u[layer].mean(dim=1), torch.from_numpy(latents.labels[:count]), seed=seed)
+        record = {**wanted, "layer": layer, "value": probe.accuracy, "low": probe.low, "high": probe.high}
+        record |= {"label": "null", "weights": "ema", "pooling": "mean token", "splits": _PROBE_SPLITS}
+        record |= {"n_test": probe.count, "train_seed": run.config.training.seed}
+        run.append("results.jsonl", record)
+        records.append(record)
+    return records
+
+
+def reference_features(config: DataConfig) -> Reference:
+    """The shipped detector's features of the first 10,000 training and all test images of a data set."""
+    return _reference(config)
+
+
+@lru_cache(maxsize=2)
+def _reference(config: DataConfig) -> Reference:
+    detector = load_clf64()
+
+    def features(images: Images, count: int) -> Tensor:
+        chosen = np.arange(min(count, len(images)))
+        return torch.cat([detector(images.batch(part)).features for part in np.array_split(chosen, len(chosen) // 500)])
+
+    train, test = load_images(config, "train"), load_images(config, "test")
+    return Reference(features(train, 10_000), features(test, 10_000), train.content)
+
+
+def _described(settings: SamplingConfig) -> dict[str, Any]:
+    settings_ = asdict(settings)
+    return {
+        "n_generated": settings_.pop("count"),
+        "sampler_steps": settings_.pop("steps"),
+        "sample_seed": settings_.pop("seed"),
+        **settings_,
+    }
+
+
+def _how(config: Config, settings: SamplingConfig, detector: Detector, reference: Reference) -> dict[str, Any]:
+    guidance = Guidance(
+        settings.guidance_scale, settings.guidance_low, settings.guidance_high, settings.guidance_channels
+    )
+    return {
+        "detector": detector.name,
+        "detector_hash": detector.hash,
+        "resize": detector.resize,
+        "quantisation": QUANTISATION,
+        "n_reference": len(reference.train),
+        "reference": reference.content,
+        "label_scheme": "balanced: class i modulo the number of classes",
+        "nfe": evaluations(settings.sampler, settings.steps, guidance, settings.last_step),
+        "ema": config.training.ema,
+        "train_seed": config.training.seed,
+        "dtype": "float32",
+        "machine": machine(),
+    }

@@ -1,0 +1,115 @@
+"""The main job: teacher, plain and guided run on embedded data, scored and reported, resumable at any moment."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from workbench.config import Config, load_config
+from workbench.data.images import load_images
+from workbench.data.latents import open_latents
+from workbench.evaluation.generate import generate
+from workbench.evaluation.suite import probe_layers, score
+from workbench.features.extract import extract
+from workbench.features.maps import TokenMaps, layer_and_guided_maps
+from workbench.reporting.report import write_report
+from workbench.runs.models import load_backbone
+from workbench.runs.store import Run, prepare_run
+from workbench.training.loop import fit
+
+ROLES = ("teacher", "plain", "guided")
+PROBE = {"t": 0.3, "count": 1500}
+MAP_TIME, MAP_IMAGES, MAP_SCALES = 0.4, 6, (1.0, 5.0, 10.0, 30.0)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the demo is: a stage, how much of it is done, and what it has to say."""
+
+    stage: str
+    done: int
+    total: int
+    note: str = ""
+
+
+def demo_configs(seed: int, overrides: tuple[str, ...] = ()) -> dict[str, Config]:
+    """The three configurations by role; the guided one's teacher is the teacher's preset with the same changes."""
+    changes = (f"training.seed={seed}", *overrides)
+    return {role: load_config(f"demo/{role}", changes) for role in ROLES}
+
+
+def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...] = ()) -> Iterator[Progress]:
+    """Train, score and report, yielding progress; whatever an earlier call finished is read back, not redone."""
+    started = time.monotonic()
+    runs: dict[str, Run] = {}
+    configs = demo_configs(seed, overrides)
+    for role in ROLES:
+        config = configs[role]
+        if role == "guided":
+            config = load_config(
+                "demo/guided",
+                (f"training.seed={seed}", *overrides, f"objective.teacher={runs['teacher'].folder}"),
+            )
+        yield Progress("prepare", 0, 1, f"{role}: images and latents")
+        latents = open_latents(config, "train", root / ".latents")
+        runs[role] = prepare_run(config, root)
+        if runs[role].status["state"] != "finished":
+            for record in fit(config, root):
+                yield Progress(
+                    f"train {role}", record["step"], config.training.steps, f"loss {record['loss']:.3f}"
+                )
+        if runs[role].status["state"] != "finished":
+            return
+    for role, run in runs.items():
+        for step in _scored_steps(run):
+            yield Progress("score", 0, 1, f"{role} at step {step}")
+            score(run, step, run.config.sampling)
+        yield Progress("probe", 0, 1, role)
+        last = run.config.training.steps
+        probe_layers(run, latents, last, layers=range(1, 13), **PROBE)
+    yield Progress("report", 0, 1)
+    names = latents.classes
+    count = 10
+    samples = {
+        role: {s: generate(run, s, run.config.sampling).images[:count].numpy() for s in _scored_steps(run)}
+        for role, run in runs.items()
+    }
+    write_report(
+        report,
+        title="Self-Transcendence, demo edition",
+        runs=runs,
+        samples=samples,
+        class_names=[names[i % len(names)] for i in range(count)],
+        maps=demo_maps(runs["teacher"], latents),
+        seconds_total=time.monotonic() - started,
+    )
+    yield Progress("report", 1, 1, str(report))
+
+
+def demo_maps(run: Run, latents) -> TokenMaps:
+    """Token maps of a run's shallow and deep layers and of its guided feature, on one image of each of six classes."""
+    indices = [int(np.flatnonzero(latents.labels == label)[0]) for label in range(MAP_IMAGES)]
+    features = extract(load_backbone(run), latents, indices, [2, 8], MAP_TIME)
+    images = load_images(run.config.data, "train").batch(indices).numpy()
+    return layer_and_guided_maps(features, images, [2, 8], 8, MAP_SCALES)
+
+
+def _scored_steps(run: Run) -> list[int]:
+    training = run.config.training
+    return sorted(
+        {*range(training.milestone_every, training.steps, training.milestone_every), training.steps}
+    )
+
+
+def estimate_seconds(config: Config) -> float:
+    """A first guess of the demo's length from one timed forward and backward pass on this machine."""
+    from workbench.training.bench import bench_step
+
+    step = bench_step(
+        "nano", patch=1, height=8, batch=config.training.batch, repeats=2, teacher_precision="ambient"
+    )
+    steps = 2.5 * config.training.steps
+    images = 7 * config.sampling.count * config.sampling.steps
+    return 60 + steps * step["plain"] * 1.3 + images * step["plain"] / config.training.batch / 3

@@ -1,0 +1,310 @@
+"""The pictures of a report: losses, scores, samples, token maps and probes of a teacher, a plain and a guided run.
+
+Every function is pure and returns a matplotlib ``Figure`` of its own; no window, no global state. Colours are those
+of Okabe and Ito (2008), and every method also has its own line style and marker.
+"""
+
+import io
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from einops import rearrange, repeat
+from jaxtyping import Float, UInt8
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from workbench.runs.store import Run
+
+STYLES: dict[str, dict[str, Any]] = {
+    "teacher": {"color": "#009E73", "linestyle": ":", "marker": "^"},
+    "plain": {"color": "#0072B2", "linestyle": "-", "marker": "o"},
+    "guided": {"color": "#D55E00", "linestyle": "--", "marker": "s"},
+}
+METRICS = {
+    "fd-clf64": "FD-clf64",
+    "kid-clf64": "KID-clf64",
+    "class-agreement": "class agreement",
+    "probe": "probe accuracy",
+}
+LOWER_IS_BETTER = ("fd-clf64", "kid-clf64")
+
+# Two scores are comparable only if all of these agree.
+PROTOCOL = (
+    "n_generated",
+    "n_reference",
+    "sampler",
+    "sampler_steps",
+    "guidance_scale",
+    "weights",
+    "sample_seed",
+)
+
+_LOOK = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "axes.edgecolor": "#555555",
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5.5,
+}
+_GREY = "#666666"
+
+
+def protocol(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """How a score was measured; absent entries are None."""
+    return tuple(record.get(key) for key in PROTOCOL)
+
+
+def series(runs: Mapping[str, Run], metric: str) -> dict[str, list[dict[str, Any]]]:
+    """Scores of each run by step, all measured alike: by the protocol that most runs, then most records share.
+
+    Of two records of one step the later counts. Runs without such a score are absent.
+    """
+    records = {label: [r for r in run.results if r["metric"] == metric] for label, run in runs.items()}
+    shared = Counter(protocol(r) for found in records.values() for r in found)
+    spread = Counter(p for found in records.values() for p in {protocol(r) for r in found})
+    if not shared:
+        return {}
+    chosen = max(shared, key=lambda p: (spread[p], shared[p]))
+    steps = {
+        label: {r["step"]: r for r in found if protocol(r) == chosen} for label, found in records.items()
+    }
+    return {label: [by_step[s] for s in sorted(by_step)] for label, by_step in steps.items() if by_step}
+
+
+def total_seconds(run: Run) -> float:
+    """Training time of the whole run in seconds; ValueError if nothing was logged."""
+    metrics = run.metrics
+    if not metrics:
+        raise ValueError(f"run {run.name} has no metrics; train it before it is reported")
+    return float(metrics[-1]["seconds"])
+
+
+def compute_seconds(runs: Mapping[str, Run], label: str, steps: Sequence[int]) -> Float[np.ndarray, " s"]:
+    """Training seconds spent to reach each step: the run's own, and for the guided run its whole teacher's before.
+
+    Linear between logged steps, from 0 at step 0.
+    """
+    metrics = runs[label].metrics
+    known = [0, *(record["step"] for record in metrics)]
+    spent = np.interp(steps, known, [0.0, *(record["seconds"] for record in metrics)])
+    teacher = total_seconds(runs["teacher"]) if label == "guided" and "teacher" in runs else 0.0
+    return np.asarray(spent + teacher, dtype=np.float64)
+
+
+def loss_curves(runs: Mapping[str, Run]) -> Figure:
+    """Denoising loss of every run against the step, and below it the alignment loss where there is one.
+
+    Faint: as logged. Strong: mean over about a twentieth of the records around each.
+    """
+    parts = [("denoise", "denoising loss")]
+    if any(record["alignment"] is not None for run in runs.values() for record in run.metrics):
+        parts.append(("alignment", "alignment loss"))
+    with rc_context(_LOOK):
+        figure, axes = _figure(6.0, 0.4 + 2.7 * len(parts), rows=len(parts))
+        for axis, (key, name) in zip(axes, parts, strict=True):
+            values = []
+            for label, run in runs.items():
+                records = [record for record in run.metrics if record.get(key) is not None]
+                if records:
+                    values += _smoothed(axis, label, records, key)
+            _finish(axis, "training step", name, values)
+        axes[0].legend()
+    return figure
+
+
+def score_curves(
+    runs: Mapping[str, Run], metric: str, against: Literal["step", "compute"] = "step"
+) -> Figure:
+    """One score of every run against its step, or against the training time behind it, with the floor in grey.
+
+    "compute" counts the seconds of the run itself, and for the guided run those of its teacher too. The floor is
+    the score of real images against real images. ValueError for another metric, or one that nobody measured.
+    """
+    if metric not in METRICS or against not in ("step", "compute"):
+        raise ValueError(
+            f"a curve shows {', '.join(METRICS)} against step or compute; got {metric!r}, {against!r}"
+        )
+    found = series(runs, metric)
+    if not found:
+        raise ValueError(f"no run has a score {metric!r}")
+    places = {k: np.array([r["step"] for r in v], dtype=np.float64) for k, v in found.items()}
+    name = "training step"
+    if against == "compute":
+        places = {k: compute_seconds(runs, k, [r["step"] for r in v]) for k, v in found.items()}
+        divisor, unit = _time_unit(max(float(p.max()) for p in places.values()))
+        places = {k: p / divisor for k, p in places.items()}
+        name = f"training time in {unit} (guided: teacher's included)"
+    with rc_context(_LOOK):
+        figure, (axis,) = _figure(5.0, 3.6)
+        values = [v for label, records in found.items() for v in _scores(axis, label, places[label], records)]
+        floors = {r["floor"] for records in found.values() for r in records if r.get("floor") is not None}
+        for floor in floors:
+            axis.axhline(floor, color=_GREY, linewidth=1.2, zorder=1, label="real vs real (floor)")
+        _finish(axis, name, _axis_name(metric), [*values, *floors])
+        handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+        axis.legend(handles.values(), handles.keys())
+    return figure
+
+
+def sample_grid(
+    samples: Mapping[str, Mapping[int, UInt8[np.ndarray, "n c h w"]]], class_names: Sequence[str]
+) -> Figure:
+    """Samples of every method at every step (rows) from the same seeds and labels (columns).
+
+    ``samples[label][step]`` is n c h w with c 1 or 3, ``class_names`` one name a column. ValueError if they differ.
+    """
+    rows, names, colours = [], [], []
+    for label, by_step in samples.items():
+        for step, images in sorted(by_step.items()):
+            if len(images) != len(class_names):
+                raise ValueError(
+                    f"{label} at step {step} has {len(images)} samples for {len(class_names)} class names"
+                )
+            rows.append(list(_colour(images)))
+            names.append(f"{label}, {step:,}")
+            colours.append(STYLES.get(label, {}).get("color", "black"))
+    if not rows:
+        raise ValueError("there are no samples to show")
+    return _mosaic(rows, names, [_wrapped(name, 9) for name in class_names], colours)
+
+
+def token_maps(maps: Any) -> Figure:
+    """Images (first column) beside the maps of their tokens, one square a token, in colours.
+
+    ``maps.images`` is uint8 n c h w; ``maps.panels`` pairs a short title with floats n h w 3 in 0..1.
+    """
+    rows = [
+        [image, *(np.asarray(panel[index]) for _, panel in maps.panels)]
+        for index, image in enumerate(_colour(maps.images))
+    ]
+    return _mosaic(
+        rows, [""] * len(rows), [_wrapped(title, 13) for title in ("image", *(t for t, _ in maps.panels))]
+    )
+
+
+def probe_by_layer(runs: Mapping[str, Run]) -> Figure:
+    """Accuracy of a linear probe on every layer's features at each run's last probed step, with 95 % bands."""
+    with rc_context(_LOOK):
+        figure, (axis,) = _figure(6.0, 3.6)
+        for label, run in runs.items():
+            records = last_probes(run)
+            if not records:
+                continue
+            layers = [r["layer"] for r in records]
+            name = f"{label}, step {records[0]['step']:,}"
+            axis.plot(layers, [r["value"] for r in records], label=name, **STYLES.get(label, {}))
+            if all("low" in r and "high" in r for r in records):
+                low, high = [r["low"] for r in records], [r["high"] for r in records]
+                axis.fill_between(
+                    layers, low, high, color=STYLES.get(label, {}).get("color"), alpha=0.15, linewidth=0
+                )
+        if not axis.lines:
+            raise ValueError("no run has a probe's accuracy")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set(xlabel="layer (0: patch embedding)", ylabel="linear probe accuracy")
+        axis.legend()
+    return figure
+
+
+def last_probes(run: Run) -> list[dict[str, Any]]:
+    """The probe records of the last step probed, by layer; of two of one layer the later counts."""
+    probes = [r for r in run.results if r["metric"] == "probe"]
+    last = max((r["step"] for r in probes), default=None)
+    by_layer = {r["layer"]: r for r in probes if r["step"] == last}
+    return [by_layer[layer] for layer in sorted(by_layer)]
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file on white, without a date, so that equal figures are equal bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=170, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _figure(width: float, height: float, rows: int = 1) -> tuple[Figure, Sequence[Axes]]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, 1, squeeze=False)[:, 0]
+
+
+def _smoothed(axis: Axes, label: str, records: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    steps, values = [r["step"] for r in records], np.array([r[key] for r in records], dtype=np.float64)
+    reach = len(values) // 40
+    means = [values[max(0, i - reach) : i + reach + 1].mean() for i in range(len(values))]
+    style = STYLES.get(label, {})
+    axis.plot(steps, values, color=style.get("color"), alpha=0.25, linewidth=0.8)
+    axis.plot(steps, means, label=label, markevery=max(1, len(values) // 8), **style)
+    return values.tolist()
+
+
+def _scores(axis: Axes, label: str, places: np.ndarray, records: Sequence[Mapping[str, Any]]) -> list[float]:
+    values, style = [r["value"] for r in records], STYLES.get(label, {})
+    axis.plot(places, values, label=label, zorder=3, **style)
+    for place, record in zip(places, records, strict=True):
+        if record.get("low") is not None and record.get("high") is not None:
+            axis.plot(
+                [place, place], [record["low"], record["high"]], color=style.get("color"), linewidth=1.2
+            )
+    return values
+
+
+def _finish(axis: Axes, x: str, y: str, values: Sequence[float]) -> None:
+    axis.set(xlabel=x, ylabel=y)
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.xaxis.set_major_locator(MaxNLocator(6))
+    if values and min(values) > 0 and max(values) > 10 * min(values):
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _axis_name(metric: str) -> str:
+    return f"{METRICS[metric]} ({'lower' if metric in LOWER_IS_BETTER else 'higher'} is better)"
+
+
+def _time_unit(seconds: float) -> tuple[float, str]:
+    units = [(3600.0, "hours"), (60.0, "minutes")]
+    return next(((size, name) for size, name in units if seconds >= 3 * size), (1.0, "seconds"))
+
+
+def _colour(images: UInt8[np.ndarray, "n c h w"]) -> UInt8[np.ndarray, "n h w 3"]:
+    if images.shape[1] == 1:
+        return repeat(images, "n 1 h w -> n h w c", c=3)
+    return rearrange(images, "n c h w -> n h w c")
+
+
+def _wrapped(text: str, width: int) -> str:
+    return textwrap.fill(text.replace("/", "/ "), width)
+
+
+def _mosaic(
+    rows: Sequence[Sequence[np.ndarray]],
+    row_names: Sequence[str],
+    column_names: Sequence[str],
+    colours: Sequence[str] | None = None,
+) -> Figure:
+    """Pictures of any sizes in equal squares on one pair of axes, names at the left and on top."""
+    cell, gap, tall, wide = 0.72, 0.08, len(rows), len(column_names)
+    lines = max(name.count("\n") + 1 for name in column_names)
+    margin = 0.15 + 0.085 * max(map(len, row_names))
+    figure = Figure(figsize=(margin + cell * wide, 0.15 + 0.16 * lines + cell * tall), layout="constrained")
+    axis = figure.subplots()
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            axis.imshow(picture, extent=(x, x + 1 - gap, y + 1 - gap, y), interpolation="nearest")
+    axis.set(xlim=(0, wide - gap), ylim=(tall - gap, 0), aspect="equal")
+    axis.set_xticks([x + (1 - gap) / 2 for x in range(wide)], column_names, fontsize=8)
+    axis.set_yticks([y + (1 - gap) / 2 for y in range(tall)], row_names, fontsize=9)
+    axis.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
+    for text, colour in zip(axis.get_yticklabels(), colours or (), strict=False):
+        text.set_color(colour)
+    axis.spines[:].set_visible(False)
+    return figure

@@ -1,0 +1,364 @@
+"""One HTML file about three finished runs: teacher, plain and guided, with its pictures inside.
+
+The sentences under "What the numbers say" are built from the numbers by `findings`; none is written beforehand.
+"""
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from workbench.config import Config
+from workbench.files import write_atomically
+from workbench.reporting import figures
+from workbench.reporting.figures import LOWER_IS_BETTER, METRICS, PROTOCOL, protocol
+from workbench.runs.store import Run
+
+LABELS = ("teacher", "plain", "guided")
+
+# Our convention: twice to five times what retraining moves such scores at published scale.
+MARGIN = 0.05
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text cells; ``rows`` begin with their own heading."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as a data URI, what it shows for who cannot see it, and the caption under it."""
+
+    source: str
+    alt: str
+    caption: str
+
+
+def write_report(
+    path: Path,
+    *,
+    title: str,
+    runs: Mapping[str, Run],
+    samples: Mapping[str, Mapping[int, UInt8[np.ndarray, "n c h w"]]],
+    class_names: Sequence[str],
+    maps: Any,
+    seconds_total: float,
+) -> Path:
+    """Write the report of the runs "teacher", "plain" and "guided" to ``path``, whole or not at all; return it.
+
+    ``samples`` and ``class_names`` are those of `figures.sample_grid`, ``maps`` those of `figures.token_maps`;
+    ``seconds_total`` is what everything took, scoring included. ValueError for a missing run.
+    """
+    if set(runs) != set(LABELS):
+        raise ValueError(f"a report needs the runs {', '.join(LABELS)}; got {', '.join(runs) or 'none'}")
+    runs = {label: runs[label] for label in LABELS}
+    folder = Path(__file__).parent / "templates"
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html.j2").render(
+        title=title,
+        settings=settings(runs),
+        pictures=_pictures(runs, samples, class_names, maps),
+        scores=score_tables(runs),
+        findings=findings(runs),
+        methods=_methods(runs),
+        total=duration(seconds_total),
+        training=duration(sum(figures.total_seconds(run) for run in runs.values())),
+    )
+    write_atomically(path, page.encode())
+    return path
+
+
+def findings(runs: Mapping[str, Run]) -> list[str]:
+    """What the scores of the plain and the guided run say, in sentences, and how little one training seed says."""
+    sentences = [
+        *_equal_steps(runs, "fd-clf64"),
+        *_equal_compute(runs, "fd-clf64"),
+        *_equal_steps(runs, "kid-clf64"),
+        *_agreement(runs),
+        *_probes(runs),
+    ]
+    return [
+        *(
+            sentences
+            or ["The plain and the guided run share no score measured alike, so nothing is compared."]
+        ),
+        "Each method was trained with one seed. Retraining moves such scores by 1–2\u202f% or more at published scale, "
+        f"and by more at this one, so a small gap is not evidence; gaps under {percent(MARGIN)} are called none here.",
+    ]
+
+
+def verdict(metric: str, guided: Record, plain: Record) -> str:
+    """ "better", "worse" or "within": the guided score beside the plain one, noise margin and intervals considered."""
+    if _overlap(guided, plain) or _gap(guided, plain) < MARGIN:
+        return "within"
+    lower = guided["value"] < plain["value"]
+    return "better" if lower == (metric in LOWER_IS_BETTER) else "worse"
+
+
+def settings(runs: Mapping[str, Run]) -> Table:
+    """The few settings that matter, a column a run; settings that no run has are left out."""
+    rows = []
+    for name, read in _SETTINGS.items():
+        values = [read(run.config) for run in runs.values()]
+        if any(value is not None for value in values):
+            rows.append([name, *(_text(value) for value in values)])
+    rows.append(["training time", *(duration(figures.total_seconds(run)) for run in runs.values())])
+    speeds = [median(r["images_per_second"] for r in run.metrics) for run in runs.values()]
+    rows.append(["images per second (median)", *(f"{speed:,.0f}" for speed in speeds)])
+    return Table("Settings of the three runs.", ["", *runs], rows)
+
+
+def score_tables(runs: Mapping[str, Run]) -> list[Table]:
+    """Every score of images, one table for each way of measuring, with the floor in its last row."""
+    groups: dict[tuple[Any, ...], list[tuple[str, Record]]] = {}
+    for label, run in runs.items():
+        for record in run.results:
+            if record["metric"] in METRICS and record["metric"] != "probe":
+                # The reference set belongs to a metric, not to the samples that a table is about.
+                groups.setdefault(protocol({**record, "n_reference": None}), []).append((label, record))
+    return [_score_table(found) for found in groups.values()]
+
+
+def number(value: float) -> str:
+    """Three digits, thousands grouped, with a real minus sign."""
+    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return text.replace("-", "\u2212")
+
+
+def percent(share: float) -> str:
+    """A share as a percentage: whole from 10 % on, one digit below."""
+    return f"{100 * share:.0f}\u202f%" if share >= 0.0995 else f"{100 * share:.2g}\u202f%"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader would say them."""
+    if seconds < 100:
+        return f"{seconds:.0f}\u202fs"
+    minutes = round(seconds / 60)
+    return f"{minutes}\u202fmin" if minutes < 100 else f"{minutes // 60}\u202fh {minutes % 60:02d}\u202fmin"
+
+
+_SETTINGS: dict[str, Callable[[Config], Any]] = {
+    "data": lambda c: c.data.name,
+    "codec": lambda c: c.codec.name,
+    "backbone": lambda c: f"{c.backbone.name}-{c.backbone.options['size']}/{c.backbone.options['patch']}",
+    "objective": lambda c: c.objective.name,
+    "aligned layer": lambda c: c.objective.options.get("layer"),
+    "target": lambda c: c.objective.options.get("target"),
+    "teacher’s layer": lambda c: c.objective.options.get("teacher_layer"),
+    "feature guidance w": lambda c: c.objective.options.get("guidance_scale"),
+    "alignment weight": lambda c: c.objective.options.get("weight"),
+    "alignment ends at step": lambda c: c.objective.options.get("stop_step"),
+    "steps": lambda c: c.training.steps,
+    "batch": lambda c: c.training.batch,
+    "learning rate": lambda c: c.training.learning_rate,
+    "label dropout": lambda c: c.diffusion.label_dropout,
+    "EMA decay": lambda c: c.training.ema,
+    "training seed": lambda c: c.training.seed,
+}
+
+_WORDS = {
+    "better": "better by {gap}, more than the noise margin",
+    "worse": "worse by {gap}, more than the noise margin",
+    "within": "within the noise margin, so the two are not told apart",
+}
+
+
+def _equal_steps(runs: Mapping[str, Run], metric: str) -> list[str]:
+    found = figures.series({k: runs[k] for k in ("plain", "guided")}, metric)
+    plain, guided = ({r["step"]: r for r in found.get(label, ())} for label in ("plain", "guided"))
+    if not plain.keys() & guided.keys():
+        return []
+    step = max(plain.keys() & guided.keys())
+    return [_comparison(f"At equal steps ({step:,})", metric, guided[step], plain[step])]
+
+
+def _equal_compute(runs: Mapping[str, Run], metric: str) -> list[str]:
+    found = figures.series({k: runs[k] for k in ("plain", "guided")}, metric)
+    if len(found) < 2:
+        return []
+    plain, guided = found["plain"], found["guided"]
+    spent = {k: figures.compute_seconds(runs, k, [r["step"] for r in found[k]]) for k in found}
+    low, high = spent["plain"][0], spent["plain"][-1]
+    inside = [i for i, seconds in enumerate(spent["guided"]) if low <= seconds <= high]
+    reach = f"{duration(spent['guided'][0])} to {duration(spent['guided'][-1])}"
+    if not inside:
+        return [
+            f"At equal total compute nothing can be compared: guided was scored after {reach} of training with its "
+            f"teacher’s included, plain after {duration(low)} to {duration(high)}, and no curve is extended."
+        ]
+    last = inside[-1]
+    seconds = spent["guided"][last]
+    value = float(np.interp(seconds, spent["plain"], [r["value"] for r in plain]))
+    lead = (
+        f"At equal total compute ({duration(seconds)}, teacher included; the plain run’s curve interpolated)"
+    )
+    sentence = _comparison(lead, metric, guided[last], {"value": value})
+    beyond = f" Beyond {duration(high)} there is no plain score to set beside guided’s."
+    return [sentence + (beyond if last < len(guided) - 1 else "")]
+
+
+def _comparison(lead: str, metric: str, guided: Record, plain: Record) -> str:
+    words = _WORDS[verdict(metric, guided, plain)].format(gap=percent(_gap(guided, plain)))
+    return f"{lead}, {METRICS[metric]} is {_cell(guided)} for guided and {_cell(plain)} for plain: guided is {words}."
+
+
+def _agreement(runs: Mapping[str, Run]) -> list[str]:
+    found = figures.series({k: runs[k] for k in ("plain", "guided")}, "class-agreement")
+    plain, guided = ({r["step"]: r for r in found.get(label, ())} for label in ("plain", "guided"))
+    if not plain.keys() & guided.keys():
+        return []
+    step = max(plain.keys() & guided.keys())
+    return [_intervals(f"Class agreement at step {step:,}", guided[step], plain[step])]
+
+
+def _probes(runs: Mapping[str, Run]) -> list[str]:
+    best = {
+        k: max(figures.last_probes(runs[k]), key=lambda r: r["value"], default=None)
+        for k in ("plain", "guided")
+    }
+    plain, guided = best["plain"], best["guided"]
+    if plain is None or guided is None or plain["step"] != guided["step"]:
+        return []
+    layers = f"best layer: {guided['layer']} of guided, {plain['layer']} of plain"
+    return [_intervals(f"Linear probe accuracy at step {plain['step']:,} ({layers})", guided, plain)]
+
+
+def _intervals(lead: str, guided: Record, plain: Record) -> str:
+    scores = f"{lead} is {_cell(guided)} for guided and {_cell(plain)} for plain"
+    if not (_has_interval(guided) and _has_interval(plain)):
+        return f"{scores}, without intervals to judge the gap by."
+    if _overlap(guided, plain):
+        return f"{scores}; the 95\u202f% intervals overlap, so the two are not told apart."
+    better = "guided" if guided["value"] > plain["value"] else "plain"
+    small = f", though by less than {percent(MARGIN)}" if _gap(guided, plain) < MARGIN else ""
+    return f"{scores}; the 95\u202f% intervals do not overlap, and {better} is higher{small}."
+
+
+def _has_interval(record: Record) -> bool:
+    return record.get("low") is not None and record.get("high") is not None
+
+
+def _overlap(a: Record, b: Record) -> bool:
+    return _has_interval(a) and _has_interval(b) and a["low"] <= b["high"] and b["low"] <= a["high"]
+
+
+def _gap(guided: Record, plain: Record) -> float:
+    """Distance relative to the plain score."""
+    distance = abs(guided["value"] - plain["value"])
+    return distance / abs(plain["value"]) if plain["value"] else float(distance > 0)
+
+
+def _cell(record: Record) -> str:
+    interval = f" [{number(record['low'])}, {number(record['high'])}]" if _has_interval(record) else ""
+    return number(record["value"]) + interval
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str) or value is None:
+        return value or "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def _score_table(found: Sequence[tuple[str, Record]]) -> Table:
+    metrics = [metric for metric in METRICS if any(r["metric"] == metric for _, r in found)]
+    cells = {(label, r["step"], r["metric"]): _cell(r) for label, r in found}
+    lines = sorted(
+        {(label, step) for label, step, _ in cells}, key=lambda line: (LABELS.index(line[0]), line[1])
+    )
+    rows = [
+        [label, f"{step:,}", *(cells.get((label, step, m), "–") for m in metrics)] for label, step in lines
+    ]
+    for name, key in (("real vs real (floor)", "floor"), ("real images compared with", "n_reference")):
+        values = [{r[key] for _, r in found if r["metric"] == m and r.get(key) is not None} for m in metrics]
+        if any(values):
+            rows.append(
+                [name, "", *(" / ".join(number(v) for v in sorted(known)) or "–" for known in values)]
+            )
+    return Table(
+        _measured(found[0][1]) + " Brackets: 95\u202f% intervals.",
+        ["run", "step", *map(METRICS.get, metrics)],
+        rows,
+    )
+
+
+def _measured(record: Record) -> str:
+    how = dict(zip(PROTOCOL, protocol(record), strict=True))
+    parts = [
+        ("n_generated", "{:,} generated images"),
+        ("sampler", "{} sampler"),
+        ("sampler_steps", "{} steps"),
+        ("guidance_scale", "guidance scale {:g}"),
+        ("weights", "{} weights"),
+        ("sample_seed", "sampling seed {}"),
+    ]
+    return ", ".join(form.format(how[key]) for key, form in parts if how[key] is not None).capitalize() + "."
+
+
+def _methods(runs: Mapping[str, Run]) -> list[str]:
+    scored = [r for run in runs.values() for r in run.results if r["metric"] != "probe"]
+    ways = list(dict.fromkeys(_measured(r) for r in scored))
+    seeds = {label: run.config.training.seed for label, run in runs.items()}
+    machines = [run.provenance for run in runs.values()]
+    versions = dict.fromkeys(", ".join(f"{k} {v}" for k, v in m["versions"].items()) for m in machines)
+    processors = dict.fromkeys(f"{m['processor']}, {m['cores']} cores" for m in machines)
+    commits = dict.fromkeys(m["commit"] or "unknown" for m in machines)
+    return [
+        f"Samples: {' '.join(ways) or 'none were scored.'}",
+        "FD-clf64 and KID-clf64 compare 64 features of a small classifier of this data set, for generated and for real "
+        "images. FD-clf64 is not FID: it uses other features and other counts, and the two cannot be compared.",
+        "Class agreement is the share of samples that the classifier assigns to the class they were drawn for.",
+        "Floor: the score of real images against other real images, the lowest a perfect generator should reach.",
+        "Probe: a linear classifier on the features of one layer, scored on images it has not seen.",
+        f"Training seeds: {', '.join(f'{label} {seed}' for label, seed in seeds.items())}.",
+        f"Machine: {'; '.join(processors)}. Versions: {'; '.join(versions)}. Code: {'; '.join(commits)}.",
+    ]
+
+
+def _pictures(
+    runs: Mapping[str, Run], samples: Mapping[str, Any], class_names: Sequence[str], maps: Any
+) -> dict[str, Picture]:
+    margins = (
+        "Bars are 95\u202f% intervals where they were computed; the grey line is real against real images."
+    )
+    drawn = {
+        "losses": (figures.loss_curves(runs), "Loss curves of the three runs over training steps.",
+                   "Faint: as logged; strong: running mean. Teacher and guided align with different targets, so only "
+                   "the denoising losses compare."),
+        "fd_step": (figures.score_curves(runs, "fd-clf64"), "FD-clf64 over training steps.",
+                    f"Against the step. {margins}"),
+        "fd_compute": (figures.score_curves(runs, "fd-clf64", "compute"), "FD-clf64 over total training time.",
+                       "Against training time; guided starts when its teacher is finished."),
+        "samples": (figures.sample_grid(samples, class_names),
+                    f"Grid of generated images: a row a run and step, a column a seed; {', '.join(class_names)}.",
+                    "One column has the same noise and class in every row; a row’s name ends with its step."),
+        "maps": (figures.token_maps(maps),
+                 f"Images beside maps of their tokens: {', '.join(title for title, _ in maps.panels)}.",
+                 "One square a token; similar colours in a map are similar features."),
+        "probes": (figures.probe_by_layer(runs), "Linear probe accuracy by layer for each run.",
+                   "Bands are 95\u202f% intervals over the images of the probe’s test."),
+    }  # fmt: skip
+    return {name: Picture(_data_uri(figure), alt, caption) for name, (figure, alt, caption) in drawn.items()}
+
+
+def _data_uri(figure: Figure) -> str:
+    return f"data:image/png;base64,{base64.b64encode(figures.png(figure)).decode()}"

@@ -1,0 +1,59 @@
+"""What the network sees at a step: a function of (seed, position in the data order), of nothing else."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from workbench.config import Config
+from workbench.data.codecs import sample_posterior
+from workbench.data.latents import Latents
+from workbench.diffusion.paths import get_path, interpolate
+from workbench.diffusion.randomness import normal, permutation, uniform
+from workbench.diffusion.schedules import sample_time
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Noised latents and what they are made of; ``y`` has the null class where the label was dropped."""
+
+    z: Float[Tensor, "b c h w"]
+    eps: Float[Tensor, "b c h w"]
+    t: Float[Tensor, "b"]
+    x_t: Float[Tensor, "b c h w"]
+    v: Float[Tensor, "b c h w"]
+    y: Int[Tensor, "b"]
+    labels: Int[Tensor, "b"]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return Batch(**{name: tensor.to(device) for name, tensor in self.__dict__.items()})
+
+
+def draw_batch(config: Config, latents: Latents, step: int, rows: range) -> Batch:
+    """Rows ``rows`` of the global batch of ``step`` (from 0).
+
+    Row r of step s is position p = s batch + r of an endless data order, a fresh permutation each epoch, and p also
+    addresses its noise, time, posterior sample and label dropping. So neither the number of processes nor
+    accumulation nor resuming changes what is trained on, and every method sees the same draws.
+    """
+    seed = config.training.seed
+    positions = np.arange(rows.start, rows.stop) + step * config.training.batch
+    epochs, places = np.divmod(positions, len(latents))
+    indices = np.array([_order(seed, int(e), len(latents))[p] for e, p in zip(epochs, places, strict=True)])
+    shape = (latents.channels, latents.height, latents.height)
+    z = sample_posterior(latents.moments(indices), normal(seed, "posterior", positions, shape))
+    eps = normal(seed, "noise", positions, shape)
+    t = sample_time(uniform(seed, "time", positions, 1)[:, 0], config.diffusion.time)
+    labels = torch.from_numpy(latents.labels[indices])
+    dropped = uniform(seed, "label", positions, 1)[:, 0] < config.diffusion.label_dropout
+    noised = interpolate(get_path(config.diffusion.path), z, eps, t)
+    y = labels.masked_fill(dropped, len(latents.classes))
+    return Batch(z=z, eps=eps, t=t, x_t=noised.x_t, v=noised.v, y=y, labels=labels)
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return permutation(seed, "order", epoch, count)
