@@ -1,5 +1,6 @@
 """What the command line does: each function serves one command, prints, and leaves the work to the library."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,9 +48,11 @@ def train(command) -> None:
     if command.processes > 1:
         from workbench.training.launch import train_in_processes
 
-        prepare_run(config, root)
-        code = train_in_processes(command.processes, [command.config, *command.overrides])
-        sys.exit(code)
+        sys.exit(train_in_processes(command.processes, [command.config, *command.overrides]))
+    if "WORKBENCH_PROCESSES" in os.environ:
+        from workbench.training.launch import die_with_parent
+
+        die_with_parent()
     from workbench.training.loop import fit
 
     console = Console()

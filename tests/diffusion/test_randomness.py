@@ -46,13 +46,9 @@ def test_global_state_is_neither_read_nor_moved():
 
 def test_another_process_draws_the_same():
     # Another hash salt, so a key made with hash() would differ.
-    code = (
-        "from workbench.diffusion import randomness as r; print(r.generator(3, 'noise', 5).integers(2**60))"
-    )
+    code = "from workbench.diffusion import randomness as r; print(r.generator(3, 'noise', 5).integers(2**60))"
     environment = os.environ | {"PYTHONHASHSEED": "123", "PYTHONPATH": os.pathsep.join(sys.path)}
-    there = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    there = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert int(there.stdout) == generator(3, "noise", 5).integers(2**60)
 
 
@@ -98,9 +94,7 @@ def test_seeds_streams_and_neighbouring_indices_are_uncorrelated():
         "stream": normal(0, "step-noise", range(500), SHAPE),
         "index": normal(0, "noise", range(1, 501), SHAPE),
     }
-    assert {name: abs(correlation(base, x)) < 0.014 for name, x in others.items()} == dict.fromkeys(
-        others, True
-    )
+    assert {name: abs(correlation(base, x)) < 0.014 for name, x in others.items()} == dict.fromkeys(others, True)
 
 
 def test_seed_and_stream_do_not_run_together():

@@ -85,9 +85,7 @@ def test_guided_step_by_hand():
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "euler-maruyama"])
 @pytest.mark.parametrize("steps", [1, 2, 9])
-@pytest.mark.parametrize(
-    "guidance", [Guidance(), Guidance(scale=2.0), Guidance(scale=2.0, low=0.2, high=0.65)]
-)
+@pytest.mark.parametrize("guidance", [Guidance(), Guidance(scale=2.0), Guidance(scale=2.0, low=0.2, high=0.65)])
 def test_evaluations_are_the_rows_that_run(sampler, steps, guidance):
     velocity = Counting()
     noise, labels = start(2)

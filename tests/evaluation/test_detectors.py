@@ -29,9 +29,7 @@ def digits():
 @pytest.fixture(scope="module")
 def trained():
     images, labels = digits()
-    return list(
-        train_clf64(images[:800], labels[:800], images[800:], labels[800:], classes=10, epochs=5, batch=32)
-    )
+    return list(train_clf64(images[:800], labels[:800], images[800:], labels[800:], classes=10, epochs=5, batch=32))
 
 
 @pytest.fixture
@@ -159,9 +157,7 @@ def test_shifts_move_whole_images_up_to_two_pixels():
     places = (moved > 0).nonzero()
     # Both channels of an image move together, and all 5 x 5 places are reached.
     assert torch.equal(places[::2, [0, 2, 3]], places[1::2, [0, 2, 3]])
-    assert {tuple(place) for place in places[:, 2:].tolist()} == {
-        (r, c) for r in range(2, 7) for c in range(3, 8)
-    }
+    assert {tuple(place) for place in places[:, 2:].tolist()} == {(r, c) for r in range(2, 7) for c in range(3, 8)}
 
 
 def test_classifier_has_the_stated_size_and_takes_colour():

@@ -122,9 +122,7 @@ def test_constant_units_add_nothing():
     x, y = sample(200, 8, seed=0), sample(200, 8, seed=1)
     dead = torch.zeros(200, 4, dtype=torch.float64)
     value = frechet_from_features(x, y).value
-    assert frechet_from_features(torch.cat([x, dead], 1), torch.cat([y, dead], 1)).value == pytest.approx(
-        value
-    )
+    assert frechet_from_features(torch.cat([x, dead], 1), torch.cat([y, dead], 1)).value == pytest.approx(value)
 
 
 def test_agrees_with_torch_fidelity():

@@ -32,9 +32,7 @@ def test_same_distribution_is_within_three_sd_of_zero_and_a_shift_is_not():
 
 def test_is_unbiased_at_small_sizes():
     # Sets of 10 rows: the mean of 300 estimates is 0 within 4 standard errors; a biased one is far off.
-    values = [
-        kid(sample(10, 4, 2 * i), sample(10, 4, 2 * i + 1), subsets=1, seed=0).value for i in range(300)
-    ]
+    values = [kid(sample(10, 4, 2 * i), sample(10, 4, 2 * i + 1), subsets=1, seed=0).value for i in range(300)]
     assert abs(np.mean(values)) < 4 * np.std(values) / np.sqrt(300)
     assert min(values) < 0
 

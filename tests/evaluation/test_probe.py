@@ -101,6 +101,4 @@ def test_agrees_with_separately_fitted_pipelines():
 
 def test_one_class_is_refused():
     with pytest.raises(ValueError, match="at least two classes"):
-        linear_probe(
-            torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), torch.ones(20).long(), seed=0
-        )
+        linear_probe(torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), torch.ones(20).long(), seed=0)

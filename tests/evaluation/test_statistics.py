@@ -40,9 +40,7 @@ def test_wilson_at_85_percent_of_1000_is_about_two_points_wide_on_each_side():
     assert 0.020 < (interval.high - interval.low) / 2 < 0.024
 
 
-@pytest.mark.parametrize(
-    ("successes", "count", "level"), [(3, 2, 0.95), (-1, 2, 0.95), (0, 0, 0.95), (1, 2, 95.0)]
-)
+@pytest.mark.parametrize(("successes", "count", "level"), [(3, 2, 0.95), (-1, 2, 0.95), (0, 0, 0.95), (1, 2, 95.0)])
 def test_wilson_refuses_impossible_counts(successes, count, level):
     with pytest.raises(ValueError, match="allowed"):
         wilson(successes, count, level)

@@ -51,9 +51,7 @@ def write_run(root: Path, label: str, plugin: Plugin, fd: dict[str, tuple[float,
         run.append("results.jsonl", score("fd-clf64", value, step, n_reference=10_000, floor=1.5))
         run.append("results.jsonl", score("kid-clf64", value / 500, step, n_reference=10_000, floor=0.0004))
         share = 0.9 if label == "guided" else 0.8
-        run.append(
-            "results.jsonl", score("class-agreement", share, step, low=share - 0.02, high=share + 0.02)
-        )
+        run.append("results.jsonl", score("class-agreement", share, step, low=share - 0.02, high=share + 0.02))
     for layer in range(13):
         value = 0.85 - 0.003 * (layer - 6) ** 2 + (0.01 if label == "guided" else 0)
         probe = {"metric": "probe", "value": value, "step": training.steps, "layer": layer}
@@ -157,9 +155,7 @@ def test_tables(make):
     runs = make()
     (table,) = score_tables(runs)
     assert list(table.columns) == ["run", "step", "FD-clf64", "KID-clf64", "class agreement"]
-    assert table.caption.startswith(
-        "2,000 generated images, heun sampler, 20 steps, guidance scale 1, ema weights"
-    )
+    assert table.caption.startswith("2,000 generated images, heun sampler, 20 steps, guidance scale 1, ema weights")
     rows = {tuple(row[:2]): row[2:] for row in table.rows}
     assert rows["guided", "4,000"] == ["10", "0.02", "0.9 [0.88, 0.92]"]
     assert rows["real vs real (floor)", ""] == ["1.5", "0.0004", "–"]

@@ -57,9 +57,7 @@ def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...]
         runs[role] = prepare_run(config, root)
         if runs[role].status["state"] != "finished":
             for record in fit(config, root):
-                yield Progress(
-                    f"train {role}", record["step"], config.training.steps, f"loss {record['loss']:.3f}"
-                )
+                yield Progress(f"train {role}", record["step"], config.training.steps, f"loss {record['loss']:.3f}")
         if runs[role].status["state"] != "finished":
             return
     for role, run in runs.items():
@@ -98,18 +96,14 @@ def demo_maps(run: Run, latents) -> TokenMaps:
 
 def _scored_steps(run: Run) -> list[int]:
     training = run.config.training
-    return sorted(
-        {*range(training.milestone_every, training.steps, training.milestone_every), training.steps}
-    )
+    return sorted({*range(training.milestone_every, training.steps, training.milestone_every), training.steps})
 
 
 def estimate_seconds(config: Config) -> float:
     """A first guess of the demo's length from one timed forward and backward pass on this machine."""
     from workbench.training.bench import bench_step
 
-    step = bench_step(
-        "nano", patch=1, height=8, batch=config.training.batch, repeats=2, teacher_precision="ambient"
-    )
+    step = bench_step("nano", patch=1, height=8, batch=config.training.batch, repeats=2, teacher_precision="ambient")
     steps = 2.5 * config.training.steps
     images = 7 * config.sampling.count * config.sampling.steps
     return 60 + steps * step["plain"] * 1.3 + images * step["plain"] / config.training.batch / 3

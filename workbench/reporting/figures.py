@@ -75,9 +75,7 @@ def series(runs: Mapping[str, Run], metric: str) -> dict[str, list[dict[str, Any
     if not shared:
         return {}
     chosen = max(shared, key=lambda p: (spread[p], shared[p]))
-    steps = {
-        label: {r["step"]: r for r in found if protocol(r) == chosen} for label, found in records.items()
-    }
+    steps = {label: {r["step"]: r for r in found if protocol(r) == chosen} for label, found in records.items()}
     return {label: [by_step[s] for s in sorted(by_step)] for label, by_step in steps.items() if by_step}
 
 
@@ -122,18 +120,14 @@ def loss_curves(runs: Mapping[str, Run]) -> Figure:
     return figure
 
 
-def score_curves(
-    runs: Mapping[str, Run], metric: str, against: Literal["step", "compute"] = "step"
-) -> Figure:
+def score_curves(runs: Mapping[str, Run], metric: str, against: Literal["step", "compute"] = "step") -> Figure:
     """One score of every run against its step, or against the training time behind it, with the floor in grey.
 
     "compute" counts the seconds of the run itself, and for the guided run those of its teacher too. The floor is
     the score of real images against real images. ValueError for another metric, or one that nobody measured.
     """
     if metric not in METRICS or against not in ("step", "compute"):
-        raise ValueError(
-            f"a curve shows {', '.join(METRICS)} against step or compute; got {metric!r}, {against!r}"
-        )
+        raise ValueError(f"a curve shows {', '.join(METRICS)} against step or compute; got {metric!r}, {against!r}")
     found = series(runs, metric)
     if not found:
         raise ValueError(f"no run has a score {metric!r}")
@@ -167,9 +161,7 @@ def sample_grid(
     for label, by_step in samples.items():
         for step, images in sorted(by_step.items()):
             if len(images) != len(class_names):
-                raise ValueError(
-                    f"{label} at step {step} has {len(images)} samples for {len(class_names)} class names"
-                )
+                raise ValueError(f"{label} at step {step} has {len(images)} samples for {len(class_names)} class names")
             rows.append(list(_colour(images)))
             names.append(f"{label}, {step:,}")
             colours.append(STYLES.get(label, {}).get("color", "black"))
@@ -187,9 +179,7 @@ def token_maps(maps: Any) -> Figure:
         [image, *(np.asarray(panel[index]) for _, panel in maps.panels)]
         for index, image in enumerate(_colour(maps.images))
     ]
-    return _mosaic(
-        rows, [""] * len(rows), [_wrapped(title, 13) for title in ("image", *(t for t, _ in maps.panels))]
-    )
+    return _mosaic(rows, [""] * len(rows), [_wrapped(title, 13) for title in ("image", *(t for t, _ in maps.panels))])
 
 
 def probe_by_layer(runs: Mapping[str, Run]) -> Figure:
@@ -205,9 +195,7 @@ def probe_by_layer(runs: Mapping[str, Run]) -> Figure:
             axis.plot(layers, [r["value"] for r in records], label=name, **STYLES.get(label, {}))
             if all("low" in r and "high" in r for r in records):
                 low, high = [r["low"] for r in records], [r["high"] for r in records]
-                axis.fill_between(
-                    layers, low, high, color=STYLES.get(label, {}).get("color"), alpha=0.15, linewidth=0
-                )
+                axis.fill_between(layers, low, high, color=STYLES.get(label, {}).get("color"), alpha=0.15, linewidth=0)
         if not axis.lines:
             raise ValueError("no run has a probe's accuracy")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -231,9 +219,9 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _figure(width: float, height: float, rows: int = 1) -> tuple[Figure, Sequence[Axes]]:
+def _figure(width: float, height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, 1, squeeze=False)[:, 0]
+    return figure, list(figure.subplots(rows, 1, squeeze=False)[:, 0])
 
 
 def _smoothed(axis: Axes, label: str, records: Sequence[Mapping[str, Any]], key: str) -> list[float]:
@@ -247,17 +235,15 @@ def _smoothed(axis: Axes, label: str, records: Sequence[Mapping[str, Any]], key:
 
 
 def _scores(axis: Axes, label: str, places: np.ndarray, records: Sequence[Mapping[str, Any]]) -> list[float]:
-    values, style = [r["value"] for r in records], STYLES.get(label, {})
+    values, style = [float(r["value"]) for r in records], STYLES.get(label, {})
     axis.plot(places, values, label=label, zorder=3, **style)
     for place, record in zip(places, records, strict=True):
         if record.get("low") is not None and record.get("high") is not None:
-            axis.plot(
-                [place, place], [record["low"], record["high"]], color=style.get("color"), linewidth=1.2
-            )
+            axis.plot([place, place], [record["low"], record["high"]], color=style.get("color"), linewidth=1.2)
     return values
 
 
-def _finish(axis: Axes, x: str, y: str, values: Sequence[float]) -> None:
+def _finish(axis: Axes, x: str, y: str, values: Sequence[float | int]) -> None:
     axis.set(xlabel=x, ylabel=y)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axis.xaxis.set_major_locator(MaxNLocator(6))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.figure import Figure
 
 from workbench.config import Config
@@ -38,15 +38,6 @@ class Table:
     rows: Sequence[Sequence[str]]
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture as a data URI, what it shows for who cannot see it, and the caption under it."""
-
-    source: str
-    alt: str
-    caption: str
-
-
 def write_report(
     path: Path,
     *,
@@ -55,7 +46,7 @@ def write_report(
     samples: Mapping[str, Mapping[int, UInt8[np.ndarray, "n c h w"]]],
     class_names: Sequence[str],
     maps: Any,
-    seconds_total: float,
+    seconds_total: float | int,
 ) -> Path:
     """Write the report of the runs "teacher", "plain" and "guided" to ``path``, whole or not at all; return it.
 
@@ -65,23 +56,27 @@ def write_report(
     if set(runs) != set(LABELS):
         raise ValueError(f"a report needs the runs {', '.join(LABELS)}; got {', '.join(runs) or 'none'}")
     runs = {label: runs[label] for label in LABELS}
-    folder = Path(__file__).parent / "templates"
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(
+    drawn = {
+        "losses": figures.loss_curves(runs),
+        "fd_step": figures.score_curves(runs, "fd-clf64"),
+        "fd_compute": figures.score_curves(runs, "fd-clf64", "compute"),
+        "samples": figures.sample_grid(samples, class_names),
+        "maps": figures.token_maps(maps),
+        "probes": figures.probe_by_layer(runs),
+    }
+    training = sum(figures.total_seconds(run) for run in runs.values())
+    page = _template().render(
         title=title,
         settings=settings(runs),
-        pictures=_pictures(runs, samples, class_names, maps),
+        pictures={name: _data_uri(figure) for name, figure in drawn.items()},
+        class_names=list(dict.fromkeys(class_names)),
+        panels=[name for name, _ in maps.panels],
         scores=score_tables(runs),
         findings=findings(runs),
-        methods=_methods(runs),
-        total=duration(seconds_total),
-        training=duration(sum(figures.total_seconds(run) for run in runs.values())),
+        measures=_measures(runs),
+        training=duration(training),
+        # A resumed job counts its last part only, which says nothing about the whole.
+        total=duration(seconds_total) if seconds_total >= training else None,
     )
     write_atomically(path, page.encode())
     return path
@@ -93,14 +88,11 @@ def findings(runs: Mapping[str, Run]) -> list[str]:
         *_equal_steps(runs, "fd-clf64"),
         *_equal_compute(runs, "fd-clf64"),
         *_equal_steps(runs, "kid-clf64"),
-        *_agreement(runs),
+        *_equal_steps(runs, "class-agreement"),
         *_probes(runs),
     ]
     return [
-        *(
-            sentences
-            or ["The plain and the guided run share no score measured alike, so nothing is compared."]
-        ),
+        *(sentences or ["The plain and the guided run share no score measured alike, so nothing is compared."]),
         "Each method was trained with one seed. Retraining moves such scores by 1–2\u202f% or more at published scale, "
         f"and by more at this one, so a small gap is not evidence; gaps under {percent(MARGIN)} are called none here.",
     ]
@@ -138,7 +130,7 @@ def score_tables(runs: Mapping[str, Run]) -> list[Table]:
     return [_score_table(found) for found in groups.values()]
 
 
-def number(value: float) -> str:
+def number(value: float | int) -> str:
     """Three digits, thousands grouped, with a real minus sign."""
     text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return text.replace("-", "\u2212")
@@ -149,7 +141,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f}\u202f%" if share >= 0.0995 else f"{100 * share:.2g}\u202f%"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """Seconds as a reader would say them."""
     if seconds < 100:
         return f"{seconds:.0f}\u202fs"
@@ -176,6 +168,15 @@ _SETTINGS: dict[str, Callable[[Config], Any]] = {
     "training seed": lambda c: c.training.seed,
 }
 
+_HOW = {
+    "n_generated": "{:,} generated images",
+    "sampler": "{} sampler",
+    "sampler_steps": "{} steps",
+    "guidance_scale": "guidance scale {:g}",
+    "weights": "{} weights",
+    "sample_seed": "sampling seed {}",
+}
+
 _WORDS = {
     "better": "better by {gap}, more than the noise margin",
     "worse": "worse by {gap}, more than the noise margin",
@@ -183,13 +184,21 @@ _WORDS = {
 }
 
 
-def _equal_steps(runs: Mapping[str, Run], metric: str) -> list[str]:
+def _last_common(runs: Mapping[str, Run], metric: str) -> tuple[Record, Record] | None:
+    """The guided and the plain score of the last step that both were scored at."""
     found = figures.series({k: runs[k] for k in ("plain", "guided")}, metric)
     plain, guided = ({r["step"]: r for r in found.get(label, ())} for label in ("plain", "guided"))
-    if not plain.keys() & guided.keys():
+    step = max(plain.keys() & guided.keys(), default=None)
+    return None if step is None else (guided[step], plain[step])
+
+
+def _equal_steps(runs: Mapping[str, Run], metric: str) -> list[str]:
+    if (pair := _last_common(runs, metric)) is None:
         return []
-    step = max(plain.keys() & guided.keys())
-    return [_comparison(f"At equal steps ({step:,})", metric, guided[step], plain[step])]
+    step = f"{pair[0]['step']:,}"
+    if metric in LOWER_IS_BETTER:
+        return [_comparison(f"At equal steps ({step})", metric, *pair)]
+    return [_intervals(f"{METRICS[metric].capitalize()} at step {step}", *pair)]
 
 
 def _equal_compute(runs: Mapping[str, Run], metric: str) -> list[str]:
@@ -209,9 +218,7 @@ def _equal_compute(runs: Mapping[str, Run], metric: str) -> list[str]:
     last = inside[-1]
     seconds = spent["guided"][last]
     value = float(np.interp(seconds, spent["plain"], [r["value"] for r in plain]))
-    lead = (
-        f"At equal total compute ({duration(seconds)}, teacher included; the plain run’s curve interpolated)"
-    )
+    lead = f"At equal total compute ({duration(seconds)}, teacher included; the plain run’s curve interpolated)"
     sentence = _comparison(lead, metric, guided[last], {"value": value})
     beyond = f" Beyond {duration(high)} there is no plain score to set beside guided’s."
     return [sentence + (beyond if last < len(guided) - 1 else "")]
@@ -222,20 +229,8 @@ def _comparison(lead: str, metric: str, guided: Record, plain: Record) -> str:
     return f"{lead}, {METRICS[metric]} is {_cell(guided)} for guided and {_cell(plain)} for plain: guided is {words}."
 
 
-def _agreement(runs: Mapping[str, Run]) -> list[str]:
-    found = figures.series({k: runs[k] for k in ("plain", "guided")}, "class-agreement")
-    plain, guided = ({r["step"]: r for r in found.get(label, ())} for label in ("plain", "guided"))
-    if not plain.keys() & guided.keys():
-        return []
-    step = max(plain.keys() & guided.keys())
-    return [_intervals(f"Class agreement at step {step:,}", guided[step], plain[step])]
-
-
 def _probes(runs: Mapping[str, Run]) -> list[str]:
-    best = {
-        k: max(figures.last_probes(runs[k]), key=lambda r: r["value"], default=None)
-        for k in ("plain", "guided")
-    }
+    best = {k: max(figures.last_probes(runs[k]), key=lambda r: r["value"], default=None) for k in ("plain", "guided")}
     plain, guided = best["plain"], best["guided"]
     if plain is None or guided is None or plain["step"] != guided["step"]:
         return []
@@ -282,82 +277,41 @@ def _text(value: Any) -> str:
 def _score_table(found: Sequence[tuple[str, Record]]) -> Table:
     metrics = [metric for metric in METRICS if any(r["metric"] == metric for _, r in found)]
     cells = {(label, r["step"], r["metric"]): _cell(r) for label, r in found}
-    lines = sorted(
-        {(label, step) for label, step, _ in cells}, key=lambda line: (LABELS.index(line[0]), line[1])
-    )
-    rows = [
-        [label, f"{step:,}", *(cells.get((label, step, m), "–") for m in metrics)] for label, step in lines
-    ]
+    lines = sorted({(label, step) for label, step, _ in cells}, key=lambda line: (LABELS.index(line[0]), line[1]))
+    rows = [[label, f"{step:,}", *(cells.get((label, step, m), "–") for m in metrics)] for label, step in lines]
     for name, key in (("real vs real (floor)", "floor"), ("real images compared with", "n_reference")):
         values = [{r[key] for _, r in found if r["metric"] == m and r.get(key) is not None} for m in metrics]
         if any(values):
-            rows.append(
-                [name, "", *(" / ".join(number(v) for v in sorted(known)) or "–" for known in values)]
-            )
+            rows.append([name, "", *(" / ".join(number(v) for v in sorted(known)) or "–" for known in values)])
     return Table(
         _measured(found[0][1]) + " Brackets: 95\u202f% intervals.",
-        ["run", "step", *map(METRICS.get, metrics)],
+        ["run", "step", *(METRICS[m] for m in metrics)],
         rows,
     )
 
 
 def _measured(record: Record) -> str:
-    how = dict(zip(PROTOCOL, protocol(record), strict=True))
-    parts = [
-        ("n_generated", "{:,} generated images"),
-        ("sampler", "{} sampler"),
-        ("sampler_steps", "{} steps"),
-        ("guidance_scale", "guidance scale {:g}"),
-        ("weights", "{} weights"),
-        ("sample_seed", "sampling seed {}"),
-    ]
-    return ", ".join(form.format(how[key]) for key, form in parts if how[key] is not None).capitalize() + "."
+    how = {key: value for key, value in zip(PROTOCOL, protocol(record), strict=True) if value is not None}
+    return ", ".join(_HOW[key].format(value) for key, value in how.items() if key in _HOW).capitalize() + "."
 
 
-def _methods(runs: Mapping[str, Run]) -> list[str]:
+def _template() -> Template:
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    strict = {"autoescape": True, "undefined": StrictUndefined}
+    return Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, **strict).get_template("report.html.j2")
+
+
+def _measures(runs: Mapping[str, Run]) -> dict[str, str]:
+    """How the scores were taken, with which seeds, on which machine: each as text, equal entries once."""
     scored = [r for run in runs.values() for r in run.results if r["metric"] != "probe"]
-    ways = list(dict.fromkeys(_measured(r) for r in scored))
-    seeds = {label: run.config.training.seed for label, run in runs.items()}
     machines = [run.provenance for run in runs.values()]
-    versions = dict.fromkeys(", ".join(f"{k} {v}" for k, v in m["versions"].items()) for m in machines)
-    processors = dict.fromkeys(f"{m['processor']}, {m['cores']} cores" for m in machines)
-    commits = dict.fromkeys(m["commit"] or "unknown" for m in machines)
-    return [
-        f"Samples: {' '.join(ways) or 'none were scored.'}",
-        "FD-clf64 and KID-clf64 compare 64 features of a small classifier of this data set, for generated and for real "
-        "images. FD-clf64 is not FID: it uses other features and other counts, and the two cannot be compared.",
-        "Class agreement is the share of samples that the classifier assigns to the class they were drawn for.",
-        "Floor: the score of real images against other real images, the lowest a perfect generator should reach.",
-        "Probe: a linear classifier on the features of one layer, scored on images it has not seen.",
-        f"Training seeds: {', '.join(f'{label} {seed}' for label, seed in seeds.items())}.",
-        f"Machine: {'; '.join(processors)}. Versions: {'; '.join(versions)}. Code: {'; '.join(commits)}.",
-    ]
-
-
-def _pictures(
-    runs: Mapping[str, Run], samples: Mapping[str, Any], class_names: Sequence[str], maps: Any
-) -> dict[str, Picture]:
-    margins = (
-        "Bars are 95\u202f% intervals where they were computed; the grey line is real against real images."
-    )
-    drawn = {
-        "losses": (figures.loss_curves(runs), "Loss curves of the three runs over training steps.",
-                   "Faint: as logged; strong: running mean. Teacher and guided align with different targets, so only "
-                   "the denoising losses compare."),
-        "fd_step": (figures.score_curves(runs, "fd-clf64"), "FD-clf64 over training steps.",
-                    f"Against the step. {margins}"),
-        "fd_compute": (figures.score_curves(runs, "fd-clf64", "compute"), "FD-clf64 over total training time.",
-                       "Against training time; guided starts when its teacher is finished."),
-        "samples": (figures.sample_grid(samples, class_names),
-                    f"Grid of generated images: a row a run and step, a column a seed; {', '.join(class_names)}.",
-                    "One column has the same noise and class in every row; a row’s name ends with its step."),
-        "maps": (figures.token_maps(maps),
-                 f"Images beside maps of their tokens: {', '.join(title for title, _ in maps.panels)}.",
-                 "One square a token; similar colours in a map are similar features."),
-        "probes": (figures.probe_by_layer(runs), "Linear probe accuracy by layer for each run.",
-                   "Bands are 95\u202f% intervals over the images of the probe’s test."),
-    }  # fmt: skip
-    return {name: Picture(_data_uri(figure), alt, caption) for name, (figure, alt, caption) in drawn.items()}
+    return {
+        "ways": " ".join(dict.fromkeys(_measured(r) for r in scored)) or "None were scored.",
+        "seeds": ", ".join(f"{label} {run.config.training.seed}" for label, run in runs.items()),
+        "processors": "; ".join(dict.fromkeys(f"{m['processor']}, {m['cores']} cores" for m in machines)),
+        "versions": "; ".join(dict.fromkeys(", ".join(f"{k} {v}" for k, v in m["versions"].items()) for m in machines)),
+        "commits": "; ".join(dict.fromkeys(m["commit"] or "unknown" for m in machines)),
+    }
 
 
 def _data_uri(figure: Figure) -> str:

@@ -46,9 +46,13 @@ def fit(
     accelerator = _accelerator(config)
     with accelerator.main_process_first():
         latents = open_latents(config, "train", root / ".latents", progress)
+    # Everything that the configuration can get wrong is found before a folder is made.
+    teacher = load_teacher(config, latents, root)
+    student = build_student(config, latents, teacher.to(accelerator.device) if teacher else None)
+    with accelerator.main_process_first():
         run = prepare_run(config, root)
     with run.lock() if accelerator.is_main_process else contextlib.nullcontext(), _StopSignals() as stop:
-        trainer = _Trainer(config, run, latents, accelerator, root)
+        trainer = _Trainer(config, run, latents, accelerator, student)
         try:
             yield from trainer.train(stop)
         except (ValueError, OSError, RuntimeError) as error:
@@ -59,11 +63,10 @@ def fit(
 class _Trainer:
     """The state of one training process."""
 
-    def __init__(self, config: Config, run: Run, latents: Latents, accelerator: Accelerator, root: Path):
+    def __init__(self, config: Config, run: Run, latents: Latents, accelerator: Accelerator, student: Student):
         self.config, self.run, self.latents, self.accelerator = config, run, latents, accelerator
         device = accelerator.device
-        teacher = load_teacher(config, latents, root)
-        self.student = build_student(config, latents, teacher.to(device) if teacher else None).to(device)
+        self.student = student.to(device)
         self.ema = copy.deepcopy(self.student.backbone).eval().requires_grad_(False)
         self.optimizer = _optimizer(self.student, config)
         self.prepared_optimizer = accelerator.prepare_optimizer(self.optimizer)
