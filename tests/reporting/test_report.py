@@ -84,9 +84,9 @@ def test_findings_at_equal_steps_and_equal_compute(make):
     assert sentences[0].startswith("At equal steps (4,000), FD-clf64 is 10 for guided and 16 for plain")
     assert "guided is better by 38\u202f%" in sentences[0]  # 6 / 16
     # Guided step 2000 costs 200 + 200 s, where the plain run has its step 4000: 24 against 16, half as much again.
-    assert sentences[1].startswith("At equal total compute (7\u202fmin, teacher included")
+    assert sentences[1].startswith("At equal total compute (6.7\u202fmin, teacher included")
     assert "FD-clf64 is 24 for guided and 16 for plain: guided is worse by 50\u202f%" in sentences[1]
-    assert "Beyond 7\u202fmin there is no plain score" in sentences[1]
+    assert "Beyond 6.7\u202fmin there is no plain score" in sentences[1]
 
 
 def test_the_plain_curve_is_interpolated_between_its_scores(make):
@@ -133,6 +133,7 @@ def test_verdict():
     assert verdict("fd-clf64", {"value": 8.0}, {"value": 10.0}) == "better"
     assert verdict("class-agreement", {"value": 0.8}, {"value": 1.0}) == "worse"
     assert verdict("fd-clf64", {"value": 9.6}, {"value": 10.0}) == "within"
+    assert verdict("kid-clf64", {"value": 0.001, "floor": 0.003}, {"value": 0.002, "floor": 0.003}) == "within"
     wide = {"value": 8.0, "low": 7.0, "high": 9.5}
     assert verdict("fd-clf64", wide, {"value": 10.0, "low": 9.0, "high": 11.0}) == "within"
     assert verdict("fd-clf64", wide, {"value": 10.0, "low": 9.6, "high": 11.0}) == "better"
@@ -162,7 +163,7 @@ def test_tables(make):
     chosen = {row[0]: row[1:] for row in settings(runs).rows}
     assert chosen["feature guidance w"] == ["–", "–", "30"]
     assert chosen["steps"] == ["2,000", "4,000", "4,000"]
-    assert chosen["training time"] == ["3\u202fmin", "7\u202fmin", "7\u202fmin"]
+    assert chosen["training time"] == ["3.3\u202fmin", "6.7\u202fmin", "6.7\u202fmin"]
 
 
 def test_numbers_as_text():

@@ -60,13 +60,15 @@ def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...]
                 yield Progress(f"train {role}", record["step"], config.training.steps, f"loss {record['loss']:.3f}")
         if runs[role].status["state"] != "finished":
             return
-    for role, run in runs.items():
-        for step in _scored_steps(run):
-            yield Progress("score", 0, 1, f"{role} at step {step}")
-            score(run, step, run.config.sampling)
-        yield Progress("probe", 0, 1, role)
-        last = run.config.training.steps
-        probe_layers(run, latents, last, layers=range(1, 13), **PROBE)
+    jobs = [(role, step) for role, run in runs.items() for step in _scored_steps(run)]
+    for done, (role, step) in enumerate(jobs):
+        yield Progress("score", done, len(jobs), f"{role} at step {step}")
+        score(runs[role], step, runs[role].config.sampling)
+    yield Progress("score", len(jobs), len(jobs))
+    for done, (role, run) in enumerate(runs.items()):
+        yield Progress("probe", done, len(runs), role)
+        probe_layers(run, latents, run.config.training.steps, layers=range(1, 13), **PROBE)
+    yield Progress("probe", len(runs), len(runs))
     yield Progress("report", 0, 1)
     names = latents.classes
     count = 10

@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from workbench.runs.store import Run
 
@@ -249,7 +249,9 @@ def _finish(axis: Axes, x: str, y: str, values: Sequence[float | int]) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(6))
     if values and min(values) > 0 and max(values) > 10 * min(values):
         axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _axis_name(metric: str) -> str:
@@ -268,7 +270,8 @@ def _colour(images: UInt8[np.ndarray, "n c h w"]) -> UInt8[np.ndarray, "n h w 3"
 
 
 def _wrapped(text: str, width: int) -> str:
-    return textwrap.fill(text.replace("/", "/ "), width)
+    lines = text.replace("/", "/ ").replace(", ", ",\n").split("\n")
+    return "\n".join(textwrap.fill(line, width) for line in lines)
 
 
 def _mosaic(

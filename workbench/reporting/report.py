@@ -7,13 +7,11 @@ import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-from matplotlib.figure import Figure
 
 from workbench.config import Config
 from workbench.files import write_atomically
@@ -56,24 +54,19 @@ def write_report(
     if set(runs) != set(LABELS):
         raise ValueError(f"a report needs the runs {', '.join(LABELS)}; got {', '.join(runs) or 'none'}")
     runs = {label: runs[label] for label in LABELS}
-    drawn = {
-        "losses": figures.loss_curves(runs),
-        "fd_step": figures.score_curves(runs, "fd-clf64"),
-        "fd_compute": figures.score_curves(runs, "fd-clf64", "compute"),
-        "samples": figures.sample_grid(samples, class_names),
-        "maps": figures.token_maps(maps),
-        "probes": figures.probe_by_layer(runs),
-    }
     training = sum(figures.total_seconds(run) for run in runs.values())
+    scores = score_tables(runs)
     page = _template().render(
         title=title,
         settings=settings(runs),
-        pictures={name: _data_uri(figure) for name, figure in drawn.items()},
+        pictures=_pictures(runs, samples, class_names, maps),
         class_names=list(dict.fromkeys(class_names)),
         panels=[name for name, _ in maps.panels],
-        scores=score_tables(runs),
+        scores=scores,
         findings=findings(runs),
-        measures=_measures(runs),
+        ways=list(dict.fromkeys(table.caption for table in scores)),
+        seeds=", ".join(f"{label} {run.config.training.seed}" for label, run in runs.items()),
+        machines=_machines(runs),
         training=duration(training),
         # A resumed job counts its last part only, which says nothing about the whole.
         total=duration(seconds_total) if seconds_total >= training else None,
@@ -94,13 +87,15 @@ def findings(runs: Mapping[str, Run]) -> list[str]:
     return [
         *(sentences or ["The plain and the guided run share no score measured alike, so nothing is compared."]),
         "Each method was trained with one seed. Retraining moves such scores by 1–2\u202f% or more at published scale, "
-        f"and by more at this one, so a small gap is not evidence; gaps under {percent(MARGIN)} are called none here.",
+        f"and by more at this one, so a small gap is not evidence. Here gaps under {percent(MARGIN)} count as none.",
     ]
 
 
 def verdict(metric: str, guided: Record, plain: Record) -> str:
-    """ "better", "worse" or "within": the guided score beside the plain one, noise margin and intervals considered."""
-    if _overlap(guided, plain) or _gap(guided, plain) < MARGIN:
+    """How guided stands beside plain: "better", "worse" or "within" the noise, by margin, intervals and floor."""
+    # Below the score of real images, differences are noise of the estimator.
+    floored = all(r.get("floor") is not None and r["value"] <= r["floor"] for r in (guided, plain))
+    if floored or _overlap(guided, plain) or _gap(guided, plain) < MARGIN:
         return "within"
     lower = guided["value"] < plain["value"]
     return "better" if lower == (metric in LOWER_IS_BETTER) else "worse"
@@ -114,19 +109,18 @@ def settings(runs: Mapping[str, Run]) -> Table:
         if any(value is not None for value in values):
             rows.append([name, *(_text(value) for value in values)])
     rows.append(["training time", *(duration(figures.total_seconds(run)) for run in runs.values())])
-    speeds = [median(r["images_per_second"] for r in run.metrics) for run in runs.values()]
-    rows.append(["images per second (median)", *(f"{speed:,.0f}" for speed in speeds)])
     return Table("Settings of the three runs.", ["", *runs], rows)
 
 
 def score_tables(runs: Mapping[str, Run]) -> list[Table]:
     """Every score of images, one table for each way of measuring, with the floor in its last row."""
     groups: dict[tuple[Any, ...], list[tuple[str, Record]]] = {}
-    for label, run in runs.items():
-        for record in run.results:
-            if record["metric"] in METRICS and record["metric"] != "probe":
-                # The reference set belongs to a metric, not to the samples that a table is about.
-                groups.setdefault(protocol({**record, "n_reference": None}), []).append((label, record))
+    scored = [
+        (k, r) for k, run in runs.items() for r in run.results if r["metric"] in METRICS and r["metric"] != "probe"
+    ]
+    for label, record in scored:
+        # The reference set belongs to a metric, not to the samples that a table is about.
+        groups.setdefault(protocol({**record, "n_reference": None}), []).append((label, record))
     return [_score_table(found) for found in groups.values()]
 
 
@@ -145,6 +139,8 @@ def duration(seconds: float | int) -> str:
     """Seconds as a reader would say them."""
     if seconds < 100:
         return f"{seconds:.0f}\u202fs"
+    if seconds < 570:
+        return f"{seconds / 60:.1f}\u202fmin"
     minutes = round(seconds / 60)
     return f"{minutes}\u202fmin" if minutes < 100 else f"{minutes // 60}\u202fh {minutes % 60:02d}\u202fmin"
 
@@ -164,7 +160,6 @@ _SETTINGS: dict[str, Callable[[Config], Any]] = {
     "batch": lambda c: c.training.batch,
     "learning rate": lambda c: c.training.learning_rate,
     "label dropout": lambda c: c.diffusion.label_dropout,
-    "EMA decay": lambda c: c.training.ema,
     "training seed": lambda c: c.training.seed,
 }
 
@@ -177,28 +172,16 @@ _HOW = {
     "sample_seed": "sampling seed {}",
 }
 
-_WORDS = {
-    "better": "better by {gap}, more than the noise margin",
-    "worse": "worse by {gap}, more than the noise margin",
-    "within": "within the noise margin, so the two are not told apart",
-}
-
-
-def _last_common(runs: Mapping[str, Run], metric: str) -> tuple[Record, Record] | None:
-    """The guided and the plain score of the last step that both were scored at."""
-    found = figures.series({k: runs[k] for k in ("plain", "guided")}, metric)
-    plain, guided = ({r["step"]: r for r in found.get(label, ())} for label in ("plain", "guided"))
-    step = max(plain.keys() & guided.keys(), default=None)
-    return None if step is None else (guided[step], plain[step])
-
 
 def _equal_steps(runs: Mapping[str, Run], metric: str) -> list[str]:
-    if (pair := _last_common(runs, metric)) is None:
+    found = figures.series({k: runs[k] for k in ("plain", "guided")}, metric)
+    plain, guided = ({r["step"]: r for r in found.get(label, ())} for label in ("plain", "guided"))
+    if not plain.keys() & guided.keys():
         return []
-    step = f"{pair[0]['step']:,}"
+    step = max(plain.keys() & guided.keys())
     if metric in LOWER_IS_BETTER:
-        return [_comparison(f"At equal steps ({step})", metric, *pair)]
-    return [_intervals(f"{METRICS[metric].capitalize()} at step {step}", *pair)]
+        return [_comparison(f"At equal steps ({step:,})", metric, guided[step], plain[step])]
+    return [_intervals(f"{METRICS[metric].capitalize()} at step {step:,}", guided[step], plain[step])]
 
 
 def _equal_compute(runs: Mapping[str, Run], metric: str) -> list[str]:
@@ -209,8 +192,8 @@ def _equal_compute(runs: Mapping[str, Run], metric: str) -> list[str]:
     spent = {k: figures.compute_seconds(runs, k, [r["step"] for r in found[k]]) for k in found}
     low, high = spent["plain"][0], spent["plain"][-1]
     inside = [i for i, seconds in enumerate(spent["guided"]) if low <= seconds <= high]
-    reach = f"{duration(spent['guided'][0])} to {duration(spent['guided'][-1])}"
     if not inside:
+        reach = f"{duration(spent['guided'][0])} to {duration(spent['guided'][-1])}"
         return [
             f"At equal total compute nothing can be compared: guided was scored after {reach} of training with its "
             f"teacher’s included, plain after {duration(low)} to {duration(high)}, and no curve is extended."
@@ -219,13 +202,15 @@ def _equal_compute(runs: Mapping[str, Run], metric: str) -> list[str]:
     seconds = spent["guided"][last]
     value = float(np.interp(seconds, spent["plain"], [r["value"] for r in plain]))
     lead = f"At equal total compute ({duration(seconds)}, teacher included; the plain run’s curve interpolated)"
-    sentence = _comparison(lead, metric, guided[last], {"value": value})
+    sentence = _comparison(lead, metric, guided[last], {**plain[-1], "value": value, "low": None})
     beyond = f" Beyond {duration(high)} there is no plain score to set beside guided’s."
     return [sentence + (beyond if last < len(guided) - 1 else "")]
 
 
 def _comparison(lead: str, metric: str, guided: Record, plain: Record) -> str:
-    words = _WORDS[verdict(metric, guided, plain)].format(gap=percent(_gap(guided, plain)))
+    word, gap = verdict(metric, guided, plain), percent(_gap(guided, plain))
+    within = "within the noise margin, so the two are not told apart"
+    words = within if word == "within" else f"{word} by {gap}, more than the noise margin"
     return f"{lead}, {METRICS[metric]} is {_cell(guided)} for guided and {_cell(plain)} for plain: guided is {words}."
 
 
@@ -258,7 +243,6 @@ def _overlap(a: Record, b: Record) -> bool:
 
 
 def _gap(guided: Record, plain: Record) -> float:
-    """Distance relative to the plain score."""
     distance = abs(guided["value"] - plain["value"])
     return distance / abs(plain["value"]) if plain["value"] else float(distance > 0)
 
@@ -283,11 +267,7 @@ def _score_table(found: Sequence[tuple[str, Record]]) -> Table:
         values = [{r[key] for _, r in found if r["metric"] == m and r.get(key) is not None} for m in metrics]
         if any(values):
             rows.append([name, "", *(" / ".join(number(v) for v in sorted(known)) or "–" for known in values)])
-    return Table(
-        _measured(found[0][1]) + " Brackets: 95\u202f% intervals.",
-        ["run", "step", *(METRICS[m] for m in metrics)],
-        rows,
-    )
+    return Table(_measured(found[0][1]), ["run", "step", *(METRICS[m] for m in metrics)], rows)
 
 
 def _measured(record: Record) -> str:
@@ -301,18 +281,20 @@ def _template() -> Template:
     return Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, **strict).get_template("report.html.j2")
 
 
-def _measures(runs: Mapping[str, Run]) -> dict[str, str]:
-    """How the scores were taken, with which seeds, on which machine: each as text, equal entries once."""
-    scored = [r for run in runs.values() for r in run.results if r["metric"] != "probe"]
-    machines = [run.provenance for run in runs.values()]
-    return {
-        "ways": " ".join(dict.fromkeys(_measured(r) for r in scored)) or "None were scored.",
-        "seeds": ", ".join(f"{label} {run.config.training.seed}" for label, run in runs.items()),
-        "processors": "; ".join(dict.fromkeys(f"{m['processor']}, {m['cores']} cores" for m in machines)),
-        "versions": "; ".join(dict.fromkeys(", ".join(f"{k} {v}" for k, v in m["versions"].items()) for m in machines)),
-        "commits": "; ".join(dict.fromkeys(m["commit"] or "unknown" for m in machines)),
+def _machines(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
+    keys = ("processor", "cores", "versions", "commit")
+    known = [{key: run.provenance[key] for key in keys} for run in runs.values()]
+    return [machine for index, machine in enumerate(known) if machine not in known[:index]]
+
+
+def _pictures(runs: Mapping[str, Run], samples: Any, class_names: Sequence[str], maps: Any) -> dict[str, str]:
+    drawn = {
+        "losses": figures.loss_curves(runs),
+        "fd_step": figures.score_curves(runs, "fd-clf64"),
+        "fd_compute": figures.score_curves(runs, "fd-clf64", "compute"),
+        "samples": figures.sample_grid(samples, class_names),
+        "maps": figures.token_maps(maps),
+        "probes": figures.probe_by_layer(runs),
     }
-
-
-def _data_uri(figure: Figure) -> str:
-    return f"data:image/png;base64,{base64.b64encode(figures.png(figure)).decode()}"
+    encoded = {name: base64.b64encode(figures.png(figure)).decode() for name, figure in drawn.items()}
+    return {name: f"data:image/png;base64,{text}" for name, text in encoded.items()}
