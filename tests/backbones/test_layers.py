@@ -15,7 +15,6 @@ from workbench.backbones.layers import (
     modulate,
     sincos_positions,
     timestep_features,
-    unpatchify,
 )
 from workbench.backbones.sit import Backbone
 
@@ -60,6 +59,7 @@ def test_time_is_embedded_in_float32_whatever_the_weights_are():
     embedder = TimestepEmbedder(8).to(torch.bfloat16)
     t = torch.tensor([0.7003, 0.0101])
     assert not torch.equal(t, t.to(torch.bfloat16).float())
+    torch.testing.assert_close(timestep_features(t)[:, 128], torch.sin(t), atol=1e-7, rtol=0)
     seen = []
     embedder.mlp[0].register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     assert embedder(t).dtype == torch.bfloat16
@@ -78,19 +78,6 @@ def test_patches_are_taken_row_by_row_with_the_channel_slowest():
         for column in range(3):
             tile = x[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
             torch.testing.assert_close(tokens[:, 3 * row + column], tile.reshape(2, 12))
-
-
-def test_unpatchify_has_the_channel_fastest():
-    patches = torch.arange(2 * 4 * 12, dtype=torch.float32).reshape(2, 4, 12)
-    image = unpatchify(patches, patch=2, height=4)
-    assert image.shape == (2, 3, 4, 4)
-    for b in range(2):
-        for c in range(3):
-            for h in range(4):
-                for w in range(4):
-                    token = (h // 2) * 2 + w // 2
-                    place = (h % 2) * 6 + (w % 2) * 3 + c
-                    assert image[b, c, h, w] == patches[b, token, place]
 
 
 def test_modulate_by_hand():

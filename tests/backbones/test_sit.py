@@ -261,7 +261,7 @@ def test_gradients_reach_every_trainable_parameter(checkpoint_blocks):
             assert parameter.grad.abs().max() > 0, name
 
 
-def test_checkpointing_changes_memory_not_numbers():
+def test_checkpointing_changes_memory_not_numbers(monkeypatch):
     kept, recomputed = randomised(), randomised(checkpoint_blocks=True)
     calls = counted_blocks(recomputed)
     for model in (kept, recomputed):
@@ -270,10 +270,10 @@ def test_checkpointing_changes_memory_not_numbers():
     assert len(calls) == 24
     for one, other in zip(kept.parameters(), recomputed.parameters(), strict=True):
         assert (one.grad is None and other.grad is None) or torch.equal(one.grad, other.grad)
-    calls.clear()
+    # Without gradients there is nothing to recompute for: checkpoint must not be entered at all.
+    monkeypatch.setattr("workbench.backbones.base.checkpoint", None)
     with torch.no_grad():
         recomputed(*batch())
-    assert len(calls) == 12
 
 
 def test_errors_say_what_came_and_what_is_allowed():

@@ -21,8 +21,8 @@ from workbench.backbones.layers import (
     draw_normal_,
     draw_xavier_,
     sincos_positions,
-    unpatchify,
 )
+from workbench.diffusion.tokens import unpatchify
 
 
 class Size(NamedTuple):
@@ -133,7 +133,7 @@ class TransformerBackbone(nn.Module):
         self._check_layers(layers)
         tokens, condition, features = self._walk(x_t, t, y, layers, self.depth)
         patches = self.final_layer(tokens, condition)
-        v = unpatchify(patches, self.patch, self.height)[:, : self.channels]
+        v = unpatchify(patches, self.patch, self.pixels // self.patch**2, self.height)[:, : self.channels]
         return Tapped(v, features)
 
     def features(

@@ -84,16 +84,6 @@ def modulate(
     return tokens * (1 + scale) + shift
 
 
-def unpatchify(
-    patches: Float[Tensor, "b n pixels"], patch: int, height: int
-) -> Float[Tensor, "b channels {height} {height}"]:
-    """The square image of side `height` whose patch x patch tiles, row by row, are `patches`.
-
-    Inside a patch vector the order is (row, column, channel): the channel is the fastest index.
-    """
-    return rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", h=height // patch, p=patch, q=patch)
-
-
 class PatchEmbed(nn.Module):
     """Tokens "b n width", row by row, from an image "b c h w": one linear map of each patch x patch tile."""
 

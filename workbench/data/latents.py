@@ -115,7 +115,7 @@ def _encode(images: Images, codec, content: str, folder: Path, progress: Callabl
                 moments.append(codec.encode(images.batch(np.arange(start, min(start + _BATCH, stop)))).numpy())
                 if progress:
                     progress(min(start + _BATCH, stop), len(images))
-            rows = np.concatenate(moments)
+            rows = np.ascontiguousarray(np.concatenate(moments))  # safetensors writes the buffer as it lies
             raw = save({"moments": rows, "labels": images.labels[number * SHARD_ROWS : stop]})
             file = f"shard-{number:05d}.safetensors"
             (temporary / file).write_bytes(raw)

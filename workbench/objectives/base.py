@@ -32,8 +32,8 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """One batch as the student saw it. ``y`` has the null class where labels were dropped, ``labels`` has not."""
+class Batch:
+    """Noised latents and what they are made of; ``y`` has the null class where labels were dropped, ``labels`` not."""
 
     z: Float[Tensor, "b c h w"]
     eps: Float[Tensor, "b c h w"]
@@ -42,6 +42,15 @@ class Inputs:
     v: Float[Tensor, "b c h w"]
     y: Int[Tensor, "b"]
     labels: Int[Tensor, "b"]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return Batch(**{name: tensor.to(device) for name, tensor in self.__dict__.items()})
+
+
+@dataclass(frozen=True)
+class Inputs(Batch):
+    """A batch as the student saw it, with the features it was tapped for."""
+
     features: dict[int, Float[Tensor, "b n d"]]
 
     def rows(self, index: Int[Tensor, "k"]) -> "Inputs":

@@ -1,12 +1,9 @@
 """What the network sees at a step: a function of (seed, position in the data order), of nothing else."""
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from workbench.config import Config
 from workbench.data.codecs import sample_posterior
@@ -14,22 +11,7 @@ from workbench.data.latents import Latents
 from workbench.diffusion.paths import get_path, interpolate
 from workbench.diffusion.randomness import normal, permutation, uniform
 from workbench.diffusion.schedules import sample_time
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Noised latents and what they are made of; ``y`` has the null class where the label was dropped."""
-
-    z: Float[Tensor, "b c h w"]
-    eps: Float[Tensor, "b c h w"]
-    t: Float[Tensor, "b"]
-    x_t: Float[Tensor, "b c h w"]
-    v: Float[Tensor, "b c h w"]
-    y: Int[Tensor, "b"]
-    labels: Int[Tensor, "b"]
-
-    def to(self, device: torch.device | str) -> "Batch":
-        return Batch(**{name: tensor.to(device) for name, tensor in self.__dict__.items()})
+from workbench.objectives.base import Batch
 
 
 def draw_batch(config: Config, latents: Latents, step: int, rows: range) -> Batch:

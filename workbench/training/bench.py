@@ -8,7 +8,7 @@ import torch
 
 from workbench.backbones.sit import Backbone
 from workbench.config import Config, from_dict
-from workbench.training.batches import Batch
+from workbench.objectives.base import Batch
 from workbench.training.student import Losses, Student, build_student
 
 

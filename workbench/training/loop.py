@@ -21,6 +21,7 @@ from workbench.runs.checkpoints import latest_resumable, save_checkpoint, thin
 from workbench.runs.models import load_teacher
 from workbench.runs.store import Run, prepare_run, runs_root
 from workbench.training.batches import draw_batch
+from workbench.training.optimizer import build_optimizer, load_optimizer, optimizer_tensors
 from workbench.training.student import Losses, Student, build_student
 
 
@@ -68,7 +69,7 @@ class _Trainer:
         device = accelerator.device
         self.student = student.to(device)
         self.ema = copy.deepcopy(self.student.backbone).eval().requires_grad_(False)
-        self.optimizer = _optimizer(self.student, config)
+        self.optimizer = build_optimizer(self.student, config)
         self.prepared_optimizer = accelerator.prepare_optimizer(self.optimizer)
         self.step, self.seconds, self.bad_step = 0, 0.0, torch.tensor(-1, device=device)
         self._record_latents()
@@ -191,7 +192,7 @@ class _Trainer:
             parts = {
                 "model": self.student.state_dict(),
                 "ema": self.ema.state_dict(),
-                "optimizer": _optimizer_tensors(self.student, self.optimizer),
+                "optimizer": optimizer_tensors(self.student, self.optimizer),
             }
             folder, training = self.run.folder / "checkpoints", self.config.training
             save_checkpoint(folder, self.step, parts, state)
@@ -207,7 +208,7 @@ class _Trainer:
         checkpoint, parts = found
         self.student.load_state_dict(parts["model"])
         self.ema.load_state_dict(parts["ema"])
-        _load_optimizer(self.student, self.optimizer, parts["optimizer"])
+        load_optimizer(self.student, self.optimizer, parts["optimizer"])
         self.step, self.seconds = checkpoint.step, checkpoint.state["seconds"]
         if self.accelerator.scaler and checkpoint.state["scaler"]:
             self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
@@ -272,34 +273,6 @@ def _accelerator(config: Config) -> Accelerator:
             f"training.accumulation {training.accumulation}"
         )
     return accelerator
-
-
-def _optimizer(student: Student, config: Config) -> torch.optim.AdamW:
-    training = config.training
-    trained = [p for p in student.parameters() if p.requires_grad]
-    return torch.optim.AdamW(
-        trained,
-        lr=training.learning_rate,
-        betas=(training.beta1, training.beta2),
-        weight_decay=training.weight_decay,
-        fused=True,
-    )
-
-
-def _optimizer_tensors(student: Student, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """AdamW's state by parameter name, e.g. ``backbone.blocks.0.attn.qkv.weight/exp_avg``."""
-    return {
-        f"{name}/{key}": value
-        for name, parameter in student.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def _load_optimizer(student: Student, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    parameters = dict(student.named_parameters())
-    for name, value in tensors.items():
-        parameter, key = name.rsplit("/", 1)
-        optimizer.state[parameters[parameter]][key] = value.to(parameters[parameter].device)
 
 
 def _number(value: torch.Tensor) -> float | None:

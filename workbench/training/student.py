@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from workbench.backbones.base import TransformerBackbone
 from workbench.config import Config, plugin_class
 from workbench.data.latents import Latents
-from workbench.objectives.base import Context, Inputs, Objective
+from workbench.objectives.base import Batch, Context, Inputs, Objective
 from workbench.objectives.heads import initialize
-from workbench.training.batches import Batch
 
 
 @dataclass(frozen=True)

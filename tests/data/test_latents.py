@@ -1,0 +1,64 @@
+"""Encoded sets: what is read is what was encoded, and damage is named."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from workbench.config import load_config
+from workbench.data import latents as module
+from workbench.data.codecs import load_codec, sample_posterior
+from workbench.data.images import load_images, to_float
+from workbench.data.latents import open_latents
+
+CONFIG = load_config("demo/plain", ["data.name=digits", "data.limit=25", "codec.name=identity"])
+
+
+def test_moments_are_those_of_the_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SHARD_ROWS", 10)
+    latents = open_latents(CONFIG, "train", tmp_path)
+    images = load_images(CONFIG.data, "train")
+    moments = latents.moments(torch.tensor([24, 3, 10]).numpy())
+    assert torch.equal(moments[:, :1], to_float(images.batch([24, 3, 10])))
+    assert moments[:, 1:].abs().max() == 0
+    assert len(list(latents.folder.glob("shard-*"))) == 3
+    assert latents.labels.tolist() == images.labels.tolist()
+    assert open_latents(CONFIG, "train", tmp_path).content == latents.content
+    other = replace(CONFIG, data=replace(CONFIG.data, limit=24))
+    assert open_latents(other, "train", tmp_path).content != latents.content
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_damage_is_named(tmp_path, damage):
+    shard = open_latents(CONFIG, "train", tmp_path).folder / "shard-00000.safetensors"
+    raw = bytearray(shard.read_bytes())
+    raw[-5] ^= 1
+    if damage == "remove":
+        shard.unlink()
+    else:
+        shard.write_bytes(raw if damage == "flip" else raw[:-1])
+    with pytest.raises(ValueError, match="latent shard .*shard-00000.safetensors"):
+        open_latents(CONFIG, "train", tmp_path)
+
+
+def test_interrupted_encoding_leaves_nothing(tmp_path):
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_latents(CONFIG, "train", tmp_path, interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shipped_codec_reconstructs_and_has_unit_variance():
+    images = load_images(load_config("demo/plain").data, "test").batch(range(200))
+    codec = load_codec("kl-f4", 1)
+    moments = codec.encode(images)
+    z = sample_posterior(moments, torch.zeros(200, 4, 8, 8))
+    assert z.shape == (200, 4, 8, 8) and 0.8 < z.std() < 1.2
+    error = (codec.decode(z).float() - images.float()).div(255).square().mean()
+    assert error < 0.0025  # the record says 0.0016 on 2,000 test images
+    with pytest.raises(ValueError, match="is for images of 1 channels; these have 3"):
+        load_codec("kl-f4", 3)
+    with pytest.raises(ValueError, match="Allowed: kl-f4"):
+        load_codec("kl-f8", 1)

@@ -1,0 +1,133 @@
+"""Objectives: windows, targets, teachers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from workbench.backbones.sit import Backbone
+from workbench.config import plugin_class
+from workbench.objectives.base import Context, Inputs, windowed
+
+SHAPE = {"channels": 2, "height": 4, "classes": 5}
+
+
+def backbone(seed: int) -> Backbone:
+    """A nano SiT whose zero-initialised parts are random too, so that labels and times matter."""
+    model = Backbone(size="nano", patch=1, **SHAPE)
+    generator = torch.Generator().manual_seed(seed)
+    model.initialize(generator)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "adaLN" in name or "final" in name:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return backbone(1).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    generator = torch.Generator().manual_seed(0)
+    z, eps = (torch.randn(6, 2, 4, 4, generator=generator) for _ in range(2))
+    t = torch.tensor([0.1, 0.4, 0.5, 0.7, 0.71, 0.9])
+    x_t = z + t.reshape(-1, 1, 1, 1) * (eps - z)
+    labels = torch.arange(6) % 5
+    y = labels.masked_fill(torch.arange(6) == 2, 5)
+    features = {layer: f.detach() for layer, f in backbone(2).features(x_t, t, y, (2, 6)).items()}
+    return Inputs(z=z, eps=eps, t=t, x_t=x_t, v=eps - z, y=y, labels=labels, features=features)
+
+
+def build(name: str, loaded=None, **options):
+    objective = plugin_class("objective", name)(Context(12, 128, 1, 2, 4, loaded), head_width=8, **options)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in objective.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return objective
+
+
+CASES = [("vae_align", {}), ("self_transcendence", {"teacher": "t", "guidance_scale": 3.0})]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_selecting_equals_computing_all_and_masking(name, options, inputs, teacher):
+    whole, chosen = (build(name, teacher, window=window, **options) for window in ("none", "select"))
+    mask = torch.tensor([0.0, 1, 1, 1, 0, 0])  # 0.4 and 0.7 belong to the window
+    masked, selected = whole.loss(inputs).loss * mask, chosen.loss(inputs).loss
+    torch.testing.assert_close(selected, masked)
+    masked.mean().backward()
+    selected.mean().backward()
+    for a, b in zip(whole.parameters(), chosen.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_scaling_is_the_released_broadcast(inputs):
+    per_sample = torch.arange(6.0)
+    mask = ((inputs.t >= 0.4) & (inputs.t <= 0.7)).float()
+    released = (mask.reshape(6, 1, 1, 1) * per_sample).mean()  # (b,1,1,1) against (b,)
+    ours = windowed(lambda part: per_sample, inputs, "scale", 0.4, 0.7).mean()
+    torch.testing.assert_close(ours, released)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_empty_window_has_zero_loss_and_gradients(name, options, inputs, teacher):
+    objective = build(name, teacher, window="select", window_low=0.2, window_high=0.3, **options)
+    loss = objective.loss(inputs).loss
+    assert loss.tolist() == [0.0] * 6
+    loss.mean().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in objective.parameters())
+
+
+def test_teacher_sees_the_selected_samples_only(inputs, teacher, monkeypatch):
+    rows = []
+    features = teacher.features
+    monkeypatch.setattr(teacher, "features", lambda x, *rest: rows.append(len(x)) or features(x, *rest))
+    build("self_transcendence", teacher, teacher="t", window="select").loss(inputs)
+    assert rows == [6]  # three samples, two label branches
+
+
+def test_target_is_the_guided_feature(inputs, teacher):
+    f_c = teacher.features(inputs.x_t, inputs.t, inputs.labels, (8,))[8]
+    f_u = teacher.features(inputs.x_t, inputs.t, torch.full((6,), 5), (8,))[8]
+    target, difference = build("self_transcendence", teacher, teacher="t", guidance_scale=7.0).target(inputs)
+    torch.testing.assert_close(target, f_u + 7 * (f_c - f_u), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(difference, (f_c - f_u).norm(dim=-1).mean(), rtol=1e-3, atol=1e-3)
+    one, _ = build("self_transcendence", teacher, teacher="t", guidance_scale=1.0).target(inputs)
+    torch.testing.assert_close(one, f_c, rtol=1e-4, atol=1e-4)
+    normal, _ = build("self_transcendence", teacher, teacher="t", guidance_scale=7.0, normalize=True).target(inputs)
+    torch.testing.assert_close(normal, F.layer_norm(target, (128,)))
+    dropped, _ = build("self_transcendence", teacher, teacher="t", teacher_labels="student").target(inputs)
+    torch.testing.assert_close(dropped[2], f_u[2], rtol=1e-3, atol=1e-3)  # its label was dropped: f_c is f_u
+
+
+def test_teacher_stays_outside_the_module_tree(teacher):
+    objective = build("self_transcendence", teacher, teacher="t")
+    assert {name.split(".")[0] for name in objective.state_dict()} == {"head"}
+    assert [m for m in objective.modules() if m is teacher] == []
+
+
+def test_vae_targets_and_heads(inputs):
+    from workbench.diffusion.tokens import patchify
+
+    for head in ("mlp", "mlp-norm-linear"):
+        for target, latent in (("clean", inputs.z), ("velocity", inputs.v)):
+            objective = build("vae_align", target=target, head=head)
+            expected = (objective.head(inputs.features[2]) - patchify(latent, 1)).square().mean(dim=(1, 2))
+            torch.testing.assert_close(objective.loss(inputs).loss, expected)
+
+
+def test_mistakes(teacher):
+    with pytest.raises(ValueError, match="never made up"):
+        build("self_transcendence", None, teacher="t")
+    with pytest.raises(ValueError, match=r"teacher_layer 13 is outside 1..12.*layer 6 guided by layer 8"):
+        build("self_transcendence", teacher, teacher="t", teacher_layer=13)
+    with pytest.raises(ValueError, match="0 <= low < high <= 1"):
+        build("vae_align", window_low=0.7, window_high=0.4)
+
+
+def test_weight_stops():
+    objective = build("vae_align", weight=0.3, stop_step=5)
+    assert [objective.weight_at(step) for step in (0, 4, 5, 6)] == [0.3, 0.3, 0.0, 0.0]
