@@ -25,6 +25,7 @@ from workbench.features.extract import extract
 from workbench.runs.models import load_backbone
 from workbench.runs.store import Run, machine
 
+_REFERENCE_COUNT = 10_000  # real images of each split, at most
 _PROBE_SPLITS = "50 % fit, 20 % choose C, 30 % report"
 
 
@@ -111,12 +112,13 @@ def reference_features(config: DataConfig) -> Reference:
 def _reference(config: DataConfig) -> Reference:
     detector = load_clf64()
 
-    def features(images: Images, count: int) -> Tensor:
-        chosen = np.arange(min(count, len(images)))
-        return torch.cat([detector(images.batch(part)).features for part in np.array_split(chosen, len(chosen) // 500)])
+    def features(images: Images) -> Tensor:
+        chosen = np.arange(min(_REFERENCE_COUNT, len(images)))
+        parts = [chosen[start : start + 500] for start in range(0, len(chosen), 500)]
+        return torch.cat([detector(images.batch(part)).features for part in parts])
 
     train, test = load_images(config, "train"), load_images(config, "test")
-    return Reference(features(train, 10_000), features(test, 10_000), train.content)
+    return Reference(features(train), features(test), train.content)
 
 
 def _described(settings: SamplingConfig) -> dict[str, Any]:
