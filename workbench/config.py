@@ -115,11 +115,13 @@ class Config:
     def __post_init__(self) -> None:
         training, positive = (
             self.training,
-            ("steps", "batch", "accumulation", "log_every", "checkpoint_every"),
+            ("steps", "batch", "accumulation", "log_every", "checkpoint_every", "keep"),
         )
         for key in positive:
             if getattr(training, key) < 1:
                 raise ValueError(f"training.{key} must be at least 1; got {getattr(training, key)}")
+        if self.data.limit is not None and self.data.limit < 1:
+            raise ValueError(f"data.limit must be at least 1; got {self.data.limit}")
         if training.batch % training.accumulation:
             raise ValueError(
                 f"training.batch {training.batch} is not divisible by training.accumulation {training.accumulation}"
@@ -225,7 +227,7 @@ def refuse_unknown(what: str, value: Any, allowed: Iterable[Any]) -> None:
     if str(value) in allowed:
         return
     near = difflib.get_close_matches(str(value), allowed, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     raise ValueError(f"{what} {value!r} is not known{hint} Allowed: {', '.join(allowed) or 'none'}")
 
 
@@ -240,6 +242,7 @@ def coerce(what: str, value: Any, hint: Any) -> Any:
     """``value`` as the type that ``hint`` asks for (int to float only); ValueError naming both otherwise."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
+        value = "no" if value is False and "no" in arguments else value  # YAML reads a bare no as false
         refuse_unknown(what, value, arguments)
         return value
     if origin in (types.UnionType, typing.Union):
@@ -282,9 +285,14 @@ def _parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"an override looks like training.steps=500; got {text!r}")
         section, dot, option = key.partition(".")
-        parsed = yaml.safe_load(value)
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"the value of {key} is not valid YAML: {value!r}") from error
         if dot:
-            tree.setdefault(section, {})[option] = parsed
+            if not isinstance(tree.setdefault(section, {}), dict):
+                raise ValueError(f"{section} must be a section with keys of its own; got {tree[section]!r}")
+            tree[section][option] = parsed
         else:
             tree[section] = parsed
     return tree

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,10 +158,12 @@ def read_idx(file: Path) -> np.ndarray:
     """A uint8 array from an IDX file (the MNIST format), plain or gzipped; ValueError naming a damaged file."""
     try:
         raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{file} is damaged: {error}") from error
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
         raise ValueError(f"{file} is not an IDX file of bytes: it starts with {raw[:4].hex()}")
+    if len(raw) < 4 + 4 * raw[3]:
+        raise ValueError(f"{file} is damaged: it ends inside its header")
     shape = np.frombuffer(raw, ">u4", count=raw[3], offset=4).astype(int)
     body = np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3])
     if body.size != shape.prod():

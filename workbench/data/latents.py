@@ -84,7 +84,10 @@ def open_latents(config: Config, split: str, root: Path, progress: Callable[[int
 
 def read_latents(folder: Path) -> Latents:
     """Open a folder of shards; ValueError naming the file that is missing or damaged."""
-    latents = Latents(folder, json.loads((folder / "index.json").read_text()))
+    try:
+        latents = Latents(folder, json.loads((folder / "index.json").read_text()))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder / 'index.json'} is missing or damaged; delete {folder} to encode again") from error
     total = sum(shard["bytes"] for shard in latents.index["shards"])
     for shard in latents.index["shards"]:
         file = folder / shard["file"]

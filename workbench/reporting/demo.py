@@ -20,7 +20,7 @@ from workbench.runs.store import Run, prepare_run
 from workbench.training.loop import fit
 
 ROLES = ("teacher", "plain", "guided")
-PROBE = {"t": 0.3, "count": 1500}
+PROBE_TIME, PROBE_IMAGES = 0.3, 1500
 MAP_TIME, MAP_IMAGES, MAP_SCALES = 0.4, 6, (1.0, 5.0, 10.0, 30.0)
 
 
@@ -42,7 +42,6 @@ def demo_configs(seed: int, overrides: tuple[str, ...] = ()) -> dict[str, Config
 
 def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...] = ()) -> Iterator[Progress]:
     """Train, score and report, yielding progress; whatever an earlier call finished is read back, not redone."""
-    started = time.monotonic()
     runs: dict[str, Run] = {}
     configs = demo_configs(seed, overrides)
     for role in ROLES:
@@ -67,23 +66,24 @@ def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...]
     yield Progress("score", len(jobs), len(jobs))
     for done, (role, run) in enumerate(runs.items()):
         yield Progress("probe", done, len(runs), role)
-        probe_layers(run, latents, run.config.training.steps, layers=range(1, 13), **PROBE)
+        count = min(PROBE_IMAGES, len(latents))
+        probe_layers(run, latents, run.config.training.steps, layers=range(1, 13), t=PROBE_TIME, count=count)
     yield Progress("probe", len(runs), len(runs))
     yield Progress("report", 0, 1)
-    names = latents.classes
-    count = 10
+    names, columns = latents.classes, 10
     samples = {
-        role: {s: generate(run, s, run.config.sampling).images[:count].numpy() for s in _scored_steps(run)}
+        role: {s: generate(run, s, run.config.sampling).images[:columns].numpy() for s in _scored_steps(run)}
         for role, run in runs.items()
     }
+    report.parent.mkdir(parents=True, exist_ok=True)
     write_report(
         report,
         title="Self-Transcendence, demo edition",
         runs=runs,
         samples=samples,
-        class_names=[names[i % len(names)] for i in range(count)],
+        class_names=[names[i % len(names)] for i in range(columns)],
         maps=demo_maps(runs["teacher"], latents),
-        seconds_total=time.monotonic() - started,
+        seconds_total=_total_seconds(runs),
     )
     yield Progress("report", 1, 1, str(report))
 
@@ -94,6 +94,11 @@ def demo_maps(run: Run, latents) -> TokenMaps:
     features = extract(load_backbone(run), latents, indices, [2, 8], MAP_TIME)
     images = load_images(run.config.data, "train").batch(indices).numpy()
     return layer_and_guided_maps(features, images, [2, 8], 8, MAP_SCALES)
+
+
+def _total_seconds(runs: dict[str, Run]) -> float:
+    """Seconds since the first of the runs was made, pauses included."""
+    return time.time() - min(run.provenance["created"] for run in runs.values())
 
 
 def _scored_steps(run: Run) -> list[int]:

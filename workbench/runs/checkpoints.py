@@ -83,9 +83,9 @@ def save_checkpoint(
             shutil.rmtree(final)
         os.replace(temporary, final)
         sync_folder(folder)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if error.errno == errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise DiskFull(f"the disk of {folder} filled up while a checkpoint was written") from error
         raise
     return Checkpoint(final, step, record)
@@ -100,8 +100,11 @@ def checkpoints(folder: Path) -> list[Checkpoint]:
             missing = [part for part in ("model", "ema") if not (path / f"{part}.safetensors").is_file()]
             if missing:
                 raise ValueError(f"{missing[0]}.safetensors is missing")
+            absent = [part for part in PARTS if part not in state["files"]]
+            if absent:
+                raise ValueError(f"state.json has no hash of {absent[0]}")
             found.append(Checkpoint(path, int(state["step"]), state))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             warnings.warn(f"checkpoint {path} is damaged and passed over: {error}", stacklevel=2)
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 

@@ -95,7 +95,8 @@ class Run:
         write_atomically(self.folder / "status.json", json.dumps({**record, **more}).encode())
 
     def append(self, file: str, record: Mapping[str, Any]) -> None:
-        """Add one line to ``metrics.jsonl`` or ``results.jsonl``."""
+        """Add one line to ``metrics.jsonl`` or ``results.jsonl``, after dropping one that a crash cut short."""
+        _drop_cut_line(self.folder / file)
         with (self.folder / file).open("a") as handle:
             handle.write(json.dumps(record) + "\n")
 
@@ -133,9 +134,10 @@ def prepare_run(config: Config, root: Path) -> Run:
     run = Run(root / f"{config.name.replace('/', '-')}-{mark[:8]}")
     run.folder.mkdir(parents=True, exist_ok=True)
     write_atomically(run.folder / "config.yaml", to_yaml(config).encode())
+    run.write_status("created", 0)
+    # Last, because a folder counts as a run once it has this file.
     provenance = {"fingerprint": mark, "created": time.time(), **machine()}
     write_atomically(run.folder / "provenance.json", json.dumps(provenance, indent=1).encode())
-    run.write_status("created", 0)
     return run
 
 
@@ -201,6 +203,17 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             if number < len(lines):
                 raise ValueError(f"{path} is damaged at line {number}") from error
     return records
+
+
+def _drop_cut_line(path: Path) -> None:
+    """Truncate a file that does not end in a newline after its last one, so that the next line stands alone."""
+    if not path.is_file() or not path.stat().st_size:
+        return
+    with path.open("r+b") as handle:
+        handle.seek(-1, os.SEEK_END)
+        if handle.read(1) != b"\n":
+            handle.seek(0)
+            handle.truncate(handle.read().rfind(b"\n") + 1)
 
 
 def machine() -> dict[str, Any]:

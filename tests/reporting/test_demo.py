@@ -1,0 +1,52 @@
+"""The main job, end to end, at a few steps: stopped, gone on with, reported."""
+
+import os
+import signal
+
+import pytest
+
+from workbench.reporting.demo import run_demo
+from workbench.runs.store import find_runs
+
+TINY = (
+    "data.limit=300",
+    "training.steps=6",
+    "training.batch=8",
+    "training.log_every=2",
+    "training.checkpoint_every=3",
+    "training.milestone_every=3",
+    "sampling.steps=2",
+    "sampling.count=20",
+)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A demo that is told to stop while the plain run trains, and started again."""
+    root = tmp_path_factory.mktemp("demo")
+    report = root / "out" / "demo.html"
+    stages = []
+    for progress in run_demo(root / "runs", report, overrides=TINY):
+        stages.append(progress.stage)
+        if stages.count("train plain") == 1 and stages[-1] == "train plain":  # a second signal would not be caught
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert stages[-1] == "train plain" and not report.exists()
+    return root, list(run_demo(root / "runs", report, overrides=TINY))
+
+
+def test_goes_on_where_it_stopped(demo):
+    root, progress = demo
+    stages = {p.stage for p in progress}
+    assert "train teacher" not in stages and {"train plain", "train guided", "score", "probe"} <= stages
+    runs = find_runs(root / "runs")
+    assert [run.config.name for run in runs] == ["demo-teacher", "demo-plain", "demo-guided"]
+    assert all(run.status["state"] == "finished" for run in runs)
+    assert [r["step"] for r in runs[1].metrics] == [2, 3, 4, 6]
+
+
+def test_report_is_one_file_that_needs_nothing(demo):
+    root, _ = demo
+    page = (root / "out" / "demo.html").read_text()
+    assert page.count("data:image/png;base64,") >= 5
+    assert "http://" not in page and "<script src" not in page
+    assert "FD-clf64" in page and "not FID" in page
