@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from workbench.config import coerce, fingerprint, from_dict, load_config, to_yaml
+from workbench.config import coerce, fingerprint, from_dict, load_config, presets, to_yaml
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,9 @@ def test_recipe_fills_and_explicit_values_win():
     assert config.backbone.options["qk_norm"] is True
 
 
-def test_yaml_round_trip():
-    config = load_config("demo/guided")
+@pytest.mark.parametrize("preset", presets())
+def test_yaml_round_trip(preset):
+    config = load_config(preset)
     assert from_dict(yaml.safe_load(to_yaml(config))) == config
 
 
@@ -57,6 +58,84 @@ def test_fingerprint_counts_what_trains_and_nothing_else():
 
 
 def test_values_out_of_range():
-    for override in ("training.steps=0", "training.accumulation=5", "diffusion.label_dropout=1", "training.ema=1"):
+    for override in (
+        "training.steps=0",
+        "training.keep=0",
+        "training.accumulation=5",
+        "data.limit=0",
+        "diffusion.label_dropout=1",
+        "training.ema=1",
+    ):
         with pytest.raises(ValueError, match=override.split("=")[0]):
             load_config("demo/plain", [override])
+
+
+def test_mistyped_preset_and_choice():
+    with pytest.raises(ValueError, match="preset 'demo/guidde' is not known; did you mean 'demo/guided'"):
+        load_config("demo/guidde")
+    with pytest.raises(ValueError, match="did you mean 'cosine'"):
+        load_config("demo/plain", ["diffusion.path=cosin"])
+    with pytest.raises(ValueError, match=r"option 'zzzz' is not known\. Allowed: name"):
+        load_config("demo/plain", ["zzzz.q=1"])
+
+
+def test_types_of_overrides():
+    training = load_config("demo/plain", ["training.learning_rate=1e-4", "training.clip=2"]).training
+    assert (training.learning_rate, training.clip) == (1e-4, 2.0) and isinstance(training.clip, float)
+    assert load_config("demo/plain", ["training.clip=null"]).training.clip is None
+    for override in ("training.steps=true", "training.steps=1.5", "training.clip=high", "training.compile=1"):
+        with pytest.raises(ValueError, match=f"{override.split('=')[0]} must be"):
+            load_config("demo/plain", [override])
+
+
+def test_a_bare_no_is_the_word():
+    assert load_config("demo/plain", ["training.precision=no"]).training.precision == "no"
+    with pytest.raises(ValueError, match="objective.window False"):
+        load_config("demo/teacher", ["objective.window=no"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["training.steps"], "an override looks like"),
+        (["training.steps=[1"], "the value of training.steps is not valid YAML"),
+        (["objective=x", "objective.layer=3"], "objective must be a section"),
+        (["objective="], "objective must be a section"),
+    ],
+)
+def test_malformed_overrides(overrides, said):
+    with pytest.raises(ValueError, match=said):
+        load_config("demo/teacher", overrides)
+
+
+def test_damaged_files_are_named(tmp_path):
+    file = tmp_path / "mine.yaml"
+    with pytest.raises(ValueError, match="there is no configuration file .*mine.yaml"):
+        load_config(file)
+    for content, said in (("a: [", "mine.yaml is not valid YAML"), ("- 1", "mine.yaml must hold a mapping")):
+        file.write_text(content)
+        with pytest.raises(ValueError, match=said):
+            load_config(file)
+
+
+def test_the_same_objective_named_again_keeps_its_options():
+    config = load_config("demo/guided", ["objective.name=self_transcendence"])
+    assert config == load_config("demo/guided")
+
+
+def test_recipes_of_lower_layers(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: demo/teacher\nrecipe: released\nobjective: {layer: 3}\n")
+    config = load_config(file, ["backbone.qk_norm=false"])
+    assert (config.objective.options["layer"], config.objective.options["window"]) == (3, "scale")
+    assert config.backbone.options["qk_norm"] is False
+    assert load_config(file, ["objective.name=denoise"]).backbone.options["qk_norm"] is True
+    paper = load_config(file, ["recipe=paper"]).objective.options
+    assert (paper["layer"], paper["window"], paper["target"]) == (2, "none", "clean")
+
+
+def test_batch_is_divided_by_accumulation():
+    config = load_config("demo/plain", ["training.batch=30", "training.accumulation=5"])
+    assert config.training.accumulation == 5
+    with pytest.raises(ValueError, match="training.batch 32 is not divisible by training.accumulation 5"):
+        load_config("demo/plain", ["training.accumulation=5"])

@@ -10,6 +10,7 @@ from PIL import Image
 
 from workbench.config import DataConfig
 from workbench.data import images as module
+from workbench.data.folder import adm_center_crop
 from workbench.data.images import load_images, read_idx, to_float, to_uint8
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -20,6 +21,8 @@ def test_embedded_fashion_mnist():
     train, test = load_images(config, "train"), load_images(config, "test")
     assert (len(train), len(test)) == (20_000, 10_000)
     assert np.bincount(test.labels).tolist() == [1000] * 10  # as published
+    counts = np.bincount(train.labels)
+    assert len(counts) == 10 and abs(counts - 2000).max() < 200  # 4.7 standard deviations of a random third
     batch = train.batch([0, 19_999])
     assert batch.shape == (2, 1, 32, 32) and batch.dtype == torch.uint8
     assert batch[:, :, :2].sum() == 0 and batch[:, :, :, -2:].sum() == 0 and batch[:, :, 2:30].sum() > 0
@@ -29,7 +32,7 @@ def test_embedded_fashion_mnist():
 def test_embedded_is_the_start_of_the_full_set():
     full, part = (load_images(DataConfig(source=source), "train") for source in ("full", "embedded"))
     assert len(full) == 60_000
-    chosen = [0, 777, 19_999]
+    chosen = np.arange(20_000)
     assert torch.equal(full.batch(chosen), part.batch(chosen))
     assert np.array_equal(full.labels[:20_000], part.labels)
 
@@ -53,7 +56,11 @@ def test_idx(tmp_path):
     for name, content in (
         ("short", body[:-1]),
         ("other", b"\x00\x00\x09\x01" + body),
+        ("header", body[:7]),
+        ("nothing", b""),
         ("cut.gz", gzip.compress(body)[:-9]),
+        ("plain.gz", body),
+        ("stream.gz", gzip.compress(body)[:10] + b"\xff" * 20),
     ):
         file = tmp_path / name
         file.write_bytes(content)
@@ -63,7 +70,10 @@ def test_idx(tmp_path):
 
 def test_digits_and_limit():
     train, test = (load_images(DataConfig(name="digits"), split) for split in ("train", "test"))
-    assert len(train) + len(test) == 1797 and train.size == 32
+    assert (len(train), len(test), train.size, train.channels) == (1438, 359, 32, 1)  # every fifth is held out
+    assert set(train.labels) == set(test.labels) == set(range(10))
+    image = train.batch([0])[0, 0]
+    assert torch.equal(image, image[::4, ::4].repeat_interleave(4, 0).repeat_interleave(4, 1)) and image.max() > 200
     few = load_images(DataConfig(name="digits", limit=10), "train")
     assert len(few) == 10 and few.content != train.content
     with pytest.raises(ValueError, match="did you mean 'digits'"):
@@ -95,10 +105,16 @@ def test_image_folder(folder):
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
-    [("empty.png", b"", "is empty"), ("notes.txt", b"hello", "not an image file"), ("bad.png", b"junk", "damaged")],
+    [
+        ("cut.png", None, "damaged"),
+        ("empty.png", b"", "is empty"),
+        ("notes.txt", b"hello", "not an image file"),
+        ("bad.png", b"junk", "damaged"),
+    ],
 )
 def test_bad_files_are_named(folder, name, content, said):
-    (folder / "cat" / name).write_bytes(content)
+    half = (folder / "dog" / "0.png").read_bytes()[:60]
+    (folder / "cat" / name).write_bytes(half if content is None else content)
     with pytest.raises(ValueError, match=f"{name}.*{said}"):
         images = load_images(DataConfig(name="image-folder", path=str(folder), size=16), "train")
         images.batch(range(len(images)))
@@ -110,3 +126,60 @@ def test_sizes_are_named(folder):
         images = load_images(DataConfig(name="image-folder", path=str(folder), size=16, crop=crop), "train")
         with pytest.raises(ValueError, match="0.png is"):
             images.batch(range(len(images)))
+
+
+def test_damaged_full_set_is_named(tmp_path):
+    body = bytes([0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 28, 0, 0, 0, 28]) + bytes(784)
+    for stem in ("train", "t10k"):
+        (tmp_path / f"{stem}-images-idx3-ubyte").write_bytes(body)
+        (tmp_path / f"{stem}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 1, 7]))
+    config = DataConfig(source="full", path=str(tmp_path))
+    assert load_images(config, "train").labels.tolist() == [7]
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(body[:-1])
+    with pytest.raises(ValueError, match="train-images-idx3-ubyte is damaged"):
+        load_images(config, "train")
+
+
+def test_split_folders(folder, tmp_path_factory):
+    root = tmp_path_factory.mktemp("divided")
+    (root / "train").mkdir()
+    (folder / "cat").rename(root / "train" / "cat")
+    (root / "val" / "cat").mkdir(parents=True)
+    (folder / "dog" / "3.png").rename(root / "val" / "cat" / "3.png")
+    config = DataConfig(name="image-folder", path=str(root), size=16)
+    train, test = load_images(config, "train"), load_images(config, "test")
+    assert (len(train), len(test)) == (10, 1) and test.batch([0])[0, 0, 0, 0] == 3
+    (root / "val").rename(root / "other")
+    with pytest.raises(ValueError, match="has no folder test or val or validation for the test split"):
+        load_images(config, "test")
+
+
+def test_folders_that_hold_nothing(tmp_path):
+    def load() -> None:
+        load_images(DataConfig(name="image-folder", path=str(tmp_path / "set"), size=16), "train")
+
+    with pytest.raises(ValueError, match="needs data.path"):
+        load_images(DataConfig(name="image-folder"), "train")
+    with pytest.raises(ValueError, match="set is not a folder"):
+        load()
+    (tmp_path / "set").mkdir()
+    with pytest.raises(ValueError, match="set holds no class folders"):
+        load()
+    (tmp_path / "set" / "cat").mkdir()
+    with pytest.raises(ValueError, match="set holds no images for the train split"):
+        load()
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (17, 40), (33, 31), (200, 64), (64, 65)])
+def test_adm_crop_is_the_middle_square(shape):
+    width, height = shape
+    ramp = np.zeros((height, width, 3), np.uint8)
+    ramp[:, :, 0] = np.linspace(0, 255, width)[None].round()
+    ramp[:, :, 1] = np.linspace(0, 255, height)[:, None].round()
+    cropped = np.asarray(adm_center_crop(Image.fromarray(ramp), 16)).astype(float)
+    assert cropped.shape == (16, 16, 3)
+    assert abs(cropped[7:9, 7:9, :2].mean() - 127.5) < 8  # half a pixel of 16 is 8 grey levels
+    short = min(shape)
+    for axis, length in ((1, width), (0, height)):  # the longer side loses what exceeds the square
+        span = np.ptp(cropped[:, :, 1 - axis].mean(axis=1 - axis))
+        assert abs(span - 255 * (short / length) * 15 / 16) < 17  # one pixel of 16

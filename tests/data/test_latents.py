@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +10,7 @@ from workbench.config import load_config
 from workbench.data import latents as module
 from workbench.data.codecs import load_codec, sample_posterior
 from workbench.data.images import load_images, to_float
-from workbench.data.latents import open_latents
+from workbench.data.latents import open_latents, read_latents
 
 CONFIG = load_config("demo/plain", ["data.name=digits", "data.limit=25", "codec.name=identity"])
 
@@ -62,3 +63,26 @@ def test_shipped_codec_reconstructs_and_has_unit_variance():
         load_codec("kl-f4", 3)
     with pytest.raises(ValueError, match="Allowed: kl-f4"):
         load_codec("kl-f8", 1)
+
+
+def test_damaged_index_is_named(tmp_path):
+    index = open_latents(CONFIG, "train", tmp_path).folder / "index.json"
+    index.write_text(index.read_text()[:-5])
+    with pytest.raises(ValueError, match="index.json is missing or damaged; delete"):
+        open_latents(CONFIG, "train", tmp_path)
+    with pytest.raises(ValueError, match="nowhere/index.json is missing or damaged"):
+        read_latents(tmp_path / "nowhere")
+
+
+def test_content_is_that_of_the_images_and_the_split(tmp_path):
+    train, test = (open_latents(CONFIG, split, tmp_path) for split in ("train", "test"))
+    assert train.content != test.content and train.folder != test.folder
+    assert not torch.equal(train.moments(np.arange(25)), test.moments(np.arange(25)))
+    assert (train.channels, train.height, len(train), len(train.classes)) == (1, 32, 25, 10)
+
+
+def test_encoded_once(tmp_path):
+    calls = []
+    open_latents(CONFIG, "train", tmp_path, lambda *done: calls.append(done))
+    open_latents(CONFIG, "train", tmp_path, lambda *done: calls.append(done))
+    assert calls == [(25, 25)]

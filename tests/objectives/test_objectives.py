@@ -1,5 +1,7 @@
 """Objectives: windows, targets, teachers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -131,3 +133,70 @@ def test_mistakes(teacher):
 def test_weight_stops():
     objective = build("vae_align", weight=0.3, stop_step=5)
     assert [objective.weight_at(step) for step in (0, 4, 5, 6)] == [0.3, 0.3, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_scaled_mean_is_the_product_of_the_means(name, options, inputs, teacher):
+    whole, scaled = (build(name, teacher, window=window, **options) for window in ("none", "scale"))
+    expected = 0.5 * whole.loss(inputs).loss.mean()  # three of six samples are inside
+    torch.testing.assert_close(scaled.loss(inputs).loss.mean(), expected)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_selecting_gives_the_student_the_masked_gradient(name, options, inputs, teacher):
+    grads = []
+    for window in ("none", "select"):
+        objective = build(name, teacher, window=window, **options)
+        f = inputs.features[objective.layer].clone().requires_grad_()
+        loss = objective.loss(replace(inputs, features={objective.layer: f})).loss
+        mask = torch.tensor([0.0, 1, 1, 1, 0, 0]) if window == "none" else torch.ones(6)
+        (grad,) = torch.autograd.grad((loss * mask).mean(), f)
+        grads.append(grad)
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-4, atol=1e-6)
+    assert [bool(row.any()) for row in grads[1]] == [False, True, True, True, False, False]
+
+
+def test_normalised_targets_have_zero_mean_and_unit_variance(inputs, teacher):
+    target, _ = build("self_transcendence", teacher, teacher="t", normalize=True).target(inputs)
+    torch.testing.assert_close(target.mean(dim=-1), torch.zeros(6, 16), rtol=0, atol=1e-4)
+    torch.testing.assert_close(target.var(dim=-1, unbiased=False), torch.ones(6, 16), rtol=1e-3, atol=1e-3)
+
+
+def test_teacher_gets_no_gradient_and_the_head_does(inputs):
+    free = backbone(1)
+    objective = build("self_transcendence", free, teacher="t")
+    assert all(parameter.requires_grad for name, parameter in free.named_parameters() if name != "pos_embed")
+    objective.loss(inputs).loss.mean().backward()
+    assert all(parameter.grad is None for parameter in free.parameters())
+    assert all(parameter.grad.any() for parameter in objective.parameters())
+    assert {id(p) for p in objective.parameters()} == {id(p) for p in objective.head.parameters()}
+
+
+def test_whole_batch_costs_the_teacher_both_branches(inputs, teacher, monkeypatch):
+    rows = []
+    features = teacher.features
+    monkeypatch.setattr(teacher, "features", lambda x, *rest: rows.append(len(x)) or features(x, *rest))
+    build("self_transcendence", teacher, teacher="t", window="scale").loss(inputs)
+    build("vae_align", teacher).loss(inputs)
+    assert rows == [12]
+
+
+@pytest.mark.parametrize(("head", "linears"), [("mlp", 3), ("mlp-norm-linear", 4)])
+def test_heads_give_a_patch_for_each_token(head, linears):
+    context = Context(12, 128, 2, 3, 4)
+    objective = plugin_class("objective", "vae_align")(context, head=head, head_width=8)
+    assert objective.head(torch.randn(5, 4, 128)).shape == (5, 4, 12)  # 2 x 2 pixels of 3 channels
+    assert sum(isinstance(m, torch.nn.Linear) for m in objective.head.modules()) == linears
+    assert all(parameter.requires_grad for parameter in objective.parameters())
+
+
+@pytest.mark.parametrize("layer", [0, 13])
+def test_layers_outside_the_depth(layer, teacher):
+    for name, options in CASES:
+        with pytest.raises(ValueError, match=f"objective.layer {layer} is outside 1..12"):
+            build(name, teacher, layer=layer, **options)
+
+
+def test_plain_training_has_nothing_to_align():
+    objective = plugin_class("objective", "denoise")(Context(12, 128, 1, 2, 4))
+    assert objective.taps == () and objective.weight_at(0) == 0 and not list(objective.parameters())

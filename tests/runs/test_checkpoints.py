@@ -1,18 +1,14 @@
-"""Checkpoints and run folders: complete or absent, whatever happens."""
+"""Checkpoints: complete or absent, whatever happens."""
 
 import errno
 import shutil
-import subprocess
-import sys
 from collections import namedtuple
 
 import pytest
 import torch
 
-from workbench.config import load_config
 from workbench.runs import checkpoints as module
 from workbench.runs.checkpoints import DiskFull, checkpoints, latest_resumable, save_checkpoint, thin
-from workbench.runs.store import open_run, prepare_run
 
 
 def parts(value: float) -> dict[str, dict[str, torch.Tensor]]:
@@ -64,42 +60,73 @@ def test_thinning(tmp_path):
     assert not (tmp_path / ".step-00000030.1").exists()
 
 
-@pytest.fixture
-def run(tmp_path):
-    return prepare_run(load_config("demo/plain"), tmp_path)
+def test_round_trip(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    written = {
+        part: {
+            "a": torch.randn(3, 4, generator=generator),
+            "b": torch.randn(4, 2, generator=generator).T,  # not contiguous
+            "half": torch.randn(5, generator=generator).bfloat16(),
+            "step": torch.tensor(7),
+        }
+        for part in ("model", "ema", "optimizer")
+    }
+    saved = save_checkpoint(tmp_path / "deep" / "er", 3, written, {"loss": 0.5})
+    (found,) = checkpoints(tmp_path / "deep" / "er")
+    assert found == saved and found.state["loss"] == 0.5 and found.resumable
+    for part, tensors in written.items():
+        read = found.load(part)
+        assert read.keys() == tensors.keys()
+        assert all(read[k].dtype == t.dtype and torch.equal(read[k], t) for k, t in tensors.items())
 
 
-def test_same_fingerprint_is_the_same_run(run, tmp_path):
-    assert prepare_run(load_config("demo/plain", ["name=other"]), tmp_path).folder == run.folder
-    assert prepare_run(load_config("demo/plain", ["training.seed=1"]), tmp_path).folder != run.folder
-    assert open_run(run.fingerprint[:10], tmp_path).folder == run.folder
-    with pytest.raises(ValueError, match=f"'nothing' is not a run folder.*{run.name}"):
-        open_run("nothing", tmp_path)
-    with pytest.raises(ValueError, match="ambiguous"):
-        open_run("demo", tmp_path)
+def test_no_checkpoint(tmp_path):
+    assert checkpoints(tmp_path / "absent") == [] and latest_resumable(tmp_path) is None
+    save(tmp_path, 4)
+    (tmp_path / "step-00000004" / "optimizer.safetensors").unlink()
+    assert latest_resumable(tmp_path) is None and checkpoints(tmp_path)[0].load("ema")["w"].tolist() == [4.0] * 3
 
 
-def test_second_process_is_refused_and_a_dead_one_is_lost(run):
-    code = "import sys; from workbench.runs.store import open_run; open_run(sys.argv[1]).lock().__enter__()"
-    with run.lock():
-        run.write_status("running", 3)
-        done = subprocess.run([sys.executable, "-c", code, run.folder], capture_output=True, text=True)
-        assert "is being trained by another process" in done.stderr
-        assert run.status["state"] == "running"
-    assert run.status["state"] == "lost"
+@pytest.mark.parametrize("state", ["", "null", "[]", "{}", '{"step": 2}', '{"step": 2, "files": {"model": ""}}'])
+def test_unreadable_state_is_passed_over(tmp_path, state):
+    save(tmp_path, 1, 2)
+    (tmp_path / "step-00000002" / "state.json").write_text(state)
+    with pytest.warns(UserWarning, match="step-00000002 is damaged and passed over"):
+        assert latest_resumable(tmp_path)[0].step == 1
 
 
-def test_metrics_survive_a_cut_line_and_rewind(run):
-    for step in (1, 2, 3):
-        run.append("metrics.jsonl", {"step": step})
-    with (run.folder / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 4, "lo')
-    assert [r["step"] for r in run.metrics] == [1, 2, 3]
-    run.rewind(2)
-    assert [r["step"] for r in run.metrics] == [1, 2]
+def test_damaged_part_is_named(tmp_path):
+    save(tmp_path, 1)
+    file = tmp_path / "step-00000001" / "ema.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="ema.safetensors is damaged"):
+        checkpoints(tmp_path)[0].load("ema")
+    file.unlink()
+    with pytest.warns(UserWarning, match="ema.safetensors is missing"):
+        assert checkpoints(tmp_path) == []
 
 
-def test_missing_step_lists_what_there_is(run):
-    save(run.folder / "checkpoints", 5)
-    with pytest.raises(ValueError, match="has no checkpoint of step 7; it has: 5"):
-        run.checkpoint(7)
+def test_the_same_step_is_replaced(tmp_path):
+    save(tmp_path, 1)
+    save_checkpoint(tmp_path, 1, parts(9.0), {})
+    assert checkpoints(tmp_path)[0].load("model")["w"].tolist() == [9.0] * 3
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), PermissionError(errno.EACCES, "denied")])
+def test_interruptions_leave_nothing_and_keep_their_kind(tmp_path, monkeypatch, error):
+    save(tmp_path, 1)
+
+    def interrupt(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_write", interrupt)
+        with pytest.raises(type(error)):
+            save(tmp_path, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_thinning_without_milestones(tmp_path):
+    save(tmp_path, 5, 10, 15)
+    thin(tmp_path, keep=1, milestone_every=None)
+    assert [(c.step, c.resumable) for c in checkpoints(tmp_path)] == [(15, True)]

@@ -113,4 +113,4 @@ def estimate_seconds(config: Config) -> float:
     step = bench_step("nano", patch=1, height=8, batch=config.training.batch, repeats=2, teacher_precision="ambient")
     steps = 2.5 * config.training.steps
     images = 7 * config.sampling.count * config.sampling.steps
-    return 60 + steps * step["plain"] * 1.3 + images * step["plain"] / config.training.batch / 3
+    return 45 + steps * step["plain"] * 1.15 + images * step["plain"] / config.training.batch / 3
