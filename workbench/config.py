@@ -49,6 +49,7 @@ class DiffusionConfig:
     path: Literal["linear", "cosine"] = "linear"
     time: Literal["uniform", "lognormal"] = "uniform"
     label_dropout: float = 0.1  # share of samples that see the null class (SiT, REPA and the paper)
+    cosine_weight: float = 0.0  # of LightningDiT's 1 - cos(v_hat, v) along the channels; its own default is 1
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class SamplingConfig:
     sampler: Literal["euler", "heun", "euler-maruyama"] = "euler-maruyama"
     steps: int = 250
     last_step: float = 0.04
+    shift: float = 1.0  # LightningDiT's timestep shift: below 1 spends more steps near noise
     guidance_scale: float = 1.0
     guidance_low: float = 0.0
     guidance_high: float = 1.0

@@ -39,7 +39,19 @@ def inputs():
     labels = torch.arange(6) % 5
     y = labels.masked_fill(torch.arange(6) == 2, 5)
     features = {layer: f.detach() for layer, f in backbone(2).features(x_t, t, y, (2, 6)).items()}
-    return Inputs(z=z, eps=eps, t=t, x_t=x_t, v=eps - z, y=y, labels=labels, features=features)
+    return Inputs(
+        z=z,
+        eps=eps,
+        t=t,
+        x_t=x_t,
+        v=eps - z,
+        y=y,
+        labels=labels,
+        u=torch.rand(6, generator=generator),
+        targets={},
+        features=features,
+        ema=backbone(4),
+    )
 
 
 def build(name: str, loaded=None, **options):

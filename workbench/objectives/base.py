@@ -1,7 +1,7 @@
 """What every alignment objective is: the student's layers it needs, and a loss for each sample."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -21,19 +21,25 @@ class FeatureModel(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What an objective is built for: the student's shape, and the teacher it was handed, frozen."""
+    """What an objective is built for: the student's shape and path, its frozen teacher, its encoders' widths."""
 
     depth: int
     width: int
     patch: int
     channels: int
     height: int
+    path: str = "linear"
     teacher: FeatureModel | None = None
+    targets: Mapping[str, int] = field(default_factory=dict)  # width of the target tokens by encoder
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Noised latents and what they are made of; ``y`` has the null class where labels were dropped, ``labels`` not."""
+    """Noised latents and what they are made of; ``y`` has the null class where labels were dropped, ``labels`` not.
+
+    ``u`` is one uniform number a sample for the objective's own chance, ``targets`` the tokens that outside encoders
+    give for the clean image, on the student's token grid, by encoder.
+    """
 
     z: Float[Tensor, "b c h w"]
     eps: Float[Tensor, "b c h w"]
@@ -42,21 +48,30 @@ class Batch:
     v: Float[Tensor, "b c h w"]
     y: Int[Tensor, "b"]
     labels: Int[Tensor, "b"]
+    u: Float[Tensor, "b"]
+    targets: dict[str, Float[Tensor, "b n _"]]
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(**{name: tensor.to(device) for name, tensor in self.__dict__.items()})
+        """The batch on another device."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def rows(self, index: Int[Tensor, "k"]) -> "Batch":
+        """The samples at ``index`` only."""
+        return self._map(lambda tensor: tensor[index])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        groups = {name: value for name, value in values.items() if isinstance(value, dict)}
+        return replace(self, **tensors, **{n: {k: change(v) for k, v in g.items()} for n, g in groups.items()})
 
 
 @dataclass(frozen=True)
 class Inputs(Batch):
-    """A batch as the student saw it, with the features it was tapped for."""
+    """A batch as the student saw it, with the features it was tapped for and the average of its past weights."""
 
     features: dict[int, Float[Tensor, "b n d"]]
-
-    def rows(self, index: Int[Tensor, "k"]) -> "Inputs":
-        """The samples at ``index`` only."""
-        chosen = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "features"}
-        return replace(self, **chosen, features={layer: f[index] for layer, f in self.features.items()})
+    ema: FeatureModel
 
 
 @dataclass(frozen=True)
@@ -72,7 +87,8 @@ class Objective(nn.Module):
 
     Heads are submodules, so they are trained with the student; a teacher stays in ``context``, outside the module
     tree, so it is never saved, averaged or wrapped. ``RECIPES`` of the subclass's module maps a recipe's name to
-    dotted configuration values.
+    dotted configuration values. An option ``teacher`` asks for a frozen run in ``context.teacher``, an option
+    ``encoder`` for target tokens in ``inputs.targets``.
     """
 
     SUPPLIED: ClassVar[tuple[str, ...]] = ("context",)

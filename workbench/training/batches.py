@@ -1,5 +1,6 @@
 """What the network sees at a step: a function of (seed, position in the data order), of nothing else."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -8,13 +9,14 @@ import torch
 from workbench.config import Config
 from workbench.data.codecs import sample_posterior
 from workbench.data.latents import Latents
+from workbench.data.targets import Targets
 from workbench.diffusion.paths import get_path, interpolate
 from workbench.diffusion.randomness import normal, permutation, uniform
 from workbench.diffusion.schedules import sample_time
 from workbench.objectives.base import Batch
 
 
-def draw_batch(config: Config, latents: Latents, step: int, rows: range) -> Batch:
+def draw_batch(config: Config, latents: Latents, targets: Mapping[str, Targets], step: int, rows: range) -> Batch:
     """Rows ``rows`` of the global batch of ``step`` (from 0).
 
     Row r of step s is position p = s batch + r of an endless data order, a fresh permutation each epoch, and p also
@@ -33,7 +35,17 @@ def draw_batch(config: Config, latents: Latents, step: int, rows: range) -> Batc
     dropped = uniform(seed, "label", positions, 1)[:, 0] < config.diffusion.label_dropout
     noised = interpolate(get_path(config.diffusion.path), z, eps, t)
     y = labels.masked_fill(dropped, len(latents.classes))
-    return Batch(z=z, eps=eps, t=t, x_t=noised.x_t, v=noised.v, y=y, labels=labels)
+    return Batch(
+        z=z,
+        eps=eps,
+        t=t,
+        x_t=noised.x_t,
+        v=noised.v,
+        y=y,
+        labels=labels,
+        u=uniform(seed, "objective", positions, 1)[:, 0],
+        targets={name: tokens.tokens(indices) for name, tokens in targets.items()},
+    )
 
 
 @lru_cache(maxsize=2)

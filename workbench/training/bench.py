@@ -48,7 +48,7 @@ def bench_step(
     students = {}
     for kind, objective in objectives.items():
         config: Config = from_dict({"backbone": options, "objective": objective})
-        students[kind] = build_student(config, shape, teacher)
+        students[kind] = build_student(config, shape, teacher, {})
     seconds: dict[str, list[float]] = {kind: [] for kind in students}
     for draw in draws[:1] + draws:  # the first round warms up
         for kind, student in students.items():
@@ -68,7 +68,7 @@ def _draw(batch: int, height: int, seed: int) -> Batch:
     t = (torch.arange(batch) + torch.rand(1, generator=generator)) / batch
     labels = torch.randint(1000, (batch,), generator=generator)
     mix = t.reshape(-1, 1, 1, 1)
-    return Batch(z=z, eps=eps, t=t, x_t=(1 - mix) * z + mix * eps, v=eps - z, y=labels, labels=labels)
+    return Batch(z=z, eps=eps, t=t, x_t=(1 - mix) * z + mix * eps, v=eps - z, y=labels, labels=labels, u=t, targets={})
 
 
 def _time_step(student: Student, batch: Batch) -> float:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState
 
 from workbench.config import Config
 from workbench.data.latents import Latents, open_latents
+from workbench.data.targets import Targets, open_targets
 from workbench.files import write_json
 from workbench.runs.checkpoints import latest_resumable, save_checkpoint, thin
 from workbench.runs.models import load_teacher
@@ -47,13 +48,14 @@ def fit(
     accelerator = _accelerator(config)
     with accelerator.main_process_first():
         latents = open_latents(config, "train", root / ".latents", progress)
+        targets = open_targets(config, "train", latents, root / ".targets", accelerator.device, progress)
     # Everything that the configuration can get wrong is found before a folder is made.
     teacher = load_teacher(config, latents, root)
-    student = build_student(config, latents, teacher.to(accelerator.device) if teacher else None)
+    student = build_student(config, latents, teacher.to(accelerator.device) if teacher else None, targets)
     with accelerator.main_process_first():
         run = prepare_run(config, root)
     with run.lock() if accelerator.is_main_process else contextlib.nullcontext(), _StopSignals() as stop:
-        trainer = _Trainer(config, run, latents, accelerator, student)
+        trainer = _Trainer(config, run, latents, targets, accelerator, student)
         try:
             yield from trainer.train(stop)
         except (ValueError, OSError, RuntimeError) as error:
@@ -64,8 +66,17 @@ def fit(
 class _Trainer:
     """The state of one training process."""
 
-    def __init__(self, config: Config, run: Run, latents: Latents, accelerator: Accelerator, student: Student):
-        self.config, self.run, self.latents, self.accelerator = config, run, latents, accelerator
+    def __init__(
+        self,
+        config: Config,
+        run: Run,
+        latents: Latents,
+        targets: Mapping[str, Targets],
+        accelerator: Accelerator,
+        student: Student,
+    ):
+        self.config, self.run, self.accelerator = config, run, accelerator
+        self.latents, self.targets = latents, targets
         device = accelerator.device
         self.student = student.to(device)
         self.ema = copy.deepcopy(self.student.backbone).eval().requires_grad_(False)
@@ -114,8 +125,10 @@ class _Trainer:
         for number, rows in enumerate(micro_batches):
             final = number == len(micro_batches) - 1
             with contextlib.nullcontext() if final else self.accelerator.no_sync(self.model):
-                batch = draw_batch(self.config, self.latents, self.step, rows).to(self.accelerator.device)
-                losses = self.model(batch, weight > 0)
+                # Targets are of use only while the objective runs.
+                targets = self.targets if self.aligned else {}
+                batch = draw_batch(self.config, self.latents, targets, self.step, rows).to(self.accelerator.device)
+                losses = self.model(batch, self.aligned, self.ema)
                 total = losses.denoise.mean()
                 if losses.alignment is not None:
                     total = total + weight * losses.alignment.mean()

@@ -1,14 +1,17 @@
 """The module that is trained: a backbone, the heads of its objective, and the two losses of a batch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from workbench.backbones.base import TransformerBackbone
 from workbench.config import Config, plugin_class
 from workbench.data.latents import Latents
+from workbench.data.targets import Targets
 from workbench.objectives.base import Batch, Context, Inputs, Objective
 from workbench.objectives.heads import initialize
 
@@ -25,19 +28,30 @@ class Losses:
 class Student(nn.Module):
     """Backbone and objective as one module, so that DDP sees every trained parameter."""
 
-    def __init__(self, backbone: TransformerBackbone, objective: Objective):
+    def __init__(self, backbone: TransformerBackbone, objective: Objective, cosine_weight: float = 0.0):
         super().__init__()
         self.backbone = backbone
         self.objective = objective
+        self.cosine_weight = cosine_weight
 
-    def forward(self, batch: Batch, aligned: bool) -> Losses:
-        """Denoising loss (mean over c, h, w of (v_hat - v)^2) and, if ``aligned``, the objective's loss."""
+    def forward(self, batch: Batch, aligned: bool, ema: TransformerBackbone) -> Losses:
+        """The denoising loss and, if ``aligned``, the objective's loss; ``ema`` is the average of past weights."""
         tapped = self.backbone.forward_tapped(batch.x_t, batch.t, batch.y, self.objective.taps if aligned else ())
-        denoise = (tapped.v.float() - batch.v).square().mean(dim=(1, 2, 3))
+        denoise = denoising_loss(tapped.v.float(), batch.v, self.cosine_weight)
         if not aligned:
             return Losses(denoise, None, {})
-        alignment = self.objective.loss(Inputs(**batch.__dict__, features=tapped.features))
+        alignment = self.objective.loss(Inputs(**batch.__dict__, features=tapped.features, ema=ema))
         return Losses(denoise, alignment.loss, alignment.metrics)
+
+
+def denoising_loss(
+    predicted: Float[Tensor, "b c h w"], v: Float[Tensor, "b c h w"], cosine_weight: float
+) -> Float[Tensor, "b"]:
+    """Mean over c, h, w of (v_hat - v)^2, plus ``cosine_weight`` times LightningDiT's mean of 1 - cos over channels."""
+    squares = (predicted - v).square().mean(dim=(1, 2, 3))
+    if not cosine_weight:
+        return squares
+    return squares + cosine_weight * (1 - F.cosine_similarity(predicted, v, dim=1)).mean(dim=(1, 2))
 
 
 def build_backbone(config: Config, latents: Latents) -> TransformerBackbone:
@@ -50,11 +64,22 @@ def build_backbone(config: Config, latents: Latents) -> TransformerBackbone:
     )
 
 
-def build_student(config: Config, latents: Latents, teacher: TransformerBackbone | None) -> Student:
+def build_student(
+    config: Config, latents: Latents, teacher: TransformerBackbone | None, targets: Mapping[str, Targets]
+) -> Student:
     """A freshly initialised student; the same seed gives the same backbone whatever the objective."""
     backbone = build_backbone(config, latents)
     backbone.initialize(torch.Generator().manual_seed(config.training.seed))
-    context = Context(backbone.depth, backbone.width, backbone.patch, backbone.channels, backbone.height, teacher)
+    context = Context(
+        depth=backbone.depth,
+        width=backbone.width,
+        patch=backbone.patch,
+        channels=backbone.channels,
+        height=backbone.height,
+        path=config.diffusion.path,
+        teacher=teacher,
+        targets={name: tokens.width for name, tokens in targets.items()},
+    )
     objective = plugin_class("objective", config.objective.name)(context, **config.objective.options)
     initialize(objective, torch.Generator().manual_seed(config.training.seed + 1))
-    return Student(backbone, objective)
+    return Student(backbone, objective, config.diffusion.cosine_weight)
