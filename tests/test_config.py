@@ -139,3 +139,11 @@ def test_batch_is_divided_by_accumulation():
     assert config.training.accumulation == 5
     with pytest.raises(ValueError, match="training.batch 32 is not divisible by training.accumulation 5"):
         load_config("demo/plain", ["training.accumulation=5"])
+
+
+def test_lists_become_tuples_of_the_right_length():
+    pairs = tuple[tuple[int, int], ...]
+    assert coerce("pairs", [[8, 16], [4, 8]], pairs) == ((8, 16), (4, 8))
+    for value, problem in (("8-16", "must be a list"), ([[8]], "a list of 2"), ([[8, "x"]], "must be int")):
+        with pytest.raises(ValueError, match=problem):
+            coerce("pairs", value, pairs)

@@ -241,7 +241,7 @@ def refuse_unknown_keys(section: str, given: Iterable[str], allowed: Iterable[st
 
 
 def coerce(what: str, value: Any, hint: Any) -> Any:
-    """``value`` as the type that ``hint`` asks for (int to float only); ValueError naming both otherwise."""
+    """``value`` as the type that ``hint`` asks for (int to float, list to tuple); ValueError naming both otherwise."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         value = "no" if value is False and "no" in arguments else value  # YAML reads a bare no as false
@@ -251,6 +251,13 @@ def coerce(what: str, value: Any, hint: Any) -> Any:
         if value is None and type(None) in arguments:
             return None
         return coerce(what, value, next(argument for argument in arguments if argument is not type(None)))
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{what} must be a list; got {value!r}")
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(kinds) != len(value):
+            raise ValueError(f"{what} must be a list of {len(kinds)}; got {value!r}")
+        return tuple(coerce(what, item, kind) for item, kind in zip(value, kinds, strict=True))
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if hint is float and isinstance(value, str):

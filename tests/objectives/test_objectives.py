@@ -55,7 +55,9 @@ def inputs():
 
 
 def build(name: str, loaded=None, **options):
-    objective = plugin_class("objective", name)(Context(12, 128, 1, 2, 4, loaded), head_width=8, **options)
+    objective = plugin_class("objective", name)(
+        Context(12, 128, 1, 2, 4, "linear", {}, loaded), head_width=8, **options
+    )
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in objective.parameters():
@@ -195,7 +197,7 @@ def test_whole_batch_costs_the_teacher_both_branches(inputs, teacher, monkeypatc
 
 @pytest.mark.parametrize(("head", "linears"), [("mlp", 3), ("mlp-norm-linear", 4)])
 def test_heads_give_a_patch_for_each_token(head, linears):
-    context = Context(12, 128, 2, 3, 4)
+    context = Context(12, 128, 2, 3, 4, "linear", {})
     objective = plugin_class("objective", "vae_align")(context, head=head, head_width=8)
     assert objective.head(torch.randn(5, 4, 128)).shape == (5, 4, 12)  # 2 x 2 pixels of 3 channels
     assert sum(isinstance(m, torch.nn.Linear) for m in objective.head.modules()) == linears
@@ -210,5 +212,5 @@ def test_layers_outside_the_depth(layer, teacher):
 
 
 def test_plain_training_has_nothing_to_align():
-    objective = plugin_class("objective", "denoise")(Context(12, 128, 1, 2, 4))
+    objective = plugin_class("objective", "denoise")(Context(12, 128, 1, 2, 4, "linear", {}))
     assert objective.taps == () and objective.weight_at(0) == 0 and not list(objective.parameters())

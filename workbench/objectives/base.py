@@ -1,7 +1,7 @@
 """What every alignment objective is: the student's layers it needs, and a loss for each sample."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -28,9 +28,9 @@ class Context:
     patch: int
     channels: int
     height: int
-    path: str = "linear"
+    path: str
+    targets: Mapping[str, int]  # width of the target tokens by encoder
     teacher: FeatureModel | None = None
-    targets: Mapping[str, int] = field(default_factory=dict)  # width of the target tokens by encoder
 
 
 @dataclass(frozen=True)
