@@ -74,12 +74,25 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Bench:
-    """Time the plain step, the guided step on all samples and with a selecting window, in one process."""
+    """Time the plain step and guided steps (all methods with --every), in one process and in turn."""
 
+    backbone: str = "sit"
     size: str = "nano"
+    patch: int | None = None
+    """1 for nano, 2 for the others, by default."""
     batch: int = 32
     repeats: int = 7
+    every: bool = False
+    """Every method, not only the guided steps."""
+    fast: bool = False
+    """Also the plain step in bfloat16 with compiled blocks."""
+    precision: str = "no"
+    """Of all steps: no, bf16 or fp16."""
+    compile: bool = False
+    """Compile the blocks of student and teacher."""
     teacher_precision: str = "ambient"
+    report: Path | None = None
+    """Also write the figures, with the machine, to this JSON file."""
 
 
 @dataclass(frozen=True)

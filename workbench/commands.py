@@ -27,10 +27,10 @@ def demo(command) -> None:
         f"  1. teacher  VAE-aligned, {configs['teacher'].training.steps} steps\n"
         f"  2. plain    no alignment, {plain.training.steps} steps\n"
         f"  3. guided   by the teacher's features at w = {configs['guided'].objective.options['guidance_scale']:g}, "
-        f"{plain.training.steps} steps\n"
+        f"{configs['guided'].training.steps} steps\n"
         f"  then scores, probes and a report. Runs go to {root}/; Ctrl-C saves, the same command goes on."
     )
-    console.print(f"About {estimate_seconds(plain) / 60:.0f} minutes on this machine if nothing is finished yet.")
+    console.print(f"About {estimate_seconds(configs) / 60:.0f} minutes on this machine if nothing is finished yet.")
     finished = None
     with _bars(console) as update:
         for progress in run_demo(root, command.report, command.seed, command.overrides):
@@ -132,22 +132,32 @@ def classifier(command) -> None:
 
 
 def bench(command) -> None:
-    """Ratios of guided to plain steps."""
-    from workbench.training.bench import bench_step
+    """Ratios of aligned to plain steps, memory, and the cost of the paper's schedule."""
+    from dataclasses import asdict
 
-    shape = {"patch": 1, "height": 8} if command.size == "nano" else {"patch": 2, "height": 32}
-    figures = bench_step(
-        command.size,
-        batch=command.batch,
-        repeats=command.repeats,
-        teacher_precision=command.teacher_precision,
-        **shape,
-    )
-    table = Table("step", f"SiT-{command.size}, batch {command.batch}, median of {command.repeats}")
-    for name, value in figures.items():
-        is_ratio = "/" in name or name == "ceiling_share"
-        table.add_row(name, f"{value:.3f}" if is_ratio else f"{value * 1e3:.1f} ms")
-    Console().print(table)
+    from workbench.files import write_json
+    from workbench.runs.store import machine
+    from workbench.training.bench import bench_steps, plain_matmul_share
+
+    section = {"name": command.backbone, "size": command.size, "patch": command.patch or (1, 2)[command.size != "nano"]}
+    options = {key: getattr(command, key) for key in ("batch", "repeats", "every", "fast", "precision")}
+    options |= {"teacher_precision": command.teacher_precision, "compiled": command.compile}
+    with _bars(Console()) as update:
+        for done, rounds, found in bench_steps(section, **options):
+            update("time steps", done, rounds)
+            costs = found
+    share = plain_matmul_share(section, command.batch, costs[0].seconds)
+    title = f"{command.backbone}-{command.size}/{section['patch']}, batch {command.batch}, median of {command.repeats}"
+    table = Table("step", "time", "/ plain", "memory", "1 M steps / plain", "with teacher", title=title)
+    for cost in costs:
+        ratios = (f"{cost.total:.3f}", f"{cost.total_with_teacher:.3f}")
+        table.add_row(
+            cost.kind, f"{cost.seconds * 1e3:.0f} ms", f"{cost.ratio:.3f}", f"{cost.memory / 1e6:,.0f} MB", *ratios
+        )
+    Console().print(table, f"Share of the machine's matrix-product rate in the plain step: {share:.2f}")
+    if command.report:
+        figures = {"step": [asdict(cost) for cost in costs], "matmul_share": share, "backbone": section, **options}
+        write_json(command.report, {**figures, **machine()})
 
 
 def presets(command) -> None:

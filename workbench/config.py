@@ -25,7 +25,7 @@ PRESETS = Path(__file__).parent / "presets"
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images. ``size`` and ``crop`` matter for image folders only; the other sets have one size."""
+    """Which images. ``size`` and ``crop`` matter for folders and archives only; the other sets have one size."""
 
     name: str = "fashion-mnist"
     source: str = "auto"  # fashion-mnist: embedded subset, full set, or the full set when there is one
@@ -33,11 +33,13 @@ class DataConfig:
     size: int = 256
     crop: Literal["adm", "none"] = "adm"
     limit: int | None = None  # the first so many images
+    flip: bool = False  # mirrored images too, each drawn half the time: SiT and LightningDiT do, REPA's family not
+    precision: Literal["float32", "float16"] = "float32"  # of stored latents; half as much disk is half as exact
 
 
 @dataclass(frozen=True)
 class CodecConfig:
-    """Pixels to latents and back: the shipped ``kl-f4``, ``identity``, or a folder with a trained codec."""
+    """Pixels to latents and back: a name of `data.codecs.load_codec`, or a folder with an autoencoder's weights."""
 
     name: str = "kl-f4"
 
@@ -68,6 +70,7 @@ class TrainingConfig:
     ema: float = 0.9999
     precision: Literal["no", "fp16", "bf16"] = "no"
     compile: bool = False
+    sharding: Literal["ddp", "fsdp"] = "ddp"  # a copy in each process, or a share of parameters and optimizer
     seed: int = 0
     log_every: int = 100
     checkpoint_every: int = 10_000
@@ -141,7 +144,7 @@ _PLUGINS = {
 }
 
 # What changes neither the weights nor the order of what is computed, so not the fingerprint either.
-_FREE = {"training": ("log_every", "checkpoint_every", "keep", "milestone_every")}
+_FREE = {"training": ("log_every", "checkpoint_every", "keep", "milestone_every", "sharding")}
 
 
 def load_config(source: str | Path, overrides: Iterable[str] = ()) -> Config:

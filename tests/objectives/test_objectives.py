@@ -6,52 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from workbench.backbones.sit import Backbone
 from workbench.config import plugin_class
-from workbench.objectives.base import Context, Inputs, windowed
-
-SHAPE = {"channels": 2, "height": 4, "classes": 5}
-
-
-def backbone(seed: int) -> Backbone:
-    """A nano SiT whose zero-initialised parts are random too, so that labels and times matter."""
-    model = Backbone(size="nano", patch=1, **SHAPE)
-    generator = torch.Generator().manual_seed(seed)
-    model.initialize(generator)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "adaLN" in name or "final" in name:
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return model
-
-
-@pytest.fixture(scope="module")
-def teacher():
-    return backbone(1).eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def inputs():
-    generator = torch.Generator().manual_seed(0)
-    z, eps = (torch.randn(6, 2, 4, 4, generator=generator) for _ in range(2))
-    t = torch.tensor([0.1, 0.4, 0.5, 0.7, 0.71, 0.9])
-    x_t = z + t.reshape(-1, 1, 1, 1) * (eps - z)
-    labels = torch.arange(6) % 5
-    y = labels.masked_fill(torch.arange(6) == 2, 5)
-    features = {layer: f.detach() for layer, f in backbone(2).features(x_t, t, y, (2, 6)).items()}
-    return Inputs(
-        z=z,
-        eps=eps,
-        t=t,
-        x_t=x_t,
-        v=eps - z,
-        y=y,
-        labels=labels,
-        u=torch.rand(6, generator=generator),
-        targets={},
-        features=features,
-        ema=backbone(4),
-    )
+from workbench.objectives.base import Context, windowed
 
 
 def build(name: str, loaded=None, **options):
@@ -176,7 +132,7 @@ def test_normalised_targets_have_zero_mean_and_unit_variance(inputs, teacher):
     torch.testing.assert_close(target.var(dim=-1, unbiased=False), torch.ones(6, 16), rtol=1e-3, atol=1e-3)
 
 
-def test_teacher_gets_no_gradient_and_the_head_does(inputs):
+def test_teacher_gets_no_gradient_and_the_head_does(inputs, backbone):
     free = backbone(1)
     objective = build("self_transcendence", free, teacher="t")
     assert all(parameter.requires_grad for name, parameter in free.named_parameters() if name != "pos_embed")

@@ -20,7 +20,7 @@ from workbench.runs.store import Run, prepare_run
 from workbench.training.loop import fit
 
 ROLES = ("teacher", "plain", "guided")
-PROBE_TIME, PROBE_IMAGES = 0.3, 1500
+PROBE_TIME, PROBE_IMAGES, LAYERS = 0.3, 1500, range(1, 13)
 MAP_TIME, MAP_IMAGES, MAP_SCALES = 0.4, 6, (1.0, 5.0, 10.0, 30.0)
 
 
@@ -59,7 +59,8 @@ def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...]
                 yield Progress(f"train {role}", record["step"], config.training.steps, f"loss {record['loss']:.3f}")
         if runs[role].status["state"] != "finished":
             return
-    jobs = [(role, step) for role, run in runs.items() for step in _scored_steps(run)]
+    common = runs["guided"].config.training.steps  # where plain, which trains on, is compared with it
+    jobs = [(role, step) for role, run in runs.items() for step in _scored_steps(run.config)]
     for done, (role, step) in enumerate(jobs):
         yield Progress("score", done, len(jobs), f"{role} at step {step}")
         score(runs[role], step, runs[role].config.sampling)
@@ -67,12 +68,16 @@ def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...]
     for done, (role, run) in enumerate(runs.items()):
         yield Progress("probe", done, len(runs), role)
         count = min(PROBE_IMAGES, len(latents))
-        probe_layers(run, latents, run.config.training.steps, layers=range(1, 13), t=PROBE_TIME, count=count)
+        probe_layers(run, latents, min(common, run.config.training.steps), layers=LAYERS, t=PROBE_TIME, count=count)
     yield Progress("probe", len(runs), len(runs))
     yield Progress("report", 0, 1)
     names, columns = latents.classes, 10
     samples = {
-        role: {s: generate(run, s, run.config.sampling).images[:columns].numpy() for s in _scored_steps(run)}
+        role: {
+            s: generate(run, s, run.config.sampling).images[:columns].numpy()
+            for s in _scored_steps(run.config)
+            if s <= common
+        }
         for role, run in runs.items()
     }
     report.parent.mkdir(parents=True, exist_ok=True)
@@ -101,16 +106,20 @@ def _total_seconds(runs: dict[str, Run]) -> float:
     return time.time() - min(run.provenance["created"] for run in runs.values())
 
 
-def _scored_steps(run: Run) -> list[int]:
-    training = run.config.training
+def _scored_steps(config: Config) -> list[int]:
+    training = config.training
     return sorted({*range(training.milestone_every, training.steps, training.milestone_every), training.steps})
 
 
-def estimate_seconds(config: Config) -> float:
-    """A first guess of the demo's length from one timed forward and backward pass on this machine."""
-    from workbench.training.bench import bench_step
+def estimate_seconds(configs: dict[str, Config]) -> float:
+    """A first guess of the demo's length from a few timed steps on this machine."""
+    from workbench.training.bench import bench_steps
 
-    step = bench_step("nano", patch=1, height=8, batch=config.training.batch, repeats=2, teacher_precision="ambient")
-    steps = 2.5 * config.training.steps
-    images = 7 * config.sampling.count * config.sampling.steps
-    return 45 + steps * step["plain"] * 1.15 + images * step["plain"] / config.training.batch / 3
+    guided = configs["guided"]
+    batch, sampling, stop = guided.training.batch, guided.sampling, guided.objective.options["stop_step"]
+    *_, (_, _, costs) = bench_steps({"name": "sit", "size": "nano", "patch": 1}, batch=batch, repeats=2)
+    plain, aligned = costs[0].seconds, costs[1].seconds
+    trained = sum(config.training.steps for config in configs.values())
+    steps = trained * plain + min(stop or trained, guided.training.steps) * (aligned - plain)
+    scores = sum(len(_scored_steps(config)) for config in configs.values())
+    return 45 + steps + scores * sampling.count * sampling.steps * plain / batch / 3

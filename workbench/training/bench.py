@@ -1,15 +1,39 @@
-"""What a guided step costs: plain, guided as released, guided with a selecting window, in one process, in turn."""
+"""What a training step costs: every kind of step in one process, in turn, beside the plain one."""
 
 import statistics
 import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from workbench.backbones.sit import Backbone
 from workbench.config import Config, from_dict
+from workbench.data.encoders import load_encoder
 from workbench.objectives.base import Batch
-from workbench.training.student import Losses, Student, build_student
+from workbench.training.state import TrainState, accelerate
+from workbench.training.student import build_backbone, build_student
+
+PAPER_STEPS, TEACHER_STEPS, GUIDED_STEPS = 1_000_000, 200_000, 100_000  # section 4.5 and Table 5
+_ENCODER = "effnet-lite0"
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """A kind of step: median seconds, their ratio to plain, bytes, and the paper's schedule in plain schedules.
+
+    ``memory`` counts parameters, gradients, average, optimizer, teacher and the activations kept for the backward
+    pass. ``total`` is the cost of a million steps, the paper's longest run for SiT-B, over that of a million plain
+    ones; ``total_with_teacher`` adds the 200 k steps of the teacher, which the paper leaves out.
+    """
+
+    kind: str
+    seconds: float
+    ratio: float
+    memory: int
+    total: float
+    total_with_teacher: float
 
 
 @dataclass(frozen=True)
@@ -21,44 +45,117 @@ class _Shape:
     classes: tuple[str, ...]
 
 
-def bench_step(
-    size: str, *, patch: int, height: int, batch: int, repeats: int, teacher_precision: str
-) -> dict[str, float]:
-    """Median seconds of forward and backward for each kind of step, their ratios to plain, and the matmul ceiling.
+@dataclass(frozen=True)
+class _Computed:
+    """Targets that cost one run of the encoder on random images, or, stored, nothing."""
 
-    Random weights and latents; times evenly spread over [0, 1], so that 30 % of a large batch lies in the window.
-    The kinds alternate, so a drift of the machine's speed touches all of them. ``ceiling_share`` is the plain step's
-    arithmetic (6 multiply-adds a block weight and token) over that of square matrix products timed in the same run.
-    """
-    shape = _Shape(4, height, tuple(str(k) for k in range(1000)))
-    options = {"name": "sit", "size": size, "patch": patch}
-    teacher = Backbone(**{k: v for k, v in options.items() if k != "name"}, channels=4, height=height, classes=1000)
-    teacher.initialize(torch.Generator().manual_seed(1))
-    teacher.eval().requires_grad_(False)
-    if teacher_precision == "bfloat16":
-        teacher.to(torch.bfloat16)
+    width: int
+    tokens: Callable[[np.ndarray], Tensor]
+
+
+def kinds(head_width: int, teacher_precision: str, every: bool, fast: bool) -> dict[str, dict]:
+    """Configuration sections by the name of the step: plain and the two guided ones, every method, a fast one."""
     guided = {"name": "self_transcendence", "teacher": "bench", "teacher_precision": teacher_precision}
-    guided["head_width"] = 256 if size == "nano" else 2048
-    objectives = {
+    guided["head_width"] = head_width
+    chosen = {
         "plain": {"name": "denoise"},
         "guided, all samples": guided,
         "guided, selected": {**guided, "window": "select"},
     }
-    draws = [_draw(batch, height, seed) for seed in range(repeats)]
-    students = {}
-    for kind, objective in objectives.items():
-        config: Config = from_dict({"backbone": options, "objective": objective})
-        students[kind] = build_student(config, shape, teacher, {})
-    seconds: dict[str, list[float]] = {kind: [] for kind in students}
-    for draw in draws[:1] + draws:  # the first round warms up
-        for kind, student in students.items():
-            seconds[kind].append(_time_step(student, draw))
-    medians = {kind: statistics.median(values[1:]) for kind, values in seconds.items()}
-    weights = 18 * teacher.width**2 * teacher.depth * batch * teacher.tokens
-    weights -= 6 * teacher.width**2 * teacher.depth * batch * (teacher.tokens - 1)  # modulation is once an image
-    share = 6 * weights / medians["plain"] / _matmul_rate()
-    ratios = {f"{kind} / plain": medians[kind] / medians["plain"] for kind in list(medians)[1:]}
-    return {**medians, **ratios, "ceiling_share": share}
+    if every:
+        repa = {"name": "repa", "encoder": _ENCODER, "head_width": head_width}
+        chosen |= {
+            "vae_align": {"name": "vae_align", "head_width": head_width},
+            "repa, encoder at each step": {**repa, "stored": False},
+            "repa, stored targets": repa,
+            "dispersive": {"name": "dispersive"},
+            "sra": {"name": "sra"},
+            "layersync": {"name": "layersync"},
+        }
+    sections: dict[str, dict] = {kind: {"objective": objective} for kind, objective in chosen.items()}
+    if fast:
+        sections["plain, bfloat16, compiled"] = {"training": {"precision": "bf16", "compile": True}}
+    return sections
+
+
+def bench_steps(
+    backbone: Mapping[str, object],
+    *,
+    batch: int,
+    repeats: int,
+    teacher_precision: str = "ambient",
+    precision: str = "no",
+    compiled: bool = False,
+    every: bool = False,
+    fast: bool = False,
+) -> Iterator[tuple[int, int, list[StepCost]]]:
+    """Time whole optimizer steps, all kinds in turn, yielding (rounds done, rounds, costs so far).
+
+    ``backbone`` is a configuration's section. Random weights and latents (4 x 8 x 8 for size nano, 4 x 32 x 32
+    otherwise), times evenly spread over [0, 1], so that 30 % of a large batch lies in the window. Because the kinds
+    alternate, a drift of the machine's speed touches all of them. The first round warms up and is not counted.
+    """
+    shape = _shape(backbone)
+    training = {"batch": batch, "precision": precision, "compile": compiled}
+    head_width = 256 if backbone["size"] == "nano" else 2048
+    states = {}
+    for kind, sections in kinds(head_width, teacher_precision, every, fast).items():
+        own = {**training, **sections.get("training", {})}
+        states[kind] = _state(from_dict({"backbone": dict(backbone), **sections, "training": own}), shape)
+    seconds: dict[str, list[float]] = {kind: [] for kind in states}
+    memory = {}
+    for done in range(repeats + 1):
+        draw = _draw(batch, shape.height, done)
+        for kind, (state, targets) in states.items():
+            taken, kept = _time_step(state, draw, targets)
+            seconds[kind].append(taken)
+            memory[kind] = kept
+        if done:
+            yield done, repeats, _costs({kind: values[1:] for kind, values in seconds.items()}, memory)
+
+
+def plain_matmul_share(backbone: Mapping[str, object], batch: int, seconds: float) -> float:
+    """The arithmetic of a plain step (6 operations a block weight and token) over the machine's matmul rate.
+
+    The rate is that of square float32 products, timed now; best of five.
+    """
+    side, best = 2048, float("inf")
+    a, b = torch.randn(side, side), torch.randn(side, side)
+    for _ in range(5):
+        started = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - started)
+    with torch.device("meta"):
+        model = build_backbone(from_dict({"backbone": dict(backbone)}), _shape(backbone))
+    weights = [(name, w) for name, w in model.blocks.named_parameters() if w.ndim == 2]
+    # Modulation works on one vector an image, the rest on every token.
+    used = sum(w.numel() * batch * (1 if "adaLN" in name else model.tokens) for name, w in weights)
+    return 6 * used / seconds / (2 * side**3 / best)
+
+
+def _shape(backbone: Mapping[str, object]) -> _Shape:
+    return _Shape(4, 8 if backbone["size"] == "nano" else 32, tuple(str(k) for k in range(1000)))
+
+
+def _state(config: Config, shape: _Shape) -> tuple[TrainState, dict[str, _Computed]]:
+    teacher, targets, options = None, {}, config.objective.options
+    if "teacher" in options:
+        teacher = build_backbone(config, shape)
+        teacher.initialize(torch.Generator().manual_seed(1))
+        teacher.eval().requires_grad_(False)
+        if options["teacher_precision"] == "bfloat16":
+            teacher.to(torch.bfloat16)
+    if "encoder" in options:
+        encoder, side = load_encoder(options["encoder"]), shape.height // config.backbone.options["patch"]
+        images = torch.randint(256, (config.training.batch, 3, 8 * shape.height, 8 * shape.height), dtype=torch.uint8)
+        stored = torch.randn(len(images), side**2, encoder.width)
+        live = lambda rows: encoder.tokens(images[: len(rows)], side)  # noqa: E731
+        targets = {options["encoder"]: _Computed(encoder.width, (lambda rows: stored) if options["stored"] else live)}
+    accelerator = accelerate(config)
+    student = build_student(config, shape, teacher.to(accelerator.device) if teacher else None, targets)
+    state = TrainState(student, config, accelerator)
+    state.align(student.objective.weight_at(0) > 0)
+    return state, targets
 
 
 def _draw(batch: int, height: int, seed: int) -> Batch:
@@ -68,26 +165,56 @@ def _draw(batch: int, height: int, seed: int) -> Batch:
     t = (torch.arange(batch) + torch.rand(1, generator=generator)) / batch
     labels = torch.randint(1000, (batch,), generator=generator)
     mix = t.reshape(-1, 1, 1, 1)
-    return Batch(z=z, eps=eps, t=t, x_t=(1 - mix) * z + mix * eps, v=eps - z, y=labels, labels=labels, u=t, targets={})
+    x_t = (1 - mix) * z + mix * eps
+    return Batch(z=z, eps=eps, t=t, x_t=x_t, v=eps - z, y=labels, labels=labels, u=t, targets={})
 
 
-def _time_step(student: Student, batch: Batch) -> float:
+def _time_step(state: TrainState, draw: Batch, targets: Mapping[str, _Computed]) -> tuple[float, int]:
+    """Seconds of one whole step, and the bytes that it holds at its fullest."""
+    rows, kept = np.arange(len(draw.z)), {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    _wait(state)
     started = time.perf_counter()
-    losses: Losses = student(batch, student.objective.weight_at(0) > 0)
+    found = {name: source.tokens(rows) for name, source in targets.items()}
+    batch = Batch(**{**draw.__dict__, "targets": found}).to(state.accelerator.device)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        losses = state.losses(batch)
     total = losses.denoise.mean()
     if losses.alignment is not None:
         total = total + 0.5 * losses.alignment.mean()
-    total.backward()
-    student.zero_grad()
-    return time.perf_counter() - started
+    state.backward(total, final=True)
+    state.update(1e-4)
+    _wait(state)
+    taken = time.perf_counter() - started
+    student, teacher = state.student, state.student.objective.context.teacher
+    weights = {p.untyped_storage().data_ptr() for p in student.parameters()}
+    activations = sum(size for pointer, size in kept.items() if pointer not in weights)
+    copies = 4 * _bytes(student) + _bytes(state.ema) + (_bytes(teacher) if teacher else 0)
+    return taken, activations + copies
 
 
-def _matmul_rate(side: int = 2048, repeats: int = 5) -> float:
-    """Floating-point operations a second of float32 matrix products; best of ``repeats``."""
-    a, b = torch.randn(side, side), torch.randn(side, side)
-    best = float("inf")
-    for _ in range(repeats):
-        started = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - started)
-    return 2 * side**3 / best
+def _wait(state: TrainState) -> None:
+    if state.accelerator.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _bytes(module: torch.nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in module.parameters())
+
+
+def _costs(seconds: Mapping[str, list[float]], memory: Mapping[str, int]) -> list[StepCost]:
+    medians = {kind: statistics.median(values) for kind, values in seconds.items()}
+    ratios = {kind: value / medians["plain"] for kind, value in medians.items()}
+    costs = []
+    for kind, ratio in ratios.items():
+        guided = kind.startswith("guided")
+        share = GUIDED_STEPS / PAPER_STEPS if guided else 1.0
+        total = share * ratio + 1 - share
+        # Where stage 1 was not timed, its step is taken as a plain one.
+        teacher = TEACHER_STEPS / PAPER_STEPS * ratios.get("vae_align", 1.0) if guided else 0.0
+        costs.append(StepCost(kind, medians[kind], ratio, memory[kind], total, total + teacher))
+    return costs

@@ -8,17 +8,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from workbench.data.codecs import load_codec
 from workbench.data.images import Images, to_float
-from workbench.diffusion.randomness import permutation
-from workbench.files import write_atomically
+from workbench.diffusion.randomness import normal, permutation
+from workbench.files import write_atomically, write_json
+
+UNFINISHED = ".training.safetensors"
 
 
 @dataclass(frozen=True)
@@ -34,40 +37,119 @@ class CodecTraining:
     precision: str = "bf16"
     seed: int = 0
     log_every: int = 50
+    save_every: int = 250  # about a minute of two CPU cores
 
 
 def train_codec(train: Images, test: Images, folder: Path, settings: CodecTraining) -> Iterator[dict]:
     """Train on ``train``, measure on ``test``, write ``codec.safetensors`` and ``codec.json`` into ``folder``.
 
     Yields progress records (step, steps, loss, seconds); the last one is the training record with the
-    reconstruction error of the test split. All randomness comes from ``settings.seed``.
+    reconstruction error of the test split. All randomness comes from ``settings.seed`` and the step, so a training
+    that was cut off goes on from what it saved last and ends with the same weights, bit for bit on one machine.
+
+    Raises ValueError if ``folder`` holds an unfinished training with other settings or images, or a damaged one, and
+    when the loss is not finite.
     """
     from diffusers.models import AutoencoderKL
 
-    started = time.monotonic()
     architecture = _architecture(train, settings)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         model = AutoencoderKL(**architecture)
-    noise = torch.Generator().manual_seed(settings.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, total_steps=settings.steps, pct_start=0.05
-    )
-    for step, indices in enumerate(_batches(len(train), settings), start=1):
-        images = to_float(train.batch(indices))
-        loss = _loss(model, images, noise, settings)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % settings.log_every == 0 or step == settings.steps:
-            seconds = time.monotonic() - started
-            yield {"step": step, "steps": settings.steps, "loss": loss.item(), "seconds": seconds}
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = _Unfinished(folder / UNFINISHED, model, optimizer, _identity(train, settings))
+    first, before = unfinished.restore()
+    started = time.monotonic() - before
+    for step, indices in enumerate(_batches(len(train), settings, first), start=first + 1):
+        loss = _loss(model, to_float(train.batch(indices)), step, settings)
         if not math.isfinite(loss.item()):
             raise ValueError(f"the codec's loss is {loss.item()} at step {step}; lower learning_rate")
-    yield _save(model, architecture, train, test, folder, settings, time.monotonic() - started)
+        _update(model, optimizer, loss, *one_cycle(step - 1, settings.steps, settings.learning_rate))
+        last, seconds = step == settings.steps, time.monotonic() - started
+        if last or step % settings.save_every == 0:
+            unfinished.save(step, seconds)
+        if last or step % settings.log_every == 0:
+            yield {"step": step, "steps": settings.steps, "loss": loss.item(), "seconds": seconds}
+    record = _save(model, architecture, train, test, folder, settings, time.monotonic() - started)
+    unfinished.file.unlink()
+    yield record
+
+
+def one_cycle(step: int, steps: int, peak: float) -> tuple[float, float]:
+    """Learning rate and beta1 at ``step`` (from 0): PyTorch's OneCycleLR with a rise of 5 %, as a function of the step.
+
+    The rate goes on half cosines from peak / 25 to ``peak`` to peak / 250,000, beta1 from 0.95 to 0.85 and back.
+    """
+    turn = 0.05 * steps - 1
+    if step < turn:
+        share, start, end = step / turn, (peak / 25, 0.95), (peak, 0.85)
+    else:
+        share, start, end = (step - turn) / (steps - 1 - turn), (peak, 0.85), (peak / 25e4, 0.95)
+    mix = (1 + math.cos(math.pi * share)) / 2
+    return end[0] + (start[0] - end[0]) * mix, end[1] + (start[1] - end[1]) * mix
+
+
+@dataclass(frozen=True)
+class _Unfinished:
+    """A training on disk, in one file: tensors of model and optimizer; step, seconds and identity in the header."""
+
+    file: Path
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    identity: dict[str, Any]
+
+    def save(self, step: int, seconds: float) -> None:
+        from safetensors.torch import save
+
+        tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
+            state = self.optimizer.state[parameter]
+            tensors |= {f"optimizer/{name}/{key}": value for key, value in state.items()}
+        header = {"step": step, "seconds": seconds, "identity": self.identity}
+        write_atomically(self.file, save(tensors, {"training": json.dumps(header)}))
+
+    def restore(self) -> tuple[int, float]:
+        """Put back what was saved last; the step and the seconds it took, 0 and 0 if nothing was."""
+        from safetensors import SafetensorError, safe_open
+
+        if not self.file.is_file():
+            return 0, 0.0
+        try:
+            with safe_open(self.file, "pt") as content:
+                header = json.loads(content.metadata()["training"])
+                tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.file} is damaged ({error}); delete it to start afresh") from error
+        self._refuse_another(header["identity"])
+        self.model.load_state_dict({name: tensors[f"model/{name}"] for name in self.model.state_dict()})
+        parameters = dict(self.model.named_parameters())
+        for name, value in tensors.items():
+            part, _, rest = name.partition("/")
+            if part == "optimizer":
+                parameter, key = rest.rsplit("/", 1)
+                self.optimizer.state[parameters[parameter]][key] = value
+        return header["step"], header["seconds"]
+
+    def _refuse_another(self, identity: dict[str, Any]) -> None:
+        different = [key for key, value in self.identity.items() if identity.get(key) != value]
+        if different:
+            there, here = ({key: known.get(key) for key in different} for known in (identity, self.identity))
+            raise ValueError(
+                f"{self.file} is an unfinished training with {_listed(there)}, not {_listed(here)}; "
+                f"finish that one, or delete the file to start afresh"
+            )
+
+
+def _listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def _identity(train: Images, settings: CodecTraining) -> dict[str, Any]:
+    """What decides the weights, as JSON gives it back."""
+    free = ("log_every", "save_every")
+    chosen = {key: value for key, value in asdict(settings).items() if key not in free}
+    return json.loads(json.dumps({**chosen, "data": train.name, "content": train.content}))
 
 
 def _architecture(images: Images, settings: CodecTraining) -> dict:
@@ -86,22 +168,29 @@ def _architecture(images: Images, settings: CodecTraining) -> dict:
     }
 
 
-def _batches(count: int, settings: CodecTraining) -> Iterator[np.ndarray]:
-    """Batches of indices, each epoch a fresh permutation; the last partial batch of an epoch is left out."""
+def _batches(count: int, settings: CodecTraining, first: int) -> Iterator[np.ndarray]:
+    """Batches of indices from step ``first`` (from 0) on, each epoch a fresh permutation without its partial batch."""
     per_epoch = count // settings.batch
-    for step in range(settings.steps):
+    for step in range(first, settings.steps):
         epoch, position = divmod(step, per_epoch)
-        if position == 0:
+        if position == 0 or step == first:
             order = permutation(settings.seed, "codec", epoch, count)
         yield order[position * settings.batch : (position + 1) * settings.batch]
 
 
-def _loss(
-    model: torch.nn.Module, images: Float[Tensor, "b k x y"], noise: torch.Generator, settings: CodecTraining
-) -> Float[Tensor, ""]:
+def _update(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""], rate: float, beta1: float):
+    for group in optimizer.param_groups:
+        group["lr"], group["betas"] = rate, (beta1, group["betas"][1])
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+
+def _loss(model: nn.Module, images: Float[Tensor, "b k x y"], step: int, settings: CodecTraining) -> Float[Tensor, ""]:
     with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
         posterior = model.encode(images).latent_dist
-        eps = torch.randn(posterior.mean.shape, generator=noise)
+        (eps,) = normal(settings.seed, "codec", [step], posterior.mean.shape)
         decoded = model.decode(posterior.mean + posterior.std * eps).sample.float()
     kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
     return F.l1_loss(decoded, images) + F.mse_loss(decoded, images) + settings.kl_weight * kl
@@ -111,7 +200,6 @@ def _save(model, architecture, train: Images, test: Images, folder: Path, settin
     """Write the codec, then measure what was written: half-precision weights, as a user will load them."""
     from safetensors.torch import save
 
-    folder.mkdir(parents=True, exist_ok=True)
     model.eval()
     sample = train.batch(np.arange(min(len(train), 2000)))
     with torch.no_grad():
@@ -133,9 +221,9 @@ def _save(model, architecture, train: Images, test: Images, folder: Path, settin
         "torch": torch.__version__,
     }
     write_atomically(folder / "codec.safetensors", weights)
-    write_atomically(folder / "codec.json", json.dumps(record, indent=1).encode())
+    write_json(folder / "codec.json", record)
     record["reconstruction"] = reconstruction_error(load_codec(str(folder), train.channels), test)
-    write_atomically(folder / "codec.json", json.dumps(record, indent=1).encode())
+    write_json(folder / "codec.json", record)
     return record
 
 

@@ -1,8 +1,6 @@
 """The training loop: the only one. ``fit(config)`` yields a record for each logged step and can be stopped anywhere."""
 
 import contextlib
-import copy
-import os
 import signal
 import threading
 import time
@@ -12,7 +10,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
 
 from workbench.config import Config
 from workbench.data.latents import Latents, open_latents
@@ -22,7 +19,7 @@ from workbench.runs.checkpoints import latest_resumable, save_checkpoint, thin
 from workbench.runs.models import load_teacher
 from workbench.runs.store import Run, prepare_run, runs_root
 from workbench.training.batches import draw_batch
-from workbench.training.optimizer import build_optimizer, load_optimizer, optimizer_tensors
+from workbench.training.state import TrainState, accelerate
 from workbench.training.student import Losses, Student, build_student
 
 
@@ -45,7 +42,7 @@ def fit(
     that another process is training, a full disk, and Diverged when a loss is not finite.
     """
     root = root or runs_root()
-    accelerator = _accelerator(config)
+    accelerator = accelerate(config)
     with accelerator.main_process_first():
         latents = open_latents(config, "train", root / ".latents", progress)
         targets = open_targets(config, "train", latents, root / ".targets", accelerator.device, progress)
@@ -77,17 +74,11 @@ class _Trainer:
     ):
         self.config, self.run, self.accelerator = config, run, accelerator
         self.latents, self.targets = latents, targets
-        device = accelerator.device
-        self.student = student.to(device)
-        self.ema = copy.deepcopy(self.student.backbone).eval().requires_grad_(False)
-        self.optimizer = build_optimizer(self.student, config)
-        self.prepared_optimizer = accelerator.prepare_optimizer(self.optimizer)
-        self.step, self.seconds, self.bad_step = 0, 0.0, torch.tensor(-1, device=device)
+        self.objective = student.objective
+        self.state = TrainState(student, config, accelerator)
+        self.step, self.seconds, self.bad_step = 0, 0.0, torch.tensor(-1, device=accelerator.device)
         self._record_latents()
         self._resume()
-        if config.training.compile:
-            self.student.backbone.forward_tapped = torch.compile(self.student.backbone.forward_tapped)
-        self._wrap()
 
     def train(self, stop: "_StopSignals") -> Iterator[dict[str, Any]]:
         """Step until the last one, logging and saving when due."""
@@ -116,31 +107,23 @@ class _Trainer:
     def _step(self) -> tuple[Losses, torch.Tensor]:
         """One optimizer step: the batch in micro-batches, the sum of both losses, clip, update, average."""
         training = self.config.training
-        weight = self.student.objective.weight_at(self.step)
-        if self.aligned != (weight > 0):
-            self._wrap()
-        for group in self.optimizer.param_groups:
-            group["lr"] = training.learning_rate * min(1.0, (self.step + 1) / max(training.warmup_steps, 1))
+        weight = self.objective.weight_at(self.step)
+        self.state.align(weight > 0)
+        targets = self.targets if weight > 0 else {}  # of use only while the objective runs
         micro_batches = self._micro_batches()
-        for number, rows in enumerate(micro_batches):
-            final = number == len(micro_batches) - 1
-            with contextlib.nullcontext() if final else self.accelerator.no_sync(self.model):
-                # Targets are of use only while the objective runs.
-                targets = self.targets if self.aligned else {}
+        for number, rows in enumerate(micro_batches, start=1):
+            final = number == len(micro_batches)
+            with self.state.local(final):
                 batch = draw_batch(self.config, self.latents, targets, self.step, rows).to(self.accelerator.device)
-                losses = self.model(batch, self.aligned, self.ema)
+                losses = self.state.losses(batch)
                 total = losses.denoise.mean()
                 if losses.alignment is not None:
                     total = total + weight * losses.alignment.mean()
                 self.bad_step = torch.where(~total.isfinite() & (self.bad_step < 0), self.step, self.bad_step)
-                self.accelerator.backward(total / len(micro_batches))
-        norm = self.accelerator.clip_grad_norm_(self.student.parameters(), training.clip or float("inf"))
-        self.prepared_optimizer.step()
-        self.prepared_optimizer.zero_grad()
-        with torch.no_grad():
-            averages, weights = list(self.ema.parameters()), list(self.student.backbone.parameters())
-            torch._foreach_lerp_(averages, weights, 1 - training.ema)
-        return losses, norm
+                self.state.backward(total / len(micro_batches), final)
+        return losses, self.state.update(
+            training.learning_rate * min(1.0, (self.step + 1) / max(training.warmup_steps, 1))
+        )
 
     def _micro_batches(self) -> list[range]:
         """The rows of the global batch that this process works on, one range for each accumulation step."""
@@ -148,14 +131,6 @@ class _Trainer:
         size = training.batch // (state.num_processes * training.accumulation)
         first = state.process_index * size * training.accumulation
         return [range(first + i * size, first + (i + 1) * size) for i in range(training.accumulation)]
-
-    def _wrap(self) -> None:
-        """Prepare the module for the phase ahead: without alignment, DDP must not wait for the heads' gradients."""
-        self.aligned = self.student.objective.weight_at(self.step) > 0
-        self.student.objective.requires_grad_(self.aligned)
-        for parameter in self.student.objective.parameters():
-            parameter.grad = None
-        self.model = self.accelerator.prepare_model(self.student)
 
     def _agree(self, stop: "_StopSignals") -> bool:
         """Whether any process was told to stop; all leave after the same step."""
@@ -182,14 +157,14 @@ class _Trainer:
 
         denoise = mean(losses.denoise)
         alignment = None if losses.alignment is None else mean(losses.alignment)
-        weight = self.student.objective.weight_at(self.step - 1)
+        weight = self.objective.weight_at(self.step - 1)
         record = {
             "step": self.step,
             "loss": denoise + weight * (alignment or 0.0),
             "denoise": denoise,
             "alignment": alignment,
             "gradient_norm": float(norm),
-            **{name: _number(value) for name, value in losses.metrics.items()},
+            **{name: self._mean_where_known(value) for name, value in losses.metrics.items()},
             "images_per_second": rate * self.config.training.batch,
             "seconds": self.seconds,
         }
@@ -198,15 +173,16 @@ class _Trainer:
             self.status("running", rate=rate)
         return record
 
+    def _mean_where_known(self, value: torch.Tensor) -> float | None:
+        """Mean over the processes that know the value; None where no sample of any counted."""
+        number = self.accelerator.gather(value.detach().float().reshape(1)).nanmean().item()
+        return number if number == number else None
+
     def _save(self) -> None:
+        parts = self.state.parts()
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             state = {"seconds": self.seconds, "scaler": scaler.state_dict() if scaler else None}
-            parts = {
-                "model": self.student.state_dict(),
-                "ema": self.ema.state_dict(),
-                "optimizer": optimizer_tensors(self.student, self.optimizer),
-            }
             folder, training = self.run.folder / "checkpoints", self.config.training
             save_checkpoint(folder, self.step, parts, state)
             thin(folder, training.keep, training.milestone_every)
@@ -219,9 +195,7 @@ class _Trainer:
                 self.run.rewind(0)
             return
         checkpoint, parts = found
-        self.student.load_state_dict(parts["model"])
-        self.ema.load_state_dict(parts["ema"])
-        load_optimizer(self.student, self.optimizer, parts["optimizer"])
+        self.state.restore(parts)
         self.step, self.seconds = checkpoint.step, checkpoint.state["seconds"]
         if self.accelerator.scaler and checkpoint.state["scaler"]:
             self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
@@ -270,25 +244,3 @@ class _StopSignals:
     def _ask(self, number: int, _: object) -> None:
         self.asked = True
         signal.signal(number, self._before[number])
-
-
-def _accelerator(config: Config) -> Accelerator:
-    training = config.training
-    AcceleratorState._reset_state()  # it remembers the precision of an earlier run in this process
-    accelerator = Accelerator(mixed_precision=training.precision, cpu=not torch.cuda.is_available())
-    processes = accelerator.num_processes
-    expected = int(os.environ.get("WORKBENCH_PROCESSES", processes))
-    if processes != expected:
-        raise ValueError(f"{expected} processes were asked for, but {processes} started")
-    if training.batch % (processes * training.accumulation):
-        raise ValueError(
-            f"training.batch {training.batch} cannot be shared by {processes} processes with "
-            f"training.accumulation {training.accumulation}"
-        )
-    return accelerator
-
-
-def _number(value: torch.Tensor) -> float | None:
-    """A float for JSON; None where no sample counted."""
-    number = float(value)
-    return number if number == number else None

@@ -1,0 +1,194 @@
+"""What every pair of a backbone and an objective must keep, found by the folders: a new file is tested."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from workbench import config as configuration
+from workbench.config import Config, from_dict, to_dict
+from workbench.data.latents import open_latents
+from workbench.data.targets import open_targets
+from workbench.objectives.base import Inputs
+from workbench.runs.models import load_teacher
+from workbench.runs.store import Run, prepare_run
+from workbench.training.batches import draw_batch
+from workbench.training.loop import fit
+from workbench.training.student import build_student
+
+ROOT = Path(configuration.__file__).parent
+BACKBONES = ("sit", "lightningdit")
+OBJECTIVES = sorted(p.stem for p in (ROOT / "objectives").glob("*.py") if "class Objective(base." in p.read_text())
+PAIRS = [(backbone, objective) for backbone in BACKBONES for objective in OBJECTIVES]
+TREE = {
+    "data": {"name": "digits", "limit": 16},
+    "codec": {"name": "identity"},
+    "training": {"steps": 6, "batch": 8, "log_every": 1, "checkpoint_every": 3, "learning_rate": 1e-3},
+}
+
+
+def options_of(objective: str, root: Path, backbone: str) -> dict:
+    """Small heads, an early stop, and a teacher where the method wants one."""
+    known = configuration.plugin_options("objective", objective)
+    options = {"name": objective}
+    options |= {"head_width": 16} if "head_width" in known else {}
+    options |= {"stop_step": 4} if "stop_step" in known else {}
+    if "teacher" in known:
+        options["teacher"] = str(train(pair_config(backbone, "vae_align", root), root).folder)
+    return options
+
+
+def pair_config(backbone: str, objective: str, root: Path) -> Config:
+    sections = {"backbone": {"name": backbone, "size": "nano", "patch": 16}}
+    return from_dict(
+        {**TREE, **sections, "objective": options_of(objective, root, backbone), "name": f"{backbone}-{objective}"}
+    )
+
+
+def train(config: Config, root: Path) -> Run:
+    for _ in fit(config, root):
+        pass
+    return prepare_run(config, root)
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    checkpoint = run.checkpoint(run.config.training.steps)
+    parts = {part: checkpoint.load(part) for part in ("model", "ema", "optimizer")}
+    return {f"{part}:{name}": value for part, named in parts.items() for name, value in named.items()}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("pairs")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the processes: another number of threads sums in another order
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=PAIRS, ids="-".join)
+def config(request, root):
+    return pair_config(*request.param, root)
+
+
+@pytest.fixture
+def built(config, root):
+    """A student whose zero-initialised parts are random too, its batch, and an average that is another model."""
+    latents = open_latents(config, "train", root / ".latents")
+    targets = open_targets(config, "train", latents, root / ".targets", "cpu")
+    student = build_student(config, latents, load_teacher(config, latents, root), targets)
+    ema = build_student(replace(config, objective=configuration.Plugin("denoise")), latents, None, {}).backbone
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in (*student.backbone.parameters(), *ema.parameters()):
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    return student, draw_batch(config, latents, targets, 0, range(8)), ema
+
+
+def total(student, batch, ema) -> torch.Tensor:
+    weight = student.objective.weight_at(0)
+    losses = student(batch, weight > 0, ema)
+    return losses.denoise.mean() + (0 if losses.alignment is None else weight * losses.alignment.mean())
+
+
+def test_one_step_lowers_the_loss(built):
+    student, batch, ema = built
+    before = total(student, batch, ema)
+    before.backward()
+    with torch.no_grad():
+        for parameter in student.parameters():
+            if parameter.grad is not None:
+                parameter -= 1e-3 * parameter.grad
+    assert total(student, batch, ema) < before
+
+
+def test_alignment_reaches_the_layers_below_its_taps_and_nothing_else(built):
+    student, batch, ema = built
+    if not student.objective.taps:
+        pytest.skip("no alignment")
+    ema.requires_grad_(True)
+    tapped = student.backbone.forward_tapped(batch.x_t, batch.t, batch.y, student.objective.taps)
+    student.objective.loss(Inputs(**batch.__dict__, features=tapped.features, ema=ema)).loss.mean().backward()
+    deepest = max(student.objective.taps)
+    touched = [n for n, p in student.backbone.named_parameters() if p.grad is not None and p.grad.any()]
+    blocks = {int(name.split(".")[1]) + 1 for name in touched if name.startswith("blocks.")}
+    assert blocks and min(blocks) == 1 and max(blocks) <= deepest
+    assert not any(name.startswith("final_layer") for name in touched)
+    assert all(p.grad is not None for p in student.objective.parameters())
+    teacher = student.objective.context.teacher
+    assert all(p.grad is None for model in (ema, teacher) if model is not None for p in model.parameters())
+
+
+def test_nothing_of_the_objective_runs_after_the_stop(config, root, monkeypatch):
+    kind = configuration.plugin_class("objective", config.objective.name)
+    if "stop_step" not in config.objective.options:
+        pytest.skip("no alignment")
+    calls, loss = [], kind.loss
+    monkeypatch.setattr(kind, "loss", lambda self, inputs: calls.append(1) or loss(self, inputs))
+    aligned = [record["alignment"] for record in fit(replace(config, name="counted"), root / "counted")]
+    assert len(calls) == 4 and [value is None for value in aligned] == [False] * 4 + [True] * 2
+
+
+def test_a_stopped_run_resumes_to_the_same_weights(config, root):
+    whole = weights(train(config, root))
+    for record in fit(config, root / "cut"):
+        if record["step"] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+    run = prepare_run(config, root / "cut")
+    assert run.status["state"] == "stopped" and run.status["step"] < 6
+    resumed = weights(train(config, root / "cut"))
+    assert whole.keys() == resumed.keys()
+    assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
+
+
+WORKER = """
+import json, sys
+from pathlib import Path
+from workbench.config import from_dict
+from workbench.training.loop import fit
+root = Path(sys.argv[1])
+for tree in json.loads((root / "pairs.json").read_text()):
+    for _ in fit(from_dict(tree), root):
+        pass
+"""
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+def test_two_processes_agree_with_one(root, tmp_path, sharding):
+    configs = [pair_config(*pair, root) for pair in PAIRS]
+    # Dispersive compares the samples of one process unless it is told to gather.
+    gathered = {"gather": True}
+    configs = [
+        replace(c, objective=replace(c.objective, options={**c.objective.options, **gathered}))
+        if "gather" in c.objective.options
+        else c
+        for c in configs
+    ]
+    configs = [replace(c, training=replace(c.training, sharding=sharding)) for c in configs]
+    (tmp_path / "pairs.json").write_text(json.dumps([to_dict(c) for c in configs]))
+    (tmp_path / "worker.py").write_text(WORKER)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*torchrun, str(tmp_path / "worker.py"), str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for config in configs:
+        one, two = weights(train(config, root)), weights(prepare_run(config, tmp_path))
+        assert one.keys() == two.keys()
+        for name in one:
+            torch.testing.assert_close(
+                one[name], two[name], rtol=2e-3, atol=2e-5, msg=lambda m, what=f"{config.name} {name}": f"{what}: {m}"
+            )

@@ -1,0 +1,152 @@
+"""What training changes: the student, its average and its optimizer, whole or sharded over the processes."""
+
+import contextlib
+import copy
+import os
+from collections.abc import Iterable, Mapping
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from workbench.config import Config
+from workbench.objectives.base import Batch
+from workbench.training.optimizer import build_optimizer
+from workbench.training.student import Losses, Student
+
+
+class TrainState:
+    """The student on its device, ready to step; ``parts`` are the same tensors whatever the number of processes.
+
+    ``training.sharding`` "ddp" keeps a copy in each process, "fsdp" splits parameters, gradients, average and
+    optimizer (PyTorch's fully_shard, a group for each block). ``training.compile`` compiles each block, student's
+    and teacher's: all blocks share one graph, so that starting takes seconds, and taps stay explicit.
+    """
+
+    def __init__(self, student: Student, config: Config, accelerator: Accelerator):
+        self.config, self.accelerator = config.training, accelerator
+        self.student = student.to(accelerator.device)
+        self.ema = copy.deepcopy(self.student.backbone).eval().requires_grad_(False)
+        self.sharded = self.config.sharding == "fsdp" and accelerator.num_processes > 1
+        if self.sharded:
+            _shard(self.student, self.student.backbone.blocks, accelerator)
+            _shard(self.ema, self.ema.blocks, accelerator)
+        if self.config.compile:
+            teacher = student.objective.context.teacher
+            for backbone in (self.student.backbone, *([teacher] if teacher else [])):
+                for block in backbone.blocks:
+                    block.compile()
+        self.optimizer = build_optimizer(self.student, config)
+        self._stepper = accelerator.prepare_optimizer(self.optimizer)
+        self.aligned: bool | None = None
+
+    def align(self, aligned: bool) -> None:
+        """Prepare for a phase: without alignment, nothing may wait for the gradients of the heads."""
+        if aligned == self.aligned:
+            return
+        self.aligned = aligned
+        self.student.objective.requires_grad_(aligned)
+        for parameter in self.student.objective.parameters():
+            parameter.grad = None
+        self.model = self.student if self.sharded else self.accelerator.prepare_model(self.student)
+
+    def losses(self, batch: Batch) -> Losses:
+        """Both losses of a batch, in the precision of training."""
+        # Not Accelerate's own: its precision is global to the process, that of this state is not.
+        dtype = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[self.config.precision]
+        with torch.autocast(self.accelerator.device.type, dtype, enabled=dtype is not None):
+            return self.model(batch, self.aligned, self.ema)
+
+    def backward(self, loss: Tensor, final: bool) -> None:
+        """Add the gradients of ``loss``; processes exchange them after the ``final`` micro-batch only."""
+        if self.sharded:
+            self.student.set_requires_gradient_sync(final)
+        self.accelerator.backward(loss)
+
+    def local(self, final: bool) -> contextlib.AbstractContextManager:
+        """Where a micro-batch that is not ``final`` runs, forward and backward, under DDP."""
+        return contextlib.nullcontext() if final or self.sharded else self.accelerator.no_sync(self.model)
+
+    def update(self, learning_rate: float) -> Tensor:
+        """Clip, step, average; returns the norm of the gradients before clipping."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        norm = self.accelerator.clip_grad_norm_(self.student.parameters(), self.config.clip or float("inf"))
+        self._stepper.step()
+        self._stepper.zero_grad()
+        with torch.no_grad():
+            averages, weights = _local(self.ema.parameters()), _local(self.student.backbone.parameters())
+            torch._foreach_lerp_(averages, weights, 1 - self.config.ema)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def parts(self) -> dict[str, dict[str, Tensor]]:
+        """The tensors of a checkpoint: model, ema, and AdamW's by name, as ``blocks.0.attn.qkv.weight/exp_avg``.
+
+        Every process has to ask, because shards are gathered.
+        """
+        optimizer = {
+            f"{name}/{key}": value
+            for name, parameter in self.student.named_parameters()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+        }
+        named = {"model": self.student.state_dict(), "ema": self.ema.state_dict(), "optimizer": optimizer}
+        return {part: {name: _whole(value) for name, value in tensors.items()} for part, tensors in named.items()}
+
+    def restore(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Put back what ``parts`` gave, on any number of processes."""
+        for module, part in ((self.student, "model"), (self.ema, "ema")):
+            own = module.state_dict()
+            module.load_state_dict({name: _like(value, own.get(name)) for name, value in parts[part].items()})
+        parameters = dict(self.student.named_parameters())
+        for name, value in parts["optimizer"].items():
+            parameter, key = name.rsplit("/", 1)
+            like = parameters[parameter] if key != "step" else None
+            self.optimizer.state[parameters[parameter]][key] = _like(value, like).to(self.accelerator.device)
+
+
+def accelerate(config: Config) -> Accelerator:
+    """Accelerate's view of this process; ValueError if they are not as many as asked for or cannot share a batch."""
+    training = config.training
+    AcceleratorState._reset_state()  # it remembers the precision of an earlier run in this process
+    accelerator = Accelerator(mixed_precision=training.precision, cpu=not torch.cuda.is_available())
+    processes = accelerator.num_processes
+    expected = int(os.environ.get("WORKBENCH_PROCESSES", processes))
+    if processes != expected:
+        raise ValueError(f"{expected} processes were asked for, but {processes} started")
+    if training.batch % (processes * training.accumulation):
+        raise ValueError(
+            f"training.batch {training.batch} cannot be shared by {processes} processes with "
+            f"training.accumulation {training.accumulation}"
+        )
+    return accelerator
+
+
+def _shard(module: nn.Module, blocks: Iterable[nn.Module], accelerator: Accelerator) -> None:
+    """Split a module over all processes: each block is a group that is gathered when it runs, the rest another."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+    if hasattr(module, "features"):
+        register_fsdp_forward_method(module, "features")
+
+
+def _local(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """What this process holds of each tensor."""
+    return [p.to_local() if isinstance(p, DTensor) else p for p in parameters]
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _like(value: Tensor, own: Tensor | None) -> Tensor:
+    """``value`` split as ``own`` is."""
+    if not isinstance(own, DTensor):
+        return value
+    return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
