@@ -1,28 +1,56 @@
-"""Every preset loads; the paper's build at full size on a device without memory."""
+"""Every preset loads and builds at its full size on a device without memory."""
 
 import pytest
 import torch
 
 from workbench.config import load_config, plugin_class, presets
+from workbench.objectives.base import Context
 
-PAPER = [name for name in presets() if name.startswith("paper/")]
+CHANNELS = {"sd-vae": (4, 8), "va-vae": (32, 16), "kl-f4": (4, 4)}  # and how many pixels a latent is wide
 
 
 @pytest.mark.parametrize("name", presets())
-def test_preset_loads(name):
-    assert load_config(name).name
-
-
-@pytest.mark.parametrize("name", PAPER)
-def test_paper_preset_builds_on_meta(name):
+def test_preset_builds_on_meta(name):
     config = load_config(name)
+    channels, factor = CHANNELS[config.codec.name]
+    height = (32 if config.data.name == "fashion-mnist" else config.data.size) // factor
     with torch.device("meta"):
         backbone = plugin_class("backbone", config.backbone.name)(
-            **config.backbone.options, channels=4, height=config.data.size // 8, classes=1000
+            **config.backbone.options, channels=channels, height=height, classes=1000
         )
-    assert backbone.tokens == {256: 256, 512: 1024}[config.data.size]
-    for option in ("layer", "teacher_layer"):
-        assert config.objective.options.get(option, 1) <= backbone.depth
+        options = config.objective.options
+        targets = dict.fromkeys(options.get("encoder", "").split(","), 768)
+        context = Context(backbone.depth, backbone.width, backbone.patch, channels, height, "linear", targets, backbone)
+        objective = plugin_class("objective", config.objective.name)(context, **options)
+    if name.startswith("paper/"):
+        assert backbone.tokens == {256: 256, 512: 1024}[config.data.size]
+    assert all(layer <= backbone.depth for layer in objective.taps)
+
+
+@pytest.mark.parametrize("name", presets())
+def test_teachers_are_presets_that_keep_the_step_asked_for(name):
+    config = load_config(name)
+    options = config.objective.options
+    if "teacher" not in options:
+        return
+    teacher = load_config(options["teacher"] if "/" in options["teacher"] else name)
+    step = options["teacher_step"] or teacher.training.steps
+    assert step <= teacher.training.steps
+    assert step == teacher.training.steps or step % teacher.training.milestone_every == 0
+    assert teacher.backbone == config.backbone and teacher.codec == config.codec and teacher.data == config.data
+
+
+def test_laptop_presets_are_those_of_the_paper():
+    paper, laptop = (
+        {n.partition("/")[2] for n in presets() if n.startswith(f"{scale}/")} for scale in ("paper", "laptop")
+    )
+    renamed = {
+        n.replace("sit-nano-2", "sit-b-2-256").replace("lightningdit-nano-2", "lightningdit-b-1-256") for n in laptop
+    }
+    extra = {f"lightningdit-b-1-256-{method}" for method in ("repa", "dispersive", "layersync", "sra")}
+    assert renamed - paper == extra  # combinations that the paper does not have
+    assert {n for n in paper if n.startswith(("table4", "table5"))} <= laptop
+    assert {n for n in paper if n.startswith("sit-b-2-256")} <= renamed
 
 
 def test_paper_recipe_is_the_papers():

@@ -211,8 +211,8 @@ def fingerprint(config: Config, teacher: str | None = None) -> str:
 
 
 def presets() -> list[str]:
-    """Names of the presets that come with the package, such as "demo/guided"."""
-    return sorted(path.relative_to(PRESETS).with_suffix("").as_posix() for path in PRESETS.rglob("*.yaml"))
+    """Names of the presets that come with the package, such as "demo/guided"; files with _ are only built upon."""
+    return sorted(path.relative_to(PRESETS).with_suffix("").as_posix() for path in PRESETS.rglob("[!_]*.yaml"))
 
 
 def plugin_class(section: str, name: str) -> type:
@@ -276,8 +276,9 @@ def coerce(what: str, value: Any, hint: Any) -> Any:
 def _layers(source: str | Path) -> list[dict[str, Any]]:
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
-        refuse_unknown("preset", source, presets())
         path = PRESETS / f"{source}.yaml"
+        if not path.is_file():
+            refuse_unknown("preset", source, presets())
     try:
         tree = yaml.safe_load(path.read_text()) or {}
     except FileNotFoundError as error:
@@ -286,8 +287,9 @@ def _layers(source: str | Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path} must hold a mapping of sections; it holds {type(tree).__name__}")
-    base = tree.pop("base", None)
-    return [*(_layers(base) if base else []), tree]
+    base = tree.pop("base", [])
+    bases = [base] if isinstance(base, str) else base
+    return [*(layer for name in bases for layer in _layers(name)), tree]
 
 
 def _parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
