@@ -186,9 +186,13 @@ def test_two_processes_agree_with_one(root, tmp_path, sharding):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     for config in configs:
-        one, two = weights(train(config, root)), weights(prepare_run(config, tmp_path))
-        assert one.keys() == two.keys()
-        for name in one:
-            torch.testing.assert_close(
-                one[name], two[name], rtol=2e-3, atol=2e-5, msg=lambda m, what=f"{config.name} {name}": f"{what}: {m}"
-            )
+        one, two = train(config, root), prepare_run(config, tmp_path)
+        a, b = weights(one), weights(two)
+        assert a.keys() == b.keys()
+        for key in ("loss", "alignment", "gradient_norm"):
+            values = [[r[key] for r in run.metrics if r[key] is not None] for run in (one, two)]
+            assert values[0] == pytest.approx(values[1], rel=1e-3), (config.name, key)
+        # Adam turns the sign of a gradient that is all rounding into a whole step, so single weights may differ.
+        for name in a:
+            difference = (a[name].float() - b[name].float()).abs().mean()
+            assert difference <= 1e-5 + 1e-3 * a[name].float().abs().mean(), (config.name, name)

@@ -35,7 +35,11 @@ class Train:
     overrides: Overrides = ()
     """Dotted options, such as objective.guidance_scale=5."""
     processes: int = 1
-    """Processes on this machine, CPU or GPU."""
+    """Processes on this machine, CPU or GPU; on each node with --print-launch."""
+    nodes: int = 1
+    """Machines, for --print-launch."""
+    print_launch: bool = False
+    """Print the torchrun and accelerate commands of this training and start nothing."""
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,11 @@ def train(command) -> None:
     """One run, in this process or in several."""
     config = load_config(command.config, command.overrides)
     root = runs_root()
+    if command.print_launch:
+        from workbench.training.launch import launch_commands
+
+        print(launch_commands([command.config, *command.overrides], command.processes, command.nodes))
+        return
     if command.processes > 1:
         from workbench.training.launch import train_in_processes
 
@@ -55,7 +60,7 @@ def train(command) -> None:
         die_with_parent()
     from workbench.training.loop import fit
 
-    console = Console()
+    console = Console(quiet=os.environ.get("RANK", "0") != "0")
     with _bars(console) as update:
         for record in fit(config, root, lambda done, total: update("encode images", done, total)):
             update(f"train {config.name}", record["step"], config.training.steps, f"loss {record['loss']:.4f}")

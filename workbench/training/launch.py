@@ -1,7 +1,8 @@
-"""Starting training with several processes on this machine."""
+"""Starting training with several processes: on this machine, or by a command for a cluster."""
 
 import ctypes
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +23,34 @@ def train_in_processes(processes: int, arguments: Sequence[str]) -> int:
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command = [sys.executable, *torchrun, "-m", "workbench", "train", *arguments]
     return subprocess.call(command, env=environment, preexec_fn=partial(die_with_parent, signal.SIGTERM))
+
+
+def launch_commands(arguments: Sequence[str], processes: int, nodes: int) -> str:
+    """The commands that train ``arguments`` with ``processes`` a node, for a person or a batch script to run.
+
+    Each node of a cluster runs the same line, with HEAD set to the first node's address (and NODE to its number, for
+    accelerate). ``training.sharding=fsdp`` among the arguments splits the model; accelerate's own FSDP is not used.
+    Raises ValueError for fewer than one process or node.
+    """
+    if processes < 1 or nodes < 1:
+        raise ValueError(f"processes and nodes must be at least 1; got {processes} and {nodes}")
+    train = shlex.join(["train", *arguments])
+    if processes * nodes == 1:
+        return f"workbench {train}"
+    if nodes == 1:
+        torchrun = f"torchrun --standalone --nproc_per_node={processes}"
+        accelerate = f"accelerate launch --multi_gpu --num_processes={processes}"
+    else:
+        torchrun = (
+            f"torchrun --nnodes={nodes} --nproc_per_node={processes} "
+            f'--rdzv_backend=c10d --rdzv_id=workbench --rdzv_endpoint="$HEAD:29500"'
+        )
+        accelerate = (
+            f"accelerate launch --multi_gpu --num_machines={nodes} --num_processes={nodes * processes} "
+            f'--machine_rank="$NODE" --main_process_ip="$HEAD" --main_process_port=29500'
+        )
+    expected = f"WORKBENCH_PROCESSES={nodes * processes}"
+    return f"{expected} {torchrun} -m workbench {train}\n# or\n{expected} {accelerate} -m workbench {train}"
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:

@@ -131,7 +131,8 @@ def _shard(module: nn.Module, blocks: Iterable[nn.Module], accelerator: Accelera
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for block in blocks:
         fully_shard(block, mesh=mesh)
-    fully_shard(module, mesh=mesh)
+    # The average has no backward pass after which its outermost group would be split again.
+    fully_shard(module, mesh=mesh, reshard_after_forward=True)
     if hasattr(module, "features"):
         register_fsdp_forward_method(module, "features")
 

@@ -1,0 +1,40 @@
+"""Launch commands: what is printed starts what was asked for."""
+
+import subprocess
+import sys
+
+import pytest
+
+from workbench.training.launch import launch_commands
+
+
+def test_one_process_needs_no_launcher():
+    assert launch_commands(["demo/plain", "training.steps=5"], 1, 1) == "workbench train demo/plain training.steps=5"
+
+
+def test_nodes_agree_on_the_number_of_processes():
+    text = launch_commands(["demo/plain", "objective.pairs=[[2, 5]]"], 8, 4)
+    torchrun, _, accelerate = text.splitlines()
+    assert "--nnodes=4 --nproc_per_node=8" in torchrun and "--num_machines=4 --num_processes=32" in accelerate
+    assert all(line.startswith("WORKBENCH_PROCESSES=32 ") for line in (torchrun, accelerate))
+    assert torchrun.endswith("train demo/plain 'objective.pairs=[[2, 5]]'")
+
+
+def test_nothing_to_launch():
+    with pytest.raises(ValueError, match="at least 1; got 0 and 1"):
+        launch_commands(["demo/plain"], 0, 1)
+
+
+def test_the_printed_line_trains_with_as_many_processes(tmp_path):
+    small = ["data.name=digits", "data.source=auto", "data.limit=16", "codec.name=identity", "backbone.patch=16"]
+    small += ["training.steps=2", "training.batch=4", "training.sharding=fsdp"]
+    line = launch_commands(["demo/plain", *small], 2, 1).splitlines()[0].replace("torchrun", "-m torch.distributed.run")
+    variable, _, rest = line.partition(" ")
+    done = subprocess.run(
+        f"{variable} WORKBENCH_RUNS={tmp_path} OMP_NUM_THREADS=1 {sys.executable} {rest}",
+        shell=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("finished at step 2") == 1  # only the first process speaks
