@@ -165,6 +165,40 @@ def bench(command) -> None:
         write_json(command.report, {**figures, **machine()})
 
 
+def importfile(command) -> None:
+    """A run of a published checkpoint."""
+    from workbench.runs.imported import import_run
+
+    run = import_run(
+        command.file,
+        runs_root(),
+        family=command.family,
+        weights=command.weights,
+        name=command.name,
+        codec=command.codec,
+        pixel_channels=command.pixel_channels,
+        height=command.height,
+    )
+    origin = run.provenance["origin"]
+    Console().print(
+        f"{origin['family']}, {origin['layout']} file: {origin['tensors']} tensors, {len(origin['heads'])} more of "
+        f"heads kept apart; converted: {origin['converted']}\n{run.folder}",
+        soft_wrap=True,
+    )
+
+
+def exportrun(command) -> None:
+    """A run's weights for other code."""
+    from workbench.runs.imported import export_diffusers, export_run
+
+    run, chosen = open_run(command.run), {"step": command.step, "weights": command.weights}
+    if command.family == "diffusers":
+        path = export_diffusers(run, command.path, **chosen)
+    else:
+        path = export_run(run, command.path, family=command.family, **chosen)
+    Console().print(f"{run.name} as {command.family}: {path}", soft_wrap=True)
+
+
 def presets(command) -> None:
     """Names of the presets."""
     print("\n".join(preset_names()))

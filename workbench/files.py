@@ -1,22 +1,34 @@
-"""Writing files so that a reader never sees half of one, and a crash never leaves one."""
+"""Files that several processes share: written so that nobody sees half of one, read with clear errors, locked.
 
+A lock belongs to an open file, so the kernel frees it at any death of its holder.
+"""
+
+import contextlib
+import fcntl
+import glob
 import json
 import os
 import tempfile
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` beside ``path``, flush it to disk, then rename it into place."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    """Write ``content`` beside ``path``, flush it to disk, then rename it into place.
+
+    What killed writers of the same path left behind is removed.
+    """
+    _remove_leftovers(path)
+    handle, temporary = _temporary(path)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -28,6 +40,41 @@ def write_json(path: Path, record: Any) -> None:
     write_atomically(path, json.dumps(record, indent=1).encode())
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; ValueError naming the file if it is missing, damaged or holds something else."""
+    try:
+        record = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} does not exist") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} is damaged: it holds no mapping but {type(record).__name__}")
+    return record
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The records of a JSON-lines file; a missing file is empty, a last line cut short is left out."""
+    if not path.is_file():
+        return []
+    records = []
+    lines = path.read_bytes().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise ValueError(f"{path} is damaged at line {number}") from error
+    return records
+
+
+def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
+    """Add a line to a JSON-lines file, after mending a last one without an end: completed if whole, else dropped."""
+    _end_last_line(path)
+    with path.open("a") as handle:
+        handle.write(json.dumps(record) + "\n")
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries, so that a rename inside it survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -35,3 +82,67 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path, patience: float) -> Iterator[None]:
+    """Hold the lock file ``path``, made if need be; ValueError if others still hold it after ``patience`` seconds."""
+    deadline = time.monotonic() + patience
+    with path.open("a+b") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise ValueError(f"{path} is held by another process") from error
+                time.sleep(0.01)
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process holds the lock file; the look is shared, so those who look do not see one another."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _temporary(path: Path) -> tuple[int, str]:
+    """A new file beside ``path``, open and locked: the lock tells others that its writer lives."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        with contextlib.suppress(OSError):  # a file system without locks: leftovers stay there
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, name
+        os.close(handle)  # taken for a leftover before it was locked
+
+
+def _remove_leftovers(path: Path) -> None:
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}-*"):
+        with contextlib.suppress(OSError), leftover.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its writer lives
+            leftover.unlink()
+
+
+def _end_last_line(path: Path) -> None:
+    """Make a JSON-lines file end in a newline: a last line that is whole gets it, one cut short is dropped."""
+    if not path.is_file() or not path.stat().st_size:
+        return
+    with path.open("r+b") as handle:
+        handle.seek(-1, os.SEEK_END)
+        if handle.read(1) == b"\n":
+            return
+        handle.seek(0)
+        content = handle.read()
+        start = content.rfind(b"\n") + 1
+        try:
+            json.loads(content[start:])
+            handle.write(b"\n")
+        except ValueError:
+            handle.truncate(start)

@@ -45,20 +45,22 @@ def noise_of_step(count):
     return lambda step: normal(0, f"step-{step}", range(count), SHAPE)
 
 
-def ode_error(path, sampler, steps):
+def ode_error(path, sampler, steps, shift=1.0):
     # The flow keeps (x - a m)/sqrt(V); from x = eps at t = 1, where V = 1, it ends in m + s eps.
     noise, labels = start(4)
-    end = sample(gaussian(path), noise, labels, null_label=1, sampler=sampler, steps=steps, path=path)
+    end = sample(gaussian(path), noise, labels, null_label=1, sampler=sampler, steps=steps, path=path, shift=shift)
     return (end - (M + S * noise)).abs().max().item()
 
 
 @by_path
+@pytest.mark.parametrize("shift", [1.0, 0.3, 2.0])
 @pytest.mark.parametrize(("sampler", "order"), [("euler", 1), ("heun", 2)])
-def test_ode_converges_at_its_order(path, sampler, order):
-    errors = [ode_error(path, sampler, steps) for steps in (100, 200, 400)]
+def test_ode_converges_at_its_order(path, sampler, order, shift):
+    errors = [ode_error(path, sampler, steps, shift) for steps in (100, 200, 400)]
     observed = [math.log2(coarse / fine) for coarse, fine in zip(errors, errors[1:], strict=False)]
     assert observed == pytest.approx([order, order], abs=0.25)
-    assert errors[-1] < 0.01
+    # The longest step is max(s, 1/s) times an equal one.
+    assert errors[-1] < 0.01 * max(shift, 1 / shift)
 
 
 @by_path
@@ -67,25 +69,26 @@ def test_heun_beats_euler_at_equal_evaluations(path):
 
 
 @by_path
+@pytest.mark.parametrize("shift", [1.0, 0.3])
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
-def test_ode_mean_and_variance(path, sampler):
+def test_ode_mean_and_variance(path, sampler, shift):
     # n = 16000 numbers: standard errors s/sqrt(n) and s^2 sqrt(2/n); five of them and 1 % for the finite
     # steps.
     noise, labels = start(500)
-    end = sample(gaussian(path), noise, labels, null_label=1, sampler=sampler, steps=200, path=path)
+    end = sample(gaussian(path), noise, labels, null_label=1, sampler=sampler, steps=200, path=path, shift=shift)
     n = end.numel()
     assert end.mean().item() == pytest.approx(M, abs=5 * S / n**0.5 + 0.01 * M)
     assert end.var().item() == pytest.approx(S**2, abs=5 * S**2 * (2 / n) ** 0.5 + 0.01 * S**2)
 
 
-def sde_moments(path, steps):
+def sde_moments(path, steps, shift=1.0):
     """Mean and variance after the last step, exactly: each step is affine in x with Gaussian noise.
 
     The drift v - (w/2) score is a' m + (k + w/2) r, so a step multiplies x - mean by 1 + dt g, g = (k +
     w/2)/V.
     """
     mean, variance = 0.0, 1.0
-    times = time_grid(steps, last_step=0.04).tolist()
+    times = time_grid(steps, last_step=0.04, shift=shift).tolist()
     for t, t_next in zip(times, times[1:], strict=False):
         a, b, da, db = (c.item() for c in coefficients(path, t))
         w, dt = 2 * t, t_next - t
@@ -96,7 +99,8 @@ def sde_moments(path, steps):
 
 
 @by_path
-def test_sde_mean_and_variance(path):
+@pytest.mark.parametrize("shift", [1.0, 0.3])
+def test_sde_mean_and_variance(path, shift):
     # The recursion is what 100 steps must give, within five standard errors of n = 32000 numbers.
     noise, labels = start(1000)
     end = sample(
@@ -107,9 +111,10 @@ def test_sde_mean_and_variance(path):
         sampler="euler-maruyama",
         steps=100,
         path=path,
+        shift=shift,
         step_noise=noise_of_step(1000),
     )
-    mean, variance = sde_moments(path, 100)
+    mean, variance = sde_moments(path, 100, shift)
     n = end.numel()
     assert end.mean().item() == pytest.approx(mean, abs=5 * S / n**0.5)
     assert end.var().item() == pytest.approx(variance, abs=5 * S**2 * (2 / n) ** 0.5)

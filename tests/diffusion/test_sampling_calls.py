@@ -6,6 +6,7 @@ import torch
 from workbench.diffusion.guidance import Guidance
 from workbench.diffusion.randomness import normal
 from workbench.diffusion.sampling import evaluations, sample
+from workbench.diffusion.schedules import time_grid
 
 SHAPE = (2, 4, 4)
 
@@ -85,8 +86,9 @@ def test_guided_step_by_hand():
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "euler-maruyama"])
 @pytest.mark.parametrize("steps", [1, 2, 9])
+@pytest.mark.parametrize("shift", [1.0, 0.3])
 @pytest.mark.parametrize("guidance", [Guidance(), Guidance(scale=2.0), Guidance(scale=2.0, low=0.2, high=0.65)])
-def test_evaluations_are_the_rows_that_run(sampler, steps, guidance):
+def test_evaluations_are_the_rows_that_run(sampler, steps, guidance, shift):
     velocity = Counting()
     noise, labels = start(2)
     sample(
@@ -97,10 +99,11 @@ def test_evaluations_are_the_rows_that_run(sampler, steps, guidance):
         sampler=sampler,
         steps=steps,
         guidance=guidance,
+        shift=shift,
         step_noise=noise_of_step(2),
     )
     rows = sum(len(labels) for _, labels in velocity.calls)
-    assert rows == 2 * evaluations(sampler, steps, guidance)
+    assert rows == 2 * evaluations(sampler, steps, guidance, shift=shift)
 
 
 def test_evaluations_by_hand():
@@ -110,6 +113,23 @@ def test_evaluations_by_hand():
     assert evaluations("euler", 10, guidance) == 3 + 7 * 2
     assert evaluations("heun", 10, guidance) == 3 * 2 + 6 * 4 + 2
     assert evaluations("euler-maruyama", 250, Guidance()) == 250
+
+
+@pytest.mark.parametrize(("sampler", "last_step"), [("euler", None), ("euler-maruyama", 0.04)])
+def test_a_shifted_sampler_steps_from_the_shifted_times(sampler, last_step):
+    velocity = Counting()
+    noise, labels = start(1)
+    sample(velocity, noise, labels, null_label=9, sampler=sampler, steps=6, shift=0.3, step_noise=noise_of_step(1))
+    assert [t for t, _ in velocity.calls] == time_grid(6, last_step, 0.3).tolist()[:-1]
+
+
+@pytest.mark.parametrize("begin", [0.1, 0.11, 0.125])
+def test_guidance_from_a_start_time_is_an_upper_bound_here(begin):
+    # LightningDiT leaves the step at u unguided while u < begin, on its axis and at its shifted times.
+    times = [1 - 0.3 * u / (1 - 0.7 * u) for u in (i / 249 for i in range(249))]
+    guided = sum(1 - t >= begin for t in times)
+    assert 0 < guided < 249
+    assert evaluations("euler", 249, Guidance(scale=6.7, high=1 - begin, channels=3), shift=0.3) == 249 + guided
 
 
 def test_both_evaluations_of_a_heun_step_are_guided_alike():

@@ -63,9 +63,45 @@ def test_sde_grid():
     assert time_grid(1, last_step=0.04).tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("steps", [1, 7, 50, 250])
+def test_shift_1_keeps_every_bit(steps):
+    assert time_grid(steps, shift=1.0).tolist() == [i / steps for i in range(steps, -1, -1)]
+    assert torch.equal(time_grid(steps, 0.04, shift=1.0), time_grid(steps, 0.04))
+
+
+def test_shifted_grid_by_hand():
+    # The middle point 1/2 goes to 0.5 / (0.3 + 0.7 * 0.5) = 10/13, and with 3 to 0.5 / (3 - 2 * 0.5) = 1/4.
+    for shift, middle in ((0.3, 10 / 13), (3.0, 0.25)):
+        assert time_grid(2, shift=shift).tolist() == pytest.approx([1, middle, 0], rel=1e-15)
+    # Points 1, 0.52, 0.04 of the SDE, then 0: the last noisy point moves like any other.
+    expected = [1, 0.52 / (0.3 + 0.7 * 0.52), 0.04 / (0.3 + 0.7 * 0.04), 0]
+    assert time_grid(3, 0.04, shift=0.3).tolist() == pytest.approx(expected, rel=1e-14)
+
+
+@pytest.mark.parametrize("last_step", [None, 0.04])
+@pytest.mark.parametrize("shift", [1e-3, 0.1, 0.3, 0.7, 1.1, 3.3, 1e3])
+def test_shift_keeps_both_ends_and_the_order_and_is_undone_by_its_inverse(shift, last_step):
+    plain, grid = time_grid(250, last_step), time_grid(250, last_step, shift)
+    assert (grid[0], grid[-1]) == (1, 0)
+    assert (grid.diff() < 0).all()
+    inner = slice(1, -1)
+    assert ((grid > plain) == (shift < 1))[inner].all()
+    torch.testing.assert_close(grid / (1 / shift + (1 - 1 / shift) * grid), plain)
+
+
+def test_shift_is_the_released_one_on_its_axis():
+    # LightningDiT runs from 0 (noise) to 1 (data) over 250 points, each moved to s u / (1 + (s - 1) u), s = 0.3.
+    u = torch.linspace(0, 1, 250, dtype=torch.float64)
+    released = 0.3 * u / (1 + (0.3 - 1) * u)
+    torch.testing.assert_close(1 - time_grid(249, shift=0.3), released)
+
+
 def test_refused_grids():
     with pytest.raises(ValueError, match="steps.*0"):
         time_grid(0)
     for last_step in (0.0, 1.0, -0.1):
         with pytest.raises(ValueError, match="last_step"):
             time_grid(10, last_step=last_step)
+    for shift in (0.0, -0.3, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"shift must be positive and finite, got {shift}"):
+            time_grid(10, shift=shift)

@@ -4,6 +4,7 @@ Layers count from 1: layer k is the token tensor that leaves `blocks[k-1]`; laye
 with its positions. Taps are explicit arguments, not hooks: safe under DDP, compilation and checkpointing.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -180,7 +181,7 @@ class TransformerBackbone(nn.Module):
         return tokens, condition, features
 
     def _run_block(
-        self, block: nn.Module, tokens: Float[Tensor, "b n d"], condition: Float[Tensor, "b d"]
+        self, block: Callable[..., Tensor], tokens: Float[Tensor, "b n d"], condition: Float[Tensor, "b d"]
     ) -> Float[Tensor, "b n d"]:
         if self.checkpoint_blocks and torch.is_grad_enabled():
             # Blocks draw nothing, so there is no generator state to save and restore.

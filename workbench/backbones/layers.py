@@ -118,7 +118,10 @@ class LabelEmbedder(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all tokens; `norm(head_dim)` makes the norm of queries and of keys."""
+    """Multi-head self-attention over all tokens; `norm(head_dim)` makes the norm of queries and of keys.
+
+    `rotate`, if given, turns the normed queries and keys "b heads n e" by the places of their tokens.
+    """
 
     def __init__(self, width: int, heads: int, norm: Callable[[int], nn.Module]):
         super().__init__()
@@ -128,9 +131,14 @@ class Attention(nn.Module):
         self.k_norm = norm(width // heads)
         self.proj = Linear(width, width)
 
-    def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+    def forward(
+        self, tokens: Float[Tensor, "b n d"], rotate: Callable[[Tensor], Tensor] | None = None
+    ) -> Float[Tensor, "b n d"]:
         q, k, v = rearrange(self.qkv(tokens), "b n (qkv heads e) -> qkv b heads n e", qkv=3, heads=self.heads)
-        mixed = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rotate is not None:
+            q, k = rotate(q), rotate(k)
+        mixed = F.scaled_dot_product_attention(q, k, v)
         return self.proj(rearrange(mixed, "b heads n e -> b n (heads e)"))
 
 

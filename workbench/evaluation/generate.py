@@ -78,6 +78,7 @@ def _generate(run: Run, step: int, settings: SamplingConfig, progress) -> Sample
             guidance=guidance,
             path=get_path(run.config.diffusion.path),
             last_step=settings.last_step,
+            shift=settings.shift,
             step_noise=lambda i, indices=indices: normal(settings.seed, f"sample-step-{i}", indices, shape).to(device),
         )
         images.append(codec.decode(z.cpu()))

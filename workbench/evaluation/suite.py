@@ -143,7 +143,7 @@ def _how(config: Config, settings: SamplingConfig, detector: Detector, reference
         "n_reference": len(reference.train),
         "reference": reference.content,
         "label_scheme": "balanced: class i modulo the number of classes",
-        "nfe": evaluations(settings.sampler, settings.steps, guidance, settings.last_step),
+        "nfe": evaluations(settings.sampler, settings.steps, guidance, settings.last_step, settings.shift),
         "ema": config.training.ema,
         "train_seed": config.training.seed,
         "dtype": "float32",

@@ -2,7 +2,7 @@
 
 ``checkpoints/step-00000400/`` holds ``model`` (backbone and heads), ``ema`` (backbone) and ``optimizer`` as
 safetensors, and ``state.json`` with the step and the hash of each file. A checkpoint is written under a temporary
-name, flushed and renamed. A thinned one has lost its optimizer: it can be looked at, not resumed from.
+name, flushed and renamed. One without an optimizer, thinned or imported, can be looked at, not resumed from.
 """
 
 import errno
@@ -57,7 +57,7 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> Checkpoint:
-    """Write ``folder/step-<step>`` in one stroke: temporary folder, flush, rename.
+    """Write ``folder/step-<step>`` in one stroke: temporary folder, flush, rename; ``optimizer`` may be left out.
 
     Raises DiskFull, with nothing changed, when the disk has not enough room before or while writing.
     """
@@ -72,15 +72,16 @@ def save_checkpoint(
     try:
         temporary.mkdir()
         files = {}
-        for part in PARTS:
-            content = save({name: tensor.contiguous() for name, tensor in parts[part].items()})
+        for part, tensors in parts.items():
+            assert part in PARTS, part
+            content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
             files[part] = hashlib.sha256(content).hexdigest()
             _write(temporary / f"{part}.safetensors", content)
         record = {**state, "step": step, "files": files}
         _write(temporary / "state.json", json.dumps(record, indent=1).encode())
         sync_folder(temporary)
         if final.exists():  # an unusable one of the same step: it was passed over when the run was resumed
-            shutil.rmtree(final)
+            _discard(final)
         os.replace(temporary, final)
         sync_folder(folder)
     except BaseException as error:
@@ -100,12 +101,14 @@ def checkpoints(folder: Path) -> list[Checkpoint]:
             missing = [part for part in ("model", "ema") if not (path / f"{part}.safetensors").is_file()]
             if missing:
                 raise ValueError(f"{missing[0]}.safetensors is missing")
-            absent = [part for part in PARTS if part not in state["files"]]
+            present = [part for part in PARTS if (path / f"{part}.safetensors").is_file()]
+            absent = [part for part in present if part not in state["files"]]
             if absent:
                 raise ValueError(f"state.json has no hash of {absent[0]}")
             found.append(Checkpoint(path, int(state["step"]), state))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            warnings.warn(f"checkpoint {path} is damaged and passed over: {error}", stacklevel=2)
+            if path.exists():  # else its trainer has just removed it
+                warnings.warn(f"checkpoint {path} is damaged and passed over: {error}", stacklevel=2)
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
@@ -122,14 +125,30 @@ def latest_resumable(folder: Path) -> tuple[Checkpoint, dict[str, dict[str, Tens
 
 
 def thin(folder: Path, keep: int, milestone_every: int | None) -> None:
-    """Keep the newest ``keep`` checkpoints whole; of older ones keep the weights of milestones, delete the rest."""
-    for temporary in folder.glob(".step-*"):
-        shutil.rmtree(temporary, ignore_errors=True)
+    """Keep the newest ``keep`` checkpoints whole; of older ones keep the weights of milestones, delete the rest.
+
+    The process must hold the run, as for ``remove_leftovers``.
+    """
+    remove_leftovers(folder)
     for checkpoint in checkpoints(folder)[:-keep]:
         if milestone_every and checkpoint.step % milestone_every == 0:
             (checkpoint.folder / "optimizer.safetensors").unlink(missing_ok=True)
         else:
-            shutil.rmtree(checkpoint.folder)
+            _discard(checkpoint.folder)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed left half-written (``.step-*``) or half-deleted (``.trash-*``)."""
+    for pattern in (".step-*", ".trash-*"):
+        for leftover in folder.glob(pattern):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _discard(checkpoint: Path) -> None:
+    """Delete a checkpoint under a hidden name, so that half of one is never taken for a damaged one."""
+    trash = checkpoint.with_name(f".trash-{checkpoint.name}.{os.getpid()}")
+    os.replace(checkpoint, trash)
+    shutil.rmtree(trash, ignore_errors=True)
 
 
 def _write(file: Path, content: bytes) -> None:

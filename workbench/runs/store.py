@@ -5,14 +5,14 @@
 atomically or appended line by line, so a run can be read while it trains.
 """
 
-import fcntl
 import json
 import os
 import platform
 import subprocess
 import time
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -22,10 +22,14 @@ from typing import Any
 import yaml
 
 from workbench.config import Config, fingerprint, from_dict, load_config, presets, to_yaml
-from workbench.files import write_atomically
-from workbench.runs.checkpoints import Checkpoint, checkpoints
+from workbench.files import append_jsonl, hold_lock, is_locked, read_json, read_jsonl, write_atomically, write_json
+from workbench.runs.checkpoints import Checkpoint, checkpoints, remove_leftovers
 
 STATES = ("created", "running", "finished", "stopped", "failed", "lost")
+# Keys that provenance.json and status.json cannot do without.
+_IDENTITY, _STATUS = ("fingerprint", "created"), ("state", "step", "host")
+_TRAINER_PATIENCE = 2.0  # seconds: who looks at a lock holds it for microseconds
+_MAKER_PATIENCE = 60.0  # seconds: a run is made in a fraction of one, unless git is slow
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,17 @@ class Run:
 
     @cached_property
     def config(self) -> Config:
-        """The complete configuration; ValueError if ``config.yaml`` is missing or unreadable."""
-        return from_dict(yaml.safe_load((self.folder / "config.yaml").read_text()))
+        """The complete configuration; ValueError naming ``config.yaml`` if it is missing or unreadable."""
+        file = self.folder / "config.yaml"
+        try:
+            tree = yaml.safe_load(file.read_bytes())
+            if not isinstance(tree, dict):
+                raise ValueError(f"it holds no mapping but {type(tree).__name__}")
+            return from_dict(tree)
+        except FileNotFoundError as error:
+            raise ValueError(f"{file} does not exist") from error
+        except (ValueError, yaml.YAMLError) as error:
+            raise ValueError(f"{file} cannot be used: {' '.join(str(error).split())}") from error
 
     @property
     def fingerprint(self) -> str:
@@ -49,14 +62,24 @@ class Run:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        return json.loads((self.folder / "provenance.json").read_text())
+        """Fingerprint, date, versions, machine, latents; ValueError naming the file if it is missing or damaged."""
+        return _record(self.folder / "provenance.json", _IDENTITY)
 
     @property
     def status(self) -> dict[str, Any]:
-        """State, step and process; a run whose process is gone without a word is "lost"."""
-        status = json.loads((self.folder / "status.json").read_text())
-        if status["state"] == "running" and status["host"] == platform.node() and not _locked(self.folder):
-            status["state"] = "lost"
+        """State, step and process; a run whose process is gone without a word is "lost".
+
+        Raises ValueError naming ``status.json`` if it is missing or damaged.
+        """
+        file = self.folder / "status.json"
+        status = _record(file, _STATUS)
+        while status["state"] == "running" and status["host"] == platform.node():
+            if is_locked(self.folder / ".lock"):
+                break
+            # A trainer that ended, or started, between the two looks has written another record.
+            before, status = status, _record(file, _STATUS)
+            if status == before:
+                return {**status, "state": "lost"}
         return status
 
     @property
@@ -96,9 +119,7 @@ class Run:
 
     def append(self, file: str, record: Mapping[str, Any]) -> None:
         """Add one line to ``metrics.jsonl`` or ``results.jsonl``, after dropping one that a crash cut short."""
-        _drop_cut_line(self.folder / file)
-        with (self.folder / file).open("a") as handle:
-            handle.write(json.dumps(record) + "\n")
+        append_jsonl(self.folder / file, record)
 
     def rewind(self, step: int) -> None:
         """Drop the metrics that a resumed run will log again: those after ``step``."""
@@ -108,12 +129,16 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for this process; ValueError if another one trains it. The kernel frees it at any death."""
-        with (self.folder / ".lock").open("w") as handle:
+        """Hold the run for this process; ValueError if another one trains it. The kernel frees it at any death.
+
+        What a killed trainer left half-written or half-deleted is removed.
+        """
+        with ExitStack() as stack:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                stack.enter_context(hold_lock(self.folder / ".lock", _TRAINER_PATIENCE))
+            except ValueError as error:
                 raise ValueError(f"run {self.folder} is being trained by another process") from error
+            remove_leftovers(self.folder / "checkpoints")
             yield
 
 
@@ -125,20 +150,24 @@ def runs_root() -> Path:
 def prepare_run(config: Config, root: Path) -> Run:
     """The folder of the run with this configuration's fingerprint: the one that exists, or a new one.
 
-    Raises ValueError for a teacher that does not exist.
+    Processes that ask at the same time get the same folder. Raises ValueError for a teacher that does not exist, and
+    if the new folder's place is taken by a damaged or another run.
     """
     mark = run_fingerprint(config, root)
-    existing = [run for run in find_runs(root) if run.fingerprint == mark]
-    if existing:
-        return existing[0]
-    run = Run(root / f"{config.name.replace('/', '-')}-{mark[:8]}")
-    run.folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(run.folder / "config.yaml", to_yaml(config).encode())
-    run.write_status("created", 0)
-    # Last, because a folder counts as a run once it has this file.
-    provenance = {"fingerprint": mark, "created": time.time(), **machine()}
-    write_atomically(run.folder / "provenance.json", json.dumps(provenance, indent=1).encode())
-    return run
+    root.mkdir(parents=True, exist_ok=True)
+    with hold_lock(root / ".lock", _MAKER_PATIENCE):
+        existing = [run for run in find_runs(root) if run.fingerprint == mark]
+        if existing:
+            return existing[0]
+        run = Run(root / f"{config.name.replace('/', '-')}-{mark[:8]}")
+        if (run.folder / "provenance.json").exists():
+            raise ValueError(f"{run.folder} holds the run of fingerprint {run.fingerprint}; this one's is {mark}")
+        run.folder.mkdir(exist_ok=True)
+        write_atomically(run.folder / "config.yaml", to_yaml(config).encode())
+        run.write_status("created", 0)
+        # Last, because a folder counts as a run once it has this file.
+        write_json(run.folder / "provenance.json", {"fingerprint": mark, "created": time.time(), **machine()})
+        return run
 
 
 def run_fingerprint(config: Config, root: Path) -> str:
@@ -167,19 +196,27 @@ def find_teacher(config: Config, root: Path) -> Run:
 
 
 def find_runs(root: Path | None = None) -> list[Run]:
-    """Every run folder under ``root``, oldest first."""
-    folders = (root or runs_root()).glob("*/provenance.json")
-    return sorted((Run(path.parent) for path in folders), key=lambda run: run.provenance["created"])
+    """Every run folder under ``root``, oldest first; one whose ``provenance.json`` is damaged is warned about."""
+    found = []
+    for path in (root or runs_root()).glob("*/provenance.json"):
+        try:
+            found.append((Run(path.parent).provenance["created"], path.parent))
+        except ValueError as error:
+            warnings.warn(f"run {path.parent.name} is passed over: {error}", stacklevel=2)
+    return [Run(folder) for _, folder in sorted(found)]
 
 
 def open_run(reference: str | Path, root: Path | None = None) -> Run:
     """The run at a path, of a folder name, or whose name or fingerprint starts with ``reference``.
 
-    Raises ValueError if there is none or more than one, with the names there are.
+    Raises ValueError if there is none or more than one, with the names there are, and if its ``provenance.json`` is
+    damaged.
     """
     root = root or runs_root()
-    for folder in (Path(reference), root / str(reference)):
+    places = (Path(reference), root / str(reference))
+    for folder in places:
         if (folder / "provenance.json").is_file():
+            _record(folder / "provenance.json", _IDENTITY)
             return Run(folder)
     runs = find_runs(root)
     found = [r for r in runs if r.name.startswith(str(reference)) or r.fingerprint.startswith(str(reference))]
@@ -187,33 +224,17 @@ def open_run(reference: str | Path, root: Path | None = None) -> Run:
         return found[0]
     names = ", ".join(run.name for run in (found or runs)) or "no runs"
     problem = "is ambiguous" if found else "is not a run folder or the name of a run"
+    if not found and any(folder.is_dir() for folder in places):
+        problem = "is a folder but no run, because it has no provenance.json"
     raise ValueError(f"{str(reference)!r} {problem}; {root} holds: {names}")
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file; a missing file is empty, a last line cut short is left out."""
-    if not path.is_file():
-        return []
-    records = []
-    lines = path.read_text().splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise ValueError(f"{path} is damaged at line {number}") from error
-    return records
-
-
-def _drop_cut_line(path: Path) -> None:
-    """Truncate a file that does not end in a newline after its last one, so that the next line stands alone."""
-    if not path.is_file() or not path.stat().st_size:
-        return
-    with path.open("r+b") as handle:
-        handle.seek(-1, os.SEEK_END)
-        if handle.read(1) != b"\n":
-            handle.seek(0)
-            handle.truncate(handle.read().rfind(b"\n") + 1)
+def _record(file: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    record = read_json(file)
+    missing = [key for key in keys if key not in record]
+    if missing:
+        raise ValueError(f"{file} is damaged: it lacks {', '.join(missing)}")
+    return record
 
 
 def machine() -> dict[str, Any]:
@@ -245,11 +266,3 @@ def _processor() -> str:
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
         platform.machine(),
     )
-
-
-def _locked(folder: Path) -> bool:
-    try:
-        with Run(folder).lock():
-            return False
-    except ValueError:
-        return True

@@ -1,0 +1,136 @@
+"""Weights between this package's convention and those of the published code bases: functions of state dicts.
+
+SiT, LayerSync and LightningDiT run from noise (t = 0) to data (t = 1) and predict z - eps; REPA,
+Self-Transcendence and SRA run as this package does. The turn is made in the weights, exactly, so that nothing that
+uses them knows of directions. DiT's weights stay as they are: `backbones/dit.py` reads them as a velocity.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from workbench.backbones.layers import FREQUENCIES, MAX_PERIOD
+
+Weights = dict[str, Tensor]
+_TIME = "t_embedder.mlp.0.weight"
+_NODES = 8  # of the interpolation between two scales of frequencies: its error is below 1e-8
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one code base writes its files."""
+
+    backbone: str
+    data_at_one: bool  # its time runs from noise to data, and its velocity is z - eps
+    learn_sigma: bool | None  # what its own code builds; None if it can be either
+    wrapped: bool  # {"model", "ema", "steps"}, not one flat state dict
+
+
+# Others write as these do: Dispersive as SiT, HASTE as REPA.
+FAMILIES = {
+    "sit": Family("sit", data_at_one=True, learn_sigma=True, wrapped=False),
+    "repa": Family("sit", data_at_one=False, learn_sigma=False, wrapped=True),
+    "self-transcendence": Family("sit", data_at_one=False, learn_sigma=False, wrapped=True),
+    "sra": Family("sit", data_at_one=False, learn_sigma=False, wrapped=True),
+    "layersync": Family("sit", data_at_one=True, learn_sigma=True, wrapped=True),
+    "lightningdit": Family("lightningdit", data_at_one=True, learn_sigma=None, wrapped=True),
+    "dit": Family("dit", data_at_one=False, learn_sigma=None, wrapped=False),
+}
+
+_PARTS = ("weight", "bias")
+# Names of diffusers' DiT and of the published files: around the blocks, of the time embedding, and in a block.
+_ENDS = {
+    "pos_embed.proj": "x_embedder.proj",
+    "proj_out_1": "final_layer.adaLN_modulation.1",
+    "proj_out_2": "final_layer.linear",
+}
+_TIME_MLP = {"timestep_embedder.linear_1": "t_embedder.mlp.0", "timestep_embedder.linear_2": "t_embedder.mlp.2"}
+_BLOCK = {
+    "norm1.linear": "adaLN_modulation.1",
+    "attn1.to_out.0": "attn.proj",
+    "ff.net.0.proj": "mlp.fc1",
+    "ff.net.2": "mlp.fc2",
+}
+
+
+def turn_time(tensors: Mapping[str, Tensor]) -> Weights:
+    """The weights of the same network with 1 - t in the place of t and -v in the place of v: its own inverse.
+
+    The time features are [cos tf | sin tf], and cos (1-t)f = cos f cos tf + sin f sin tf, sin (1-t)f = sin f cos tf
+    - cos f sin tf: a fixed map of the columns of the first time matrix, computed in float64. The second half of
+    `learn_sigma` channels is negated as well; it is never used.
+    """
+    frequencies = _time_frequencies().to(tensors[_TIME].device)
+    cos, sin = frequencies.cos(), frequencies.sin()
+    of_cos, of_sin = tensors[_TIME].double().chunk(2, dim=1)
+    turned = torch.cat([of_cos * cos + of_sin * sin, of_cos * sin - of_sin * cos], dim=1)
+    negated = {f"final_layer.linear.{part}": -tensors[f"final_layer.linear.{part}"] for part in ("weight", "bias")}
+    return {**tensors, _TIME: turned.to(tensors[_TIME].dtype), **negated}
+
+
+def to_published(tensors: Mapping[str, Tensor], family: str) -> Weights:
+    """A backbone's weights as the code of `family` loads them: its time and velocity, its number of output channels.
+
+    Sigma channels that `family` has and the weights lack are zeros; those that it lacks are dropped.
+    """
+    kind = FAMILIES[family]
+    published = turn_time(tensors) if kind.data_at_one else dict(tensors)
+    if kind.learn_sigma is not None:
+        _, channels, patch, _ = published["x_embedder.proj.weight"].shape
+        wanted = (2 if kind.learn_sigma else 1) * channels
+        for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
+            rows = rearrange(published[name], "(pixel c) ... -> pixel c ...", pixel=patch**2)
+            rows = torch.cat([rows, torch.zeros_like(rows)], dim=1)[:, :wanted]
+            published[name] = rearrange(rows, "pixel c ... -> (pixel c) ...").contiguous()
+    return published
+
+
+def to_diffusers(tensors: Mapping[str, Tensor], depth: int, *, velocity: bool) -> Weights:
+    """The weights of a SiT or DiT of `depth` blocks under the names of diffusers' `DiTTransformer2DModel`.
+
+    That class spaces its time frequencies as i / 127, not i / 128. For a `velocity` model, whose t lies in [0, 1],
+    the first time matrix is fitted to them (to 1e-8 of the features); over the 1000 steps of DiT no matrix does.
+    """
+    if velocity:
+        refit = _frequency_interpolation().to(tensors[_TIME].device)
+        of_cos, of_sin = tensors[_TIME].double().chunk(2, dim=1)
+        time = torch.cat([of_cos @ refit, of_sin @ refit], dim=1)
+        tensors = {**tensors, _TIME: time.to(tensors[_TIME].dtype)}
+    renamed = {f"{new}.{part}": tensors[f"{old}.{part}"] for new, old in _ENDS.items() for part in _PARTS}
+    for block in range(depth):
+        old, new = f"blocks.{block}", f"transformer_blocks.{block}"
+        table = tensors["y_embedder.embedding_table.weight"].clone()  # every block has the embedders for itself
+        renamed[f"{new}.norm1.emb.class_embedder.embedding_table.weight"] = table
+        for part in _PARTS:
+            for theirs, ours in _TIME_MLP.items():
+                renamed[f"{new}.norm1.emb.{theirs}.{part}"] = tensors[f"{ours}.{part}"].clone()
+            renamed |= {f"{new}.{theirs}.{part}": tensors[f"{old}.{ours}.{part}"] for theirs, ours in _BLOCK.items()}
+            for name, value in zip("qkv", tensors[f"{old}.attn.qkv.{part}"].chunk(3), strict=True):
+                renamed[f"{new}.attn1.to_{name}.{part}"] = value.clone()
+    return renamed
+
+
+def _time_frequencies() -> Float[Tensor, "128"]:
+    """The frequencies of `layers.timestep_features`, rounded to float32 as there, in float64."""
+    steps = torch.arange(FREQUENCIES, dtype=torch.float32)
+    return torch.exp(-math.log(MAX_PERIOD) * steps / FREQUENCIES).double()
+
+
+def _frequency_interpolation() -> Float[Tensor, "128 128"]:
+    """M with cos(t f_i) = sum_j M_ij cos(t g_j), sines too, for t in [0, 1], f spaced as i/128 and g as j/127.
+
+    Lagrange's polynomials in log-frequency through the nearest nodes, which enclose f_i.
+    """
+    places = torch.arange(FREQUENCIES, dtype=torch.float64) * (FREQUENCIES - 1) / FREQUENCIES
+    first = (places.long() - _NODES // 2 + 1).clamp(0, FREQUENCIES - _NODES)
+    matrix = torch.zeros(FREQUENCIES, FREQUENCIES, dtype=torch.float64)
+    for row, (place, start) in enumerate(zip(places.tolist(), first.tolist(), strict=True)):
+        nodes = range(start, start + _NODES)
+        for node in nodes:
+            matrix[row, node] = math.prod((place - other) / (node - other) for other in nodes if other != node)
+    return matrix

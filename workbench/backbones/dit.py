@@ -1,0 +1,83 @@
+"""DiT (Peebles and Xie 2023) as a velocity model: its noise prediction on DDPM's steps, read on the linear path.
+
+DiT is SiT's network, trained to predict the noise in x_vp = sqrt(abar_tau) z + sqrt(1 - abar_tau) eps at the steps
+tau = 0 .. 999 of a linear beta schedule. The point x_t = (1-t) z + t eps is such an x_vp times s = sqrt((1-t)^2 +
+t^2), at the step whose ratio of signal to noise is (1-t)/t; steps in between are interpolated in log-SNR.
+"""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from workbench.backbones import sit
+from workbench.backbones.base import Tapped
+
+
+def _step_times() -> Float[Tensor, "1000"]:
+    """The time t of every DDPM step, float64: t / (1-t) = sqrt((1 - abar) / abar), betas 1e-4 .. 0.02 (Ho et al.)."""
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64, device="cpu")
+    abar = (1 - betas).cumprod(dim=0)
+    ratio = ((1 - abar) / abar).sqrt()
+    return ratio / (1 + ratio)
+
+
+STEP_TIMES = _step_times()  # from 0.0099 at step 0 to 0.9937 at step 999
+
+
+def clamp_time(t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+    """The nearest time, in float64, that the network has a step for."""
+    return t.double().clamp(STEP_TIMES[0].item(), STEP_TIMES[-1].item())
+
+
+def discrete_step(t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+    """The DDPM step tau in 0 .. 999 whose ratio of signal to noise is (1-t)/t, linear in log-SNR between steps.
+
+    A float64; times before step 0 or after step 999 get these.
+    """
+    knots = torch.logit(STEP_TIMES).to(t.device)
+    level = torch.logit(clamp_time(t))
+    above = torch.searchsorted(knots, level).clamp(1, len(knots) - 1)
+    low, high = knots[above - 1], knots[above]
+    return above - 1 + (level - low) / (high - low)
+
+
+def path_scale(t: Float[Tensor, "b"]) -> Float[Tensor, "b 1 1 1"]:
+    """s = sqrt((1-t)^2 + t^2), by which a point of the linear path is longer than DDPM's."""
+    return rearrange(torch.hypot(1 - t, t), "b -> b 1 1 1")
+
+
+class Backbone(sit.Backbone):
+    """DiT of a named size, with SiT's arguments; `learn_sigma` is on in the published files.
+
+    The network's noise eps_hat gives z = (x_vp - sqrt(1-abar) eps_hat) / sqrt(abar), and v = eps_hat - z. With the
+    time clamped to those of steps 0 .. 999, sqrt(abar) = (1-t)/s and sqrt(1-abar) = t/s, which makes it
+    v = (eps_hat - s x_vp) / (1-t). The divisor is never below 0.0063, so v is finite up to t = 1, and an error of
+    eps_hat grows no more than it does in DDPM's own last step. A point beyond the last step counts as one of the
+    last step, one before the first as one of the first.
+    """
+
+    def forward_tapped(
+        self,
+        x_t: Float[Tensor, "b c h w"],
+        t: Float[Tensor, "b"],
+        y: Int[Tensor, "b"],
+        layers: tuple[int, ...],
+    ) -> Tapped:
+        """The velocity v = eps - z that the predicted noise implies, with the tokens that leave each of `layers`."""
+        tapped = super().forward_tapped(x_t, t, y, layers)
+        nearest = clamp_time(t)
+        x = x_t * (path_scale(nearest) / path_scale(t.double()))
+        v = (tapped.v - x) / rearrange(1 - nearest, "b -> b 1 1 1")
+        return Tapped(v.to(tapped.v.dtype), tapped.features)
+
+    def _walk(
+        self,
+        x_t: Float[Tensor, "b c h w"],
+        t: Float[Tensor, "b"],
+        y: Int[Tensor, "b"],
+        layers: tuple[int, ...],
+        deepest: int,
+    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b d"], dict[int, Float[Tensor, "b n d"]]]:
+        x_vp = (x_t / path_scale(t.double())).to(x_t.dtype)
+        return super()._walk(x_vp, discrete_step(t), y, layers, deepest)

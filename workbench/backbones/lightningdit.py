@@ -1,0 +1,188 @@
+"""LightningDiT (Yao et al. 2025): SiT with rotary positions, RMS norms and a gated MLP.
+
+Time is this package's, t = 1 noise. The state dict is that of the published files, key for key.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from workbench.backbones.base import Size, TransformerBackbone
+from workbench.backbones.layers import MAX_PERIOD, Attention, FinalLayer, Linear, modulate
+from workbench.backbones.sit import Mlp, plain_norm
+
+ROTARY_GRID = 16  # tokens a side of the published latents (16x16, patch 1); other grids are stretched over it
+
+
+def rotary_angles(side: int, head: int) -> Float[Tensor, "n e"]:
+    """Rotary angles of a side x side grid, tokens row by row, for heads of width `head`, in float64 (EVA).
+
+    The row coordinate turns the first half of a head, the column coordinate the second; in each half the
+    neighbours 2i and 2i + 1 turn together by coordinate * 10000^(-2i / (head/2)). Coordinates run from 0 in
+    steps of 16 / side, so that grids of any side span the same angles.
+    """
+    assert head % 4 == 0, f"head width {head} is not a multiple of 4"
+    frequencies = MAX_PERIOD ** (-torch.arange(0, head // 2, 2, dtype=torch.float64) / (head // 2))
+    places = torch.arange(side, dtype=torch.float64) * ROTARY_GRID / side
+    axis = repeat(torch.outer(places, frequencies), "side pair -> side (pair two)", two=2)
+    row = repeat(axis, "h half -> (h w) half", w=side)
+    column = repeat(axis, "w half -> (h w) half", h=side)
+    return torch.cat([row, column], dim=1)
+
+
+class Rotation(nn.Module):
+    """Rotary positions: every pair of neighbouring numbers of a query or key, turned by `rotary_angles`.
+
+    The cosines and sines are buffers of the published files, "n e". A cast to less than float32 leaves them
+    in float32, and they are applied in their own precision: only the result is rounded.
+    """
+
+    def __init__(self, side: int, head: int):
+        super().__init__()
+        self.side = side
+        self.register_buffer("freqs_cos", torch.empty(side * side, head, dtype=torch.float32))
+        self.register_buffer("freqs_sin", torch.empty(side * side, head, dtype=torch.float32))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        angles = rotary_angles(self.side, self.freqs_cos.shape[1])
+        self.freqs_cos.copy_(angles.cos())
+        self.freqs_sin.copy_(angles.sin())
+
+    def forward(self, x: Float[Tensor, "b heads n e"]) -> Float[Tensor, "b heads n e"]:
+        even, odd = rearrange(x, "b heads n (pair two) -> two b heads n pair", two=2)
+        quarter = rearrange(torch.stack([-odd, even]), "two b heads n pair -> b heads n (pair two)")
+        return (x * self.freqs_cos + quarter * self.freqs_sin).to(x.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Rotation":
+        exact = dict(self.named_buffers())
+        super()._apply(fn, recurse)
+        for name, table in exact.items():
+            moved = getattr(self, name)
+            if moved.dtype.itemsize < torch.float32.itemsize:
+                setattr(self, name, table.to(moved.device))
+        return self
+
+
+class RMSNorm(nn.Module):
+    """Tokens over their root mean square, in float32 or finer and rounded back, times a learned scale."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+
+    def forward(self, tokens: Float[Tensor, "*axes d"]) -> Float[Tensor, "*axes d"]:
+        exact = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+        normed = exact * torch.rsqrt(exact.square().mean(dim=-1, keepdim=True) + 1e-6)
+        return normed.to(tokens.dtype) * self.weight
+
+
+class SwiGlu(nn.Module):
+    """The gated MLP w3(silu(gate) * value) with [gate | value] = w12(tokens), 8/3 times as wide inside."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        inner = int(2 / 3 * (4 * width))  # rounded down, and to no multiple: the published files' widths
+        self.w12 = Linear(width, 2 * inner)
+        self.w3 = Linear(inner, width)
+
+    def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        gate, value = rearrange(self.w12(tokens), "b n (two h) -> two b n h", two=2)
+        return self.w3(F.silu(gate) * value)
+
+
+class Block(nn.Module):
+    """SiT's adaLN-zero block with any of LightningDiT's changes; `wo_shift` leaves the two shifts out."""
+
+    def __init__(self, width: int, heads: int, *, qk_norm: bool, swiglu: bool, rmsnorm: bool, wo_shift: bool):
+        super().__init__()
+        norm = RMSNorm if rmsnorm else plain_norm
+        head_norm = RMSNorm if rmsnorm else nn.LayerNorm
+        self.wo_shift = wo_shift
+        self.norm1 = norm(width)
+        self.attn = Attention(width, heads, norm=head_norm if qk_norm else nn.Identity)
+        self.norm2 = norm(width)
+        self.mlp = SwiGlu(width) if swiglu else Mlp(width)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(width, (4 if wo_shift else 6) * width))
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "b n d"],
+        condition: Float[Tensor, "b d"],
+        rotate: Callable[[Tensor], Tensor] | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        modulations = self.adaLN_modulation(condition)
+        if self.wo_shift:
+            scale_msa, gate_msa, scale_mlp, gate_mlp = rearrange(modulations, "b (four d) -> four b 1 d", four=4)
+            shift_msa = shift_mlp = torch.zeros_like(gate_msa)
+        else:
+            shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = rearrange(
+                modulations, "b (six d) -> six b 1 d", six=6
+            )
+        tokens = tokens + gate_msa * self.attn(modulate(self.norm1(tokens), shift_msa, scale_msa), rotate)
+        return tokens + gate_mlp * self.mlp(modulate(self.norm2(tokens), shift_mlp, scale_mlp))
+
+
+class Backbone(TransformerBackbone):
+    """LightningDiT of a named size; the arguments are those of `TransformerBackbone`, and the released flags.
+
+    `rope` turns queries and keys by their places (the absolute positions are added all the same), `rmsnorm`
+    takes RMS norms with a scale for SiT's bare layer norms, `swiglu` the gated MLP for SiT's; `qk_norm` norms
+    the queries and keys of every head with a scale (RMS; without `rmsnorm` a layer norm, as in SiT);
+    `wo_shift` leaves the shifts out of every block, not of the final layer. The defaults are those of the
+    published models. Raises ValueError for an unknown size or a patch that does not divide the latent's
+    height.
+    """
+
+    sizes = {
+        "nano": Size(depth=12, width=128, heads=2),  # ours: depth for layer studies, width for a CPU
+        "b": Size(depth=12, width=768, heads=12),
+        "l": Size(depth=24, width=1024, heads=16),
+        "xl": Size(depth=28, width=1152, heads=16),
+        "1p0b": Size(depth=24, width=1536, heads=24),
+        "1p6b": Size(depth=28, width=1792, heads=28),
+    }
+
+    def __init__(
+        self,
+        *,
+        size: str = "nano",
+        patch: int = 1,
+        qk_norm: bool = False,
+        swiglu: bool = True,
+        rope: bool = True,
+        rmsnorm: bool = True,
+        wo_shift: bool = False,
+        channels: int,
+        height: int,
+        classes: int,
+        learn_sigma: bool = False,
+        checkpoint_blocks: bool = False,
+    ):
+        super().__init__(
+            size=size,
+            patch=patch,
+            channels=channels,
+            height=height,
+            classes=classes,
+            learn_sigma=learn_sigma,
+            checkpoint_blocks=checkpoint_blocks,
+        )
+        flags = {"qk_norm": qk_norm, "swiglu": swiglu, "rmsnorm": rmsnorm, "wo_shift": wo_shift}
+        self.feat_rope = Rotation(height // patch, self.width // self.heads) if rope else None
+        self.blocks = nn.ModuleList(Block(self.width, self.heads, **flags) for _ in range(self.depth))
+        final_norm = RMSNorm(self.width) if rmsnorm else plain_norm(self.width)
+        self.final_layer = FinalLayer(self.width, self.pixels, final_norm)
+
+    def _run_block(
+        self, block: Callable[..., Tensor], tokens: Float[Tensor, "b n d"], condition: Float[Tensor, "b d"]
+    ) -> Float[Tensor, "b n d"]:
+        return super()._run_block(partial(block, rotate=self.feat_rope), tokens, condition)
