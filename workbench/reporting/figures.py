@@ -44,7 +44,7 @@ PROTOCOL = (
     "sample_seed",
 )
 
-_LOOK = {
+LOOK = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -107,7 +107,7 @@ def loss_curves(runs: Mapping[str, Run]) -> Figure:
     parts = [("denoise", "denoising loss")]
     if any(record["alignment"] is not None for run in runs.values() for record in run.metrics):
         parts.append(("alignment", "alignment loss"))
-    with rc_context(_LOOK):
+    with rc_context(LOOK):
         figure, axes = _figure(6.0, 0.4 + 2.7 * len(parts), rows=len(parts))
         for axis, (key, name) in zip(axes, parts, strict=True):
             values = []
@@ -138,7 +138,7 @@ def score_curves(runs: Mapping[str, Run], metric: str, against: Literal["step", 
         divisor, unit = _time_unit(max(float(p.max()) for p in places.values()))
         places = {k: p / divisor for k, p in places.items()}
         name = f"training time in {unit} (guided: teacher's included)"
-    with rc_context(_LOOK):
+    with rc_context(LOOK):
         figure, (axis,) = _figure(5.0, 3.6)
         values = [v for label, records in found.items() for v in _scores(axis, label, places[label], records)]
         floors = {r["floor"] for records in found.values() for r in records if r.get("floor") is not None}
@@ -184,7 +184,7 @@ def token_maps(maps: Any) -> Figure:
 
 def probe_by_layer(runs: Mapping[str, Run]) -> Figure:
     """Accuracy of a linear probe on every layer's features at each run's last probed step, with 95 % bands."""
-    with rc_context(_LOOK):
+    with rc_context(LOOK):
         figure, (axis,) = _figure(6.0, 3.6)
         for label, run in runs.items():
             records = last_probes(run)
