@@ -71,7 +71,10 @@ class Methods:
 
 @dataclass(frozen=True)
 class Codec:
-    """Train the codec on the training images and write codec.safetensors and codec.json."""
+    """Train the codec on the training images and write codec.safetensors and codec.json.
+
+    A training that was stopped goes on when it is asked for again.
+    """
 
     folder: Annotated[Path, tyro.conf.Positional]
     steps: int = 4500

@@ -72,7 +72,10 @@ def runs(command) -> None:
     """A table of the runs."""
     table = Table("run", "state", "step", "method", "loss", "FD-clf64", "n", "class agreement")
     for run in find_runs():
-        table.add_row(*_row(run))
+        try:
+            table.add_row(*_row(run))
+        except ValueError as error:  # one damaged run must not hide the others
+            table.add_row(run.name, f"damaged: {error}")
     Console().print(table if table.row_count else f"no runs in {runs_root()}")
 
 

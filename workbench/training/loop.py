@@ -183,10 +183,13 @@ class _Trainer:
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             state = {"seconds": self.seconds, "scaler": scaler.state_dict() if scaler else None}
-            folder, training = self.run.folder / "checkpoints", self.config.training
-            save_checkpoint(folder, self.step, parts, state)
-            thin(folder, training.keep, training.milestone_every)
+            save_checkpoint(self.run.folder / "checkpoints", self.step, parts, state)
+        self._thin()
         self.accelerator.wait_for_everyone()
+
+    def _thin(self) -> None:
+        if self.accelerator.is_main_process:
+            thin(self.run.folder / "checkpoints", self.config.training.keep, self.config.training.milestone_every)
 
     def _resume(self) -> None:
         found = latest_resumable(self.run.folder / "checkpoints")
@@ -196,6 +199,7 @@ class _Trainer:
             return
         checkpoint, parts = found
         self.state.restore(parts)
+        self._thin()  # a kill between saving and thinning left that undone
         self.step, self.seconds = checkpoint.step, checkpoint.state["seconds"]
         if self.accelerator.scaler and checkpoint.state["scaler"]:
             self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])

@@ -1,0 +1,165 @@
+"""Training of the codec: cut off anywhere it ends with the same weights; its schedule is PyTorch's."""
+
+import hashlib
+import json
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from workbench.config import DataConfig
+from workbench.data.codecs import load_codec
+from workbench.data.images import load_images
+from workbench.training import codec as module
+from workbench.training.codec import UNFINISHED, CodecTraining, one_cycle, train_codec
+
+TINY = CodecTraining(steps=30, batch=8, latent_channels=2, widths=(8, 8), log_every=1, save_every=4)
+# The same training in a process of its own, which tells each step.
+CODE = f"""
+import sys
+from pathlib import Path
+import torch
+from workbench.config import DataConfig
+from workbench.data.images import load_images
+from workbench.training.codec import CodecTraining, train_codec
+torch.set_num_threads(1)
+train, test = (load_images(DataConfig(name="digits", limit=200), split) for split in ("train", "test"))
+for record in train_codec(train, test, Path(sys.argv[1]), {TINY!r}):
+    print(record.get("step"), flush=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # another number of threads sums in another order
+    yield
+    torch.set_num_threads(before)
+
+
+@cache
+def digits(limit: int = 200):
+    return [load_images(DataConfig(name="digits", limit=limit), split) for split in ("train", "test")]
+
+
+def train(folder: Path, settings: CodecTraining = TINY, stop_after: int | None = None) -> list[dict]:
+    """The records of a training, which is left after the step ``stop_after``."""
+    records = []
+    for record in train_codec(*digits(), folder, settings):
+        records.append(record)
+        if record.get("step") == stop_after:
+            break
+    return records
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A training that nothing disturbed."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("codec") / "whole"
+    train(folder)
+    return folder
+
+
+def assert_same_codec(one: Path, other: Path) -> None:
+    assert (one / "codec.safetensors").read_bytes() == (other / "codec.safetensors").read_bytes()
+    records = [json.loads((folder / "codec.json").read_text()) for folder in (one, other)]
+    assert all(records[0][key] == records[1][key] for key in records[0].keys() - {"seconds"})
+    assert {path.name for path in other.iterdir()} == {"codec.safetensors", "codec.json"}
+
+
+def test_a_finished_folder_is_a_codec(whole):
+    codec = load_codec(str(whole), 1)
+    record = json.loads((whole / "codec.json").read_text())
+    assert codec.hash == record["sha256"] == hashlib.sha256((whole / "codec.safetensors").read_bytes()).hexdigest()
+    assert (codec.channels, codec.factor) == (2, 2) and record["reconstruction"]["count"] == 200
+
+
+def test_killed_at_a_random_step_it_ends_the_same(whole, tmp_path):
+    step = random.randint(5, 18)
+    process = subprocess.Popen([sys.executable, "-c", CODE, tmp_path], stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.strip() == str(step):
+            process.kill()
+            break
+    assert process.wait() == -signal.SIGKILL, step
+    assert not (tmp_path / "codec.json").exists()
+    first = train(tmp_path)[0]
+    assert first["step"] > step // 4 * 4, (step, first)  # nothing before the last save is done again
+    assert_same_codec(whole, tmp_path)
+
+
+@pytest.mark.parametrize("steps", [(3,), (4, 5), (29,), (12, 30)])
+def test_left_at_any_step_it_ends_the_same(whole, tmp_path, steps):
+    for step in steps:
+        train(tmp_path, stop_after=step)
+    first = train(tmp_path)[0]
+    if steps[-1] == TINY.steps:  # the end is saved too: it is only measured and written again
+        assert "step" not in first
+    else:
+        assert first["step"] == steps[-1] // 4 * 4 + 1
+    assert_same_codec(whole, tmp_path)
+
+
+def test_cut_off_while_saving_the_save_before_counts(whole, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("no space left")
+
+    train(tmp_path, stop_after=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_atomically", full)
+        with pytest.raises(OSError, match="no space left"):
+            train(tmp_path)
+    assert train(tmp_path)[0]["step"] == 5
+    assert_same_codec(whole, tmp_path)
+
+
+@pytest.mark.parametrize("key, value", [("steps", 40), ("seed", 1), ("widths", (8, 16)), ("learning_rate", 1e-3)])
+def test_other_settings_are_refused(tmp_path, key, value):
+    train(tmp_path, stop_after=4)
+    before = (tmp_path / UNFINISHED).read_bytes()
+    with pytest.raises(ValueError, match=rf"{UNFINISHED} is an unfinished training with {key} .*, not {key} .*delete"):
+        train(tmp_path, replace(TINY, **{key: value}))
+    assert (tmp_path / UNFINISHED).read_bytes() == before
+    (tmp_path / UNFINISHED).unlink()
+    assert train(tmp_path, replace(TINY, **{key: value}), stop_after=1)[0]["step"] == 1
+
+
+def test_other_images_are_refused_and_how_often_is_free(tmp_path):
+    train(tmp_path, stop_after=4)
+    with pytest.raises(ValueError, match="content .*, not content"):
+        next(train_codec(*digits(100), tmp_path, TINY))
+    assert train(tmp_path, replace(TINY, log_every=2, save_every=1), stop_after=6)[0]["step"] == 6
+
+
+@pytest.mark.parametrize("cut", [0, 5, 1000, -1])
+def test_a_damaged_save_is_named(tmp_path, cut):
+    train(tmp_path, stop_after=4)
+    file = tmp_path / UNFINISHED
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(ValueError, match=f"{UNFINISHED} is damaged.*delete it"):
+        train(tmp_path)
+
+
+def test_a_loss_that_is_not_finite_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"loss is (nan|inf) at step \d+; lower learning_rate"):
+        train(tmp_path, replace(TINY, learning_rate=1e30, precision="no"))
+    assert not (tmp_path / "codec.json").exists()
+
+
+@pytest.mark.parametrize("steps", [7, 100, 333])
+def test_the_schedule_is_pytorchs(steps):
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.05)
+    for step in range(steps):
+        (group,) = optimizer.param_groups
+        assert one_cycle(step, steps, 2e-3) == pytest.approx((group["lr"], group["betas"][0]), rel=1e-9)
+        optimizer.step()
+        if step < steps - 1:
+            schedule.step()
