@@ -72,7 +72,7 @@ def killed(tmp_path_factory) -> tuple[Path, dict[str, int], list[list[tuple[str,
     for moment in counts.items():
         process = start(root)
         starts.append(told(process, moment))
-        time.sleep(random.uniform(0, 0.03))
+        time.sleep(random.uniform(0, 0.15))
         process.kill()
         assert process.wait() == -signal.SIGKILL, moment
     return root, counts, [*starts, told(start(root))]

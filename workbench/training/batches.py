@@ -20,7 +20,7 @@ def draw_batch(config: Config, latents: Latents, targets: Mapping[str, Targets],
     """Rows ``rows`` of the global batch of ``step`` (from 0).
 
     Row r of step s is position p = s batch + r of an endless data order, a fresh permutation each epoch, and p also
-    addresses its noise, time, posterior sample and label dropping. So neither the number of processes nor
+    addresses its noise, time, posterior sample, mirroring and label dropping. So neither the number of processes nor
     accumulation nor resuming changes what is trained on, and every method sees the same draws.
     """
     seed = config.training.seed
@@ -28,7 +28,8 @@ def draw_batch(config: Config, latents: Latents, targets: Mapping[str, Targets],
     epochs, places = np.divmod(positions, len(latents))
     indices = np.array([_order(seed, int(e), len(latents))[p] for e, p in zip(epochs, places, strict=True)])
     shape = (latents.channels, latents.height, latents.height)
-    z = sample_posterior(latents.moments(indices), normal(seed, "posterior", positions, shape))
+    flipped = (uniform(seed, "flip", positions, 1)[:, 0] < 0.5).numpy() if config.data.flip else None
+    z = sample_posterior(latents.moments(indices, flipped), normal(seed, "posterior", positions, shape))
     eps = normal(seed, "noise", positions, shape)
     t = sample_time(uniform(seed, "time", positions, 1)[:, 0], config.diffusion.time)
     labels = torch.from_numpy(latents.labels[indices])
@@ -44,7 +45,7 @@ def draw_batch(config: Config, latents: Latents, targets: Mapping[str, Targets],
         y=y,
         labels=labels,
         u=uniform(seed, "objective", positions, 1)[:, 0],
-        targets={name: tokens.tokens(indices) for name, tokens in targets.items()},
+        targets={name: tokens.tokens(indices, flipped) for name, tokens in targets.items()},
     )
 
 

@@ -50,7 +50,7 @@ class _Computed:
     """Targets that cost one run of the encoder on random images, or, stored, nothing."""
 
     width: int
-    tokens: Callable[[np.ndarray], Tensor]
+    tokens: Callable[[np.ndarray, np.ndarray | None], Tensor]
 
 
 def kinds(head_width: int, teacher_precision: str, every: bool, fast: bool) -> dict[str, dict]:
@@ -146,11 +146,12 @@ def _state(config: Config, shape: _Shape) -> tuple[TrainState, dict[str, _Comput
         if options["teacher_precision"] == "bfloat16":
             teacher.to(torch.bfloat16)
     if "encoder" in options:
-        encoder, side = load_encoder(options["encoder"]), shape.height // config.backbone.options["patch"]
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        encoder, side = load_encoder(options["encoder"], device), shape.height // config.backbone.options["patch"]
         images = torch.randint(256, (config.training.batch, 3, 8 * shape.height, 8 * shape.height), dtype=torch.uint8)
         stored = torch.randn(len(images), side**2, encoder.width)
-        live = lambda rows: encoder.tokens(images[: len(rows)], side)  # noqa: E731
-        targets = {options["encoder"]: _Computed(encoder.width, (lambda rows: stored) if options["stored"] else live)}
+        read = (lambda *_: stored) if options["stored"] else (lambda *_: encoder.tokens(images, side))
+        targets = {options["encoder"]: _Computed(encoder.width, read)}
     accelerator = accelerate(config)
     student = build_student(config, shape, teacher.to(accelerator.device) if teacher else None, targets)
     state = TrainState(student, config, accelerator)
@@ -179,7 +180,7 @@ def _time_step(state: TrainState, draw: Batch, targets: Mapping[str, _Computed])
 
     _wait(state)
     started = time.perf_counter()
-    found = {name: source.tokens(rows) for name, source in targets.items()}
+    found = {name: source.tokens(rows, None) for name, source in targets.items()}
     batch = Batch(**{**draw.__dict__, "targets": found}).to(state.accelerator.device)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         losses = state.losses(batch)
