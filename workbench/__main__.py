@@ -1,10 +1,11 @@
 """The command line. Each command parses its options and calls one function; errors are one sentence, exit code 2."""
 
+import importlib
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -92,7 +93,7 @@ class Classifier:
 
 
 @dataclass(frozen=True)
-class Bench:
+class BenchStep:
     """Time the plain step and guided steps (all methods with --every), in one process and in turn."""
 
     backbone: str = "sit"
@@ -112,6 +113,31 @@ class Bench:
     teacher_precision: str = "ambient"
     report: Path | None = None
     """Also write the figures, with the machine, to this JSON file."""
+
+
+@dataclass(frozen=True)
+class BenchLoading:
+    """Time reading latents in random batches: shards, one file an image, and a memory copy, on generated data."""
+
+    images: int = 4096
+    batch: int = 256
+    repeats: int = 9
+    folder: Path | None = None
+    """On the disk to measure; the system's temporary folder by default."""
+
+
+@dataclass(frozen=True)
+class Encode:
+    """Encode a configuration's images into latents ahead of training; stopped, it goes on when run again."""
+
+    config: Reference
+    overrides: Overrides = ()
+    """Dotted options, such as data.path=/data/imagenet."""
+    split: Literal["train", "test"] = "train"
+    processes: int = 1
+    """Processes on this machine; several share a GPU, so that one reads images while another encodes."""
+    device: str | None = None
+    """Such as cuda:1 or cpu; by default the GPUs in turn, or the CPU if there are none."""
 
 
 @dataclass(frozen=True)
@@ -152,18 +178,21 @@ class Presets:
     """List the presets."""
 
 
+# Each command's options, and the file of workbench/commands that serves it.
 COMMANDS = {
-    "demo": Demo,
-    "train": Train,
-    "runs": Runs,
-    "evaluate": Evaluate,
-    "methods": Methods,
-    "codec-train": Codec,
-    "classifier-train": Classifier,
-    "bench-step": Bench,
-    "import": ImportFile,
-    "export": ExportRun,
-    "presets": Presets,
+    "demo": (Demo, "train"),
+    "train": (Train, "train"),
+    "runs": (Runs, "look"),
+    "evaluate": (Evaluate, "look"),
+    "methods": (Methods, "train"),
+    "encode": (Encode, "measure"),
+    "import": (ImportFile, "look"),
+    "export": (ExportRun, "look"),
+    "codec-train": (Codec, "train"),
+    "classifier-train": (Classifier, "train"),
+    "bench-step": (BenchStep, "measure"),
+    "bench-loading": (BenchLoading, "measure"),
+    "presets": (Presets, "look"),
 }
 
 
@@ -176,7 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Idle threads that spin would take the cores from another process on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS,
+        {name: options for name, (options, _) in COMMANDS.items()},
         prog="workbench",
         description="See, compare and use the features inside a diffusion transformer.",
         args=arguments,
@@ -192,9 +221,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(command: object) -> None:
-    from workbench import commands
-
-    getattr(commands, type(command).__name__.lower())(command)
+    room = next(room for options, room in COMMANDS.values() if options is type(command))
+    module = importlib.import_module(f"workbench.commands.{room}")
+    getattr(module, type(command).__name__.lower())(command)
 
 
 if __name__ == "__main__":

@@ -120,6 +120,12 @@ def test_bad_files_are_named(folder, name, content, said):
         images.batch(range(len(images)))
 
 
+def test_a_link_to_nowhere_is_named(folder):
+    (folder / "cat" / "gone.png").symlink_to(folder / "nowhere.png")
+    with pytest.raises(ValueError, match="gone.png cannot be read: No such file"):
+        load_images(DataConfig(name="image-folder", path=str(folder), size=16), "train")
+
+
 def test_sizes_are_named(folder):
     Image.new("RGB", (9, 9)).save(folder / "dog" / "0.png")
     for crop in ("adm", "none"):

@@ -10,6 +10,9 @@ from workbench.config import load_config
 from workbench.data.codecs import load_codec, sample_posterior
 from workbench.data.images import load_images, to_float
 from workbench.data.latents import open_latents
+from workbench.files import write_json
+from workbench.runs.models import load_run_codec, load_teacher
+from workbench.runs.store import open_run, prepare_run
 
 CONFIG = load_config("demo/plain", ["data.name=digits", "data.limit=25", "codec.name=identity"])
 
@@ -52,3 +55,63 @@ def test_encoded_once(tmp_path):
     open_latents(CONFIG, "train", tmp_path, lambda *done: calls.append(done))
     open_latents(CONFIG, "train", tmp_path, lambda *done: calls.append(done))
     assert calls == [(25, 25)]
+
+
+def with_data(**options):
+    return replace(CONFIG, data=replace(CONFIG.data, **options))
+
+
+def test_mirrored_images_are_stored_beside(tmp_path):
+    plain, both = open_latents(CONFIG, "train", tmp_path), open_latents(with_data(flip=True), "train", tmp_path)
+    images = load_images(CONFIG.data, "train")
+    chosen, flipped = np.array([24, 3, 10]), np.array([True, False, True])
+    for mask in (flipped, ~flipped, np.zeros(3, bool), np.ones(3, bool)):
+        pixels = images.batch(chosen)
+        pixels[mask] = pixels[mask].flip(3)
+        assert torch.equal(both.moments(chosen, mask)[:, :1], to_float(pixels))
+    assert torch.equal(both.moments(chosen), plain.moments(chosen)) and both.content != plain.content
+    with pytest.raises(ValueError, match="was written without mirrored images"):
+        plain.moments(chosen, flipped)
+
+
+def test_half_precision_is_half_the_disk_and_read_in_single(tmp_path):
+    single, half = (
+        open_latents(CONFIG, "train", tmp_path),
+        open_latents(with_data(precision="float16"), "train", tmp_path),
+    )
+    chosen = np.arange(25)
+    assert half.moments(chosen).dtype == torch.float32 and half.content != single.content
+    torch.testing.assert_close(half.moments(chosen), single.moments(chosen), rtol=2**-11, atol=0)
+    sizes = [latents.index["shards"][0]["bytes"] for latents in (single, half)]
+    labels = 8 * 25
+    assert abs((sizes[0] - labels) / (sizes[1] - labels) - 2) < 0.01
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("workbench.data.codecs.to_float", lambda images: images / torch.zeros(()))
+    with pytest.raises(ValueError, match="codec 'identity' makes numbers that are not finite of images 0 to 24"):
+        open_latents(CONFIG, "train", tmp_path)
+    assert not list(tmp_path.glob("*/*.safetensors"))
+
+
+def test_latents_of_another_codec_are_refused_for_a_run(tmp_path):
+    latents, run = open_latents(CONFIG, "train", tmp_path / ".latents"), prepare_run(CONFIG, tmp_path)
+    trained = {
+        "codec": {"name": "identity", "hash": "identity"},
+        "channels": 1,
+        "height": 32,
+        "classes": list(latents.classes),
+        "pixel_channels": 1,
+    }
+    student = load_config("demo/guided", [f"objective.teacher={run.folder}", "data.name=digits", "codec.name=identity"])
+
+    def recorded(**changes):
+        write_json(run.folder / "provenance.json", {**run.provenance, "latents": {**trained, **changes}})
+        return open_run(str(run.folder), tmp_path)
+
+    assert load_run_codec(recorded()).hash == "identity"
+    other = {"codec": {"name": "identity", "hash": "another"}}
+    with pytest.raises(ValueError, match="codec 'identity' is not the one that run .* was trained with"):
+        load_run_codec(recorded(**other))
+    with pytest.raises(ValueError, match="the teacher .* was trained on other latents"):
+        load_teacher(student, latents, tmp_path)

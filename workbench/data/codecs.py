@@ -1,7 +1,8 @@
 """Codecs between pixels and latents: encode to posterior moments, sample, scale, decode.
 
-A codec folder holds ``codec.safetensors`` (a diffusers ``AutoencoderKL``) and ``codec.json`` (its architecture, the
-latent scale and shift, and the record of its training). The shipped ``kl-f4`` is such a folder.
+A folder of our own holds ``codec.safetensors`` (a diffusers ``AutoencoderKL``) and ``codec.json`` (its architecture,
+the latent scale and shift, and the record of its training). The shipped ``kl-f4`` is such a folder. Those of others
+are read in `data.autoencoders`.
 """
 
 import hashlib
@@ -20,7 +21,10 @@ from workbench.data.images import ASSETS, to_float, to_uint8
 
 @runtime_checkable
 class Codec(Protocol):
-    """Pixels to latents and back. ``hash`` identifies the weights; ``factor`` is the downsampling."""
+    """Pixels to latents and back. ``hash`` identifies the weights; ``factor`` is the downsampling.
+
+    Both ways compute where the codec is and return where the argument was.
+    """
 
     name: str
     hash: str
@@ -66,13 +70,16 @@ class Identity:
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """A diffusers ``AutoencoderKL``; latents are (raw - shift) scale, so that their variance is about 1."""
+    """A diffusers ``AutoencoderKL``; latents are (raw - shift) scale, so that their variance is about 1.
+
+    Scale and shift are one number, or one a channel.
+    """
 
     name: str
     hash: str
     model: torch.nn.Module
-    scale: float
-    shift: float
+    scale: Float[Tensor, "#c 1 1"]
+    shift: Float[Tensor, "#c 1 1"]
     record: dict[str, Any]
 
     @property
@@ -89,25 +96,50 @@ class Autoencoder:
 
     @torch.no_grad()
     def encode(self, images: UInt8[Tensor, "b k x y"]) -> Float[Tensor, "b c2 h w"]:
-        posterior = self.model.encode(to_float(images)).latent_dist
-        return torch.cat([(posterior.mean - self.shift) * self.scale, posterior.std * self.scale], dim=1)
+        moments = []
+        for part in images.split(self._at_once(images.shape[2] * images.shape[3])):
+            posterior = self.model.encode(to_float(part.to(self.model.device))).latent_dist
+            moments.append(torch.cat([posterior.mean, posterior.std], dim=1).to(images.device))
+        return self.standardised(torch.cat(moments))
 
     @torch.no_grad()
     def decode(self, z: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b k x y"]:
-        return to_uint8(self.model.decode(z.float() / self.scale + self.shift).sample)
+        raw = z.float() / self.scale.to(z.device) + self.shift.to(z.device)
+        parts = raw.split(self._at_once(z.shape[2] * z.shape[3] * self.factor**2))
+        return torch.cat([to_uint8(self.model.decode(p.to(self.model.device)).sample).to(z.device) for p in parts])
+
+    def standardised(self, moments: Float[Tensor, "b c2 h w"]) -> Float[Tensor, "b c2 h w"]:
+        """Moments of the raw posterior in latent units: (mean - shift) scale, std scale."""
+        mean, std = moments.chunk(2, dim=1)
+        scale, shift = self.scale.to(moments.device), self.shift.to(moments.device)
+        return torch.cat([(mean - shift) * scale, std * scale], dim=1)
+
+    @staticmethod
+    def _at_once(pixels: int) -> int:
+        # The widest maps of a published codec take 30 MB an image of 256x256; sixteen of those keep a GPU busy.
+        return max(1, 16 * 256**2 // pixels)
 
 
 def load_codec(name: str, pixel_channels: int, device: torch.device | str = "cpu") -> Codec:
-    """The codec called ``name``: "kl-f4" (shipped), "identity", or a folder written by ``workbench codec train``.
+    """The codec called ``name``, on ``device``.
 
-    Raises ValueError if there is no such codec, its files are damaged, or it is for another number of channels.
+    "kl-f4" is shipped and "identity" is none. "sd-vae-ft-ema" and "sd-vae-ft-mse" (the same encoder, another decoder;
+    "sd-vae" is the first, with which SiT and REPA decode) and "va-vae" are looked for in ``$WORKBENCH_WEIGHTS``, then
+    at the model hub. A folder may be one that ``workbench codec train`` wrote, a diffusers ``AutoencoderKL``, or
+    VA-VAE's weights beside their ``latents_stats.pt``. Raises ValueError if there is no such codec, its files are
+    missing or damaged (what to fetch and where to put it), or it is for another number of channels.
     """
+    from workbench.data.autoencoders import PUBLISHED, load_autoencoder
+
+    folder = ASSETS / "kl-f4" if name == "kl-f4" else Path(name).expanduser()
     if name == "identity":
         return Identity(pixel_channels)
-    folder = ASSETS / "kl-f4" if name == "kl-f4" else Path(name).expanduser()
-    if not (folder / "codec.json").is_file():
-        refuse_unknown("codec.name", name, ("kl-f4", "identity", "or a folder with codec.json"))
-    codec = _read(name, folder, device)
+    if (folder / "codec.json").is_file():
+        codec = _read(name, folder, device)
+    elif name in PUBLISHED or folder.is_dir():
+        codec = load_autoencoder(name, device)
+    else:
+        refuse_unknown("codec.name", name, ("kl-f4", "identity", *PUBLISHED, "or a folder with an autoencoder"))
     if codec.pixel_channels != pixel_channels:
         raise ValueError(
             f"codec {name!r} is for images of {codec.pixel_channels} channels; these have {pixel_channels}"
@@ -128,4 +160,5 @@ def _read(name: str, folder: Path, device: torch.device | str) -> Autoencoder:
     # Stored in half precision to stay small, used in single: the rounding is part of the codec.
     model.load_state_dict({key: value.float() for key, value in load(weights).items()})
     model.eval().requires_grad_(False).to(device)
-    return Autoencoder(name, digest, model, record["scale"], record["shift"], record)
+    scale, shift = (torch.tensor(record[key]).reshape(1, 1, 1) for key in ("scale", "shift"))
+    return Autoencoder(name, digest, model, scale, shift, record)

@@ -1,4 +1,4 @@
-"""Labelled image sets behind one interface: an in-memory array or a tree of class folders."""
+"""Labelled image sets behind one interface: in memory, in a tree of class folders, or in archives."""
 
 import gzip
 import hashlib
@@ -203,9 +203,24 @@ def _image_folder(config: DataConfig, split: str) -> Images:
     return load_image_folder(config, split)
 
 
+def _web_dataset(config: DataConfig, split: str) -> Images:
+    from workbench.data.archives import load_web_dataset
+
+    return load_web_dataset(config, split)
+
+
+def _images_of_store(config: DataConfig, split: str) -> Images:
+    from workbench.data.stores import load_store_images
+
+    return load_store_images(config, split)
+
+
 _LOADERS = {
     "fashion-mnist": _fashion_mnist,
     "digits": _digits,
     "cifar10": _cifar10,
     "image-folder": _image_folder,
+    "web-dataset": _web_dataset,
+    "repa-latents": _images_of_store,
+    "lightningdit-latents": _images_of_store,
 }

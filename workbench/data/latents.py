@@ -1,20 +1,28 @@
-"""Encoded image sets: posterior moments and labels in shards, written once."""
+"""Encoded image sets: posterior moments and labels in shards, written once.
+
+ImageNet's 1,281,167 images of 256 pixels take 42 GB with an SD-VAE (8 x 32 x 32 numbers of 4 bytes each) and 84 GB
+with VA-VAE (64 x 16 x 16); mirrored images double that, ``data.precision: float16`` halves it.
+"""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
-from workbench.config import Config
-from workbench.data.codecs import load_codec
-from workbench.data.images import load_images
-from workbench.data.shards import Shards, open_shards, write_shards
+from workbench.config import Config, DataConfig
+from workbench.data.codecs import Autoencoder, Codec, load_codec
+from workbench.data.images import Images, load_images
+from workbench.data.shards import SHARD_ROWS, Rows, Shards, open_shards, write_shards
+from workbench.data.stores import STORES, Store, check_codec, open_store
+from workbench.files import hold_lock
 
 
 @dataclass(frozen=True)
@@ -51,35 +59,133 @@ class Latents:
     def labels(self) -> Int[np.ndarray, "n"]:
         return self.shards.column("labels")
 
-    def moments(self, indices: Integer[np.ndarray, "b"]) -> Float[Tensor, "b c2 h w"]:
-        """Stored moments of the images at ``indices``: means in the first half of the channels, then deviations."""
-        return torch.from_numpy(self.shards.rows("moments", indices))
+    def moments(
+        self, indices: Integer[np.ndarray, "b"], flipped: Bool[np.ndarray, "b"] | None = None
+    ) -> Float[Tensor, "b c2 h w"]:
+        """Stored moments of the images at ``indices``: means in the first half of the channels, then deviations.
+
+        Where ``flipped``, those of the mirrored image; ValueError if they were not stored (``data.flip``).
+        """
+        if flipped is None:
+            rows = self.shards.rows("moments", indices)
+        elif self.index.get("flip"):
+            plain = self.shards.rows("moments", indices[~flipped])
+            rows = np.empty((len(indices), *plain.shape[1:]), plain.dtype)
+            rows[~flipped], rows[flipped] = plain, self.shards.rows("moments_flip", indices[flipped])
+        else:
+            raise ValueError(f"{self.shards.folder} was written without mirrored images (data.flip)")
+        moments = torch.from_numpy(rows).float()
+        # Of a posterior of which one sample is all that is known, only the means are stored.
+        return torch.cat([moments, torch.zeros_like(moments)], dim=1) if self.index.get("sample") else moments
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a folder of latents is to hold: its rows by number, and its description."""
+
+    labels: Int[np.ndarray, "n"]
+    rows: Rows
+    described: dict[str, Any]
+
+    def folder(self, root: Path) -> Path:
+        """Where it lies under ``root``."""
+        return root / self.described["content"][:16]
 
 
 def open_latents(config: Config, split: str, root: Path, progress: Callable[[int, int], None] | None = None) -> Latents:
     """The latents of a configuration's images and codec under ``root``, encoded now if they are not there.
 
-    ``progress(done, total)`` is called while encoding. Raises ValueError for damaged shards, naming the file.
+    ``progress(done, total)`` is called while encoding, which `data.encode` does in several processes. Raises
+    ValueError for damaged shards, naming the file.
     """
-    images = load_images(config.data, split)
-    codec = load_codec(config.codec.name, images.channels)
-    if images.size % codec.factor:
-        raise ValueError(f"codec {codec.name!r} halves {images.size} pixels to no whole number: factor {codec.factor}")
-    content = hashlib.sha256(f"{images.content} {codec.hash} moments-1".encode()).hexdigest()
-    folder = root / content[:16]
-    if not (folder / "index.json").is_file():
-
-        def rows(indices: np.ndarray) -> dict[str, np.ndarray]:
-            return {"moments": codec.encode(images.batch(indices)).numpy(), "labels": images.labels[indices]}
-
-        side = images.size // codec.factor
-        described = {
-            "content": content,
-            "shape": [2 * codec.channels, side, side],
-            "classes": list(images.classes),
-            "pixel_channels": images.channels,
-            "images": images.content,
-            "codec": {"name": codec.name, "hash": codec.hash},
-        }
-        write_shards(folder, len(images), rows, described, progress=progress)
+    folder = latent_source(config, split).folder(root)
+    with turn_to_write(folder) as wanted:
+        if wanted:
+            write_latents(config, split, folder, progress=progress)
     return Latents(open_shards(folder))
+
+
+@contextmanager
+def turn_to_write(folder: Path) -> Iterator[bool]:
+    """Whether ``folder`` is still to be written, once nobody else writes it: two runs may want the same latents."""
+    index = folder / "index.json"
+    if index.is_file():  # perhaps where nothing can be written, so without a lock
+        yield False
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with hold_lock(folder / ".lock", patience=float("inf")):
+        yield not index.is_file()
+
+
+def write_latents(
+    config: Config,
+    split: str,
+    folder: Path,
+    *,
+    device: torch.device | str | None = None,
+    share: tuple[int, int] = (0, 1),
+    shard_rows: int = SHARD_ROWS,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write what ``folder`` lacks of the shards of a ``share`` (k, of); without ``device`` on a GPU if there is one."""
+    source = latent_source(config, split, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    count = len(source.labels)
+    write_shards(folder, count, source.rows, source.described, share=share, shard_rows=shard_rows, progress=progress)
+
+
+def latent_source(config: Config, split: str, device: torch.device | str = "cpu") -> Source:
+    """The rows that a configuration's images and codec make, computed on ``device`` when asked for.
+
+    Raises ValueError for images or stored latents that the codec cannot be for.
+    """
+    data = config.data
+    images = open_store(data, split) if data.name in STORES else load_images(data, split)
+    stored = isinstance(images, Store)
+    codec = load_codec(config.codec.name, 3 if stored else images.channels, device)
+    if stored:
+        check_codec(images, codec, data)
+    elif images.size % codec.factor:
+        raise ValueError(f"codec {codec.name!r} halves {images.size} pixels to no whole number: factor {codec.factor}")
+    side = images.shape[1] if stored else images.size // codec.factor
+    encoding = ["moments-1", "flip" if data.flip else "", "" if data.precision == "float32" else data.precision]
+    described = {
+        "content": hashlib.sha256(
+            f"{images.content} {codec.hash} {' '.join(filter(None, encoding))}".encode()
+        ).hexdigest(),
+        "shape": [2 * codec.channels, side, side],
+        "classes": list(images.classes),
+        "pixel_channels": codec.pixel_channels,
+        "images": images.content,
+        "origin": str(images.origin),
+        "codec": {"name": codec.name, "hash": codec.hash},
+        "flip": data.flip,
+        "sample": stored and images.sample,
+    }
+    return Source(images.labels, partial(_rows, images, codec, data), described)
+
+
+def _rows(images: Images | Store, codec: Codec, data: DataConfig, indices: np.ndarray) -> dict[str, np.ndarray]:
+    moments = _of_store if isinstance(images, Store) else _of_images
+    columns = dict(zip(("moments", "moments_flip"), moments(images, codec, indices, data.flip), strict=False))
+    for values in columns.values():
+        if not values.isfinite().all():
+            raise ValueError(
+                f"codec {codec.name!r} makes numbers that are not finite of images {indices[0]} to {indices[-1]}"
+            )
+    rows = {name: values.numpy().astype(data.precision) for name, values in columns.items()}
+    return {**rows, "labels": images.labels[indices]}
+
+
+def _of_images(images: Images, codec: Codec, indices: np.ndarray, flip: bool) -> list[Float[Tensor, "b c2 h w"]]:
+    pixels = images.batch(indices)
+    return [codec.encode(pixels), *([codec.encode(pixels.flip(3))] if flip else [])]
+
+
+def _of_store(store: Store, codec: Autoencoder, indices: np.ndarray, flip: bool) -> list[Float[Tensor, "b ck h w"]]:
+    """Both moments in the codec's units, or of a store of samples the sample alone."""
+    found = []
+    for mirrored in (False, True)[: 1 + flip]:
+        raw = torch.from_numpy(store.read(indices, mirrored))
+        both = torch.cat([raw, torch.zeros_like(raw)], dim=1) if store.sample else raw
+        found.append(codec.standardised(both)[:, : raw.shape[1]])
+    return found

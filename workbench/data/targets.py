@@ -3,28 +3,36 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from workbench.config import Config
 from workbench.data.encoders import Encoder, load_encoder
 from workbench.data.images import Images, load_images
-from workbench.data.latents import Latents
-from workbench.data.shards import Shards, open_shards, write_shards
+from workbench.data.latents import Latents, turn_to_write
+from workbench.data.shards import SHARD_ROWS, Shards, open_shards, write_shards
+
+_SHARD_BYTES = 1_000_000_000  # a shard is held in memory while it is written, and an interruption loses one at most
 
 
 @runtime_checkable
 class Targets(Protocol):
-    """Target tokens of an image set by image number, on the student's token grid."""
+    """Target tokens of an image set by image number, float32 on the student's token grid, on any device.
+
+    Where ``flipped``, those of the mirrored image.
+    """
 
     width: int
 
-    def tokens(self, indices: Integer[np.ndarray, "b"]) -> Float[Tensor, "b n d"]: ...
+    def tokens(
+        self, indices: Integer[np.ndarray, "b"], flipped: Bool[np.ndarray, "b"] | None = None
+    ) -> Float[Tensor, "b n d"]: ...
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,19 @@ class StoredTargets:
     def width(self) -> int:
         return self.shards.index["shape"][1]
 
-    def tokens(self, indices: Integer[np.ndarray, "b"]) -> Float[Tensor, "b n d"]:
-        return torch.from_numpy(self.shards.rows("tokens", indices)).float()
+    def tokens(
+        self, indices: Integer[np.ndarray, "b"], flipped: Bool[np.ndarray, "b"] | None = None
+    ) -> Float[Tensor, "b n d"]:
+        """The stored tokens; ValueError for mirrored ones that were not stored (``data.flip``)."""
+        if flipped is None:
+            return torch.from_numpy(self.shards.rows("tokens", indices)).float()
+        if not self.shards.index["flip"]:
+            raise ValueError(f"{self.shards.folder} was written without mirrored images (data.flip)")
+        rows = np.empty((len(indices), *self.shards.index["shape"]), np.float32)
+        for column, chosen in (("tokens", ~flipped), ("tokens_flip", flipped)):
+            if chosen.any():
+                rows[chosen] = self.shards.rows(column, indices[chosen])
+        return torch.from_numpy(rows)
 
 
 @dataclass(frozen=True)
@@ -53,8 +72,14 @@ class ComputedTargets:
     def width(self) -> int:
         return self.encoder.width
 
-    def tokens(self, indices: Integer[np.ndarray, "b"]) -> Float[Tensor, "b n d"]:
-        return self.encoder.tokens(self.images.batch(indices), self.side)
+    def tokens(
+        self, indices: Integer[np.ndarray, "b"], flipped: Bool[np.ndarray, "b"] | None = None
+    ) -> Float[Tensor, "b n d"]:
+        """The encoder's tokens of the images, mirrored where ``flipped``."""
+        images = self.images.batch(indices)
+        if flipped is not None:
+            images = torch.where(torch.from_numpy(flipped).reshape(-1, 1, 1, 1), images.flip(3), images)
+        return self.encoder.tokens(images, self.side)
 
 
 def open_targets(
@@ -67,39 +92,57 @@ def open_targets(
 ) -> dict[str, Targets]:
     """Target tokens for each encoder that the objective's option ``encoder`` names (several joined by commas).
 
-    Empty for an objective without that option. With ``stored`` they are encoded once into ``root``; without, the
-    encoder runs on ``device`` at each step. Raises ValueError for an unknown encoder or missing weights.
+    Empty for an objective without that option. With ``stored`` they are encoded once into ``root``, where an
+    interrupted encoding goes on after its last shard, and with ``data.flip`` for the mirrored images as well;
+    without, the encoder runs on ``device`` at each step.
+    Raises ValueError for an unknown encoder, missing weights, damaged shards, a patch that does not divide the
+    latents, and images that are not those of ``latents``.
     """
-    options = config.objective.options
+    options, patch = config.objective.options, config.backbone.options["patch"]
     if "encoder" not in options:
         return {}
     images = load_images(config.data, split)
-    side = latents.height // config.backbone.options["patch"]
-    found: dict[str, Targets] = {}
-    for name in (part.strip() for part in options["encoder"].split(",")):
-        encoder = load_encoder(name, device)
-        if options["stored"]:
-            found[name] = StoredTargets(_store(images, encoder, side, root, progress))
-        else:
-            found[name] = ComputedTargets(encoder, images, side)
-    return found
+    if images.content != latents.index["images"]:
+        raise ValueError(
+            f"the latents in {latents.shards.folder} are not those of the {split} images that the encoder would see: "
+            f"they were made from {latents.index['images'][:16]}, data gives {images.content[:16]}"
+        )
+    if latents.height % patch:
+        raise ValueError(f"patch {patch} does not divide the latent height {latents.height}")
+    names, side = [part.strip() for part in options["encoder"].split(",")], latents.height // patch
+    # All are loaded before any runs: a wrong second name must not cost the hours that the first one takes.
+    computed = {name: ComputedTargets(load_encoder(name, device), images, side) for name in names}
+    if not options["stored"]:
+        return computed
+    return {
+        name: StoredTargets(_store(targets, config.data.flip, root, progress)) for name, targets in computed.items()
+    }
 
 
-def _store(
-    images: Images, encoder: Encoder, side: int, root: Path, progress: Callable[[int, int], None] | None
-) -> Shards:
-    content = hashlib.sha256(f"{images.content} {encoder.hash} {side} tokens-1".encode()).hexdigest()
+def _store(targets: ComputedTargets, flip: bool, root: Path, progress: Callable[[int, int], None] | None) -> Shards:
+    """The shards of the targets under ``root``, encoded now unless they are there."""
+    encoder, images, side = targets.encoder, targets.images, targets.side
+    kind = "tokens-1 flip" if flip else "tokens-1"
+    content = hashlib.sha256(f"{images.content} {encoder.hash} {side} {kind}".encode()).hexdigest()
     folder = root / content[:16]
-    if not (folder / "index.json").is_file():
-
-        def rows(indices: np.ndarray) -> dict[str, np.ndarray]:
-            return {"tokens": encoder.tokens(images.batch(indices), side).half().cpu().numpy()}
-
-        described = {
-            "content": content,
-            "shape": [side**2, encoder.width],
-            "images": images.content,
-            "encoder": {"name": encoder.name, "hash": encoder.hash},
-        }
-        write_shards(folder, len(images), rows, described, progress=progress)
+    with turn_to_write(folder) as wanted:
+        if wanted:
+            described = {
+                "content": content,
+                "shape": [side**2, encoder.width],
+                "images": images.content,
+                "encoder": {"name": encoder.name, "hash": encoder.hash},
+                "flip": flip,
+            }
+            row_bytes = (1 + flip) * 2 * side**2 * encoder.width
+            shard_rows = max(1, min(SHARD_ROWS, _SHARD_BYTES // row_bytes))
+            rows = partial(_rows, targets, flip)
+            write_shards(folder, len(images), rows, described, shard_rows=shard_rows, progress=progress)
     return open_shards(folder)
+
+
+def _rows(targets: ComputedTargets, flip: bool, indices: np.ndarray) -> dict[str, np.ndarray]:
+    found = {"tokens": targets.tokens(indices)}
+    if flip:
+        found["tokens_flip"] = targets.tokens(indices, np.ones(len(indices), bool))
+    return {name: tokens.half().cpu().numpy() for name, tokens in found.items()}

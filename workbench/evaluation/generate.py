@@ -60,7 +60,7 @@ def generate(
 def _generate(run: Run, step: int, settings: SamplingConfig, progress) -> Samples:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone = load_backbone(run, step, settings.weights).to(device)
-    codec = load_run_codec(run)
+    codec = load_run_codec(run, device)
     shape = (backbone.channels, backbone.height, backbone.height)
     guidance = Guidance(
         settings.guidance_scale, settings.guidance_low, settings.guidance_high, settings.guidance_channels
@@ -81,7 +81,7 @@ def _generate(run: Run, step: int, settings: SamplingConfig, progress) -> Sample
             shift=settings.shift,
             step_noise=lambda i, indices=indices: normal(settings.seed, f"sample-step-{i}", indices, shape).to(device),
         )
-        images.append(codec.decode(z.cpu()))
+        images.append(codec.decode(z).cpu())
         if progress:
             progress(int(indices[-1]) + 1, settings.count)
     return Samples(torch.cat(images), labels)

@@ -43,15 +43,15 @@ def part_of_model(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in checkpoint.load("model").items() if k.startswith(prefix)}
 
 
-def load_run_codec(run: Run) -> Codec:
-    """The codec whose latents ``run`` was trained on; ValueError if it has changed since.
+def load_run_codec(run: Run, device: torch.device | str = "cpu") -> Codec:
+    """The codec whose latents ``run`` was trained on, on ``device``; ValueError if it has changed since.
 
     An imported run that knows its codec by name alone (its hash is None) takes any codec of that name with its number
     of channels.
     """
     latents = run.provenance["latents"]
     recorded = latents["codec"]["hash"]
-    codec = load_codec(run.config.codec.name, latents["pixel_channels"])
+    codec = load_codec(run.config.codec.name, latents["pixel_channels"], device)
     if codec.channels != latents["channels"] or recorded not in (None, codec.hash):
         raise ValueError(f"codec {codec.name!r} is not the one that run {run.name} was trained with")
     return codec

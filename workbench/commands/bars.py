@@ -1,0 +1,33 @@
+"""Progress bars of every command."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+@contextmanager
+def bars(console: Console) -> Iterator[Callable[..., None]]:
+    """Progress bars with time left, one a stage; without a terminal, one line for each tenth of a stage."""
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    tasks, tenths = {}, {}
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+
+        def update(stage: str, done: int, total: int, note: str = "") -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total, note=note)
+            bars.update(tasks[stage], completed=done, total=total, note=note)
+            tenth = (10 * done // total, note if total == 1 else "")
+            if not console.is_terminal and tenths.get(stage) != tenth:
+                tenths[stage] = tenth
+                console.print(f"{stage}: {done}/{total} {note}", soft_wrap=True)
+
+        yield update

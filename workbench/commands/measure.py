@@ -1,0 +1,68 @@
+"""Commands about data and speed: encoding, and what steps and reading cost."""
+
+from rich.console import Console
+from rich.table import Table
+
+from workbench.commands.bars import bars
+from workbench.config import load_config
+from workbench.runs.store import runs_root
+
+
+def encode(command) -> None:
+    """Latents ahead of training, where ``train`` finds them."""
+    from workbench.data.encode import encode as encode_images
+
+    config, console = load_config(command.config, command.overrides), Console()
+    with bars(console) as update:
+        latents = encode_images(
+            config,
+            command.split,
+            runs_root() / ".latents",
+            processes=command.processes,
+            device=command.device,
+            progress=lambda done, total: update("encode images", done, total),
+        )
+    size = sum(shard["bytes"] for shard in latents.index["shards"]) / 1e6
+    what = f"{len(latents)} images of {len(latents.classes)} classes, {size:,.0f} MB, checked"
+    console.print(f"{what}: {latents.shards.folder}", soft_wrap=True)
+
+
+def benchstep(command) -> None:
+    """Ratios of aligned to plain steps, memory, and the cost of the paper's schedule."""
+    from dataclasses import asdict
+
+    from workbench.files import write_json
+    from workbench.runs.store import machine
+    from workbench.training.bench import bench_steps, plain_matmul_share
+
+    section = {"name": command.backbone, "size": command.size, "patch": command.patch or (1, 2)[command.size != "nano"]}
+    options = {key: getattr(command, key) for key in ("batch", "repeats", "every", "fast", "precision")}
+    options |= {"teacher_precision": command.teacher_precision, "compiled": command.compile}
+    with bars(Console()) as update:
+        for done, rounds, found in bench_steps(section, **options):
+            update("time steps", done, rounds)
+            costs = found
+    share = plain_matmul_share(section, command.batch, costs[0].seconds)
+    title = f"{command.backbone}-{command.size}/{section['patch']}, batch {command.batch}, median of {command.repeats}"
+    table = Table("step", "time", "/ plain", "memory", "1 M steps / plain", "with teacher", title=title)
+    for cost in costs:
+        ratios = (f"{cost.total:.3f}", f"{cost.total_with_teacher:.3f}")
+        table.add_row(
+            cost.kind, f"{cost.seconds * 1e3:.0f} ms", f"{cost.ratio:.3f}", f"{cost.memory / 1e6:,.0f} MB", *ratios
+        )
+    Console().print(table, f"Share of the machine's matrix-product rate in the plain step: {share:.2f}")
+    if command.report:
+        figures = {"step": [asdict(cost) for cost in costs], "matmul_share": share, "backbone": section, **options}
+        write_json(command.report, {**figures, **machine()})
+
+
+def benchloading(command) -> None:
+    """Images a second of each way of reading."""
+    from workbench.data.bench import bench_loading
+
+    figures = bench_loading(count=command.images, batch=command.batch, repeats=command.repeats, folder=command.folder)
+    images, megabytes, batch = (figures.pop(key) for key in ("images", "megabytes", "batch"))
+    table = Table("images a second, one process", f"{images} images, {megabytes:,.0f} MB, batch {batch}")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.3g} x" if "/" in name else f"{value:,.0f}")
+    Console().print(table)

@@ -1,0 +1,124 @@
+"""Commands that train: runs, the demo, methods side by side, the shipped networks."""
+
+import os
+import sys
+
+from rich.console import Console
+
+from workbench.commands.bars import bars
+from workbench.config import DataConfig, load_config
+from workbench.runs.store import prepare_run, runs_root
+
+
+def demo(command) -> None:
+    """Three runs, their scores and a report."""
+    from workbench.reporting.demo import demo_configs, estimate_seconds, run_demo
+
+    console, root = Console(), runs_root()
+    configs = demo_configs(command.seed, command.overrides)
+    plain = configs["plain"]
+    console.print(
+        f"[bold]Self-Transcendence, demo edition[/bold]: {plain.data.name}, SiT-{plain.backbone.options['size']}, "
+        f"batch {plain.training.batch}\n"
+        f"  1. teacher  VAE-aligned, {configs['teacher'].training.steps} steps\n"
+        f"  2. plain    no alignment, {plain.training.steps} steps\n"
+        f"  3. guided   by the teacher's features at w = {configs['guided'].objective.options['guidance_scale']:g}, "
+        f"{configs['guided'].training.steps} steps\n"
+        f"  then scores, probes and a report. Runs go to {root}/; Ctrl-C saves, the same command goes on."
+    )
+    console.print(f"About {estimate_seconds(configs) / 60:.0f} minutes on this machine if nothing is finished yet.")
+    finished = None
+    with bars(console) as update:
+        for progress in run_demo(root, command.report, command.seed, command.overrides):
+            update(progress.stage, progress.done, progress.total, progress.note)
+            finished = progress
+    if finished is None or finished.stage != "report":
+        raise KeyboardInterrupt
+    console.print(f"Report: {command.report.resolve()}", soft_wrap=True)
+
+
+def train(command) -> None:
+    """One run, in this process or in several."""
+    config = load_config(command.config, command.overrides)
+    root = runs_root()
+    if command.print_launch:
+        from workbench.training.launch import launch_commands
+
+        print(launch_commands([command.config, *command.overrides], command.processes, command.nodes))
+        return
+    if command.processes > 1:
+        from workbench.training.launch import train_in_processes
+
+        sys.exit(train_in_processes(command.processes, [command.config, *command.overrides]))
+    if "WORKBENCH_PROCESSES" in os.environ:
+        from workbench.training.launch import die_with_parent
+
+        die_with_parent()
+    from workbench.training.loop import fit
+
+    console = Console(quiet=os.environ.get("RANK", "0") != "0")
+    with bars(console) as update:
+        for record in fit(config, root, lambda done, total: update("encode images", done, total)):
+            update(f"train {config.name}", record["step"], config.training.steps, f"loss {record['loss']:.4f}")
+    run = prepare_run(config, root)
+    console.print(f"{run.status['state']} at step {run.status['step']}: {run.folder}", soft_wrap=True)
+
+
+def methods(command) -> None:
+    """Presets side by side."""
+    import shlex
+
+    from workbench.reporting.methods import compare_methods, write_comparison
+
+    rows, finished, console = (), False, Console()
+    with bars(console) as update:
+        for progress in compare_methods(command.presets, command.seeds, runs_root(), command.set):
+            update(progress.stage, progress.done, progress.total, progress.note)
+            rows, finished = progress.rows, progress.done == progress.total
+    words = ["methods", *command.presets, "--seeds", *map(str, command.seeds)]
+    words += ["--set", *command.set] if command.set else []
+    sampling = load_config(command.presets[0], command.set).sampling
+    how = {"images": sampling.count, "sampler": sampling.sampler, "sampler_steps": sampling.steps}
+    if rows:
+        write_comparison(rows, command.folder, f"workbench {shlex.join(words)}", how)
+        console.print(f"{command.folder / 'README.md'}: {len(rows)} methods", soft_wrap=True)
+    if not finished:
+        raise KeyboardInterrupt
+
+
+def codec(command) -> None:
+    """A codec for 32x32 images."""
+    from workbench.data.images import load_images
+    from workbench.training.codec import CodecTraining, train_codec
+
+    config = DataConfig(name=command.data, source="embedded")
+    settings = CodecTraining(steps=command.steps, seed=command.seed)
+    console = Console()
+    with bars(console) as update:
+        for record in train_codec(load_images(config, "train"), load_images(config, "test"), command.folder, settings):
+            if "step" in record:
+                update("train codec", record["step"], record["steps"], f"loss {record['loss']:.4f}")
+    console.print(f"{command.folder}: reconstruction {record['reconstruction']}")
+
+
+def classifier(command) -> None:
+    """The detector behind FD-clf64."""
+    import torch
+
+    from workbench.data.images import load_images
+    from workbench.evaluation.detectors import save_clf64, train_clf64
+
+    config = DataConfig(source="embedded")
+    train_set, test_set = load_images(config, "train"), load_images(config, "test")
+
+    def arrays(images):
+        return images.batch(range(len(images))), torch.from_numpy(images.labels)
+
+    with bars(Console()) as update:
+        for record in train_clf64(
+            *arrays(train_set), *arrays(test_set), classes=10, epochs=command.epochs, seed=command.seed
+        ):
+            note = f"test accuracy {record['test_accuracy']:.3f}"
+            update("train clf64", record["epoch"], record["epochs"], note)
+    command.folder.mkdir(parents=True, exist_ok=True)
+    save_clf64(record["model"], command.folder, record["record"])

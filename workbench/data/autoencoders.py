@@ -1,0 +1,230 @@
+"""Published autoencoders as codecs: those of Stable Diffusion, any diffusers folder, and VA-VAE.
+
+VA-VAE (LightningDiT) comes in the file layout of latent diffusion; the network is the one that diffusers calls
+``AutoencoderKL``, so its tensors are only renamed.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from workbench.data.codecs import Autoencoder
+from workbench.data.encoders import weights_folder
+
+_DIFFUSERS_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+_STATISTICS = "latents_stats.pt"
+# The repository at the model hub, and the files that are needed of it.
+_HUB = {
+    "sd-vae-ft-ema": ("stabilityai/sd-vae-ft-ema", _DIFFUSERS_FILES),
+    "sd-vae-ft-mse": ("stabilityai/sd-vae-ft-mse", _DIFFUSERS_FILES),
+    "va-vae": ("hustvl/vavae-imagenet256-f16d32-dinov2", ("vavae-imagenet256-f16d32-dinov2.pt", _STATISTICS)),
+}
+_SAME = {"sd-vae": "sd-vae-ft-ema"}
+PUBLISHED = (*_SAME, *_HUB)
+
+VA_VAE = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ("DownEncoderBlock2D",) * 4 + ("AttnDownEncoderBlock2D",),
+    "up_block_types": ("AttnUpDecoderBlock2D",) + ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 128, 256, 256, 512),
+    "layers_per_block": 2,
+    "latent_channels": 32,
+    "sample_size": 256,
+}
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a folder says: the network's shape, its tensors, and the units of its latents."""
+
+    architecture: Mapping[str, Any]
+    tensors: dict[str, Tensor]
+    file: Path
+    scale: Float[Tensor, "#c 1 1"]
+    shift: Float[Tensor, "#c 1 1"]
+    ignored: list[str]
+
+
+def load_autoencoder(name: str, device: torch.device | str) -> Autoencoder:
+    """The published autoencoder or the folder called ``name``, in single precision.
+
+    ``hash`` covers the tensors, scale and shift, not the container they came in. ValueError for missing files (what
+    to fetch and where to put it), and for weights that do not fit: how many are missing, superfluous or misshapen.
+    """
+    from diffusers.models import AutoencoderKL
+
+    folder = _find(_SAME.get(name, name)) if name in PUBLISHED else Path(name).expanduser()
+    parts = _read_diffusers(folder) if (folder / "config.json").is_file() else _read_va_vae(folder)
+    with torch.device("meta"):  # the weights replace what an initialisation would have drawn
+        model = AutoencoderKL.from_config(dict(parts.architecture))
+    _load_strictly(model, parts.tensors, parts.file)
+    model.eval().requires_grad_(False).to(device)
+    record = {"source": str(parts.file), "architecture": dict(parts.architecture), "ignored": parts.ignored}
+    return Autoencoder(name, _digest(parts), model, parts.scale, parts.shift, record)
+
+
+def _find(name: str) -> Path:
+    """The folder of a published autoencoder: the user's own, the hub's cache, or fetched now."""
+    from huggingface_hub import snapshot_download
+
+    own = weights_folder() / name
+    if own.is_dir():
+        return own
+    repository, files = _HUB[name]
+    problem: Exception | None = None
+    for local in (True, False):
+        try:
+            folder = Path(snapshot_download(repository, allow_patterns=list(files), local_files_only=local))
+            if all((folder / file).is_file() for file in files):
+                return folder
+        except Exception as error:  # hub clients raise errors of many kinds
+            problem = error
+    raise ValueError(
+        f"codec {name!r} has no weights: the model hub could not be reached ({type(problem).__name__}); "
+        f"fetch {' and '.join(files)} of {repository} and put them into {own}"
+    ) from problem
+
+
+def _read_diffusers(folder: Path) -> _Parts:
+    """A diffusers folder: latents are (raw - shift_factor) scaling_factor, or also divided by its own deviations."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        kind = config.get("_class_name", "AutoencoderKL")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{folder / 'config.json'} is damaged: {error}") from error
+    if kind != "AutoencoderKL":
+        raise ValueError(f"{folder} holds a {kind}; a codec is an AutoencoderKL")
+    file = _only(folder, (".safetensors",), preferred=_DIFFUSERS_FILES[1])
+    scale = torch.tensor(config.get("scaling_factor") or 0.18215).reshape(1, 1, 1)
+    shift = torch.tensor(config.get("shift_factor") or 0.0).reshape(1, 1, 1)
+    if config.get("latents_mean") and config.get("latents_std"):
+        shift = torch.tensor(config["latents_mean"]).reshape(-1, 1, 1)
+        scale = scale / torch.tensor(config["latents_std"]).reshape(-1, 1, 1)
+    old = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+    tensors = {}
+    for key, value in _tensors(file).items():
+        for before, after in old.items():  # how diffusers named attention when these files were written
+            key = key.replace(before, after)
+        tensors[key] = value
+    return _Parts(config, tensors, file, scale, shift, [])
+
+
+def _read_va_vae(folder: Path) -> _Parts:
+    """VA-VAE's weights and channel statistics: latents are (raw - mean) / std."""
+    statistics = folder / _STATISTICS
+    file = _only(folder, (".safetensors", ".pt", ".ckpt"), but=_STATISTICS)
+    if not statistics.is_file():
+        raise ValueError(f"{statistics} is missing: VA-VAE's latents are standardised by the mean and std in it")
+    values = _tensors(statistics)
+    channels = VA_VAE["latent_channels"]
+    if any(key not in values or values[key].numel() != channels for key in ("mean", "std")):
+        raise ValueError(f"{statistics} must hold mean and std of {channels} channels; it holds {_shapes(values)}")
+    mean, std = (values[key].reshape(-1, 1, 1) for key in ("mean", "std"))
+    if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
+        raise ValueError(f"{statistics} holds numbers that are not finite, or deviations that are not positive")
+    tensors, ignored = from_latent_diffusion(_tensors(file), len(VA_VAE["block_out_channels"]))
+    return _Parts(VA_VAE, tensors, file, 1 / std, mean, ignored)
+
+
+def from_latent_diffusion(tensors: Mapping[str, Tensor], levels: int) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a latent-diffusion autoencoder under diffusers' names, and the parts that are none of it.
+
+    Those are what training needed besides: the loss, the encoder that was aligned to and its projection. diffusers
+    counts the decoder's levels from the deepest; its attention has linear maps where latent diffusion has 1x1
+    convolutions.
+    """
+    renamed, ignored = {}, set()
+    for key, value in tensors.items():
+        part = key.split(".")[0]
+        if part not in ("encoder", "decoder", "quant_conv", "post_quant_conv"):
+            ignored.add(part)
+            continue
+        new = re.sub(r"\.down\.(\d+)\.", r".down_blocks.\1.", key)
+        new = re.sub(r"\.up\.(\d+)\.", lambda found: f".up_blocks.{levels - 1 - int(found[1])}.", new)
+        new = re.sub(r"\.mid\.block_(\d)\.", lambda found: f".mid_block.resnets.{int(found[1]) - 1}.", new)
+        for before, after in _RENAMED:
+            new = new.replace(before, after)
+        if ".attentions." in new and value.ndim == 4:
+            value = value[:, :, 0, 0]
+        renamed[new] = value
+    return renamed, sorted(ignored)
+
+
+_RENAMED = (
+    (".mid.attn_1.", ".mid_block.attentions.0."),
+    (".block.", ".resnets."),
+    (".attn.", ".attentions."),
+    (".norm.", ".group_norm."),
+    (".nin_shortcut.", ".conv_shortcut."),
+    (".downsample.conv.", ".downsamplers.0.conv."),
+    (".upsample.conv.", ".upsamplers.0.conv."),
+    ("coder.norm_out.", "coder.conv_norm_out."),
+    (".q.", ".to_q."),
+    (".k.", ".to_k."),
+    (".v.", ".to_v."),
+    (".proj_out.", ".to_out.0."),
+)
+
+
+def _only(folder: Path, suffixes: tuple[str, ...], preferred: str = "", but: str = "") -> Path:
+    """The weights file of a folder: the preferred one, or the only one with such a suffix."""
+    if preferred and (folder / preferred).is_file():
+        return folder / preferred
+    found = sorted(file for file in folder.iterdir() if file.suffix in suffixes and file.name != but)
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise ValueError(f"{folder} must hold one file of weights ({', '.join(suffixes)}); found: {names}")
+    return found[0]
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file in single precision; no code in it is run."""
+    from safetensors.torch import load_file
+
+    try:
+        if file.suffix == ".safetensors":
+            loaded = load_file(file)
+        else:
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+            loaded = loaded.get("state_dict", loaded)
+    except Exception as error:  # a damaged pickle ends in errors of every kind
+        raise ValueError(
+            f"{file} is damaged, or holds more than plain tensors and is not opened, since that would run its code "
+            f"({type(error).__name__})"
+        ) from error
+    return {key: value.float() for key, value in loaded.items() if isinstance(value, Tensor)}
+
+
+def _load_strictly(model: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
+    wanted = _shapes(model.state_dict())
+    given = _shapes(tensors)
+    problems = {
+        "missing": [key for key in wanted if key not in given],
+        "not of this network": [key for key in given if key not in wanted],
+        "of another shape": [key for key in wanted if key in given and given[key] != wanted[key]],
+    }
+    if any(problems.values()):
+        said = [f"{len(keys)} {what} ({', '.join(keys[:3])} ...)" for what, keys in problems.items() if keys]
+        raise ValueError(f"the tensors of {file} do not fit: {'; '.join(said)}")
+    model.load_state_dict(tensors, assign=True)
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in tensors.items()}
+
+
+def _digest(parts: _Parts) -> str:
+    digest = hashlib.sha256()
+    for key, value in sorted({**parts.tensors, "scale": parts.scale, "shift": parts.shift}.items()):
+        digest.update(f"{key} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,98 @@
+"""How fast a training process can read latents: our shards, one file an image, and a plain copy of as many bytes."""
+
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from workbench.data.shards import Shards, open_shards, write_shards
+from workbench.diffusion.randomness import generator
+
+_SHARD_ROWS = 1000
+
+
+def bench_loading(
+    *,
+    count: int = 4096,
+    shape: tuple[int, int, int] = (8, 32, 32),
+    batch: int = 256,
+    repeats: int = 9,
+    folder: Path | None = None,
+    seed: int = 0,
+) -> dict[str, int | float]:
+    """Images a second that one process reads in random batches, median of ``repeats``, and what they are relative to.
+
+    ``count`` float32 rows of ``shape`` (the moments of an SD-VAE at 256 pixels by default) are generated in a
+    temporary folder inside ``folder``: as shards, and as one .npy file an image (the layout of REPA). ``copy`` is a
+    memory copy of a batch into a new array: the ceiling. The ways alternate, so a drift of the machine's speed
+    touches all of them. "warm" has the files in the page cache, as after an epoch on a machine whose memory holds the
+    set; "cold" asks the system to forget them before each batch (Linux only; left out elsewhere).
+    """
+    if batch > count:
+        raise ValueError(f"batch {batch} is larger than count {count}")
+    numbers = generator(seed, "bench-loading", 0)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        shards_at, files_at = Path(temporary) / "shards", Path(temporary) / "files"
+        write_shards(shards_at, count, partial(_draw, numbers, shape), {}, shard_rows=_SHARD_ROWS)
+        shards = open_shards(shards_at)
+        _write_files(shards, files_at)
+        source = shards.rows("moments", np.arange(batch))
+        ways = {
+            "shards": lambda chosen: shards.rows("moments", chosen),
+            "files": lambda chosen: np.stack([np.load(files_at / f"{index}.npy") for index in chosen]),
+            "copy": lambda chosen: source.copy(),
+        }
+        drawn = [numbers.integers(0, count, batch) for _ in range(repeats + 1)]
+        result = {"images": count, "megabytes": count * math.prod(shape) * 4 / 1e6, "batch": batch}
+        result |= _rates("warm", ways, drawn, lambda: None)
+        if hasattr(os, "posix_fadvise"):
+            every = [*shards_at.glob("*.safetensors"), *files_at.iterdir()]
+            del ways["copy"]
+            result |= _rates("cold", ways, drawn, lambda: _forget(every))
+    return result
+
+
+def _draw(numbers: np.random.Generator, shape: tuple[int, int, int], indices: np.ndarray) -> dict[str, np.ndarray]:
+    return {"moments": numbers.standard_normal((len(indices), *shape), dtype=np.float32), "labels": indices}
+
+
+def _write_files(shards: Shards, files_at: Path) -> None:
+    files_at.mkdir()
+    for index in range(len(shards)):
+        np.save(files_at / f"{index}.npy", shards.rows("moments", np.array([index]))[0])
+    os.sync()  # pages that are not yet on the disk cannot be forgotten
+
+
+def _rates(
+    cache: str,
+    ways: dict[str, Callable[[np.ndarray], np.ndarray]],
+    drawn: list[Int[np.ndarray, "b"]],
+    before: Callable[[], None],
+) -> dict[str, float]:
+    """Rows a second of each way, the first batch left out, and the shards' rate relative to the others'."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for chosen in drawn:
+        for name, read in ways.items():
+            before()
+            start = time.perf_counter()
+            read(chosen)
+            seconds[name].append(time.perf_counter() - start)
+    rates = {name: len(drawn[0]) / statistics.median(taken[1:]) for name, taken in seconds.items()}
+    ratios = {f"shards / {name} {cache}": rates["shards"] / rates[name] for name in rates if name != "shards"}
+    return {**{f"{name} {cache}": rate for name, rate in rates.items()}, **ratios}
+
+
+def _forget(files: Iterable[Path]) -> None:
+    for file in files:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
