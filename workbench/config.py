@@ -32,7 +32,7 @@ class DataConfig:
     path: str | None = None
     size: int = 256
     crop: Literal["adm", "none"] = "adm"
-    limit: int | None = None  # the first so many images
+    limit: int | None = None  # so many images: the first, or evenly spread where they are listed class by class
     flip: bool = False  # mirrored images too, each drawn half the time: SiT and LightningDiT do, REPA's family not
     precision: Literal["float32", "float16"] = "float32"  # of stored latents; half as much disk is half as exact
 

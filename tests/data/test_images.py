@@ -189,3 +189,24 @@ def test_adm_crop_is_the_middle_square(shape):
     for axis, length in ((1, width), (0, height)):  # the longer side loses what exceeds the square
         span = np.ptp(cropped[:, :, 1 - axis].mean(axis=1 - axis))
         assert abs(span - 255 * (short / length) * 15 / 16) < 17  # one pixel of 16
+
+
+def test_a_limit_keeps_every_class_of_a_set_listed_by_class():
+    labels = np.repeat([0, 1, 2], [6, 3, 3])
+    pixels = np.arange(12, dtype=np.uint8).reshape(12, 1, 1, 1)
+    images = module._limited(module._from_arrays("toy", "train", pixels, labels, "abc", "here"), 6)
+    assert images.labels.tolist() == [0, 0, 0, 1, 2, 2]
+    assert images.batch([0, 1, 5]).flatten().tolist() == [0, 2, 10]
+    mixed = module._limited(module._from_arrays("toy", "train", pixels, labels[::-1].copy(), "abc", "here"), 6)
+    assert mixed.batch(range(6)).flatten().tolist() == list(range(6)) and mixed.content != images.content
+
+
+def test_full_set_with_fewer_labels_than_images(tmp_path):
+    for prefix in ("train", "t10k"):
+        images = np.zeros((3, 28, 28), np.uint8)
+        header = b"\x00\x00\x08\x03" + np.array(images.shape, ">u4").tobytes()
+        (tmp_path / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        labels = b"\x00\x00\x08\x01" + np.array([2], ">u4").tobytes() + bytes(2)
+        (tmp_path / f"{prefix}-labels-idx1-ubyte").write_bytes(labels)
+    with pytest.raises(ValueError, match="3 train images but 2 labels"):
+        load_images(DataConfig(source="full", path=str(tmp_path)), "train")

@@ -5,7 +5,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +80,7 @@ def load_images(config: DataConfig, split: str) -> Images:
     refuse_unknown("data.name", config.name, _LOADERS)
     images = _LOADERS[config.name](config, split)
     if config.limit is not None and config.limit < len(images):
-        images = _first(images, config.limit)
+        images = _limited(images, config.limit)
     return images
 
 
@@ -101,9 +101,14 @@ def _from_arrays(name: str, split: str, pixels: np.ndarray, labels: np.ndarray, 
     )
 
 
-def _first(images: Images, limit: int) -> Images:
-    digest = hashlib.sha256(f"{images.content} first {limit}".encode()).hexdigest()
-    return Images(**{**images.__dict__, "labels": images.labels[:limit], "content": digest})
+def _limited(images: Images, limit: int) -> Images:
+    """The first ``limit`` images; of a set that is listed class by class, as many spread evenly over the list."""
+    by_class = len(images.classes) > 1 and bool((np.diff(images.labels) >= 0).all())
+    chosen = np.arange(limit) * len(images) // limit if by_class else np.arange(limit)
+    kind = "evenly" if by_class else "first"
+    digest = hashlib.sha256(f"{images.content} {kind} {limit}".encode()).hexdigest()
+    read = images.read
+    return replace(images, labels=images.labels[chosen], content=digest, read=lambda indices: read(chosen[indices]))
 
 
 def _pad_to(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -126,6 +131,8 @@ def _fashion_mnist(config: DataConfig, split: str) -> Images:
         prefix = "train" if split == "train" else "t10k"
         pixels = read_idx(_idx_file(full, f"{prefix}-images-idx3-ubyte"))
         labels = read_idx(_idx_file(full, f"{prefix}-labels-idx1-ubyte"))
+        if len(pixels) != len(labels):
+            raise ValueError(f"{full} holds {len(pixels)} {prefix} images but {len(labels)} labels")
         return _from_arrays("fashion-mnist", split, _pad_to(pixels, 32), labels, FASHION_CLASSES, str(full))
     asset = ASSETS / "fashion_mnist.npz"
     expected = (ASSETS / "fashion_mnist.sha256").read_text().split()[0]

@@ -14,6 +14,7 @@ from workbench.config import Config, DataConfig, SamplingConfig
 from workbench.data.images import QUANTISATION, Images, load_images
 from workbench.data.latents import Latents
 from workbench.diffusion.guidance import Guidance
+from workbench.diffusion.paths import get_path
 from workbench.diffusion.sampling import evaluations
 from workbench.evaluation.detectors import Detector, load_clf64
 from workbench.evaluation.frechet import frechet_from_features
@@ -93,7 +94,8 @@ def probe_layers(
     if known.keys() >= set(layers):
         return [known[layer] for layer in layers]
     backbone = load_backbone(run, step)
-    features = extract(backbone, latents, range(count), list(layers), t, seed=seed, conditional=False)
+    path = get_path(run.config.diffusion.path)
+    features = extract(backbone, latents, range(count), list(layers), t, seed=seed, conditional=False, path=path)
     records = []
     for layer in layers:
         probe = linear_probe(features.f_u[layer].mean(dim=1), torch.from_numpy(latents.labels[:count]), seed=seed)

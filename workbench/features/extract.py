@@ -12,7 +12,7 @@ from workbench.backbones.base import TransformerBackbone
 from workbench.data.codecs import sample_posterior
 from workbench.data.latents import Latents
 from workbench.diffusion.guidance import guide
-from workbench.diffusion.paths import LINEAR, interpolate
+from workbench.diffusion.paths import LINEAR, Path, interpolate
 from workbench.diffusion.randomness import normal
 
 _BATCH = 100
@@ -41,8 +41,9 @@ def extract(
     *,
     seed: int = 0,
     conditional: bool = True,
+    path: Path = LINEAR,
 ) -> Features:
-    """Features of the images at ``indices`` noised to time ``t`` on the linear path.
+    """Features of the images at ``indices`` noised to time ``t`` on ``path``, which is that of the model's training.
 
     The noise of an image depends on ``seed`` and its index alone, so every model sees the same x_t. With
     ``conditional`` False only f_u is computed, which is what a probe needs. Stops at the deepest layer asked.
@@ -56,7 +57,7 @@ def extract(
         chosen = np.asarray(indices[start : start + _BATCH])
         z = sample_posterior(latents.moments(chosen), normal(seed, "feature-posterior", chosen, shape))
         times = torch.full((len(chosen),), t)
-        x_t = interpolate(LINEAR, z, normal(seed, "feature-noise", chosen, shape), times).x_t
+        x_t = interpolate(path, z, normal(seed, "feature-noise", chosen, shape), times).x_t
         labels = torch.from_numpy(latents.labels[chosen])
         branches = {"f_u": torch.full_like(labels, backbone.null_label)}
         if conditional:

@@ -52,7 +52,8 @@ class Objective(base.Objective):
 
     ``teacher`` is a run folder or a preset's name and ``teacher_step`` one of its checkpoints (the newest if None);
     the run is loaded and frozen by the trainer, as ``teacher_weights`` and ``teacher_precision`` say: "ambient" is
-    the precision of training, "bfloat16" casts the teacher's weights. ``teacher_labels`` are the ones given to the
+    the precision of training, "bfloat16" casts the teacher's weights (cheaper, but w also enlarges the rounding of
+    f_c - f_u, which in a young teacher is most of it). ``teacher_labels`` are the ones given to the
     teacher where the student's were dropped: "original" ones, or the null class as the "student" saw.
     ``normalize`` applies a layer norm without parameters to each target token.
     """

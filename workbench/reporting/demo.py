@@ -10,6 +10,7 @@ import numpy as np
 from workbench.config import Config, load_config
 from workbench.data.images import load_images
 from workbench.data.latents import open_latents
+from workbench.diffusion.paths import get_path
 from workbench.evaluation.generate import generate
 from workbench.evaluation.suite import probe_layers, score
 from workbench.features.extract import extract
@@ -96,7 +97,8 @@ def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...]
 def demo_maps(run: Run, latents) -> TokenMaps:
     """Token maps of a run's shallow and deep layers and of its guided feature, on one image of each of six classes."""
     indices = [int(np.flatnonzero(latents.labels == label)[0]) for label in range(MAP_IMAGES)]
-    features = extract(load_backbone(run), latents, indices, [2, 8], MAP_TIME)
+    path = get_path(run.config.diffusion.path)
+    features = extract(load_backbone(run), latents, indices, [2, 8], MAP_TIME, path=path)
     images = load_images(run.config.data, "train").batch(indices).numpy()
     return layer_and_guided_maps(features, images, [2, 8], 8, MAP_SCALES)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +11,18 @@ from torch import Tensor, nn
 
 from workbench.backbones.base import TransformerBackbone
 from workbench.config import Config, plugin_class
-from workbench.data.latents import Latents
 from workbench.data.targets import Targets
 from workbench.objectives.base import Batch, Context, Inputs, Objective
 from workbench.objectives.heads import initialize
+
+
+@runtime_checkable
+class LatentShape(Protocol):
+    """What building a model needs to know of its latents."""
+
+    channels: int
+    height: int
+    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ def denoising_loss(
     return squares + cosine_weight * (1 - F.cosine_similarity(predicted, v, dim=1)).mean(dim=(1, 2))
 
 
-def build_backbone(config: Config, latents: Latents) -> TransformerBackbone:
+def build_backbone(config: Config, latents: LatentShape) -> TransformerBackbone:
     """The backbone that ``config`` names for these latents; its weights are not set yet."""
     return plugin_class("backbone", config.backbone.name)(
         **config.backbone.options,
@@ -69,7 +78,7 @@ def build_backbone(config: Config, latents: Latents) -> TransformerBackbone:
 
 
 def build_student(
-    config: Config, latents: Latents, teacher: TransformerBackbone | None, targets: Mapping[str, Targets]
+    config: Config, latents: LatentShape, teacher: TransformerBackbone | None, targets: Mapping[str, Targets]
 ) -> Student:
     """A freshly initialised student; the same seed gives the same backbone whatever the objective."""
     backbone = build_backbone(config, latents)
