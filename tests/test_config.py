@@ -65,6 +65,11 @@ def test_values_out_of_range():
         "data.limit=0",
         "diffusion.label_dropout=1",
         "training.ema=1",
+        "training.beta2=1",
+        "training.learning_rate=-1",
+        "training.clip=0",
+        "training.milestone_every=0",
+        "sampling.count=0",
     ):
         with pytest.raises(ValueError, match=override.split("=")[0]):
             load_config("demo/plain", [override])
@@ -131,7 +136,7 @@ def test_recipes_of_lower_layers(tmp_path):
     assert config.backbone.options["qk_norm"] is False
     assert load_config(file, ["objective.name=denoise"]).backbone.options["qk_norm"] is True
     paper = load_config(file, ["recipe=paper"]).objective.options
-    assert (paper["layer"], paper["window"], paper["target"]) == (2, "none", "clean")
+    assert (paper["layer"], paper["window"], paper["target"]) == (3, "none", "clean")  # a layer is no switch
 
 
 def test_batch_is_divided_by_accumulation():
@@ -147,3 +152,40 @@ def test_lists_become_tuples_of_the_right_length():
     for value, problem in (("8-16", "must be a list"), ([[8]], "a list of 2"), ([[8, "x"]], "must be int")):
         with pytest.raises(ValueError, match=problem):
             coerce("pairs", value, pairs)
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("repa", {"layer": 8}),
+        ("dispersive", {"layer": 7}),
+        ("layersync", {"pairs": ((8, 16),)}),
+        ("sra", {"layer": 8, "teacher_layer": 20, "decay_start": 149 * 5004}),
+        ("vae_align", {"layer": 2, "weight": 0.5}),
+    ],
+)
+def test_one_word_changes_the_method_with_what_is_published_for_the_size(method, expected):
+    options = load_config("paper/sit-xl-2-256", [f"objective.name={method}"]).objective.options
+    assert {key: options[key] for key in expected} == expected
+
+
+def test_a_recipe_changes_its_switches_and_leaves_the_placement():
+    paper = load_config("paper/sit-xl-2-256").objective.options
+    released = load_config("paper/sit-xl-2-256", ["recipe=released"]).objective.options
+    changed = {key for key in paper if paper[key] != released[key]}
+    assert changed == {"window", "teacher_weights", "teacher_precision"}
+    assert load_config("paper/table5/weight-0.1", ["recipe=released"]).objective.options["weight"] == 0.1
+    again = load_config("paper/sit-xl-2-256", ["objective.name=self_transcendence"])
+    assert again.objective.options == paper
+
+
+def test_lightningdit_has_its_own_scale_and_stop():
+    options = load_config("paper/lightningdit-xl-1-256").objective.options
+    assert (options["guidance_scale"], options["stop_step"], options["layer"]) == (10.0, 12_510, 14)
+
+
+def test_nothing_published_for_a_depth_is_said():
+    with pytest.raises(ValueError, match="sit of depth 24: state objective.layer, objective.teacher_layer"):
+        load_config("paper/sit-l-2-256", ["objective.name=sra"])
+    given = ["objective.name=sra", "objective.layer=6", "objective.teacher_layer=16"]
+    assert load_config("paper/sit-l-2-256", given).objective.options["layer"] == 6

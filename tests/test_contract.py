@@ -1,4 +1,4 @@
-"""What every pair of a backbone and an objective must keep, found by the folders: a new file is tested."""
+"""What every pair of a backbone and an objective must keep; objectives are found by their folder."""
 
 import json
 import os
@@ -117,6 +117,8 @@ def test_alignment_reaches_the_layers_below_its_taps_and_nothing_else(built):
     if not student.objective.taps:
         pytest.skip("no alignment")
     ema.requires_grad_(True)
+    if student.objective.context.teacher is not None:
+        student.objective.context.teacher.requires_grad_(True)
     tapped = student.backbone.forward_tapped(batch.x_t, batch.t, batch.y, student.objective.taps)
     student.objective.loss(Inputs(**batch.__dict__, features=tapped.features, ema=ema)).loss.mean().backward()
     deepest = max(student.objective.taps)
@@ -155,8 +157,16 @@ WORKER = """
 import json, sys
 from pathlib import Path
 from workbench.config import from_dict
+from torch.distributed.tensor import DTensor
+from workbench.training import state
 from workbench.training.loop import fit
 root = Path(sys.argv[1])
+update = state.TrainState.update
+def checked(self, rate):
+    assert self.sharded == (self.config.sharding == "fsdp")
+    assert all(isinstance(p, DTensor) == self.sharded for p in self.student.parameters())
+    return update(self, rate)
+state.TrainState.update = checked
 for tree in json.loads((root / "pairs.json").read_text()):
     for _ in fit(from_dict(tree), root):
         pass

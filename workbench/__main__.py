@@ -53,9 +53,9 @@ class Evaluate:
     """Score a run at a step (the newest by default) and print the scores."""
 
     run: Reference
+    overrides: Overrides = ()
+    """Other sampling than the run's own, such as guidance_scale=4 count=2000 sampler=heun."""
     step: int | None = None
-    count: int | None = None
-    """Images to generate; the configuration's own number by default."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class BenchStep:
     """1 for nano, 2 for the others, by default."""
     batch: int = 32
     repeats: int = 7
-    every: bool = False
+    all: bool = False
     """Every method, not only the guided steps."""
     fast: bool = False
     """Also the plain step in bfloat16 with compiled blocks."""
@@ -212,7 +212,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     try:
         _run(command)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"workbench: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -70,6 +70,7 @@ class TrainingConfig:
     ema: float = 0.9999
     precision: Literal["no", "fp16", "bf16"] = "no"
     compile: bool = False
+    tf32: bool = True  # single-precision products on a GPU in TF32, as every published code has it
     sharding: Literal["ddp", "fsdp"] = "ddp"  # a copy in each process, or a share of parameters and optimizer
     seed: int = 0
     log_every: int = 100
@@ -118,13 +119,19 @@ class Config:
     sampling: SamplingConfig = SamplingConfig()
 
     def __post_init__(self) -> None:
-        training, positive = (
-            self.training,
-            ("steps", "batch", "accumulation", "log_every", "checkpoint_every", "keep"),
-        )
-        for key in positive:
+        training = self.training
+        for key in ("steps", "batch", "accumulation", "log_every", "checkpoint_every", "keep"):
             if getattr(training, key) < 1:
                 raise ValueError(f"training.{key} must be at least 1; got {getattr(training, key)}")
+        for key in ("learning_rate", "clip", "milestone_every"):
+            value = getattr(training, key)
+            if value is not None and value <= 0:
+                raise ValueError(f"training.{key} must be above 0; got {value}")
+        for key in ("beta1", "beta2", "ema"):
+            if not 0 <= getattr(training, key) < 1:
+                raise ValueError(f"training.{key} must be in [0, 1); got {getattr(training, key)}")
+        if self.sampling.count < 1:
+            raise ValueError(f"sampling.count must be at least 1; got {self.sampling.count}")
         if self.data.limit is not None and self.data.limit < 1:
             raise ValueError(f"data.limit must be at least 1; got {self.data.limit}")
         if training.batch % training.accumulation:
@@ -133,8 +140,6 @@ class Config:
             )
         if not 0 <= self.diffusion.label_dropout < 1:
             raise ValueError(f"diffusion.label_dropout must be in [0, 1); got {self.diffusion.label_dropout}")
-        if not 0 <= training.ema < 1:
-            raise ValueError(f"training.ema must be in [0, 1); got {training.ema}")
 
 
 # Sections whose keys are those of a file found by name, and what each file must export.
@@ -153,7 +158,7 @@ def load_config(source: str | Path, overrides: Iterable[str] = ()) -> Config:
     Raises ValueError for an unknown preset, key or option, naming the nearest right one, and for a value of the
     wrong type.
     """
-    layers = [*_layers(source), _parse_overrides(overrides)]
+    layers = [*_layers(source), parse_overrides(overrides)]
     tree: dict[str, Any] = {}
     for layer in layers:
         tree = _merge(tree, _expand_recipe(layer, tree))
@@ -292,7 +297,8 @@ def _layers(source: str | Path) -> list[dict[str, Any]]:
     return [*(layer for name in bases for layer in _layers(name)), tree]
 
 
-def _parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """Nested dictionaries from texts like "training.steps=500", the values read as YAML; ValueError otherwise."""
     tree: dict[str, Any] = {}
     for text in overrides:
         key, equals, value = text.removeprefix("--").partition("=")
@@ -313,18 +319,44 @@ def _parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def _expand_recipe(layer: dict[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
-    """``layer`` with the switches of the recipe in force filled in underneath what it says itself.
+    """``layer`` with what the recipe in force says filled in underneath what it says itself.
 
-    A layer that names the recipe, or changes the objective under a recipe named earlier, brings the switches in.
+    A layer that names the recipe, or another objective under a recipe named earlier, brings the recipe's switches in;
+    another objective also the placement that is published for the backbone. Placement stays when only the recipe
+    changes, for there the two do not differ.
     """
-    names_objective = "name" in _mapping("objective", layer.get("objective", {}))
-    recipe = layer.get("recipe", below.get("recipe") if names_objective else None)
+    merged = _merge(below, {key: _mapping(key, layer[key]) if key in _PLUGINS else layer[key] for key in layer})
+    name = merged.get("objective", {}).get("name", "denoise")
+    another = name != below.get("objective", {}).get("name", "denoise")
+    recipe = layer.get("recipe", below.get("recipe") if another else None)
     if recipe is None:
         return layer
-    name = layer.get("objective", {}).get("name") or below.get("objective", {}).get("name", "denoise")
     module = inspect.getmodule(plugin_class("objective", name))
     refuse_unknown("recipe", recipe, module.RECIPES)
-    return _merge(_parse_overrides(f"{key}={json.dumps(v)}" for key, v in module.RECIPES[recipe].items()), layer)
+    backbone = merged.get("backbone", {}).get("name", "sit")
+    kind = plugin_class("backbone", backbone)
+    size = merged.get("backbone", {}).get("size", "nano")
+    refuse_unknown("backbone.size", size, kind.sizes)
+    depth = kind.sizes[size].depth
+    values = {k: v(depth) if callable(v) else v for k, v in module.RECIPES[recipe].items()}
+    if another or below.get("recipe") is None:
+        values |= _placement(module, backbone, depth, layer.get("objective", {}))
+    return _merge(parse_overrides(f"{key}={json.dumps(v)}" for key, v in values.items()), layer)
+
+
+def _placement(module: types.ModuleType, backbone: str, depth: int, said: Mapping[str, Any]) -> dict[str, Any]:
+    """The dotted options that an objective's file lists for a backbone; ValueError if it lists none for this one."""
+    table = getattr(module, "PLACEMENT", {None: {}})
+    found = table.get((backbone, depth), table.get(None))
+    if found is None:
+        absent = [key for key in next(iter(table.values())) if key not in said]
+        if absent:
+            raise ValueError(
+                f"nothing is published for this objective on {backbone} of depth {depth}: "
+                f"state {', '.join(f'objective.{key}' for key in absent)}"
+            )
+        return {}
+    return {f"objective.{key}": value for key, value in found.items()}
 
 
 def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def test_no_room_before_or_while_writing(tmp_path, monkeypatch):
 def test_thinning(tmp_path):
     save(tmp_path, 5, 10, 15, 20, 25)
     (tmp_path / ".step-00000030.1").mkdir()
-    thin(tmp_path, keep=2, milestone_every=10)
+    thin(tmp_path, keep=2, milestone_every=10, newest=100)
     assert [(c.step, c.resumable) for c in checkpoints(tmp_path)] == [(10, False), (20, True), (25, True)]
     assert not (tmp_path / ".step-00000030.1").exists()
 
@@ -128,5 +128,12 @@ def test_interruptions_leave_nothing_and_keep_their_kind(tmp_path, monkeypatch, 
 
 def test_thinning_without_milestones(tmp_path):
     save(tmp_path, 5, 10, 15)
-    thin(tmp_path, keep=1, milestone_every=None)
+    thin(tmp_path, keep=1, milestone_every=None, newest=100)
     assert [(c.step, c.resumable) for c in checkpoints(tmp_path)] == [(15, True)]
+
+
+def test_thinning_leaves_what_training_stands_at(tmp_path):
+    """A later checkpoint was passed over for its damage: it must not push the good one out."""
+    save(tmp_path, 5, 10, 15)
+    thin(tmp_path, keep=1, milestone_every=None, newest=10)
+    assert [c.step for c in checkpoints(tmp_path)] == [10, 15]

@@ -178,11 +178,11 @@ def killed_while_thinning(folder: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     shutil.rmtree = cut_off
-    thin(folder, keep=1, milestone_every=None)
+    thin(folder, keep=1, milestone_every=None, newest=100)
 
 
 @pytest.mark.parametrize(
-    "next_trainer", [lambda run: thin(run.folder / "checkpoints", 1, None), lambda run: run.lock()]
+    "next_trainer", [lambda run: thin(run.folder / "checkpoints", 1, None, 100), lambda run: run.lock()]
 )
 def test_thinning_cut_off_leaves_nothing_that_is_read(run, next_trainer):
     folder = run.folder / "checkpoints"

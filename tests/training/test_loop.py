@@ -13,6 +13,7 @@ import torch
 
 from workbench.config import load_config
 from workbench.runs.store import Run, find_runs, open_run, prepare_run
+from workbench.training.batches import prefetched
 from workbench.training.loop import Diverged, fit
 
 SMALL = (
@@ -109,7 +110,7 @@ def test_killed_at_a_random_moment_resumes_bit_identically(tmp_path, processes):
                 break
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL  # it was still training
     subprocess.run(arguments, env=environment, check=True, capture_output=True)
     assert_identical(whole, find_runs(tmp_path / "cut")[0])
 
@@ -130,6 +131,48 @@ def test_accumulation_agrees_with_one_batch(tmp_path):
     a, b = weights(whole), weights(parts)
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-5)
+    for key in ("loss", "gradient_norm"):
+        assert [r[key] for r in parts.metrics] == pytest.approx([r[key] for r in whole.metrics], rel=1e-3)
+
+
+def test_leaving_the_records_saves_where_training_stands(tmp_path):
+    config = load_config("demo/plain", SMALL)
+    for record in fit(config, tmp_path):
+        if record["step"] == 8:
+            break
+    run = prepare_run(config, tmp_path)
+    assert run.status["state"] == "stopped" and run.checkpoints[-1].step == 8
+    assert_identical(train(config, tmp_path / "whole"), train(config, tmp_path))
+
+
+def test_wrong_sampling_is_found_before_training(tmp_path):
+    with pytest.raises(ValueError, match="shift must be positive"):
+        list(fit(load_config("demo/plain", (*SMALL, "sampling.shift=-1")), tmp_path))
+    assert not find_runs(tmp_path)
+
+
+def test_fp16_needs_a_gpu(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ValueError, match="fp16 needs a GPU"):
+        list(fit(load_config("demo/plain", (*SMALL, "training.precision=fp16")), tmp_path))
+
+
+def test_batches_come_in_order_one_ahead():
+    drawn, taken = [], []
+    for batch in prefetched(lambda n=n: drawn.append(n) or n for n in range(4)):
+        taken.append(batch)
+        time.sleep(0.05)
+        assert drawn == list(range(min(4, len(taken) + 1)))
+    assert taken == [0, 1, 2, 3]
+
+
+def test_an_error_while_drawing_is_raised():
+    def broken():
+        raise ValueError("damaged shard")
+
+    with pytest.raises(ValueError, match="damaged shard"):
+        list(prefetched([lambda: 1, broken]))
 
 
 def test_not_a_number_names_step_seed_and_checkpoint(tmp_path):
@@ -158,4 +201,5 @@ def test_mismatched_teacher_is_refused(tmp_path):
 def test_batch_that_processes_cannot_share(tmp_path):
     arguments, environment = command(tmp_path, "demo/plain", *SMALL, "training.batch=7", "--processes=2")
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
-    assert done.returncode != 0 and "cannot be shared by 2 processes" in done.stderr
+    assert done.returncode == 2 and "cannot be shared by 2 processes" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -21,14 +21,13 @@ def runs(command) -> None:
 
 def evaluate(command) -> None:
     """Scores of a run."""
-    from dataclasses import replace
-
+    from workbench.config import from_dict, parse_overrides, to_dict
     from workbench.evaluation.suite import score
 
     run = open_run(command.run)
-    settings = run.config.sampling
-    if command.count is not None:
-        settings = replace(settings, count=command.count)
+    changes = parse_overrides(f"sampling.{change.removeprefix('sampling.')}" for change in command.overrides)
+    tree = to_dict(run.config)
+    settings = from_dict({**tree, "sampling": {**tree["sampling"], **changes.get("sampling", {})}}).sampling
     step = run.checkpoint(command.step).step
     console = Console()
     with bars(console) as update:

@@ -10,7 +10,10 @@ from workbench.runs.store import runs_root
 
 def encode(command) -> None:
     """Latents ahead of training, where ``train`` finds them."""
+    import torch
+
     from workbench.data.encode import encode as encode_images
+    from workbench.data.targets import open_targets
 
     config, console = load_config(command.config, command.overrides), Console()
     with bars(console) as update:
@@ -21,6 +24,15 @@ def encode(command) -> None:
             processes=command.processes,
             device=command.device,
             progress=lambda done, total: update("encode images", done, total),
+        )
+        # An objective's stored targets too, or the first process of a training would write them alone.
+        open_targets(
+            config,
+            command.split,
+            latents,
+            runs_root() / ".targets",
+            command.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            lambda done, total: update("encode targets", done, total),
         )
     size = sum(shard["bytes"] for shard in latents.index["shards"]) / 1e6
     what = f"{len(latents)} images of {len(latents.classes)} classes, {size:,.0f} MB, checked"
@@ -35,14 +47,16 @@ def benchstep(command) -> None:
     from workbench.runs.store import machine
     from workbench.training.bench import bench_steps, plain_matmul_share
 
+    if command.repeats < 1:
+        raise ValueError(f"repeats must be at least 1; got {command.repeats}")
     section = {"name": command.backbone, "size": command.size, "patch": command.patch or (1, 2)[command.size != "nano"]}
-    options = {key: getattr(command, key) for key in ("batch", "repeats", "every", "fast", "precision")}
-    options |= {"teacher_precision": command.teacher_precision, "compiled": command.compile}
+    options = {key: getattr(command, key) for key in ("batch", "repeats", "fast", "precision", "teacher_precision")}
+    options |= {"every": command.all, "compiled": command.compile}
     with bars(Console()) as update:
         for done, rounds, found in bench_steps(section, **options):
             update("time steps", done, rounds)
             costs = found
-    share = plain_matmul_share(section, command.batch, costs[0].seconds)
+    share = plain_matmul_share(section, command.batch, costs[0].seconds, command.precision)
     title = f"{command.backbone}-{command.size}/{section['patch']}, batch {command.batch}, median of {command.repeats}"
     table = Table("step", "time", "/ plain", "memory", "1 M steps / plain", "with teacher", title=title)
     for cost in costs:
@@ -52,6 +66,7 @@ def benchstep(command) -> None:
         )
     Console().print(table, f"Share of the machine's matrix-product rate in the plain step: {share:.2f}")
     if command.report:
+        command.report.parent.mkdir(parents=True, exist_ok=True)
         figures = {"step": [asdict(cost) for cost in costs], "matmul_share": share, "backbone": section, **options}
         write_json(command.report, {**figures, **machine()})
 

@@ -41,6 +41,16 @@ def train(command) -> None:
     """One run, in this process or in several."""
     config = load_config(command.config, command.overrides)
     root = runs_root()
+    count = command.processes * command.nodes
+    if command.processes < 1 or command.nodes < 1:
+        raise ValueError(f"processes and nodes must be at least 1; got {command.processes} and {command.nodes}")
+    if command.nodes > 1 and not command.print_launch:
+        raise ValueError("--nodes is for --print-launch: each node has to run the printed command itself")
+    if config.training.batch % (count * config.training.accumulation):
+        raise ValueError(
+            f"training.batch {config.training.batch} cannot be shared by {count} processes with "
+            f"training.accumulation {config.training.accumulation}"
+        )
     if command.print_launch:
         from workbench.training.launch import launch_commands
 

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from workbench.config import SamplingConfig
+
 
 def guide(f_u: Float[Tensor, "*axes"], f_c: Float[Tensor, "*axes"], scale: float) -> Float[Tensor, "*axes"]:
     """Guided value f_g = f_u + scale (f_c - f_u), Eqs. 2 and 3: the same function of a velocity or a feature.
@@ -56,6 +58,11 @@ class Guidance:
             )
         if self.channels is not None and self.channels < 1:
             raise ValueError(f"guided channels must be None (all) or at least 1, got {self.channels}")
+
+    @classmethod
+    def of(cls, settings: SamplingConfig) -> "Guidance":
+        """The guidance that a configuration asks for."""
+        return cls(settings.guidance_scale, settings.guidance_low, settings.guidance_high, settings.guidance_channels)
 
     def active(self, t: float) -> bool:
         """Whether a step that starts at time t needs the null branch: scale is not 1 and low <= t <= high."""

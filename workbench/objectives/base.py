@@ -86,9 +86,12 @@ class Objective(nn.Module):
     """Base of the objectives. A subclass sets ``taps``, ``weight`` and ``stop_step`` and defines ``loss``.
 
     Heads are submodules, so they are trained with the student; a teacher stays in ``context``, outside the module
-    tree, so it is never saved, averaged or wrapped. ``RECIPES`` of the subclass's module maps a recipe's name to
-    dotted configuration values. An option ``teacher`` asks for a frozen run in ``context.teacher``, an option
-    ``encoder`` for target tokens in ``inputs.targets``.
+    tree, so it is never saved, averaged or wrapped. An option ``teacher`` asks for a frozen run in
+    ``context.teacher``, an option ``encoder`` for target tokens in ``inputs.targets``.
+
+    The subclass's module lists ``RECIPES``, dotted configuration values by recipe (a function of the depth where they
+    depend on it), and may list ``PLACEMENT``: what is published, or ours where nothing is, for a backbone of a depth,
+    as (name, depth), or for any (None).
     """
 
     SUPPLIED: ClassVar[tuple[str, ...]] = ("context",)
@@ -109,14 +112,14 @@ class Objective(nn.Module):
         raise ValueError("this objective has no alignment loss")
 
     def check_layer(self, option: str, layer: int) -> int:
-        """``layer`` if the student has it; ValueError that gives the range and the paper's rule otherwise."""
-        depth = self.context.depth
-        if not 1 <= layer <= depth:
-            raise ValueError(
-                f"objective.{option} {layer} is outside 1..{depth}; the paper's rule for depth {depth} is "
-                f"layer {depth // 2} guided by layer {2 * depth // 3}"
-            )
+        """``layer`` if the student has it; ValueError that gives the range otherwise."""
+        if not 1 <= layer <= self.context.depth:
+            raise ValueError(f"objective.{option} {layer} is outside 1..{self.context.depth}{self.rule()}")
         return layer
+
+    def rule(self) -> str:
+        """What the method's paper says about layers, to end an error with."""
+        return ""
 
 
 def check_window(low: float, high: float) -> None:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from workbench.objectives import base
 
-# The paper's layer is a quarter of the depth, the PyTorch release's the last; these are those of depth 12. Both take
-# the distances inside one process's batch (16 and 32 samples). The paper's Adam has beta2 0.95, the release's 0.999.
+# The paper's layer is a quarter of the depth, the PyTorch release's the last. Both take the distances inside one
+# process's batch (16 and 32 samples). The paper's Adam has beta2 0.95, the release's 0.999.
 RECIPES = {
     "paper": {
-        "objective.layer": 3,
+        "objective.layer": lambda depth: depth // 4,
         "objective.temperature": 0.5,
         "objective.weight": 0.5,
         "objective.stop_step": None,
@@ -22,7 +22,7 @@ RECIPES = {
         "backbone.qk_norm": False,
     },
     "released": {
-        "objective.layer": 12,
+        "objective.layer": lambda depth: depth,
         "objective.temperature": 1.0,
         "objective.weight": 0.25,
         "objective.stop_step": None,

@@ -7,15 +7,15 @@ from torch import Tensor
 
 from workbench.objectives import base
 
-# Published for depth 28 only (XL: 8 and 16); the pair for depth 12 is ours, as twice as deep. Paper and code agree,
-# but the code's own default pair, 8 and 8, trains nothing.
-_PUBLISHED = {
-    "objective.pairs": [[4, 8]],
-    "objective.weight": 0.2,
-    "objective.stop_step": None,
-    "backbone.qk_norm": False,
+RECIPES = {recipe: {"backbone.qk_norm": False} for recipe in ("paper", "released")}
+
+# Published for depth 28 only; the other pairs are ours, twice as deep as well. The released code's own default pair,
+# 8 and 8, trains nothing.
+PLACEMENT = {
+    (backbone, depth): {"pairs": pairs, "weight": 0.2, "stop_step": None}
+    for backbone in ("sit", "lightningdit")
+    for depth, pairs in ((12, [[4, 8]]), (24, [[7, 14]]), (28, [[8, 16]]))
 }
-RECIPES = {"paper": _PUBLISHED, "released": _PUBLISHED}
 
 
 class Objective(base.Objective):

@@ -8,18 +8,22 @@ from torch import Tensor, nn
 from workbench.config import refuse_unknown
 from workbench.objectives import base, heads
 
-# Layer 4 is the published one for depth 12 (B); depth 24 and 28 (L, XL) take 8. Paper and code agree. The encoder
-# runs at each step, as published: stored tokens of DINOv2-B for ImageNet would fill 500 GB.
+# Paper and code agree. The encoder runs at each step, as published: stored tokens of DINOv2-B for ImageNet would fill
+# 500 GB.
 _PUBLISHED = {
     "objective.encoder": "dinov2-b",
     "objective.stored": False,
-    "objective.layer": 4,
     "objective.head_width": 2048,
-    "objective.weight": 0.5,
-    "objective.stop_step": None,
     "backbone.qk_norm": False,
 }
 RECIPES = {"paper": _PUBLISHED, "released": _PUBLISHED}
+
+# Published for SiT; for LightningDiT there is no code, and the layer is SiT's.
+PLACEMENT = {
+    (backbone, depth): {"layer": layer, "weight": 0.5, "stop_step": None}
+    for backbone in ("sit", "lightningdit")
+    for depth, layer in ((12, 4), (24, 8), (28, 8))
+}
 
 
 class Objective(base.Objective):

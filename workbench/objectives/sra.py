@@ -16,12 +16,9 @@ from workbench.objectives import base
 
 _EPOCH = 5004  # steps at batch 256 on ImageNet
 
-# Layers are the published ones for depth 12 (B); XL takes 8 and 20. The released code now defaults to a cosine of
-# constant weight, and takes it along the tokens.
+# The released code now defaults to a cosine of constant weight, and takes it along the tokens.
 RECIPES = {
     "paper": {
-        "objective.layer": 3,
-        "objective.teacher_layer": 8,
         "objective.loss": "smooth-l1",
         "objective.beta": 0.05,
         "objective.offset": 0.2,
@@ -32,8 +29,6 @@ RECIPES = {
         "backbone.qk_norm": False,
     },
     "released": {
-        "objective.layer": 3,
-        "objective.teacher_layer": 8,
         "objective.loss": "cosine",
         "objective.axis": "tokens",
         "objective.offset": 0.2,
@@ -42,6 +37,13 @@ RECIPES = {
         "objective.stop_step": None,
         "backbone.qk_norm": False,
     },
+}
+
+# Published for B and XL; there is none for depth 24.
+PLACEMENT = {
+    (backbone, depth): {"layer": layer, "teacher_layer": teacher_layer}
+    for backbone in ("sit", "lightningdit")
+    for depth, layer, teacher_layer in ((12, 3, 8), (28, 8, 20))
 }
 
 

@@ -16,22 +16,21 @@ RECIPES = {
     "paper": {
         "objective.target": "clean",
         "objective.head": "mlp",
-        "objective.layer": 2,
-        "objective.weight": 0.5,
         "objective.window": "none",
         "backbone.qk_norm": False,
     },
     "released": {
         "objective.target": "velocity",
         "objective.head": "mlp-norm-linear",
-        "objective.layer": 2,
-        "objective.weight": 0.5,
         "objective.window": "scale",
         "objective.window_low": 0.4,
         "objective.window_high": 0.7,
         "backbone.qk_norm": True,
     },
 }
+
+# Layer and weight are in the released script for B only; elsewhere they are ours. The paper gives neither.
+PLACEMENT = {None: {"layer": 2, "weight": 0.5}}
 
 _HEADS = {"mlp": heads.mlp, "mlp-norm-linear": heads.mlp_norm_linear}
 

@@ -37,12 +37,13 @@ class Progress:
 
 def demo_configs(seed: int, overrides: tuple[str, ...] = ()) -> dict[str, Config]:
     """The three configurations by role; the guided one's teacher is the teacher's preset with the same changes."""
-    changes = (f"training.seed={seed}", *overrides)
+    changes = (*overrides, f"training.seed={seed}")
     return {role: load_config(f"demo/{role}", changes) for role in ROLES}
 
 
 def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...] = ()) -> Iterator[Progress]:
     """Train, score and report, yielding progress; whatever an earlier call finished is read back, not redone."""
+    started = time.monotonic()
     runs: dict[str, Run] = {}
     configs = demo_configs(seed, overrides)
     for role in ROLES:
@@ -50,21 +51,21 @@ def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...]
         if role == "guided":
             config = load_config(
                 "demo/guided",
-                (f"training.seed={seed}", *overrides, f"objective.teacher={runs['teacher'].folder}"),
+                (*overrides, f"training.seed={seed}", f"objective.teacher={runs['teacher'].folder}"),
             )
         yield Progress("prepare", 0, 1, f"{role}: images and latents")
         latents = open_latents(config, "train", root / ".latents")
+        yield Progress("prepare", 1, 1, f"{role}: images and latents")
+        for record in fit(config, root):
+            yield Progress(f"train {role}", record["step"], config.training.steps, f"loss {record['loss']:.3f}")
         runs[role] = prepare_run(config, root)
-        if runs[role].status["state"] != "finished":
-            for record in fit(config, root):
-                yield Progress(f"train {role}", record["step"], config.training.steps, f"loss {record['loss']:.3f}")
         if runs[role].status["state"] != "finished":
             return
     common = runs["guided"].config.training.steps  # where plain, which trains on, is compared with it
     jobs = [(role, step) for role, run in runs.items() for step in _scored_steps(run.config)]
     for done, (role, step) in enumerate(jobs):
         yield Progress("score", done, len(jobs), f"{role} at step {step}")
-        score(runs[role], step, runs[role].config.sampling)
+        score(runs[role], step, configs[role].sampling)
     yield Progress("score", len(jobs), len(jobs))
     for done, (role, run) in enumerate(runs.items()):
         yield Progress("probe", done, len(runs), role)
@@ -75,7 +76,7 @@ def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...]
     names, columns = latents.classes, 10
     samples = {
         role: {
-            s: generate(run, s, run.config.sampling).images[:columns].numpy()
+            s: generate(run, s, configs[role].sampling).images[:columns].numpy()
             for s in _scored_steps(run.config)
             if s <= common
         }
@@ -89,7 +90,7 @@ def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...]
         samples=samples,
         class_names=[names[i % len(names)] for i in range(columns)],
         maps=demo_maps(runs["teacher"], latents),
-        seconds_total=_total_seconds(runs),
+        seconds_total=time.monotonic() - started,
     )
     yield Progress("report", 1, 1, str(report))
 
@@ -103,14 +104,10 @@ def demo_maps(run: Run, latents) -> TokenMaps:
     return layer_and_guided_maps(features, images, [2, 8], 8, MAP_SCALES)
 
 
-def _total_seconds(runs: dict[str, Run]) -> float:
-    """Seconds since the first of the runs was made, pauses included."""
-    return time.time() - min(run.provenance["created"] for run in runs.values())
-
-
 def _scored_steps(config: Config) -> list[int]:
     training = config.training
-    return sorted({*range(training.milestone_every, training.steps, training.milestone_every), training.steps})
+    every = training.milestone_every or training.steps
+    return sorted({*range(every, training.steps, every), training.steps})
 
 
 def estimate_seconds(configs: dict[str, Config]) -> float:

@@ -39,9 +39,16 @@ PROTOCOL = (
     "n_reference",
     "sampler",
     "sampler_steps",
+    "last_step",
+    "shift",
     "guidance_scale",
+    "guidance_low",
+    "guidance_high",
+    "guidance_channels",
     "weights",
     "sample_seed",
+    "detector_hash",
+    "reference",
 )
 
 LOOK = {

@@ -2,18 +2,18 @@
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from workbench.config import Config, load_config, presets
+from workbench.config import Config, SamplingConfig, load_config, presets
 from workbench.evaluation.suite import score
 from workbench.files import write_atomically, write_json
-from workbench.reporting.figures import LOOK, METRICS, png, total_seconds
-from workbench.runs.store import Run, machine, prepare_run
+from workbench.reporting.figures import LOOK, METRICS, compute_seconds, png, total_seconds
+from workbench.runs.store import machine, prepare_run
 from workbench.training.loop import fit
 
 COLUMNS = ("fd-clf64", "kid-clf64", "class-agreement")
@@ -51,58 +51,80 @@ def compare_methods(
     """Train each preset with each seed, its teacher first, and score the last step; what exists is not repeated.
 
     Seeds come before presets, so that stopping early leaves fewer seeds, not fewer methods. Raises ValueError for an
-    unknown preset.
+    unknown preset, for none, and for presets that are not sampled alike.
     """
-    configs = [load_config(name, overrides) for name in names]
-    trained: dict[str, list[tuple[Run, float]]] = {name: [] for name in names}
-    total = len(names) * len(seeds)
-    rows: tuple[Row, ...] = ()
+    if not names or not seeds:
+        raise ValueError("a comparison needs at least one preset and one seed")
+    configs = {name: load_config(name, overrides) for name in names}
+    sampling = configs[names[0]].sampling
+    for name, config in configs.items():
+        if _unshifted(config.sampling) != _unshifted(sampling):
+            raise ValueError(f"{name} is not sampled as {names[0]} is: {config.sampling} and {sampling}")
+    results: dict[str, list[_Result]] = {name: [] for name in names}
+    total, rows = len(names) * len(seeds), ()
     for number, (seed, name) in enumerate((seed, name) for seed in seeds for name in names):
-        spent = yield from _train(name, seed, root, overrides, number, total, rows)
-        if spent is None:
+        where = (number, total, rows)
+        trained = yield from _train(name, seed, root, overrides, where)
+        if trained is None:
             return
-        trained[name].append(spent)
-        run = spent[0]
-        score(run, run.config.training.steps, run.config.sampling)
-        rows = tuple(_row(n, c, trained[n]) for n, c in zip(names, configs, strict=True) if trained[n])
+        run, seconds, with_teacher = trained
+        config = load_config(name, (*overrides, f"training.seed={seed}"))
+        scores = {r["metric"]: r["value"] for r in score(run, config.training.steps, config.sampling)}
+        results[name].append(_Result(seed, scores, seconds, with_teacher))
+        rows = tuple(_row(n, configs[n], found) for n, found in results.items() if found)
         yield Progress("methods", number + 1, total, f"{name}, seed {seed}", rows)
 
 
-def _train(name, seed, root, overrides, number, total, rows) -> Iterator[Progress]:
-    """Train one run after its teacher; returns the run and the seconds with the teacher's, None if stopped."""
-    changes, before = [f"training.seed={seed}", *overrides], 0.0
-    teacher = load_config(name, changes).objective.options.get("teacher")
-    if teacher in presets():
-        spent = yield from _train(teacher, seed, root, overrides, number, total, rows)
-        if spent is None:
+@dataclass(frozen=True)
+class _Result:
+    """One seed of a preset."""
+
+    seed: int
+    scores: dict[str, float]
+    seconds: float
+    seconds_with_teacher: float
+
+
+def _unshifted(sampling: SamplingConfig) -> SamplingConfig:
+    """Sampling but for what belongs to a backbone's own sampler."""
+    return replace(sampling, shift=1.0, guidance_channels=None)
+
+
+def _train(name, seed, root, overrides, where) -> Iterator[Progress]:
+    """Train one run after its teacher; returns the run and its seconds without and with the teacher's, or None."""
+    changes, before = [*overrides, f"training.seed={seed}"], 0.0
+    options = load_config(name, changes).objective.options
+    if options.get("teacher") in presets():
+        taught = yield from _train(options["teacher"], seed, root, overrides, where)
+        if taught is None:
             return None
-        changes.append(f"objective.teacher={spent[0].folder}")
-        before = spent[1]
+        teacher, _, spent = taught
+        changes.append(f"objective.teacher={teacher.folder}")
+        own = total_seconds(teacher)
+        step = options["teacher_step"] or teacher.config.training.steps
+        before = spent - own + compute_seconds({"teacher": teacher}, "teacher", [step]).item()
     config = load_config(name, changes)
+    number, total, rows = where
     for record in fit(config, root):
         note = f"{name}, seed {seed}: step {record['step']}/{config.training.steps}"
         yield Progress("methods", number, total, note, rows)
     run = prepare_run(config, root)
-    return (run, total_seconds(run) + before) if run.status["state"] == "finished" else None
+    if run.status["state"] != "finished":
+        return None
+    return run, total_seconds(run), total_seconds(run) + before
 
 
-def _row(name: str, config: Config, trained: Sequence[tuple[Run, float]]) -> Row:
-    runs = [run for run, _ in trained]
+def _row(name: str, config: Config, results: Sequence[_Result]) -> Row:
+    known = [metric for metric in COLUMNS if metric in results[0].scores]
     return Row(
         preset=name,
         backbone=config.backbone.name,
         method=config.objective.name,
         steps=config.training.steps,
-        seeds=tuple(run.config.training.seed for run in runs),
-        scores={metric: tuple(_last(run, metric) for run in runs) for metric in COLUMNS},
-        seconds=statistics.mean(total_seconds(run) for run in runs),
-        seconds_with_teacher=statistics.mean(seconds for _, seconds in trained),
-    )
-
-
-def _last(run: Run, metric: str) -> float:
-    return next(
-        r["value"] for r in reversed(run.results) if r["metric"] == metric and r["step"] == run.config.training.steps
+        seeds=tuple(result.seed for result in results),
+        scores={metric: tuple(result.scores[metric] for result in results) for metric in known},
+        seconds=statistics.mean(result.seconds for result in results),
+        seconds_with_teacher=statistics.mean(result.seconds_with_teacher for result in results),
     )
 
 
@@ -130,7 +152,7 @@ def markdown(rows: Sequence[Row], command: str, how: dict[str, Any]) -> str:
         "|---|---|---|---|" + "---|" * (len(COLUMNS) + 2),
     ]
     for row in rows:
-        cells = [_spread(row.scores[metric]) for metric in COLUMNS]
+        cells = [_spread(row.scores[metric]) if metric in row.scores else "–" for metric in COLUMNS]
         times = f"{row.seconds:.0f} | {row.seconds_with_teacher:.0f}"
         lines.append(
             f"| {row.preset} | {row.method} | {row.steps} | {len(row.seeds)} | {' | '.join(cells)} | {times} |"
@@ -139,22 +161,21 @@ def markdown(rows: Sequence[Row], command: str, how: dict[str, Any]) -> str:
 
 
 def methods_figure(rows: Sequence[Row]) -> Figure:
-    """FD-clf64 of every seed, a line a method and a mark a backbone; a bar stands at the mean."""
+    """FD-clf64 of every seed, a line a preset, mark and colour by backbone; a bar stands at the mean."""
     backbones = list(dict.fromkeys(row.backbone for row in rows))
-    methods = list(dict.fromkeys(row.method for row in rows))
     with rc_context(LOOK):
-        figure = Figure(figsize=(7.2, 0.5 * len(methods) + 1.4), layout="constrained")
+        figure = Figure(figsize=(7.2, 0.32 * len(rows) + 1.4), layout="constrained")
         axis = figure.subplots()
-        for row in rows:
+        for place, row in enumerate(rows):
             number = backbones.index(row.backbone)
             mark, colour = _MARKS[number % len(_MARKS)]
             values = row.scores["fd-clf64"]
-            height = methods.index(row.method) + 0.22 * (number - (len(backbones) - 1) / 2)
-            label = row.backbone if row.method == methods[0] else None
-            axis.plot(values, [height] * len(values), mark, color=colour, alpha=0.8, label=label)
-            axis.plot([statistics.mean(values)] * 2, [height - 0.1, height + 0.1], color=colour)
-        axis.set(xlabel="FD-clf64 (lower is better)", ylim=(len(methods) - 0.5, -0.5))
-        axis.set_yticks(range(len(methods)), methods)
+            first = row.backbone not in [before.backbone for before in rows[:place]]
+            label = row.backbone if first else None
+            axis.plot(values, [place] * len(values), mark, color=colour, alpha=0.75, label=label)
+            axis.plot([statistics.mean(values)] * 2, [place - 0.3, place + 0.3], color=colour)
+        axis.set(xlabel="FD-clf64 (lower is better)", ylim=(len(rows) - 0.5, -0.5))
+        axis.set_yticks(range(len(rows)), [row.preset.partition("/")[2] for row in rows])
         axis.grid(axis="y", visible=False)
         figure.legend(loc="outside upper right", ncols=len(backbones))
     return figure

@@ -124,13 +124,14 @@ def latest_resumable(folder: Path) -> tuple[Checkpoint, dict[str, dict[str, Tens
     return None
 
 
-def thin(folder: Path, keep: int, milestone_every: int | None) -> None:
+def thin(folder: Path, keep: int, milestone_every: int | None, newest: int) -> None:
     """Keep the newest ``keep`` checkpoints whole; of older ones keep the weights of milestones, delete the rest.
 
+    Only those up to the step ``newest``, where training stands, count: a later one was passed over for its damage.
     The process must hold the run, as for ``remove_leftovers``.
     """
     remove_leftovers(folder)
-    for checkpoint in checkpoints(folder)[:-keep]:
+    for checkpoint in [c for c in checkpoints(folder) if c.step <= newest][:-keep]:
         if milestone_every and checkpoint.step % milestone_every == 0:
             (checkpoint.folder / "optimizer.safetensors").unlink(missing_ok=True)
         else:

@@ -184,7 +184,9 @@ def find_teacher(config: Config, root: Path) -> Run:
     """The run that ``objective.teacher`` names: a run, or the run of a preset; ValueError if it was never trained."""
     reference = config.objective.options["teacher"]
     if reference in presets():
-        mark = run_fingerprint(load_config(reference), root)
+        # "released" or "paper" is said of the student's experiment, its teacher included.
+        changes = [f"recipe={config.recipe}"] if config.recipe else []
+        mark = run_fingerprint(load_config(reference, changes), root)
         trained = [run for run in find_runs(root) if run.fingerprint == mark]
         if not trained:
             raise ValueError(

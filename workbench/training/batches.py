@@ -1,6 +1,7 @@
 """What the network sees at a step: a function of (seed, position in the data order), of nothing else."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
@@ -47,6 +48,19 @@ def draw_batch(config: Config, latents: Latents, targets: Mapping[str, Targets],
         u=uniform(seed, "objective", positions, 1)[:, 0],
         targets={name: tokens.tokens(indices, flipped) for name, tokens in targets.items()},
     )
+
+
+def prefetched(draws: Iterable[Callable[[], Batch]]) -> Iterator[Batch]:
+    """The results of ``draws`` in order, the next one being drawn while the last one is used."""
+    with ThreadPoolExecutor(1) as worker:
+        waiting = None
+        for draw in draws:
+            ahead = worker.submit(draw)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = ahead
+        if waiting is not None:
+            yield waiting.result()
 
 
 @lru_cache(maxsize=2)

@@ -15,7 +15,8 @@ from workbench.objectives.base import Batch
 from workbench.training.state import TrainState, accelerate
 from workbench.training.student import build_backbone, build_student
 
-PAPER_STEPS, TEACHER_STEPS, GUIDED_STEPS = 1_000_000, 200_000, 100_000  # section 4.5 and Table 5
+# The run of section 4.5, the teacher of Table 5, and B's stop of section 4.1 (20 epochs; 4.5 itself stops at 50 k).
+PAPER_STEPS, TEACHER_STEPS, GUIDED_STEPS = 1_000_000, 200_000, 100_000
 _ENCODER = "effnet-lite0"
 
 
@@ -114,16 +115,20 @@ def bench_steps(
             yield done, repeats, _costs({kind: values[1:] for kind, values in seconds.items()}, memory)
 
 
-def plain_matmul_share(backbone: Mapping[str, object], batch: int, seconds: float) -> float:
+def plain_matmul_share(backbone: Mapping[str, object], batch: int, seconds: float, precision: str) -> float:
     """The arithmetic of a plain step (6 operations a block weight and token) over the machine's matmul rate.
 
-    The rate is that of square float32 products, timed now; best of five.
+    The rate is that of square products in ``precision`` on the device that trains, timed now; best of five.
     """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     side, best = 2048, float("inf")
-    a, b = torch.randn(side, side), torch.randn(side, side)
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     for _ in range(5):
+        _wait(device)
         started = time.perf_counter()
         a @ b
+        _wait(device)
         best = min(best, time.perf_counter() - started)
     with torch.device("meta"):
         model = build_backbone(from_dict({"backbone": dict(backbone)}), _shape(backbone))
@@ -178,7 +183,7 @@ def _time_step(state: TrainState, draw: Batch, targets: Mapping[str, _Computed])
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    _wait(state)
+    _wait(state.accelerator.device)
     started = time.perf_counter()
     found = {name: source.tokens(rows, None) for name, source in targets.items()}
     batch = Batch(**{**draw.__dict__, "targets": found}).to(state.accelerator.device)
@@ -189,7 +194,7 @@ def _time_step(state: TrainState, draw: Batch, targets: Mapping[str, _Computed])
         total = total + 0.5 * losses.alignment.mean()
     state.backward(total, final=True)
     state.update(1e-4)
-    _wait(state)
+    _wait(state.accelerator.device)
     taken = time.perf_counter() - started
     student, teacher = state.student, state.student.objective.context.teacher
     weights = {p.untyped_storage().data_ptr() for p in student.parameters()}
@@ -198,8 +203,8 @@ def _time_step(state: TrainState, draw: Batch, targets: Mapping[str, _Computed])
     return taken, activations + copies
 
 
-def _wait(state: TrainState) -> None:
-    if state.accelerator.device.type == "cuda":
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
         torch.cuda.synchronize()
 
 

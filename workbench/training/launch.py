@@ -22,7 +22,11 @@ def train_in_processes(processes: int, arguments: Sequence[str]) -> int:
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command = [sys.executable, *torchrun, "-m", "workbench", "train", *arguments]
-    return subprocess.call(command, env=environment, preexec_fn=partial(die_with_parent, signal.SIGTERM))
+    with subprocess.Popen(command, env=environment, preexec_fn=partial(die_with_parent, signal.SIGTERM)) as launcher:
+        # Ctrl-C reaches torchrun and the ranks by itself, and a second signal would break their saving off.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: launcher.terminate())
+        return launcher.wait()
 
 
 def launch_commands(arguments: Sequence[str], processes: int, nodes: int) -> str:

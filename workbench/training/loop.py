@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,21 @@ import torch
 from accelerate import Accelerator, PartialState
 
 from workbench.config import Config
-from workbench.data.latents import Latents, open_latents
+from workbench.data.latents import Latents, latent_source, open_latents
 from workbench.data.targets import Targets, open_targets
+from workbench.diffusion.guidance import Guidance
+from workbench.diffusion.sampling import evaluations
 from workbench.files import write_json
+from workbench.objectives.base import Batch
 from workbench.runs.checkpoints import latest_resumable, save_checkpoint, thin
 from workbench.runs.models import load_teacher
 from workbench.runs.store import Run, prepare_run, runs_root
-from workbench.training.batches import draw_batch
+from workbench.training.batches import draw_batch, prefetched
 from workbench.training.state import TrainState, accelerate
 from workbench.training.student import Losses, Student, build_student
+
+_ASK_EVERY = 10  # steps between questions whether a process was told to stop
+_ENCODED_AT_ONCE = 50_000  # images that one process encodes well within the others' patience
 
 
 class Diverged(ValueError):
@@ -32,21 +39,25 @@ def fit(
 ) -> Iterator[dict[str, Any]]:
     """Train ``config`` to its last step, from the newest checkpoint of the run with its fingerprint if there is one.
 
-    Yields the records of ``metrics.jsonl``: step, loss, denoise, alignment (None while off), gradient_norm,
-    norm_guided and norm_difference while a teacher guides, images_per_second, seconds (of training, earlier
-    sittings included). ``progress(done, total)`` reports the encoding of the images, if that has to happen.
-    SIGTERM and SIGINT save a checkpoint and end the generator; a kill at any moment loses no more than the steps since
-    the last checkpoint, and the resumed run ends with the same weights, bit for bit on a CPU.
+    Yields the records of ``metrics.jsonl``: step, loss, denoise, alignment (None while off), gradient_norm, what the
+    objective measures (norm_guided and norm_difference while a teacher guides), images_per_second and seconds (of
+    training, earlier sittings included). ``progress(done, total)`` reports the encoding of the images, if that has to
+    happen. SIGTERM, SIGINT and leaving the generator save a checkpoint and end it; a kill at any moment loses no more
+    than the steps since the last checkpoint, and the resumed run ends with the same weights, bit for bit on a CPU.
 
     Raises ValueError for a batch that the processes cannot share, a teacher that is missing or does not fit, a run
     that another process is training, a full disk, and Diverged when a loss is not finite.
     """
     root = root or runs_root()
     accelerator = accelerate(config)
+    # What the configuration can get wrong is found before a folder is made, wrong sampling before it is needed.
+    drawn = config.sampling
+    evaluations(drawn.sampler, drawn.steps, Guidance.of(drawn), drawn.last_step, drawn.shift)
+    if accelerator.num_processes > 1:
+        _refuse_long_encoding(config, root)
     with accelerator.main_process_first():
         latents = open_latents(config, "train", root / ".latents", progress)
         targets = open_targets(config, "train", latents, root / ".targets", accelerator.device, progress)
-    # Everything that the configuration can get wrong is found before a folder is made.
     teacher = load_teacher(config, latents, root)
     student = build_student(config, latents, teacher.to(accelerator.device) if teacher else None, targets)
     with accelerator.main_process_first():
@@ -56,7 +67,13 @@ def fit(
         try:
             yield from trainer.train(stop)
         except (ValueError, OSError, RuntimeError) as error:
-            trainer.status("failed", error=str(error))
+            with contextlib.suppress(OSError):  # a full disk must not hide what filled it
+                trainer.status("failed", error=str(error))
+            raise
+        except GeneratorExit:  # the reader of the records left; processes cannot agree on a save here
+            if accelerator.num_processes == 1:
+                trainer.save()
+            trainer.status("stopped")
             raise
 
 
@@ -79,51 +96,66 @@ class _Trainer:
         self.step, self.seconds, self.bad_step = 0, 0.0, torch.tensor(-1, device=accelerator.device)
         self._record_latents()
         self._resume()
+        steps = accelerator.gather(torch.tensor([self.step], device=accelerator.device))
+        if steps.min() != steps.max():
+            raise ValueError(f"the processes resume from steps {steps.tolist()}: all must see the same {run.folder}")
 
     def train(self, stop: "_StopSignals") -> Iterator[dict[str, Any]]:
         """Step until the last one, logging and saving when due."""
         training = self.config.training
         self.status("running")
         logged, since = self.step, time.monotonic()
-        while self.step < training.steps:
-            losses, norm = self._step()
-            self.step += 1
-            last = self.step == training.steps or self._agree(stop)
-            saving = last or self.step % training.checkpoint_every == 0
-            if saving or self.step % training.log_every == 0:
-                self._refuse_divergence()
-                elapsed = time.monotonic() - since
-                self.seconds += elapsed
-                record = self._log(losses, norm, (self.step - logged) / elapsed)
-                logged, since = self.step, time.monotonic()
-                yield record
-            if saving:
-                self._save()
-                since = time.monotonic()  # saving is not training
-            if last:
-                break
+        with contextlib.closing(prefetched(self._draws())) as batches:
+            while self.step < training.steps:
+                losses, norm = self._step(batches)
+                self.step += 1
+                last = self.step == training.steps or self._agree(stop)
+                saving = last or self.step % training.checkpoint_every == 0
+                if saving or self.step % training.log_every == 0:
+                    self._refuse_divergence()
+                    elapsed = time.monotonic() - since
+                    self.seconds += elapsed
+                    record = self._log(losses, norm, (self.step - logged) / elapsed)
+                    if saving:
+                        self.save()
+                    yield record
+                    # Neither saving nor what the reader of the records does is training.
+                    logged, since = self.step, time.monotonic()
+                if last:
+                    break
         self.status("finished" if self.step == training.steps else "stopped")
 
-    def _step(self) -> tuple[Losses, torch.Tensor]:
+    def _draws(self) -> Iterator[Callable[[], Batch]]:
+        """Every micro-batch still to come, as a function that draws it."""
+        for step in range(self.step, self.config.training.steps):
+            # Targets are of use only while the objective runs.
+            targets = self.targets if self.objective.weight_at(step) > 0 else {}
+            for rows in self._micro_batches():
+                yield partial(draw_batch, self.config, self.latents, targets, step, rows)
+
+    def _step(self, batches: Iterator[Batch]) -> tuple[list[Losses], torch.Tensor]:
         """One optimizer step: the batch in micro-batches, the sum of both losses, clip, update, average."""
         training = self.config.training
         weight = self.objective.weight_at(self.step)
         self.state.align(weight > 0)
-        targets = self.targets if weight > 0 else {}  # of use only while the objective runs
-        micro_batches = self._micro_batches()
-        for number, rows in enumerate(micro_batches, start=1):
-            final = number == len(micro_batches)
-            with self.state.local(final):
-                batch = draw_batch(self.config, self.latents, targets, self.step, rows).to(self.accelerator.device)
-                losses = self.state.losses(batch)
+        count, parts = len(self._micro_batches()), []
+        for number in range(1, count + 1):
+            with self.state.local(final=number == count):
+                losses = self.state.losses(next(batches).to(self.accelerator.device))
                 total = losses.denoise.mean()
                 if losses.alignment is not None:
                     total = total + weight * losses.alignment.mean()
-                self.bad_step = torch.where(~total.isfinite() & (self.bad_step < 0), self.step, self.bad_step)
-                self.state.backward(total / len(micro_batches), final)
-        return losses, self.state.update(
-            training.learning_rate * min(1.0, (self.step + 1) / max(training.warmup_steps, 1))
-        )
+                self._note_divergence(total)
+                self.state.backward(total / count, final=number == count)
+            parts.append(losses.detached())
+        norm = self.state.update(training.learning_rate * min(1.0, (self.step + 1) / max(training.warmup_steps, 1)))
+        if self.accelerator.scaler is None:  # with a scaler, such a step was left out
+            self._note_divergence(norm)
+        return parts, norm
+
+    def _note_divergence(self, value: torch.Tensor) -> None:
+        """Remember the first step with a value that is not finite, without waiting for the device."""
+        self.bad_step = torch.where(~value.isfinite() & (self.bad_step < 0), self.step, self.bad_step)
 
     def _micro_batches(self) -> list[range]:
         """The rows of the global batch that this process works on, one range for each accumulation step."""
@@ -136,13 +168,17 @@ class _Trainer:
         """Whether any process was told to stop; all leave after the same step."""
         if PartialState().num_processes == 1:
             return stop.asked
+        if self.step % _ASK_EVERY:  # asking makes every process wait for the slowest
+            return False
         flag = torch.tensor(float(stop.asked), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum") > 0)
 
     def _refuse_divergence(self) -> None:
-        step = int(self.bad_step)
-        if step < 0:
+        found = self.accelerator.gather(self.bad_step.reshape(1))
+        found = found[found >= 0]
+        if not len(found):
             return
+        step = int(found.min())
         good = max((c.step for c in self.run.checkpoints), default=None)
         raise Diverged(
             f"the loss is not finite at step {step} (data seed {self.config.training.seed}, positions "
@@ -151,20 +187,22 @@ class _Trainer:
             f"training.precision=no"
         )
 
-    def _log(self, losses: Losses, norm: torch.Tensor, rate: float) -> dict[str, Any]:
-        def mean(value: torch.Tensor) -> float:
-            return self.accelerator.reduce(value.detach().float().mean(), "mean").item()
+    def _log(self, parts: list[Losses], norm: torch.Tensor, rate: float) -> dict[str, Any]:
+        def mean(values: list[torch.Tensor]) -> float:
+            return self.accelerator.reduce(torch.cat(values).float().mean(), "mean").item()
 
-        denoise = mean(losses.denoise)
-        alignment = None if losses.alignment is None else mean(losses.alignment)
+        denoise = mean([losses.denoise for losses in parts])
+        aligned = [losses.alignment for losses in parts if losses.alignment is not None]
+        alignment = mean(aligned) if aligned else None
         weight = self.objective.weight_at(self.step - 1)
+        metrics = {name: torch.stack([losses.metrics[name] for losses in parts]) for name in parts[0].metrics}
         record = {
             "step": self.step,
             "loss": denoise + weight * (alignment or 0.0),
             "denoise": denoise,
             "alignment": alignment,
-            "gradient_norm": float(norm),
-            **{name: self._mean_where_known(value) for name, value in losses.metrics.items()},
+            "gradient_norm": float(norm) if norm.isfinite() else None,
+            **{name: self._mean_where_known(values) for name, values in metrics.items()},
             "images_per_second": rate * self.config.training.batch,
             "seconds": self.seconds,
         }
@@ -173,12 +211,13 @@ class _Trainer:
             self.status("running", rate=rate)
         return record
 
-    def _mean_where_known(self, value: torch.Tensor) -> float | None:
-        """Mean over the processes that know the value; None where no sample of any counted."""
-        number = self.accelerator.gather(value.detach().float().reshape(1)).nanmean().item()
+    def _mean_where_known(self, values: torch.Tensor) -> float | None:
+        """Mean over the micro-batches, of all processes, that know the value; None where no sample counted."""
+        number = self.accelerator.gather(values.float()).nanmean().item()
         return number if number == number else None
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint of the step that training stands at."""
         parts = self.state.parts()
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
@@ -189,7 +228,8 @@ class _Trainer:
 
     def _thin(self) -> None:
         if self.accelerator.is_main_process:
-            thin(self.run.folder / "checkpoints", self.config.training.keep, self.config.training.milestone_every)
+            training = self.config.training
+            thin(self.run.folder / "checkpoints", training.keep, training.milestone_every, self.step)
 
     def _resume(self) -> None:
         found = latest_resumable(self.run.folder / "checkpoints")
@@ -199,8 +239,8 @@ class _Trainer:
             return
         checkpoint, parts = found
         self.state.restore(parts)
-        self._thin()  # a kill between saving and thinning left that undone
         self.step, self.seconds = checkpoint.step, checkpoint.state["seconds"]
+        self._thin()  # a kill between saving and thinning left that undone
         if self.accelerator.scaler and checkpoint.state["scaler"]:
             self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
         if self.accelerator.is_main_process:
@@ -248,3 +288,13 @@ class _StopSignals:
     def _ask(self, number: int, _: object) -> None:
         self.asked = True
         signal.signal(number, self._before[number])
+
+
+def _refuse_long_encoding(config: Config, root: Path) -> None:
+    """ValueError if several processes would wait for one that encodes: their wait has a time limit."""
+    source = latent_source(config, "train")
+    if len(source.labels) > _ENCODED_AT_ONCE and not (source.folder(root / ".latents") / "index.json").is_file():
+        raise ValueError(
+            f"{len(source.labels):,} images are not encoded yet: run `workbench encode` with the same configuration, "
+            f"then train with several processes"
+        )

@@ -50,6 +50,7 @@ class TrainState:
         self.student.objective.requires_grad_(aligned)
         for parameter in self.student.objective.parameters():
             parameter.grad = None
+        self.accelerator._models.clear()  # it would keep the buffers of the phase before
         self.model = self.student if self.sharded else self.accelerator.prepare_model(self.student)
 
     def losses(self, batch: Batch) -> Losses:
@@ -111,6 +112,9 @@ def accelerate(config: Config) -> Accelerator:
     training = config.training
     AcceleratorState._reset_state()  # it remembers the precision of an earlier run in this process
     accelerator = Accelerator(mixed_precision=training.precision, cpu=not torch.cuda.is_available())
+    if training.precision == "fp16" and accelerator.scaler is None:
+        raise ValueError("training.precision fp16 needs a GPU; on a CPU take bf16 or no")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = training.tf32
     processes = accelerator.num_processes
     expected = int(os.environ.get("WORKBENCH_PROCESSES", processes))
     if processes != expected:
@@ -143,7 +147,7 @@ def _local(parameters: Iterable[Tensor]) -> list[Tensor]:
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
 
 
 def _like(value: Tensor, own: Tensor | None) -> Tensor:

@@ -33,6 +33,11 @@ class Losses:
     alignment: Float[Tensor, "b"] | None
     metrics: dict[str, Tensor]
 
+    def detached(self) -> "Losses":
+        """The same numbers without what made them."""
+        alignment = None if self.alignment is None else self.alignment.detach()
+        return Losses(self.denoise.detach(), alignment, {name: value.detach() for name, value in self.metrics.items()})
+
 
 class Student(nn.Module):
     """Backbone and objective as one module, so that DDP sees every trained parameter."""
