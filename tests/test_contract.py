@@ -22,7 +22,7 @@ from workbench.training.batches import draw_batch
 from workbench.training.loop import fit
 from workbench.training.student import build_student
 
-ROOT = Path(configuration.__file__).parent
+ROOT = Path(configuration.__file__).parent.parent
 BACKBONES = ("sit", "lightningdit")
 OBJECTIVES = sorted(p.stem for p in (ROOT / "objectives").glob("*.py") if "class Objective(base." in p.read_text())
 PAIRS = [(backbone, objective) for backbone in BACKBONES for objective in OBJECTIVES]

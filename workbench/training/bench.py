@@ -148,8 +148,6 @@ def _state(config: Config, shape: _Shape) -> tuple[TrainState, dict[str, _Comput
         teacher = build_backbone(config, shape)
         teacher.initialize(torch.Generator().manual_seed(1))
         teacher.eval().requires_grad_(False)
-        if options["teacher_precision"] == "bfloat16":
-            teacher.to(torch.bfloat16)
     if "encoder" in options:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         encoder, side = load_encoder(options["encoder"], device), shape.height // config.backbone.options["patch"]
