@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from workbench.config import load_config, plugin_class, presets
+from workbench.config import fingerprint, load_config, plugin_class, presets, to_dict
 from workbench.objectives.base import Context
 
 CHANNELS = {"sd-vae": (4, 8), "va-vae": (32, 16), "kl-f4": (4, 4)}  # and how many pixels a latent is wide
@@ -33,9 +33,10 @@ def test_teachers_are_presets_that_keep_the_step_asked_for(name):
     options = config.objective.options
     if "teacher" not in options:
         return
-    teacher = load_config(options["teacher"] if "/" in options["teacher"] else name)
-    step = options["teacher_step"] or teacher.training.steps
-    assert step <= teacher.training.steps
+    teacher = load_config(options["teacher"])
+    assert teacher.objective.name != config.objective.name and teacher.diffusion == config.diffusion
+    step = teacher.training.steps if options["teacher_step"] is None else options["teacher_step"]
+    assert 0 < step <= teacher.training.steps
     assert step == teacher.training.steps or step % teacher.training.milestone_every == 0
     assert teacher.backbone == config.backbone and teacher.codec == config.codec and teacher.data == config.data
 
@@ -49,8 +50,138 @@ def test_laptop_presets_are_those_of_the_paper():
     }
     extra = {f"lightningdit-b-1-256-{method}" for method in ("repa", "dispersive", "layersync", "sra")}
     assert renamed - paper == extra  # combinations that the paper does not have
-    assert {n for n in paper if n.startswith(("table4", "table5"))} <= laptop
+    assert {n for n in paper if n.startswith(("table4", "table5", "fig8"))} <= laptop
     assert {n for n in paper if n.startswith("sit-b-2-256")} <= renamed
+
+
+# What the runs of one recipe have in common, and what a method changes about it.
+SIT = {
+    "training.learning_rate": 1e-4,
+    "training.beta1": 0.9,
+    "training.beta2": 0.999,
+    "training.weight_decay": 0.0,
+    "training.clip": 1.0,
+    "training.batch": 256,
+    "training.precision": "fp16",
+    "training.ema": 0.9999,
+    "training.warmup_steps": 0,
+    "diffusion.path": "linear",
+    "diffusion.time": "uniform",
+    "diffusion.label_dropout": 0.1,
+    "diffusion.cosine_weight": 0.0,
+    "data.flip": False,
+    "data.crop": "adm",
+    "codec.name": "sd-vae",
+    "sampling.sampler": "euler-maruyama",
+    "sampling.steps": 250,
+    "sampling.last_step": 0.04,
+    "sampling.shift": 1.0,
+}
+LIGHTNINGDIT = {
+    **SIT,
+    "training.learning_rate": 2e-4,
+    "training.beta2": 0.95,
+    "training.clip": None,
+    "training.batch": 1024,
+    "training.precision": "bf16",
+    "diffusion.time": "lognormal",
+    "diffusion.cosine_weight": 1.0,
+    "data.flip": True,
+    "codec.name": "va-vae",
+    "sampling.sampler": "euler",
+    "sampling.steps": 249,
+    "sampling.shift": 0.3,
+}
+LAPTOP = {
+    "backbone.size": "nano",
+    "backbone.patch": 2,
+    "training.batch": 32,
+    "training.learning_rate": 1e-3,
+    "training.warmup_steps": 50,
+    "training.beta2": 0.95,
+    "training.clip": 1.0,
+    "training.ema": 0.99,
+    "training.precision": "no",
+    "data.name": "fashion-mnist",
+    "data.flip": False,
+    "codec.name": "kl-f4",
+    "sampling.sampler": "euler",
+    "sampling.steps": 16,
+    "sampling.count": 300,
+}
+METHODS = {
+    "dispersive": {"training.beta2": 0.95},
+    "layersync": {"training.clip": None, "training.precision": "no", "data.flip": True},
+}
+# Scale, lowest and highest time and channels of guidance; the others are scored without.
+GUIDED = {
+    "paper/table2/sit-xl-2-plain": (1.5, 0.0, 1.0, 3),
+    "paper/table2/sit-xl-2-dispersive": (1.5, 0.0, 1.0, 3),
+    "paper/table2/sit-xl-2-layersync": (1.8, 0.0, 0.7, None),
+    "paper/table2/sit-xl-2-repa": (1.8, 0.0, 0.7, None),
+    "paper/table2/sit-xl-2-sra": (1.8, 0.0, 0.7, None),
+    "paper/table2/sit-xl-2-guided": (1.9, 0.0, 0.65, None),
+    "paper/table2/lightningdit-xl-1-plain": (6.7, 0.0, 0.875, 3),
+    "paper/table2/lightningdit-xl-1-guided": (6.7, 0.0, 0.875, 3),
+    "paper/table3/sit-xl-2-plain": (1.5, 0.0, 1.0, 3),
+    "paper/table3/sit-xl-2-repa": (1.8, 0.0, 0.7, None),
+    "paper/table3/sit-xl-2-guided": (1.9, 0.0, 0.65, None),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in presets() if not name.startswith("demo/")])
+def test_every_run_has_the_values_of_its_recipe(name):
+    config = load_config(name)
+    tree = to_dict(config)
+    if name.startswith("laptop/"):
+        expected = LAPTOP
+        lightning = config.backbone.name == "lightningdit"
+        times = ("lognormal", 1.0) if lightning else ("uniform", 0.0)
+        assert (config.diffusion.time, config.diffusion.cosine_weight) == times
+    elif config.backbone.name == "lightningdit":
+        expected = LIGHTNINGDIT
+    else:
+        expected = SIT | METHODS.get(config.objective.name, {})
+    found = {key: tree[key.split(".")[0]][key.split(".")[1]] for key in expected}
+    assert found == expected
+    s = config.sampling
+    guidance = (s.guidance_scale, s.guidance_low, s.guidance_high, s.guidance_channels)
+    own = 3 if config.backbone.name == "lightningdit" else None
+    assert guidance == GUIDED.get(name, (1.0, 0.0, 1.0, own))
+    ablation = name.startswith(("paper/table4", "paper/table5", "paper/fig8")) and name != "paper/table5/teacher"
+    assert s.count == (300 if name.startswith("laptop/") else 10_000 if ablation else 50_000)
+
+
+def test_rows_that_need_no_training_of_their_own():
+    for scale, base in (("paper", "sit-b-2-256"), ("laptop", "sit-nano-2")):
+        for row, run in (("plain", f"{base}-plain"), ("vae", f"{base}-vae"), ("guided", base)):
+            one, other = (load_config(f"{scale}/{name}") for name in (f"table4/{row}", run))
+            assert fingerprint(one, "teacher") == fingerprint(other, "teacher") and one.name != other.name
+
+
+def test_repa_stops_where_the_guided_run_does():
+    for scale, base in (("paper", "sit-b-2-256"), ("laptop", "sit-nano-2")):
+        stopped, guided, repa = (load_config(f"{scale}/{n}") for n in ("fig8/repa-stop", base, f"{base}-repa"))
+        assert stopped.objective.options["stop_step"] == guided.objective.options["stop_step"]
+        assert {**stopped.objective.options, "stop_step": None} == repa.objective.options
+        assert stopped.training == repa.training
+
+
+@pytest.mark.parametrize("name", [name for name in presets() if name.startswith("laptop/")])
+def test_laptop_runs_are_short_and_stop_as_early_as_the_papers(name):
+    config = load_config(name)
+    kind = "lightningdit" if config.backbone.name == "lightningdit" else "sit"
+    shorter = {"sit": 1000, "lightningdit": 200}[kind]
+    paper = {"lightningdit-nano-2": "lightningdit-b-1-256", "sit-nano-2": "sit-b-2-256"}
+    twin = name.replace("laptop/", "paper/")
+    for nano, full in paper.items():
+        twin = twin.replace(nano, full)
+    if twin not in presets() or config.objective.name in ("denoise", "vae_align"):
+        return  # a combination of ours, or a baseline that the paper trains on
+    full = load_config(twin)
+    assert config.training.steps == full.training.steps / shorter == 400
+    stops = [c.objective.options["stop_step"] for c in (config, full)]
+    assert stops == [None, None] or stops[0] == round(stops[1] / shorter)
 
 
 def test_paper_recipe_is_the_papers():

@@ -139,3 +139,13 @@ def test_the_frequencies_of_diffusers_are_met_for_times_up_to_one():
         torch.testing.assert_close(wave(theirs) @ refit.T, wave(ours), atol=1e-8, rtol=0)
     assert (ours.cos() - theirs.cos()).abs().max() > 1e-3
     assert torch.equal(refit[0], pad(torch.ones(1, dtype=torch.float64), (0, 127)))
+
+
+def test_each_family_samples_as_its_code():
+    for name, family in FAMILIES.items():
+        chosen = {"guidance_channels": None, "shift": 1.0, **family.sampling}
+        found = tuple(chosen[key] for key in ("sampler", "steps", "shift", "guidance_channels"))
+        if name == "lightningdit":
+            assert found == ("euler", 249, 0.3, 3)
+        else:
+            assert found == ("euler-maruyama", 250, 1.0, 3 if name in ("sit", "layersync", "dit") else None), name

@@ -117,3 +117,27 @@ def test_missing_weights_say_what_to_fetch_and_where_to_put_it(tmp_path, name, r
         load_codec(name, 3)
     with pytest.raises(ValueError, match="did you mean 'va-vae'"):
         load_codec("vavae", 3)
+
+
+def test_a_published_name_tells_what_its_folder_must_hold(tmp_path):
+    folder = tmp_path / "weights" / "sd-vae-ft-mse"
+    diffusers_folder(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(ValueError, match="sd-vae-ft-mse/config.json does not exist"):
+        load_codec("sd-vae-ft-mse", 3)
+    diffusers_folder(tmp_path / "weights" / "va-vae")
+    with pytest.raises(ValueError, match="va-vae/latents_stats.pt is missing"):
+        load_codec("va-vae", 3)
+
+
+def test_an_answer_of_the_hub_that_lacks_a_file_is_no_answer(monkeypatch):
+    class EntryNotFound(Exception):
+        pass
+
+    def answer(url, timeout):
+        if url.endswith("/diffusion_pytorch_model.safetensors"):
+            raise EntryNotFound
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", answer)
+    with pytest.raises(ValueError, match=r"ft-ema' has no weights here and the model hub gave none \(EntryNotFound\)"):
+        load_codec("sd-vae", 3)

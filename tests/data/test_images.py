@@ -127,11 +127,24 @@ def test_a_link_to_nowhere_is_named(folder):
 
 
 def test_sizes_are_named(folder):
-    Image.new("RGB", (9, 9)).save(folder / "dog" / "0.png")
-    for crop in ("adm", "none"):
-        images = load_images(DataConfig(name="image-folder", path=str(folder), size=16, crop=crop), "train")
-        with pytest.raises(ValueError, match="0.png is"):
-            images.batch(range(len(images)))
+    Image.new("RGB", (16, 16)).save(folder / "cat" / "0.png")
+    Image.new("RGB", (9, 9)).save(folder / "cat" / "1.png")
+    images = load_images(DataConfig(name="image-folder", path=str(folder), size=16, crop="none"), "train")
+    assert images.batch([0]).shape == (1, 3, 16, 16)
+    with pytest.raises(ValueError, match="1.png is 9x9; with data.crop=none all must be 16x16"):
+        images.batch([1])
+
+
+def test_an_image_below_the_size_is_enlarged_as_adm_does_it(folder):
+    # 12 x 8 becomes 24 x 16, of which the middle 16 columns stay: 4 to 19, the old columns 2 to 9.
+    pixels = np.zeros((8, 12, 3), np.uint8)
+    pixels[:, :, 0], pixels[:, 6:, 1], pixels[:, :, 2] = 20 * np.arange(12), 255, 7
+    Image.fromarray(pixels).save(folder / "dog" / "0.png")
+    images = load_images(DataConfig(name="image-folder", path=str(folder), size=16), "train")
+    red, green, blue = images.batch([9])[0].int()
+    expected = 20 * (torch.arange(4, 20) + 0.5) / 2 - 10  # the ramp at the centres of the new columns
+    assert (red - expected).abs().max() <= 1 and (blue == 7).all()
+    assert (green[:, :6] == 0).all() and (green[:, 10:] == 255).all() and (green[:, 8:] > green[:, :8]).all()
 
 
 def test_damaged_full_set_is_named(tmp_path):
@@ -195,10 +208,12 @@ def test_a_limit_keeps_every_class_of_a_set_listed_by_class():
     labels = np.repeat([0, 1, 2], [6, 3, 3])
     pixels = np.arange(12, dtype=np.uint8).reshape(12, 1, 1, 1)
     images = module._limited(module._from_arrays("toy", "train", pixels, labels, "abc", "here"), 6)
-    assert images.labels.tolist() == [0, 0, 0, 1, 2, 2]
-    assert images.batch([0, 1, 5]).flatten().tolist() == [0, 2, 10]
+    assert images.labels.tolist() == [0, 0, 0, 1, 1, 2]
+    assert images.batch(range(6)).flatten().tolist() == [0, 2, 4, 6, 8, 10]
     mixed = module._limited(module._from_arrays("toy", "train", pixels, labels[::-1].copy(), "abc", "here"), 6)
     assert mixed.batch(range(6)).flatten().tolist() == list(range(6)) and mixed.content != images.content
+    rows, content = module.limited_rows(labels, "whole", 12)
+    assert rows.tolist() == list(range(12)) and content == "whole"
 
 
 def test_full_set_with_fewer_labels_than_images(tmp_path):

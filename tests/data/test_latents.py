@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from workbench.config import load_config
+from workbench.data import shards
 from workbench.data.codecs import load_codec, sample_posterior
 from workbench.data.images import load_images, to_float
 from workbench.data.latents import open_latents
@@ -85,6 +86,17 @@ def test_half_precision_is_half_the_disk_and_read_in_single(tmp_path):
     sizes = [latents.index["shards"][0]["bytes"] for latents in (single, half)]
     labels = 8 * 25
     assert abs((sizes[0] - labels) / (sizes[1] - labels) - 2) < 0.01
+
+
+def test_shards_stay_below_a_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "_SHARD_BYTES", 10 * 2 * 32 * 32 * 4)  # ten images: mean and deviation, singles
+    rows = {"float32": [10, 10, 5], "float16": [20, 5]}
+    for precision, expected in rows.items():
+        latents = open_latents(with_data(precision=precision), "train", tmp_path)
+        assert [shard["rows"] for shard in latents.index["shards"]] == expected
+    both = open_latents(with_data(flip=True), "train", tmp_path)
+    assert [shard["rows"] for shard in both.index["shards"]] == [5] * 5
+    assert torch.equal(both.moments(np.arange(25)), open_latents(CONFIG, "train", tmp_path).moments(np.arange(25)))
 
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path, monkeypatch):

@@ -111,9 +111,25 @@ def test_lightningdits_samples_in_latent_units(tmp_path, lightningdit, raw):
     assert size < COUNT * (4 * 8 * 8 * 4 + 8) + 400  # the deviations take no room
 
 
+def test_a_limit_keeps_the_same_latents_and_images(tmp_path, repa, raw):
+    for kind, ending in (("vae-sd", ".npy"), ("images", ".png")):
+        names = sorted(p.relative_to(repa / kind).as_posix() for p in (repa / kind).rglob(f"*{ending}"))
+        labels = [[name, place // 3] for place, name in enumerate(names)]  # class by class: 3 + 3 + 1
+        (repa / kind / "dataset.json").write_text(json.dumps({"labels": labels}))
+    config = configure("repa-latents", repa, limit=4)
+    latents, images = open_latents(config, "train", tmp_path), load_images(config.data, "train")
+    kept = np.array([0, 1, 3, 5])  # 7 k / 4
+    assert images.batch(range(4))[:, 0, 3, 3].tolist() == kept.tolist()
+    torch.testing.assert_close(latents.moments(np.arange(4))[:, :4], standard(raw[kept, :4]))
+    assert latents.labels.tolist() == images.labels.tolist() == [0, 0, 1, 1]
+    assert latents.index["images"] == images.content
+
+
 def test_limit_and_split_folders(tmp_path, lightningdit, raw):
-    few = open_latents(configure("lightningdit-latents", lightningdit, limit=3), "train", tmp_path)
+    few = open_latents(configure("lightningdit-latents", lightningdit, limit=3, flip=True), "train", tmp_path)
     assert len(few) == 3 and few.labels.tolist() == LABELS[:3]
+    mirrored = few.moments(np.array([2, 0]), np.array([True, True]))[:, :4]
+    torch.testing.assert_close(mirrored, standard(raw[[2, 0], 4:]))
     with pytest.raises(ValueError, match="has one split, which is for training"):
         open_latents(configure("lightningdit-latents", lightningdit), "test", tmp_path)
     root = tmp_path / "divided"
@@ -145,7 +161,7 @@ def test_what_does_not_go_together_is_refused(tmp_path, repa, lightningdit, code
     torch.save({**statistics, "std": 3 / SCALE[None]}, lightningdit / "latents_stats.pt")
     refused("lightningdit-latents", lightningdit, "latents_stats.pt does not go with codec 'tiny'.* a factor 3 from 1")
     torch.save({"mean": torch.zeros(5)}, lightningdit / "latents_stats.pt")
-    refused("lightningdit-latents", lightningdit, "latents_stats.pt does not hold the mean and std of 4 channels")
+    refused("lightningdit-latents", lightningdit, "latents_stats.pt must hold mean and std of 4 channels")
     (lightningdit / "latents_stats.pt").unlink()
     monkeypatch.setattr(_Network.config, "latent_channels", 16)
     refused("lightningdit-latents", lightningdit, "has 4 channels, codec 'tiny' has 16")

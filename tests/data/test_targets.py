@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from workbench.config import load_config
+from workbench.config import Plugin, load_config
+from workbench.data import shards
 from workbench.data import targets as targets_module
 from workbench.data.encoders import Encoder, load_encoder
 from workbench.data.images import load_images
@@ -72,7 +73,7 @@ def test_encoded_once(tmp_path, encoders):
 
 
 def test_interrupted_encoding_goes_on(tmp_path, encoders, monkeypatch):
-    monkeypatch.setattr(targets_module, "_SHARD_BYTES", 10 * 16 * 3 * 2)  # ten images of 16 tokens of 3 halves
+    monkeypatch.setattr(shards, "_SHARD_BYTES", 10 * 16 * 3 * 2)  # ten images of 16 tokens of 3 halves
 
     def interrupt(done: int, _: int) -> None:
         if done == 20:
@@ -145,6 +146,13 @@ def test_latents_of_other_images_are_refused(tmp_path, encoders, stored):
     with pytest.raises(ValueError, match="are not those of the train images"):
         open_targets(config, "train", latents, tmp_path, "cpu")
     assert open_targets(replace(config, data=configure("data.limit=24").data), "train", latents, tmp_path, "cpu")
+
+
+def test_an_objective_needs_no_option_but_encoder(tmp_path, encoders):
+    config = replace(configure(), objective=Plugin("another", {"encoder": "dinov2-s"}))
+    latents = open_latents(config, "train", tmp_path / "latents")
+    (targets,) = open_targets(config, "train", latents, tmp_path / "targets", "cpu").values()
+    assert isinstance(targets, StoredTargets) and targets.width == 5
 
 
 def test_an_objective_without_encoder_has_no_targets(tmp_path, monkeypatch):

@@ -1,19 +1,20 @@
 """A run's samples, features and scores, on a tiny trained run."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from workbench.config import load_config
+from workbench.config import load_config, to_yaml
 from workbench.data.latents import open_latents
 from workbench.evaluation.generate import _generate, generate
 from workbench.evaluation.suite import probe_layers, score
 from workbench.features.extract import extract
 from workbench.features.maps import layer_and_guided_maps
 from workbench.runs.models import load_backbone
-from workbench.runs.store import prepare_run
+from workbench.runs.store import Run, prepare_run
 from workbench.training.loop import fit
 
 
@@ -45,6 +46,18 @@ def test_samples_are_kept(run):
     assert first.labels[:12].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
 
 
+def test_an_untrained_null_class_guides_nothing(run, tmp_path):
+    always = Run(tmp_path / "always")
+    shutil.copytree(run.folder, always.folder)
+    config = replace(run.config, diffusion=replace(run.config.diffusion, label_dropout=0.0))
+    (always.folder / "config.yaml").write_text(to_yaml(config))
+    settings = replace(config.sampling, count=3)
+    with pytest.raises(ValueError, match="label_dropout 0, so its null class is untrained; it cannot be guided: set"):
+        generate(always, 4, replace(settings, guidance_scale=2.0))
+    assert generate(always, 4, settings).images.shape == (3, 1, 32, 32)
+    assert generate(run, 4, replace(settings, guidance_scale=2.0)).images.shape == (3, 1, 32, 32)
+
+
 def test_scores_say_how_they_were_measured(run):
     records = score(run, 4, run.config.sampling)
     assert [r["metric"] for r in records] == ["fd-clf64", "kid-clf64", "class-agreement"]
@@ -61,7 +74,7 @@ def test_guided_features_and_their_maps(run, latents):
     assert torch.equal(features.guided(8, 0.0), features.f_u[8])
     alone = extract(load_backbone(run), latents, [3], [8], 0.4)
     torch.testing.assert_close(alone.f_c[8], features.f_c[8][3:], rtol=1e-4, atol=1e-5)
-    maps = layer_and_guided_maps(features, np.zeros((4, 1, 32, 32), np.uint8), [2, 8], 8, [1.0, 30.0])
+    maps = layer_and_guided_maps("a run", features, np.zeros((4, 1, 32, 32), np.uint8), [2, 8], 8, [1.0, 30.0])
     assert len(maps.panels) == 4
     for _, colours in maps.panels:
         assert colours.shape == (4, 8, 8, 3) and colours.min() >= 0 and colours.max() <= 1

@@ -200,7 +200,7 @@ def test_refusals(make, tmp_path):
         figures.score_curves(runs, "fid")
     with pytest.raises(ValueError, match="3 samples for 4 class names"):
         figures.sample_grid({"plain": {1000: np.zeros((3, 1, 8, 8), np.uint8)}}, NAMES)
-    content = {"samples": {}, "class_names": [], "maps": None, "seconds_total": 1.0}
+    content = {"samples": {}, "class_names": [], "maps": SimpleNamespace(of="", panels=[]), "seconds_total": 1.0}
     with pytest.raises(ValueError, match="needs the runs teacher, plain, guided; got plain"):
         write_report(tmp_path / "r.html", title="x", runs={"plain": runs["plain"]}, **content)
 
@@ -218,7 +218,9 @@ def test_report_is_one_file_that_needs_nothing_else(make, tmp_path):
         for label in ("plain", "guided")
     }
     panels = [(title, random.random((3, 7, 7, 3))) for title in ("plain, layer 6", "guided, layer 6")]
-    maps = SimpleNamespace(images=random.integers(0, 256, (3, 1, 28, 28), dtype=np.uint8), panels=panels)
+    maps = SimpleNamespace(
+        of="the plain run", images=random.integers(0, 256, (3, 1, 28, 28), dtype=np.uint8), panels=panels
+    )
     path = write_report(
         tmp_path / "report.html",
         title="Teacher <plain> & guided",

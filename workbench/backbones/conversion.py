@@ -8,6 +8,7 @@ uses them knows of directions. DiT's weights stay as they are: `backbones/dit.py
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -23,23 +24,28 @@ _NODES = 8  # of the interpolation between two scales of frequencies: its error 
 
 @dataclass(frozen=True)
 class Family:
-    """How one code base writes its files."""
+    """How one code base writes its files, and samples."""
 
     backbone: str
     data_at_one: bool  # its time runs from noise to data, and its velocity is z - eps
     learn_sigma: bool | None  # what its own code builds; None if it can be either
     wrapped: bool  # {"model", "ema", "steps"}, not one flat state dict
+    sampling: Mapping[str, Any]  # its code's defaults, as far as there are options for them
 
 
+_SDE = {"sampler": "euler-maruyama", "steps": 250}
+# The SDE of SiT's script is REPA's: its w = sigma is half of our w = 2t. Of DiT's 250 DDPM steps the number is kept.
+_THREE = {**_SDE, "guidance_channels": 3}
+_ODE = {"sampler": "euler", "steps": 249, "shift": 0.3, "guidance_channels": 3}  # 249 intervals of a grid of 250
 # Others write as these do: Dispersive as SiT, HASTE as REPA.
 FAMILIES = {
-    "sit": Family("sit", data_at_one=True, learn_sigma=True, wrapped=False),
-    "repa": Family("sit", data_at_one=False, learn_sigma=False, wrapped=True),
-    "self-transcendence": Family("sit", data_at_one=False, learn_sigma=False, wrapped=True),
-    "sra": Family("sit", data_at_one=False, learn_sigma=False, wrapped=True),
-    "layersync": Family("sit", data_at_one=True, learn_sigma=True, wrapped=True),
-    "lightningdit": Family("lightningdit", data_at_one=True, learn_sigma=None, wrapped=True),
-    "dit": Family("dit", data_at_one=False, learn_sigma=None, wrapped=False),
+    "sit": Family("sit", data_at_one=True, learn_sigma=True, wrapped=False, sampling=_THREE),
+    "repa": Family("sit", data_at_one=False, learn_sigma=False, wrapped=True, sampling=_SDE),
+    "self-transcendence": Family("sit", data_at_one=False, learn_sigma=False, wrapped=True, sampling=_SDE),
+    "sra": Family("sit", data_at_one=False, learn_sigma=False, wrapped=True, sampling=_SDE),
+    "layersync": Family("sit", data_at_one=True, learn_sigma=True, wrapped=True, sampling=_THREE),
+    "lightningdit": Family("lightningdit", data_at_one=True, learn_sigma=None, wrapped=True, sampling=_ODE),
+    "dit": Family("dit", data_at_one=False, learn_sigma=None, wrapped=False, sampling=_THREE),
 }
 
 _PARTS = ("weight", "bias")

@@ -68,7 +68,8 @@ def read_released(
     `family` is one of `FAMILIES`; None lets the file's heads, names and arguments decide. `weights` chooses "ema" or
     "raw" of a file that holds both. `height` moves the model to latents of another height (256 to 512 pixels: 32 to
     64) by computing its positions anew. Raises ValueError, naming the file, for anything that is not such a
-    checkpoint, that might run code, that does not fit its backbone exactly, or whose family cannot be told.
+    checkpoint, that might run code, that does not fit its backbone exactly, whose family cannot be told, or that
+    proves another backbone or direction of time than `family` has.
     """
     refuse_unknown("weights", weights, ("ema", "raw"))
     if family is not None:
@@ -116,7 +117,7 @@ def _understand(content: Mapping[str, Any], family: str | None, weights: str, he
     if absent:
         raise ValueError(f"it is no diffusion transformer of a known kind: it lacks {', '.join(absent)}")
     args = _arguments(content)
-    family = family or _evident_family(tensors, heads, args)
+    family = _family(family, tensors, heads, args)
     backbone = FAMILIES[family].backbone
     options = _options(tensors, backbone)
     _, channels, patch, _ = tensors["x_embedder.proj.weight"].shape
@@ -176,27 +177,45 @@ def _arguments(content: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in args.items() if isinstance(value, plain)} if isinstance(args, dict) else {}
 
 
-def _evident_family(tensors: Weights, heads: Weights, args: dict[str, Any]) -> str:
-    """The family that names, heads and arguments prove; ValueError if they do not, since a wrong one is not seen."""
+def _family(stated: str | None, tensors: Weights, heads: Weights, args: dict[str, Any]) -> str:
+    """The family stated, or the one that the file proves; ValueError for neither and for two that differ in use.
+
+    A wrong direction of time is seen in no number, so a file that proves its own is not read in the other.
+    """
+    evidence = _evident_family(tensors, heads, args)
+    if evidence is None:
+        if stated is None:
+            raise ValueError(
+                f"nothing in it tells which way its time runs and what it predicts; state its family: "
+                f"{', '.join(FAMILIES)}"
+            )
+        return stated
+    evident, why = evidence
+    kinds = [(FAMILIES[name].backbone, FAMILIES[name].data_at_one) for name in (stated or evident, evident)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"it is a {evident} file ({why}), not {stated}")
+    return stated or evident
+
+
+def _evident_family(tensors: Weights, heads: Weights, args: dict[str, Any]) -> tuple[str, str] | None:
+    """The family that names, heads and arguments prove, and which of them does; None if they do not."""
     marks = ("feat_rope.freqs_cos", "blocks.0.mlp.w12.weight", "blocks.0.norm1.weight")
-    if any(mark in tensors for mark in marks):
-        return "lightningdit"
+    mark = next((name for name in marks if name in tensors), None)
+    if mark:
+        return "lightningdit", f"it has {mark}"
     _, channels, patch, _ = tensors["x_embedder.proj.weight"].shape
     wide = len(tensors["final_layer.linear.weight"]) == 2 * patch**2 * channels
     model = str(args.get("model", ""))
     if model.startswith("DiT-"):
-        return "dit"
+        return "dit", f"its model is {model}"
     if wide and model.startswith("SiT-"):
-        return "layersync" if "gt_encoder_depth" in args else "sit"
-    if not wide and any(re.match(r"projectors\.\d+\.\d+\.", name) for name in heads):
-        return "repa"
-    if not wide and any(name.startswith("projectors") for name in heads):
-        return "self-transcendence"
-    if not wide and heads:
-        return "sra"
-    raise ValueError(
-        f"nothing in it tells which way its time runs and what it predicts; state its family: {', '.join(FAMILIES)}"
-    )
+        return "layersync" if "gt_encoder_depth" in args else "sit", f"its model is {model}, with twice the channels"
+    if wide or not heads:
+        return None
+    head = next(iter(heads))
+    if re.match(r"projectors\.\d+\.\d+\.", head):
+        return "repa", f"it has {head}"
+    return "self-transcendence" if head.startswith("projectors") else "sra", f"it has {head}"
 
 
 def _options(tensors: Weights, backbone: str) -> dict[str, Any]:

@@ -21,7 +21,6 @@ import numpy as np
 from jaxtyping import Int
 
 from workbench.config import DataConfig
-from workbench.data.encoders import weights_folder
 from workbench.data.folder import (
     SPLITS,
     SUFFIXES,
@@ -149,13 +148,14 @@ def _share(labels: Int[np.ndarray, "n"], split: str, divided: bool) -> Int[np.nd
 
 
 def index_tar(path: Path) -> TarIndex:
-    """The samples of a tar file; what was found is kept in the cache folder, since every header has to be visited."""
+    """The samples of a tar file; what was found is kept in the user's cache, since every header has to be visited."""
     try:
         stat = path.stat()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} tar-1".encode()).hexdigest()
-    kept = weights_folder() / "indexes" / f"{key[:32]}.npz"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    kept = cache / "workbench" / "indexes" / f"{key[:32]}.npz"
     try:
         with np.load(kept) as arrays:
             names = arrays["names"].tobytes().decode().split("\0")

@@ -5,7 +5,6 @@ VA-VAE (LightningDiT) comes in the file layout of latent diffusion; the network 
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,15 +16,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from workbench.data.codecs import Autoencoder
-from workbench.data.encoders import weights_folder
+from workbench.data.weights import STATISTICS, hub_folder, read_statistics, read_tensors, weights_folder
+from workbench.files import read_json
 
 _DIFFUSERS_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
-_STATISTICS = "latents_stats.pt"
 # The repository at the model hub, and the files that are needed of it.
 _HUB = {
     "sd-vae-ft-ema": ("stabilityai/sd-vae-ft-ema", _DIFFUSERS_FILES),
     "sd-vae-ft-mse": ("stabilityai/sd-vae-ft-mse", _DIFFUSERS_FILES),
-    "va-vae": ("hustvl/vavae-imagenet256-f16d32-dinov2", ("vavae-imagenet256-f16d32-dinov2.pt", _STATISTICS)),
+    "va-vae": ("hustvl/vavae-imagenet256-f16d32-dinov2", ("vavae-imagenet256-f16d32-dinov2.pt", STATISTICS)),
 }
 _SAME = {"sd-vae": "sd-vae-ft-ema"}
 PUBLISHED = (*_SAME, *_HUB)
@@ -62,8 +61,10 @@ def load_autoencoder(name: str, device: torch.device | str) -> Autoencoder:
     """
     from diffusers.models import AutoencoderKL
 
-    folder = _find(_SAME.get(name, name)) if name in PUBLISHED else Path(name).expanduser()
-    parts = _read_diffusers(folder) if (folder / "config.json").is_file() else _read_va_vae(folder)
+    published = _SAME.get(name, name)
+    folder = _find(published) if name in PUBLISHED else Path(name).expanduser()
+    diffusers = published != "va-vae" if name in PUBLISHED else (folder / "config.json").is_file()
+    parts = _read_diffusers(folder) if diffusers else _read_va_vae(folder)
     with torch.device("meta"):  # the weights replace what an initialisation would have drawn
         model = AutoencoderKL.from_config(dict(parts.architecture))
     _load_strictly(model, parts.tensors, parts.file)
@@ -74,33 +75,23 @@ def load_autoencoder(name: str, device: torch.device | str) -> Autoencoder:
 
 def _find(name: str) -> Path:
     """The folder of a published autoencoder: the user's own, the hub's cache, or fetched now."""
-    from huggingface_hub import snapshot_download
-
     own = weights_folder() / name
     if own.is_dir():
         return own
     repository, files = _HUB[name]
-    problem: Exception | None = None
-    for local in (True, False):
-        try:
-            folder = Path(snapshot_download(repository, allow_patterns=list(files), local_files_only=local))
-            if all((folder / file).is_file() for file in files):
-                return folder
-        except Exception as error:  # hub clients raise errors of many kinds
-            problem = error
-    raise ValueError(
-        f"codec {name!r} has no weights: the model hub could not be reached ({type(problem).__name__}); "
-        f"fetch {' and '.join(files)} of {repository} and put them into {own}"
-    ) from problem
+    try:
+        return hub_folder(repository, files)
+    except Exception as error:  # the classes that a hub client raises change with its version
+        raise ValueError(
+            f"codec {name!r} has no weights here and the model hub gave none ({type(error).__name__}); "
+            f"fetch {' and '.join(files)} of {repository} and put them into {own}"
+        ) from error
 
 
 def _read_diffusers(folder: Path) -> _Parts:
     """A diffusers folder: latents are (raw - shift_factor) scaling_factor, or also divided by its own deviations."""
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        kind = config.get("_class_name", "AutoencoderKL")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{folder / 'config.json'} is damaged: {error}") from error
+    config = read_json(folder / _DIFFUSERS_FILES[0])
+    kind = config.get("_class_name", "AutoencoderKL")
     if kind != "AutoencoderKL":
         raise ValueError(f"{folder} holds a {kind}; a codec is an AutoencoderKL")
     file = _only(folder, (".safetensors",), preferred=_DIFFUSERS_FILES[1])
@@ -111,7 +102,7 @@ def _read_diffusers(folder: Path) -> _Parts:
         scale = scale / torch.tensor(config["latents_std"]).reshape(-1, 1, 1)
     old = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
     tensors = {}
-    for key, value in _tensors(file).items():
+    for key, value in read_tensors(file).items():
         for before, after in old.items():  # how diffusers named attention when these files were written
             key = key.replace(before, after)
         tensors[key] = value
@@ -120,18 +111,13 @@ def _read_diffusers(folder: Path) -> _Parts:
 
 def _read_va_vae(folder: Path) -> _Parts:
     """VA-VAE's weights and channel statistics: latents are (raw - mean) / std."""
-    statistics = folder / _STATISTICS
-    file = _only(folder, (".safetensors", ".pt", ".ckpt"), but=_STATISTICS)
+    statistics = folder / STATISTICS
+    file = _only(folder, (".safetensors", ".pt", ".ckpt"), but=STATISTICS)
     if not statistics.is_file():
         raise ValueError(f"{statistics} is missing: VA-VAE's latents are standardised by the mean and std in it")
-    values = _tensors(statistics)
-    channels = VA_VAE["latent_channels"]
-    if any(key not in values or values[key].numel() != channels for key in ("mean", "std")):
-        raise ValueError(f"{statistics} must hold mean and std of {channels} channels; it holds {_shapes(values)}")
-    mean, std = (values[key].reshape(-1, 1, 1) for key in ("mean", "std"))
-    if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
-        raise ValueError(f"{statistics} holds numbers that are not finite, or deviations that are not positive")
-    tensors, ignored = from_latent_diffusion(_tensors(file), len(VA_VAE["block_out_channels"]))
+    mean, std = read_statistics(statistics, VA_VAE["latent_channels"])
+    mean, std = mean.reshape(-1, 1, 1), std.reshape(-1, 1, 1)
+    tensors, ignored = from_latent_diffusion(read_tensors(file), len(VA_VAE["block_out_channels"]))
     return _Parts(VA_VAE, tensors, file, 1 / std, mean, ignored)
 
 
@@ -184,24 +170,6 @@ def _only(folder: Path, suffixes: tuple[str, ...], preferred: str = "", but: str
         names = ", ".join(file.name for file in found) or "none"
         raise ValueError(f"{folder} must hold one file of weights ({', '.join(suffixes)}); found: {names}")
     return found[0]
-
-
-def _tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file in single precision; no code in it is run."""
-    from safetensors.torch import load_file
-
-    try:
-        if file.suffix == ".safetensors":
-            loaded = load_file(file)
-        else:
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
-            loaded = loaded.get("state_dict", loaded)
-    except Exception as error:  # a damaged pickle ends in errors of every kind
-        raise ValueError(
-            f"{file} is damaged, or holds more than plain tensors and is not opened, since that would run its code "
-            f"({type(error).__name__})"
-        ) from error
-    return {key: value.float() for key, value in loaded.items() if isinstance(value, Tensor)}
 
 
 def _load_strictly(model: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:

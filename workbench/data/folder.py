@@ -34,9 +34,8 @@ def load_image_folder(config: DataConfig, split: str) -> Images:
     """``config.path/[train|test|val]/class/*.png`` as RGB images of ``config.size`` pixels; the path may be a .zip.
 
     Without split folders every tenth image of each class is the test split. Files are opened when they are read;
-    an empty file, one that is no image, and one smaller than ``size`` (or, with ``crop: none``, of another size)
-    raise a ValueError that names it. The content hash covers names, byte sizes and labels, so that a folder and a
-    zip archive of it are the same set.
+    an empty file, one that is no image and, with ``crop: none``, one of another size raise a ValueError that names it.
+    The content hash covers names, byte sizes and labels, so that a folder and a zip archive of it are the same set.
     """
     root = data_path(config, "a folder or a .zip file with one folder for each class")
     if root.suffix.lower() == ".zip":
@@ -165,13 +164,14 @@ def read_image(
         raise ValueError(f"{name} is damaged or not an image: {error}") from error
     if crop == "none" and image.size != (size, size):
         raise ValueError(f"{name} is {image.width}x{image.height}; with data.crop=none all must be {size}x{size}")
-    if min(image.size) < size:
-        raise ValueError(f"{name} is {image.width}x{image.height}, smaller than data.size {size}")
     return np.asarray(adm_center_crop(image, size)).transpose(2, 0, 1)
 
 
 def adm_center_crop(image: Image.Image, size: int) -> Image.Image:
-    """ADM's centre crop: halve with a box filter while twice too large, then bicubic, then the middle square."""
+    """ADM's centre crop: halve with a box filter while twice too large, then bicubic, then the middle square.
+
+    An image whose shorter side is below ``size`` is enlarged, as ADM does it; ImageNet has many.
+    """
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), resample=Image.Resampling.BOX)
     scale = size / min(image.size)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from workbench.config import DataConfig, refuse_unknown
@@ -79,9 +79,7 @@ def load_images(config: DataConfig, split: str) -> Images:
     refuse_unknown("split", split, ("train", "test"))
     refuse_unknown("data.name", config.name, _LOADERS)
     images = _LOADERS[config.name](config, split)
-    if config.limit is not None and config.limit < len(images):
-        images = _limited(images, config.limit)
-    return images
+    return images if config.limit is None else _limited(images, config.limit)
 
 
 def _from_arrays(name: str, split: str, pixels: np.ndarray, labels: np.ndarray, classes, origin: str) -> Images:
@@ -101,14 +99,24 @@ def _from_arrays(name: str, split: str, pixels: np.ndarray, labels: np.ndarray, 
     )
 
 
+def limited_rows(labels: Int[np.ndarray, "n"], content: str, limit: int) -> tuple[Int[np.ndarray, "m"], str]:
+    """The rows that ``data.limit`` keeps of a set, and the content hash of what is kept.
+
+    They are the first; of a set that is listed class by class, as many spread evenly over the list, so that every
+    class stays. All, and the hash unchanged, if there are no more than ``limit``.
+    """
+    count = len(labels)
+    if limit >= count:
+        return np.arange(count), content
+    by_class = labels[0] != labels[-1] and bool((np.diff(labels) >= 0).all())
+    kind, chosen = ("evenly", np.arange(limit) * count // limit) if by_class else ("first", np.arange(limit))
+    return chosen, hashlib.sha256(f"{content} {kind} {limit}".encode()).hexdigest()
+
+
 def _limited(images: Images, limit: int) -> Images:
-    """The first ``limit`` images; of a set that is listed class by class, as many spread evenly over the list."""
-    by_class = len(images.classes) > 1 and bool((np.diff(images.labels) >= 0).all())
-    chosen = np.arange(limit) * len(images) // limit if by_class else np.arange(limit)
-    kind = "evenly" if by_class else "first"
-    digest = hashlib.sha256(f"{images.content} {kind} {limit}".encode()).hexdigest()
+    chosen, content = limited_rows(images.labels, images.content, limit)
     read = images.read
-    return replace(images, labels=images.labels[chosen], content=digest, read=lambda indices: read(chosen[indices]))
+    return replace(images, labels=images.labels[chosen], content=content, read=lambda indices: read(chosen[indices]))
 
 
 def _pad_to(pixels: np.ndarray, size: int) -> np.ndarray:

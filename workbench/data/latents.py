@@ -20,7 +20,7 @@ from torch import Tensor
 from workbench.config import Config, DataConfig
 from workbench.data.codecs import Autoencoder, Codec, load_codec
 from workbench.data.images import Images, load_images
-from workbench.data.shards import SHARD_ROWS, Rows, Shards, open_shards, write_shards
+from workbench.data.shards import SHARD_ROWS, Rows, Shards, open_shards, rows_of_a_shard, write_shards
 from workbench.data.stores import STORES, Store, check_codec, open_store
 from workbench.files import hold_lock
 
@@ -85,6 +85,7 @@ class Source:
 
     labels: Int[np.ndarray, "n"]
     rows: Rows
+    row_bytes: int
     described: dict[str, Any]
 
     def folder(self, root: Path) -> Path:
@@ -127,9 +128,12 @@ def write_latents(
     shard_rows: int = SHARD_ROWS,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write what ``folder`` lacks of the shards of a ``share`` (k, of); without ``device`` on a GPU if there is one."""
+    """Write what ``folder`` lacks of the shards of a ``share`` (k, of); without ``device`` on a GPU if there is one.
+
+    Shards have ``shard_rows`` rows, fewer where those would fill more than a gigabyte.
+    """
     source = latent_source(config, split, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    count = len(source.labels)
+    count, shard_rows = len(source.labels), rows_of_a_shard(source.row_bytes, shard_rows)
     write_shards(folder, count, source.rows, source.described, share=share, shard_rows=shard_rows, progress=progress)
 
 
@@ -146,7 +150,10 @@ def latent_source(config: Config, split: str, device: torch.device | str = "cpu"
         check_codec(images, codec, data)
     elif images.size % codec.factor:
         raise ValueError(f"codec {codec.name!r} halves {images.size} pixels to no whole number: factor {codec.factor}")
+    sample = stored and images.sample
     side = images.shape[1] if stored else images.size // codec.factor
+    stored_channels = codec.channels if sample else 2 * codec.channels
+    row_bytes = (1 + data.flip) * stored_channels * side**2 * np.dtype(data.precision).itemsize
     encoding = ["moments-1", "flip" if data.flip else "", "" if data.precision == "float32" else data.precision]
     described = {
         "content": hashlib.sha256(
@@ -159,9 +166,9 @@ def latent_source(config: Config, split: str, device: torch.device | str = "cpu"
         "origin": str(images.origin),
         "codec": {"name": codec.name, "hash": codec.hash},
         "flip": data.flip,
-        "sample": stored and images.sample,
+        "sample": sample,
     }
-    return Source(images.labels, partial(_rows, images, codec, data), described)
+    return Source(images.labels, partial(_rows, images, codec, data), row_bytes, described)
 
 
 def _rows(images: Images | Store, codec: Codec, data: DataConfig, indices: np.ndarray) -> dict[str, np.ndarray]:

@@ -23,6 +23,7 @@ from jaxtyping import Int, Integer
 from workbench.files import write_atomically, write_json
 
 SHARD_ROWS = 10_000
+_SHARD_BYTES = 1_000_000_000  # a shard is held in memory while it is written, and an interruption loses one at most
 _DTYPES = {"F16": np.float16, "F32": np.float32, "I64": np.int64, "U8": np.uint8}
 _VERIFIED_BYTES = 1_000_000_000  # larger tables are checked by size only: hashing them costs minutes
 
@@ -166,6 +167,11 @@ def write_shards(
             write_json(folder / "index.json", {**described, "count": count, "shards": records})
 
 
+def rows_of_a_shard(row_bytes: int, wanted: int = SHARD_ROWS) -> int:
+    """How many rows of ``row_bytes`` go into a shard: ``wanted``, or as many as fit into a gigabyte."""
+    return max(1, min(wanted, _SHARD_BYTES // row_bytes))
+
+
 def open_shards(folder: Path) -> Shards:
     """Open a finished folder; ValueError naming the file that is missing or damaged."""
     try:
@@ -207,7 +213,7 @@ def _write_shard(file: Path, start: int, stop: int, rows: Rows, batch: int, told
             buffer.seek(len(header) + place + (begin - start) * values[name][:1].nbytes)
             buffer.write(np.ascontiguousarray(values[name]).data)
         told(end - start)
-    raw = buffer.getvalue()
+    raw = buffer.getvalue()  # CPython hands over its own bytes, not a copy of them
     write_atomically(file, raw)
     record = {"file": file.name, "start": start, "rows": stop - start, "bytes": len(raw)}
     write_json(file.with_suffix(".json"), {**record, "sha256": hashlib.sha256(raw).hexdigest()})

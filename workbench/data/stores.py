@@ -13,18 +13,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.config import DataConfig
 from workbench.data.codecs import Autoencoder, Codec
 from workbench.data.folder import SUFFIXES, Tree, class_names, data_path, images_of_tree, read_files, split_folder
-from workbench.data.images import Images
+from workbench.data.images import Images, limited_rows
 from workbench.data.shards import ShardFile, gather
+from workbench.data.weights import STATISTICS, read_statistics
 
 STORES = ("repa-latents", "lightningdit-latents")
-_STATISTICS = "latents_stats.pt"
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,19 @@ def open_store(config: DataConfig, split: str) -> Store:
     """
     folder = _split_of(config, split)
     store = _open_repa(folder) if config.name == "repa-latents" else _open_lightningdit(folder)
-    if config.limit is not None and config.limit < len(store.labels):
-        content = hashlib.sha256(f"{store.content} first {config.limit}".encode()).hexdigest()
-        store = replace(store, labels=store.labels[: config.limit], content=content)
-    return store
+    return store if config.limit is None else _limited(store, config.limit)
+
+
+def _limited(store: Store, limit: int) -> Store:
+    """As `data.images` limits the images of a set, so that both are the same ones."""
+    chosen, content = limited_rows(store.labels, store.content, limit)
+    read = store.read
+    return replace(
+        store,
+        labels=store.labels[chosen],
+        content=content,
+        read=lambda indices, mirrored: read(chosen[indices], mirrored),
+    )
 
 
 def check_codec(store: Store, codec: Codec, config: DataConfig) -> None:
@@ -83,7 +91,7 @@ def check_codec(store: Store, codec: Codec, config: DataConfig) -> None:
         # The statistics of other images of the same codec differ by a few hundredths; those of another codec by units.
         if codec.scale.numel() > 1 and (offset > 0.3 or spread > 0.3):
             raise ValueError(
-                f"{store.origin / _STATISTICS} does not go with codec {codec.name!r}: in its units, channel means are "
+                f"{store.origin / STATISTICS} does not go with codec {codec.name!r}: in its units, channel means are "
                 f"up to {offset:.2g} from 0 and deviations up to a factor {spread.exp():.2g} from 1"
             )
 
@@ -170,18 +178,9 @@ def _open_lightningdit(folder: Path) -> Store:
         return rows.astype(np.float32, copy=False)
 
     classes, mirrored = class_names(folder, labels), "latents_flip" in columns
-    found = _statistics(folder / _STATISTICS, shape[0])
+    file = folder / STATISTICS
+    found = read_statistics(file, shape[0]) if file.is_file() else None
     return Store(folder, labels, classes, shape, True, mirrored, digest.hexdigest(), read, found)
-
-
-def _statistics(file: Path, channels: int) -> tuple[Tensor, Tensor] | None:
-    if not file.is_file():
-        return None
-    try:
-        values = torch.load(file, map_location="cpu", weights_only=True)
-        return values["mean"].float().reshape(channels), values["std"].float().reshape(channels)
-    except Exception as error:  # a damaged pickle ends in errors of every kind
-        raise ValueError(f"{file} does not hold the mean and std of {channels} channels") from error
 
 
 def _labelled(folder: Path, suffixes: Sequence[str]) -> tuple[list[str], Int[np.ndarray, "n"]]:

@@ -16,9 +16,7 @@ from workbench.config import Config
 from workbench.data.encoders import Encoder, load_encoder
 from workbench.data.images import Images, load_images
 from workbench.data.latents import Latents, turn_to_write
-from workbench.data.shards import SHARD_ROWS, Shards, open_shards, write_shards
-
-_SHARD_BYTES = 1_000_000_000  # a shard is held in memory while it is written, and an interruption loses one at most
+from workbench.data.shards import Shards, open_shards, rows_of_a_shard, write_shards
 
 
 @runtime_checkable
@@ -112,7 +110,7 @@ def open_targets(
     names, side = [part.strip() for part in options["encoder"].split(",")], latents.height // patch
     # All are loaded before any runs: a wrong second name must not cost the hours that the first one takes.
     computed = {name: ComputedTargets(load_encoder(name, device), images, side) for name in names}
-    if not options["stored"]:
+    if not options.get("stored", True):
         return computed
     return {
         name: StoredTargets(_store(targets, config.data.flip, root, progress)) for name, targets in computed.items()
@@ -135,8 +133,7 @@ def _store(targets: ComputedTargets, flip: bool, root: Path, progress: Callable[
                 "flip": flip,
             }
             row_bytes = (1 + flip) * 2 * side**2 * encoder.width
-            shard_rows = max(1, min(SHARD_ROWS, _SHARD_BYTES // row_bytes))
-            rows = partial(_rows, targets, flip)
+            shard_rows, rows = rows_of_a_shard(row_bytes), partial(_rows, targets, flip)
             write_shards(folder, len(images), rows, described, shard_rows=shard_rows, progress=progress)
     return open_shards(folder)
 

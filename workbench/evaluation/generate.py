@@ -17,7 +17,7 @@ from workbench.diffusion.paths import get_path
 from workbench.diffusion.randomness import normal
 from workbench.diffusion.sampling import sample
 from workbench.files import write_atomically
-from workbench.runs.models import load_backbone, load_run_codec
+from workbench.runs.models import check_null_class, load_backbone, load_run_codec
 from workbench.runs.store import Run
 
 _BATCH = 100
@@ -36,8 +36,11 @@ def generate(
 ) -> Samples:
     """``settings.count`` images from the checkpoint of ``step``, kept in the run's ``samples`` folder.
 
-    ``progress(done, count)`` is called after each batch. Raises ValueError for a step that was not kept.
+    ``progress(done, count)`` is called after each batch. Raises ValueError for a step that was not kept, and for
+    guidance of a run whose null class was not trained.
     """
+    if settings.guidance_scale != 1:
+        check_null_class(run, "it cannot be guided: set sampling.guidance_scale to 1")
     checkpoint = run.checkpoint(step)
     described = {
         **asdict(settings),
@@ -62,9 +65,6 @@ def _generate(run: Run, step: int, settings: SamplingConfig, progress) -> Sample
     backbone = load_backbone(run, step, settings.weights).to(device)
     codec = load_run_codec(run, device)
     shape = (backbone.channels, backbone.height, backbone.height)
-    guidance = Guidance(
-        settings.guidance_scale, settings.guidance_low, settings.guidance_high, settings.guidance_channels
-    )
     images, labels = [], torch.arange(settings.count) % backbone.classes
     for start in range(0, settings.count, _BATCH):
         indices = np.arange(start, min(start + _BATCH, settings.count))
@@ -75,7 +75,7 @@ def _generate(run: Run, step: int, settings: SamplingConfig, progress) -> Sample
             null_label=backbone.null_label,
             sampler=settings.sampler,
             steps=settings.steps,
-            guidance=guidance,
+            guidance=Guidance.of(settings),
             path=get_path(run.config.diffusion.path),
             last_step=settings.last_step,
             shift=settings.shift,

@@ -23,7 +23,7 @@ from workbench.evaluation.kernel import kid
 from workbench.evaluation.probe import linear_probe
 from workbench.evaluation.statistics import class_agreement
 from workbench.features.extract import extract
-from workbench.runs.models import load_backbone
+from workbench.runs.models import check_latents_of, load_backbone
 from workbench.runs.store import Run, machine
 
 _REFERENCE_COUNT = 10_000  # real images of each split, at most
@@ -92,6 +92,7 @@ def probe_layers(
     known = {r["layer"]: r for r in run.results if all(r.get(key) == value for key, value in wanted.items())}
     if known.keys() >= set(layers):
         return [known[layer] for layer in layers]
+    check_latents_of(run, latents)
     backbone = load_backbone(run, step)
     path = get_path(run.config.diffusion.path)
     features = extract(backbone, latents, range(count), list(layers), t, seed=seed, conditional=False, path=path)

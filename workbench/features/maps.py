@@ -13,8 +13,9 @@ from workbench.features.extract import Features
 
 @dataclass(frozen=True)
 class TokenMaps:
-    """Images beside colour maps of their tokens; a panel is a title and ``n h w 3`` in 0..1."""
+    """Images beside colour maps of their tokens; a panel is a title and ``n h w 3`` in 0..1; ``of`` says whose."""
 
+    of: str
     images: UInt8[np.ndarray, "n c x y"]
     panels: list[tuple[str, Float[np.ndarray, "n h w 3"]]]
 
@@ -38,6 +39,7 @@ def pca_colours(tokens: Float[Tensor, "n m d"]) -> tuple[Float[np.ndarray, "n h 
 
 
 def layer_and_guided_maps(
+    of: str,
     features: Features,
     images: UInt8[np.ndarray, "n c x y"],
     layers: Sequence[int],
@@ -52,4 +54,4 @@ def layer_and_guided_maps(
     for scale in scales:
         colours, share = pca_colours(features.guided(guided_layer, scale))
         panels.append((f"layer {guided_layer}, w = {scale:g}\n{share:.0%} of variance", colours))
-    return TokenMaps(images, panels)
+    return TokenMaps(of, images, panels)

@@ -89,7 +89,7 @@ def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...]
         runs=runs,
         samples=samples,
         class_names=[names[i % len(names)] for i in range(columns)],
-        maps=demo_maps(runs["teacher"], latents),
+        maps=demo_maps(runs["plain"], latents),
         seconds_total=time.monotonic() - started,
     )
     yield Progress("report", 1, 1, str(report))
@@ -101,7 +101,9 @@ def demo_maps(run: Run, latents) -> TokenMaps:
     path = get_path(run.config.diffusion.path)
     features = extract(load_backbone(run), latents, indices, [2, 8], MAP_TIME, path=path)
     images = load_images(run.config.data, "train").batch(indices).numpy()
-    return layer_and_guided_maps(features, images, [2, 8], 8, MAP_SCALES)
+    # The longest run: after so few steps the others' maps show places more than things.
+    of = f"the plain run at step {run.config.training.steps:,}, t = {MAP_TIME:g}"
+    return layer_and_guided_maps(of, features, images, [2, 8], 8, MAP_SCALES)
 
 
 def _scored_steps(config: Config) -> list[int]:

@@ -101,7 +101,8 @@ def _train(name, seed, root, overrides, where) -> Iterator[Progress]:
         teacher, _, spent = taught
         changes.append(f"objective.teacher={teacher.folder}")
         own = total_seconds(teacher)
-        step = options["teacher_step"] or teacher.config.training.steps
+        step = options.get("teacher_step")
+        step = teacher.config.training.steps if step is None else step
         before = spent - own + compute_seconds({"teacher": teacher}, "teacher", [step]).item()
     config = load_config(name, changes)
     number, total, rows = where

@@ -62,6 +62,7 @@ def write_report(
         pictures=_pictures(runs, samples, class_names, maps),
         class_names=list(dict.fromkeys(class_names)),
         panels=[name for name, _ in maps.panels],
+        maps_of=maps.of,
         scores=scores,
         findings=findings(runs),
         ways=list(dict.fromkeys(table.caption for table in scores)),

@@ -156,7 +156,7 @@ def _source(name: str | None, channels: int, pixel_channels: int) -> _Source:
 
 
 def _config(released: Released, name: str, source: _Source) -> Config:
-    """A complete configuration; what the file does not tell, such as how it was trained, stays at its default."""
+    """A complete configuration, sampled as its family's code does; how it was trained, untold, is at the defaults."""
     return from_dict(
         {
             "name": name,
@@ -165,6 +165,7 @@ def _config(released: Released, name: str, source: _Source) -> Config:
             "backbone": {"name": released.backbone, **released.options},
             "diffusion": {"path": released.path},
             "training": {"steps": max(released.step, 1)},
+            "sampling": dict(FAMILIES[released.family].sampling),
         }
     )
 

@@ -13,7 +13,7 @@ from workbench.data.latents import Latents
 from workbench.runs.checkpoints import Checkpoint
 from workbench.runs.store import Run, find_teacher
 
-_NO_WEIGHTS = ("learn_sigma", "checkpoint_blocks")  # options of a backbone that change none of its features
+_NOT_IN_FEATURES = ("learn_sigma", "checkpoint_blocks")  # options of a backbone that change none of its features
 
 
 def load_backbone(run: Run, step: int | None = None, weights: str = "ema") -> TransformerBackbone:
@@ -58,10 +58,11 @@ def load_run_codec(run: Run, device: torch.device | str = "cpu") -> Codec:
 
 
 def load_teacher(config: Config, latents: Latents, root: Path) -> TransformerBackbone | None:
-    """The frozen teacher that the objective names, or None if its method has none.
+    """The frozen teacher that the objective's option ``teacher`` names, or None if its method has none.
 
-    Raises ValueError if the run is missing or unfinished at that step, or if its latents, classes or shape are not
-    the student's: a random or mismatched teacher is never used.
+    The options ``teacher_step`` (None: the last) and ``teacher_weights`` ("ema") choose it where the objective has
+    them. Raises ValueError if the run is missing or unfinished at that step, has an untrained null class, or if its
+    latents, classes, shape or noise path are not the student's: a random or mismatched teacher is never used.
     """
     options = config.objective.options
     if "teacher" not in options:
@@ -70,43 +71,82 @@ def load_teacher(config: Config, latents: Latents, root: Path) -> TransformerBac
     trained = run.provenance.get("latents")
     if trained is None:
         raise ValueError(f"the teacher run {run.name} has not been trained yet")
-    _check_latents(run, trained, latents)
+    _check_teacher(run, trained, config, latents)
+    step = options.get("teacher_step")
+    if step is None:
+        # The last step of a run that has not come so far has no checkpoint, so it is refused; an imported one is
+        # finished.
+        step = run.checkpoint().step if "origin" in run.provenance else run.config.training.steps
+    elif step < 1:
+        raise ValueError(f"objective.teacher_step must be at least 1, or null for the teacher's last; got {step}")
+    return load_backbone(run, step, options.get("teacher_weights", "ema"))
+
+
+def check_null_class(run: Run, purpose: str) -> None:
+    """ValueError if ``run`` was trained with every label in place: its null class is as it was drawn."""
+    if run.config.diffusion.label_dropout == 0:
+        raise ValueError(
+            f"run {run.name} was trained with diffusion.label_dropout 0, so its null class is untrained; {purpose}"
+        )
+
+
+def check_latents_of(run: Run, latents: Latents) -> None:
+    """ValueError unless ``latents`` are what ``run`` can look at: of its codec and shape, with no more classes.
+
+    The images may be others. Of an imported run that knows its codec by name alone, the name counts.
+    """
+    trained = run.provenance["latents"]
+    if not _same_latents(trained, latents) or len(latents.classes) > len(trained["classes"]):
+        raise ValueError(f"run {run.name} was trained on other latents: {_both(trained, latents)}")
+
+
+def _check_teacher(run: Run, trained: dict[str, Any], config: Config, latents: Latents) -> None:
+    """Raise ValueError unless latents, classes, backbone and path are the student's and the null class is trained.
+
+    Of an imported run only the number of its classes is known.
+    """
+    theirs, ours = trained["classes"], list(latents.classes)
+    same_classes = len(theirs) == len(ours) if "origin" in run.provenance else theirs == ours
+    if not (_same_latents(trained, latents) and same_classes):
+        raise ValueError(
+            f"the teacher {run.name} was trained on other latents or classes than the student's: "
+            f"{_both(trained, latents)}"
+        )
     if _features_of(run.config) != _features_of(config):
         raise ValueError(
             f"the teacher {run.name} has backbone {_describe(run.config)}, the student {_describe(config)}; "
             f"they must be the same"
         )
-    # The last step of a run that has not come so far has no checkpoint, so it is refused; an imported one was finished.
-    last = run.checkpoint().step if "origin" in run.provenance else run.config.training.steps
-    step = options["teacher_step"] or last
-    teacher = load_backbone(run, step, options["teacher_weights"])
-    return teacher.to(torch.bfloat16) if options["teacher_precision"] == "bfloat16" else teacher
+    paths = run.config.diffusion.path, config.diffusion.path
+    if paths[0] != paths[1]:
+        raise ValueError(
+            f"the teacher {run.name} was trained on the {paths[0]} path, the student is on the {paths[1]} one; "
+            f"they must be the same"
+        )
+    check_null_class(run, "it cannot be a teacher")
 
 
-def _check_latents(run: Run, trained: dict[str, Any], latents: Latents) -> None:
-    """Raise ValueError unless codec, shape and classes are the student's.
-
-    Of an imported run only the number of its classes is known, and of its codec, where the hash is None, the name.
-    """
-    imported, codec = "origin" in run.provenance, latents.index["codec"]
+def _same_latents(trained: dict[str, Any], latents: Latents) -> bool:
+    """Whether codec and shape are the same, the codec by its hash or, where that is None, by its name."""
+    codec = latents.index["codec"]
     if trained["codec"]["hash"]:
         same_codec = trained["codec"]["hash"] == codec["hash"]
     else:  # sd-vae-ft-ema and sd-vae-ft-mse have the encoder of sd-vae
         same_codec = trained["codec"]["name"].partition("-ft-")[0] == codec["name"].partition("-ft-")[0]
-    same_shape = (trained["channels"], trained["height"]) == (latents.channels, latents.height)
-    theirs, ours = trained["classes"], list(latents.classes)
-    same_classes = len(theirs) == len(ours) if imported else theirs == ours
-    if not (same_codec and same_shape and same_classes):
-        raise ValueError(
-            f"the teacher {run.name} was trained on other latents or classes than the student's: codec "
-            f"{trained['codec']['name']!r}, {trained['channels']} x {trained['height']}, {len(theirs)} classes; the "
-            f"student's are codec {codec['name']!r}, {latents.channels} x {latents.height}, {len(ours)} classes"
-        )
+    return same_codec and (trained["channels"], trained["height"]) == (latents.channels, latents.height)
+
+
+def _both(trained: dict[str, Any], latents: Latents) -> str:
+    return (
+        f"codec {trained['codec']['name']!r}, {trained['channels']} x {trained['height']}, {len(trained['classes'])} "
+        f"classes, not codec {latents.index['codec']['name']!r}, {latents.channels} x {latents.height}, "
+        f"{len(latents.classes)} classes"
+    )
 
 
 def _features_of(config: Config) -> tuple[str, dict[str, Any]]:
     options = config.backbone.options
-    return config.backbone.name, {key: value for key, value in options.items() if key not in _NO_WEIGHTS}
+    return config.backbone.name, {key: value for key, value in options.items() if key not in _NOT_IN_FEATURES}
 
 
 def _describe(config: Config) -> str:

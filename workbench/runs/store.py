@@ -102,7 +102,9 @@ class Run:
         chosen = [c for c in available if step is None or c.step == step]
         if not chosen:
             steps = ", ".join(str(c.step) for c in available) or "none"
-            raise ValueError(f"run {self.name} has no checkpoint{f' of step {step}' if step else ''}; it has: {steps}")
+            raise ValueError(
+                f"run {self.name} has no checkpoint{'' if step is None else f' of step {step}'}; it has: {steps}"
+            )
         return chosen[-1]
 
     def write_status(self, state: str, step: int, **more: Any) -> None:
@@ -176,7 +178,8 @@ def run_fingerprint(config: Config, root: Path) -> str:
     if reference is None:
         return fingerprint(config)
     teacher = find_teacher(config, root)
-    step = config.objective.options["teacher_step"] or teacher.config.training.steps
+    step = config.objective.options.get("teacher_step")
+    step = teacher.config.training.steps if step is None else step
     return fingerprint(config, f"{teacher.fingerprint}@{step}")
 
 

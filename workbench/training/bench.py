@@ -153,7 +153,7 @@ def _state(config: Config, shape: _Shape) -> tuple[TrainState, dict[str, _Comput
         encoder, side = load_encoder(options["encoder"], device), shape.height // config.backbone.options["patch"]
         images = torch.randint(256, (config.training.batch, 3, 8 * shape.height, 8 * shape.height), dtype=torch.uint8)
         stored = torch.randn(len(images), side**2, encoder.width)
-        read = (lambda *_: stored) if options["stored"] else (lambda *_: encoder.tokens(images, side))
+        read = (lambda *_: stored) if options.get("stored", True) else (lambda *_: encoder.tokens(images, side))
         targets = {options["encoder"]: _Computed(encoder.width, read)}
     accelerator = accelerate(config)
     student = build_student(config, shape, teacher.to(accelerator.device) if teacher else None, targets)
