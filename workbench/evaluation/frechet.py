@@ -1,8 +1,9 @@
 """Frechet distance between two sets of features, in the two forms that stay stable for every sample count."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from einops import rearrange
 from jaxtyping import Float, Float64
 from threadpoolctl import threadpool_limits
 from torch import Tensor
@@ -10,31 +11,72 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and covariance (divisor n - 1) of `count` feature rows."""
+    """Mean and covariance (divisor n - 1) of `count` feature rows; count None where a file does not tell it."""
 
-    count: int
+    count: int | None
     mean: Float64[np.ndarray, " d"]
     covariance: Float64[np.ndarray, "d d"]
 
 
 @dataclass(frozen=True)
 class Frechet:
-    """value = mean_term + covariance_term, kept raw: rounding can leave about -1e-9 for equal sets."""
+    """value = mean_term + covariance_term, kept raw: rounding can leave about -1e-9 for equal sets.
+
+    x_rank, y_rank: effective ranks of the covariances. n, m, d: rows of x, rows of y, dimensions.
+    small: a set has no more rows than dimensions, where sets of little variance score too well.
+    identical: both sets hold the same rows in any order, or the same stored moments.
+    """
 
     value: float
     mean_term: float
     covariance_term: float
+    x_rank: float
+    y_rank: float
+    n: int | None
+    m: int | None
+    d: int
+    small: bool
+    identical: bool
 
 
-def finite_rows(features: Float[Tensor, "n d"]) -> Float64[np.ndarray, "n d"]:
-    """The feature rows in float64 on the CPU. ValueError if there are fewer than two or one is not finite."""
+@dataclass(frozen=True)
+class ExtrapolatedFrechet:
+    """Line value = intercept + slope / size through Frechet distances of `sizes` rows.
+
+    residual: standard deviation of the values about the line (divisor: points - 2).
+    """
+
+    intercept: float
+    slope: float
+    residual: float
+    sizes: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+def finite_rows(features: Float[Tensor, "n d"], *, least: int = 2, before: int = 0) -> Float64[np.ndarray, "n d"]:
+    """The feature rows in float64 on the CPU.
+
+    ValueError if there are fewer than `least` or one is not finite; it is named by its number, counted from `before`.
+    """
     rows = features.detach().cpu().double().numpy()
-    if len(rows) < 2:
-        raise ValueError(f"got {len(rows)} feature rows; a spread needs at least 2")
+    if len(rows) < least:
+        raise ValueError(f"got {len(rows)} feature rows; a spread needs at least {least}")
     broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if broken.size:
-        raise ValueError(f"row {broken[0]} of the features is not finite ({broken.size} of {len(rows)} rows are not)")
+        row, count = before + broken[0], f"{broken.size} of {len(rows)} rows are not"
+        raise ValueError(f"row {row} of the features is not finite ({count})")
     return rows
+
+
+def spatial_rows(maps: Float[Tensor, "b c h w"], channels: int = 7) -> Float[Tensor, "b d"]:
+    """Rows for the spatial Frechet distance (sFID, Nash et al. 2021): the first channels, flattened channel-last.
+
+    The order does not matter between two sets of ours, but stored moments (`mu_s`, `sigma_s` of ADM's evaluator)
+    are in this one. ValueError if there are fewer channels.
+    """
+    if maps.shape[1] < channels:
+        raise ValueError(f"got maps of {maps.shape[1]} channels; the spatial rows need {channels}")
+    return rearrange(maps[:, :channels], "b c h w -> b (h w c)")
 
 
 def statistics(features: Float[Tensor, "n d"]) -> Statistics:
@@ -42,46 +84,85 @@ def statistics(features: Float[Tensor, "n d"]) -> Statistics:
 
     ValueError if there are fewer than two rows or a row is not finite. Constant columns are allowed.
     """
-    rows = finite_rows(features)
-    mean = rows.mean(axis=0)
-    centred = rows - mean
-    return Statistics(len(rows), mean, centred.T @ centred / (len(rows) - 1))
+    return _statistics(finite_rows(features))
 
 
-def frechet_distance(x: Statistics, y: Statistics) -> Frechet:
+def frechet_distance(x: Statistics, y: Statistics, *, small_ok: bool = False) -> Frechet:
     """|mu_x - mu_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2)) (Dowson, Landau 1982; Heusel et al. 2017, Eq. 6).
 
     With S_x = r r^T the last trace is the sum of the roots of the eigenvalues of the symmetric r^T S_y r, so
-    no complex root of a non-symmetric product is ever taken. Without full rank the rounding is about 1e-8 of
-    the traces, so prefer `frechet_from_features` there. ValueError if the dimensions differ.
+    no complex root of a non-symmetric product is ever taken. With no more rows than dimensions the rounding is
+    about 1e-8 of the traces, so prefer `frechet_from_features` there. ValueError if the dimensions differ, or if
+    a set has no more rows than dimensions and small_ok is not given.
     """
-    if len(x.mean) != len(y.mean):
-        raise ValueError(f"the sets have {len(x.mean)} and {len(y.mean)} dimensions; both must come from one detector")
+    small = _small(x.count, y.count, len(x.mean), len(y.mean), small_ok)
+    traces = np.trace(x.covariance) + np.trace(y.covariance)
     # On few or busy cores LAPACK gets slower with more threads.
     with threadpool_limits(1):
-        eigenvalues, vectors = np.linalg.eigh(x.covariance)
-        root = vectors * np.sqrt(eigenvalues.clip(min=0))
-        product = root.T @ y.covariance @ root
-        cross = np.sqrt(np.linalg.eigvalsh((product + product.T) / 2).clip(min=0)).sum()
-    return _frechet(x.mean - y.mean, np.trace(x.covariance) + np.trace(y.covariance), cross)
+        cross = _cross(x.covariance, y.covariance)
+    ranks = (effective_rank(x.covariance), effective_rank(y.covariance))
+    identical = np.array_equal(x.mean, y.mean) and np.array_equal(x.covariance, y.covariance)
+    return _frechet(x.mean - y.mean, traces, cross, ranks, (x.count, y.count), small, identical)
 
 
-def frechet_from_features(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Frechet:
+def frechet_from_features(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, small_ok: bool = True) -> Frechet:
     """Frechet distance between two feature sets (Heusel et al. 2017, Eq. 6), in the form that suits them.
 
-    With more rows than dimensions on both sides: `frechet_distance`. Otherwise tr (S_x S_y)^(1/2) is the
+    With more rows than dimensions on both sides: that of `frechet_distance`. Otherwise tr (S_x S_y)^(1/2) is the
     nuclear norm of Xc Yc^T / sqrt((n-1)(m-1)) for the centred rows, exact for covariances without full rank.
-    ValueError if a set has fewer than two rows or a row is not finite.
+    ValueError if a set has fewer than two rows, a row is not finite, the dimensions differ, or a set has no
+    more rows than dimensions and small_ok is False.
     """
-    if min(len(x), len(y)) > x.shape[1]:
-        return frechet_distance(statistics(x), statistics(y))
     first, second = finite_rows(x), finite_rows(y)
+    small = _small(len(first), len(second), first.shape[1], second.shape[1], small_ok)
+    identical = _same_rows(first, second)
+    if not small:
+        return replace(frechet_distance(_statistics(first), _statistics(second)), identical=identical)
     shift = first.mean(axis=0) - second.mean(axis=0)
     first = (first - first.mean(axis=0)) / np.sqrt(len(first) - 1)
     second = (second - second.mean(axis=0)) / np.sqrt(len(second) - 1)
     with threadpool_limits(1):
         cross = np.linalg.svd(first @ second.T, compute_uv=False).sum()
-    return _frechet(shift, np.square(first).sum() + np.square(second).sum(), cross)
+    traces = np.square(first).sum() + np.square(second).sum()
+    # The smaller of rows^T rows and rows rows^T: they share all eigenvalues but zeros.
+    ranks = tuple(effective_rank(a.T @ a if len(a) > a.shape[1] else a @ a.T) for a in (first, second))
+    return _frechet(shift, traces, cross, ranks, (len(first), len(second)), small, identical)
+
+
+def extrapolated_frechet(
+    x: Float[Tensor, "n d"],
+    y: Statistics,
+    *,
+    points: int = 15,
+    smallest: int | None = None,
+    seed: int,
+    small_ok: bool = False,
+) -> ExtrapolatedFrechet:
+    """Frechet distance at infinitely many rows of x (FID-infinity, Chong and Forsyth 2020).
+
+    Distances from y of `points` random subsets of x, drawn by np.random.default_rng(seed) without replacement, of
+    sizes evenly spaced from `smallest` (default n // 10; the paper's 5,000 of 50,000) to n; the value at 1 / size = 0
+    of a line fitted by least squares. The bias of y's own count stays. ValueError if points < 3, the sizes are not
+    distinct, `smallest` is no more than d and small_ok is not given, or as for `frechet_from_features`.
+    """
+    rows = finite_rows(x)
+    smallest = len(rows) // 10 if smallest is None else smallest
+    sizes = np.linspace(smallest, len(rows), points).astype(int)
+    if points < 3 or smallest < 2 or (np.diff(sizes) < 1).any():
+        allowed = "at least 3 points whose sizes differ, from at least 2 rows"
+        raise ValueError(f"got {points} points from {smallest} to {len(rows)} rows; allowed are {allowed}")
+    _small(smallest, y.count, rows.shape[1], len(y.mean), small_ok)
+    generator = np.random.default_rng(seed)
+    values = []
+    with threadpool_limits(1):
+        for size in sizes:
+            part = _statistics(rows[generator.choice(len(rows), size, replace=False)])
+            shift, traces = part.mean - y.mean, np.trace(part.covariance) + np.trace(y.covariance)
+            values.append(float(shift @ shift + traces - 2 * _cross(y.covariance, part.covariance)))
+    slope, intercept = np.polyfit(1 / sizes, values, 1)
+    misses = np.array(values) - intercept - slope / sizes
+    residual = float(np.sqrt(misses @ misses / (points - 2)))
+    return ExtrapolatedFrechet(float(intercept), float(slope), residual, tuple(sizes.tolist()), tuple(values))
 
 
 def effective_rank(covariance: Float64[np.ndarray, "d d"]) -> float:
@@ -97,7 +178,63 @@ def effective_rank(covariance: Float64[np.ndarray, "d d"]) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def _frechet(shift: Float64[np.ndarray, " d"], traces: float, cross: float) -> Frechet:
+def _statistics(rows: Float64[np.ndarray, "n d"]) -> Statistics:
+    mean = rows.mean(axis=0)
+    centred = rows - mean
+    return Statistics(len(rows), mean, centred.T @ centred / (len(rows) - 1))
+
+
+def _small(n: int | None, m: int | None, d: int, other: int, small_ok: bool) -> bool:
+    if d != other:
+        raise ValueError(f"the sets have {d} and {other} dimensions; both must come from one detector")
+    least = min(count for count in (n, m, d + 1) if count is not None)
+    if least <= d and not small_ok:
+        raise ValueError(
+            f"got {least} rows of {d} dimensions; the Frechet distance needs more rows than dimensions, "
+            f"since sets of little variance score too well below that; allow it with small_ok"
+        )
+    return least <= d
+
+
+def _root(covariance: Float64[np.ndarray, "d d"]) -> Float64[np.ndarray, "d d"]:
+    """r with r r^T = covariance: Cholesky, a tenth of the cost of eigenvectors, unless the rank is not full."""
+    try:
+        return np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        eigenvalues, vectors = np.linalg.eigh(covariance)
+        return vectors * np.sqrt(eigenvalues.clip(min=0))
+
+
+def _cross(x: Float64[np.ndarray, "d d"], y: Float64[np.ndarray, "d d"]) -> float:
+    """tr (S_x S_y)^(1/2) for the covariances x and y."""
+    # A unit that is constant in either set adds nothing, but rounding would make about 1e-8 of its zero eigenvalue.
+    alive = np.flatnonzero((x.diagonal() > 0) & (y.diagonal() > 0))
+    if not alive.size:
+        return 0.0
+    x, y = x[np.ix_(alive, alive)], y[np.ix_(alive, alive)]
+    root = _root(x)
+    product = root.T @ y @ root
+    return float(np.sqrt(np.linalg.eigvalsh((product + product.T) / 2).clip(min=0)).sum())
+
+
+def _same_rows(x: Float64[np.ndarray, "n d"], y: Float64[np.ndarray, "m d"]) -> bool:
+    # One column tells almost all different sets apart before every row is hashed.
+    if len(x) != len(y) or not np.array_equal(np.sort(x[:, 0]), np.sort(y[:, 0])):
+        return False
+    hashes = [sorted(hash(row.tobytes()) for row in rows) for rows in (x, y)]
+    return hashes[0] == hashes[1]
+
+
+def _frechet(
+    shift: Float64[np.ndarray, " d"],
+    traces: float,
+    cross: float,
+    ranks: tuple[float, ...],
+    counts: tuple[int | None, int | None],
+    small: bool,
+    identical: bool,
+) -> Frechet:
     mean_term = float(shift @ shift)
     covariance_term = float(traces - 2 * cross)
-    return Frechet(mean_term + covariance_term, mean_term, covariance_term)
+    value = mean_term + covariance_term
+    return Frechet(value, mean_term, covariance_term, *ranks, *counts, len(shift), small, identical)

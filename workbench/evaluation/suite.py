@@ -60,11 +60,15 @@ def score(
     how = {**wanted, **_how(run.config, settings, detector, reference)}
     floor = reference.test[: settings.count]
     how["n_floor"] = len(floor)
+    distance = frechet_from_features(detected.features, reference.train, small_ok=True)
     records = [
         {
             "metric": "fd-clf64",
-            "value": frechet_from_features(detected.features, reference.train).value,
-            "floor": frechet_from_features(floor, reference.train).value,
+            "value": distance.value,
+            "floor": frechet_from_features(floor, reference.train, small_ok=True).value,
+            "mean_term": distance.mean_term,
+            "covariance_term": distance.covariance_term,
+            "small": distance.small,  # fewer images than features: an indication, not a score
             **how,
         },
         {

@@ -1,0 +1,43 @@
+"""Inception score as ADM's evaluator computes it."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+BLOCK = 5000
+
+
+@dataclass(frozen=True)
+class InceptionScore:
+    """value: mean of `blocks`, the scores of consecutive blocks of images; their spread is no standard error."""
+
+    value: float
+    blocks: tuple[float, ...]
+    count: int
+
+
+def inception_score(logits: Float[Tensor, "n k"], *, block: int = BLOCK) -> InceptionScore:
+    """exp of the mean KL divergence of p(y|x) from p(y) (Salimans et al. 2016), by blocks of images in their order.
+
+    As `compute_inception_score` of openai/guided-diffusion: `block` is images a block, not a number of blocks; the
+    rows are not shuffled; a last partial block is a block like the others, with the same weight in the mean. ADM's
+    logits are the pooled features times the classifier weights without the bias. Computed in float64, where ADM
+    has float32. ValueError if there are no rows, one is not finite, or block < 1.
+    """
+    if len(logits) == 0 or block < 1:
+        raise ValueError(f"got {len(logits)} rows in blocks of {block}; allowed are at least 1 and 1")
+    broken = (~logits.isfinite().all(dim=1)).nonzero()
+    if len(broken):
+        raise ValueError(f"row {int(broken[0])} of the logits is not finite ({len(broken)} of {len(logits)} are not)")
+    blocks = tuple(_score(part.double()) for part in logits.detach().split(block))
+    return InceptionScore(sum(blocks) / len(blocks), blocks, len(logits))
+
+
+def _score(logits: Float[Tensor, "n k"]) -> float:
+    log_p = logits.log_softmax(dim=1)
+    # In logarithms throughout, so a class that no image can be is 0 rather than 0 * -inf.
+    log_q = torch.logsumexp(log_p, dim=0) - math.log(len(logits))
+    return float((log_p.exp() * (log_p - log_q)).sum(dim=1).mean().exp())
