@@ -59,6 +59,23 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Compare:
+    """Say which differences between runs the data support: paired by training seed, against the first run's
+    configuration.
+
+    Runs that differ only in seed are one group; a group's name is its configuration's.
+    """
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    metric: tuple[str, ...] = ()
+    """Such as fd-clf64; by default every score that belongs to no layer."""
+    step: int | None = None
+    """By default the last step at which most seeds can be paired."""
+    force: bool = False
+    """Also compare, and mark, numbers that were not measured alike."""
+
+
+@dataclass(frozen=True)
 class Methods:
     """Train presets with several seeds, score them alike and write a table, a picture and the data."""
 
@@ -184,6 +201,7 @@ COMMANDS = {
     "train": (Train, "train"),
     "runs": (Runs, "look"),
     "evaluate": (Evaluate, "look"),
+    "compare": (Compare, "look"),
     "methods": (Methods, "train"),
     "encode": (Encode, "measure"),
     "import": (ImportFile, "look"),

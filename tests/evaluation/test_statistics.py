@@ -1,9 +1,19 @@
 import math
+from itertools import product
 
 import pytest
 import torch
+from scipy.stats import permutation_test, ttest_1samp
 
-from workbench.evaluation.statistics import class_agreement, wilson
+from workbench.evaluation.statistics import (
+    SignFlip,
+    class_agreement,
+    holm,
+    paired,
+    sign_flip,
+    t_interval,
+    wilson,
+)
 
 
 def test_wilson_of_eight_in_ten_by_hand():
@@ -69,3 +79,114 @@ def test_class_agreement_refuses_what_the_detector_does_not_know():
         class_agreement(torch.tensor([[0.0, 1.0], [math.nan, 0.0]]), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="no images"):
         class_agreement(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))
+
+
+def test_t_interval_by_hand():
+    # One degree of freedom: t = tan(.475 pi) = 12.7062, and s / sqrt(2) = 1 for 0 and 2.
+    interval = t_interval([0.0, 2.0])
+    assert (interval.low, interval.high) == pytest.approx((1 - 12.7062047, 1 + 12.7062047), abs=1e-6)
+    # Two degrees: t = .95 / sqrt(2 * .975 * .025) = 4.302653, and s / sqrt(3) = .577350 for 1, 2, 3.
+    interval = t_interval([1.0, 3.0, 2.0])
+    assert (interval.low, interval.high) == pytest.approx((2 - 2.484138, 2 + 2.484138), abs=1e-6)
+
+
+def test_t_interval_is_the_widest_shift_that_a_t_test_keeps():
+    values = [0.3, -0.1, 0.8, 0.4, 0.35]
+    interval = t_interval(values, 0.9)
+    for end in (interval.low, interval.high):
+        assert ttest_1samp(values, end).pvalue == pytest.approx(0.1, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("differences", "p"),
+    [
+        ([5.0], 1.0),
+        ([1.0, 2.0, 3.0], 2 / 8),  # only +++ and --- reach 6
+        ([-1.0, -2.0, -3.0], 2 / 8),
+        ([-1.0, 2.0, 4.0], 4 / 8),  # |sums| are 7, 5, 3, 1, each twice; 5 and 7 reach 5
+        ([1.0, 2.0, -4.0], 8 / 8),  # every |sum| reaches 1
+        ([1.0, 1.0, -1.0], 8 / 8),
+        ([0.0, 1.0, 2.0], 4 / 8),  # a zero's sign changes nothing, so each sum comes twice
+        ([0.0, 0.0], 1.0),
+    ],
+)
+def test_sign_flip_by_hand(differences, p):
+    assert sign_flip(differences) == SignFlip(p, 2.0 ** (1 - len(differences)))
+
+
+def test_sign_flip_counts_ties_that_rounding_hides():
+    # In floating point 0.1 + 0.2 - 0.3 is 5.6e-17; like 1 + 2 - 3 it is the smallest |sum| there is.
+    assert sign_flip([0.1, 0.2, -0.3]).p == sign_flip([1.0, 2.0, -3.0]).p == 1.0
+    tenths, whole = [0.1, 0.2, 0.4, -0.3, 0.7], [1.0, 2.0, 4.0, -3.0, 7.0]
+    assert sign_flip(tenths).p == sign_flip(whole).p < 1
+
+
+def test_sign_flip_is_uniform_where_no_sums_tie():
+    # Sums of powers of two with signs are all different, so the p of the 2^n patterns are 2, 4, .. 2^n of 2^n, twice.
+    sizes = [1.0, 2.0, 4.0, 8.0]
+    ps = [sign_flip([s * x for s, x in zip(signs, sizes, strict=True)]).p for signs in product((1, -1), repeat=4)]
+    assert sorted(ps) == sorted([k / 16 for k in range(2, 17, 2)] * 2)
+
+
+def test_sign_flip_is_scipys_over_all_patterns():
+    differences = torch.randn(9, generator=torch.Generator().manual_seed(3)).double().numpy() + 0.4
+
+    def total(x, axis):
+        return x.sum(axis)
+
+    expected = permutation_test((differences,), total, permutation_type="samples", n_resamples=math.inf)
+    assert sign_flip(differences.tolist()).p == pytest.approx(expected.pvalue, rel=1e-12)
+
+
+def test_least_p_is_reached_when_all_agree():
+    for count in (1, 3, 5, 12):
+        test = sign_flip([1.0 + 0.1 * i for i in range(count)])
+        assert test.p == test.least == 2 / 2**count
+
+
+def test_statistics_of_nothing_are_refused():
+    for values in ([], [1.0]):
+        with pytest.raises(ValueError, match="two finite values"):
+            t_interval(values)
+    for values in ([], [1.0, math.nan], [1.0] * 25):
+        with pytest.raises(ValueError, match="1 to 24"):
+            sign_flip(values)
+    with pytest.raises(ValueError, match="level is 95"):
+        t_interval([1.0, 2.0], 95.0)
+    with pytest.raises(ValueError, match=r"no seed is shared: one has \[0\], the other \[1\]"):
+        paired({0: 1.0}, {1: 1.0})
+
+
+def test_paired_differences_of_shared_seeds():
+    found = paired({2: 10.0, 0: 5.0, 7: 1.0}, {0: 4.0, 2: 7.0, 9: 3.0})
+    assert found.differences == {0: -1.0, 2: -3.0} and found.mean == -2.0
+    assert found.interval == t_interval([-1.0, -3.0]) and found.test == SignFlip(0.5, 0.5)
+    assert paired({0: 1.0}, {0: 1.5}).interval is None
+
+
+def test_pairing_takes_out_what_the_seeds_share():
+    # Seeds move both arms by hundreds and the arms differ by 1, give or take .1.
+    interval = paired({0: 100.0, 1: 500.0, 2: 900.0}, {0: 100.9, 1: 501.0, 2: 901.1}).interval
+    # s / sqrt(3) = .1 / 1.732051 = .057735, times t = 4.302653.
+    assert (interval.low, interval.high) == pytest.approx((1 - 0.248414, 1 + 0.248414), abs=1e-6)
+
+
+def test_holm_by_hand():
+    # Smallest first: 3 * .01 = .03, 2 * .03 = .06, then 1 * .04 raised to the .06 before it.
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.5, 0.001]) == pytest.approx([1.0, 1.0, 0.003])
+    assert holm([0.2]) == [0.2] and holm([]) == []
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        holm([0.5, 1.5])
+
+
+def test_holm_stops_where_the_step_down_stops():
+    # The procedure itself: reject the i-th smallest while p <= level / (m - i + 1).
+    ps = [0.012, 0.2, 0.004, 0.03, 0.011]
+    for level in (0.01, 0.02, 0.045, 0.06, 0.5):
+        rejected = set()
+        for place, index in enumerate(sorted(range(5), key=ps.__getitem__)):
+            if ps[index] > level / (5 - place):
+                break
+            rejected.add(index)
+        assert {i for i, p in enumerate(holm(ps)) if p <= level} == rejected

@@ -1,5 +1,6 @@
-"""Commands that look at runs and carry them in and out: list, score, import, export, presets."""
+"""Commands that look at runs and carry them in and out: list, score, compare, import, export, presets."""
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -40,6 +41,39 @@ def evaluate(command) -> None:
     console.print(table)
 
 
+def compare(command) -> None:
+    """What scores of runs support, in a table and in words."""
+    from workbench.evaluation.compare import compare as compared
+
+    runs = [open_run(reference) for reference in command.runs]
+    found = compared(runs, metrics=command.metric, step=command.step, force=command.force)
+    console = Console()
+    for number, group in enumerate(found.groups):
+        seeds = ", ".join(map(str, group.runs))
+        console.print(f"{group.label}: seeds {seeds}{'' if number else ' (baseline)'}", soft_wrap=True, highlight=False)
+    table = Table(box=SIMPLE, pad_edge=False)
+    for name in ("metric", "step", "run", "difference", "95 % interval", "Holm's p"):
+        table.add_column(name, no_wrap=name != "run")
+    for row in found.rows:
+        table.add_row(*_compared(row))
+    console.print(table)
+    how: dict[str, list[str]] = {}
+    for metric, measured in found.how.items():
+        shown = {k: v for k, v in measured.items() if k not in ("detector_hash", "reference", "layer", "t")}
+        text = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
+        how.setdefault(text, []).append(metric)
+    lines = []
+    for row in found.rows:
+        values = [" ".join(f"{value:.4g}" for value in seeds.values()) for seeds in (row.first, row.second)]
+        lines.append(f"{row.sentence} By seed: {row.baseline} {values[0]}, {row.other} {values[1]}.")
+    lines += [f"Note: {note}." for note in found.notes]
+    lines += [f"Measured with {text}: {', '.join(metrics)}." for text, metrics in how.items()]
+    lines.append(
+        "Differences are run - baseline by training seed; each interval is of its row alone and takes them as normal."
+    )
+    console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
+
+
 def importfile(command) -> None:
     """A run of a published checkpoint."""
     from workbench.runs.imported import import_run
@@ -77,6 +111,18 @@ def exportrun(command) -> None:
 def presets(command) -> None:
     """Names of the presets."""
     print("\n".join(preset_names()))
+
+
+def _compared(row) -> list[str]:
+    interval = row.paired.interval
+    return [
+        row.metric,
+        f"{row.step:,}",
+        row.other,
+        f"{row.paired.mean:+.3g}",
+        f"{interval.low:.2g} .. {interval.high:.2g}" if interval else "",
+        "" if row.adjusted is None else f"{row.adjusted:.2g}",
+    ]
 
 
 def _row(run: Run) -> list[str]:

@@ -1,11 +1,44 @@
-"""Shares and their confidence intervals."""
+"""What numbers are worth: which are comparable, intervals, paired differences over seeds, families of tests."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from jaxtyping import Float, Integer
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtrit
 from torch import Tensor
+
+# Two scores are comparable only if all of these agree; those from "layer" on belong to features.
+PROTOCOL = (
+    "n_generated",
+    "n_reference",
+    "sampler",
+    "sampler_steps",
+    "last_step",
+    "shift",
+    "guidance_scale",
+    "guidance_low",
+    "guidance_high",
+    "guidance_channels",
+    "weights",
+    "sample_seed",
+    "label_scheme",
+    "quantisation",
+    "resize",
+    "detector_hash",
+    "reference",
+    "layer",
+    "t",
+    "count",
+    "probe_seed",
+    "label",
+    "pooling",
+    "splits",
+)
+# 2^23 sums of eight bytes; more pairs than anybody trains.
+_MOST_PAIRS = 24
 
 
 @dataclass(frozen=True)
@@ -22,6 +55,11 @@ class Share:
     low: float
     high: float
     count: int
+
+
+def protocol(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """How a score was measured; absent entries are None."""
+    return tuple(record.get(key) for key in PROTOCOL)
 
 
 def wilson(successes: int, count: int, level: float = 0.95) -> Interval:
@@ -61,3 +99,86 @@ def class_agreement(logits: Float[Tensor, "b k"], labels: Integer[Tensor, " b"])
     successes = int((logits.argmax(dim=1) == labels.to(logits.device)).sum())
     interval = wilson(successes, count)
     return Share(successes / count, interval.low, interval.high, count)
+
+
+@dataclass(frozen=True)
+class SignFlip:
+    """Two-sided p of a sign-flip test, and the least p that so many pairs can give whatever their values."""
+
+    p: float
+    least: float
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Differences second - first by training seed: each, their mean, its interval (none for one pair) and the test."""
+
+    differences: dict[int, float]
+    mean: float
+    interval: Interval | None
+    test: SignFlip
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Student's interval of a mean: mean +- t s / sqrt(n), with t the two-sided quantile of n - 1 degrees of freedom.
+
+    It holds for few values if they are normal, which few values cannot show.
+    ValueError for fewer than two values, one that is not finite, or a level outside (0, 1).
+    """
+    count = len(values)
+    if count < 2 or not np.isfinite(values).all():
+        raise ValueError(f"an interval of a mean needs two finite values or more; got {list(values)}")
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; allowed are numbers between 0 and 1, such as 0.95")
+    half = float(stdtrit(count - 1, (1 + level) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(count)
+    mean = math.fsum(values) / count
+    return Interval(mean - half, mean + half)
+
+
+def sign_flip(differences: Sequence[float]) -> SignFlip:
+    """Exact sign-flip (randomisation) test that paired differences are symmetric about 0 (Fisher 1935, section 21).
+
+    p is the share of all 2^n sign patterns whose |sum| is at least the one seen, ties included. The pattern seen and
+    its mirror image are among them, so p is never below 2^(1-n): 1/4 for 3 pairs, 1/16 for 5, 1/32 for 6.
+    ValueError for no difference, more than 24, or one that is not finite.
+    """
+    count = len(differences)
+    if not 1 <= count <= _MOST_PAIRS or not np.isfinite(differences).all():
+        raise ValueError(f"a sign-flip test takes 1 to {_MOST_PAIRS} finite differences; got {list(differences)}")
+    # Mirrored patterns have the same |sum|: keeping the first sign halves the work and changes no share.
+    sums = np.array(differences[:1], dtype=np.float64)
+    for difference in differences[1:]:
+        sums = np.concatenate([sums + difference, sums - difference])
+    # Sums that are equal in exact arithmetic differ by rounding here, and must still count as ties.
+    dust = 1e-12 * math.fsum(map(abs, differences))
+    share = np.mean(np.abs(sums) >= abs(math.fsum(differences)) - dust)
+    return SignFlip(float(share), 2.0 ** (1 - count))
+
+
+def paired(first: Mapping[int, float], second: Mapping[int, float], level: float = 0.95) -> Paired:
+    """Differences second - first of values by training seed, at the seeds that both have.
+
+    ValueError if they share no seed.
+    """
+    differences = {seed: second[seed] - first[seed] for seed in sorted(first.keys() & second.keys())}
+    if not differences:
+        raise ValueError(f"no seed is shared: one has {sorted(first)}, the other {sorted(second)}")
+    values = list(differences.values())
+    interval = t_interval(values, level) if len(values) > 1 else None
+    return Paired(differences, math.fsum(values) / len(values), interval, sign_flip(values))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Adjusted p values of a family, in the order given (Holm, Scand. J. Statist. 1979, step-down).
+
+    The i-th smallest of m is multiplied by m - i + 1, is not less than the one before it and not more than 1. Calling
+    those below a level differences errs anywhere in the family at most that often, however the tests depend.
+    ValueError for a p outside [0, 1].
+    """
+    if not all(0 <= p <= 1 for p in ps):
+        raise ValueError(f"p values lie between 0 and 1; got {list(ps)}")
+    adjusted, highest = [0.0] * len(ps), 0.0
+    for place, index in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        highest = max(highest, min(1.0, (len(ps) - place) * ps[index]))
+        adjusted[index] = highest
+    return adjusted

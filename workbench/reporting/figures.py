@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from workbench.evaluation.statistics import protocol
 from workbench.runs.store import Run
 
 STYLES: dict[str, dict[str, Any]] = {
@@ -33,24 +34,6 @@ METRICS = {
 }
 LOWER_IS_BETTER = ("fd-clf64", "kid-clf64")
 
-# Two scores are comparable only if all of these agree.
-PROTOCOL = (
-    "n_generated",
-    "n_reference",
-    "sampler",
-    "sampler_steps",
-    "last_step",
-    "shift",
-    "guidance_scale",
-    "guidance_low",
-    "guidance_high",
-    "guidance_channels",
-    "weights",
-    "sample_seed",
-    "detector_hash",
-    "reference",
-)
-
 LOOK = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -64,11 +47,6 @@ LOOK = {
     "lines.markersize": 5.5,
 }
 _GREY = "#666666"
-
-
-def protocol(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """How a score was measured; absent entries are None."""
-    return tuple(record.get(key) for key in PROTOCOL)
 
 
 def series(runs: Mapping[str, Run], metric: str) -> dict[str, list[dict[str, Any]]]:

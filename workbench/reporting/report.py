@@ -14,9 +14,10 @@ from jaxtyping import UInt8
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from workbench.config import Config
+from workbench.evaluation.statistics import PROTOCOL, protocol
 from workbench.files import write_atomically
 from workbench.reporting import figures
-from workbench.reporting.figures import LOWER_IS_BETTER, METRICS, PROTOCOL, protocol
+from workbench.reporting.figures import LOWER_IS_BETTER, METRICS
 from workbench.runs.store import Run
 
 LABELS = ("teacher", "plain", "guided")

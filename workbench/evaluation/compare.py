@@ -1,0 +1,300 @@
+"""Runs side by side: scores measured alike, paired by training seed, and what their differences support in words.
+
+Only what run folders hold is read; nothing is trained or generated.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from workbench.config import fingerprint, presets, refuse_unknown, to_dict
+from workbench.evaluation.statistics import PROTOCOL, Paired, holm, paired, protocol
+from workbench.runs.store import Run, find_teacher, open_run
+
+LEVEL = 0.05  # of Holm-adjusted p, for a difference to count as supported
+_LOWER_IS_BETTER = ("fd", "fid", "kid", "sfid")
+_HIGHER_IS_BETTER = ("class-agreement", "coverage", "density", "is", "precision", "probe", "recall")
+# No name of a group says these.
+_UNNAMED = ("seed", "teacher", "log_every", "checkpoint_every", "keep", "milestone_every", "sharding")
+
+Records = dict[tuple[str, int, str, int], list[dict[str, Any]]]  # by group, seed, column and step, as appended
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one configuration by training seed."""
+
+    label: str
+    runs: dict[int, Run]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One score of a group beside the baseline's at the same step, by training seed.
+
+    ``first`` are the baseline's values, ``second`` the other's; ``unequal`` says which were measured otherwise.
+    ``adjusted`` is Holm's p over the ``family`` rows that can be tested: two pairs or more, measured alike; else None.
+    """
+
+    metric: str
+    step: int
+    baseline: str
+    other: str
+    first: dict[int, float]
+    second: dict[int, float]
+    paired: Paired
+    unequal: tuple[str, ...] = ()
+    adjusted: float | None = None
+    family: int = 0
+
+    @property
+    def agreeing(self) -> int:
+        """Seeds whose difference has the sign of the mean."""
+        return sum(d * self.paired.mean > 0 for d in self.paired.differences.values())
+
+    @property
+    def verdict(self) -> str:
+        """What the data support: "unequal", "one seed", "equal", "supported", "consistent" (seeds agree) or "open"."""
+        if self.unequal:
+            return "unequal"
+        if self.adjusted is None:
+            return "one seed"
+        if not any(self.paired.differences.values()):
+            return "equal"
+        if self.adjusted <= LEVEL:
+            return "supported"
+        return "consistent" if self.agreeing == len(self.first) else "open"
+
+    @property
+    def sentence(self) -> str:
+        """The row in words."""
+        tested = [] if self.adjusted is None else [_test(self)]
+        return " ".join([_difference(self), *tested, _VERDICTS[self.verdict](self)])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows against the first group; how each metric was measured; and what was left out or limits the reading."""
+
+    groups: tuple[Group, ...]
+    rows: tuple[Row, ...]
+    how: dict[str, dict[str, Any]]
+    notes: tuple[str, ...]
+
+
+def compare(
+    runs: Sequence[Run], *, metrics: Sequence[str] = (), step: int | None = None, force: bool = False
+) -> Comparison:
+    """Scores of runs by configuration, paired by training seed, against the configuration of the first run.
+
+    Runs that differ in nothing but ``training.seed``, name, and their teacher's seed and place are one group. Without
+    ``step``, each row takes the step at which most seeds can be paired, the last of several. ``metrics`` are names of
+    results, by default all that belong to no layer; of the others every layer and time is a row. Each metric is taken
+    by the protocol that most of its numbers have; of two records measured alike the later counts.
+    ValueError for fewer than two groups, a seed given twice, a metric nobody has, no pair at all, and, unless
+    ``force``, for numbers of one metric that were not measured alike; with it they are marked.
+    """
+    groups = group(runs)
+    if len(groups) < 2:
+        raise ValueError(f"a comparison needs two configurations or more; got {_listed(g.label for g in groups)}")
+    records = _records(groups)
+    rows, how, alone = [], {}, {}
+    for column in _columns(records, metrics):
+        steps = {other.label: _step(records, column, groups[0], other, step) for other in groups[1:]}
+        found, measured = _rows(records, column, groups, steps, force)
+        rows, how = [*rows, *found], {**how, column: measured} if found else how
+        for other in groups[1:]:
+            pairs = _seeds(records, column, groups[0], other, steps[other.label])
+            if missing := {*groups[0].runs, *other.runs} - {*pairs}:
+                alone.setdefault((other.label, tuple(sorted(missing))), []).append(column)
+    notes = [
+        f"{label} and {groups[0].label} have no pair of seed {_listed(seeds)} in {_listed(columns)}"
+        for (label, seeds), columns in alone.items()
+    ]
+    if not rows:
+        raise ValueError("; ".join(notes) or "the runs hold no scores: run `workbench evaluate` on each")
+    return Comparison(tuple(groups), tuple(_adjusted(rows)), how, (*teacher_notes(groups), *notes))
+
+
+def group(runs: Sequence[Run]) -> list[Group]:
+    """Runs by configuration, each by training seed; configurations in the order given.
+
+    ValueError for two runs of one configuration and seed.
+    """
+    found: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        by_seed, seed = found.setdefault(_configuration(run), {}), run.config.training.seed
+        if seed in by_seed:
+            raise ValueError(f"{by_seed[seed].name} and {run.name} are one configuration with seed {seed}; give one")
+        by_seed[seed] = run
+    labels = _labels([next(iter(by_seed.values())) for by_seed in found.values()])
+    return [Group(label, dict(sorted(found[key].items()))) for label, key in zip(labels, found, strict=True)]
+
+
+def teacher_notes(groups: Sequence[Group]) -> list[str]:
+    """Sentences on teachers that are not found, and on one that all seeds of a group share."""
+    notes = []
+    for one in groups:
+        teachers = {run.name: _teacher(run) for run in one.runs.values() if run.config.objective.options.get("teacher")}
+        gone = [name for name, teacher in teachers.items() if teacher is None]
+        notes += [f"the teacher of {name} is not found, so nothing about it was compared" for name in gone]
+        if len(teachers) > 1 and not gone and len({teacher.fingerprint for teacher in teachers.values()}) == 1:
+            notes.append(f"all seeds of {one.label} share one teacher, whose own seed is left out of the spread")
+    return notes
+
+
+def _configuration(run: Run) -> str:
+    """A mark that runs share which differ only in training seed, name, and their teacher's seed and place."""
+    config, teacher = run.config, _teacher(run)
+    mark = None
+    if teacher is not None:
+        step = config.objective.options.get("teacher_step")
+        mark = f"{_configuration(teacher)}@{teacher.config.training.steps if step is None else step}"
+    # Published weights of equal architecture are told apart by the file they came from.
+    origin = run.provenance.get("origin", {}).get("sha256", "")
+    return fingerprint(replace(config, training=replace(config.training, seed=0)), mark) + origin
+
+
+def _teacher(run: Run) -> Run | None:
+    """The run that taught ``run``, also if both were moved together; None if it had none or it is not found."""
+    reference, root = run.config.objective.options.get("teacher"), run.folder.parent
+    if reference is None:
+        return None
+    try:
+        return find_teacher(run.config, root)
+    except ValueError:
+        beside = root / Path(reference).name
+        known = reference not in presets() and (beside / "provenance.json").is_file()
+        return open_run(beside, root) if known else None
+
+
+def _labels(firsts: Sequence[Run]) -> list[str]:
+    """A name for each group; those of one name also say the options in which they differ, else their fingerprint."""
+    options = [(run.config.name, dict(_options(run))) for run in firsts]
+    labels = []
+    for name, own in options:
+        rivals = [other for other_name, other in options if other_name == name]
+        unlike = [f"{key}={value}" for key, value in own.items() if any(r.get(key) != value for r in rivals)]
+        labels.append(f"{name} ({_listed(unlike)})" if unlike else name)
+    pairs = zip(labels, firsts, strict=True)
+    return [label if labels.count(label) == 1 else f"{label} {run.fingerprint[:8]}" for label, run in pairs]
+
+
+def _options(run: Run) -> Iterator[tuple[str, Any]]:
+    for section, values in to_dict(run.config).items():
+        if section not in ("name", "recipe", "sampling"):
+            yield from ((f"{section}.{key}", value) for key, value in values.items() if key not in _UNNAMED)
+
+
+def _column(record: Mapping[str, Any]) -> str:
+    return record["metric"] + (f" of layer {record['layer']} at t = {record['t']:g}" if "layer" in record else "")
+
+
+def _records(groups: Sequence[Group]) -> Records:
+    records: Records = {}
+    for one in groups:
+        for seed, run in one.runs.items():
+            for record in run.results:
+                records.setdefault((one.label, seed, _column(record), record["step"]), []).append(record)
+    return records
+
+
+def _columns(records: Records, metrics: Sequence[str]) -> list[str]:
+    known = {column: found[0] for (_, _, column, _), found in records.items()}
+    for metric in metrics:
+        refuse_unknown("metric", metric, dict.fromkeys(record["metric"] for record in known.values()))
+    return [c for c, record in known.items() if (record["metric"] in metrics if metrics else "layer" not in record)]
+
+
+def _seeds(records: Records, column: str, first: Group, second: Group, step: int | None) -> list[int]:
+    both = first.runs.keys() & second.runs.keys()
+    return sorted(s for s in both if all((one.label, s, column, step) in records for one in (first, second)))
+
+
+def _step(records: Records, column: str, first: Group, second: Group, step: int | None) -> int | None:
+    steps = {key[3] for key in records if key[2] == column} if step is None else {step}
+    counts = {s: len(_seeds(records, column, first, second, s)) for s in steps}
+    return max((s for s in counts if counts[s]), key=lambda s: (counts[s], s), default=None)
+
+
+def _rows(
+    records: Records, column: str, groups: Sequence[Group], steps: Mapping[str, int | None], force: bool
+) -> tuple[list[Row], dict[str, Any]]:
+    """The rows of one column, all by the protocol that most of its numbers have, and that protocol."""
+    baseline, pairs = groups[0], [(other, steps[other.label]) for other in groups[1:] if steps[other.label] is not None]
+    entries = {
+        (one.label, seed, step): one.runs[seed]
+        for other, step in pairs
+        for seed in _seeds(records, column, baseline, other, step)
+        for one in (baseline, other)
+    }
+    if not entries:
+        return [], {}
+    found = {(label, seed, step): records[label, seed, column, step] for label, seed, step in entries}
+    counts = Counter(p for ways in found.values() for p in dict.fromkeys(map(protocol, ways)))
+    # Of ties the one of more generated images, then the first.
+    chosen = max(counts, key=lambda p: (counts[p], p[0] or 0))
+    taken = {e: ([r for r in ways if protocol(r) == chosen] or ways)[-1] for e, ways in found.items()}
+    unequal = {e: f"{entries[e].name}: {_unlike(r, chosen)}" for e, r in taken.items() if protocol(r) != chosen}
+    if unequal and not force:
+        raise ValueError(f"{column} was not measured alike; {'; '.join(unequal.values())}")
+    rows = []
+    for other, step in pairs:
+        seeds = _seeds(records, column, baseline, other, step)
+        first, second = ({s: taken[g.label, s, step]["value"] for s in seeds} for g in (baseline, other))
+        marks = tuple(unequal[e] for g in (baseline, other) for s in seeds if (e := (g.label, s, step)) in unequal)
+        rows.append(Row(column, step, baseline.label, other.label, first, second, paired(first, second), unequal=marks))
+    return rows, {key: value for key, value in zip(PROTOCOL, chosen, strict=True) if value is not None}
+
+
+def _listed(names: Iterable[Any]) -> str:
+    return ", ".join(map(str, names)) or "none"
+
+
+def _unlike(record: Mapping[str, Any], chosen: tuple[Any, ...]) -> str:
+    pairs = zip(PROTOCOL, protocol(record), chosen, strict=True)
+    return ", ".join(f"{key} is {own}, not {usual}" for key, own, usual in pairs if own != usual)
+
+
+def _adjusted(rows: Sequence[Row]) -> list[Row]:
+    tested = [index for index, row in enumerate(rows) if len(row.first) > 1 and not row.unequal]
+    adjusted = dict(zip(tested, holm([rows[i].paired.test.p for i in tested]), strict=True))
+    return [replace(row, adjusted=adjusted.get(i), family=len(tested)) for i, row in enumerate(rows)]
+
+
+def _difference(row: Row) -> str:
+    mean, interval, count = row.paired.mean, row.paired.interval, len(row.first)
+    lead = f"{row.metric} at step {row.step:,}: {row.other}"
+    if not mean:
+        return f"{lead} and {row.baseline} have equal means."
+    word = "lower" if mean < 0 else "higher"
+    # "fd-clf64" is Frechet's distance by whichever detector; "probe of layer 6" a probe.
+    names = {row.metric, row.metric.partition("-")[0], row.metric.partition(" ")[0]}
+    for direction, metrics in (("lower", _LOWER_IS_BETTER), ("higher", _HIGHER_IS_BETTER)):
+        if names.intersection(metrics):
+            word += f" ({'better' if word == direction else 'worse'})"
+    lead = f"{lead} is {word} than {row.baseline} by {abs(mean):.3g}"
+    if interval is None:
+        return f"{lead} with seed {next(iter(row.first))}."
+    share = f"all {count}" if row.agreeing == count else f"{row.agreeing} of {count}"
+    zero = "includes" if interval.low <= 0 <= interval.high else "excludes"
+    spread = f"95 % t interval {interval.low:.3g} to {interval.high:.3g}, which {zero} 0"
+    return f"{lead} on average, in {share} seeds ({spread})."
+
+
+def _test(row: Row) -> str:
+    test, count = row.paired.test, len(row.first)
+    holms = f", by Holm over {row.family} rows {row.adjusted:.2g}" if row.family > 1 else ""
+    return f"Sign-flip p = {test.p:.2g}{holms}; with {count} seeds no such test can be below p = {test.least:.2g}."
+
+
+_VERDICTS = {
+    "unequal": lambda row: f"Not measured alike ({'; '.join(row.unequal)}), so it supports nothing.",
+    "one seed": lambda row: "One pair has neither interval nor test, so it supports nothing about other seeds.",
+    "equal": lambda row: "No seed differs.",
+    "supported": lambda row: "The data support this difference.",
+    "consistent": lambda row: "The seeds agree, but are too few for the test to tell that from chance.",
+    "open": lambda row: "The data do not support a difference.",
+}

@@ -1,0 +1,232 @@
+"""How alike two representations are, and the shape of one: kernels, neighbours, ranks, token grids, attention."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from einops import reduce
+from jaxtyping import Bool, Float, Float64, Integer
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from workbench.diffusion.tokens import to_map
+from workbench.evaluation.frechet import finite_rows
+from workbench.evaluation.separability import unit_rows
+
+_BLOCK = 1000  # rows of a Gram matrix held at once
+_IMAGES = 50  # images whose tokens fit into a cache
+
+
+@dataclass(frozen=True)
+class Cknna:
+    """CKNNA beside what it is when the rows of one set are shuffled: it depends on `count` and `neighbours`.
+
+    `null_mean` and `null_high` (95 % quantile) are of `permutations` shuffles; `p` is the share of shuffles, the true
+    order counted as one, that are at least as high.
+    """
+
+    value: float
+    null_mean: float
+    null_high: float
+    p: float
+    neighbours: int
+    count: int
+    permutations: int
+
+    @property
+    def calibrated(self) -> float:
+        """(value - null_high) / (1 - null_high), at least 0 (Groger et al. 2026): 0 is chance, 1 is identity."""
+        return max(0.0, (self.value - self.null_high) / (1 - self.null_high))
+
+
+def unbiased_hsic(first: Float64[np.ndarray, "n n"], second: Float64[np.ndarray, "n n"]) -> float:
+    """Unbiased HSIC of two symmetric Gram matrices (Song et al. 2012, Eq. 5); their diagonals play no part.
+
+    Zero in expectation for independent sets, so it can be negative. ValueError for fewer than four rows.
+    """
+    n = len(first)
+    if n < 4:
+        raise ValueError(f"got {n} rows; the unbiased HSIC needs at least 4")
+    products = np.vdot(first, second) - np.diagonal(first) @ np.diagonal(second)
+    return _hsic(n, products, *(gram.sum(axis=1) - np.diagonal(gram) for gram in (first, second)))
+
+
+def linear_cka(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> float:
+    """Linear CKA (Kornblith et al. 2019) of matching rows, with the unbiased HSIC: about 0 for independent sets.
+
+    Not changed by rotation, shift or a common scale of either set; 1 for equal sets. ValueError if a row is not finite,
+    there are fewer than four rows, or a set is constant.
+    """
+    grams = []
+    for features in (x, y):
+        rows = finite_rows(features)
+        # The estimator ignores a shift, but in floating point a large mean would swallow the differences.
+        centred = rows - rows.mean(axis=0)
+        with threadpool_limits(1):
+            grams.append(centred @ centred.T)
+    first, second = (unbiased_hsic(gram, gram) for gram in grams)
+    for self_term, gram in zip((first, second), grams, strict=True):
+        if self_term <= 1e-12 * np.square(gram).mean():
+            raise ValueError("one of the sets does not vary between its rows; CKA is undefined")
+    return unbiased_hsic(*grams) / math.sqrt(first * second)
+
+
+def cknna(
+    x: Float[Tensor, "n d"],
+    y: Float[Tensor, "n e"],
+    *,
+    neighbours: int = 10,
+    permutations: int = 100,
+    seed: int,
+) -> Cknna:
+    """CKNNA (Huh et al. 2024, in the form of the released code) of matching rows, with its permutation null.
+
+    On cosines, uncentred: HSIC of the two Gram matrices where both sets see a neighbour, over the root of both self
+    terms (each on its own neighbours) plus 1e-6. "j is among the neighbours of i" is not symmetric, and the released
+    code multiplies by a transpose, so its first sum counts mutual neighbours only; so does this one. The null
+    shuffles the rows of y by np.random.default_rng(seed). Holds two n x n tables of booleans. ValueError if a row is
+    zero or not finite, neighbours lie outside 2 .. n - 1, n < 4, permutations < 1, or a self term is not positive.
+    """
+    first, second = unit_rows(finite_rows(x)), unit_rows(finite_rows(y))
+    n = len(first)
+    if n < 4 or not 2 <= neighbours < n or permutations < 1:
+        raise ValueError(
+            f"got {n} rows, {neighbours} neighbours and {permutations} permutations; "
+            f"allowed are at least 4 rows, 2 to {n - 1} neighbours and at least 1 permutation"
+        )
+    here, there, same = _neighbourhood(first, neighbours), _neighbourhood(second, neighbours), np.arange(n)
+    squared = _local_hsic(here, here, same) * _local_hsic(there, there, same)
+    if squared <= 0:
+        raise ValueError(f"CKNNA is undefined here: a self term is not positive ({neighbours} neighbours of {n} rows)")
+    generator = np.random.default_rng(seed)
+    orders = (same, *(generator.permutation(n) for _ in range(permutations)))
+    hsic = np.array([_local_hsic(here, there, order) for order in orders])
+    value, *null = hsic / (math.sqrt(squared) + 1e-6)
+    p = (1 + sum(one >= value for one in null)) / (1 + permutations)
+    high = float(np.quantile(null, 0.95))
+    return Cknna(float(value), float(np.mean(null)), high, float(p), neighbours, n, permutations)
+
+
+def rank_me(features: Float[Tensor, "n d"], *, centred: bool = False) -> float:
+    """exp of the entropy of the singular values over their sum, plus 1e-7 each (RankMe, Garrido et al. 2023).
+
+    Published uncentred; `centred` takes the mean row away first. At most min(n, d): compare at equal n, at one layer
+    and time. `frechet.effective_rank` is that of the variances instead. ValueError if a row is not finite or all are
+    zero.
+    """
+    rows = finite_rows(features)
+    with threadpool_limits(1):
+        values = np.linalg.svd(rows - rows.mean(axis=0) if centred else rows, compute_uv=False)
+    if not values.any():
+        raise ValueError("all features are zero; there is no rank")
+    shares = values / values.sum() + 1e-7
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def local_distant_similarity(tokens: Float[Tensor, "n m d"]) -> Float64[Tensor, " n"]:
+    """LDS of each image (Singh et al. 2025): mean cosine of near pairs of tokens less that of distant pairs.
+
+    On the square grid of side s a pair is near when its Manhattan distance is 1 .. below s/2, distant from s/2 on.
+    0 for a constant map. ValueError if m is not the square of 3 or more, or a token is zero or not finite.
+    """
+    side = to_map(tokens).shape[-1]
+    if side < 3:
+        raise ValueError(f"a grid of {side} x {side} tokens has no near pairs; it needs 3 x 3 or more")
+    places = np.stack(np.divmod(np.arange(side * side), side))
+    distance = np.abs(places[:, :, None] - places[:, None, :]).sum(axis=0)
+    far = distance >= side / 2
+    near = ~far & (distance > 0)
+    weights = near / near.sum() - far / far.sum()
+    lengths = torch.linalg.vector_norm(tokens.detach().cpu(), dim=2, dtype=torch.float64)
+    broken = (~lengths.isfinite() | (lengths == 0)).nonzero().tolist()
+    if broken:
+        raise ValueError(
+            f"token {broken[0][1]} of image {broken[0][0]} is zero or not finite; a cosine needs a direction"
+        )
+    found = []
+    for part, of_part in zip(tokens.detach().cpu().split(_IMAGES), lengths.split(_IMAGES), strict=True):
+        unit = part / of_part[:, :, None]
+        # The cosines themselves are never kept: sum_ij w_ij u_i . u_j = sum_i u_i . (w u)_i.
+        found.append(reduce(unit * (torch.from_numpy(weights) @ unit), "b m d -> b", "sum"))
+    return torch.cat(found)
+
+
+def alignment(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> float:
+    """Mean squared distance of positive pairs on the unit sphere (Wang and Isola 2020, alpha = 2).
+
+    Row i of both sets is one image with two draws of the noise. 0 when they agree, 4 when opposite. ValueError if a row
+    is zero or not finite.
+    """
+    return float(np.square(unit_rows(finite_rows(x)) - unit_rows(finite_rows(y))).sum(axis=1).mean())
+
+
+def uniformity(features: Float[Tensor, "n d"]) -> float:
+    """log of the mean of exp(-2 |u - v|^2) over the pairs of rows on the unit sphere (Wang and Isola 2020, t = 2).
+
+    0 when all rows agree; the lower, the more evenly they spread. ValueError if a row is zero or not finite.
+    """
+    unit = unit_rows(finite_rows(features))
+    n, total = len(unit), 0.0
+    for start in range(0, n, _BLOCK):
+        # |u - v|^2 = 2 - 2 u . v
+        total += np.exp(4 * (unit[start : start + _BLOCK] @ unit.T) - 4).sum()
+    return float(np.log((total - n) / (n * (n - 1))))
+
+
+def attention_entropy(weights: Float[Tensor, "b heads q m"]) -> Float[Tensor, " heads"]:
+    """Entropy of each head's attention over m keys, mean over images and queries, divided by log m: 0..1.
+
+    1 is uniform attention, 0 looks at one token. ValueError if m < 2, a weight is negative or a row of weights does
+    not add up to 1 within 1e-3.
+    """
+    keys = weights.shape[-1]
+    if keys < 2:
+        raise ValueError("attention over 1 token has no entropy; it needs at least 2")
+    weights = weights.double()
+    sums = weights.sum(dim=-1)
+    if not ((sums - 1).abs() <= 1e-3).all() or (weights < 0).any():
+        raise ValueError(
+            f"rows of attention add up to {sums.min():.4g} .. {sums.max():.4g} and are at least {weights.min():.4g}; "
+            "allowed are rows that add up to 1, of weights that are not negative"
+        )
+    return reduce(torch.special.entr(weights), "b heads q m -> heads", "sum") / (sums[:, 0].numel() * math.log(keys))
+
+
+def _hsic(n: int, products: float, columns: Float64[np.ndarray, " n"], rows: Float64[np.ndarray, " n"]) -> float:
+    """Song et al. 2012, Eq. 5, from tr(K L), the column sums of K and the row sums of L, diagonals left out."""
+    rest = columns.sum() * rows.sum() / ((n - 1) * (n - 2)) - 2 * (columns @ rows) / (n - 2)
+    return float((products + rest) / (n * (n - 3)))
+
+
+@dataclass(frozen=True)
+class _Neighbourhood:
+    """Unit rows, the closest others of each row, and the same as a table: is j among the closest of i."""
+
+    unit: Float64[np.ndarray, "n d"]
+    closest: Integer[np.ndarray, "n k"]
+    table: Bool[np.ndarray, "n n"]
+
+
+def _neighbourhood(unit: Float64[np.ndarray, "n d"], count: int) -> _Neighbourhood:
+    closest = np.empty((len(unit), count), np.int64)
+    for start in range(0, len(unit), _BLOCK):
+        cosines = unit[start : start + _BLOCK] @ unit.T
+        places = np.arange(len(cosines))
+        cosines[places, start + places] = -np.inf
+        closest[start : start + _BLOCK] = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
+    table = np.zeros((len(unit), len(unit)), bool)
+    np.put_along_axis(table, closest, True, axis=1)
+    return _Neighbourhood(unit, closest, table)
+
+
+def _local_hsic(here: _Neighbourhood, there: _Neighbourhood, order: Integer[np.ndarray, " n"]) -> float:
+    """HSIC of the two Gram matrices where both have a neighbour; the rows of `there` are taken in `order`."""
+    n, count = here.closest.shape
+    rows, columns = np.repeat(np.arange(n), count), here.closest.ravel()
+    both = there.table[order[rows], order[columns]]
+    rows, columns = rows[both], columns[both]
+    mutual = here.table[columns, rows] & there.table[order[columns], order[rows]]
+    first = (here.unit[rows] * here.unit[columns]).sum(axis=1)
+    second = (there.unit[order[rows]] * there.unit[order[columns]]).sum(axis=1)
+    return _hsic(n, first[mutual] @ second[mutual], np.bincount(columns, first, n), np.bincount(rows, second, n))
