@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from workbench.backbones.base import check_labels
 from workbench.backbones.layers import (
     Linear,
     PatchEmbed,
@@ -161,15 +160,3 @@ def test_a_model_built_on_meta_initialises_and_loads():
         assert not model.pos_embed.requires_grad
         for name, value in plain.state_dict().items():
             assert torch.equal(model.state_dict()[name], value), name
-
-
-@pytest.mark.parametrize("labels", [[0, 5, 3], [], [5]])
-def test_real_and_null_labels_pass(labels):
-    check_labels(torch.tensor(labels, dtype=torch.int64), classes=5)
-
-
-@pytest.mark.parametrize("labels", [[0, 6], [-1, 2]])
-def test_labels_outside_the_table_are_refused(labels):
-    message = f"labels run from {labels[0]} to {labels[1]}; allowed are 0..4, and 5 for the null label"
-    with pytest.raises(ValueError, match=message):
-        check_labels(torch.tensor(labels), classes=5)

@@ -112,7 +112,7 @@ def test_a_process_that_was_killed_is_told(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        ("label", r"has labels 0 to 10 for 10 classes"),
+        ("label", r"has labels 0 to 10; its 10 classes allow 0 to 9"),
         ("order", "the labels in .* are not those of the images"),
         ("bytes", "does not have the SHA-256"),
         ("content", r"holds 60 images of 00000000, not 60 of"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from workbench.config import load_config
+from workbench.data import latents as latents_module
 from workbench.data import shards
 from workbench.data.codecs import load_codec, sample_posterior
 from workbench.data.images import load_images, to_float
@@ -127,3 +128,13 @@ def test_latents_of_another_codec_are_refused_for_a_run(tmp_path):
         load_run_codec(recorded(**other))
     with pytest.raises(ValueError, match="the teacher .* was trained on other latents"):
         load_teacher(student, latents, tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [-1, 10])
+def test_labels_outside_the_classes_are_refused(tmp_path, monkeypatch, wrong):
+    images = load_images(CONFIG.data, "train")
+    labels = images.labels.copy()
+    labels[3] = wrong
+    monkeypatch.setattr(latents_module, "load_images", lambda *_: replace(images, labels=labels))
+    with pytest.raises(ValueError, match=r"has labels .* allow 0 to 9"):
+        open_latents(CONFIG, "train", tmp_path)

@@ -42,19 +42,6 @@ class Tapped:
     features: dict[int, Float[Tensor, "b n d"]]
 
 
-def check_labels(y: Int[Tensor, "*shape"], classes: int) -> None:
-    """Refuse labels that the label table lacks; allowed are 0 .. classes - 1 and the null label, `classes`.
-
-    For use where labels enter, not at every step: it reads them back, which stalls an accelerator. Raises
-    ValueError with the range that came.
-    """
-    if y.numel() and (y.min() < 0 or y.max() > classes):
-        raise ValueError(
-            f"labels run from {int(y.min())} to {int(y.max())}; "
-            f"allowed are 0..{classes - 1}, and {classes} for the null label"
-        )
-
-
 class TransformerBackbone(nn.Module):
     """The trunk of the diffusion transformers; a subclass names its `sizes`, sets `blocks` and `final_layer`.
 

@@ -165,7 +165,6 @@ def _check(latents: Latents, source: Source) -> None:
     wanted = (len(source.labels), source.described["content"])
     if (rows, index["content"]) != wanted or len(latents) != rows:
         raise ValueError(f"{folder} holds {rows} images of {index['content'][:8]}, not {wanted[0]} of {wanted[1][:8]}")
-    if labels.min() < 0 or labels.max() >= len(latents.classes):
-        raise ValueError(f"{folder} has labels {labels.min()} to {labels.max()} for {len(latents.classes)} classes")
+    latents.check_labels()
     if not np.array_equal(labels, source.labels):
         raise ValueError(f"the labels in {folder} are not those of the images")

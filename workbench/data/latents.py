@@ -59,6 +59,15 @@ class Latents:
     def labels(self) -> Int[np.ndarray, "n"]:
         return self.shards.column("labels")
 
+    def check_labels(self) -> None:
+        """ValueError unless every label is one of the classes; the number after the last is the null label."""
+        labels, classes = self.labels, len(self.classes)
+        if labels.min() < 0 or labels.max() >= classes:
+            raise ValueError(
+                f"{self.shards.folder} has labels {labels.min()} to {labels.max()}; its {classes} classes allow "
+                f"0 to {classes - 1}"
+            )
+
     def moments(
         self, indices: Integer[np.ndarray, "b"], flipped: Bool[np.ndarray, "b"] | None = None
     ) -> Float[Tensor, "b c2 h w"]:
@@ -103,7 +112,9 @@ def open_latents(config: Config, split: str, root: Path, progress: Callable[[int
     with turn_to_write(folder) as wanted:
         if wanted:
             write_latents(config, split, folder, progress=progress)
-    return Latents(open_shards(folder))
+    latents = Latents(open_shards(folder))
+    latents.check_labels()
+    return latents
 
 
 @contextmanager
