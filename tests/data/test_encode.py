@@ -135,7 +135,8 @@ def test_finished_latents_are_checked(tmp_path, damage, said, monkeypatch):
         save_file(columns, file)
         index["shards"][0] |= {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "bytes": file.stat().st_size}
         (folder / "index.json").write_text(json.dumps(index))
-    open_latents(DIGITS, "train", tmp_path)
+    if damage != "label":  # opening looks at sizes and labels only
+        open_latents(DIGITS, "train", tmp_path)
     with pytest.raises(ValueError, match=said):
         encode(DIGITS, "train", tmp_path)
 
