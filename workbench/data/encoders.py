@@ -105,7 +105,7 @@ def _effnet_lite0() -> Encoder:
 def _dinov2(name: str) -> Encoder:
     """DINOv2 (Oquab et al. 2024): patch tokens after the last norm, without the class token.
 
-    Position embeddings are resampled (bicubic, antialiased) from 37 x 37 to the token grid by timm's helper, which is
+    Position embeddings are resampled (bicubic, antialiased) from 37 x 37 to the token grid by timm's function, which is
     also what REPA calls.
     """
     model = f"vit_{_DINOV2[name]}_patch14_dinov2"
