@@ -1,10 +1,14 @@
 """Launch commands: what is printed starts what was asked for."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
+from workbench.runs.store import find_runs
 from workbench.training.launch import launch_commands
 
 
@@ -38,3 +42,29 @@ def test_the_printed_line_trains_with_as_many_processes(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("finished at step 2") == 1  # only the first process speaks
+
+
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_processes_that_are_told_to_stop_save_first(tmp_path, asked):
+    small = ["data.name=digits", "data.source=auto", "data.limit=16", "codec.name=identity", "backbone.patch=16"]
+    small += ["training.steps=100000", "training.batch=4", "training.log_every=1", "training.checkpoint_every=100000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "workbench", "train", "demo/plain", *small, "--processes=2"],
+        env={**os.environ, "WORKBENCH_RUNS": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline and not any(run.metrics for run in find_runs(tmp_path)):
+            time.sleep(0.1)
+        # A terminal sends Ctrl-C to the whole group, a batch system its signal to the launcher alone.
+        os.killpg(process.pid, asked) if asked == signal.SIGINT else process.send_signal(asked)
+        process.wait(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    (run,) = find_runs(tmp_path)
+    assert run.status["state"] == "stopped"
+    assert run.checkpoints[-1].step == run.status["step"] > 0
