@@ -51,7 +51,9 @@ def generate(
     if file.is_file():
         with np.load(file) as arrays:
             images, labels = torch.from_numpy(arrays["arr_0"]), torch.from_numpy(arrays["labels"])
-        return Samples(images.permute(0, 3, 1, 2).contiguous(), labels)
+        # With one channel a permuted tensor counts as contiguous in either order, and its strides would choose another
+        # convolution, with other rounding, than those of the images as they were generated.
+        return Samples(images.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format), labels)
     samples = _generate(run, step, settings, progress)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, arr_0=samples.images.permute(0, 2, 3, 1).numpy(), labels=samples.labels.numpy())

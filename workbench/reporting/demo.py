@@ -21,7 +21,7 @@ from workbench.runs.store import Run, prepare_run
 from workbench.training.loop import fit
 
 ROLES = ("teacher", "plain", "guided")
-PROBE_TIME, PROBE_IMAGES, LAYERS = 0.3, 1500, range(1, 13)
+PROBE_TIME, PROBE_IMAGES, LAYERS = 0.7, 1500, range(13)  # the time of the paper's Fig. 9; layer 0 is the floor
 MAP_TIME, MAP_IMAGES, MAP_SCALES = 0.4, 6, (1.0, 5.0, 10.0, 30.0)
 
 
