@@ -15,8 +15,9 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from workbench.config import load_config, to_yaml
-from workbench.data.encode import _device, encode
+from workbench.data.encode import encode
 from workbench.data.latents import open_latents
+from workbench.data.workers import device_of
 
 COUNT = 400
 DIGITS = load_config("demo/plain", ["data.name=digits", "data.limit=60", "codec.name=identity"])
@@ -98,9 +99,9 @@ def test_errors_of_a_process_reach_the_caller(tmp_path):
 
 def test_processes_share_the_gpus_in_turn(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
-    assert [_device(number) for number in range(5)] == ["cuda:0", "cuda:1", "cuda:2", "cuda:0", "cuda:1"]
+    assert [device_of(number) for number in range(5)] == ["cuda:0", "cuda:1", "cuda:2", "cuda:0", "cuda:1"]
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert _device(4) == "cpu"
+    assert device_of(4) == "cpu"
 
 
 def test_a_process_that_was_killed_is_told(tmp_path, monkeypatch):

@@ -1,168 +1,135 @@
-import hashlib
-import json
+"""What every detector keeps; those whose weights lie in packages are asked here, the others in test_networks."""
 
-import numpy as np
+from dataclasses import replace
+
 import pytest
 import torch
-from einops import repeat
-from sklearn.datasets import load_digits
 
-from workbench.evaluation.detectors import (
-    Classifier64,
-    ClassifierDetector,
-    Detector,
-    _shifted,
-    load_clf64,
-    save_clf64,
-    train_clf64,
-)
+from workbench.evaluation import detectors
+from workbench.evaluation.detectors import DETECTORS, Detected, Detector, joined, load_detector, metric_name
 
-
-def digits():
-    """8 x 8 digits, each pixel three times as wide, on a border of four."""
-    data = load_digits()
-    images = torch.from_numpy(np.rint(data.images * 255 / 16)).to(torch.uint8)
-    images = repeat(images, "b h w -> b 1 (h i) (w j)", i=3, j=3)
-    return torch.nn.functional.pad(images, (4, 4, 4, 4)), torch.from_numpy(data.target)
+HERE = ("clf64", "effnet-lite0", "randomconv", "pixels-pca64")
+WIDTHS = {"clf64": 64, "effnet-lite0": 1280, "randomconv": 64, "pixels-pca64": 1024}
+REDUCTIONS = {"clf64": None, "effnet-lite0": 64, "randomconv": None, "pixels-pca64": 64}
 
 
 @pytest.fixture(scope="module")
-def trained():
-    images, labels = digits()
-    return list(train_clf64(images[:800], labels[:800], images[800:], labels[800:], classes=10, epochs=5, batch=32))
+def loaded():
+    return {name: load_detector(name) for name in HERE}
 
 
-@pytest.fixture
-def folder(trained, tmp_path):
-    save_clf64(trained[-1]["model"], tmp_path / "clf", trained[-1]["record"])
-    return tmp_path / "clf"
+def pictures(count: int, channels: int = 1, size: int = 32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (count, channels, size, size), generator=generator, dtype=torch.uint8)
 
 
-def test_training_learns_digits_and_reports_each_epoch(trained):
-    assert [record["epoch"] for record in trained] == [1, 2, 3, 4, 5]
-    assert all(record["epochs"] == 5 for record in trained)
-    assert trained[-1]["loss"] < trained[0]["loss"] / 3
-    assert trained[-1]["test_accuracy"] > 0.9
-    assert "model" not in trained[0]
+@pytest.mark.parametrize("name", HERE)
+def test_a_detector_describes_itself_and_what_it_sees(loaded, name):
+    detector = loaded[name]
+    found = detector(pictures(3))
+    assert isinstance(detector, Detector) and detector.name == name
+    assert len(detector.hash) == 64 and int(detector.hash, 16)
+    assert detector.resize and detector.reduction == REDUCTIONS[name]
+    assert found.features.shape == (3, WIDTHS[name]) and detector.dimensions in (WIDTHS[name], None)
+    assert found.features.dtype == torch.float32 and not found.features.requires_grad
+    assert detector.encoder == ("effnet-lite0" if name == "effnet-lite0" else None)
+    assert (found.spatial is None) == (name == "pixels-pca64")
+    assert (found.logits is None) == (detector.classes is None) == (name != "clf64")
 
 
-def test_saved_and_loaded_classifier_gives_the_same_features(trained, folder):
-    images, labels = digits()
-    detector = load_clf64(folder)
-    before = ClassifierDetector(trained[-1]["model"], "", trained[-1]["record"])(images)
-    after = detector(images)
-    assert torch.equal(before.features, after.features)
-    assert torch.equal(before.logits, after.logits)
-    accuracy = (after.logits[800:].argmax(dim=1) == labels[800:]).double().mean().item()
-    assert accuracy == trained[-1]["test_accuracy"] == detector.record["test_accuracy"]
+@pytest.mark.parametrize("name", HERE)
+def test_an_image_has_its_features_in_any_company(loaded, name, monkeypatch):
+    images, detector = pictures(11), loaded[name]
+    together = detector(images)
+    monkeypatch.setattr(detectors, "DETECTION_BATCH", 4)
+    monkeypatch.setattr("workbench.evaluation.clf64.DETECTION_BATCH", 4)
+    for parts in (detector(images), joined([detector(part) for part in images.split(5)])):
+        torch.testing.assert_close(together.features, parts.features, atol=1e-4, rtol=1e-4)
+        if together.spatial is not None:
+            torch.testing.assert_close(together.spatial, parts.spatial, atol=1e-4, rtol=1e-4)
 
 
-def test_detector_describes_itself(folder):
-    detector = load_clf64(folder)
-    assert isinstance(detector, Detector)
-    assert (detector.name, detector.dimensions) == ("clf64", 64)
-    assert detector.hash == hashlib.sha256((folder / "clf64.safetensors").read_bytes()).hexdigest()
-    images = digits()[0][:800]
-    assert detector.record["training_images_sha256"] == hashlib.sha256(images.numpy().tobytes()).hexdigest()
-    assert (detector.record["classes"], detector.record["channels"], detector.record["seed"]) == (10, 1, 0)
+@pytest.mark.parametrize("name", ["effnet-lite0", "randomconv"])
+def test_grey_images_are_three_equal_channels(loaded, name):
+    grey = pictures(2)
+    one, three = loaded[name](grey), loaded[name](grey.repeat(1, 3, 1, 1))
+    assert torch.allclose(one.features, three.features, atol=1e-5)
+    assert torch.allclose(one.spatial, three.spatial, atol=1e-5)
 
 
-def test_no_feature_is_dead(folder):
-    features = load_clf64(folder)(digits()[0]).features
-    assert features.shape == (1797, 64)
-    assert features.std(dim=0).min() > 0.05
-    assert not features.requires_grad
+@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize(
+    ("images", "came"), [(pictures(2).float(), "float32 with 1 channels"), (pictures(2, 4), "uint8 with 4 channels")]
+)
+def test_other_images_are_refused(loaded, name, images, came):
+    with pytest.raises(ValueError, match=f"got images of torch.{came} of 32 x 32 pixels; {name} takes torch.uint8"):
+        loaded[name](images)
 
 
-def test_an_image_has_its_features_in_any_company(folder):
-    images, detector = digits()[0][:600], load_clf64(folder)
-    order = torch.randperm(600, generator=torch.Generator().manual_seed(0))
-    together, shuffled = detector(images), detector(images[order])
-    alone = torch.cat([detector(images[i : i + 1]).features for i in range(0, 600, 50)])
-    torch.testing.assert_close(together.features[order], shuffled.features, atol=1e-5, rtol=0)
-    torch.testing.assert_close(together.logits[order], shuffled.logits, atol=1e-4, rtol=0)
-    torch.testing.assert_close(together.features[::50], alone, atol=1e-5, rtol=0)
+def test_no_two_detectors_share_a_hash(loaded):
+    assert len({detector.hash for detector in loaded.values()}) == len(HERE)
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 28, 28), (2, 3, 32, 32)])
-def test_images_of_another_shape_are_refused(folder, shape):
-    with pytest.raises(ValueError, match=r"takes \(1, 32, 32\)"):
-        load_clf64(folder)(torch.zeros(shape, dtype=torch.uint8))
+def test_an_unknown_detector_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match=r"detector 'clf' is not known; did you mean 'clf64'\? Allowed: clf64, effnet"):
+        load_detector("clf")
 
 
-def test_tampered_weights_are_refused_by_name(folder):
-    file = folder / "clf64.safetensors"
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
-    with pytest.raises(ValueError, match="clf64.safetensors has sha256"):
-        load_clf64(folder)
+def test_metric_names():
+    names = {
+        kind: [metric_name(detector, kind) for detector in ("inception-2015", "clf64", "dinov2")]
+        for kind in ("fd", "sfd", "kid", "is", "precision", "fd-inf", "memorisation", "class-agreement")
+    }
+    assert names == {
+        "fd": ["fid", "fd-clf64", "fd-dinov2"],
+        "sfd": ["sfid", "sfd-clf64", "sfd-dinov2"],
+        "kid": ["kid", "kid-clf64", "kid-dinov2"],
+        "is": ["is", "is-clf64", "is-dinov2"],
+        "precision": ["precision", "precision-clf64", "precision-dinov2"],
+        "fd-inf": ["fid-inf", "fd-inf-clf64", "fd-inf-dinov2"],
+        "memorisation": ["memorisation", "memorisation-clf64", "memorisation-dinov2"],
+        "class-agreement": ["class-agreement-inception-2015", "class-agreement", "class-agreement-dinov2"],
+    }
 
 
-@pytest.mark.parametrize("name", ["clf64.safetensors", "clf64.json"])
-def test_a_missing_file_is_named(folder, name):
-    (folder / name).unlink()
-    with pytest.raises(ValueError, match=f"{name} does not exist"):
-        load_clf64(folder)
+def test_metric_names_tell_detectors_and_kinds_apart():
+    kinds = ("fd", "sfd", "kid", "is", "precision", "recall", "density", "coverage", "fd-inf", "memorisation")
+    names = {metric_name(detector, kind) for detector in DETECTORS for kind in (*kinds, "class-agreement")}
+    assert len(names) == 11 * len(DETECTORS)
+    for unknown in (("clf32", "fd"), ("clf64", "fid")):
+        with pytest.raises(ValueError, match="is not known"):
+            metric_name(*unknown)
 
 
-def test_a_broken_record_is_named(folder):
-    file = folder / "clf64.json"
-    record = json.loads(file.read_text())
-    del record["recipe"]
-    file.write_text(json.dumps(record))
-    with pytest.raises(ValueError, match="clf64.json lacks recipe"):
-        load_clf64(folder)
-    file.write_text("{")
-    with pytest.raises(ValueError, match="clf64.json is not JSON"):
-        load_clf64(folder)
+def test_batches_are_joined_in_order():
+    first, second = (Detected(torch.full((n, 2), float(n)), torch.zeros(n, 7, 1, 1), None) for n in (1, 3))
+    both = joined([first, second])
+    assert both.features[:, 0].tolist() == [1, 3, 3, 3] and both.spatial.shape == (4, 7, 1, 1) and both.logits is None
 
 
-def test_saving_leaves_two_files_and_replaces_them(trained, folder):
-    save_clf64(trained[-1]["model"], folder, {**trained[-1]["record"], "seed": 5})
-    assert sorted(file.name for file in folder.iterdir()) == ["clf64.json", "clf64.safetensors"]
-    assert load_clf64(folder).record["seed"] == 5
+@pytest.fixture(params=[True, False])
+def tf32(request):
+    """Whether a training has allowed products of lower precision on a GPU, in both places."""
+    places = torch.backends.cuda.matmul, torch.backends.cudnn
+    kept = [place.allow_tf32 for place in places]
+    for place in places:
+        place.allow_tf32 = request.param
+    yield lambda: [place.allow_tf32 for place in places]
+    for place, value in zip(places, kept, strict=True):
+        place.allow_tf32 = value
 
 
-def test_saving_refuses_a_record_without_a_recipe(tmp_path):
-    with pytest.raises(ValueError, match="lacks channels, recipe"):
-        save_clf64(Classifier64(10), tmp_path, {"classes": 10})
-    assert list(tmp_path.iterdir()) == []
+def test_features_are_of_single_precision_whatever_training_allows(loaded, tf32):
+    before, seen = tf32(), []
+    hook = loaded["clf64"].model.stages.register_forward_hook(lambda *_: seen.append(tf32()))
+    loaded["clf64"](pictures(1))
+    hook.remove()
+    assert seen == [[False, False]] and tf32() == before
 
+    def broken(*_):
+        seen.append(tf32())
+        raise RuntimeError("broken")
 
-def test_the_seed_alone_decides_the_weights():
-    images, labels = (tensor[:64] for tensor in digits())
-
-    def weights(seed, ambient):
-        torch.manual_seed(ambient)
-        *_, last = train_clf64(images, labels, images, labels, classes=10, epochs=2, batch=32, seed=seed)
-        return torch.cat([value.flatten() for value in last["model"].parameters()])
-
-    first = weights(seed=0, ambient=0)
-    assert torch.equal(first, weights(seed=0, ambient=1))
-    assert not torch.equal(first, weights(seed=1, ambient=0))
-
-
-def test_labels_outside_the_classes_are_refused():
-    images, labels = (tensor[:20] for tensor in digits())
-    with pytest.raises(ValueError, match="0 to 9; allowed are 0 to 8"):
-        next(train_clf64(images, labels, images, labels, classes=9))
-
-
-def test_shifts_move_whole_images_up_to_two_pixels():
-    images = torch.full((400, 2, 9, 9), -1.0)
-    images[:, :, 4, 5] = torch.tensor([1.0, 2.0])
-    moved = _shifted(images, torch.Generator().manual_seed(0))
-    assert torch.equal(moved.sum(dim=(2, 3)), images.sum(dim=(2, 3)))
-    places = (moved > 0).nonzero()
-    # Both channels of an image move together, and all 5 x 5 places are reached.
-    assert torch.equal(places[::2, [0, 2, 3]], places[1::2, [0, 2, 3]])
-    assert {tuple(place) for place in places[:, 2:].tolist()} == {(r, c) for r in range(2, 7) for c in range(3, 8)}
-
-
-def test_classifier_has_the_stated_size_and_takes_colour():
-    model = Classifier64(classes=7, channels=3).eval()
-    assert 200_000 < sum(parameter.numel() for parameter in model.parameters()) < 350_000
-    images = torch.zeros(2, 3, 32, 32)
-    assert model.features(images).shape == (2, 64)
-    assert model(images).shape == (2, 7)
+    with pytest.raises(RuntimeError, match="broken"):
+        replace(loaded["randomconv"], read=broken)(pictures(1))
+    assert seen[1] == [False, False] and tf32() == before

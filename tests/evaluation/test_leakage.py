@@ -1,56 +1,49 @@
-"""Leakage controls, on a network whose features are known: patches of x_t beside the name of the label."""
+"""Leakage controls, on features that are known: patches of x_t beside the name of the label."""
 
 import numpy as np
 import pytest
 import torch
 
-from workbench.backbones.sit import Backbone
-from workbench.data.latents import Latents
-from workbench.data.shards import open_shards, write_shards
 from workbench.diffusion.randomness import normal
-from workbench.diffusion.tokens import patchify
-from workbench.evaluation.leakage import condition_share, extract_controls, leakage, wrong_labels
+from workbench.evaluation.leakage import condition_share, leakage, version, wrong_labels
 from workbench.evaluation.probe import linear_probe
-from workbench.features.extract import extract
+from workbench.features.cache import array_file, write_array
+from workbench.features.grid import LABELS, FeatureGrid
 
-CLASSES, COUNT, SHAPE = 4, 240, (2, 4, 4)
-SETTINGS = dict(size="nano", patch=2, channels=2, height=4, classes=CLASSES, learn_sigma=False, checkpoint_blocks=False)
-
-
-class Known(Backbone):
-    """Every layer is (image_gain x patches of x_t, label_gain x one-hot label); the null label is all zeros."""
-
-    image_gain = label_gain = 1.0
-
-    def features(self, x_t, t, y, layers):
-        patches = patchify(x_t, 2)
-        names = torch.eye(CLASSES + 1)[:, :CLASSES][y][:, None].expand(-1, patches.shape[1], -1)
-        return {n: torch.cat([self.image_gain * patches, self.label_gain * names], dim=2) for n in layers}
+CLASSES, COUNT, SHAPE = 4, 240, (4, 8)
 
 
-def known(image_gain: float, label_gain: float) -> Known:
-    backbone = Known(**SETTINGS)
-    backbone.image_gain, backbone.label_gain = image_gain, label_gain
-    return backbone
+@pytest.fixture
+def known(tmp_path):
+    """A grid of one layer: 4 tokens (image_gain x part of x_t, label_gain x one-hot label); the null label is zeros."""
 
+    def grid(image_gain: float, label_gain: float, t: float) -> FeatureGrid:
+        true = torch.arange(COUNT) % CLASSES
+        given = torch.from_numpy(wrong_labels(true.numpy(), seed=0))
+        # The class is a strong pattern of the image; noise in its place has none.
+        z = 2 * normal(0, "patterns", range(CLASSES), SHAPE)[true] + 0.5 * normal(0, "images", range(COUNT), SHAPE)
+        eps, blank = (normal(0, stream, range(COUNT), SHAPE) for stream in ("noise", "noise-image"))
+        names = {"null": torch.zeros(COUNT, CLASSES), "true": torch.eye(CLASSES)[true], "given": torch.eye(4)[given]}
+        for label, (noise, told) in LABELS.items():
+            x_t = (1 - t) * (blank if noise else z) + t * eps
+            name = names[told][:, None].expand(-1, 4, -1)
+            tokens = torch.cat([image_gain * x_t, label_gain * name], dim=2)
+            write_array(array_file(tmp_path, label, t, 1), tokens.numpy())
+        return FeatureGrid(
+            run="known",
+            step=1,
+            layers=(1,),
+            times=(t,),
+            labels=tuple(LABELS),
+            pooling="tokens",
+            rows=tuple(range(COUNT)),
+            true=true,
+            given=given,
+            classes=tuple("abcd"),
+            folder=tmp_path,
+        )
 
-def make_latents(folder, labels: np.ndarray) -> Latents:
-    """Latents whose class is a strong pattern of the image; the images do not depend on `labels`."""
-    patterns = 2 * normal(0, "patterns", range(CLASSES), SHAPE)
-
-    def rows(indices):
-        means = patterns[indices % CLASSES] + 0.5 * normal(0, "images", indices, SHAPE)
-        moments = torch.cat([means, torch.full_like(means, 0.1)], dim=1)
-        return {"moments": moments.numpy(), "labels": labels[indices]}
-
-    described = {"shape": [4, 4, 4], "classes": [str(k) for k in range(CLASSES)], "content": "patterns"}
-    write_shards(folder, COUNT, rows, described)
-    return Latents(open_shards(folder))
-
-
-@pytest.fixture(scope="module")
-def latents(tmp_path_factory):
-    return make_latents(tmp_path_factory.mktemp("latents"), np.arange(COUNT) % CLASSES)
+    return grid
 
 
 def test_wrong_labels_are_the_same_labels_in_another_order():
@@ -64,40 +57,18 @@ def test_wrong_labels_are_the_same_labels_in_another_order():
     assert abs(pairs - 25).max() < 17
 
 
-def test_each_version_is_what_extraction_gives_for_its_labels(latents, tmp_path):
-    backbone = Backbone(**SETTINGS)
-    backbone.initialize(torch.Generator().manual_seed(0))
-    generator = torch.Generator().manual_seed(1)
-    for parameter in backbone.parameters():  # a new model gates its label away
-        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-    indices = range(COUNT)
-    controls = extract_controls(backbone, latents, indices, [0, 2], 0.4, seed=3)
-    plain = extract(backbone, latents, indices, [0, 2], 0.4, seed=3)
-    relabelled = extract(backbone, make_latents(tmp_path, controls.given.numpy()), indices, [2], 0.4, seed=3)
-    assert torch.equal(controls.image.f_c[2], plain.f_c[2]) and torch.equal(controls.wrong.f_u[2], plain.f_u[2])
-    assert torch.equal(controls.wrong.f_c[2], relabelled.f_c[2])
-    assert torch.equal(controls.true, torch.arange(COUNT) % CLASSES)
-    changed = (controls.wrong.f_c[2] - plain.f_c[2]).abs().amax(dim=(1, 2)) > 1e-3
-    assert torch.equal(changed, controls.given != controls.true)
-
-
-def test_the_noise_image_is_noise_seen_at_the_same_time(latents):
-    indices = [5, 17, 201]
-    controls = extract_controls(known(1.0, 1.0), latents, indices, [1], 0.3, seed=2)
-    x_t = 0.7 * normal(2, "feature-noise-image", indices, SHAPE) + 0.3 * normal(2, "feature-noise", indices, SHAPE)
-    torch.testing.assert_close(controls.noise.f_u[1][:, :, :8], patchify(x_t, 2))
-    names = controls.noise.f_c[1][:, 0, 8:]
-    assert names.argmax(dim=1).tolist() == [1, 1, 1] and not controls.noise.f_u[1][:, :, 8:].any()
-
-
-def test_versions_at_a_scale_are_linear_in_it(latents):
-    controls = extract_controls(known(1.0, 1.0), latents, range(8), [1], 0.5)
-    at_one, at_zero, at_thirty = (controls.versions(1, scale) for scale in (1.0, 0.0, 30.0))
-    assert torch.equal(at_one.true, controls.image.f_c[1]) and torch.equal(at_one.wrong, controls.wrong.f_c[1])
-    assert torch.equal(at_zero.true, at_zero.null) and torch.equal(at_zero.wrong, at_zero.null)
-    assert torch.equal(at_zero.label_only, controls.noise.f_u[1])
-    torch.testing.assert_close(at_thirty.wrong[:, 0, 8:], 30 * torch.eye(4)[controls.given])
-    torch.testing.assert_close(at_thirty.wrong[:, :, :8], at_zero.null[:, :, :8])
+def test_versions_at_a_scale_are_linear_in_it(known):
+    grid = known(1.0, 1.0, 0.5)
+    names = ("null", "true", "wrong_by_true", "wrong_by_given", "label_only")
+    at_zero, at_thirty = ({name: version(grid, name, 1, 0.5, scale) for name in names} for scale in (0.0, 30.0))
+    for name, (_, labels) in at_zero.items():
+        assert torch.equal(labels, grid.given if name == "wrong_by_given" else grid.true)
+    assert torch.equal(at_zero["true"][0], at_zero["null"][0])
+    assert torch.equal(at_zero["label_only"][0], grid.read(1, 0.5, "noise-null").mean(dim=1))
+    assert torch.equal(at_thirty["null"][0], at_zero["null"][0])
+    for name, told in (("true", grid.true), ("wrong_by_true", grid.given), ("label_only", grid.true)):
+        torch.testing.assert_close(at_thirty[name][0][:, 8:], 30 * torch.eye(4)[told])
+        torch.testing.assert_close(at_thirty[name][0][:, :8], at_zero[name][0][:, :8])
 
 
 @pytest.mark.parametrize(("condition", "image"), [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (3.0, 1.0)])
@@ -136,38 +107,41 @@ def at_chance(share) -> bool:
     return abs((share.high + share.low) / 2 - 0.25) < half
 
 
-def test_features_of_the_image_alone_leak_nothing(latents):
-    found = leakage(extract_controls(known(1.0, 0.0), latents, range(COUNT), [1], 0.4), 1, 30.0, seed=0)
+def test_features_of_the_image_alone_leak_nothing(known):
+    found = leakage(known(1.0, 0.0, 0.4), 1, 0.4, 30.0, seed=0)
     assert found.true == found.null == found.wrong_by_true and found.true.knn.report.value > 0.95
     assert at_chance(found.wrong_by_given.knn.report) and at_chance(found.label_only.knn.report)
     assert found.wrong_by_given.silhouette < 0.02 and found.label_only.silhouette < 0.02
     assert found.condition.share < 0.02 < 0.4 < found.condition.by_image
 
 
-def test_features_of_the_label_alone_are_all_leakage(latents):
-    found = leakage(extract_controls(known(1e-3, 1.0), latents, range(COUNT), [1], 1.0), 1, 1.0, seed=0)
-    for version in (found.true, found.wrong_by_given, found.label_only):
-        assert version.knn.report.value == version.lda.report.value == 1
-        assert version.silhouette == pytest.approx(1, abs=1e-4)
+def test_features_of_the_label_alone_are_all_leakage(known):
+    found = leakage(known(1e-3, 1.0, 1.0), 1, 1.0, 1.0, seed=0)
+    for measured in (found.true, found.wrong_by_given, found.label_only):
+        assert measured.knn.report.value == 1 and measured.lda.report.value > 0.95
+        assert measured.silhouette == pytest.approx(1, abs=1e-4)
     assert at_chance(found.wrong_by_true.knn.report) and found.wrong_by_true.silhouette < 0
     assert found.condition.share > 0.98 and found.condition.by_condition > 0.999
 
 
-def test_at_pure_noise_the_null_label_is_at_chance_and_the_true_label_reads_itself(latents):
-    found = leakage(extract_controls(known(1.0, 5.0), latents, range(COUNT), [1], 1.0), 1, 1.0, seed=0)
+def test_at_pure_noise_the_null_label_is_at_chance_and_the_true_label_reads_itself(known):
+    found = leakage(known(1.0, 5.0, 1.0), 1, 1.0, 1.0, seed=0)
     assert at_chance(found.null.knn.report) and at_chance(found.null.lda.report)
     assert found.true.knn.report.value > 0.99 and found.label_only.knn.report.value > 0.99
 
 
-def test_guidance_moves_the_share_from_the_image_to_the_condition(latents):
-    controls = extract_controls(known(1.0, 0.3), latents, range(COUNT), [1], 0.4)
-    shares = [leakage(controls, 1, scale, seed=0).condition.share for scale in (0.0, 1.0, 5.0, 30.0)]
+def test_guidance_moves_the_share_from_the_image_to_the_condition_and_makes_the_label_s_clusters_points(known):
+    grid = known(1.0, 0.3, 0.4)
+    found = [leakage(grid, 1, 0.4, scale, seed=0) for scale in (0.0, 1.0, 5.0, 30.0, 1000.0)]
+    shares = [at.condition.share for at in found]
     assert shares == sorted(shares) and shares[0] < 0.02 and shares[-1] > 0.95
+    silhouettes = [at.label_only.silhouette for at in found]
+    # Of an image that is noise: nothing at scale 0, and at a large one clusters that look perfect.
+    assert silhouettes == sorted(silhouettes) and silhouettes[0] < 0.02 and silhouettes[-1] > 0.999
 
 
-def test_shuffled_labels_are_at_chance_even_in_features_that_carry_the_label(latents):
-    controls = extract_controls(known(1.0, 1.0), latents, range(COUNT), [1], 0.4)
-    features = controls.versions(1, 30.0).true.mean(dim=1)
-    assert linear_probe(features, controls.true, seed=0).accuracy == 1
-    shuffled = [torch.from_numpy(wrong_labels(controls.true.numpy(), seed=seed)) for seed in range(5)]
+def test_shuffled_labels_are_at_chance_even_in_features_that_carry_the_label(known):
+    features, true = version(known(1.0, 1.0, 0.4), "true", 1, 0.4, 30.0)
+    assert linear_probe(features, true, seed=0).accuracy == 1
+    shuffled = [torch.from_numpy(wrong_labels(true.numpy(), seed=seed)) for seed in range(5)]
     assert all(at_chance(linear_probe(features, labels, seed=0)) for labels in shuffled)

@@ -57,6 +57,7 @@ def test_the_sets_do_not_stand_for_each_other():
     result = precision_recall(real[:50] + 0.01, real)
     assert result.precision == 1
     assert result.recall == 0.5
+    assert result.real_inside.tolist() == [True] * 50 + [False] * 50
 
 
 @pytest.mark.parametrize(("n", "m", "k"), [(60, 60, 3), (90, 40, 3), (25, 70, 2)])
@@ -128,7 +129,7 @@ def test_nearest_training_rows(block):
 
 def test_memorisation_by_hand():
     # Distances to the training rows 0 and 10: generated 1, 3; test 2, 3. Closer: 1 < 2, 1 < 3, 3 > 2, 3 = 3.
-    result = memorisation(line(1, 7), line(2, 13), line(0, 10))
+    result = memorisation(*(nearest_training(rows, line(0, 10)) for rows in (line(1, 7), line(2, 13))))
     assert result.generated.distance.tolist() == [1, 3] and result.generated.index.tolist() == [0, 1]
     assert result.test.distance.tolist() == [2, 3]
     assert result.closer == pytest.approx(2.5 / 4)
@@ -137,9 +138,17 @@ def test_memorisation_by_hand():
 def test_copies_are_told_from_fresh_samples():
     train, test, fresh = sample(300, 6, seed=0), sample(200, 6, seed=1), sample(200, 6, seed=2)
     copies = train[:200] + 0.01 * sample(200, 6, seed=3)
-    copied, honest = memorisation(copies, test, train), memorisation(fresh, test, train)
+    copied, honest = (memorisation(*(nearest_training(x, train) for x in (rows, test))) for rows in (copies, fresh))
     assert copied.closer > 0.99 and copied.p_value < 1e-20
     assert abs(honest.closer - 0.5) < 0.1 and honest.p_value > 0.01
+
+
+def test_radii_that_are_known_change_nothing():
+    generated, real = sample(40, 3, seed=0), sample(60, 3, seed=1)
+    known = precision_recall(generated, real, real_radii=squared_radii(real, 3))
+    fresh = precision_recall(generated, real)
+    assert (known.precision, known.recall) == (fresh.precision, fresh.recall)
+    assert density_coverage(generated, real, real_radii=squared_radii(real, 5)) == density_coverage(generated, real)
 
 
 def test_refusals(monkeypatch):

@@ -3,11 +3,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import calinski_harabasz_score
+from sklearn.metrics import calinski_harabasz_score, silhouette_score
+from sklearn.neighbors import KNeighborsClassifier
 
 from workbench.evaluation import separability as module
 from workbench.evaluation.probe import stratified_splits
-from workbench.evaluation.separability import class_scatter, separability, unit_rows
+from workbench.evaluation.separability import class_scatter, cosine_silhouette, nearest_votes, separability, unit_rows
 from workbench.evaluation.statistics import wilson
 
 
@@ -119,14 +120,48 @@ def test_shuffled_labels_are_at_chance():
     assert min(covered.values()) >= 16
 
 
-def test_silhouette_of_a_sample_is_near_that_of_all(monkeypatch):
-    features, labels = clusters(600, spread=1.5)
-    whole = separability(features, labels, seed=0)
-    monkeypatch.setattr(module, "_SILHOUETTE_ROWS", 300)
-    part = separability(features, labels, seed=0)
-    assert part.silhouette != whole.silhouette
-    assert part.silhouette == pytest.approx(whole.silhouette, abs=0.03)
-    assert part.davies_bouldin == whole.davies_bouldin
+@pytest.mark.parametrize(("classes", "spread"), [(2, 0.0), (3, 0.7), (7, 5.0)])
+def test_silhouette_is_scikit_learn_s(classes, spread):
+    features, labels = clusters(classes=classes, spread=spread)
+    unit = unit_rows(features.double().numpy())
+    alone = labels.numpy().copy()
+    alone[5] = 99  # a row alone in its class counts as 0
+    for values in (labels.numpy(), 3 * labels.numpy() - 1, alone):
+        expected = silhouette_score(unit, values, metric="cosine")
+        assert cosine_silhouette(unit, values) == pytest.approx(expected, abs=1e-12)
+
+
+def test_silhouette_of_one_direction_is_zero():
+    unit = unit_rows(np.linspace(1, 2, 40)[:, None] * np.array([[1.0, 2.0, 3.0]]))
+    assert cosine_silhouette(unit, np.arange(40) % 2) == 0
+
+
+def halves(n=300):
+    return np.arange(n // 2), np.arange(n // 2, n)
+
+
+@pytest.mark.parametrize("neighbours", [1, 2, 20, 150])
+def test_votes_are_scikit_learn_s(neighbours, monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK", 40)
+    features, labels = clusters(spread=0.3)
+    unit, values, (fit, asked) = unit_rows(features.double().numpy()), labels.numpy(), halves()
+    expected = KNeighborsClassifier(neighbours, metric="cosine", algorithm="brute").fit(unit[fit], values[fit])
+    assert np.array_equal(nearest_votes(unit, values, fit, asked, neighbours), expected.predict(unit[asked]))
+
+
+@pytest.mark.parametrize("neighbours", [4, 20])
+def test_votes_and_distances_that_tie_go_as_scikit_learn_s(neighbours):
+    # Eight directions of numbers that are exact, so most distances are equal, and labels that follow them loosely.
+    generator = np.random.default_rng(0)
+    unit = np.concatenate([np.eye(4), -np.eye(4)])[generator.integers(8, size=300)]
+    values, (fit, asked) = generator.integers(5, 9, size=300), halves()
+    expected = KNeighborsClassifier(neighbours, metric="cosine", algorithm="brute").fit(unit[fit], values[fit])
+    assert np.array_equal(nearest_votes(unit, values, fit, asked, neighbours), expected.predict(unit[asked]))
+
+
+def test_of_equally_frequent_labels_the_smallest_wins():
+    unit, values = np.eye(2)[[0, 0, 0, 0, 1, 0]], np.array([7, 3, 7, 3, 1, 0])
+    assert nearest_votes(unit, values, np.arange(5), np.array([5]), 4).tolist() == [3]
 
 
 def test_what_cannot_be_measured_is_refused():

@@ -1,6 +1,7 @@
 """Methods side by side: trained once, told apart by seed, written as data, table and picture."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -46,5 +47,9 @@ def test_mean_and_spread():
     scores = {"fd-clf64": (1.0, 3.0), "kid-clf64": (0.5, 0.5), "class-agreement": (0.25, 0.75)}
     row = Row("a/b", "sit", "repa", 9, (0, 1), scores, 10.0, 14.4)
     page = markdown([row], "workbench methods", {"images": 5})
-    assert "| a/b | repa | 9 | 2 | 2 ± 1.4 | 0.5 ± 0 | 0.5 ± 0.35 | 10 | 14 |" in page
+    assert "| a/b | repa | 9 | 2 | 2 ± 1.4 | 0.5 ± 0 | – | – | 0.5 ± 0.35 | – | 10 | 14 |" in page
+    # Differences to plain by seed: -1 and -2, mean -1.5, t interval -1.5 ± 12.706 * .7071 / sqrt(2).
+    plain = replace(row, preset="a/plain", method="denoise", seeds=(1, 0), scores={"fd-clf64": (5.0, 2.0)})
+    page = markdown([plain, row], "workbench methods", {"images": 5})
+    assert "| -1.5 (-7.9 .. +4.9) | 10 | 14 |" in page and page.count("| – | 10 | 14 |") == 1
     assert len(methods_figure([row]).axes[0].lines) == 2

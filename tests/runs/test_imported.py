@@ -14,7 +14,6 @@ from workbench.backbones.base import Size
 from workbench.backbones.conversion import FAMILIES, to_published
 from workbench.backbones.released import read_released
 from workbench.config import load_config, plugin_class
-from workbench.data.latents import open_latents
 from workbench.evaluation.generate import generate
 from workbench.features.extract import extract
 from workbench.runs.imported import export_diffusers, export_run, import_run
@@ -157,9 +156,9 @@ def test_it_generates_and_has_features(run, tmp_path):
     settings = replace(run.config.sampling, count=4, steps=3, guidance_scale=2.0)
     samples = generate(run, 40, settings)
     assert samples.images.shape == (4, 1, 32, 32) and samples.images.float().std() > 1
-    latents = open_latents(load_config("demo/plain", SMALL[:5]), "train", tmp_path / "latents")
-    features = extract(load_backbone(run), latents, range(3), [0, 8], 0.5)
-    assert features.f_c[8].shape == (3, 16, 32) and not torch.equal(features.f_c[8], features.f_u[8])
+    features = extract(run, 3, [0, 8], [0.5], data=load_config("demo/plain", SMALL[:5]).data, root=tmp_path)
+    f_u, f_c = (features.read(8, 0.5, label) for label in ("null", "true"))
+    assert f_c.shape == (3, 16, 32) and not torch.equal(f_c, f_u)
 
 
 def guided(teacher, *overrides: str):

@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 # What changes neither the weights nor the order of what is computed, so not the fingerprint either.
-_FREE = {"training": ("log_every", "checkpoint_every", "keep", "milestone_every", "sharding")}
+_FREE = {"training": ("log_every", "checkpoint_every", "keep", "milestone_every", "sharding", "tracker")}
 
 
 def load_config(source: str | Path, overrides: Iterable[str] = ()) -> Config:

@@ -59,6 +59,7 @@ class TrainingConfig:
     checkpoint_every: int = 10_000
     keep: int = 2  # newest checkpoints that can be resumed from
     milestone_every: int | None = 50_000  # checkpoints whose weights are kept for ever, for looking at
+    tracker: Literal["none", "tensorboard"] = "none"  # records also go to RUN/tensorboard
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,9 @@ class SamplingConfig:
     guidance_channels: int | None = None  # 3 guides the first three channels only, as original SiT
     weights: Literal["ema", "raw"] = "ema"
     count: int = 50_000
+    # Equal counts, as LDM- and MAR-type code has them; DiT, SiT and REPA draw each label at random, and their scores
+    # differ (LDM #262: its published FID needs 50 images a class).
+    labels: Literal["balanced", "random"] = "balanced"
     seed: int = 0
 
 

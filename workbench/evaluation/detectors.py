@@ -1,52 +1,52 @@
-"""Networks that turn images into the features and class scores that the metrics compare."""
+"""Detectors: frozen networks that turn images into the rows and class scores that the metrics compare.
+
+A detector is told by its name, and its name stands in every metric it measures: only the network that the literature
+scores with may call its numbers FID.
+"""
 
 import hashlib
-import json
-import math
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
-from einops import rearrange
-from jaxtyping import Float, Integer, UInt8
-from safetensors.torch import load as read_tensors
-from safetensors.torch import save as write_tensors
-from torch import Tensor, nn
+from jaxtyping import Float, Shaped, UInt8
+from torch import Tensor
 
-ASSETS = Path(__file__).parents[1] / "data" / "assets"
-SIZE = 32
-WIDTH = 64
+from workbench.config import refuse_unknown
+from workbench.data.encoders import portions
+
+DETECTORS = ("clf64", "effnet-lite0", "randomconv", "pixels-pca64", "inception-2015", "dinov2")
 DETECTION_BATCH = 256
-RECORD_KEYS = ("classes", "channels", "recipe", "test_accuracy", "seed", "training_images_sha256", "sha256")
-LEARNING_RATE = 4e-3
-WEIGHT_DECAY = 0.02
-# Generated images are not always centred. No flips: digits and letters have a handedness.
-SHIFT = 2
-DROPOUT = 0.2
-RECIPE = {
-    "optimizer": "AdamW, one cycle",
-    "learning_rate": LEARNING_RATE,
-    "weight_decay": WEIGHT_DECAY,
-    "shift": SHIFT,
-    "dropout": DROPOUT,
-}
+SPATIAL = 7  # channels of a map that the spatial Frechet distance reads
+_OWN_NAMES = {"fd": "fid", "sfd": "sfid", "fd-inf": "fid-inf"}  # of the network that FID is defined by
+_KINDS = ("fd", "sfd", "kid", "is", "precision", "recall", "density", "coverage", "fd-inf", "memorisation")
+_AGREEMENT = "class-agreement"
 
 
 @dataclass(frozen=True)
 class Detected:
+    """What a detector sees in images, float32: feature rows, the first channels of a convolutional map where there is
+    one (rows of the spatial Frechet distance: `frechet.spatial_rows`), and class scores where it has classes.
+    """
+
     features: Float[Tensor, "b d"]
+    spatial: Float[Tensor, "b 7 h w"] | None
     logits: Float[Tensor, "b k"] | None
 
 
 @runtime_checkable
 class Detector(Protocol):
-    """A frozen network: images b c h w (uint8) to features b d and, where it has classes, logits b k.
+    """A frozen network from uint8 images to `Detected`, in any number and on the network's own device.
 
-    `hash` is the sha256 of the weights and `resize` the rule by which images reach the network's size; both
-    belong in the record of every number measured with it.
+    hash: sha256 of the weights and of how they are used; resize: the rule by which images reach the network's size;
+    both belong in the record of every number measured with it. dimensions: width of the features, None where the
+    images decide it. reduction: the number of principal components of the reference by which the features, given raw,
+    are to be compared, None for as they are. classes: what the logits stand for, None for classes without names here.
+    encoder: the family in `data.encoders.ENCODERS` with the same weights, None if there is none: what it taught, it
+    cannot judge. Grey images count as three equal channels where a network wants three. ValueError for images that
+    the detector does not take.
     """
 
     @property
@@ -56,214 +56,125 @@ class Detector(Protocol):
     def hash(self) -> str: ...
 
     @property
-    def dimensions(self) -> int: ...
+    def dimensions(self) -> int | None: ...
 
     @property
     def resize(self) -> str: ...
 
+    @property
+    def reduction(self) -> int | None: ...
+
+    @property
+    def classes(self) -> tuple[str, ...] | None: ...
+
+    @property
+    def encoder(self) -> str | None: ...
+
     def __call__(self, images: UInt8[Tensor, "b c h w"]) -> Detected: ...
 
 
-class Classifier64(nn.Module):
-    """Small convolutional classifier of 32 x 32 images in [-1, 1]; the 64 penultimate units are features."""
-
-    def __init__(self, classes: int, channels: int = 1) -> None:
-        super().__init__()
-        stages = [(channels, 32, 5, 2), (32, 64, 3, 1), (64, 128, 3, 2), (128, 128, 3, 2)]
-        layers = []
-        for inputs, outputs, kernel, stride in stages:
-            layers += [
-                nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
-                nn.BatchNorm2d(outputs),
-                nn.ReLU(),
-            ]
-        self.stages = nn.Sequential(*layers)
-        # Normalised before the activation, so that every unit is alive: a dead one adds nothing to a score.
-        self.penultimate = nn.Sequential(nn.Linear(128, WIDTH, bias=False), nn.BatchNorm1d(WIDTH), nn.GELU())
-        self.head = nn.Linear(WIDTH, classes)
-
-    def features(self, images: Float[Tensor, "b c 32 32"]) -> Float[Tensor, "b 64"]:
-        return self.penultimate(self.stages(images).mean(dim=(2, 3)))
-
-    def forward(self, images: Float[Tensor, "b c 32 32"]) -> Float[Tensor, "b k"]:
-        return self.head(self.features(images))
-
-
 @dataclass(frozen=True)
-class ClassifierDetector:
-    """A trained `Classifier64` as a `Detector`; `record` tells how it was trained."""
+class FrozenDetector:
+    """A `Detector` from a function of a few images; `size` is the side at which they are seen, None for their own.
 
-    model: Classifier64
-    hash: str
-    record: dict[str, Any]
-    name: str = "clf64"
-    dimensions: int = WIDTH
-    resize: str = f"none, {SIZE}x{SIZE} only"
+    weights: what identifies the weights; with the rest of how they are used it makes the hash.
+    """
 
-    def __post_init__(self) -> None:
-        self.model.eval().requires_grad_(False)
+    name: str
+    weights: str = field(repr=False)
+    dimensions: int | None
+    resize: str
+    device: torch.device
+    read: Callable[[UInt8[Tensor, "b c h w"]], Detected] = field(repr=False)
+    size: int | None
+    least: int = 1
+    reduction: int | None = None
+    encoder: str | None = None
+    classes: tuple[str, ...] | None = None
+
+    @property
+    def hash(self) -> str:
+        # The number counts changes of what `resize` does not tell: normalisation, layer, pooling.
+        return hashlib.sha256(f"{self.name} {self.weights} {self.resize} reading-1".encode()).hexdigest()
 
     @torch.no_grad()
-    def __call__(self, images: UInt8[Tensor, "b c h w"]) -> Detected:
-        """Features b 64 and logits b k on the model's device, in float32, in batches of 256.
-
-        ValueError if the images are not of the channels and the size the classifier was trained on.
-        """
-        expected = (self.record["channels"], SIZE, SIZE)
-        if tuple(images.shape[1:]) != expected:
-            raise ValueError(f"got images of shape {tuple(images.shape[1:])}; {self.name} takes {expected}, unresized")
-        device = self.model.head.weight.device
-        features = torch.cat([self.model.features(_scaled(part.to(device))) for part in images.split(DETECTION_BATCH)])
-        return Detected(features, self.model.head(features))
+    def __call__(self, images: Shaped[Tensor, "b c h w"]) -> Detected:
+        """What is seen in `images`; ValueError if they are not uint8, not of one or three channels, or too small."""
+        check_images(self.name, images, least=self.least)
+        size = self.size or max(images.shape[2:])
+        with single_precision():
+            batches = images.split(DETECTION_BATCH)
+            return joined([self.read(part) for batch in batches for part in portions(batch, size, self.device)])
 
 
-def load_clf64(path: Path | None = None) -> Detector:
-    """The classifier in folder `path` (clf64.safetensors, clf64.json), by default the one of the package.
+def load_detector(name: str, device: torch.device | str = "cpu") -> Detector:
+    """The detector called `name`, one of `DETECTORS`, on `device`.
 
-    ValueError naming the file if one is missing, the record is not complete, or the weights do not have the
-    sha256 that the record states.
+    ValueError for an unknown name, and for missing or unfitting weights: what to fetch and where to put it.
     """
-    folder = ASSETS if path is None else path
-    weights_file, record_file = folder / "clf64.safetensors", folder / "clf64.json"
-    for file in (weights_file, record_file):
-        if not file.is_file():
-            raise ValueError(f"{file} does not exist; allowed is a folder written by save_clf64")
-    try:
-        record = json.loads(record_file.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{record_file} is not JSON: {error}") from error
-    missing = [key for key in RECORD_KEYS if key not in record]
-    if missing:
-        raise ValueError(f"{record_file} lacks {', '.join(missing)}")
-    weights = weights_file.read_bytes()
-    digest = hashlib.sha256(weights).hexdigest()
-    if digest != record["sha256"]:
-        raise ValueError(f"{weights_file} has sha256 {digest}; its record states {record['sha256']}")
-    model = Classifier64(record["classes"], record["channels"])
-    model.load_state_dict(read_tensors(weights))
-    return ClassifierDetector(model, digest, record)
+    from workbench.evaluation import clf64, controls, networks
+
+    refuse_unknown("detector", name, DETECTORS)
+    loaders = (
+        clf64.packaged_clf64,
+        networks.effnet_lite0,
+        controls.randomconv,
+        controls.pixels_pca64,
+        networks.inception_2015,
+        networks.dinov2,
+    )
+    return dict(zip(DETECTORS, loaders, strict=True))[name](torch.device(device))
 
 
-def save_clf64(model: Classifier64, folder: Path, record: dict[str, Any]) -> None:
-    """Write clf64.safetensors and clf64.json into `folder`, each complete or not at all.
+def metric_name(detector_name: str, kind: str) -> str:
+    """Under which name a score of `kind` by a detector is stored: "fd-clf64"; Inception's alone are "fid", "is", ...
 
-    The record is the one `train_clf64` gave; the sha256 of the weights file is added. ValueError if a key is
-    missing.
+    Class agreement is clf64's unless the name says otherwise. ValueError for an unknown detector or kind.
     """
-    weights = write_tensors({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
-    record = {**record, "sha256": hashlib.sha256(weights).hexdigest()}
-    missing = [key for key in RECORD_KEYS if key not in record]
-    if missing:
-        raise ValueError(f"the record of clf64 lacks {', '.join(missing)}")
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "clf64.safetensors", weights)
-    _replace(folder / "clf64.json", (json.dumps(record, indent=2) + "\n").encode())
+    refuse_unknown("detector", detector_name, DETECTORS)
+    refuse_unknown("kind of score", kind, (*_KINDS, _AGREEMENT))
+    if detector_name == "inception-2015" and kind != _AGREEMENT:
+        return _OWN_NAMES.get(kind, kind)
+    if detector_name == "clf64" and kind == _AGREEMENT:
+        return kind
+    return f"{kind}-{detector_name}"
 
 
-def train_clf64(
-    train_images: UInt8[Tensor, "n c 32 32"],
-    train_labels: Integer[Tensor, " n"],
-    test_images: UInt8[Tensor, "m c 32 32"],
-    test_labels: Integer[Tensor, " m"],
+def check_images(
+    name: str,
+    images: Shaped[Tensor, "b c h w"],
     *,
-    classes: int,
-    epochs: int = 12,
-    batch: int = 128,
-    seed: int = 0,
-) -> Iterator[dict[str, Any]]:
-    """Train a `Classifier64` on the CPU; one record after each epoch: epoch, epochs, loss, test_accuracy.
-
-    The last one also holds `model` and `record` (for `save_clf64`). Weights, order, shifts and dropout come
-    from one generator of `seed`. ValueError, at the first step, if a label is not one of the classes.
-    """
-    _check_labels(torch.cat([train_labels, test_labels]), classes)
-    generator = torch.Generator().manual_seed(seed)
-    model = _initialised(Classifier64(classes, train_images.shape[1]), generator)
-    parts = math.ceil(len(train_images) / batch)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * parts)
-    for epoch in range(1, epochs + 1):
-        total = 0.0
-        # Parts of almost equal size: a last batch of one image would have no batch statistics.
-        for rows in torch.randperm(len(train_images), generator=generator).tensor_split(parts):
-            images = _shifted(_scaled(train_images[rows]), generator)
-            loss = _loss(model.train(), images, train_labels[rows].long(), generator)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += loss.item() * len(rows)
-        accuracy = _accuracy(model.eval(), test_images, test_labels)
-        progress = {"epoch": epoch, "epochs": epochs, "loss": total / len(train_images)}
-        progress["test_accuracy"] = accuracy
-        if epoch == epochs:
-            recipe = {**RECIPE, "epochs": epochs, "batch": batch}
-            progress |= {"model": model, "record": _record(train_images, classes, recipe, accuracy, seed)}
-        yield progress
+    channels: tuple[int, ...] = (1, 3),
+    size: int | None = None,
+    least: int = 1,
+) -> None:
+    """ValueError saying what came and what `name` takes, unless the images are uint8, of allowed channels and size."""
+    _, c, h, w = images.shape
+    fits = (h, w) == (size, size) if size else min(h, w) >= least
+    if images.dtype == torch.uint8 and c in channels and fits:
+        return
+    sides = f"{size} x {size} pixels, unresized" if size else f"at least {least} x {least} pixels"
+    raise ValueError(
+        f"got images of {images.dtype} with {c} channels of {h} x {w} pixels; {name} takes torch.uint8 (0 to 255) with "
+        f"{' or '.join(map(str, channels))} channels of {sides}"
+    )
 
 
-def _record(
-    images: UInt8[Tensor, "n c h w"], classes: int, recipe: dict[str, Any], accuracy: float, seed: int
-) -> dict[str, Any]:
-    return {
-        "classes": classes,
-        "channels": images.shape[1],
-        "recipe": recipe,
-        "test_accuracy": accuracy,
-        "seed": seed,
-        "training_images": len(images),
-        "training_images_sha256": hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest(),
-    }
+def joined(parts: Sequence[Detected]) -> Detected:
+    """Batches of what a detector saw, as one."""
+    columns = {name: [getattr(part, name) for part in parts] for name in ("features", "spatial", "logits")}
+    return Detected(**{name: None if rows[0] is None else torch.cat(rows) for name, rows in columns.items()})
 
 
-def _check_labels(labels: Integer[Tensor, " n"], classes: int) -> None:
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        raise ValueError(f"labels run from {low} to {high}; allowed are 0 to {classes - 1}")
-
-
-def _scaled(images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    return images.float() / 127.5 - 1
-
-
-def _initialised(model: Classifier64, generator: torch.Generator) -> Classifier64:
-    """He initialisation from `generator`, replacing the ambient draw made when the layers were built."""
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-    nn.init.zeros_(model.head.bias)
-    return model
-
-
-def _shifted(images: Float[Tensor, "b c h w"], generator: torch.Generator) -> Float[Tensor, "b c h w"]:
-    """Each image moved by its own whole number of pixels both ways; the border pixels are repeated."""
-    b, _, h, w = images.shape
-    down, right = torch.randint(-SHIFT, SHIFT + 1, (2, b, 1), generator=generator)
-    rows = (torch.arange(h) + down).clamp(0, h - 1)
-    columns = (torch.arange(w) + right).clamp(0, w - 1)
-    moved = images[rearrange(torch.arange(b), "b -> b 1 1"), :, rows[:, :, None], columns[:, None, :]]
-    return rearrange(moved, "b h w c -> b c h w").contiguous()
-
-
-def _loss(
-    model: Classifier64,
-    images: Float[Tensor, "b c h w"],
-    labels: Integer[Tensor, " b"],
-    generator: torch.Generator,
-) -> Float[Tensor, ""]:
-    """Mean cross-entropy with dropout on the features, drawn here because nn.Dropout takes no generator."""
-    features = model.features(images)
-    kept = torch.rand(features.shape, generator=generator) >= DROPOUT
-    return nn.functional.cross_entropy(model.head(features * kept / (1 - DROPOUT)), labels)
-
-
-@torch.no_grad()
-def _accuracy(model: Classifier64, images: UInt8[Tensor, "m c h w"], labels: Integer[Tensor, " m"]) -> float:
-    guesses = torch.cat([model(_scaled(part)).argmax(dim=1) for part in images.split(DETECTION_BATCH)])
-    return (guesses == labels).double().mean().item()
-
-
-def _replace(file: Path, content: bytes) -> None:
-    temporary = file.with_name(f"{file.name}.tmp-{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, file)
+@contextmanager
+def single_precision() -> Iterator[None]:
+    """Products and convolutions of full float32 within, whatever a training in the same process has allowed."""
+    places = torch.backends.cuda.matmul, torch.backends.cudnn
+    allowed = [place.allow_tf32 for place in places]
+    for place in places:
+        place.allow_tf32 = False
+    try:
+        yield
+    finally:
+        for place, before in zip(places, allowed, strict=True):
+            place.allow_tf32 = before

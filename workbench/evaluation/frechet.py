@@ -23,7 +23,7 @@ class Frechet:
     """value = mean_term + covariance_term, kept raw: rounding can leave about -1e-9 for equal sets.
 
     x_rank, y_rank: effective ranks of the covariances. n, m, d: rows of x, rows of y, dimensions.
-    small: a set has no more rows than dimensions, where sets of little variance score too well.
+    small: a set has fewer rows than twice its dimensions, where sets of little variance score too well.
     identical: both sets hold the same rows in any order, or the same stored moments.
     """
 
@@ -93,7 +93,7 @@ def frechet_distance(x: Statistics, y: Statistics, *, small_ok: bool = False) ->
     With S_x = r r^T the last trace is the sum of the roots of the eigenvalues of the symmetric r^T S_y r, so
     no complex root of a non-symmetric product is ever taken. With no more rows than dimensions the rounding is
     about 1e-8 of the traces, so prefer `frechet_from_features` there. ValueError if the dimensions differ, or if
-    a set has no more rows than dimensions and small_ok is not given.
+    a set has fewer rows than twice its dimensions and small_ok is not given.
     """
     small = _small(x.count, y.count, len(x.mean), len(y.mean), small_ok)
     traces = np.trace(x.covariance) + np.trace(y.covariance)
@@ -105,19 +105,20 @@ def frechet_distance(x: Statistics, y: Statistics, *, small_ok: bool = False) ->
     return _frechet(x.mean - y.mean, traces, cross, ranks, (x.count, y.count), small, identical)
 
 
-def frechet_from_features(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, small_ok: bool = True) -> Frechet:
+def frechet_from_features(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, small_ok: bool = False) -> Frechet:
     """Frechet distance between two feature sets (Heusel et al. 2017, Eq. 6), in the form that suits them.
 
     With more rows than dimensions on both sides: that of `frechet_distance`. Otherwise tr (S_x S_y)^(1/2) is the
     nuclear norm of Xc Yc^T / sqrt((n-1)(m-1)) for the centred rows, exact for covariances without full rank.
-    ValueError if a set has fewer than two rows, a row is not finite, the dimensions differ, or a set has no
-    more rows than dimensions and small_ok is False.
+    ValueError if a set has fewer than two rows, a row is not finite, the dimensions differ, or a set has fewer rows
+    than twice its dimensions and small_ok is not given.
     """
     first, second = finite_rows(x), finite_rows(y)
     small = _small(len(first), len(second), first.shape[1], second.shape[1], small_ok)
     identical = _same_rows(first, second)
-    if not small:
-        return replace(frechet_distance(_statistics(first), _statistics(second)), identical=identical)
+    if min(len(first), len(second)) > first.shape[1]:
+        moments = _statistics(first), _statistics(second)
+        return replace(frechet_distance(*moments, small_ok=small_ok), identical=identical)
     shift = first.mean(axis=0) - second.mean(axis=0)
     first = (first - first.mean(axis=0)) / np.sqrt(len(first) - 1)
     second = (second - second.mean(axis=0)) / np.sqrt(len(second) - 1)
@@ -143,7 +144,7 @@ def extrapolated_frechet(
     Distances from y of `points` random subsets of x, drawn by np.random.default_rng(seed) without replacement, of
     sizes evenly spaced from `smallest` (default n // 10; the paper's 5,000 of 50,000) to n; the value at 1 / size = 0
     of a line fitted by least squares. The bias of y's own count stays. ValueError if points < 3, the sizes are not
-    distinct, `smallest` is no more than d and small_ok is not given, or as for `frechet_from_features`.
+    distinct, `smallest` is below 2 d and small_ok is not given, or as for `frechet_from_features`.
     """
     rows = finite_rows(x)
     smallest = len(rows) // 10 if smallest is None else smallest
@@ -187,13 +188,13 @@ def _statistics(rows: Float64[np.ndarray, "n d"]) -> Statistics:
 def _small(n: int | None, m: int | None, d: int, other: int, small_ok: bool) -> bool:
     if d != other:
         raise ValueError(f"the sets have {d} and {other} dimensions; both must come from one detector")
-    least = min(count for count in (n, m, d + 1) if count is not None)
-    if least <= d and not small_ok:
+    least = min(count for count in (n, m, 2 * d) if count is not None)
+    if least < 2 * d and not small_ok:
         raise ValueError(
-            f"got {least} rows of {d} dimensions; the Frechet distance needs more rows than dimensions, "
-            f"since sets of little variance score too well below that; allow it with small_ok"
+            f"got {least} rows of {d} dimensions; the Frechet distance needs at least {2 * d}, twice as many, since "
+            f"sets of little variance score too well below that; small_ok (--small-ok) allows and marks it"
         )
-    return least <= d
+    return least < 2 * d
 
 
 def _root(covariance: Float64[np.ndarray, "d d"]) -> Float64[np.ndarray, "d d"]:

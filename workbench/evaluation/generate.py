@@ -1,10 +1,13 @@
-"""Images from a run: sample i is the same for every method, batch size and count."""
+"""Images from a run: sample i is the same for every method, batch size, count and number of processes."""
 
 import hashlib
-import io
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,68 +15,183 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from workbench.config import SamplingConfig
+from workbench.data.images import QUANTISATION
+from workbench.data.workers import Progress, device_of, run_workers, serve
 from workbench.diffusion.guidance import Guidance
 from workbench.diffusion.paths import get_path
-from workbench.diffusion.randomness import normal
-from workbench.diffusion.sampling import sample
-from workbench.files import write_atomically
+from workbench.diffusion.randomness import generator, normal
+from workbench.diffusion.sampling import evaluations, sample
+from workbench.evaluation.archives import read_samples, write_samples
+from workbench.files import hold_lock
 from workbench.runs.models import check_null_class, load_backbone, load_run_codec
 from workbench.runs.store import Run
 
+_WORKER = "from workbench.evaluation.generate import work; work()"
 _BATCH = 100
+_PART = 1000  # images that a kill can cost a process; a multiple of the batch
+_FEW_PARTS = 16  # so many at least, where a batch each is asked for, so that processes have something to share
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Generated images and the classes that were asked for (sample i: class i modulo the number of classes)."""
+    """Generated images and the classes that were asked for, by `labels_of`."""
 
     images: UInt8[Tensor, "n c x y"]
     labels: Int[Tensor, "n"]
 
 
 def generate(
-    run: Run, step: int, settings: SamplingConfig, progress: Callable[[int, int], None] | None = None
+    run: Run, step: int, settings: SamplingConfig, progress: Progress | None = None, processes: int = 1
 ) -> Samples:
     """``settings.count`` images from the checkpoint of ``step``, kept in the run's ``samples`` folder.
 
-    ``progress(done, count)`` is called after each batch. Raises ValueError for a step that was not kept, and for
-    guidance of a run whose null class was not trained.
+    Process k takes every ``processes``-th part of some 1,000 images from the k-th on, on GPU k modulo their number.
+    Killed at any moment it loses the parts in work; called again, with any number of processes, it goes on after those
+    that are there, and makes damaged ones again. On one kind of processor with as many threads a process, the images
+    are the same bit for bit in every case. ``progress(done, count)`` counts images. Raises ValueError for a step that
+    was not kept, for guidance of a run whose null class was not trained, and for a process that was killed.
     """
+    if processes < 1:
+        raise ValueError(f"processes must be at least 1; got {processes}")
     if settings.guidance_scale != 1:
         check_null_class(run, "it cannot be guided: set sampling.guidance_scale to 1")
-    checkpoint = run.checkpoint(step)
-    described = {
-        **asdict(settings),
-        "weights_hash": checkpoint.hash("ema" if settings.weights == "ema" else "model"),
+    file = _file(run, step, settings)
+    parts, lock = file.with_suffix(""), file.with_name(f".{file.stem}.lock")
+    if not file.is_file():
+        parts.mkdir(parents=True, exist_ok=True)
+        with hold_lock(lock, patience=float("inf")):  # two evaluations may want the same images
+            if not file.is_file():
+                _make_parts(run, step, settings, parts, progress, processes)
+                _join(run, settings, parts, file)
+            lock.unlink(missing_ok=True)  # who waits for it finds the file
+    shutil.rmtree(parts, ignore_errors=True)
+    found = read_samples(file)
+    assert found.labels is not None, file
+    return Samples(found.images, found.labels)
+
+
+def described(run: Run, step: int, settings: SamplingConfig) -> dict[str, Any]:
+    """How the images of `generate` come about, as each score of them carries it; numbers and words only."""
+    options = asdict(settings)
+    codec = run.provenance["latents"]["codec"]
+    # A folder is named without its place, and of an imported run the name may be all that is known.
+    decoder = " ".join(filter(None, [Path(run.config.codec.name).name, (codec["hash"] or "")[:12]]))
+    return {
+        "step": step,
+        "n_generated": options.pop("count"),
+        "sampler_steps": options.pop("steps"),
+        "sample_seed": options.pop("seed"),
+        "label_scheme": options.pop("labels"),
+        **options,
+        "nfe": evaluations(settings.sampler, settings.steps, Guidance.of(settings), settings.last_step, settings.shift),
+        "ema": run.config.training.ema,
+        "train_seed": run.config.training.seed,
+        "decoder": decoder,
+        "quantisation": QUANTISATION,
     }
-    key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
-    file = run.folder / "samples" / f"step-{step:08d}-{key}.npz"
-    if file.is_file():
-        with np.load(file) as arrays:
-            images, labels = torch.from_numpy(arrays["arr_0"]), torch.from_numpy(arrays["labels"])
-        # With one channel a permuted tensor counts as contiguous in either order, and its strides would choose another
-        # convolution, with other rounding, than those of the images as they were generated.
-        return Samples(images.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format), labels)
-    samples = _generate(run, step, settings, progress)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, arr_0=samples.images.permute(0, 2, 3, 1).numpy(), labels=samples.labels.numpy())
-    file.parent.mkdir(exist_ok=True)
-    write_atomically(file, buffer.getvalue())
-    return samples
 
 
-def _generate(run: Run, step: int, settings: SamplingConfig, progress) -> Samples:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    backbone = load_backbone(run, step, settings.weights).to(device)
-    codec = load_run_codec(run, device)
+def labels_of(settings: SamplingConfig, classes: int) -> Int[Tensor, "n"]:
+    """The class of each sample: i modulo the number of classes, or drawn uniformly from (seed, i) alone."""
+    if settings.labels == "balanced":
+        return torch.arange(settings.count) % classes
+    draws = (generator(settings.seed, "sample-label", i).integers(classes) for i in range(settings.count))
+    return torch.from_numpy(np.fromiter(draws, np.int64, settings.count))
+
+
+def work() -> None:
+    """One process of `generate`."""
+    serve(_make_share_of_order)
+
+
+def _file(run: Run, step: int, settings: SamplingConfig) -> Path:
+    checkpoint = run.checkpoint(step)
+    weights = checkpoint.hash("ema" if settings.weights == "ema" else "model")
+    decided = json.dumps({**asdict(settings), "weights_hash": weights}, sort_keys=True)
+    key = hashlib.sha256(decided.encode()).hexdigest()[:12]
+    return run.folder / "samples" / f"step-{step:08d}-{key}.npz"
+
+
+def _parts(count: int) -> list[range]:
+    """The images of each part: whole batches, so that one is the same whatever part and count it belongs to."""
+    batches = -(-count // _BATCH)
+    size = _BATCH * min(_PART // _BATCH, -(-batches // _FEW_PARTS))
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _part_file(folder: Path, part: range) -> Path:
+    return folder / f"part-{part.start:08d}.npz"
+
+
+def _make_parts(
+    run: Run, step: int, settings: SamplingConfig, folder: Path, progress: Progress | None, processes: int
+) -> None:
+    processes = min(processes, len(_parts(settings.count)))
+    if processes == 1:
+        _make_share(run, step, settings, folder, device_of(0), (0, 1), progress)
+        return
+    order = {"run": str(run.folder), "step": step, "settings": asdict(settings), "folder": str(folder)}
+    shares = [{**order, "share": (k, processes), "device": device_of(k)} for k in range(processes)]
+    run_workers(_WORKER, "generating", shares, settings.count, progress)
+
+
+def _make_share_of_order(order: dict[str, Any], progress: Progress) -> None:
+    run, settings, folder = Run(Path(order["run"])), SamplingConfig(**order["settings"]), Path(order["folder"])
+    _make_share(run, order["step"], settings, folder, order["device"], tuple(order["share"]), progress)
+
+
+def _make_share(
+    run: Run,
+    step: int,
+    settings: SamplingConfig,
+    folder: Path,
+    device: str,
+    share: tuple[int, int],
+    progress: Progress | None,
+) -> None:
+    """Write what ``folder`` lacks of the parts of a ``share`` (k, of)."""
+    labels = labels_of(settings, len(run.provenance["latents"]["classes"]))
+    mine = _parts(settings.count)[share[0] :: share[1]]
+    missing = [part for part in mine if not _is_whole(_part_file(folder, part), labels[part.start : part.stop])]
+    done = sum(map(len, mine)) - sum(map(len, missing))
+    report = partial(_report, progress, settings.count)
+    report(done)
+    draw = _drawer(run, step, settings, device) if missing else None
+    for part in missing:
+        batches = []
+        for start in range(part.start, part.stop, _BATCH):
+            rows = np.arange(start, min(start + _BATCH, part.stop))
+            batches.append(draw(rows, labels[rows]))
+            done += len(rows)
+            report(done)
+        write_samples(_part_file(folder, part), torch.cat(batches), labels[part.start : part.stop])
+
+
+def _report(progress: Progress | None, count: int, done: int) -> None:
+    if progress:
+        progress(done, count)
+
+
+def _is_whole(file: Path, labels: Int[Tensor, "b"]) -> bool:
+    try:
+        found = read_samples(file)
+    except ValueError:  # missing, or damaged
+        return False
+    return found.labels is not None and torch.equal(found.labels, labels)
+
+
+def _drawer(
+    run: Run, step: int, settings: SamplingConfig, device: str
+) -> Callable[[Sequence[int] | np.ndarray, Tensor], Tensor]:
+    """(sample numbers, labels) -> their images, on the CPU."""
+    backbone, codec = load_backbone(run, step, settings.weights).to(device), load_run_codec(run, device)
     shape = (backbone.channels, backbone.height, backbone.height)
-    images, labels = [], torch.arange(settings.count) % backbone.classes
-    for start in range(0, settings.count, _BATCH):
-        indices = np.arange(start, min(start + _BATCH, settings.count))
+
+    def draw(rows: np.ndarray, labels: Int[Tensor, "b"]) -> UInt8[Tensor, "b c x y"]:
         z = sample(
             backbone,
-            normal(settings.seed, "sample", indices, shape).to(device),
-            labels[indices].to(device),
+            normal(settings.seed, "sample", rows, shape).to(device),
+            labels.to(device),
             null_label=backbone.null_label,
             sampler=settings.sampler,
             steps=settings.steps,
@@ -81,9 +199,18 @@ def _generate(run: Run, step: int, settings: SamplingConfig, progress) -> Sample
             path=get_path(run.config.diffusion.path),
             last_step=settings.last_step,
             shift=settings.shift,
-            step_noise=lambda i, indices=indices: normal(settings.seed, f"sample-step-{i}", indices, shape).to(device),
+            step_noise=lambda i: normal(settings.seed, f"sample-step-{i}", rows, shape).to(device),
         )
-        images.append(codec.decode(z).cpu())
-        if progress:
-            progress(int(indices[-1]) + 1, settings.count)
-    return Samples(torch.cat(images), labels)
+        return codec.decode(z).cpu()
+
+    return draw
+
+
+def _join(run: Run, settings: SamplingConfig, folder: Path, file: Path) -> None:
+    labels = labels_of(settings, len(run.provenance["latents"]["classes"]))
+    images = None
+    for part in _parts(settings.count):
+        found = read_samples(_part_file(folder, part)).images
+        images = torch.empty((settings.count, *found.shape[1:]), dtype=torch.uint8) if images is None else images
+        images[part.start : part.stop] = found
+    write_samples(file, images, labels)

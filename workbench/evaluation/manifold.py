@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from scipy.stats import mannwhitneyu
 from torch import Tensor
 
@@ -17,10 +17,14 @@ BLOCK = 4096
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """precision: share of generated rows inside the real manifold; recall: share of real rows inside the other."""
+    """precision: share of generated rows inside the real manifold; recall: share of real rows inside the other.
+
+    `real_inside` says it of each real row, so that recall can be told by class.
+    """
 
     precision: float
     recall: float
+    real_inside: Bool[Tensor, " m"]
 
 
 @dataclass(frozen=True)
@@ -92,29 +96,42 @@ def squared_radii(
 
 
 def precision_recall(
-    generated: Float[Tensor, "n d"], real: Float[Tensor, "m d"], *, k: int = 3, half: bool = False, block: int = BLOCK
+    generated: Float[Tensor, "n d"],
+    real: Float[Tensor, "m d"],
+    *,
+    k: int = 3,
+    half: bool = False,
+    block: int = BLOCK,
+    real_radii: Float[Tensor, " m"] | None = None,
 ) -> PrecisionRecall:
     """Precision and recall (Kynkaanniemi et al. 2019) as openai/guided-diffusion's evaluator computes them.
 
     A row is inside a manifold if its squared distance to one of its rows is <= that row's squared radius. The
     sets may differ in size, and the values depend on both sizes. ADM: the reference file's 10,000 images as `real`,
-    half and block = 10,000 (overflow is decided block by block), on Inception's pooled features.
+    half and block = 10,000 (overflow is decided block by block), on Inception's pooled features. `real_radii` are the
+    `squared_radii` of the real rows where they are known.
     ValueError if a row is not finite, the widths differ, or k does not lie between 1 and the smaller size - 1.
     """
     generated, real = _matching(generated=generated, real=real)
     generated_radii = squared_radii(generated, k, half=half, block=block)
-    real_radii = squared_radii(real, k, half=half, block=block)
+    if real_radii is None:
+        real_radii = squared_radii(real, k, half=half, block=block)
     inside_real = torch.zeros(len(generated), dtype=torch.bool, device=generated.device)
     inside_generated = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     # Real rows first, as in the evaluator: in float16 the order of the two norms changes the rounding.
     for rows, columns, distances in _blocks(real, generated, half, block):
         inside_generated[rows] |= (distances <= generated_radii[columns]).any(dim=1)
         inside_real[columns] |= (distances <= real_radii[rows, None]).any(dim=0)
-    return PrecisionRecall(_share(inside_real), _share(inside_generated))
+    return PrecisionRecall(_share(inside_real), _share(inside_generated), inside_generated)
 
 
 def density_coverage(
-    generated: Float[Tensor, "n d"], real: Float[Tensor, "m d"], *, k: int = 5, block: int = BLOCK
+    generated: Float[Tensor, "n d"],
+    real: Float[Tensor, "m d"],
+    *,
+    k: int = 5,
+    block: int = BLOCK,
+    real_radii: Float[Tensor, " m"] | None = None,
 ) -> DensityCoverage:
     """Density and coverage (Naeem et al. 2020) with the balls of the real rows' k-th neighbours.
 
@@ -123,7 +140,7 @@ def density_coverage(
     `precision_recall`, with k below the number of real rows.
     """
     generated, real = _matching(generated=generated, real=real)
-    radii = squared_radii(real, k, block=block)
+    radii = squared_radii(real, k, block=block) if real_radii is None else real_radii
     covered = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     hits = 0
     for rows, _, distances in _blocks(real, generated, False, block):
@@ -154,17 +171,15 @@ def nearest_training(queries: Float[Tensor, "n d"], train: Float[Tensor, "m d"],
     return Nearest(torch.cat(distance), torch.cat(index))
 
 
-def memorisation(
-    generated: Float[Tensor, "n d"], test: Float[Tensor, "k d"], train: Float[Tensor, "m d"], *, block: int = BLOCK
-) -> Memorisation:
+def memorisation(generated: Nearest, test: Nearest) -> Memorisation:
     """Whether generated rows lie closer to the training rows than test rows do (Meehan et al. 2020).
 
-    Their statistic over the whole space, without cells. ValueError as for `nearest_training`.
+    Their statistic over the whole space, without cells. Both are `nearest_training` of the same training rows.
     """
-    ours, theirs = nearest_training(generated, train, block=block), nearest_training(test, train, block=block)
-    result = mannwhitneyu(ours.distance.cpu().numpy(), theirs.distance.cpu().numpy(), alternative="less")
-    closer = 1 - float(result.statistic) / (len(generated) * len(test))
-    return Memorisation(ours, theirs, closer, float(result.pvalue))
+    ours, theirs = (found.distance.cpu().numpy() for found in (generated, test))
+    result = mannwhitneyu(ours, theirs, alternative="less")
+    closer = 1 - float(result.statistic) / (len(ours) * len(theirs))
+    return Memorisation(generated, test, closer, float(result.pvalue))
 
 
 def _blocks(

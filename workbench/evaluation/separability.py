@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float64, Integer
-from sklearn.base import ClassifierMixin
+from jaxtyping import Float, Float64, Int64, Integer
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.metrics import davies_bouldin_score, silhouette_score
+from sklearn.metrics import davies_bouldin_score
 from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 from torch import Tensor
@@ -15,7 +14,7 @@ from workbench.evaluation.frechet import finite_rows
 from workbench.evaluation.probe import Splits, stratified_splits
 from workbench.evaluation.statistics import Share, wilson
 
-_SILHOUETTE_ROWS = 5000  # its cost grows with the square
+_BLOCK = 1000  # rows whose distances are held at once
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def separability(
     """How well `labels` separate in `features`: kNN (Oquab et al. 2023), LDA, silhouette, Davies-Bouldin, Fisher ratio.
 
     The classifiers fit on the first split alone: the majority of `neighbours` by cosine (DINOv2's k = 20, without its
-    weights), and LDA with Ledoit-Wolf shrinkage. Set measures use all rows, the silhouette a random 5000 of more.
+    weights), and LDA with Ledoit-Wolf shrinkage. Set measures use all rows.
     ValueError if a row is not finite or, for cosines, zero, all rows are equal, there are fewer than two classes, the
     first split has fewer rows than neighbours, or `stratified_splits` refuses.
     """
@@ -79,14 +78,14 @@ def separability(
     if not 1 <= neighbours <= len(splits.fit):
         raise ValueError(f"got {neighbours} neighbours; allowed are 1 to the {len(splits.fit)} rows of the first split")
     unit, scatter = unit_rows(rows), class_scatter(rows, values)
-    knn = KNeighborsClassifier(neighbours, metric="cosine", algorithm="brute")
+    asked = np.concatenate([splits.choose, splits.report])
     # Of classes that are points there is no covariance to invert; the nearest one is the answer.
     lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto") if scatter.within else KNeighborsClassifier(1)
     with threadpool_limits(1):
         return Separability(
-            knn=_held_out(knn, unit, values, splits),
-            lda=_held_out(lda, rows, values, splits),
-            silhouette=_silhouette(unit, values, seed),
+            knn=_held_out(nearest_votes(unit, values, splits.fit, asked, neighbours), values, splits),
+            lda=_held_out(lda.fit(rows[splits.fit], values[splits.fit]).predict(rows[asked]), values, splits),
+            silhouette=cosine_silhouette(unit, values),
             davies_bouldin=float(davies_bouldin_score(rows, values)),
             fisher=scatter.between / scatter.within if scatter.within else float("inf"),
             neighbours=neighbours,
@@ -113,18 +112,52 @@ def unit_rows(rows: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n d"]:
     return rows / lengths[:, None]
 
 
-def _held_out(classifier: ClassifierMixin, rows: np.ndarray, labels: np.ndarray, splits: Splits) -> HeldOut:
-    classifier.fit(rows[splits.fit], labels[splits.fit])
-    shares = []
+def nearest_votes(
+    unit: Float64[np.ndarray, "n d"],
+    labels: Integer[np.ndarray, " n"],
+    fit: Int64[np.ndarray, " f"],
+    asked: Int64[np.ndarray, " a"],
+    neighbours: int,
+) -> Integer[np.ndarray, " a"]:
+    """The most frequent label among the cosine neighbours of each asked row in `fit`; of equals the smallest label.
+
+    What scikit-learn's brute KNeighborsClassifier answers, ties included, without its checks.
+    """
+    classes, inverse = np.unique(labels[fit], return_inverse=True)
+    votes, known = np.empty(len(asked), np.int64), np.ascontiguousarray(unit[fit].T)
+    for start in range(0, len(asked), _BLOCK):
+        distances = np.clip(1 - unit[asked[start : start + _BLOCK]] @ known, 0, 2)
+        nearest = inverse[np.argpartition(distances, neighbours - 1, axis=1)[:, :neighbours]]
+        cells = nearest + len(classes) * np.arange(len(nearest))[:, None]
+        counts = np.bincount(cells.ravel(), minlength=nearest.shape[0] * len(classes))
+        votes[start : start + _BLOCK] = counts.reshape(len(nearest), -1).argmax(axis=1)
+    return classes[votes]
+
+
+def cosine_silhouette(unit: Float64[np.ndarray, "n d"], labels: Integer[np.ndarray, " n"]) -> float:
+    """Mean silhouette (Rousseeuw 1987) by cosine distance of unit rows; a row alone in its class counts as 0.
+
+    Exact at the cost n k d for k classes: a row's mean distance to a class is 1 - u . (mean of the class).
+    """
+    _, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    sums = np.stack([unit[inverse == label].sum(axis=0) for label in range(len(sizes))])
+    similarity, places = unit @ sums.T, np.arange(len(unit))
+    own = sizes[inverse]
+    within = (own - similarity[places, inverse]) / np.maximum(own - 1, 1)
+    distances = 1 - similarity / sizes
+    distances[places, inverse] = np.inf
+    across = distances.min(axis=1)
+    largest = np.maximum(within, across)
+    # Below the rounding of a cosine there is no distance to speak of.
+    told = (own > 1) & (largest > 1e-12)
+    return float(np.where(told, (across - within) / np.where(told, largest, 1), 0).mean())
+
+
+def _held_out(predicted: Integer[np.ndarray, " a"], labels: Integer[np.ndarray, " n"], splits: Splits) -> HeldOut:
+    """Shares of right answers, of which those to the rows to choose by come first."""
+    shares, start = [], 0
     for part in (splits.choose, splits.report):
-        correct, count = int((classifier.predict(rows[part]) == labels[part]).sum()), len(part)
-        interval = wilson(correct, count)
+        correct, count = int((predicted[start : start + len(part)] == labels[part]).sum()), len(part)
+        interval, start = wilson(correct, count), start + len(part)
         shares.append(Share(correct / count, interval.low, interval.high, count))
     return HeldOut(*shares)
-
-
-def _silhouette(unit: Float64[np.ndarray, "n d"], labels: np.ndarray, seed: int) -> float:
-    if len(unit) > _SILHOUETTE_ROWS:
-        chosen = np.random.default_rng(seed).choice(len(unit), _SILHOUETTE_ROWS, replace=False)
-        unit, labels = unit[chosen], labels[chosen]
-    return float(silhouette_score(unit, labels, metric="cosine"))

@@ -58,18 +58,15 @@ def linear_cka(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> float:
     Not changed by rotation, shift or a common scale of either set; 1 for equal sets. ValueError if a row is not finite,
     there are fewer than four rows, or a set is constant.
     """
-    grams = []
-    for features in (x, y):
-        rows = finite_rows(features)
-        # The estimator ignores a shift, but in floating point a large mean would swallow the differences.
-        centred = rows - rows.mean(axis=0)
-        with threadpool_limits(1):
-            grams.append(centred @ centred.T)
-    first, second = (unbiased_hsic(gram, gram) for gram in grams)
-    for self_term, gram in zip((first, second), grams, strict=True):
-        if self_term <= 1e-12 * np.square(gram).mean():
-            raise ValueError("one of the sets does not vary between its rows; CKA is undefined")
-    return unbiased_hsic(*grams) / math.sqrt(first * second)
+    # The estimator ignores a shift, but in floating point a large mean would swallow the differences.
+    centred = [rows - rows.mean(axis=0) for rows in map(finite_rows, (x, y))]
+    with threadpool_limits(1):
+        first, second = (_linear_hsic(rows, rows) for rows in centred)
+        for self_term, rows in zip((first, second), centred, strict=True):
+            # |X^T X|^2 / n^2 is the mean square of the Gram matrix.
+            if self_term <= 1e-12 * np.square(rows.T @ rows).sum() / len(rows) ** 2:
+                raise ValueError("one of the sets does not vary between its rows; CKA is undefined")
+        return _linear_hsic(*centred) / math.sqrt(first * second)
 
 
 def cknna(
@@ -197,6 +194,20 @@ def _hsic(n: int, products: float, columns: Float64[np.ndarray, " n"], rows: Flo
     """Song et al. 2012, Eq. 5, from tr(K L), the column sums of K and the row sums of L, diagonals left out."""
     rest = columns.sum() * rows.sum() / ((n - 1) * (n - 2)) - 2 * (columns @ rows) / (n - 2)
     return float((products + rest) / (n * (n - 3)))
+
+
+def _linear_hsic(x: Float64[np.ndarray, "n d"], y: Float64[np.ndarray, "n e"]) -> float:
+    """`unbiased_hsic` of X X^T and Y Y^T, without making them: tr(K L) = |X^T Y|^2, and K 1 = X (X^T 1)."""
+    if len(x) < 4:
+        raise ValueError(f"got {len(x)} rows; the unbiased HSIC needs at least 4")
+    (first, columns), (second, rows) = (_diagonal_and_sums(part) for part in (x, y))
+    return _hsic(len(x), np.square(x.T @ y).sum() - first @ second, columns, rows)
+
+
+def _diagonal_and_sums(x: Float64[np.ndarray, "n d"]) -> tuple[np.ndarray, np.ndarray]:
+    """The diagonal of X X^T, and the sums of its rows without it."""
+    diagonal = np.square(x).sum(axis=1)
+    return diagonal, x @ x.sum(axis=0) - diagonal
 
 
 @dataclass(frozen=True)

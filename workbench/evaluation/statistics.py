@@ -1,12 +1,12 @@
 """What numbers are worth: which are comparable, intervals, paired differences over seeds, families of tests."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Int64, Integer
 from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
@@ -25,10 +25,12 @@ PROTOCOL = (
     "weights",
     "sample_seed",
     "label_scheme",
+    "decoder",
     "quantisation",
     "resize",
     "detector_hash",
     "reference",
+    "supervised",
     "layer",
     "t",
     "count",
@@ -99,6 +101,34 @@ def class_agreement(logits: Float[Tensor, "b k"], labels: Integer[Tensor, " b"])
     successes = int((logits.argmax(dim=1) == labels.to(logits.device)).sum())
     interval = wilson(successes, count)
     return Share(successes / count, interval.low, interval.high, count)
+
+
+def sampling_deviation(
+    statistic: Callable[[Int64[np.ndarray, " r"]], float],
+    strata: Integer[np.ndarray, " n"],
+    *,
+    repeats: int = 20,
+    seed: int,
+) -> float:
+    """Standard deviation that a statistic of n rows owes to which rows were drawn: the delete-half jackknife.
+
+    `statistic` is given the numbers of about half the rows of each stratum (equal entries of `strata`; all equal for
+    rows that were drawn freely), taken without replacement by np.random.default_rng(seed). The spread of such halves
+    about their mean, times sqrt(r / (n - r)) for r rows of n, estimates the deviation of the whole (Shao and Wu, Ann.
+    Statist. 1989). A bootstrap would repeat rows, which lowers the rank of a covariance and shifts a Frechet distance.
+    It says nothing of what another training would give. ValueError below four rows or two repeats.
+    """
+    count = len(strata)
+    if count < 4 or repeats < 2:
+        raise ValueError(f"got {count} rows and {repeats} repeats; allowed are at least 4 rows and 2 repeats")
+    generator = np.random.default_rng(seed)
+    values = []
+    for _ in range(repeats):
+        # Shuffled, then by stratum: every second row is half of each, odd ones rounded by turns.
+        order = generator.permutation(count)
+        order = order[np.argsort(strata[order], kind="stable")]
+        values.append(statistic(np.sort(order[::2][: count // 2])))
+    return float(np.std(values) * math.sqrt((count // 2) / (count - count // 2)))
 
 
 @dataclass(frozen=True)

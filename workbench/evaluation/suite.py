@@ -1,108 +1,135 @@
-"""Scores of a run, each stored with how it was measured."""
+"""Scores of a run or of a file of images, each stored with how it was measured."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from workbench.config import Config, DataConfig, SamplingConfig
-from workbench.data.images import QUANTISATION, Images, load_images
-from workbench.data.latents import Latents
-from workbench.diffusion.guidance import Guidance
-from workbench.diffusion.paths import get_path
-from workbench.diffusion.sampling import evaluations
-from workbench.evaluation.detectors import Detector, load_clf64
-from workbench.evaluation.frechet import frechet_from_features
-from workbench.evaluation.generate import generate
-from workbench.evaluation.kernel import kid
+from workbench.config import DataConfig, SamplingConfig
+from workbench.data.encoders import ENCODERS
+from workbench.evaluation.archives import read_samples
+from workbench.evaluation.detectors import Detector, load_detector, metric_name
+from workbench.evaluation.generate import described, generate
 from workbench.evaluation.probe import linear_probe
-from workbench.evaluation.statistics import class_agreement
+from workbench.evaluation.reference import Reference, Seen, reference_of_data, reference_of_file, see
+from workbench.evaluation.scores import agreement, kinds, measure
 from workbench.features.extract import extract
-from workbench.runs.models import check_latents_of, load_backbone
-from workbench.runs.store import Run, machine
+from workbench.runs.store import Run, find_teacher, machine
 
-_REFERENCE_COUNT = 10_000  # real images of each split, at most
-_METRICS = ("fd-clf64", "kid-clf64", "class-agreement")
+_BATCH = 500
 _PROBE_SPLITS = "50 % fit, 20 % choose C, 30 % report"
 
-
-@dataclass(frozen=True)
-class Reference:
-    """Detector features of real training images, and as many real test images as floors are computed from."""
-
-    train: Float[Tensor, "n d"]
-    test: Float[Tensor, "m d"]
-    content: str
+Progress = Callable[[str, int, int], None]  # stage, done, total
 
 
 def score(
-    run: Run, step: int, settings: SamplingConfig, progress: Callable[[int, int], None] | None = None
+    run: Run,
+    step: int,
+    settings: SamplingConfig,
+    *,
+    detector: str = "clf64",
+    reference: Path | None = None,
+    small_ok: bool = False,
+    force: bool = False,
+    processes: int = 1,
+    progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """FD-clf64, KID-clf64 and, on Fashion-MNIST, class agreement of ``run`` at ``step``; computed once, then read back.
+    """All scores of ``run`` at ``step`` by one detector; computed once, then read back from ``results.jsonl``.
 
-    The floor beside FD and KID is the same measure of real test images, as many if there are so many. Appends to
-    ``results.jsonl``.
+    Against the training images of the run's data set, with floors from its test images, or against a reference file.
+    ``scores.measure`` says what the scores are; class agreement joins them where the detector knows the run's classes.
+    ValueError for a detector whose network taught the run or its teacher, unless ``force`` (then each record carries
+    ``supervised``), for too few images unless ``small_ok`` (then ``small``), and as ``generate``.
     """
-    wanted = {"step": step, **_described(settings)}
-    known = {r["metric"]: r for r in run.results if all(r.get(key) == value for key, value in wanted.items())}
-    expected = [m for m in _METRICS if m != "class-agreement" or run.config.data.name == "fashion-mnist"]
+    judge = _detector(detector)
+    supervised = judge.encoder is not None and any(name.startswith(judge.encoder) for name in supervisors(run))
+    if supervised and not force:
+        raise ValueError(
+            f"{detector} taught run {run.name} or its teacher, so it is no judge of it: choose another detector, or "
+            f"allow and mark it with --force"
+        )
+    seen = _reference(run.config.data, detector, reference, run.folder.parent, progress)
+    how = {"step": step, **described(run, step, settings), **_how(judge, seen)}
+    how |= {"supervised": True} if supervised else {}
+    expected = _metrics(judge, seen, settings.count, run.provenance["latents"]["classes"])
+    known = {r["metric"]: r for r in run.results if all(r.get(key) == value for key, value in how.items())}
     if known.keys() >= set(expected):  # a killed process may have written some of them
         return [known[metric] for metric in expected]
-    detector = load_clf64()
-    reference = reference_features(run.config.data)
-    samples = generate(run, step, settings, progress)
-    detected = detector(samples.images)
-    how = {**wanted, **_how(run.config, settings, detector, reference)}
-    floor = reference.test[: settings.count]
-    how["n_floor"] = len(floor)
-    distance = frechet_from_features(detected.features, reference.train, small_ok=True)
-    records = [
-        {
-            "metric": "fd-clf64",
-            "value": distance.value,
-            "floor": frechet_from_features(floor, reference.train, small_ok=True).value,
-            "mean_term": distance.mean_term,
-            "covariance_term": distance.covariance_term,
-            "small": distance.small,  # fewer images than features: an indication, not a score
-            **how,
-        },
-        {
-            "metric": "kid-clf64",
-            "value": kid(detected.features, reference.train, seed=settings.seed).value,
-            "floor": kid(floor, reference.train, seed=settings.seed).value,
-            **how,
-        },
-    ]
-    if run.config.data.name == "fashion-mnist":  # whose classes the detector's are
-        agreement = class_agreement(detected.logits, samples.labels)
-        found = {"value": agreement.value, "low": agreement.low, "high": agreement.high}
-        records.append({"metric": "class-agreement", **found, **how})
+    stage = _staged(progress, "generate")
+    samples = generate(run, step, settings, stage, processes=processes)
+    batches = samples.images.split(_BATCH)
+    found = see(batches, judge, labels=samples.labels, progress=_counted(progress, "detect", len(samples.images)))
+    records = _records(found, seen, judge, expected, seed=settings.seed, small_ok=small_ok)
+    records = [{**record, **how, **_where(seen, len(samples.images))} for record in records]
     for record in records:
         if record["metric"] not in known:
             run.append("results.jsonl", record)
     return records
 
 
-def probe_layers(
-    run: Run, latents: Latents, step: int, *, layers: range, t: float, count: int, seed: int = 0
+def score_file(
+    file: Path,
+    against: DataConfig | Path,
+    root: Path,
+    *,
+    detector: str = "clf64",
+    seed: int = 0,
+    small_ok: bool = False,
+    progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
+    """All scores of the images in an .npz or .npy file of any program, against a data set or a reference file.
+
+    ``root`` keeps what is seen of data sets. Labels in the file are taken for the classes that were asked for.
+    ValueError as ``archives.read_samples``, and as ``score``.
+    """
+    samples, judge = read_samples(file), _detector(detector)
+    data, path = (None, against) if isinstance(against, Path) else (against, None)
+    seen = _reference(data, detector, path, root, progress)
+    if samples.content == seen.content:
+        raise ValueError(f"{file} is the reference itself: every distance would be 0 and say nothing")
+    count = len(samples)
+    counted = _counted(progress, "detect", count)
+    found = see(samples.batches(_BATCH), judge, labels=samples.labels, progress=counted)
+    if samples.statistics is not None and judge.name == "inception-2015":  # as ADM's evaluator, which takes these
+        found = replace(found, statistics=samples.statistics, spatial=samples.spatial or found.spatial)
+    classes = judge.classes if data is not None and samples.labels is not None else None
+    expected = _metrics(judge, seen, count, list(classes or ()))
+    how = {"n_generated": count, "samples": samples.content, "sample_seed": seed, **_how(judge, seen)}
+    records = _records(found, seen, judge, expected, seed=seed, small_ok=small_ok)
+    return [{**record, **how, **_where(seen, count)} for record in records]
+
+
+def supervisors(run: Run) -> set[str]:
+    """Names of the outside encoders that taught a run, its teacher, and the teacher's own.
+
+    A teacher that is no longer to be found is passed over.
+    """
+    options = run.config.objective.options
+    named = {value for value in options.values() if value in ENCODERS}
+    if run.provenance.get("origin", {}).get("family") == "repa":
+        named.add("dinov2-b")  # of REPA's published checkpoints only this is known
+    if options.get("teacher") is None:
+        return named
+    try:
+        return named | supervisors(find_teacher(run.config, run.folder.parent))
+    except ValueError:
+        return named
+
+
+def probe_layers(run: Run, step: int, *, layers: range, t: float, count: int, seed: int = 0) -> list[dict[str, Any]]:
     """Linear-probe accuracy of each layer's mean token with the null label, at time ``t``; appended to the results."""
     wanted = {"metric": "probe", "step": step, "t": t, "count": count, "probe_seed": seed}
     known = {r["layer"]: r for r in run.results if all(r.get(key) == value for key, value in wanted.items())}
     if known.keys() >= set(layers):
         return [known[layer] for layer in layers]
-    check_latents_of(run, latents)
-    backbone = load_backbone(run, step)
-    path = get_path(run.config.diffusion.path)
-    features = extract(backbone, latents, range(count), list(layers), t, seed=seed, conditional=False, path=path)
+    chosen = {"step": step, "labels": ("null",), "pooling": "mean", "seed": seed, "root": run.folder.parent}
+    features = extract(run, count, layers, (t,), **chosen)
     records = []
     for layer in layers:
-        probe = linear_probe(features.f_u[layer].mean(dim=1), torch.from_numpy(latents.labels[:count]), seed=seed)
+        probe = linear_probe(features.read(layer, t), features.true, seed=seed)
         record = {**wanted, "layer": layer, "value": probe.accuracy, "low": probe.low, "high": probe.high}
         record |= {"label": "null", "weights": "ema", "pooling": "mean token", "splits": _PROBE_SPLITS}
         record |= {"n_test": probe.count, "train_seed": run.config.training.seed}
@@ -112,46 +139,68 @@ def probe_layers(
     return records
 
 
-def reference_features(config: DataConfig) -> Reference:
-    """The shipped detector's features of the first 10,000 training and all test images of a data set."""
-    return _reference(config)
+def _metrics(judge: Detector, seen: Reference, count: int, classes: list[str]) -> list[str]:
+    metrics = [metric_name(judge.name, kind) for kind in kinds(seen, count)]
+    known = judge.classes is not None and list(judge.classes) == classes
+    return [*metrics, metric_name(judge.name, "class-agreement")] if known else metrics
+
+
+def _records(
+    found: Seen, seen: Reference, judge: Detector, expected: list[str], *, seed: int, small_ok: bool
+) -> list[dict[str, Any]]:
+    if seen.basis is not None:
+        found = found.reduced(seen.basis)
+    scores = measure(found, seen, seed=seed, small_ok=small_ok)
+    named = {metric_name(judge.name, kind): score for kind, score in scores.items()}
+    agreed = metric_name(judge.name, "class-agreement")
+    if agreed in expected:
+        named[agreed] = agreement(found)
+    return [{"metric": metric, **named[metric]} for metric in expected]
 
 
 @lru_cache(maxsize=2)
-def _reference(config: DataConfig) -> Reference:
-    detector = load_clf64()
-
-    def features(images: Images) -> Tensor:
-        chosen = np.arange(min(_REFERENCE_COUNT, len(images)))
-        parts = [chosen[start : start + 500] for start in range(0, len(chosen), 500)]
-        return torch.cat([detector(images.batch(part)).features for part in parts])
-
-    train, test = load_images(config, "train"), load_images(config, "test")
-    return Reference(features(train), features(test), train.content)
+def _detector(name: str) -> Detector:
+    return load_detector(name, "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _described(settings: SamplingConfig) -> dict[str, Any]:
-    settings_ = asdict(settings)
+# Several steps of several runs are scored in turn, each against the same reference.
+_references: dict[tuple[Any, ...], Reference] = {}
+
+
+def _reference(
+    data: DataConfig | None, detector: str, file: Path | None, root: Path, progress: Progress | None
+) -> Reference:
+    judge, stage = _detector(detector), _staged(progress, "reference")
+    if file is not None:
+        return reference_of_file(file, judge, stage)
+    key = (data, judge.hash)
+    if key not in _references:
+        _references.clear()
+        _references[key] = reference_of_data(data, judge, root / ".references", stage)
+    return _references[key]
+
+
+def _how(judge: Detector, seen: Reference) -> dict[str, Any]:
     return {
-        "n_generated": settings_.pop("count"),
-        "sampler_steps": settings_.pop("steps"),
-        "sample_seed": settings_.pop("seed"),
-        **settings_,
+        "detector": judge.name,
+        "detector_hash": judge.hash,
+        "resize": judge.resize,
+        "reduction": judge.reduction,
+        "n_reference": seen.train.statistics.count,
+        "reference": seen.content,
     }
 
 
-def _how(config: Config, settings: SamplingConfig, detector: Detector, reference: Reference) -> dict[str, Any]:
-    return {
-        "detector": detector.name,
-        "detector_hash": detector.hash,
-        "resize": detector.resize,
-        "quantisation": QUANTISATION,
-        "n_reference": len(reference.train),
-        "reference": reference.content,
-        "label_scheme": "balanced: class i modulo the number of classes",
-        "nfe": evaluations(settings.sampler, settings.steps, Guidance.of(settings), settings.last_step, settings.shift),
-        "ema": config.training.ema,
-        "train_seed": config.training.seed,
-        "dtype": "float32",
-        "machine": machine(),
-    }
+def _where(seen: Reference, count: int) -> dict[str, Any]:
+    """What goes with a number without deciding what it is."""
+    floor = {} if seen.test is None else {"n_floor": min(count, len(seen.test.features))}
+    explained = {} if seen.basis is None else {"explained": seen.basis.explained}
+    return {"reference_origin": seen.origin, **floor, **explained, "dtype": "float32", "machine": machine()}
+
+
+def _staged(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:
+    return None if progress is None else lambda done, total: progress(stage, done, total)
+
+
+def _counted(progress: Progress | None, stage: str, total: int) -> Callable[[int], None] | None:
+    return None if progress is None else lambda done: progress(stage, done, total)

@@ -1,69 +1,262 @@
-"""Features of a backbone: tokens by layer, with the class and with the null class kept apart."""
+"""Features of a run: tokens by layer, time and label mode, computed once and kept on disk."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from workbench.backbones.base import TransformerBackbone
+from workbench.config import DataConfig, flatten
 from workbench.data.codecs import sample_posterior
-from workbench.data.latents import Latents
-from workbench.diffusion.guidance import guide
-from workbench.diffusion.paths import LINEAR, Path, interpolate
+from workbench.data.latents import Latents, open_latents
+from workbench.diffusion.paths import get_path, interpolate
 from workbench.diffusion.randomness import normal
+from workbench.evaluation.leakage import wrong_labels
+from workbench.evaluation.similarity import local_distant_similarity
+from workbench.features.cache import ArrayWriter, array_file, damage, features_folder, make_room, turn_to_compute
+from workbench.features.grid import FEWEST_TOKENS, LABELS, FeatureGrid
+from workbench.runs.models import check_latents_of, load_backbone
+from workbench.runs.store import Run, runs_root
 
 _BATCH = 100
+_CHECKED_BYTES = 1_000_000_000  # of more only the sizes of the files are checked: reading them takes seconds
+
+
+def extract(
+    run: Run,
+    images: int | Sequence[int],
+    layers: Sequence[int],
+    times: Sequence[float],
+    *,
+    step: int | None = None,
+    weights: Literal["ema", "raw"] = "ema",
+    labels: Sequence[str] = ("null", "true"),
+    pooling: Literal["tokens", "mean"] = "tokens",
+    data: DataConfig | None = None,
+    split: str = "train",
+    seed: int = 0,
+    dtype: Literal["float32", "float16"] = "float32",
+    device: torch.device | str | None = None,
+    root: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> FeatureGrid:
+    """Features of images of `split`, the first so many or those at the row numbers, at every layer x time x label mode.
+
+    The images are those of the run's data set, or of `data`, which an imported run needs. The noise of one depends on
+    `seed` and its row alone, so every model, layer and label mode sees the same x_t, on the path of the run's training.
+    Label modes are those of `FeatureGrid`; the wrong label is that of another of these images. Kept under
+    `root`/.features, the root of the runs unless given: what is there is not computed again, and a call that was cut
+    off goes on at the (time, label mode) it had reached. One pass gives all layers and stops at the deepest one
+    missing. With `pooling` "mean" the LDS of each image is kept too. Runs on a GPU if there is one.
+
+    `progress(done, total)` counts images through the network. ValueError for arguments outside what is allowed, a step
+    that was not kept, and features that do not fit the cap (``$WORKBENCH_FEATURES_GB``), the disk or float16.
+    """
+    root = runs_root() if root is None else Path(root)
+    _check_words(weights=weights, pooling=pooling, dtype=dtype)
+    config = run.config if data is None else replace(run.config, data=data)
+    latents, checkpoint = open_latents(config, split, root / ".latents"), run.checkpoint(step)
+    check_latents_of(run, latents)
+    described = {
+        "run": run.fingerprint,
+        "step": checkpoint.step,
+        "weights": checkpoint.hash("ema" if weights == "ema" else "model"),
+        "backbone": flatten(run.config.backbone),
+        "images": latents.content,
+        "rows": _rows(images, len(latents)),
+        "seed": seed,
+        "path": run.config.diffusion.path,
+        "pooling": pooling,
+        "dtype": dtype,
+    }
+    grid = _grid(run.name, latents, described, (layers, times, labels), root)
+    if _missing(grid):
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        with turn_to_compute(grid.folder):
+            missing = _missing(grid)  # another process may have computed some of it meanwhile
+            if missing:
+                backbone = load_backbone(run, checkpoint.step, weights).to(device)
+                job = _Job(grid, backbone, latents, run.config.diffusion.path, seed, np.dtype(dtype))
+                make_room(root, list(chain(*_files(grid).values())), *job.sizes(missing))
+                job.run(missing, progress)
+    return grid
+
+
+def _grid(
+    name: str, latents: Latents, described: dict[str, Any], asked: tuple[Sequence, Sequence, Sequence], root: Path
+) -> FeatureGrid:
+    """The grid of the `asked` layers, times and label modes of what is described; nothing is computed."""
+    layers, times, labels = asked
+    rows, seed = described["rows"], described["seed"]
+    true = latents.labels[np.asarray(rows)].astype(np.int64)
+    return FeatureGrid(
+        run=name,
+        step=described["step"],
+        layers=_chosen("layers", map(int, layers), lambda layer: layer >= 0, "0 (the patch embedding) and more"),
+        times=_chosen("times", map(float, times), lambda t: 0 <= t <= 1, "0 to 1"),
+        labels=_chosen("labels", labels, LABELS.__contains__, ", ".join(LABELS)),
+        pooling=described["pooling"],
+        rows=tuple(rows),
+        true=torch.from_numpy(true),
+        given=torch.from_numpy(wrong_labels(true, seed=seed)),
+        classes=latents.classes,
+        folder=features_folder(root, described),
+    )
 
 
 @dataclass(frozen=True)
-class Features:
-    """Tokens at one time: f_c (true label) and f_u (null label) by layer, float32 ``n tokens width``."""
+class _Job:
+    """The computation of what a grid lacks."""
 
-    t: float
-    f_c: dict[int, Float[Tensor, "n m d"]]
-    f_u: dict[int, Float[Tensor, "n m d"]]
+    grid: FeatureGrid
+    backbone: TransformerBackbone
+    latents: Latents
+    path: str
+    seed: int
+    dtype: np.dtype
 
-    def guided(self, layer: int, scale: float) -> Float[Tensor, "n m d"]:
-        """f_g = f_u + scale (f_c - f_u), Eq. 3: exact at any scale without running the network again."""
-        return guide(self.f_u[layer], self.f_c[layer], scale)
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        tokens = (self.backbone.tokens,) if self.grid.pooling == "tokens" else ()
+        return (len(self.grid.rows), *tokens, self.backbone.width)
+
+    def sizes(self, missing: dict[tuple[float, str], list[int]]) -> tuple[int, int]:
+        """Bytes of the whole grid, and of what is missing."""
+        grid, n = self.grid, len(self.grid.rows)
+        each = int(np.prod(self._shape)) * self.dtype.itemsize + (8 * n if grid.pooling == "mean" else 0)
+        count = sum(map(len, missing.values()))
+        return each * len(grid.layers) * len(grid.times) * len(grid.labels), each * count
+
+    @torch.no_grad()
+    def run(self, missing: dict[tuple[float, str], list[int]], progress: Callable[[int, int], None] | None) -> None:
+        """Compute and keep it, one pass over the images for each time and label mode."""
+        n, done = len(self.grid.rows), 0
+        for (t, label), layers in missing.items():
+            writers = self._writers(t, label, layers)
+            try:
+                for chosen, found in self._batches(t, label, tuple(layers)):
+                    for layer, tokens in found.items():
+                        self._write(writers, layer, t, label, tokens)
+                    done += len(chosen)
+                    if progress:
+                        progress(done, len(missing) * n)
+                for writer in writers.values():
+                    writer.finish()
+            finally:
+                for writer in writers.values():
+                    writer.discard()
+
+    def _writers(self, t: float, label: str, layers: list[int]) -> dict[tuple[int, str], ArrayWriter]:
+        kinds = {"features": (self._shape, self.dtype)}
+        if self.grid.pooling == "mean":
+            kinds["lds"] = (self._shape[:1], np.dtype("float64"))
+        return {
+            (layer, of): ArrayWriter(array_file(self.grid.folder, label, t, layer, of), *kind)
+            for layer in layers
+            for of, kind in kinds.items()
+        }
+
+    def _batches(
+        self, t: float, label: str, layers: tuple[int, ...]
+    ) -> Iterator[tuple[Int64[np.ndarray, "b"], dict[int, Float[Tensor, "b m d"]]]]:
+        grid, device = self.grid, next(self.backbone.parameters()).device
+        noise, told = LABELS[label]
+        shape = (self.latents.channels, self.latents.height, self.latents.height)
+        null = torch.full_like(grid.true, self.backbone.null_label)
+        names = {"null": null, "true": grid.true, "given": grid.given}[told]
+        for start in range(0, len(grid.rows), _BATCH):
+            chosen = np.asarray(grid.rows[start : start + _BATCH])
+            if noise:  # standard normal like a latent, so x_t has about the spread that the model knows at this time
+                z = normal(self.seed, "feature-noise-image", chosen, shape)
+            else:
+                z = sample_posterior(
+                    self.latents.moments(chosen), normal(self.seed, "feature-posterior", chosen, shape)
+                )
+            times = torch.full((len(chosen),), t)
+            x_t = interpolate(get_path(self.path), z, normal(self.seed, "feature-noise", chosen, shape), times).x_t
+            y = names[start : start + _BATCH]
+            yield chosen, self.backbone.features(x_t.to(device), times.to(device), y.to(device), layers)
+
+    def _write(
+        self, writers: dict[tuple[int, str], ArrayWriter], layer: int, t: float, label: str, tokens: Tensor
+    ) -> None:
+        tokens = tokens.float().cpu()
+        pooled = self.grid.pooling == "mean"
+        features = tokens.mean(dim=1) if pooled else tokens
+        if self.dtype == np.float16 and (most := features.abs().max()) > np.finfo(np.float16).max:
+            raise ValueError(f"layer {layer}, t = {t:g}, {label}: numbers up to {most:.3g} do not fit float16")
+        writers[layer, "features"].write(features.numpy().astype(self.dtype))
+        if pooled and tokens.shape[1] < FEWEST_TOKENS:
+            writers[layer, "lds"].write(np.full(len(tokens), np.nan))
+        elif pooled:
+            try:
+                writers[layer, "lds"].write(local_distant_similarity(tokens).numpy())
+            except ValueError as error:
+                raise ValueError(f"layer {layer}, t = {t:g}, {label}: {error}") from error
 
 
-@torch.no_grad()
-def extract(
-    backbone: TransformerBackbone,
-    latents: Latents,
-    indices: Sequence[int],
-    layers: Sequence[int],
-    t: float,
-    *,
-    seed: int = 0,
-    conditional: bool = True,
-    path: Path = LINEAR,
-) -> Features:
-    """Features of the images at ``indices`` noised to time ``t`` on ``path``, which is that of the model's training.
-
-    The noise of an image depends on ``seed`` and its index alone, so every model sees the same x_t. With
-    ``conditional`` False only f_u is computed, which is what a probe needs. Stops at the deepest layer asked.
-    """
-    parts: dict[str, dict[int, list[Tensor]]] = {
-        "f_c": {n: [] for n in layers},
-        "f_u": {n: [] for n in layers},
+def _files(grid: FeatureGrid) -> dict[tuple[float, str, int], list[Path]]:
+    """The files of each time, label mode and layer."""
+    kinds = ("features", "lds") if grid.pooling == "mean" else ("features",)
+    return {
+        (t, label, layer): [array_file(grid.folder, label, t, layer, of) for of in kinds]
+        for t in grid.times
+        for label in grid.labels
+        for layer in grid.layers
     }
-    shape = (latents.channels, latents.height, latents.height)
-    for start in range(0, len(indices), _BATCH):
-        chosen = np.asarray(indices[start : start + _BATCH])
-        z = sample_posterior(latents.moments(chosen), normal(seed, "feature-posterior", chosen, shape))
-        times = torch.full((len(chosen),), t)
-        x_t = interpolate(path, z, normal(seed, "feature-noise", chosen, shape), times).x_t
-        labels = torch.from_numpy(latents.labels[chosen])
-        branches = {"f_u": torch.full_like(labels, backbone.null_label)}
-        if conditional:
-            branches["f_c"] = labels
-        for name, y in branches.items():
-            for layer, tokens in backbone.features(x_t, times, y, tuple(layers)).items():
-                parts[name][layer].append(tokens.float())
-    joined = {name: {n: torch.cat(f) for n, f in part.items() if f} for name, part in parts.items()}
-    return Features(t=t, **joined)
+
+
+def _missing(grid: FeatureGrid) -> dict[tuple[float, str], list[int]]:
+    """The layers that lack a whole file, by time and label mode; of a damaged file the user is told."""
+    missing: dict[tuple[float, str], list[int]] = {}
+    wanted = _files(grid)
+    numbers = (
+        sum(file.stat().st_size for files in wanted.values() for file in files if file.is_file()) <= _CHECKED_BYTES
+    )
+    for (t, label, layer), files in wanted.items():
+        if not all(_whole(file, numbers) for file in files):
+            missing.setdefault((t, label), []).append(layer)
+    return missing
+
+
+def _whole(file: Path, numbers: bool) -> bool:
+    if not file.is_file():
+        return False
+    reason = damage(file, numbers)
+    if reason and file.is_file():  # else it was deleted meanwhile, to make room
+        warnings.warn(f"{file} is damaged and computed again: {reason}", stacklevel=4)
+        file.unlink(missing_ok=True)
+    return not reason
+
+
+def _rows(images: int | Sequence[int], count: int) -> list[int]:
+    rows = list(range(images)) if isinstance(images, int) else [int(row) for row in images]
+    if not rows or not 0 <= min(rows) <= max(rows) < count or len(set(rows)) < len(rows):
+        came = (
+            images if isinstance(images, int) else f"{len(rows)} row numbers, {sorted(rows)[:1]} to {sorted(rows)[-1:]}"
+        )
+        raise ValueError(f"images is {came}; allowed are 1 to {count}, or different row numbers of 0 to {count - 1}")
+    return rows
+
+
+def _chosen(name: str, values, allowed: Callable, described: str) -> tuple:
+    """The different values in their order; ValueError for none or one that is not allowed."""
+    values = tuple(dict.fromkeys(values))
+    wrong = [value for value in values if not allowed(value)]
+    if wrong or not values:
+        raise ValueError(f"{name} has {repr(wrong[0]) if wrong else 'nothing'}; allowed are {described}")
+    return values
+
+
+def _check_words(**words: str) -> None:
+    allowed = {"weights": ("ema", "raw"), "pooling": ("tokens", "mean"), "dtype": ("float32", "float16")}
+    for name, value in words.items():
+        if value not in allowed[name]:
+            raise ValueError(f"{name} is {value!r}; allowed are {', '.join(allowed[name])}")

@@ -10,13 +10,11 @@ import numpy as np
 from workbench.config import Config, load_config
 from workbench.data.images import load_images
 from workbench.data.latents import open_latents
-from workbench.diffusion.paths import get_path
 from workbench.evaluation.generate import generate
 from workbench.evaluation.suite import probe_layers, score
 from workbench.features.extract import extract
 from workbench.features.maps import TokenMaps, layer_and_guided_maps
 from workbench.reporting.report import write_report
-from workbench.runs.models import load_backbone
 from workbench.runs.store import Run, prepare_run
 from workbench.training.loop import fit
 
@@ -65,12 +63,12 @@ def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...]
     jobs = [(role, step) for role, run in runs.items() for step in _scored_steps(run.config)]
     for done, (role, step) in enumerate(jobs):
         yield Progress("score", done, len(jobs), f"{role} at step {step}")
-        score(runs[role], step, configs[role].sampling)
+        score(runs[role], step, configs[role].sampling, small_ok=True)
     yield Progress("score", len(jobs), len(jobs))
     for done, (role, run) in enumerate(runs.items()):
         yield Progress("probe", done, len(runs), role)
         count = min(PROBE_IMAGES, len(latents))
-        probe_layers(run, latents, min(common, run.config.training.steps), layers=LAYERS, t=PROBE_TIME, count=count)
+        probe_layers(run, min(common, run.config.training.steps), layers=LAYERS, t=PROBE_TIME, count=count)
     yield Progress("probe", len(runs), len(runs))
     yield Progress("report", 0, 1)
     names, columns = latents.classes, 10
@@ -98,12 +96,11 @@ def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...]
 def demo_maps(run: Run, latents) -> TokenMaps:
     """Token maps of a run's shallow and deep layers and of its guided feature, on one image of each of six classes."""
     indices = [int(np.flatnonzero(latents.labels == label)[0]) for label in range(MAP_IMAGES)]
-    path = get_path(run.config.diffusion.path)
-    features = extract(load_backbone(run), latents, indices, [2, 8], MAP_TIME, path=path)
+    features = extract(run, indices, [2, 8], [MAP_TIME], root=run.folder.parent)
     images = load_images(run.config.data, "train").batch(indices).numpy()
     # The longest run: after so few steps the others' maps show places more than things.
     of = f"the plain run at step {run.config.training.steps:,}, t = {MAP_TIME:g}"
-    return layer_and_guided_maps(of, features, images, [2, 8], 8, MAP_SCALES)
+    return layer_and_guided_maps(of, features, MAP_TIME, images, [2, 8], 8, MAP_SCALES)
 
 
 def _scored_steps(config: Config) -> list[int]:

@@ -29,6 +29,9 @@ STYLES: dict[str, dict[str, Any]] = {
 METRICS = {
     "fd-clf64": "FD-clf64",
     "kid-clf64": "KID-clf64",
+    "precision-clf64": "precision",
+    "recall-clf64": "recall",
+    "memorisation-clf64": "memorisation",
     "class-agreement": "class agreement",
     "probe": "probe accuracy",
 }

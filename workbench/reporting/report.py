@@ -241,7 +241,11 @@ def _has_interval(record: Record) -> bool:
 
 
 def _overlap(a: Record, b: Record) -> bool:
-    return _has_interval(a) and _has_interval(b) and a["low"] <= b["high"] and b["low"] <= a["high"]
+    """Whether the intervals meet; of a score without one its value has to lie in the other's."""
+    if not (_has_interval(a) or _has_interval(b)):
+        return False
+    ends = [(r["low"], r["high"]) if _has_interval(r) else (r["value"], r["value"]) for r in (a, b)]
+    return ends[0][0] <= ends[1][1] and ends[1][0] <= ends[0][1]
 
 
 def _gap(guided: Record, plain: Record) -> float:

@@ -1,0 +1,254 @@
+"""A small classifier trained on the workbench's own images; FD-clf64 compares its 64 penultimate features."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Integer, Shaped, UInt8
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save as write_tensors
+from torch import Tensor, nn
+
+from workbench.data.images import FASHION_CLASSES
+from workbench.evaluation.detectors import DETECTION_BATCH, SPATIAL, Detected, check_images, joined, single_precision
+from workbench.files import write_atomically
+
+ASSETS = Path(__file__).parents[1] / "data" / "assets"
+SIZE = 32
+WIDTH = 64
+RECORD_KEYS = ("classes", "channels", "recipe", "test_accuracy", "seed", "training_images_sha256", "sha256")
+LEARNING_RATE = 4e-3
+WEIGHT_DECAY = 0.02
+# Generated images are not always centred. No flips: digits and letters have a handedness.
+SHIFT = 2
+DROPOUT = 0.2
+RECIPE = {
+    "optimizer": "AdamW, one cycle",
+    "learning_rate": LEARNING_RATE,
+    "weight_decay": WEIGHT_DECAY,
+    "shift": SHIFT,
+    "dropout": DROPOUT,
+}
+
+
+class Classifier64(nn.Module):
+    """Small convolutional classifier of 32 x 32 images in [-1, 1]; the 64 penultimate units are features."""
+
+    def __init__(self, classes: int, channels: int = 1) -> None:
+        super().__init__()
+        stages = [(channels, 32, 5, 2), (32, 64, 3, 1), (64, 128, 3, 2), (128, 128, 3, 2)]
+        layers = []
+        for inputs, outputs, kernel, stride in stages:
+            layers += [
+                nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(),
+            ]
+        self.stages = nn.Sequential(*layers)
+        # Normalised before the activation, so that every unit is alive: a dead one adds nothing to a score.
+        self.penultimate = nn.Sequential(nn.Linear(128, WIDTH, bias=False), nn.BatchNorm1d(WIDTH), nn.GELU())
+        self.head = nn.Linear(WIDTH, classes)
+
+    def pooled(self, maps: Float[Tensor, "b 128 4 4"]) -> Float[Tensor, "b 64"]:
+        return self.penultimate(maps.mean(dim=(2, 3)))
+
+    def features(self, images: Float[Tensor, "b c 32 32"]) -> Float[Tensor, "b 64"]:
+        return self.pooled(self.stages(images))
+
+    def forward(self, images: Float[Tensor, "b c 32 32"]) -> Float[Tensor, "b k"]:
+        return self.head(self.features(images))
+
+
+@dataclass(frozen=True)
+class ClassifierDetector:
+    """A trained `Classifier64` as a `Detector`; `record` tells how it was trained, `classes` what its logits stand for.
+
+    Its spatial features are those of the last convolution, 4 x 4 places.
+    """
+
+    model: Classifier64
+    hash: str
+    record: dict[str, Any]
+    classes: tuple[str, ...] | None = None
+    name: str = "clf64"
+    dimensions: int = WIDTH
+    resize: str = f"none, {SIZE}x{SIZE} only"
+    reduction: None = None
+    encoder: None = None
+
+    def __post_init__(self) -> None:
+        self.model.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, images: Shaped[Tensor, "b c h w"]) -> Detected:
+        """What is seen in `images` on the model's device, in float32, in batches of 256.
+
+        ValueError if the images are not uint8 of the channels and the size the classifier was trained on.
+        """
+        check_images(self.name, images, channels=(self.record["channels"],), size=SIZE)
+        with single_precision():
+            return joined([self._read(part) for part in images.split(DETECTION_BATCH)])
+
+    def _read(self, images: UInt8[Tensor, "b c 32 32"]) -> Detected:
+        maps = self.model.stages(_scaled(images.to(self.model.head.weight.device)))
+        features = self.model.pooled(maps)
+        return Detected(features, maps[:, :SPATIAL], self.model.head(features))
+
+
+def packaged_clf64(device: torch.device) -> ClassifierDetector:
+    """The classifier of the package: Fashion-MNIST, as the record beside its weights has it."""
+    detector = load_clf64()
+    detector.model.to(device)
+    return replace(detector, classes=FASHION_CLASSES)
+
+
+def load_clf64(path: Path | None = None) -> ClassifierDetector:
+    """The classifier in folder `path` (clf64.safetensors, clf64.json), by default the one of the package.
+
+    ValueError naming the file if one is missing, the record is not complete, or the weights do not have the
+    sha256 that the record states.
+    """
+    folder = ASSETS if path is None else path
+    weights_file, record_file = folder / "clf64.safetensors", folder / "clf64.json"
+    for file in (weights_file, record_file):
+        if not file.is_file():
+            raise ValueError(f"{file} does not exist; allowed is a folder written by save_clf64")
+    try:
+        record = json.loads(record_file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{record_file} is not JSON: {error}") from error
+    missing = [key for key in RECORD_KEYS if key not in record]
+    if missing:
+        raise ValueError(f"{record_file} lacks {', '.join(missing)}")
+    weights = weights_file.read_bytes()
+    digest = hashlib.sha256(weights).hexdigest()
+    if digest != record["sha256"]:
+        raise ValueError(f"{weights_file} has sha256 {digest}; its record states {record['sha256']}")
+    model = Classifier64(record["classes"], record["channels"])
+    model.load_state_dict(read_tensors(weights))
+    return ClassifierDetector(model, digest, record)
+
+
+def save_clf64(model: Classifier64, folder: Path, record: dict[str, Any]) -> None:
+    """Write clf64.safetensors and clf64.json into `folder`, each complete or not at all.
+
+    The record is the one `train_clf64` gave; the sha256 of the weights file is added. ValueError if a key is
+    missing.
+    """
+    weights = write_tensors({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
+    record = {**record, "sha256": hashlib.sha256(weights).hexdigest()}
+    missing = [key for key in RECORD_KEYS if key not in record]
+    if missing:
+        raise ValueError(f"the record of clf64 lacks {', '.join(missing)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "clf64.safetensors", weights)
+    write_atomically(folder / "clf64.json", (json.dumps(record, indent=2) + "\n").encode())
+
+
+def train_clf64(
+    train_images: UInt8[Tensor, "n c 32 32"],
+    train_labels: Integer[Tensor, " n"],
+    test_images: UInt8[Tensor, "m c 32 32"],
+    test_labels: Integer[Tensor, " m"],
+    *,
+    classes: int,
+    epochs: int = 12,
+    batch: int = 128,
+    seed: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """Train a `Classifier64` on the CPU; one record after each epoch: epoch, epochs, loss, test_accuracy.
+
+    The last one also holds `model` and `record` (for `save_clf64`). Weights, order, shifts and dropout come
+    from one generator of `seed`. ValueError, at the first step, if a label is not one of the classes.
+    """
+    _check_labels(torch.cat([train_labels, test_labels]), classes)
+    generator = torch.Generator().manual_seed(seed)
+    model = _initialised(Classifier64(classes, train_images.shape[1]), generator)
+    parts = math.ceil(len(train_images) / batch)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * parts)
+    for epoch in range(1, epochs + 1):
+        total = 0.0
+        # Parts of almost equal size: a last batch of one image would have no batch statistics.
+        for rows in torch.randperm(len(train_images), generator=generator).tensor_split(parts):
+            images = _shifted(_scaled(train_images[rows]), generator)
+            loss = _loss(model.train(), images, train_labels[rows].long(), generator)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.item() * len(rows)
+        accuracy = _accuracy(model.eval(), test_images, test_labels)
+        progress = {"epoch": epoch, "epochs": epochs, "loss": total / len(train_images)}
+        progress["test_accuracy"] = accuracy
+        if epoch == epochs:
+            recipe = {**RECIPE, "epochs": epochs, "batch": batch}
+            progress |= {"model": model, "record": _record(train_images, classes, recipe, accuracy, seed)}
+        yield progress
+
+
+def _record(
+    images: UInt8[Tensor, "n c h w"], classes: int, recipe: dict[str, Any], accuracy: float, seed: int
+) -> dict[str, Any]:
+    return {
+        "classes": classes,
+        "channels": images.shape[1],
+        "recipe": recipe,
+        "test_accuracy": accuracy,
+        "seed": seed,
+        "training_images": len(images),
+        "training_images_sha256": hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest(),
+    }
+
+
+def _check_labels(labels: Integer[Tensor, " n"], classes: int) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise ValueError(f"labels run from {low} to {high}; allowed are 0 to {classes - 1}")
+
+
+def _scaled(images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    return images.float() / 127.5 - 1
+
+
+def _initialised(model: Classifier64, generator: torch.Generator) -> Classifier64:
+    """He initialisation from `generator`, replacing the ambient draw made when the layers were built."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+    nn.init.zeros_(model.head.bias)
+    return model
+
+
+def _shifted(images: Float[Tensor, "b c h w"], generator: torch.Generator) -> Float[Tensor, "b c h w"]:
+    """Each image moved by its own whole number of pixels both ways; the border pixels are repeated."""
+    b, _, h, w = images.shape
+    down, right = torch.randint(-SHIFT, SHIFT + 1, (2, b, 1), generator=generator)
+    rows = (torch.arange(h) + down).clamp(0, h - 1)
+    columns = (torch.arange(w) + right).clamp(0, w - 1)
+    moved = images[rearrange(torch.arange(b), "b -> b 1 1"), :, rows[:, :, None], columns[:, None, :]]
+    return rearrange(moved, "b h w c -> b c h w").contiguous()
+
+
+def _loss(
+    model: Classifier64,
+    images: Float[Tensor, "b c h w"],
+    labels: Integer[Tensor, " b"],
+    generator: torch.Generator,
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy with dropout on the features, drawn here because nn.Dropout takes no generator."""
+    features = model.features(images)
+    kept = torch.rand(features.shape, generator=generator) >= DROPOUT
+    return nn.functional.cross_entropy(model.head(features * kept / (1 - DROPOUT)), labels)
+
+
+@torch.no_grad()
+def _accuracy(model: Classifier64, images: UInt8[Tensor, "m c h w"], labels: Integer[Tensor, " m"]) -> float:
+    guesses = torch.cat([model(_scaled(part)).argmax(dim=1) for part in images.split(DETECTION_BATCH)])
+    return (guesses == labels).double().mean().item()

@@ -1,0 +1,190 @@
+"""Every measure of a feature grid in one call, kept beside the features."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from workbench.evaluation.cells import Cells, Record
+from workbench.features.grid import FeatureGrid
+from workbench.files import append_jsonl, hold_lock, read_json, read_jsonl, write_json
+
+_REVISION = 1  # of what is computed: kept records of another one are not used
+_WORTH_A_PROCESS = 6  # cells that take as long as a new process takes to start
+_PATIENCE = 60.0  # seconds: a line is written in a fraction of one
+
+Part = tuple[int, float, float | None]  # layer, time, scale
+
+
+@dataclass(frozen=True)
+class MeasureGrid:
+    """Measures over layer x time x scale. A record says layer, t, scale, version, measure, value, low, high and count.
+
+    Versions are those of `leakage`, "wrong" for what both labels together say; the scale is None where there is none,
+    and value is None where it is infinite (Fisher's of points) or undefined. low and high are a 95 % interval. `about`
+    says of what and how it was measured.
+    """
+
+    layers: list[int]
+    times: list[float]
+    scales: list[float]
+    records: list[Record]
+    about: dict[str, Any]
+
+    def array(self, measure: str, version: str = "null") -> Float64[np.ndarray, "layers times scales"]:
+        """The values of a measure: the last axis is `scales`, or 1 long where the measure has no scale or only one.
+
+        NaN where the value is None. ValueError that lists what there is.
+        """
+        chosen = [r for r in self.records if (r["measure"], r["version"]) == (measure, version)]
+        if not chosen:
+            there = sorted({f"{r['measure']} of {r['version']}" for r in self.records})
+            raise ValueError(f"{measure!r} of {version!r} was not measured; there are {', '.join(there)}")
+        found = {(r["layer"], r["t"], r["scale"]): r["value"] for r in chosen}
+        # Those without a scale first, and in the order that was asked for; what is measured at scale 1 only has one.
+        scales = [scale for scale in (None, *self.scales, 1.0) if any(key[2] == scale for key in found)]
+        values = [
+            [[found[layer, t, scale] for scale in dict.fromkeys(scales)] for t in self.times] for layer in self.layers
+        ]
+        return np.array(values, dtype=np.float64)
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, atomically."""
+        write_json(Path(path), asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "MeasureGrid":
+        """What `save` wrote; ValueError naming the file if it is missing or damaged."""
+        tree = read_json(Path(path))
+        missing = cls.__dataclass_fields__.keys() - tree.keys()
+        if missing:
+            raise ValueError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
+        return cls(**{key: tree[key] for key in cls.__dataclass_fields__})
+
+
+def measure_grid(
+    features: FeatureGrid,
+    *,
+    scales: Sequence[float] = (0.0, 1.0, 5.0, 10.0, 30.0),
+    neighbours: int = 20,
+    seed: int = 0,
+    reference: Float[Tensor, "n d"] | None = None,
+    processes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> MeasureGrid:
+    """All measures of a grid of features, as far as its label modes allow, over layer x time x guidance scale.
+
+    At each layer and time, with the null label: linear probe (also with shuffled labels, which must be at chance), and
+    `separability`; RankMe, uniformity, LDS and the linear CKA and CKNNA with the deepest layer, or with `reference`,
+    of f_u and f_c. At each scale, 0 being f_u: `separability` of the versions of `leakage`, and its condition share.
+
+    Cells are kept beside the features as they are finished, so that a second call is instant and one that was cut off
+    goes on. `processes` (the processor's cores) are started anew: a script needs ``if __name__ == "__main__"``.
+    `progress(done, total)` counts layer x time x scale. ValueError naming the cell that cannot be measured.
+    """
+    layers, times = list(features.layers), list(features.times)
+    scales = list(dict.fromkeys(map(float, scales)))
+    _check(features, scales, reference, processes)
+    cells = Cells(features, neighbours, seed, reference)
+    about = _about(cells)
+    file = features.folder / f"measures-{_key(about)}.jsonl"
+    wanted = [(layer, t, scale) for t in times for layer in layers for scale in (None, *scales)]
+    known = _known(file)
+    missing = [part for part in wanted if part not in known]
+    for found in _compute(cells, missing, processes):
+        with hold_lock(file.with_suffix(".lock"), _PATIENCE):
+            for (layer, t, scale), records in found.items():
+                append_jsonl(file, {"layer": layer, "t": t, "scale": scale, "records": records})
+        known |= found
+        if progress:
+            progress(sum(part in known for part in wanted), len(wanted))
+    return MeasureGrid(layers, times, scales, [record for part in wanted for record in known[part]], about)
+
+
+def _compute(cells: Cells, missing: list[Part], processes: int | None) -> Iterator[dict[Part, list[Record]]]:
+    """The records of the missing parts, a layer and time after another as they are finished."""
+    tasks: dict[tuple[int, float], list[float | None]] = {}
+    for layer, t, scale in missing:
+        tasks.setdefault((layer, t), []).append(scale)
+    count = processes or max(1, min(os.cpu_count() or 1, len(tasks) // _WORTH_A_PROCESS))
+    if count == 1:
+        for task in tasks.items():
+            yield _task(cells, task)
+        return
+    # A forked process would share the threads' locks of torch and BLAS.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, context, _begin, (cells,)) as pool:
+        try:
+            for future in as_completed([pool.submit(_work, task) for task in tasks.items()]):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _task(cells: Cells, task: tuple[tuple[int, float], list[float | None]]) -> dict[Part, list[Record]]:
+    (layer, t), scales = task
+    return {(layer, t, scale): records for scale, records in cells.measure(layer, t, scales).items()}
+
+
+_of_this_process: list[Cells] = []
+
+
+def _begin(cells: Cells) -> None:
+    """One thread each: two processes with as many threads as cores hinder one another."""
+    torch.set_num_threads(1)
+    threadpool_limits(1)
+    _of_this_process.append(cells)
+
+
+def _work(task: tuple[tuple[int, float], list[float | None]]) -> dict[Part, list[Record]]:
+    return _task(_of_this_process[0], task)
+
+
+def _known(file: Path) -> dict[Part, list[Record]]:
+    return {(line["layer"], line["t"], line["scale"]): line["records"] for line in read_jsonl(file)}
+
+
+def _about(cells: Cells) -> dict[str, Any]:
+    features, reference = cells.features, cells.reference
+    mark = (
+        None if reference is None else hashlib.sha256(reference.detach().cpu().double().numpy().tobytes()).hexdigest()
+    )
+    return {
+        "run": features.run,
+        "step": features.step,
+        "count": len(features.rows),
+        "classes": len(features.true.unique()),
+        "labels": sorted(features.labels),
+        "pooling": "mean token",
+        "splits": "50 % fit, 20 % choose, 30 % report",
+        "neighbours": cells.neighbours,
+        "seed": cells.seed,
+        "against": f"layer {max(features.layers)}" if mark is None else f"reference {mark[:16]}",
+        "revision": _REVISION,
+    }
+
+
+def _key(about: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _check(features: FeatureGrid, scales: list[float], reference: Tensor | None, processes: int | None) -> None:
+    if "null" not in features.labels:
+        raise ValueError(f"the grid has label modes {', '.join(features.labels)}; every measure takes null")
+    if not scales or not np.isfinite(scales).all():
+        raise ValueError(f"scales is {scales}; allowed are finite numbers, at least one")
+    if processes is not None and processes < 1:
+        raise ValueError(f"processes is {processes}; allowed are 1 and more")
+    if reference is not None and len(reference) != len(features.rows):
+        raise ValueError(f"the reference has {len(reference)} rows; the grid has {len(features.rows)} images")

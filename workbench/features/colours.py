@@ -1,0 +1,145 @@
+"""Colours of token maps: which components are shown, and how their numbers become red, green and blue."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Float32, Float64
+from torch import Tensor
+
+from workbench.diffusion.tokens import to_map
+from workbench.features.directions import largest_signs, outlier_note, principal
+from workbench.features.projection import project
+
+MODES = ("joint", "per map", "foreground", "single")
+SCALES = {"percentile": (2, 98), "minmax": (0, 100)}
+
+
+@dataclass(frozen=True, eq=False)
+class Colours:
+    """Maps in 0..1, and the limits used: (low, high) of each component, for all images or for each."""
+
+    maps: Float64[np.ndarray, "n h w 3"]
+    limits: Float64[np.ndarray, "*each 2 c"]
+
+
+@dataclass(frozen=True, eq=False)
+class MapComponents:
+    """Components of tokens in one of the `MODES`, three or, in "single", one.
+
+    `explained` are shares of the variance of what was fitted, in "per map" their means over the images. `foreground`
+    says which tokens were, in mode "foreground"; the others' coordinates are zero.
+    """
+
+    mode: str
+    coordinates: Float32[Tensor, "n m c"]
+    explained: Float64[Tensor, " c"]
+    foreground: Bool[Tensor, "n m"] | None = None
+
+    @property
+    def note(self) -> str | None:
+        """A warning where the first component has more than 90 %: "mostly position or norm outliers"."""
+        return outlier_note(self.explained)
+
+    def colours(self, scale: str | None = None) -> Colours:
+        """Maps scaled as the mode does by custom: "per map" by each image's extremes, the others by percentiles.
+
+        In "foreground" the limits are of the foreground and the background is black.
+        """
+        scale = scale or ("minmax" if self.mode == "per map" else "percentile")
+        if self.mode == "per map":
+            return colours(self.coordinates, limits=_limits(self.coordinates, scale))
+        if self.foreground is None:
+            return colours(self.coordinates, scale)
+        painted = colours(self.coordinates, limits=_limits(self.coordinates[self.foreground], scale))
+        shown = to_map(rearrange(self.foreground.double(), "n m -> n m 1"))
+        return Colours(painted.maps * rearrange(shown, "n 1 h w -> n h w 1").numpy(), painted.limits)
+
+
+def map_components(tokens: Float[Tensor, "n m d"], mode: str = "joint") -> MapComponents:
+    """Principal components of tokens for a map. Mode:
+
+    "joint" one PCA over all images: colours mean the same in each. "per map" a PCA of each image's own tokens, the
+    style of SRA (Jiang et al. 2025) and of the paper's figures: colours of two maps cannot be compared. "foreground"
+    the two steps of DINOv2 (Oquab et al. 2023): the first joint component, about its mean, parts the tokens at 0;
+    foreground is the side whose tokens lie nearer the middle of the grid on average (of equals the smaller side),
+    since the sign of a component means nothing; a second joint PCA is fitted on it. "single" the first joint component
+    alone, for a colour map that those who see fewer colours can read.
+
+    ValueError for another mode, fewer than three dimensions or tokens, or tokens that do not vary.
+    """
+    if mode == "joint" or mode == "single":
+        projection = project(tokens, components=3 if mode == "joint" else 1)
+        return MapComponents(mode, projection.at(0.0, 0.0), projection.explained)
+    if mode == "per map":
+        return _per_map(tokens)
+    if mode == "foreground":
+        return _foreground(tokens)
+    raise ValueError(f"mode is {mode!r}; allowed are {', '.join(MODES)}")
+
+
+def colours(
+    coordinates: Float[Tensor, "n m c"],
+    scale: str = "percentile",
+    limits: Float[np.ndarray, "*each 2 c"] | None = None,
+) -> Colours:
+    """Three components as red, green and blue, or one in viridis, on the square grid of the tokens.
+
+    Unless `limits` are given, those of another picture say, they are each component's 2nd and 98th percentile over
+    all images, or its extremes ("minmax"); what is outside gets the colour of the limit. ValueError for another scale
+    or number of components, or tokens that form no square.
+    """
+    count = coordinates.shape[2]
+    if count not in (1, 3):
+        raise ValueError(f"got {count} components; allowed are 3 (red, green, blue) or 1 (viridis)")
+    if limits is None:
+        limits = _limits(rearrange(coordinates, "n m c -> (n m) c"), scale)
+    low, high = limits[..., :1, :], limits[..., 1:, :]
+    values = ((coordinates.double().numpy() - low) / np.maximum(high - low, 1e-9)).clip(0, 1)
+    maps = rearrange(to_map(torch.from_numpy(values)).numpy(), "n c h w -> n h w c")
+    if count == 1:
+        from matplotlib import colormaps
+
+        maps = colormaps["viridis"](maps[..., 0])[..., :3]
+    return Colours(maps, limits.astype(np.float64))
+
+
+def _limits(coordinates: Float[Tensor, "*each r c"], scale: str) -> Float64[np.ndarray, "*each 2 c"]:
+    if scale not in SCALES:
+        raise ValueError(f"scale is {scale!r}; allowed are {', '.join(SCALES)}")
+    return np.moveaxis(np.percentile(coordinates.double().numpy(), SCALES[scale], axis=-2), 0, -2)
+
+
+def _per_map(tokens: Float[Tensor, "n m d"]) -> MapComponents:
+    if min(tokens.shape[1:]) < 3:
+        raise ValueError(f"got {tokens.shape[1]} tokens of width {tokens.shape[2]}; three components need 3 of each")
+    coordinates, shares = [], []
+    for image, each in enumerate(tokens.detach().cpu().double()):
+        rows = each - each.mean(dim=0)
+        _, sizes, directions = torch.linalg.svd(rows, full_matrices=False)
+        if not sizes.any():
+            raise ValueError(f"all tokens of image {image} are equal; there are no directions in which they vary")
+        basis = directions[:3].T
+        coordinates.append((rows @ (basis * largest_signs(basis))).float())
+        shares.append(sizes[:3].square() / sizes.square().sum())
+    return MapComponents("per map", torch.stack(coordinates), torch.stack(shares).mean(dim=0))
+
+
+def _foreground(tokens: Float[Tensor, "n m d"]) -> MapComponents:
+    first = project(tokens, components=1).at(0.0, 0.0)[..., 0]
+    chosen = _nearer_the_middle(first > 0, first < 0)
+    rows = tokens.detach().cpu()[chosen].double()
+    rows = rows - rows.mean(dim=0)
+    basis, shares = principal(rows.T @ rows / len(rows), 3)
+    coordinates = torch.zeros(*chosen.shape, 3)
+    coordinates[chosen] = (rows @ basis).float()
+    return MapComponents("foreground", coordinates, shares, chosen)
+
+
+def _nearer_the_middle(above: Bool[Tensor, "n m"], below: Bool[Tensor, "n m"]) -> Bool[Tensor, "n m"]:
+    """The side whose tokens have the smaller mean distance to the middle of the grid; of equals the smaller side."""
+    side = to_map(rearrange(above.float(), "n m -> n m 1")).shape[-1]
+    places = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
+    distance = rearrange(torch.hypot(places[:, None], places[None, :]), "h w -> (h w)").expand_as(above)
+    return min((above, below), key=lambda part: (round(float(distance[part].mean()), 9), int(part.sum())))

@@ -1,0 +1,82 @@
+"""Features of a run over a grid of layers and times, with the label modes kept apart, read from the disk."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from workbench.diffusion.guidance import guide
+from workbench.evaluation.similarity import local_distant_similarity
+from workbench.features.cache import array_file, read_array
+
+FEWEST_TOKENS = 9  # on a smaller grid no pair of tokens is near, so there is no LDS
+
+# Of each label mode: whether the image is noise in its place, and which label the network is told.
+LABELS = {
+    "null": (False, "null"),
+    "true": (False, "true"),
+    "wrong": (False, "given"),
+    "noise-null": (True, "null"),
+    "noise-true": (True, "true"),
+}
+_PAIRS = {"true": ("null", "true"), "wrong": ("null", "wrong"), "noise": ("noise-null", "noise-true")}
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureGrid:
+    """Features of the images at `rows` at every layer x time x label mode; nothing is held in memory.
+
+    `labels` are the modes: "null" is f_u, "true" f_c, "wrong" that of the label `given`, "noise-null" and "noise-true"
+    those of noise in place of the image. With `pooling` "tokens" a feature is ``n m d``, with "mean", over tokens,
+    ``n d``. `true` and `given` are the classes of the images and the wrong ones they were told.
+    """
+
+    run: str
+    step: int
+    layers: tuple[int, ...]
+    times: tuple[float, ...]
+    labels: tuple[str, ...]
+    pooling: str
+    rows: tuple[int, ...]
+    true: Int64[Tensor, " n"]
+    given: Int64[Tensor, " n"]
+    classes: tuple[str, ...]
+    folder: Path
+
+    def read(self, layer: int, t: float, label: str = "null") -> Float[Tensor, "n ..."]:
+        """The features of one layer, time and label mode, mapped from the disk.
+
+        ValueError, listing what there is, if they were not extracted, and naming the file if it is gone or damaged.
+        """
+        return torch.from_numpy(read_array(self._file(layer, t, label)))
+
+    def guided(self, layer: int, t: float, scale: float, image: str = "true") -> Float[Tensor, "n ..."]:
+        """f_g = f_u + scale (f_c - f_u), Eq. 3: exact at any scale, float32, without running the network.
+
+        `image` says of what: "true" and "wrong" take f_c of the true and the wrong label, "noise" both features of
+        noise in place of the image.
+        """
+        if image not in _PAIRS:
+            raise ValueError(f"image is {image!r}; allowed are {', '.join(_PAIRS)}")
+        f_u, f_c = (self.read(layer, t, label).float() for label in _PAIRS[image])
+        return guide(f_u, f_c, scale)
+
+    def pooled(self, features: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
+        """Mean tokens in float32 of what `read` or `guided` gave."""
+        return features.float() if self.pooling == "mean" else features.float().mean(dim=1)
+
+    def lds(self, layer: int, t: float, label: str = "null") -> Float64[Tensor, " n"] | None:
+        """Local-distant similarity of each image's tokens, which mean tokens keep; None for fewer than 3 x 3 tokens."""
+        if self.pooling == "tokens":
+            tokens = self.read(layer, t, label).float()
+            return local_distant_similarity(tokens) if tokens.shape[1] >= FEWEST_TOKENS else None
+        found = torch.from_numpy(read_array(self._file(layer, t, label, "lds")))
+        return None if found.isnan().any() else found
+
+    def _file(self, layer: int, t: float, label: str, of: str = "features") -> Path:
+        for name, value, there in (("layer", layer, self.layers), ("t", t, self.times), ("label", label, self.labels)):
+            if value not in there:
+                raise ValueError(f"{name} {value!r} was not extracted; there are {', '.join(map(repr, there))}")
+        return array_file(self.folder, label, float(t), layer, of)
