@@ -109,6 +109,22 @@ def test_measures_without_a_scale_are_those_of_the_single_functions(grid, found)
             assert share(at(found, **where, measure=measure)) == (probe.accuracy, probe.low, probe.high, probe.count)
 
 
+def test_alignment_is_of_two_draws_of_the_noise(grid, tmp_path):
+    again = make_grid(tmp_path / "again", labels=("null", "true"))  # the same numbers, so every pair agrees
+    found = measure_grid(grid, scales=(1.0,), neighbours=5, processes=1, again=again)
+    assert at(found, layer=2, t=0.7, version="true", measure="alignment")["value"] == 0
+    other = FeatureGrid(**{**vars(again), "layers": (1,), "folder": tmp_path / "other"})
+    other.folder.mkdir()
+    for t in TIMES:
+        for label in ("null", "true"):
+            write_array(array_file(other.folder, label, t, 1), -again.read(1, t, label).numpy())
+    alone = FeatureGrid(**{**vars(grid), "layers": (1,)})
+    opposite = measure_grid(alone, scales=(1.0,), neighbours=5, processes=1, again=other)
+    assert at(opposite, layer=1, t=0.2, version="null", measure="alignment")["value"] == pytest.approx(4)
+    with pytest.raises(ValueError, match="another seed"):
+        measure_grid(grid, scales=(1.0,), again=grid)
+
+
 def test_arrays_have_the_axes_of_the_grid(found):
     silhouettes, probes = found.array("silhouette", "label_only"), found.array("probe")
     assert silhouettes.shape == (3, 2, 3) and probes.shape == (3, 2, 1)

@@ -134,12 +134,23 @@ class Attention(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "b n d"], rotate: Callable[[Tensor], Tensor] | None = None
     ) -> Float[Tensor, "b n d"]:
+        mixed = F.scaled_dot_product_attention(*self._heads(tokens, rotate))
+        return self.proj(rearrange(mixed, "b heads n e -> b n (heads e)"))
+
+    def weights(
+        self, tokens: Float[Tensor, "b n d"], rotate: Callable[[Tensor], Tensor] | None = None
+    ) -> Float[Tensor, "b heads n m"]:
+        """How much each token looks at each other one: softmax of q k^T / sqrt(e), which `forward` never forms."""
+        q, k, _ = self._heads(tokens, rotate)
+        return (q @ k.transpose(2, 3) / math.sqrt(q.shape[3])).softmax(dim=3)
+
+    def _heads(
+        self, tokens: Float[Tensor, "b n d"], rotate: Callable[[Tensor], Tensor] | None
+    ) -> tuple[Float[Tensor, "b heads n e"], ...]:
+        """Queries, keys and values by head."""
         q, k, v = rearrange(self.qkv(tokens), "b n (qkv heads e) -> qkv b heads n e", qkv=3, heads=self.heads)
         q, k = self.q_norm(q), self.k_norm(k)
-        if rotate is not None:
-            q, k = rotate(q), rotate(k)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(rearrange(mixed, "b heads n e -> b n (heads e)"))
+        return (q, k, v) if rotate is None else (rotate(q), rotate(k), v)
 
 
 class FinalLayer(nn.Module):

@@ -81,3 +81,25 @@ def benchloading(command) -> None:
     for name, value in figures.items():
         table.add_row(name, f"{value:.3g} x" if "/" in name else f"{value:,.0f}")
     Console().print(table)
+
+
+def benchscores(command) -> None:
+    """Seconds of each score beside other programs'."""
+    from dataclasses import asdict
+
+    from workbench.evaluation.bench import bench_scores
+    from workbench.files import write_json
+    from workbench.runs.store import machine
+
+    found, console = [], Console()
+    table = Table("score", "program", "seconds", "value")
+    with console.status("measuring") as status:
+        for timing in bench_scores(dimensions=command.dimensions, count=command.count):
+            found.append(timing)
+            table.add_row(timing.score, timing.program, f"{timing.seconds:.3g}", f"{timing.value:.12g}")
+            status.update(f"{timing.score}, {timing.program}: {timing.seconds:.3g} s")
+    console.print(table)
+    if command.report:
+        command.report.parent.mkdir(parents=True, exist_ok=True)
+        how = {"dimensions": command.dimensions, "count": command.count}
+        write_json(command.report, {"scores": [asdict(timing) for timing in found], **how, **machine()})

@@ -13,7 +13,7 @@ from torch import Tensor
 from workbench.evaluation.leakage import VERSIONS, condition_share, version
 from workbench.evaluation.probe import Probe, linear_probe
 from workbench.evaluation.separability import Separability, separability
-from workbench.evaluation.similarity import cknna, linear_cka, rank_me, uniformity
+from workbench.evaluation.similarity import alignment, cknna, linear_cka, rank_me, uniformity
 from workbench.evaluation.statistics import Share, t_interval
 from workbench.features.grid import FeatureGrid
 
@@ -30,12 +30,17 @@ _NEEDS = {
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """How the cells of a grid are measured; `reference` takes the deepest layer's place in CKA and CKNNA."""
+    """How the cells of a grid are measured.
+
+    `reference` takes the deepest layer's place in CKA and CKNNA; `again` are features of the same images with another
+    draw of noise, whose pairs alignment is of.
+    """
 
     features: FeatureGrid
     neighbours: int
     seed: int
     reference: Float[Tensor, "n d"] | None = None
+    again: FeatureGrid | None = None
 
     def measure(self, layer: int, t: float, scales: Iterable[float | None]) -> dict[float | None, list[Record]]:
         """Records of one layer and time at each guidance scale; those of None are the ones without a scale.
@@ -67,6 +72,8 @@ class _Cell:
                     yield from self._separate(self._null, record)
                 yield record("rank_me", rank_me(rows))
                 yield record("uniformity", uniformity(rows))
+                if of.again is not None:
+                    yield record("alignment", alignment(rows, version(of.again, name, self.layer, self.t, 1.0)[0]))
                 yield from self._likeness(rows, self._against(name), record)
                 if (spread := features.lds(self.layer, self.t, name)) is not None:
                     interval = t_interval(spread.tolist())

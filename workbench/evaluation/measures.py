@@ -80,6 +80,7 @@ def measure_grid(
     neighbours: int = 20,
     seed: int = 0,
     reference: Float[Tensor, "n d"] | None = None,
+    again: FeatureGrid | None = None,
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> MeasureGrid:
@@ -88,6 +89,7 @@ def measure_grid(
     At each layer and time, with the null label: linear probe (also with shuffled labels, which must be at chance), and
     `separability`; RankMe, uniformity, LDS and the linear CKA and CKNNA with the deepest layer, or with `reference`,
     of f_u and f_c. At each scale, 0 being f_u: `separability` of the versions of `leakage`, and its condition share.
+    With `again`, features extracted with another seed, alignment of the two noise draws of each image.
 
     Cells are kept beside the features as they are finished, so that a second call is instant and one that was cut off
     goes on. `processes` (the processor's cores) are started anew: a script needs ``if __name__ == "__main__"``.
@@ -95,8 +97,8 @@ def measure_grid(
     """
     layers, times = list(features.layers), list(features.times)
     scales = list(dict.fromkeys(map(float, scales)))
-    _check(features, scales, reference, processes)
-    cells = Cells(features, neighbours, seed, reference)
+    _check(features, scales, reference, again, processes)
+    cells = Cells(features, neighbours, seed, reference, again)
     about = _about(cells)
     file = features.folder / f"measures-{_key(about)}.jsonl"
     wanted = [(layer, t, scale) for t in times for layer in layers for scale in (None, *scales)]
@@ -171,6 +173,7 @@ def _about(cells: Cells) -> dict[str, Any]:
         "neighbours": cells.neighbours,
         "seed": cells.seed,
         "against": f"layer {max(features.layers)}" if mark is None else f"reference {mark[:16]}",
+        "again": None if cells.again is None else cells.again.folder.name,
         "revision": _REVISION,
     }
 
@@ -179,7 +182,13 @@ def _key(about: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _check(features: FeatureGrid, scales: list[float], reference: Tensor | None, processes: int | None) -> None:
+def _check(
+    features: FeatureGrid,
+    scales: list[float],
+    reference: Tensor | None,
+    again: FeatureGrid | None,
+    processes: int | None,
+) -> None:
     if "null" not in features.labels:
         raise ValueError(f"the grid has label modes {', '.join(features.labels)}; every measure takes null")
     if not scales or not np.isfinite(scales).all():
@@ -188,3 +197,5 @@ def _check(features: FeatureGrid, scales: list[float], reference: Tensor | None,
         raise ValueError(f"processes is {processes}; allowed are 1 and more")
     if reference is not None and len(reference) != len(features.rows):
         raise ValueError(f"the reference has {len(reference)} rows; the grid has {len(features.rows)} images")
+    if again is not None and (again.rows != features.rows or again.folder == features.folder):
+        raise ValueError("again must be features of the same images, extracted with another seed")

@@ -100,5 +100,7 @@ def _option(run: Run, method: str, option: str, placement: dict[Any, dict[str, A
     found = placement.get((config.backbone.name, depth))
     if found is None:
         there = ", ".join(f"{name} of depth {of}" for name, of in placement)
-        raise ValueError(f"no {option} of {method} is published for {config.backbone.name} of depth {depth}; for {there}")
+        raise ValueError(
+            f"no {option} of {method} is published for {config.backbone.name} of depth {depth}; for {there}"
+        )
     return found[option]

@@ -1,0 +1,46 @@
+import pytest
+import torch
+from einops import rearrange
+
+from workbench.features.attention import attention_entropies, attention_of
+from workbench.runs.models import load_backbone
+
+
+@pytest.mark.parametrize("name", ["sit", "lightningdit"])
+def test_the_weights_are_those_that_mix_the_values(name):
+    from workbench.config import plugin_class
+
+    options = {"size": "nano", "patch": 1, "channels": 4, "height": 4, "classes": 3}
+    backbone = plugin_class("backbone", name)(**options)
+    generator = torch.Generator().manual_seed(0)
+    backbone.initialize(generator)
+    for parameter in backbone.parameters():  # the modulations start at zero, which would leave nothing to see
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    entered = []
+    attention = backbone.blocks[2].attn
+    handle = attention.register_forward_hook(lambda module, given, out: entered.append((given, out)))
+    x, t, y = torch.randn(2, 4, 4, 4, generator=generator), torch.tensor([0.3, 0.6]), torch.tensor([0, 3])
+    with torch.no_grad(), attention_of(backbone, [1, 3]) as seen:
+        backbone.features(x, t, y, (3,))
+    handle.remove()
+    assert seen[3].shape == (2, backbone.heads, 16, 16) and set(seen) == {1, 3}
+    torch.testing.assert_close(seen[3].sum(dim=3), torch.ones(2, backbone.heads, 16))
+    (tokens, *_), mixed = entered[0]
+    v = rearrange(attention.qkv(tokens), "b n (three heads e) -> three b heads n e", three=3, heads=backbone.heads)[2]
+    by_hand = attention.proj(rearrange(seen[3] @ v, "b heads n e -> b n (heads e)"))
+    torch.testing.assert_close(by_hand, mixed, rtol=1e-4, atol=1e-5)
+    assert not backbone.blocks[2].attn._forward_pre_hooks
+
+
+def test_entropies_of_a_run(run):
+    counts = []
+    found = attention_entropies(
+        run, 12, [1, 4], [0.2, 0.8], root=run.folder.parent, progress=lambda *seen: counts.append(seen)
+    )
+    heads = load_backbone(run).heads
+    assert found.shape == (2, 2, heads) and (found > 0).all() and (found <= 1).all()
+    assert counts[-1] == (24, 24)
+    again = attention_entropies(run, 12, [4], [0.8], root=run.folder.parent)
+    assert found[1, 1] == pytest.approx(again[0, 0], rel=1e-6)
+    with pytest.raises(ValueError, match="allowed are 1 to"):
+        attention_entropies(run, 12, [0], [0.2], root=run.folder.parent)

@@ -1,0 +1,162 @@
+"""Synthetic views with real structure, and a browser to show them in."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workbench.lab.packing import quantise
+from workbench.lab.view import Axis, Pane, View
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--force-color-profile=srgb",
+    "--font-render-hinting=none",
+]
+NAMES = ("boot", "bag", "coat", "dress", "sandal", "shirt")
+
+
+def blob(side: int, y: float, x: float, reach: float) -> np.ndarray:
+    places = (np.arange(side) + 0.5) / side
+    return np.exp(-((places[:, None] - y) ** 2 + (places[None, :] - x) ** 2) / (2 * reach**2))
+
+
+def make_features(
+    n: int = 6, side: int = 8, k: int = 8, layers: int = 12, times: int = 5, steps: int = 1, sources: int = 1
+):
+    """Arrays of a "maps" pane: an object in a field, position, class and detail, changing smoothly with layer and t.
+
+    `total` is the variance inside the k directions plus a tenth, as if that lay outside.
+    """
+    random = np.random.default_rng(7)
+    centres, reach = random.uniform(0.35, 0.65, (n, 2)), random.uniform(0.12, 0.24, n)
+    objects = np.stack([blob(side, *centre, size) for centre, size in zip(centres, reach, strict=True)])
+    places = np.broadcast_to(np.linspace(-1, 1, side), (n, side, side))
+    basic = np.stack([objects - 0.3, places, places.swapaxes(1, 2), objects * places], axis=-1).reshape(
+        n, side * side, 4
+    )
+    classes = random.normal(size=(n, 1, 4)) * basic[..., :1]
+    source = np.concatenate([basic, classes, random.normal(size=(n, side * side, 4)) * 0.25], axis=-1)
+    u = np.empty((sources, steps, times, layers, n, side * side, k))
+    d = np.empty_like(u)
+    start, turn = random.normal(size=(2, sources, 12, k))
+    for s, e, t, layer in np.ndindex(sources, steps, times, layers):
+        depth, clear = (layer + 1) / layers, 1 - (t + 0.5) / times
+        weights = np.array([2 * depth, *[1.5 - depth] * 2, depth, *[0.8 * depth] * 4, *[0.6] * 4])
+        mixing = (start[s] + 0.15 * (layer + e) * turn[s]) * np.linspace(1.6, 0.4, k)
+        u[s, e, t, layer] = source * weights @ mixing * (0.4 + clear)
+        d[s, e, t, layer] = source * weights * np.array([0.5] + [0.05] * 3 + [0.4] * 4 + [0.1] * 4) @ mixing[::-1] * 0.3
+    return make_totals(u, d)
+
+
+def make_totals(u: np.ndarray, d: np.ndarray, outside: float = 0.1) -> dict[str, np.ndarray]:
+    arrays = {}
+    for name, values in (("u", u), ("d", d)):
+        arrays[name], arrays[f"{name}_scale"] = quantise(values, 4)
+    around = [values - values.mean(axis=(4, 5), keepdims=True) for values in (u, d)]
+    pairs = [(0, 0), (0, 1), (1, 1)]
+    totals = [(around[a] * around[b]).sum(axis=-1).mean(axis=(4, 5)) for a, b in pairs]
+    arrays["total"] = (np.stack(totals, axis=-1) * (1 + outside)).astype(np.float32)
+    return arrays
+
+
+def pictures(n: int = 6, size: int = 64) -> np.ndarray:
+    random = np.random.default_rng(3)
+    grounds, inks = random.integers(30, 120, (n, 1, 1, 3)), random.integers(140, 255, (n, 1, 1, 3))
+    shapes = np.stack([blob(size, *random.uniform(0.35, 0.65, 2), random.uniform(0.12, 0.22)) for _ in range(n)])[
+        ..., None
+    ]
+    return (grounds + (inks - grounds) * (shapes > 0.5) * (0.6 + 0.4 * shapes)).astype(np.uint8)
+
+
+def make_maps_view(sources: int = 1, **meta) -> View:
+    """A view of one maps pane: 6 images, 8 x 8 tokens, k = 8, 12 layers, 5 times."""
+    axes = {
+        "step": Axis("training step", (20_000,)),
+        "t": Axis("t", (0.1, 0.3, 0.5, 0.7, 0.9)),
+        "layer": Axis("layer", tuple(range(1, 13))),
+        "w": Axis("w", (0.0, 6.0, 0.1), continuous=True),
+        "image": Axis("image", tuple(range(6))),
+    }
+    if sources > 1:
+        axes["source"] = Axis("method", ("plain", "guided", "REPA", "SRA")[:sources])
+    arrays = {"images": pictures(), **make_features(sources=sources)}
+    pane = Pane("maps", "Token maps", arrays, {"names": NAMES, **meta})
+    return View("Token maps", [pane], axes, recipe='view = wb.token_maps("plain")')
+
+
+@pytest.fixture
+def maps_view():
+    return make_maps_view
+
+
+@pytest.fixture
+def features():
+    return make_features
+
+
+@pytest.fixture
+def with_totals():
+    return make_totals
+
+
+@pytest.fixture(scope="session")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+class Shown:
+    """A page of a view in the browser, and everything that went wrong in it."""
+
+    def __init__(self, context, file: Path):
+        self.page = context.new_page()
+        self.wrong: list[str] = []
+        self.page.on("console", lambda said: said.type in ("error", "warning") and self.wrong.append(said.text))
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("request", lambda asked: asked.url.startswith(("http", "ws")) and self.wrong.append(asked.url))
+        self.page.goto(file.as_uri())
+        self.page.wait_for_selector(".wb-foot")
+
+    def slider(self, name: str):
+        return self.page.get_by_role("slider", name=name, exact=True)
+
+    def status(self) -> str:
+        return self.page.locator(".wb-status").inner_text()
+
+    def settled(self) -> None:
+        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+@pytest.fixture
+def show(browser, tmp_path):
+    """show(view, width=900, scheme="light", **values) -> Shown; the test fails if the page had errors or requests."""
+    contexts, shown = [], []
+
+    def opened(view: View, width: int = 900, scheme: str = "light", **values) -> Shown:
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True, offline=True
+        )
+        contexts.append(context)
+        shown.append(Shown(context, view.save_html(tmp_path / f"view-{len(shown)}.html", **values)))
+        return shown[-1]
+
+    yield opened
+    problems = [problem for each in shown for problem in each.wrong]
+    for context in contexts:
+        context.close()
+    assert not problems, problems

@@ -1,0 +1,92 @@
+"""Where a run's tokens look: attention weights, and their entropy by layer, head and time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from workbench.backbones.base import TransformerBackbone
+from workbench.data.codecs import sample_posterior
+from workbench.data.latents import open_latents
+from workbench.diffusion.paths import get_path, interpolate
+from workbench.diffusion.randomness import normal
+from workbench.evaluation.similarity import attention_entropy
+from workbench.runs.models import check_latents_of, load_backbone
+from workbench.runs.store import Run, runs_root
+
+_BATCH = 50  # the weights of a layer are heads x tokens x tokens numbers an image
+
+
+@torch.no_grad()
+def attention_entropies(
+    run: Run,
+    images: int,
+    layers: Sequence[int],
+    times: Sequence[float],
+    *,
+    step: int | None = None,
+    weights: str = "ema",
+    seed: int = 0,
+    root: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Float64[np.ndarray, "layers times heads"]:
+    """Entropy of each head's attention in each layer and time (`attention_entropy`): 1 uniform, 0 one token.
+
+    Over the first `images` of the run's training set with the null label and the noise that `extract` gives them. Layer
+    k is the attention inside the k-th block, so there is none of layer 0. ValueError for a layer the model has not.
+    """
+    latents = open_latents(run.config, "train", (runs_root() if root is None else root) / ".latents")
+    check_latents_of(run, latents)
+    backbone = load_backbone(run, step, weights)
+    backbone = backbone.to("cuda" if torch.cuda.is_available() else "cpu")
+    if not layers or not 1 <= min(layers) <= max(layers) <= backbone.depth:
+        raise ValueError(f"layers are {list(layers)}; allowed are 1 to {backbone.depth}, whose blocks have attention")
+    if not 1 <= images <= len(latents):
+        raise ValueError(f"images is {images}; allowed are 1 to {len(latents)}")
+    total = np.zeros((len(layers), len(times), backbone.heads))
+    path, device = get_path(run.config.diffusion.path), next(backbone.parameters()).device
+    shape = (latents.channels, latents.height, latents.height)
+    for place, t in enumerate(times):
+        for start in range(0, images, _BATCH):
+            chosen = np.arange(start, min(start + _BATCH, images))
+            z = sample_posterior(latents.moments(chosen), normal(seed, "feature-posterior", chosen, shape))
+            at = torch.full((len(chosen),), t)
+            x_t = interpolate(path, z, normal(seed, "feature-noise", chosen, shape), at).x_t
+            y = torch.full((len(chosen),), backbone.null_label)
+            with attention_of(backbone, layers) as seen:
+                backbone.features(x_t.to(device), at.to(device), y.to(device), (max(layers),))
+            for row, layer in enumerate(layers):
+                total[row, place] += attention_entropy(seen[layer]).cpu().numpy() * len(chosen)
+            if progress:
+                progress(place * images + int(chosen[-1]) + 1, len(times) * images)
+    return total / images
+
+
+@contextmanager
+def attention_of(
+    backbone: TransformerBackbone, layers: Sequence[int]
+) -> Iterator[dict[int, Float[Tensor, "b heads n m"]]]:
+    """The attention weights of these layers, by number, of what the backbone is given inside the block.
+
+    The fused kernel returns none, so what enters each attention is noted by a hook, and the weights formed from it.
+    """
+    seen: dict[int, Tensor] = {}
+
+    def note(layer: int):
+        def hook(module, arguments, keywords):
+            seen[layer] = module.weights(*arguments, **keywords)
+
+        return hook
+
+    handles = [
+        backbone.blocks[layer - 1].attn.register_forward_pre_hook(note(layer), with_kwargs=True) for layer in layers
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

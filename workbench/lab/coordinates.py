@@ -1,0 +1,146 @@
+"""Features as coordinates in a few directions, so turned that colours and places keep their meaning between layers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float32
+
+from workbench.features.directions import procrustes
+from workbench.features.projection import GuidedProjection, project
+from workbench.lab.packing import quantise
+from workbench.lab.sources import Pair, Source
+
+_SHOWN = 3  # directions that are turned: red, green and blue
+# Colours have 8 bits, so features need few more; deflate makes of 12 bits three quarters of 16.
+_BITS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Coordinates:
+    """Of f_u - mean and of d = f_c - f_u, so that those of f_g are u + w d (Eq. 3), and what `total` variance is.
+
+    `total` are traces of Cov(f_u), Cov(f_u, d) and Cov(d) over the whole width, so that shares of variance are exact.
+    """
+
+    u: Float32[np.ndarray, "source step t layer n m k"]
+    d: Float32[np.ndarray, "source step t layer n m k"]
+    total: Float32[np.ndarray, "source step t layer 3"]
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """As a pane holds them."""
+        u, u_scale = quantise(self.u, 4, bits=_BITS)
+        d, d_scale = quantise(self.d, 4, bits=_BITS)
+        return {"u": u, "d": d, "u_scale": u_scale, "d_scale": d_scale, "total": self.total}
+
+    @property
+    def points(self) -> dict[str, np.ndarray]:
+        """As a scatter of mean tokens holds them: two directions and no total."""
+        flat = [rearrange(of[..., :2], "s e t l n 1 k -> s e t l n k") for of in (self.u, self.d)]
+        (u, u_scale), (d, d_scale) = (quantise(of, 4, bits=_BITS) for of in flat)
+        return {"u": u, "d": d, "u_scale": u_scale, "d_scale": d_scale}
+
+
+def joint_coordinates(
+    read: Callable[[int, int, float, int], Pair],
+    shape: tuple[int, int],
+    times: Sequence[float],
+    layers: Sequence[int],
+    components: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Coordinates:
+    """One basis for each layer over all sources, steps, times and images; the layers' turned onto the middle one's.
+
+    ``read(source, step, t, layer)`` gives f_u and f_c, `shape` counts sources and steps. The basis is that of
+    `project`; of a narrower feature the coordinates beyond its width are 0. The first three directions are turned by
+    Procrustes on the scores of f_u and f_c at every place, so that colours move little along the layers.
+    """
+    middle, found = len(layers) // 2, {}
+    for number in sorted(range(len(layers)), key=lambda number: number != middle):
+        places = [(s, e, t) for s, e in np.ndindex(shape) for t in times]
+        pairs = [read(*place, layers[number]) for place in places]
+        fitted = min(components, pairs[0][0].shape[2])
+        # `project` has its sets by time; here a number stands for the place.
+        f_u, f_c = ({float(i): pair[which] for i, pair in enumerate(pairs)} for which in (0, 1))
+        layer = _arranged(project(f_u, f_c, components=fitted), (*shape, len(times)), components)
+        found[number] = layer if number == middle else aligned(layer, found[middle])
+        progress(len(found), len(layers))
+    return stacked([found[number] for number in range(len(layers))], axis=3)
+
+
+def compared_coordinates(
+    sources: Sequence[Source],
+    steps: int,
+    times: Sequence[float],
+    layers: Sequence[int],
+    components: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Coordinates:
+    """Each source in a basis of its own, turned onto the first's at each layer, the rule of `project_pair`.
+
+    What does not differ between layers is turned once, onto the first's middle layer, and repeated. ValueError if the
+    token grids differ.
+    """
+    found: list[Coordinates] = []
+    for source in sources:
+
+        def read(_: int, step: int, t: float, layer: int, source: Source = source) -> Pair:
+            return source.read(step, t, layer)
+
+        own = joint_coordinates(read, (1, steps), times, layers if source.layered else layers[:1], components)
+        if found and own.u.shape[4:6] != found[0].u.shape[4:6]:
+            grids = [f"{of.u.shape[5]} tokens" for of in (own, found[0])]
+            raise ValueError(
+                f"{source.title} has {grids[0]} an image, {sources[0].title} {grids[1]}; they must be as many"
+            )
+        middle = len(layers) // 2
+        if not source.layered:
+            own = aligned(own, _layer(found[0], middle)) if found else own
+            own = stacked([own] * len(layers), axis=3)
+        elif found:
+            each = [aligned(_layer(own, i), _layer(found[0], i)) for i in range(len(layers))]
+            own = stacked(each, axis=3)
+        found.append(own)
+        progress(len(found), len(sources))
+    return stacked(found, axis=0)
+
+
+def aligned(own: Coordinates, reference: Coordinates) -> Coordinates:
+    """`own` with its first directions turned so that the scores of f_u and f_c come near those of `reference`."""
+    count = min(_SHOWN, own.u.shape[-1])
+
+    def scores(of: Coordinates) -> torch.Tensor:
+        both = np.stack([of.u, of.u + of.d])[..., :count]
+        return torch.from_numpy(rearrange(both, "... c -> (...) c"))
+
+    turn = procrustes(scores(own), scores(reference)).numpy()
+
+    def turned(values: np.ndarray) -> np.ndarray:
+        return np.concatenate([values[..., :count] @ turn, values[..., count:]], axis=-1).astype(np.float32)
+
+    return replace(own, u=turned(own.u), d=turned(own.d))
+
+
+def stacked(parts: Sequence[Coordinates], axis: int) -> Coordinates:
+    """Several beside each other along an axis that each has once, or as it is."""
+    return Coordinates(*(np.concatenate([getattr(of, name) for of in parts], axis) for name in ("u", "d", "total")))
+
+
+def _layer(of: Coordinates, number: int) -> Coordinates:
+    return Coordinates(*(values[:, :, :, number : number + 1] for values in (of.u, of.d, of.total)))
+
+
+def _arranged(projection: GuidedProjection, shape: tuple[int, int, int], components: int) -> Coordinates:
+    """Of one layer, its places in the order of `project`'s numbers."""
+    u, d = (np.stack([of[place].numpy() for place in projection.times]) for of in (projection.u, projection.d))
+    pad = [(0, 0)] * 3 + [(0, components - u.shape[-1])]
+    moments = [projection.moments[place] for place in projection.times]
+    total = np.array([(of.total_uu, of.total_ud, of.total_dd) for of in moments], dtype=np.float32)
+    s, e, t = shape
+    return Coordinates(
+        *(rearrange(np.pad(of, pad), "(s e t) n m k -> s e t 1 n m k", s=s, e=e) for of in (u, d)),
+        rearrange(total, "(s e t) c -> s e t 1 c", s=s, e=e),
+    )

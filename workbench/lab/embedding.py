@@ -1,0 +1,197 @@
+"""Images as points in the plane by their features, beside the token maps of some of them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from workbench.config import DataConfig
+from workbench.diffusion.guidance import guide
+from workbench.features.embedding import METHODS, embed_sequence
+from workbench.features.grid import FeatureGrid
+from workbench.lab.maps import (
+    SHORTEN,
+    cells_of_maps,
+    check_components,
+    coordinates_of,
+    maps_pane,
+    start_of,
+)
+from workbench.lab.neighbours import right_by_neighbours
+from workbench.lab.packing import quantise
+from workbench.lab.panes import Axis, Pane
+from workbench.lab.progress import Report, part_of, reported
+from workbench.lab.recipes import PAGE_MB, check_page, recipe
+from workbench.lab.sources import RunLike, Source, Steps, Subject, choose
+from workbench.lab.view import View
+
+NEIGHBOURS = 20
+_STOPS, _FEW_STOPS = (0.0, 1.0, 5.0, 15.0, 30.0), (0.0, 1.0, 15.0)
+_FRAMES = 150  # a frame of t-SNE takes one to four seconds
+_BITS = 12
+
+
+def embedding(
+    runs: Sequence[RunLike] | RunLike,
+    images: int | Sequence[int] = 600,
+    layers: Sequence[int] | None = None,
+    times: Sequence[float] = (0.2, 0.5, 0.8),
+    stops: Sequence[float] | None = None,
+    methods: Sequence[str] = ("pca", "tsne"),
+    steps: Steps = None,
+    mapped: int | Sequence[int] = 6,
+    components: int = 8,
+    seed: int = 0,
+    data: DataConfig | None = None,
+    page_mb: float = PAGE_MB,
+    progress: Report | None = None,
+) -> View:
+    """Images as points by their mean tokens, by class, at layers, times and guidance scales, beside token maps.
+
+    `runs` is a run, or several and the targets of `compare_maps`, of which one is shown at a time. PCA is exact at any
+    w, as guidance is linear (Eq. 3); t-SNE and UMAP are computed at the `stops` of w (None: 0, 1, 15; with PCA alone 0,
+    1, 5, 15, 30), each frame from the one before, along w, then t, then layer. At the stops is also known, in the
+    original space and leaving one out, whose 20 nearest others by cosine vote for its class. `layers` None are four
+    spread over the model. `images` is a count, one of each class in turn, or row numbers; those of them that have
+    token maps are the first `mapped`, or these row numbers, and of these the selected ones are shown.
+
+    The first call takes a second or more a frame of t-SNE, and UMAP more; all is kept beside the run. ValueError as
+    `maps`, for another method, and for more than 150 frames.
+    """
+    given = {name: value for name, value in locals().items() if name not in ("runs", "progress")}
+    check_components(components)
+    if not methods or not set(methods) <= set(METHODS):
+        raise ValueError(f"methods is {list(methods)}; allowed are one or more of {', '.join(METHODS)}")
+    subject = choose(runs, images=images, layers=layers, times=times, steps=steps, data=data, cells=lambda tokens: 12)
+    shown = mapped_rows(subject, mapped)
+    chosen = list(stops) if stops is not None else list(_STOPS if set(methods) == {"pca"} else _FEW_STOPS)
+    _check_frames(subject, methods, chosen)
+    with reported(progress) as report:
+        points = Scattered(subject, subject.grids(report, "features", pooling="mean"), chosen, seed)
+        scatter = points.pane(methods, report)
+        maps = maps_pane(subject.of(shown), components, report, [subject.rows.index(row) for row in shown])
+    parts = {"scatter": scatter.arrays, "token maps": maps.arrays}
+    check_page(parts, page_mb, f"images ({len(subject.rows)}), mapped, {SHORTEN}")
+    axes = subject.axes((min(0.0, *chosen), max(1.0, *chosen)), chosen) | {"image": Axis("image", tuple(shown))}
+    start = start_of(subject) | {"method": "tsne" if "tsne" in methods else methods[0]}
+    if len(subject.titles) == 1:
+        start["show"] = "all images"
+    title = f"Images by features of {', '.join(subject.titles)}"
+    return View(title, [scatter, maps], axes, recipe=recipe(embedding, runs, given), start=start)
+
+
+@dataclass(frozen=True, eq=False)
+class Scattered:
+    """Mean tokens of a subject as a scatter, at `stops` of w; `grids` hold them by run and step."""
+
+    subject: Subject
+    grids: list[list[FeatureGrid]]
+    stops: Sequence[float]
+    seed: int
+
+    def pane(self, methods: Sequence[str], report: Report) -> Pane:
+        """The pane, with the frames of each method."""
+        sources = self.subject.sources(self.grids, report)
+        arrays = coordinates_of(self.subject, sources, 2, report).points
+        arrays |= {"labels": self.subject.labels.astype(np.uint16), "sprite": self.subject.thumbnails()}
+        arrays["correct"] = self._correct(sources, report)
+        for method in methods:
+            if method != "pca":
+                arrays |= self._frames(sources, method, report)
+        return Pane("scatter", "Images", arrays, scatter_meta(self.subject))
+
+    def _correct(self, sources: Sequence[Source], report: Report):
+        def right(at: tuple[int, int, float, int, float]) -> Bool[np.ndarray, " n"]:
+            return right_by_neighbours(self._features(sources, at), self.subject.labels, neighbours_of(self.subject))
+
+        return correct_at(self._shape(sources), self._places(sources), right, report)
+
+    def _frames(self, sources: Sequence[Source], method: str, report: Report) -> dict[str, np.ndarray]:
+        """Points by place and stop, from one to the next so that as little as can be changes at a time."""
+        shape, places = self._shape(sources), self._places(sources)
+        order = list(snake(shape))
+        found = embed_sequence(
+            [self._features(sources, places[at]) for at in order],
+            method,
+            seed=self.seed,
+            folder=self.folder,
+            progress=part_of(report, {"tsne": "t-SNE", "umap": "UMAP"}[method], 0, 1, len(order)),
+            **({"perplexity": min(30.0, (len(self.subject.rows) - 1) / 4)} if method == "tsne" else {}),
+        )
+        points = np.empty((*shape, len(self.subject.rows), 2), np.float32)
+        for at, frame in zip(order, found, strict=True):
+            points[at] = frame.points.numpy()
+        packed, scale = quantise(points, 5, bits=_BITS)
+        return {method: packed, f"{method}_scale": scale}
+
+    @property
+    def folder(self) -> Path:
+        """Where frames are kept: beside the features."""
+        return self.grids[0][0].folder / "embeddings"
+
+    def _features(self, sources: Sequence[Source], at: tuple[int, int, float, int, float]) -> Float[Tensor, "n d"]:
+        source, step, t, layer, w = at
+        f_u, f_c = sources[source].read(step, t, layer)
+        return guide(f_u, f_c, w)[:, 0]
+
+    def _shape(self, sources: Sequence[Source]) -> tuple[int, ...]:
+        subject = self.subject
+        return (len(sources), len(subject.steps[0]), len(subject.times), len(subject.layers), len(self.stops))
+
+    def _places(self, sources: Sequence[Source]) -> dict[tuple[int, ...], tuple[int, int, float, int, float]]:
+        """What stands at each index of source, step, t, layer and stop."""
+        of = range(len(sources)), range(len(self.subject.steps[0])), self.subject.times, self.subject.layers, self.stops
+        return dict(zip(np.ndindex(self._shape(sources)), product(*of), strict=True))
+
+
+def scatter_meta(subject: Subject) -> dict:
+    """What a scatter pane says of classes and neighbours."""
+    return {"names": list(subject.images.classes), "neighbours": neighbours_of(subject)}
+
+
+def neighbours_of(subject: Subject) -> int:
+    """20, as DINOv2 has it; of few images fewer."""
+    return min(NEIGHBOURS, len(subject.rows) - 1)
+
+
+def correct_at(shape: tuple[int, ...], places: dict, right: Callable, report: Report) -> np.ndarray:
+    """Right or wrong of every image at every place."""
+    found = []
+    for done, at in enumerate(places.values(), start=1):
+        found.append(right(at))
+        report("neighbours", done, len(places))
+    return np.stack(found).reshape(*shape, -1).astype(np.uint8)
+
+
+def mapped_rows(subject: Subject, mapped: int | Sequence[int]) -> list[int]:
+    """The rows with token maps, all of them among the subject's; ValueError otherwise."""
+    rows = list(subject.rows[:mapped]) if isinstance(mapped, int) else [int(row) for row in mapped]
+    if not rows or not set(rows) <= set(subject.rows):
+        raise ValueError(f"mapped is {mapped!r}; allowed are a count of at least 1, or row numbers among the images")
+    return rows
+
+
+def snake(shape: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Every index of source, step, t, layer and stop, each one step from the last: along w, then t, then layer."""
+    s, e, times, layers, stops = shape
+    t, w = 0, 0
+    for source, step in product(range(s), range(e)):
+        for layer in range(layers):
+            for t in range(times) if t == 0 else reversed(range(times)):
+                for w in range(stops) if w == 0 else reversed(range(stops)):
+                    yield source, step, t, layer, w
+
+
+def _check_frames(subject: Subject, methods: Sequence[str], stops: Sequence[float]) -> None:
+    frames = len(subject.titles) * len(subject.steps[0]) * len(subject.layers) * len(subject.times) * len(stops)
+    if set(methods) != {"pca"} and frames > _FRAMES:
+        raise ValueError(
+            f"{frames} frames (layers x times x stops x steps x runs) of {' and '.join(set(methods) - {'pca'})}, of a "
+            f"second or more each, are more than {_FRAMES}: leave some out, or choose methods=['pca'], which needs none"
+        )

@@ -1,0 +1,95 @@
+// Controls that every pane shares. Each is native, has a name and its true value, and shows the state at any time.
+const OKABE_ITO = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"];
+const MARKERS = ["circle", "square", "triangle", "diamond", "cross", "plus", "down", "star"];
+
+// `say(text, isError)` writes the status line, `fail(error, where)` an error with its place.
+function createUi(store, say, fail) {
+  const refreshers = new Set();
+  let serial = 0;
+  const kept = (element, refresh) => {
+    refreshers.add(refresh);
+    refresh();
+    return element;
+  };
+  const guarded = (where, action) => (...given) => {
+    try {
+      const result = action(...given);
+      if (result && result.catch) result.catch((error) => fail(error, where));
+    } catch (error) {
+      fail(error, where);
+    }
+  };
+
+  // A slider over an axis, or over `values` (indices, or [min, max, step] of a continuous axis).
+  function slider({ axis, label, values, format, get, set }) {
+    const of = axis ? store.axes[axis] : { values };
+    const name = label ?? of.label;
+    const [low, high, step] = of.continuous ? of.values : [0, of.values.length - 1, 1];
+    const read = get ?? ((state) => state[axis]);
+    const write = set ?? ((value) => store.set({ [axis]: value }));
+    const text = format ?? ((at) => (axis ? store.text(axis, at) : String(values[at])));
+    const shown = make("output", { class: "wb-value", "aria-hidden": "true" });
+    const input = make("input", {
+      type: "range", min: low, max: high, step, "aria-label": name,
+      oninput: guarded(name, () => write(Number(input.value))),
+    });
+    input.dataset.axis = axis ?? name;
+    const element = make("label", { class: "wb-slider" }, make("span", { class: "wb-name" }, name), input, shown);
+    return kept(element, () => {
+      const at = read(store.get());
+      if (Number(input.value) !== at) input.value = at;
+      const said = text(at);
+      if (shown.textContent !== said) {
+        shown.textContent = said;
+        input.setAttribute("aria-valuetext", said);
+      }
+    });
+  }
+
+  const access = ({ option, get, set }) => [
+    get ?? ((state) => state[option]),
+    set ?? ((value) => store.set({ [option]: value })),
+  ];
+
+  // A drop-down list; `option` names a key of the state, `texts` what is shown for its values.
+  function select({ option, label, values, texts, get, set }) {
+    const all = values ?? store.options[option];
+    const [read, write] = access({ option, get, set });
+    const choose = guarded(label, () => write(all[list.selectedIndex]));
+    const list = make("select", { "aria-label": label, onchange: choose });
+    all.forEach((value, index) => list.append(make("option", { value: index }, texts?.[index] ?? String(value))));
+    const element = make("label", { class: "wb-select" }, make("span", { class: "wb-name" }, label), list);
+    return kept(element, () => { list.selectedIndex = all.indexOf(read(store.get())); });
+  }
+
+  // A few values beside each other, one of them chosen: radio buttons to the keyboard.
+  function toggle({ option, label, values, texts, get, set }) {
+    const all = values ?? store.options[option];
+    const [read, write] = access({ option, get, set });
+    const group = `wb-${Math.random().toString(36).slice(2)}-${(serial += 1)}`;
+    const element = make("div", { class: "wb-toggle", role: "radiogroup", "aria-label": label });
+    const buttons = all.map((value, index) => {
+      const button = make("input", { type: "radio", name: group, onchange: guarded(label, () => write(value)) });
+      element.append(make("label", {}, button, make("span", {}, texts?.[index] ?? String(value))));
+      return button;
+    });
+    const outer = make("div", { class: "wb-choice" }, make("span", { class: "wb-name" }, label), element);
+    return kept(outer, () => {
+      const at = all.indexOf(read(store.get()));
+      buttons.forEach((button, index) => { button.checked = index === at; });
+    });
+  }
+
+  function button({ label, title, onclick }) {
+    return make("button", { type: "button", class: "wb-button", title, onclick: guarded(label, onclick) }, label);
+  }
+
+  return {
+    slider, select, toggle, button, fail,
+    status: say,
+    theme: themeOf,
+    palette: (index) => OKABE_ITO[index % OKABE_ITO.length],
+    marker: (index) => MARKERS[(index + Math.floor(index / OKABE_ITO.length)) % MARKERS.length],
+    refresh: () => refreshers.forEach((refresh) => refresh()),
+  };
+}

@@ -1,0 +1,176 @@
+// Mounts a view: sliders and lists of the axes, the panes, the line that says what happened, and the buttons.
+function render({ model, el }) {
+  const meta = model.get("meta");
+  const store = createStore(meta, model.get("state"));
+  const stops = [];
+  const status = make("div", { class: "wb-status", role: "status" });
+  const say = (text, isError = false) => {
+    status.textContent = text;
+    status.classList.toggle("wb-error", isError);
+    status.setAttribute("role", isError ? "alert" : "status");
+  };
+  const fail = (error, where) => {
+    console.error(error);
+    say(`${where}: ${error.message ?? error}`, true);
+  };
+  const ui = createUi(store, say, fail);
+  const root = make("div", { class: "wb", "data-theme": themeOf() });
+  // JupyterLab's shortcuts would take the arrow keys from whatever has the focus, unless it says no itself.
+  root.addEventListener("focusin", ({ target }) => target.setAttribute("data-lm-suppress-shortcuts", "true"));
+  root.append(make("style", {}, STYLE));
+  el.replaceChildren(root);
+
+  // Where every pane shows all sources, there is none to choose.
+  const used = (name) => name !== "source" || meta.panes.some((pane) => pane.columns !== "sources");
+  const sliders = Object.keys(meta.axes).filter((name) => meta.axes[name].values.length > 1 && used(name));
+  const axes = make("div", { class: "wb-axes", role: "group", "aria-label": "What is shown" });
+  const longest = (texts) => `${Math.min(16, Math.max(...texts.map((text) => text.length), 3)) * 0.6 + 0.4}em`;
+  axes.style.setProperty("--wb-names", longest(sliders.map((name) => meta.axes[name].label)));
+  axes.style.setProperty("--wb-values", longest(sliders.flatMap((name) => meta.axes[name].texts)));
+  const named = (axis) => typeof meta.axes[axis].values[0] === "string";
+  axes.append(...sliders.map((axis) => (named(axis) ? listOf(axis, store, ui) : ui.slider({ axis }))));
+  const stage = make("div", { class: meta.panes.length > 1 ? "wb-panes wb-several" : "wb-panes" });
+  root.append(make("h2", {}, meta.title), ...(sliders.length ? [axes] : []), stage);
+
+  const panes = meta.panes.map((pane, index) => mountPane(stage, pane, index, { meta, model, store, ui }));
+  root.append(make("div", { class: "wb-foot" }, buttons({ meta, model, store, ui, panes }), status));
+
+  let failing = false;
+  const update = (state, changed) => {
+    ui.refresh();
+    const errors = panes.flatMap(({ pane, shown }) => {
+      try {
+        shown?.update(state, changed);
+        return [];
+      } catch (error) {
+        return [[error, pane.title]];
+      }
+    });
+    if (failing && !errors.length) say("");
+    failing = errors.length > 0;
+    errors.forEach(([error, title]) => fail(error, title));
+  };
+  update(store.get(), new Set([...Object.keys(store.get()), "theme", "size"]));
+  stops.push(store.subscribe(update), synchronise(model, store, say), receive(model, ui), ...surroundings(root, store));
+  return () => stops.forEach((stop) => stop());
+}
+
+// Names have no order to slide along.
+function listOf(axis, store, ui) {
+  const { label, texts } = store.axes[axis];
+  return ui.select({
+    label, texts, values: [...texts.keys()], get: (state) => state[axis], set: (at) => store.set({ [axis]: at }),
+  });
+}
+
+function mountPane(stage, pane, index, { meta, model, store, ui }) {
+  const body = make("div", { class: `wb-body wb-${pane.kind}` });
+  const heading = meta.panes.length > 1 || pane.title !== meta.title ? [make("h3", {}, pane.title)] : [];
+  stage.append(make("section", { class: "wb-pane", "aria-label": pane.title }, ...heading, body));
+  try {
+    const kinds = Object.keys(PANES);
+    if (!kinds.includes(pane.kind)) throw new Error(`there is no pane "${pane.kind}"; there are ${kinds.join(", ")}`);
+    const arrays = unpack(meta, model.get("data"), index);
+    return { pane, shown: PANES[pane.kind](body, pane, arrays, store, ui) };
+  } catch (error) {
+    body.append(make("p", { class: "wb-note" }, "This picture could not be made; the reason stands below."));
+    ui.fail(error, pane.title);
+    return { pane };
+  }
+}
+
+// The state of the page and of the kernel follow each other; the kernel hears of a rest, not of every move.
+function synchronise(model, store, say) {
+  let timer = 0;
+  const sent = () => Object.fromEntries(Object.entries(store.get()).filter(([key]) => !key.startsWith("_")));
+  const leave = store.subscribe((_, changed) => {
+    if (![...changed].some((key) => key in sent())) return;
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      if (JSON.stringify(model.get("state")) === JSON.stringify(sent())) return;
+      model.set("state", sent());
+      model.save_changes();
+    }, 60);
+  });
+  const received = () => store.set(model.get("state"));
+  const failed = () => model.get("error") && say(model.get("error"), true);
+  model.on("change:state", received);
+  model.on("change:error", failed);
+  failed();
+  return () => {
+    clearTimeout(timer);
+    leave();
+    model.off("change:state", received);
+    model.off("change:error", failed);
+  };
+}
+
+function surroundings(root, store) {
+  const theme = () => {
+    if (root.dataset.theme === themeOf()) return;
+    root.dataset.theme = themeOf();
+    store.touch("theme");
+  };
+  let width = root.clientWidth;
+  const observer = new ResizeObserver(() => {
+    if (root.clientWidth === width) return;
+    width = root.clientWidth;
+    store.touch("size");
+  });
+  observer.observe(root);
+  return [watchTheme(theme), () => observer.disconnect()];
+}
+
+function buttons({ meta, model, store, ui, panes }) {
+  const bar = make("div", { class: "wb-bar wb-actions", role: "group", "aria-label": "Copy and save" });
+  let chosen = -1;
+  const wanted = () => panes.filter(({ shown }, index) => shown && (chosen < 0 || chosen === index));
+  const picture = () => {
+    const pictures = wanted().map(({ shown }) => shown.picture());
+    if (!pictures.length) throw new Error("there is no picture to save");
+    return stacked(pictures);
+  };
+  const name = (ending) => `${meta.name}${chosen < 0 ? "" : `-${chosen + 1}`}.${ending}`;
+  const save = (ending, type, content) => async () => {
+    download(await content(picture()), type, name(ending));
+    ui.status(`Saved ${name(ending)}.`);
+  };
+  const copy = async () => {
+    await copyText(codeOf(meta.code, store));
+    ui.status("Copied the code of this picture.");
+  };
+  bar.append(ui.button({ label: "Copy code", title: "Python that makes this picture", onclick: copy }));
+  if (panes.length > 1) {
+    const values = [-1, ...panes.keys()];
+    const texts = ["all pictures", ...panes.map(({ pane }) => pane.title)];
+    bar.append(ui.select({
+      label: "Save", values, texts, get: () => chosen, set: (value) => { chosen = value; },
+    }));
+  }
+  bar.append(
+    ui.button({ label: "Save PNG", onclick: save("png", "image/png", rasterised) }),
+    ui.button({ label: "Save SVG", onclick: save("svg", "image/svg+xml", ({ svg }) => svg) }),
+  );
+  if (!meta.offline) bar.append(ui.button({ label: "Save PDF", onclick: () => askForPdf(model, store, ui, chosen) }));
+  return bar;
+}
+
+// matplotlib in the kernel draws the PDF: type and lines stay type and lines.
+function askForPdf(model, store, ui, pane) {
+  ui.status("Drawing the PDF …");
+  const state = Object.fromEntries(Object.entries(store.get()).filter(([key]) => !key.startsWith("_")));
+  model.send({ type: "save", pane: pane < 0 ? null : pane, state });
+}
+
+// Files that the kernel drew come as messages.
+function receive(model, ui) {
+  const received = (message, buffers) => {
+    if (message.type !== "file") return;
+    download(buffers[0], "application/pdf", message.name);
+    ui.status(`Saved ${message.name}.`);
+  };
+  model.on("msg:custom", received);
+  return () => model.off("msg:custom", received);
+}
+
+export default { render };

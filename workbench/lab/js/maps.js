@@ -1,0 +1,201 @@
+// Token maps: images beside the colours of their tokens, a column for each layer, or for each source.
+const BASIS_NOTES = {
+  fixed: "One basis for each layer: within a column, colours mean the same in every image and at every t and w.",
+  refit: "Components fitted again at this t and w, turned onto the fixed ones so that colours keep their meaning.",
+  "per map": "Each map has its own components, from least to most: colours of two maps cannot be compared.",
+  foreground: "The first component parts foreground from background, black; colours are fitted to the foreground.",
+};
+const COLOUR_NOTES = {
+  rgb: "",
+  single: " Viridis: first component, low to high.",
+  three: " Viridis, low to high; rows are the first, second and third component.",
+};
+const SHARE_OF = { all: "of variance", subspace: "of the subspace", foreground: "of foreground" };
+
+PANES.maps = function (root, pane, arrays, store, ui) {
+  const images = arrays("images");
+  const names = pane.names ?? [];
+  const memory = new Map(); // column name -> what it was computed for, and the result
+  let built = "";
+  let tiles = [];
+
+  const bar = make("div", { class: "wb-bar" });
+  const grid = make("div", { class: "wb-grid" });
+  const note = make("p", { class: "wb-note" });
+  for (const [option, label] of [["basis", "basis"], ["colour", "colours"], ["show", "show"]]) {
+    if (store.options[option]?.length > 1) bar.append(ui.toggle({ option, label }));
+  }
+  root.append(bar, grid, note);
+
+  function columns(state) {
+    const [source, step, t, layer] = ["source", "step", "t", "layer"].map((name) => store.index(name, state));
+    if (pane.columns === "sources") {
+      return Array.from({ length: store.count("source") }, (_, each) => ({
+        id: `source ${each}`,
+        at: [each, step, t, layer],
+        title: store.axes.source ? store.text("source", each) : pane.title,
+      }));
+    }
+    const chosen = pane.layers.map((each) => ({ id: `layer ${each}`, at: [source, step, t, each] }));
+    if (store.count("layer") > 1) chosen.push({ id: "slider", at: [source, step, t, layer], chosen: true });
+    return chosen.map((column) => ({ ...column, title: layerTitle(column) }));
+  }
+
+  function layerTitle({ at, chosen }) {
+    if (!store.axes.layer) return pane.title;
+    return `layer ${store.text("layer", at[3])}${chosen ? " (slider)" : ""}`;
+  }
+
+  // Images as rows: the one of the slider, or all, or those of them that are selected elsewhere.
+  function rows(state) {
+    const all = [...Array(images.shape[0]).keys()];
+    const marked = all.filter((image) => pane.rows && state.selection.includes(pane.rows[image]));
+    const shown = state.show !== "all images" ? [store.index("image", state)] : marked.length ? marked : all;
+    const parts = state.colour === "three" ? [0, 1, 2] : [state.colour === "single" ? 0 : null];
+    return shown.flatMap((image) => parts.map((component) => ({ image, component })));
+  }
+
+  function computed(column, state) {
+    const key = JSON.stringify([column.at, state.w, state.basis]);
+    const kept = memory.get(column.id);
+    if (kept?.key === key) return kept.made;
+    const made = mapColumn(arrays, pane, column.at, state.w ?? 0, state.basis);
+    memory.set(column.id, { key, made });
+    return made;
+  }
+
+  function where(state) {
+    const names = ["t", "w"].filter((name) => store.axes[name]);
+    return names.map((name) => `${name} ${store.text(name, state[name])}`).join(", ");
+  }
+
+  // Which share of the variance the colours show; of a refit also what lies outside the subspace that it searches.
+  function shares({ share, of, outside }) {
+    const shown = `${percent(share)} ${SHARE_OF[of ?? "all"]}`;
+    return outside === undefined ? [shown] : [shown, `${percent(outside)} outside subspace`];
+  }
+
+  function imageName(image) {
+    const number = store.axes.image ? store.text("image", image) : image;
+    return names[image] ? `image ${number}, ${names[image]}` : `image ${number}`;
+  }
+
+  function build(wanted, shown) {
+    const key = JSON.stringify([wanted.map(({ id }) => id), shown]);
+    if (key === built) return;
+    built = key;
+    const cell = () => {
+      const canvas = make("canvas", { role: "img" });
+      const caption = make("figcaption");
+      return { canvas, caption, figure: make("figure", { class: "wb-tile" }, canvas, caption) };
+    };
+    tiles = shown.map(() => [cell(), ...wanted.map(cell)]);
+    grid.replaceChildren(...tiles.flat().map(({ figure }) => figure));
+    grid.classList.toggle("wb-wrap", shown.length === 1);
+    grid.style.setProperty("--wb-columns", wanted.length + 1);
+    tiles.forEach((row, index) => {
+      const { image, component } = shown[index];
+      paintImage(row[0].canvas, images, [image], component > 0);
+      row[0].canvas.setAttribute("aria-label", component > 0 ? "" : imageName(image));
+      if (component > 0) row[0].canvas.setAttribute("aria-hidden", "true");
+    });
+  }
+
+  function update(state) {
+    const wanted = columns(state);
+    const shown = rows(state);
+    build(wanted, shown);
+    const place = where(state);
+    const last = shown.length - 1;
+    const first = state.show === "all images" ? "images" : imageName(shown[0].image);
+    tiles[last][0].caption.replaceChildren(...lines(first));
+    wanted.forEach((column, index) => {
+      const made = computed(column, state);
+      const told = shares(made);
+      shown.forEach(({ image, component }, row) => {
+        const { canvas } = tiles[row][index + 1];
+        paintPixels(canvas, mapPixels(made, image, made.m, component), pane.side);
+        const what = [column.title, ...(component === null ? [] : [`component ${component + 1}`]), place].join(", ");
+        canvas.setAttribute("aria-label", `${imageName(image)}: token map of ${what}; ${told.join(", ")}`);
+      });
+      const caption = tiles[last][index + 1].caption;
+      caption.replaceChildren(...lines(column.title, place, ...told));
+      caption.classList.toggle("wb-chosen", Boolean(column.chosen));
+      if (state.colour === "single" && state.basis !== "per map") caption.append(ramp(...made.limits[0][0]));
+    });
+    note.textContent = BASIS_NOTES[state.basis] + COLOUR_NOTES[state.colour] + selected(state);
+  }
+
+  function selected(state) {
+    if (!pane.rows || !state.selection.length || state.show !== "all images") return "";
+    const count = pane.rows.filter((row) => state.selection.includes(row)).length;
+    if (!count) return " None of the selected has maps; all are shown.";
+    return ` Shown: ${count} of the ${state.selection.length} selected.`;
+  }
+
+  // For a paper: the layer of the slider once, though it may be one of the others.
+  function picture() {
+    const [size, gap, left, top] = [120, 8, 8, 8];
+    const twice = columns(store.get()).findIndex(({ chosen, at }) => chosen && pane.layers.includes(at[3]));
+    const kept = tiles.map((row) => row.filter((_, x) => twice < 0 || x !== twice + 1));
+    const width = 2 * left + kept[0].length * (size + gap) - gap;
+    const parts = kept.flatMap((row, y) => row.map(({ canvas }, x) => (canvas.hidden
+      ? "" : svgImage(canvas, left + x * (size + gap), top + y * (size + gap), size, size))));
+    const below = top + kept.length * (size + gap) + 6;
+    kept.at(-1).forEach(({ caption }, x) => {
+      const texts = [...caption.querySelectorAll(".wb-line")].map((line) => line.textContent.replace(" (slider)", ""));
+      const scale = caption.querySelector(".wb-ramp");
+      if (scale) texts.push(`${scale.dataset.low} to ${scale.dataset.high}`);
+      texts.forEach((text, line) => parts.push(svgText(text, left + x * (size + gap), below + line * 13 + 4,
+        { size: 10, weight: line ? 400 : 700 })));
+    });
+    return { svg: svgDocument(width, below + 5 * 13, parts.join("")) };
+  }
+
+  return { update, picture };
+};
+
+// A caption's lines; the first stands out.
+function lines(...texts) {
+  return texts.filter(Boolean).map((text) => make("span", { class: "wb-line" }, text));
+}
+
+// The bar that says which numbers viridis stands for.
+function ramp(low, high) {
+  const [least, most] = [low, high].map((value) => String(Number(value.toPrecision(2))));
+  const element = make("span", { class: "wb-ramp", role: "img", "aria-label": `viridis from ${least} to ${most}` },
+    make("i", { style: `background:${viridisGradient()}` }), make("span", {}, least), make("span", {}, most));
+  Object.assign(element.dataset, { low: least, high: most });
+  return element;
+}
+
+function viridisGradient() {
+  const stops = Array.from({ length: 17 }, (_, i) => {
+    const place = viridisPlace(i / 16);
+    return `rgb(${VIRIDIS.slice(place, place + 3).join(" ")})`;
+  });
+  return `linear-gradient(90deg, ${stops.join(", ")})`;
+}
+
+// Red, green, blue and alpha on a canvas of `wide` pixels a row.
+function paintPixels(canvas, pixels, wide) {
+  const tall = pixels.length / 4 / wide;
+  if (canvas.width !== wide || canvas.height !== tall) {
+    canvas.width = wide;
+    canvas.height = tall;
+  }
+  canvas.getContext("2d").putImageData(new ImageData(pixels, wide, tall), 0, 0);
+}
+
+// One image of an array "... h w c" of uint8, grey or in colours; hidden keeps its place empty.
+function paintImage(canvas, array, indices, hidden = false) {
+  canvas.hidden = hidden;
+  const [tall, wide, channels] = array.shape.slice(-3);
+  const start = blockStart(array, indices);
+  const pixels = new Uint8ClampedArray(tall * wide * 4).fill(255);
+  for (let i = 0; i < tall * wide; i += 1) {
+    for (let c = 0; c < 3; c += 1) pixels[4 * i + c] = array.data[start + i * channels + (channels === 1 ? 0 : c)];
+  }
+  paintPixels(canvas, pixels, wide);
+  canvas.classList.toggle("wb-smooth", tall > 64);
+}

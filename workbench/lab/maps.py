@@ -1,0 +1,149 @@
+"""Token maps of runs: layers of one beside each other, or several runs and targets side by side."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from workbench.config import DataConfig
+from workbench.lab.coordinates import Coordinates, compared_coordinates, joint_coordinates
+from workbench.lab.panes import Axis, Pane
+from workbench.lab.progress import Report, part_of, reported
+from workbench.lab.recipes import PAGE_MB, cells_that_fit, check_page, recipe
+from workbench.lab.sources import RunLike, Source, Steps, Subject, choose
+from workbench.lab.view import View
+
+NINE_TIMES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_BESIDE = (1 / 6, 1 / 2, 1)  # depths of the layers that are always shown
+SHORTEN = "layers, times, steps, images or components"
+
+
+def maps(
+    run: RunLike,
+    images: int | Sequence[int] = 6,
+    layers: Sequence[int] | None = None,
+    times: Sequence[float] = NINE_TIMES,
+    steps: Steps = None,
+    w: tuple[float, float] = (0.0, 30.0),
+    components: int = 8,
+    data: DataConfig | None = None,
+    page_mb: float = PAGE_MB,
+    progress: Report | None = None,
+) -> View:
+    """Token maps of a run: images beside the colours of f_u + w (f_c - f_u), Eq. 3, at layers, times, w and steps.
+
+    `images` is a count, one of each class in turn, or row numbers. `layers` None is all of a small model, else what the
+    page has room for. `steps` None is the last, "all" every one kept. One basis of `components` directions for each
+    layer, fitted on all its times, steps and images, those of the layers turned onto the middle one's. `data` says
+    where the images of an imported run are. `progress(stage, done, total)` replaces what shows how long it takes.
+
+    Features are kept beside the run, so that a second call is quick. ValueError for a layer or step that there is not,
+    an untrained null class, and a page of more than `page_mb` megabytes, with what to leave out.
+    """
+    given = {name: value for name, value in locals().items() if name not in ("run", "progress")}
+    subject = choose(
+        run,
+        images=images,
+        layers=layers,
+        times=times,
+        steps=steps,
+        data=data,
+        cells=cells_of_maps(page_mb, images, components),
+    )
+    with reported(progress) as report:
+        pane = maps_pane(subject, components, report, title=f"Token maps of {subject.titles[0]}")
+    check_page({"token maps": pane.arrays}, page_mb, SHORTEN)
+    return _view(subject, pane, w, recipe(maps, run, given))
+
+
+def compare_maps(
+    runs: Sequence[RunLike],
+    images: int | Sequence[int] = 6,
+    layers: Sequence[int] | None = None,
+    times: Sequence[float] = NINE_TIMES,
+    steps: Steps = None,
+    w: tuple[float, float] = (0.0, 30.0),
+    components: int = 8,
+    data: DataConfig | None = None,
+    page_mb: float = PAGE_MB,
+    progress: Report | None = None,
+) -> View:
+    """Token maps of runs and targets side by side: the same images and noise, each turned onto the first.
+
+    Beside runs, `runs` may name targets that methods align with, of the first run's images and shape: "vae" (the
+    latent), "effnet-lite0", "dinov2-s|b|l|g" (outside encoders), "layersync" (the run's own deeper layer), "sra" (its
+    average model at a less noisy time); they are the same at every layer, and w has no meaning for them. Each has a
+    basis of its own, whose first three directions are turned onto the first run's by Procrustes on the same tokens.
+    `steps` None is the last step that all kept. The rest is as in `maps`; ValueError also for runs of other images.
+    """
+    given = {name: value for name, value in locals().items() if name not in ("runs", "progress")}
+    subject = choose(
+        runs,
+        images=images,
+        layers=layers,
+        times=times,
+        steps=steps,
+        data=data,
+        cells=cells_of_maps(page_mb, images, components),
+    )
+    if len(subject.titles) < 2:
+        raise ValueError(f"got {list(map(str, runs))}; a comparison needs a run and at least one other run or target")
+    with reported(progress) as report:
+        pane = maps_pane(subject, components, report, title=f"Token maps of {', '.join(subject.titles)}")
+    check_page({"token maps": pane.arrays}, page_mb, f"runs, {SHORTEN}")
+    return _view(subject, pane, w, recipe(compare_maps, runs, given))
+
+
+def maps_pane(
+    subject: Subject, components: int, report: Report, scattered: Sequence[int] | None = None, title: str = "Token maps"
+) -> Pane:
+    """The pane of a subject; `scattered` says at which places of a scatter its images stand."""
+    check_components(components)
+    sources = subject.sources(subject.grids(report, "token features"), report)
+    return pane_of(subject, coordinates_of(subject, sources, components, report), scattered, title)
+
+
+def coordinates_of(subject: Subject, sources: Sequence[Source], components: int, report: Report) -> Coordinates:
+    """Of one source in one basis a layer, of several each in its own, turned onto the first's."""
+    steps = len(subject.steps[0])
+    counted = part_of(report, "projection", 0, 1, len(subject.layers))
+    if len(sources) > 1:
+        return compared_coordinates(sources, steps, subject.times, subject.layers, components, counted)
+
+    def read(_: int, step: int, t: float, layer: int):
+        return sources[0].read(step, t, layer)
+
+    return joint_coordinates(read, (1, steps), subject.times, subject.layers, components, counted)
+
+
+def pane_of(
+    subject: Subject, found: Coordinates, scattered: Sequence[int] | None = None, title: str = "Token maps"
+) -> Pane:
+    """A maps pane of coordinates: a column for each source if there are several, else for each of a few layers."""
+    beside = sorted({subject.nearest_layer(share) for share in _BESIDE})
+    meta = {"names": subject.names, "columns": "sources" if len(found.u) > 1 else "layers", "layers": beside}
+    if scattered is not None:
+        meta["rows"] = list(map(int, scattered))
+    return Pane("maps", title, {"images": subject.pictures(), **found.arrays}, meta)
+
+
+def start_of(subject: Subject) -> dict[str, Any]:
+    """Where the sliders begin: a deep layer that is not beside it already."""
+    return {"layer": subject.layers[subject.nearest_layer(2 / 3)]}
+
+
+def check_components(components: int) -> None:
+    """ValueError for fewer directions than colours."""
+    if not 3 <= components <= 32:
+        raise ValueError(f"components is {components}; allowed are 3, one for each colour, to 32")
+
+
+def _view(subject: Subject, pane: Pane, w: tuple[float, float], code: str) -> View:
+    axes = subject.axes(w) | {"image": Axis("image", subject.rows)}
+    return View(pane.title, [pane], axes, recipe=code, start=start_of(subject))
+
+
+def cells_of_maps(
+    page_mb: float, images: int | Sequence[int], components: int, rest: int = 0
+) -> Callable[[int], float]:
+    """How many (source, step, t, layer) of a page have room beside `rest` bytes, by the number of tokens."""
+    count = images if isinstance(images, int) else len(images)
+    return lambda tokens: cells_that_fit(page_mb, 4 * count * tokens * components, rest)

@@ -1,0 +1,79 @@
+"""What comes with a view beside its pictures: the code that makes it, and how large its page may be."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workbench.config import DataConfig
+from workbench.lab.page import module
+from workbench.lab.sources import RunLike
+from workbench.runs.store import Run, open_run
+
+PAGE_MB = 3.0
+_PACKED = 4 / 3  # base64
+_DEFLATED = {"int16": 0.8, "float32": 0.95}  # of 12 bits in 16; pictures and labels are not counted on to shrink
+
+
+def recipe(make: Callable, sources: Sequence[RunLike] | RunLike, given: Mapping[str, Any]) -> str:
+    """Code that makes a view under the name ``view``: what differs from the defaults, runs by name or by path."""
+    defaults = {name: of.default for name, of in inspect.signature(make).parameters.items()}
+    one = isinstance(sources, RunLike)
+    named = _reference(sources) if one else [_reference(source) for source in sources]
+    lines, arguments = ["import workbench as wb"], [repr(named)]
+    for name, value in given.items():
+        if value == defaults[name]:
+            continue
+        if isinstance(value, DataConfig):
+            lines.append("from workbench.config import DataConfig")
+            chosen = {k: v for k, v in asdict(value).items() if v != getattr(DataConfig(), k)}
+            arguments.append(f"{name}=DataConfig({', '.join(f'{k}={v!r}' for k, v in chosen.items())})")
+        else:
+            arguments.append(f"{name}={_plain(value)!r}")
+    return "\n".join([*lines, "", f"view = wb.{make.__name__}({', '.join(arguments)})"])
+
+
+def check_page(parts: Mapping[str, Mapping[str, np.ndarray]], page_mb: float, shorten: str) -> None:
+    """ValueError if the arrays, by what they are, make a larger page than `page_mb`; `shorten` is what to leave out."""
+    sizes = {name: sum(map(_size, arrays.values())) / 1e6 for name, arrays in parts.items()}
+    whole = sum(sizes.values()) + len(module()) / 1e6
+    if whole > page_mb:
+        each = ", ".join(f"{name} {size:.1f}" for name, size in sizes.items())
+        raise ValueError(
+            f"the page of this view would have {whole:.1f} MB ({each}), more than {page_mb:g}: ask for fewer of "
+            f"{shorten}, or set page_mb higher (a notebook alone bears 50)"
+        )
+
+
+def cells_that_fit(page_mb: float, cell: int, rest: int = 0) -> float:
+    """How many places of `cell` bytes of coordinates fit into a page beside `rest` bytes of other arrays."""
+    room = page_mb * 1e6 - len(module()) - rest * _PACKED
+    return max(0.0, room / (cell * _DEFLATED["int16"] * _PACKED))
+
+
+def _size(array: np.ndarray) -> float:
+    return array.nbytes * _DEFLATED.get(str(array.dtype), 1.0) * _PACKED
+
+
+def _reference(source: RunLike) -> str:
+    """A name under which the run is found again, else its path."""
+    if isinstance(source, Run):
+        try:
+            if open_run(source.name).folder.resolve() == source.folder.resolve():
+                return source.name
+        except ValueError:
+            pass
+        return str(source.folder.resolve())
+    return str(source.resolve()) if isinstance(source, Path) else source
+
+
+def _plain(value: Any) -> Any:
+    """Without numpy's types, which cannot be pasted."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(one) for one in value)
+    return list(value) if isinstance(value, range) else value

@@ -1,0 +1,258 @@
+"""What a view is of: runs, their steps, layers, times and images, chosen and checked before anything is computed."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int64, Integer, UInt8
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from workbench.config import DataConfig, plugin_class
+from workbench.data.images import Images, load_images
+from workbench.features.extract import extract
+from workbench.features.grid import FeatureGrid
+from workbench.features.guides import GUIDES, guide_tokens
+from workbench.lab.panes import Axis
+from workbench.lab.progress import Report, part_of
+from workbench.runs.models import check_null_class
+from workbench.runs.store import Run, open_run
+
+RunLike = Run | str | Path
+Steps = Literal["all"] | Sequence[int] | None
+Pair = tuple[Float[Tensor, "n m d"], Float[Tensor, "n m d"]]  # f_u and f_c
+
+_ALL_LAYERS, _FEW_LAYERS, _FEWEST_LAYERS = 16, 8, 3
+_THUMBNAILS = 1_000_000  # bytes of all of them together
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What one column shows: ``read(step, t, layer)`` gives f_u and f_c, `step` counting from 0.
+
+    `layered` says whether it differs between layers; a target does not.
+    """
+
+    title: str
+    read: Callable[[int, float, int], Pair]
+    layered: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """The first run is that of the images and the targets; `steps` are by run, all equally many."""
+
+    runs: tuple[Run, ...]
+    guides: tuple[str, ...]
+    steps: tuple[tuple[int, ...], ...]
+    layers: tuple[int, ...]
+    times: tuple[float, ...]
+    rows: tuple[int, ...]
+    images: Images
+    data: DataConfig | None
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        """The class of each row."""
+        return self.images.labels[list(self.rows)].astype(np.int64)
+
+    @property
+    def names(self) -> list[str]:
+        """The name of the class of each row."""
+        return [self.images.classes[label] for label in self.labels]
+
+    @property
+    def titles(self) -> list[str]:
+        """A name for each run and target; with its step where the runs are not at the same one."""
+        short = [run.config.name for run in self.runs]
+        named = short if len(set(short)) == len(short) else [run.name for run in self.runs]
+        if len(set(self.steps)) > 1:
+            named = [f"{name}, step {steps[-1]:,}" for name, steps in zip(named, self.steps, strict=True)]
+        return [*named, *self.guides]
+
+    def nearest_layer(self, share: float) -> int:
+        """The place, among the layers, of the one nearest to a share of the depth."""
+        return int(np.abs(np.array(self.layers) - share * max(self.layers)).argmin())
+
+    def of(self, rows: Sequence[int]) -> "Subject":
+        """The same of other images."""
+        return replace(self, rows=tuple(rows))
+
+    def grids(
+        self, report: Report, stage: str, labels: Sequence[str] = ("null", "true"), pooling: str = "tokens"
+    ) -> list[list[FeatureGrid]]:
+        """Features by run and step, kept beside the run."""
+        parts = sum(map(len, self.steps))
+        each, found, number = len(self.rows) * len(self.times) * len(labels), [], 0
+        for run, steps in zip(self.runs, self.steps, strict=True):
+            found.append([])
+            for step in steps:
+                counted = part_of(report, stage, number, parts, each)
+                options = {"labels": labels, "pooling": pooling, "data": self.data, "root": run.folder.parent}
+                asked = (list(self.rows), list(self.layers), list(self.times))
+                found[-1].append(extract(run, *asked, step=step, progress=counted, **options))
+                number += 1
+        return found
+
+    def sources(self, grids: Sequence[Sequence[FeatureGrid]], report: Report) -> list[Source]:
+        """A source for each run and target; of mean tokens a grid of one."""
+        runs = [
+            Source(title, lambda step, t, layer, of=of: tuple(_grid_of(of[step], layer, t, name) for name in _MODES))
+            for title, of in zip(self.titles, grids, strict=False)
+        ]
+        pooled = grids[0][0].pooling == "mean"
+        return [*runs, *(self._guide(name, pooled, report) for name in self.guides)]
+
+    def _guide(self, name: str, pooled: bool, report: Report) -> Source:
+        run, steps = self.runs[0], self.steps[0]
+        report(f"target {name}", 0, len(steps))
+        found = []
+        for step in steps:
+            options = {"data": self.data, "root": run.folder.parent}
+            tokens = guide_tokens(name, run, self.rows, self.times, step=step, **options)
+            found.append({t: of.mean(dim=1, keepdim=True) if pooled else of for t, of in tokens.items()})
+            report(f"target {name}", len(found), len(steps))
+        return Source(name, lambda step, t, layer: (found[step][t],) * 2, layered=False)
+
+    def axes(self, w: tuple[float, float], stops: Sequence[float] = (), source: str = "source") -> dict[str, Axis]:
+        """The axes of a view: those of one value get no slider."""
+        found = {"source": Axis(source, self.titles)} if len(self.titles) > 1 else {}
+        return found | {
+            "step": Axis("training step", self.steps[0]),
+            "t": Axis("t", self.times),
+            "layer": Axis("layer", self.layers),
+            "w": Axis("w", (float(w[0]), float(w[1]), 0.1), continuous=True, stops=list(stops)),
+        }
+
+    def pictures(self, side: int = 128) -> UInt8[np.ndarray, "n h w c"]:
+        """The images, none larger than `side`."""
+        images = self.images.batch(self.rows)
+        if images.shape[-1] > side:
+            images = adaptive_avg_pool2d(images.float(), side).round().to(torch.uint8)
+        return rearrange(images, "n c h w -> n h w c").contiguous().numpy()
+
+    def thumbnails(self) -> UInt8[np.ndarray, "n h w c"]:
+        """The images so small that all together are a small part of a page."""
+        return self.pictures(min(32, math.isqrt(_THUMBNAILS // (len(self.rows) * self.images.channels))))
+
+
+_MODES = ("null", "true")
+
+
+def choose(
+    sources: Sequence[RunLike] | RunLike,
+    *,
+    images: int | Sequence[int],
+    layers: Sequence[int] | None,
+    times: Sequence[float],
+    steps: Steps,
+    data: DataConfig | None,
+    cells: Callable[[int], float] = lambda tokens: math.inf,
+) -> Subject:
+    """The runs and targets that `sources` name, one or several, and what of them is shown.
+
+    `layers` None is all of a model of up to 16, else 8 spread over it, or as many as `cells` allow, at least three: how
+    many places (step, time, layer, source) there is room for, of images of so many tokens. `steps` None is the last that all runs kept, or the last of each if there is none;
+    "all" those that all kept. `images` is a count, one of each class in turn, or row numbers. ValueError for a run
+    without checkpoints or with an untrained null class, a layer, step or image that there is not, and runs of other
+    images than the first.
+    """
+    several = [sources] if isinstance(sources, RunLike) else list(sources)
+    guides = tuple(name for name in several if name in GUIDES)
+    runs = tuple(_opened(one) for one in several if one not in GUIDES)
+    if not runs or len(set(several)) < len(several):
+        raise ValueError(f"got {several}; allowed are different runs, at least one, and targets: {', '.join(GUIDES)}")
+    for run in runs:
+        check_null_class(run, "features cannot be guided without one")
+    shown = tuple(_steps(runs, steps))
+    pictured = _images(runs, data)
+    room = cells(tokens_of(runs[0])) / (len(shown[0]) * len(times) * len(several))
+    return Subject(
+        runs=runs,
+        guides=guides,
+        steps=shown,
+        layers=_layers(runs, layers, room),
+        times=tuple(dict.fromkeys(map(float, times))),
+        rows=tuple(choose_rows(pictured.labels, images)),
+        images=pictured,
+        data=data,
+    )
+
+
+def choose_rows(labels: Integer[np.ndarray, " n"], images: int | Sequence[int]) -> list[int]:
+    """Row numbers: of a count the first image of each class in turn, then the second of each, and so on."""
+    if not isinstance(images, int):
+        rows = [int(row) for row in images]
+        if not rows or not 0 <= min(rows) <= max(rows) < len(labels) or len(set(rows)) < len(rows):
+            raise ValueError(
+                f"images has {len(rows)} row numbers; allowed are different ones of 0 to {len(labels) - 1}"
+            )
+        return rows
+    if not 1 <= images <= len(labels):
+        raise ValueError(f"images is {images}; allowed are 1 to {len(labels)}, or row numbers")
+    order = np.argsort(labels, kind="stable")
+    sizes = np.bincount(labels[order])
+    turn = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return order[np.lexsort((labels[order], turn))][:images].tolist()
+
+
+def depth_of(run: Run) -> int:
+    """The number of blocks of a run's backbone."""
+    backbone = run.config.backbone
+    return plugin_class("backbone", backbone.name).sizes[backbone.options["size"]].depth
+
+
+def tokens_of(run: Run) -> int:
+    """The number of tokens of an image."""
+    return (run.provenance["latents"]["height"] // run.config.backbone.options["patch"]) ** 2
+
+
+def _opened(one: RunLike) -> Run:
+    return one if isinstance(one, Run) else open_run(one)
+
+
+def _layers(runs: Sequence[Run], layers: Sequence[int] | None, room: float) -> tuple[int, ...]:
+    depth = min(map(depth_of, runs))
+    if layers is None:
+        whole = depth + 1 <= min(_ALL_LAYERS, room)
+        count = depth + 1 if whole else max(_FEWEST_LAYERS, min(_FEW_LAYERS, int(min(room, depth + 1))))
+        layers = np.linspace(0, depth, min(count, depth + 1)).round().astype(int).tolist()
+    chosen = tuple(dict.fromkeys(map(int, layers)))
+    wrong = [layer for layer in chosen if not 0 <= layer <= depth]
+    if wrong or not chosen:
+        what = wrong[0] if wrong else "empty"
+        raise ValueError(f"layers has {what}; allowed are 0 (the patch embedding) to {depth}, the last block")
+    return chosen
+
+
+def _steps(runs: Sequence[Run], steps: Steps) -> list[tuple[int, ...]]:
+    if not (steps is None or steps == "all"):
+        return [tuple(run.checkpoint(step).step for step in dict.fromkeys(steps)) for run in runs]
+    last = [run.checkpoint().step for run in runs]  # which tells of a run without any
+    kept: Mapping[int, set[int]] = {i: {c.step for c in run.checkpoints} for i, run in enumerate(runs)}
+    common = sorted(set.intersection(*kept.values()))
+    if steps == "all":
+        if not common:
+            raise ValueError(f"{', '.join(run.name for run in runs)} kept no step in common; choose steps=None")
+        return [tuple(common)] * len(runs)
+    return [(common[-1],)] * len(runs) if common else [(step,) for step in last]
+
+
+def _images(runs: Sequence[Run], data: DataConfig | None) -> Images:
+    first = load_images(data or runs[0].config.data, "train")
+    for run in runs[1:]:
+        if data is None and run.config.data != runs[0].config.data:
+            other = load_images(run.config.data, "train")
+            if other.content != first.content:
+                raise ValueError(f"{run.name} was trained on other images than {runs[0].name}; say which by data")
+    return first
+
+
+def _grid_of(features: FeatureGrid, layer: int, t: float, label: str) -> Float[Tensor, "n m d"]:
+    found = features.read(layer, t, label).float()
+    return rearrange(found, "n d -> n 1 d") if features.pooling == "mean" else found

@@ -1,0 +1,207 @@
+"""A view: panes that share one state, shown in a notebook, in a page without a kernel, or as a file for a paper."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from workbench.files import write_atomically
+from workbench.lab.packing import pack
+from workbench.lab.page import page
+from workbench.lab.panes import AXES, Axis, Pane
+
+ENDINGS = (".png", ".svg", ".pdf")
+
+
+class View:
+    """Pictures that move together.
+
+    Values of the state are given by name: those of the axes as they are (``t=0.4, layer=6, w=2.5, source="plain"``),
+    options of the panes by their words (``basis="refit"``), `selection` as row numbers. `recipe` is the code that
+    makes this view under the name ``view``; `start` are values to begin with. ValueError for what does not fit.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        panes: Sequence[Pane],
+        axes: Mapping[str, Axis],
+        *,
+        recipe: str = "",
+        start: Mapping[str, Any] | None = None,
+    ):
+        if not panes or not set(axes) <= set(AXES):
+            raise ValueError(f"a view has one or more panes and axes among {', '.join(AXES)}; got {', '.join(axes)}")
+        if any(axis.continuous != (name == "w") for name, axis in axes.items()):
+            raise ValueError("the axis w is continuous, the others are discrete")
+        self.title, self.panes, self.recipe = title, tuple(panes), recipe
+        self.axes = {name: axes[name] for name in AXES if name in axes}
+        self._described = [pane.complete(self.axes) for pane in self.panes]
+        self.options: dict[str, list[str]] = {}
+        for pane in self.panes:
+            for name, allowed in pane.options(self.axes).items():
+                known = self.options.setdefault(name, [])
+                known += [value for value in allowed if value not in known]
+        self._start = {**self._defaults(), **self._indices(start or {})}
+
+    def state(self, **values: Any) -> dict[str, Any]:
+        """The state with these values: an index for each discrete axis, w itself, options, selection."""
+        return {**self._start, **self._indices(values)}
+
+    def values(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The values that a state stands for: what `state` was given. ValueError for a state that is not allowed."""
+        given = {**self._start, **state}
+        self.check(given)
+        discrete = {name: axis for name, axis in self.axes.items() if not axis.continuous}
+        return {**given, **{name: axis.values[given[name]] for name, axis in discrete.items()}}
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """ValueError, listing what is allowed, if a page or a program sent a state that there is not."""
+        for name, value in state.items():
+            axis = self.axes.get(name)
+            if axis is None or axis.continuous:
+                self._indices({name: value})
+            elif type(value) is not int or not 0 <= value < len(axis.values):
+                raise ValueError(f"state {name} is {value!r}; allowed are indices from 0 to {len(axis.values) - 1}")
+
+    @cached_property
+    def _packed(self) -> tuple[dict[str, dict[str, Any]], bytes]:
+        return pack(self.panes)
+
+    @property
+    def data(self) -> bytes:
+        """All arrays, as `meta` says."""
+        return self._packed[1]
+
+    @property
+    def name(self) -> str:
+        """The title as the name of a file."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-") or "view"
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What the browser needs beside the arrays."""
+        return {
+            "title": self.title,
+            "name": self.name,
+            "axes": {name: axis.meta for name, axis in self.axes.items()},
+            "options": self.options,
+            "panes": self._described,
+            "arrays": self._packed[0],
+            "code": self._template,
+            "offline": False,
+        }
+
+    def code(self, **values: Any) -> str:
+        """The code that makes the picture with these values."""
+        shown = self.values(self.state(**values))
+        literal = {name: _literal(value) for name, value in shown.items()}
+        return re.sub(r"\{(\w+)\}", lambda found: literal.get(found[1], found[0]), self._template)
+
+    def widget(self, **values: Any) -> Any:
+        """The widget of this view, always the same one, with these values set."""
+        if values:
+            self._widget.state = self.state(**values)
+        return self._widget
+
+    def save_html(self, file: str | Path, **values: Any) -> Path:
+        """Write one page that works offline and without a kernel, starting with these values; return its path."""
+        path = _target(file, (".html",))
+        write_atomically(path, page(self.meta, self.data, self.state(**values)).encode())
+        return path
+
+    def save(self, file: str | Path, *, pane: int | None = None, **values: Any) -> Path:
+        """Write the picture with these values as PNG, SVG or PDF, by matplotlib; return its path.
+
+        `pane` chooses one of several by number; without it all are written, which only a PDF can hold (one a page).
+        """
+        path = _target(file, ENDINGS)
+        write_atomically(path, self.picture(path.suffix[1:], pane, self.state(**values)))
+        return path
+
+    def picture(self, ending: str, pane: int | None, state: Mapping[str, Any]) -> bytes:
+        """The picture of a state (indices) as the content of a file; ValueError as `save`."""
+        from workbench.lab.pictures import draw, encoded
+
+        self.check(state)
+        numbers = [pane] if pane is not None else list(range(len(self.panes)))
+        if not all(0 <= number < len(self.panes) for number in numbers):
+            raise ValueError(f"pane is {pane}; allowed are 0 to {len(self.panes) - 1}")
+        if len(numbers) > 1 and ending != "pdf":
+            titles = ", ".join(f"{number}: {of.title}" for number, of in enumerate(self.panes))
+            raise ValueError(f"a {ending.upper()} holds one picture; choose a pane of {titles}")
+        full = {**self._start, **state}
+        return encoded([draw(self._described[n], self.panes[n].arrays, full, self.axes) for n in numbers], ending)
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        return self._widget._repr_mimebundle_(**options)
+
+    @cached_property
+    def _widget(self) -> Any:
+        from workbench.lab.widget import ViewWidget
+
+        return ViewWidget(self)
+
+    @property
+    def _template(self) -> str:
+        names = [name for name, axis in self.axes.items() if len(axis.values) > 1]
+        names += [name for name, allowed in self.options.items() if len(allowed) > 1]
+        if any(pane.kind == "scatter" or "rows" in pane.meta for pane in self.panes):
+            names.append("selection")
+        arguments = "".join(f", {name}={{{name}}}" for name in names)
+        pages = "pdf" if len(self.panes) > 1 else "png"
+        return f"{self.recipe.rstrip()}\nview.save({json.dumps(f'{self.name}.{pages}')}{arguments})\n".lstrip()
+
+    def _defaults(self) -> dict[str, Any]:
+        state: dict[str, Any] = {name: 0 for name in self.axes}
+        for name, axis in self.axes.items():
+            if name in ("t", "layer"):
+                state[name] = len(axis.values) // 2
+            elif name == "step":
+                state[name] = len(axis.values) - 1
+            elif name == "w":
+                state[name] = min(max(1.0, float(axis.values[0])), float(axis.values[1]))
+        return {**state, **{name: allowed[0] for name, allowed in self.options.items()}, "selection": []}
+
+    def _indices(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in values.items():
+            if name in self.axes:
+                found[name] = _placed(name, value, self.axes[name])
+            elif name in self.options:
+                if value not in self.options[name]:
+                    raise ValueError(f"{name} is {value!r}; allowed are {', '.join(map(repr, self.options[name]))}")
+                found[name] = value
+            elif name == "selection":
+                if not isinstance(value, Sequence) or not all(type(row) is int and row >= 0 for row in value):
+                    raise ValueError(f"selection is {value!r}; allowed is a list of row numbers")
+                found[name] = list(value)
+            else:
+                known = [*self.axes, *self.options, "selection"]
+                raise ValueError(f"this view has no {name!r}; allowed are {', '.join(known)}")
+        return found
+
+
+def _placed(name: str, value: Any, axis: Axis) -> Any:
+    if not axis.continuous:
+        return axis.index(name, value)
+    low, high, _ = axis.values
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError(f"{name} is {value!r}; allowed are numbers from {low:g} to {high:g}")
+    return value
+
+
+def _literal(value: Any) -> str:
+    """As the page writes it, so that both copy the same code."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    return f"{value:.15g}" if isinstance(value, float) else repr(value)
+
+
+def _target(file: str | Path, endings: tuple[str, ...]) -> Path:
+    path = Path(file)
+    if path.suffix not in endings:
+        raise ValueError(f"cannot write {path.name!r}; a file of this kind ends in {', '.join(endings)}")
+    return path
