@@ -116,15 +116,18 @@ def _score_samples(command, detector: str, progress) -> list[dict]:
 
 
 def _print(console: Console, records: list[dict]) -> None:
-    """The scores as a table, and below it what they were measured with and what is marked."""
+    """The scores as a table, and below it what is marked, what they are made of and what they were measured with."""
     table = Table(box=SIMPLE, pad_edge=False)
-    for name in ("score", "value", "95 % interval", "real images", "note"):
-        table.add_column(name, no_wrap=name != "note")
+    for name in ("score", "value", "95 % interval", "real images"):
+        table.add_column(name, no_wrap=True)
     for r in records:
         interval = f"{r['low']:.4g} .. {r['high']:.4g}" if "low" in r else ""
         floor = f"{r['floor']:.4g}" if "floor" in r else ""
-        table.add_row(r["metric"], f"{r['value']:.4g}", interval, floor, _note(r))
+        table.add_row(r["metric"], f"{r['value']:.4g}", interval, floor)
     console.print(table)
+    for r in records:
+        if note := _note(r):
+            console.print(f"{r['metric']}: {note}.", soft_wrap=True, highlight=False)
     for r in {record["detector"]: record for record in records}.values():
         floor = f"; real images: the same of {r['n_floor']:,} held-out ones" if "n_floor" in r else ""
         console.print(
