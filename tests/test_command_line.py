@@ -7,6 +7,10 @@ import time
 
 import pytest
 
+from workbench.commands.watch import sparkline
+from workbench.config import load_config
+from workbench.runs.store import prepare_run
+
 
 def workbench(tmp_path, *arguments: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "WORKBENCH_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"}
@@ -28,6 +32,9 @@ def workbench(tmp_path, *arguments: str) -> subprocess.CompletedProcess:
         (("train", "demo/guided", "objective.teacher=nowhere"), "is not a run folder or the name of a run"),
         (("train", "no-such-file.yaml"), "there is no configuration file"),
         (("evaluate", "nothing"), "is not a run folder or the name of a run"),
+        (("stop", "nothing"), "is not a run folder or the name of a run"),
+        (("runs", "--sort", "stepp"), "did you mean 'step'?"),
+        (("train", "demo/plain", "--after", "nothing"), "is not a run folder or the name of a run"),
         (("train", "demo/plain", "data.name=digits", "codec.name=identity", "backbone.patch=5"), "patch 5"),
         (
             ("train", "demo/plain", "data.name=digits", "codec.name=identity", "objective.name=vae_align",
@@ -62,3 +69,30 @@ def test_heavy_packages_are_imported_where_they_are_used():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
     assert fastest(["-c", "import workbench"]) < 0.3
     assert fastest(["-m", "workbench", "--help"]) < 0.7
+
+
+def test_a_queue_is_listed_and_a_batch_script_printed(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_QUEUE", str(tmp_path / "queue"))
+    assert f"the queue {tmp_path / 'queue'} is empty" in workbench(tmp_path, "queue").stdout
+    script = workbench(tmp_path, "train", "demo/plain", "--processes=2", "--nodes=2", "--print-slurm").stdout
+    assert script.startswith("#!/bin/bash\n") and "WORKBENCH_PROCESSES=4\n" in script
+
+
+def test_runs_are_listed_sorted_filtered_and_watched(tmp_path):
+    names = {}
+    for seed, state in ((0, "stopped"), (1, "failed")):
+        run = prepare_run(load_config("demo/plain", [f"training.seed={seed}"]), tmp_path / "runs")
+        run.append("metrics.jsonl", {"step": 5 - seed, "loss": 0.5, "seconds": 3.0})
+        run.write_status(state, 5 - seed, steps=700, error="no space left" if seed else None)
+        names[seed] = run.name
+    lines = workbench(tmp_path, "runs", "--sort", "step").stdout.splitlines()
+    assert [line.split()[0] for line in lines if line.strip().startswith("demo")] == [names[1], names[0]]
+    assert names[0] not in workbench(tmp_path, "runs", "--filter", "failed denoise").stdout
+    picture = workbench(tmp_path, "watch", *names.values(), "--once").stdout
+    assert "step 5 of 700" in picture and "no space left" in picture and names[1] in picture
+
+
+def test_a_sparkline_shows_lowest_and_highest():
+    assert sparkline([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], 8) == "▁▂▃▄▅▆▇█"
+    assert sparkline([0.0, 0.0, 7.0, 7.0], 2) == "▁█" and sparkline([3.0, float("nan")], 9) == "▁"
+    assert sparkline([], 9) == ""

@@ -36,26 +36,159 @@ class Train:
     overrides: Overrides = ()
     """Dotted options, such as objective.guidance_scale=5."""
     processes: int = 1
-    """Processes on this machine, CPU or GPU; on each node with --print-launch."""
+    """Processes on this machine, CPU or GPU; on each node with --print-launch and --print-slurm."""
+    detach: bool = False
+    """Train in a process that outlives this terminal; its output goes to log.txt of the run."""
+    queue: bool = False
+    """Detached, when a device is free and those who asked before had their turn."""
+    after: str | None = None
+    """Detached, in the queue, once this run has finished: a student after its teacher."""
+    devices: tuple[int, ...] = ()
+    """GPUs that a detached training may take; all by default."""
     nodes: int = 1
-    """Machines, for --print-launch."""
+    """Machines, for --print-launch and --print-slurm."""
     print_launch: bool = False
     """Print the torchrun and accelerate commands of this training and start nothing."""
+    print_slurm: bool = False
+    """Print a batch script for sbatch and start nothing."""
+    hours: int = 48
+    """Time that --print-slurm asks for."""
 
 
 @dataclass(frozen=True)
 class Runs:
-    """List the runs: state, step, method, last loss, newest scores."""
+    """List the runs: state, step, method, options, cost, newest scores, tags."""
+
+    filter: str = ""
+    """Show runs in whose row this text stands, such as a method, a state or a tag."""
+    sort: str = "created"
+    """A column, such as step, loss, cost or fd-clf64; with a leading - the largest first (--sort=-step)."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Watch runs train, from any terminal that sees their folders; q or Ctrl-C leaves, the training goes on."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    once: bool = False
+    """Print what there is and leave."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Save after the current step and end the training, or take the run out of the queue."""
+
+    run: Reference
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Let a training wait after the current step, everything kept in memory and its device held."""
+
+    run: Reference
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Let a paused training go on, or launch one that was stopped, lost or failed again, exactly as it was."""
+
+    run: Reference
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Save after the current step and go on."""
+
+    run: Reference
+
+
+@dataclass(frozen=True)
+class SetOption:
+    """Change learning_rate, stop_step, log_every or checkpoint_every from the next step on, resumes included."""
+
+    run: Reference
+    changes: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Such as learning_rate=1e-4."""
+
+
+@dataclass(frozen=True)
+class Queue:
+    """List the machine's queue of trainings: order, run, state, devices."""
+
+
+@dataclass(frozen=True)
+class QueueCancel:
+    """Take a waiting run out of the queue."""
+
+    run: Reference
+
+
+@dataclass(frozen=True)
+class QueueResume:
+    """Start the waiting processes of the queue again, after a restart of the machine or a kill."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """Set a run's tags and notes."""
+
+    run: Reference
+    tags: tuple[str, ...] | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Trash:
+    """Move a run to the trash folder beside the runs; one that trains, or that taught another, is refused."""
+
+    run: Reference
+    force: bool = False
+    """Also one that taught another."""
+
+
+@dataclass(frozen=True)
+class Restore:
+    """Bring a run back from the trash; without a name, list what is there."""
+
+    name: Annotated[str | None, tyro.conf.Positional] = None
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score a run at a step (the newest by default) and print the scores."""
+    """Score a run at a step (the newest by default), or a file of images by any program, and print the scores."""
 
-    run: Reference
+    run: Annotated[str | None, tyro.conf.Positional] = None
     overrides: Overrides = ()
-    """Other sampling than the run's own, such as guidance_scale=4 count=2000 sampler=heun."""
+    """Other sampling than the run's own, such as guidance_scale=4 count=2000 sampler=heun labels=random."""
     step: int | None = None
+    samples: Path | None = None
+    """Score this .npz (ADM's layout, uint8 arr_0) instead of a run."""
+    reference: str | None = None
+    """A reference .npz (ADM's, or by `workbench reference`), or with --samples a preset or YAML file whose training
+    images are meant; by default the run's own data."""
+    detector: tuple[str, ...] = ("clf64",)
+    """clf64, effnet-lite0, randomconv, pixels-pca64, inception-2015 (the only one whose scores are FID, sFID and IS) or
+    dinov2."""
+    processes: int = 1
+    """Processes that generate, GPUs in turn."""
+    small_ok: bool = False
+    """Allow, and mark, fewer images than twice the detector's dimensions."""
+    force: bool = False
+    """Allow, and mark, a detector that taught the run."""
+    report: Path | None = None
+    """Also write the records, with how each was measured, to this JSON file."""
+
+
+@dataclass(frozen=True)
+class ReferenceFile:
+    """Write a data set's reference .npz in ADM's layout: 10,000 images, and moments of all for FID and sFID."""
+
+    config: Reference
+    file: Annotated[Path, tyro.conf.Positional]
+    overrides: Overrides = ()
+    """Dotted options, such as data.path=/data/imagenet."""
+    detector: str = "inception-2015"
+    split: Literal["train", "test"] = "train"
 
 
 @dataclass(frozen=True)
@@ -144,6 +277,16 @@ class BenchLoading:
 
 
 @dataclass(frozen=True)
+class BenchScores:
+    """Time each score beside SciPy and torch-fidelity (extra "test") on the same numbers, one thread each."""
+
+    dimensions: int = 2048
+    count: int = 5000
+    report: Path | None = None
+    """Also write the figures, with the machine, to this JSON file."""
+
+
+@dataclass(frozen=True)
 class Encode:
     """Encode a configuration's images into latents ahead of training; stopped, it goes on when run again."""
 
@@ -191,6 +334,30 @@ class ExportRun:
 
 
 @dataclass(frozen=True)
+class Lab:
+    """Open JupyterLab on the notebooks: for this machine alone, with a random token, asking nothing of the network."""
+
+    port: int = 0
+    """0 takes any that is free."""
+    folder: Path | None = None
+    """Where the notebooks are, or are copied to; by default ./notebooks if there is one, else ./workbench-notebooks.
+    A notebook that is there is never overwritten."""
+    no_browser: bool = False
+    """Print the address and open nothing."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Write a view of a run as one HTML file that works offline and without Python: for a class, for a colleague."""
+
+    run: Reference
+    file: Annotated[Path, tyro.conf.Positional]
+    view: Literal["maps", "embedding", "separability", "leakage", "samples", "explore"] = "maps"
+    images: int | None = None
+    """How many images are shown and measured, or samples a row; each view has its own default."""
+
+
+@dataclass(frozen=True)
 class Presets:
     """List the presets."""
 
@@ -199,9 +366,22 @@ class Presets:
 COMMANDS = {
     "demo": (Demo, "train"),
     "train": (Train, "train"),
-    "runs": (Runs, "look"),
-    "evaluate": (Evaluate, "look"),
-    "compare": (Compare, "look"),
+    "runs": (Runs, "console"),
+    "watch": (Watch, "console"),
+    "stop": (Stop, "console"),
+    "pause": (Pause, "console"),
+    "resume": (Resume, "console"),
+    "checkpoint": (Checkpoint, "console"),
+    "set": (SetOption, "console"),
+    "queue": (Queue, "console"),
+    "queue-cancel": (QueueCancel, "console"),
+    "queue-resume": (QueueResume, "console"),
+    "note": (Note, "console"),
+    "trash": (Trash, "console"),
+    "restore": (Restore, "console"),
+    "evaluate": (Evaluate, "judge"),
+    "reference": (ReferenceFile, "judge"),
+    "compare": (Compare, "judge"),
     "methods": (Methods, "train"),
     "encode": (Encode, "measure"),
     "import": (ImportFile, "look"),
@@ -210,6 +390,9 @@ COMMANDS = {
     "classifier-train": (Classifier, "train"),
     "bench-step": (BenchStep, "measure"),
     "bench-loading": (BenchLoading, "measure"),
+    "bench-scores": (BenchScores, "measure"),
+    "lab": (Lab, "lab"),
+    "page": (Page, "lab"),
     "presets": (Presets, "look"),
 }
 

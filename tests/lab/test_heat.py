@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 
-from workbench.lab.charts import draw_heat, heat_limits, heat_number, measured_scale
+from workbench.lab.charts import draw_heat, heat_limits, heat_number
 from workbench.lab.view import Axis, Pane, View
 
 SCALES = (0.0, 1.0, 2.5, 4.0)
@@ -59,14 +59,6 @@ def value_of(shown, name: str) -> str:
     return shown.slider(name).get_attribute("aria-valuetext")
 
 
-def test_numbers_are_written_as_their_size_asks():
-    cases = [(0.834, (0.1, 1.0)), (1.0, (0.0, 1.0)), (-0.25, (-0.6, 0.6)), (-0.001, (-0.6, 0.6)), (0.125, (0, 1))]
-    assert [heat_number(*case) for case in cases] == [".83", "1.00", "-.25", ".00", ".13"]
-    assert [heat_number(value, (0.0, 9.0)) for value in (3.25, 0.04, 9.0)] == ["3.3", ".0", "9.0"]
-    assert heat_number(41.6, (0.0, 80.0)) == "42" and heat_number(1234.4, (0.0, 2000.0)) == "1234"
-    assert heat_number(0.8344, (0.0, 1.0), digits=3) == ".834"
-
-
 def test_limits_are_of_all_versions_hold_chance_and_are_symmetric_about_a_centre():
     view = heat_view()
     arrays = view.panes[0].arrays
@@ -79,13 +71,6 @@ def test_limits_are_of_all_versions_hold_chance_and_are_symmetric_about_a_centre
     )
     empty = {"values": np.full_like(arrays["values"], np.nan)}
     assert heat_limits(META, empty, "knn") == (0.0, 1.0)
-
-
-def test_the_scale_is_the_nearest_measured_one():
-    values = np.full((2, 2, 4), np.nan, dtype=np.float32)
-    assert measured_scale(values, SCALES, 2.4) == 2
-    values[0, 1, [0, 3]] = 0.5
-    assert [measured_scale(values, SCALES, w) for w in (None, 0.0, 1.9, 2.1, 4.0)] == [0, 0, 0, 3, 3]
 
 
 @pytest.mark.parametrize("measure", META["measures"])

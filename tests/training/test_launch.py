@@ -9,7 +9,7 @@ import time
 import pytest
 
 from workbench.runs.store import find_runs
-from workbench.training.launch import launch_commands
+from workbench.training.cluster import launch_commands, slurm_script
 
 
 def test_one_process_needs_no_launcher():
@@ -27,6 +27,27 @@ def test_nodes_agree_on_the_number_of_processes():
 def test_nothing_to_launch():
     with pytest.raises(ValueError, match="at least 1; got 0 and 1"):
         launch_commands(["demo/plain"], 0, 1)
+
+
+def test_the_batch_script_starts_one_torchrun_a_node(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "my runs"))
+    script = slurm_script(["paper/sit-xl-2-256", "training.sharding=fsdp"], "paper/xl", 8, 4, 24)
+    for name, said in (("job-name", "paper-xl"), ("nodes", "4"), ("gpus-per-node", "8"), ("time", "24:00:00")):
+        assert f"#SBATCH --{name}={said}\n" in script
+    # Run with the cluster's own commands replaced: what a node would be told is what it prints.
+    (tmp_path / "srun").write_text('#!/bin/sh\necho "$WORKBENCH_PROCESSES" "$WORKBENCH_RUNS" "$@"\n')
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho node7\necho node8\n")
+    for name in ("srun", "scontrol"):
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "node[7-8]"}
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == [
+        *("32", f"{tmp_path}/my", "runs", "torchrun", "--nnodes=4", "--nproc_per_node=8", "--rdzv_backend=c10d"),
+        *("--rdzv_id=workbench", "--rdzv_endpoint=node7:29500", "-m", "workbench", "train", "paper/sit-xl-2-256"),
+        "training.sharding=fsdp",
+    ], done.stderr
+    with pytest.raises(ValueError, match="at least 1; got 8, 0 and 24"):
+        slurm_script(["demo/plain"], "name", 8, 0, 24)
 
 
 def test_the_printed_line_trains_with_as_many_processes(tmp_path):

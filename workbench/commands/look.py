@@ -1,21 +1,9 @@
-"""Commands that list runs and carry them in and out: runs, import, export, presets."""
+"""Commands that carry runs in and out: import, export, presets."""
 
 from rich.console import Console
-from rich.table import Table
 
 from workbench.config import presets as preset_names
-from workbench.runs.store import Run, find_runs, open_run, runs_root
-
-
-def runs(command) -> None:
-    """A table of the runs."""
-    table = Table("run", "state", "step", "method", "loss", "FD-clf64", "n", "class agreement")
-    for run in find_runs():
-        try:
-            table.add_row(*_row(run))
-        except ValueError as error:  # one damaged run must not hide the others
-            table.add_row(run.name, f"damaged: {error}")
-    Console().print(table if table.row_count else f"no runs in {runs_root()}")
+from workbench.runs.store import open_run, runs_root
 
 
 def importfile(command) -> None:
@@ -55,19 +43,3 @@ def exportrun(command) -> None:
 def presets(command) -> None:
     """Names of the presets."""
     print("\n".join(preset_names()))
-
-
-def _row(run: Run) -> list[str]:
-    status, metrics = run.status, run.metrics
-    scores = {record["metric"]: record for record in run.results}
-    fd, agreement = scores.get("fd-clf64"), scores.get("class-agreement")
-    return [
-        run.name,
-        status["state"],
-        f"{status['step']}/{run.config.training.steps}",
-        run.config.objective.name,
-        f"{metrics[-1]['loss']:.4f}" if metrics else "",
-        f"{fd['value']:.2f}" if fd else "",
-        str(fd["n_generated"]) if fd else "",
-        f"{agreement['value']:.3f}" if agreement else "",
-    ]

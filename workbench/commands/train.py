@@ -6,8 +6,8 @@ import sys
 from rich.console import Console
 
 from workbench.commands.bars import bars
-from workbench.config import DataConfig, load_config
-from workbench.runs.store import prepare_run, runs_root
+from workbench.config import Config, DataConfig, load_config
+from workbench.runs.store import open_run, prepare_run, runs_root
 
 
 def demo(command) -> None:
@@ -40,36 +40,70 @@ def demo(command) -> None:
 def train(command) -> None:
     """One run, in this process or in several."""
     config = load_config(command.config, command.overrides)
-    root = runs_root()
     count = command.processes * command.nodes
     if command.processes < 1 or command.nodes < 1:
         raise ValueError(f"processes and nodes must be at least 1; got {command.processes} and {command.nodes}")
-    if command.nodes > 1 and not command.print_launch:
-        raise ValueError("--nodes is for --print-launch: each node has to run the printed command itself")
+    printed = command.print_launch or command.print_slurm
+    if command.nodes > 1 and not printed:
+        raise ValueError("--nodes is for --print-launch and --print-slurm: each node has to run the command itself")
     if config.training.batch % (count * config.training.accumulation):
         raise ValueError(
             f"training.batch {config.training.batch} cannot be shared by {count} processes with "
             f"training.accumulation {config.training.accumulation}"
         )
-    if command.print_launch:
-        from workbench.training.launch import launch_commands
+    if printed:
+        _print(command, config.name)
+    elif command.detach or command.queue or command.after:
+        _launch(command, config)
+    else:
+        _train_here(command, config)
 
-        print(launch_commands([command.config, *command.overrides], command.processes, command.nodes))
-        return
+
+def _print(command, name: str) -> None:
+    from workbench.training.cluster import launch_commands, slurm_script
+
+    arguments = [command.config, *command.overrides]
+    if command.print_slurm:
+        print(slurm_script(arguments, name, command.processes, command.nodes, command.hours))
+    else:
+        print(launch_commands(arguments, command.processes, command.nodes))
+
+
+def _launch(command, config: Config) -> None:
+    from workbench.training.launch import launch
+
+    queue = command.queue or command.after is not None
+    after = open_run(command.after) if command.after else None
+    launched = launch(
+        config, processes=command.processes, queue=queue, devices=command.devices or None, after=after, patience=30.0
+    )
+    if launched.failed:
+        raise ValueError(f"{launched}")
+    name = launched.run.name
+    Console().print(f"{launched}\n  watch: workbench watch {name}\n  stop:  workbench stop {name}", soft_wrap=True)
+
+
+def _train_here(command, config: Config) -> None:
+    """In this process and its children; one that was launched says so if it fails before it trains."""
+    from workbench.training.launch import die_with_parent, note_failed_start, train_in_processes
+
     if command.processes > 1:
-        from workbench.training.launch import train_in_processes
-
-        sys.exit(train_in_processes(command.processes, [command.config, *command.overrides]))
+        code = train_in_processes(command.processes, [command.config, *command.overrides])
+        if code:
+            note_failed_start(ChildProcessError(f"torchrun ended with exit code {code}; see log.txt"))
+        sys.exit(code)
     if "WORKBENCH_PROCESSES" in os.environ:
-        from workbench.training.launch import die_with_parent
-
         die_with_parent()
-    from workbench.training.loop import fit
+    try:
+        from workbench.training.loop import fit
 
-    console = Console(quiet=os.environ.get("RANK", "0") != "0")
-    with bars(console) as update:
-        for record in fit(config, root, lambda done, total: update("encode images", done, total)):
-            update(f"train {config.name}", record["step"], config.training.steps, f"loss {record['loss']:.4f}")
+        console, root = Console(quiet=os.environ.get("RANK", "0") != "0"), runs_root()
+        with bars(console) as update:
+            for record in fit(config, root, lambda done, total: update("encode images", done, total)):
+                update(f"train {config.name}", record["step"], config.training.steps, f"loss {record['loss']:.4f}")
+    except Exception as error:
+        note_failed_start(error)
+        raise
     run = prepare_run(config, root)
     console.print(f"{run.status['state']} at step {run.status['step']}: {run.folder}", soft_wrap=True)
 
@@ -116,7 +150,7 @@ def classifier(command) -> None:
     import torch
 
     from workbench.data.images import load_images
-    from workbench.evaluation.detectors import save_clf64, train_clf64
+    from workbench.evaluation.clf64 import save_clf64, train_clf64
 
     config = DataConfig(source="embedded")
     train_set, test_set = load_images(config, "train"), load_images(config, "test")

@@ -9,7 +9,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, UInt8, UInt16
+from jaxtyping import Bool, Float, Float64, UInt16
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
@@ -59,7 +59,7 @@ def nearest_stop(stops: Sequence[float], w: float | None) -> int:
 
 def class_numbers(pane: _Pane, arrays: _Arrays, state: _State, axes: _Axes) -> tuple[list[ClassNumbers], ClassNumbers]:
     """Numbers of each class that has images, and of all, at the state's frame and the stop nearest to its w."""
-    labels, correct = _labels(arrays, state), _correct(arrays, state, axes)
+    labels, correct = _labels(arrays, state), arrays["correct"][(*_at(state), _stop(state, axes))]
     selected = _selected(state, len(labels))
 
     def numbers(name: str, own: np.ndarray) -> ClassNumbers:
@@ -193,10 +193,6 @@ def _stop(state: _State, axes: _Axes) -> int:
 
 def _labels(arrays: _Arrays, state: _State) -> UInt16[np.ndarray, " n"]:
     return arrays["given" if state.get("labels") == "given" and "given" in arrays else "labels"]
-
-
-def _correct(arrays: _Arrays, state: _State, axes: _Axes) -> UInt8[np.ndarray, " n"]:
-    return arrays["correct"][(*_at(state), _stop(state, axes))]
 
 
 def _value(name: str, state: _State, axes: _Axes) -> str:

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -17,7 +15,6 @@ from workbench.features.embedding import METHODS, embed_sequence
 from workbench.features.grid import FeatureGrid
 from workbench.lab.maps import (
     SHORTEN,
-    cells_of_maps,
     check_components,
     coordinates_of,
     maps_pane,
@@ -28,7 +25,7 @@ from workbench.lab.packing import quantise
 from workbench.lab.panes import Axis, Pane
 from workbench.lab.progress import Report, part_of, reported
 from workbench.lab.recipes import PAGE_MB, check_page, recipe
-from workbench.lab.sources import RunLike, Source, Steps, Subject, choose
+from workbench.lab.sources import RunLike, Source, Steps, Subject, choose, four_layers
 from workbench.lab.view import View
 
 NEIGHBOURS = 20
@@ -66,22 +63,18 @@ def embedding(
     """
     given = {name: value for name, value in locals().items() if name not in ("runs", "progress")}
     check_components(components)
-    if not methods or not set(methods) <= set(METHODS):
-        raise ValueError(f"methods is {list(methods)}; allowed are one or more of {', '.join(METHODS)}")
-    subject = choose(runs, images=images, layers=layers, times=times, steps=steps, data=data, cells=lambda tokens: 12)
+    subject = choose(runs, images=images, layers=layers, times=times, steps=steps, data=data, room=four_layers)
     shown = mapped_rows(subject, mapped)
-    chosen = list(stops) if stops is not None else list(_STOPS if set(methods) == {"pca"} else _FEW_STOPS)
-    _check_frames(subject, methods, chosen)
+    chosen = sorted(set(map(float, stops or (_STOPS if set(methods) == {"pca"} else _FEW_STOPS))))
+    check_methods(subject, methods, chosen)
     with reported(progress) as report:
         points = Scattered(subject, subject.grids(report, "features", pooling="mean"), chosen, seed)
         scatter = points.pane(methods, report)
         maps = maps_pane(subject.of(shown), components, report, [subject.rows.index(row) for row in shown])
-    parts = {"scatter": scatter.arrays, "token maps": maps.arrays}
-    check_page(parts, page_mb, f"images ({len(subject.rows)}), mapped, {SHORTEN}")
+    check_page({of.title: of.arrays for of in (scatter, maps)}, page_mb, f"images, mapped, {SHORTEN}")
     axes = subject.axes((min(0.0, *chosen), max(1.0, *chosen)), chosen) | {"image": Axis("image", tuple(shown))}
     start = start_of(subject) | {"method": "tsne" if "tsne" in methods else methods[0]}
-    if len(subject.titles) == 1:
-        start["show"] = "all images"
+    start["show"] = "all images" if len(subject.titles) == 1 and len(shown) > 1 else "one image"
     title = f"Images by features of {', '.join(subject.titles)}"
     return View(title, [scatter, maps], axes, recipe=recipe(embedding, runs, given), start=start)
 
@@ -98,7 +91,7 @@ class Scattered:
     def pane(self, methods: Sequence[str], report: Report) -> Pane:
         """The pane, with the frames of each method."""
         sources = self.subject.sources(self.grids, report)
-        arrays = coordinates_of(self.subject, sources, 2, report).points
+        arrays = coordinates_of(self.subject, sources, 2, report, "point coordinates").points
         arrays |= {"labels": self.subject.labels.astype(np.uint16), "sprite": self.subject.thumbnails()}
         arrays["correct"] = self._correct(sources, report)
         for method in methods:
@@ -180,18 +173,24 @@ def mapped_rows(subject: Subject, mapped: int | Sequence[int]) -> list[int]:
 def snake(shape: Sequence[int]) -> Iterator[tuple[int, ...]]:
     """Every index of source, step, t, layer and stop, each one step from the last: along w, then t, then layer."""
     s, e, times, layers, stops = shape
-    t, w = 0, 0
-    for source, step in product(range(s), range(e)):
-        for layer in range(layers):
-            for t in range(times) if t == 0 else reversed(range(times)):
-                for w in range(stops) if w == 0 else reversed(range(stops)):
-                    yield source, step, t, layer, w
+    ordered = (s, e, layers, times, stops)
+    for at in np.ndindex(ordered):
+        turned, before = [], 0
+        for size, index in zip(ordered, at, strict=True):
+            turned.append(size - 1 - index if before % 2 else index)
+            before = before * size + index
+        source, step, layer, t, stop = turned
+        yield source, step, t, layer, stop
 
 
-def _check_frames(subject: Subject, methods: Sequence[str], stops: Sequence[float]) -> None:
+def check_methods(subject: Subject, methods: Sequence[str], stops: Sequence[float]) -> None:
+    """ValueError for an unknown method, none, or more frames than anybody waits for."""
+    if not methods or not set(methods) <= set(METHODS):
+        raise ValueError(f"methods is {list(methods)}; allowed are one or more of {', '.join(METHODS)}")
+    slow = [name for name in methods if name != "pca"]
     frames = len(subject.titles) * len(subject.steps[0]) * len(subject.layers) * len(subject.times) * len(stops)
-    if set(methods) != {"pca"} and frames > _FRAMES:
+    if slow and frames > _FRAMES:
         raise ValueError(
-            f"{frames} frames (layers x times x stops x steps x runs) of {' and '.join(set(methods) - {'pca'})}, of a "
-            f"second or more each, are more than {_FRAMES}: leave some out, or choose methods=['pca'], which needs none"
+            f"{frames} frames (runs x steps x layers x times x stops) of {' and '.join(slow)}, of a second or more "
+            f"each, are more than {_FRAMES}: leave some out, or choose methods=['pca'], which needs none"
         )

@@ -12,7 +12,7 @@ from workbench.lab.sources import RunLike, Source, Steps, Subject, choose
 from workbench.lab.view import View
 
 NINE_TIMES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-_BESIDE = (1 / 6, 1 / 2, 1)  # depths of the layers that are always shown
+_BESIDE = (1 / 6, 1 / 2, 1.0)  # depths of the layers that are always shown
 SHORTEN = "layers, times, steps, images or components"
 
 
@@ -46,7 +46,7 @@ def maps(
         times=times,
         steps=steps,
         data=data,
-        cells=cells_of_maps(page_mb, images, components),
+        room=room_of_page(page_mb, images, components),
     )
     with reported(progress) as report:
         pane = maps_pane(subject, components, report, title=f"Token maps of {subject.titles[0]}")
@@ -82,7 +82,7 @@ def compare_maps(
         times=times,
         steps=steps,
         data=data,
-        cells=cells_of_maps(page_mb, images, components),
+        room=room_of_page(page_mb, images, components),
     )
     if len(subject.titles) < 2:
         raise ValueError(f"got {list(map(str, runs))}; a comparison needs a run and at least one other run or target")
@@ -101,10 +101,12 @@ def maps_pane(
     return pane_of(subject, coordinates_of(subject, sources, components, report), scattered, title)
 
 
-def coordinates_of(subject: Subject, sources: Sequence[Source], components: int, report: Report) -> Coordinates:
+def coordinates_of(
+    subject: Subject, sources: Sequence[Source], components: int, report: Report, stage: str = "token coordinates"
+) -> Coordinates:
     """Of one source in one basis a layer, of several each in its own, turned onto the first's."""
     steps = len(subject.steps[0])
-    counted = part_of(report, "projection", 0, 1, len(subject.layers))
+    counted = part_of(report, stage, 0, 1, len(subject.layers))
     if len(sources) > 1:
         return compared_coordinates(sources, steps, subject.times, subject.layers, components, counted)
 
@@ -141,9 +143,7 @@ def _view(subject: Subject, pane: Pane, w: tuple[float, float], code: str) -> Vi
     return View(pane.title, [pane], axes, recipe=code, start=start_of(subject))
 
 
-def cells_of_maps(
-    page_mb: float, images: int | Sequence[int], components: int, rest: int = 0
-) -> Callable[[int], float]:
-    """How many (source, step, t, layer) of a page have room beside `rest` bytes, by the number of tokens."""
+def room_of_page(page_mb: float, images: int | Sequence[int], components: int) -> Callable[[int, int], float]:
+    """How many layers a page of maps has room for, by the places of each and the tokens of an image."""
     count = images if isinstance(images, int) else len(images)
-    return lambda tokens: cells_that_fit(page_mb, 4 * count * tokens * components, rest)
+    return lambda places, tokens: cells_that_fit(page_mb, 4 * count * tokens * components) / places

@@ -25,6 +25,7 @@ def recipe(make: Callable, sources: Sequence[RunLike] | RunLike, given: Mapping[
     named = _reference(sources) if one else [_reference(source) for source in sources]
     lines, arguments = ["import workbench as wb"], [repr(named)]
     for name, value in given.items():
+        value = _plain(value)
         if value == defaults[name]:
             continue
         if isinstance(value, DataConfig):
@@ -32,7 +33,7 @@ def recipe(make: Callable, sources: Sequence[RunLike] | RunLike, given: Mapping[
             chosen = {k: v for k, v in asdict(value).items() if v != getattr(DataConfig(), k)}
             arguments.append(f"{name}=DataConfig({', '.join(f'{k}={v!r}' for k, v in chosen.items())})")
         else:
-            arguments.append(f"{name}={_plain(value)!r}")
+            arguments.append(f"{name}={value!r}")
     return "\n".join([*lines, "", f"view = wb.{make.__name__}({', '.join(arguments)})"])
 
 
@@ -48,9 +49,9 @@ def check_page(parts: Mapping[str, Mapping[str, np.ndarray]], page_mb: float, sh
         )
 
 
-def cells_that_fit(page_mb: float, cell: int, rest: int = 0) -> float:
-    """How many places of `cell` bytes of coordinates fit into a page beside `rest` bytes of other arrays."""
-    room = page_mb * 1e6 - len(module()) - rest * _PACKED
+def cells_that_fit(page_mb: float, cell: int) -> float:
+    """How many places of `cell` bytes of coordinates fit into a page."""
+    room = page_mb * 1e6 - len(module())
     return max(0.0, room / (cell * _DEFLATED["int16"] * _PACKED))
 
 

@@ -24,11 +24,18 @@ from workbench.runs.models import check_null_class
 from workbench.runs.store import Run, open_run
 
 RunLike = Run | str | Path
-Steps = Literal["all"] | Sequence[int] | None
+Steps = Literal["all"] | Sequence[int] | int | None
 Pair = tuple[Float[Tensor, "n m d"], Float[Tensor, "n m d"]]  # f_u and f_c
 
 _ALL_LAYERS, _FEW_LAYERS, _FEWEST_LAYERS = 16, 8, 3
 _THUMBNAILS = 1_000_000  # bytes of all of them together
+_TARGETS = {
+    "vae": "VAE latent",
+    "effnet-lite0": "EfficientNet-Lite0",
+    **{name: f"DINOv2-{name[-1].upper()}" for name in GUIDES if "dinov2" in name},
+    "layersync": "LayerSync target",
+    "sra": "SRA target",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +76,7 @@ class Subject:
     @property
     def titles(self) -> list[str]:
         """A name for each run and target; with its step where the runs are not at the same one."""
-        short = [run.config.name for run in self.runs]
-        named = short if len(set(short)) == len(short) else [run.name for run in self.runs]
-        if len(set(self.steps)) > 1:
-            named = [f"{name}, step {steps[-1]:,}" for name, steps in zip(named, self.steps, strict=True)]
-        return [*named, *self.guides]
+        return [*titles_of(self.runs, self.steps), *self.guides]
 
     def nearest_layer(self, share: float) -> int:
         """The place, among the layers, of the one nearest to a share of the depth."""
@@ -102,7 +105,9 @@ class Subject:
     def sources(self, grids: Sequence[Sequence[FeatureGrid]], report: Report) -> list[Source]:
         """A source for each run and target; of mean tokens a grid of one."""
         runs = [
-            Source(title, lambda step, t, layer, of=of: tuple(_grid_of(of[step], layer, t, name) for name in _MODES))
+            Source(
+                title, lambda step, t, layer, of=of: tuple(tokens_of_grid(of[step], layer, t, name) for name in _MODES)
+            )
             for title, of in zip(self.titles, grids, strict=False)
         ]
         pooled = grids[0][0].pooling == "mean"
@@ -119,10 +124,11 @@ class Subject:
             report(f"target {name}", len(found), len(steps))
         return Source(name, lambda step, t, layer: (found[step][t],) * 2, layered=False)
 
-    def axes(self, w: tuple[float, float], stops: Sequence[float] = (), source: str = "source") -> dict[str, Axis]:
+    def axes(self, w: tuple[float, float], stops: Sequence[float] = ()) -> dict[str, Axis]:
         """The axes of a view: those of one value get no slider."""
-        found = {"source": Axis(source, self.titles)} if len(self.titles) > 1 else {}
-        return found | {
+        texts = [_TARGETS.get(title, title) for title in self.titles]
+        beside = Axis("run or target" if self.guides else "run", self.titles, texts=texts)
+        return ({"source": beside} if len(self.titles) > 1 else {}) | {
             "step": Axis("training step", self.steps[0]),
             "t": Axis("t", self.times),
             "layer": Axis("layer", self.layers),
@@ -152,36 +158,59 @@ def choose(
     times: Sequence[float],
     steps: Steps,
     data: DataConfig | None,
-    cells: Callable[[int], float] = lambda tokens: math.inf,
+    room: Callable[[int, int], float] = lambda places, tokens: math.inf,
 ) -> Subject:
     """The runs and targets that `sources` name, one or several, and what of them is shown.
 
-    `layers` None is all of a model of up to 16, else 8 spread over it, or as many as `cells` allow, at least three: how
-    many places (step, time, layer, source) there is room for, of images of so many tokens. `steps` None is the last that all runs kept, or the last of each if there is none;
-    "all" those that all kept. `images` is a count, one of each class in turn, or row numbers. ValueError for a run
-    without checkpoints or with an untrained null class, a layer, step or image that there is not, and runs of other
-    images than the first.
+    `layers` None is all of a model of up to 16, else 8 spread over it, or as many as there is `room` for, at least
+    three: so many layers, of so many (source, step, time) places and tokens an image. `steps` None is the last that all
+    runs kept, or the last of each if there is none; "all" those that all kept. `images` is a count, one of each class
+    in turn, or row numbers. ValueError for a run without checkpoints or with an untrained null class, a layer, step or
+    image that there is not, and runs of other images than the first.
     """
     several = [sources] if isinstance(sources, RunLike) else list(sources)
     guides = tuple(name for name in several if name in GUIDES)
-    runs = tuple(_opened(one) for one in several if one not in GUIDES)
-    if not runs or len(set(several)) < len(several):
-        raise ValueError(f"got {several}; allowed are different runs, at least one, and targets: {', '.join(GUIDES)}")
+    named = [one for one in several if one not in GUIDES]
+    if not named or len(set(guides)) < len(guides):
+        raise ValueError(f"got {several}; allowed are a run or more, and different targets: {', '.join(GUIDES)}")
+    runs = tuple(opened_runs(named))
     for run in runs:
         check_null_class(run, "features cannot be guided without one")
-    shown = tuple(_steps(runs, steps))
+    shown = tuple(steps_of(runs, steps))
     pictured = _images(runs, data)
-    room = cells(tokens_of(runs[0])) / (len(shown[0]) * len(times) * len(several))
+    most = room(len(shown[0]) * len(times) * len(several), tokens_of(runs[0]))
     return Subject(
         runs=runs,
         guides=guides,
         steps=shown,
-        layers=_layers(runs, layers, room),
+        layers=_layers(runs, layers, most),
         times=tuple(dict.fromkeys(map(float, times))),
         rows=tuple(choose_rows(pictured.labels, images)),
         images=pictured,
         data=data,
     )
+
+
+def opened_runs(runs: Sequence[RunLike] | RunLike) -> list[Run]:
+    """Different runs, at least one."""
+    several = [_opened(run) for run in ([runs] if isinstance(runs, RunLike) else runs)]
+    if not several or len({run.folder.resolve() for run in several}) < len(several):
+        raise ValueError(f"got the runs {[run.name for run in several]}; allowed are different ones, at least one")
+    return several
+
+
+def titles_of(runs: Sequence[Run], steps: Sequence[tuple[int, ...]]) -> list[str]:
+    """A name for each run, with its step where the runs are not at the same one."""
+    short = [run.config.name for run in runs]
+    named = short if len(set(short)) == len(short) else [run.name for run in runs]
+    if len(set(steps)) > 1:
+        named = [f"{name}, step {own[-1]:,}" for name, own in zip(named, steps, strict=True)]
+    return named
+
+
+def four_layers(places: int, tokens: int) -> float:
+    """Room for few layers, where each takes long to compute."""
+    return 4.0
 
 
 def choose_rows(labels: Integer[np.ndarray, " n"], images: int | Sequence[int]) -> list[int]:
@@ -216,11 +245,11 @@ def _opened(one: RunLike) -> Run:
     return one if isinstance(one, Run) else open_run(one)
 
 
-def _layers(runs: Sequence[Run], layers: Sequence[int] | None, room: float) -> tuple[int, ...]:
+def _layers(runs: Sequence[Run], layers: Sequence[int] | None, most: float) -> tuple[int, ...]:
     depth = min(map(depth_of, runs))
     if layers is None:
-        whole = depth + 1 <= min(_ALL_LAYERS, room)
-        count = depth + 1 if whole else max(_FEWEST_LAYERS, min(_FEW_LAYERS, int(min(room, depth + 1))))
+        whole = depth + 1 <= min(_ALL_LAYERS, most)
+        count = depth + 1 if whole else max(_FEWEST_LAYERS, min(_FEW_LAYERS, int(min(most, depth + 1))))
         layers = np.linspace(0, depth, min(count, depth + 1)).round().astype(int).tolist()
     chosen = tuple(dict.fromkeys(map(int, layers)))
     wrong = [layer for layer in chosen if not 0 <= layer <= depth]
@@ -230,7 +259,10 @@ def _layers(runs: Sequence[Run], layers: Sequence[int] | None, room: float) -> t
     return chosen
 
 
-def _steps(runs: Sequence[Run], steps: Steps) -> list[tuple[int, ...]]:
+def steps_of(runs: Sequence[Run], steps: Steps) -> list[tuple[int, ...]]:
+    """The steps of each run that `choose` describes; ValueError for a step that was not kept, or none in common."""
+    if isinstance(steps, int):
+        return steps_of(runs, [steps])
     if not (steps is None or steps == "all"):
         return [tuple(run.checkpoint(step).step for step in dict.fromkeys(steps)) for run in runs]
     last = [run.checkpoint().step for run in runs]  # which tells of a run without any
@@ -253,6 +285,7 @@ def _images(runs: Sequence[Run], data: DataConfig | None) -> Images:
     return first
 
 
-def _grid_of(features: FeatureGrid, layer: int, t: float, label: str) -> Float[Tensor, "n m d"]:
+def tokens_of_grid(features: FeatureGrid, layer: int, t: float, label: str) -> Float[Tensor, "n m d"]:
+    """Features as tokens: of mean tokens one an image."""
     found = features.read(layer, t, label).float()
     return rearrange(found, "n d -> n 1 d") if features.pooling == "mean" else found

@@ -39,18 +39,18 @@ def demo_configs(seed: int, overrides: tuple[str, ...] = ()) -> dict[str, Config
     return {role: load_config(f"demo/{role}", changes) for role in ROLES}
 
 
+def taught_by(teacher: Run, seed: int, overrides: tuple[str, ...] = ()) -> Config:
+    """The guided configuration with this run for its teacher."""
+    return load_config("demo/guided", (*overrides, f"training.seed={seed}", f"objective.teacher={teacher.folder}"))
+
+
 def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...] = ()) -> Iterator[Progress]:
     """Train, score and report, yielding progress; whatever an earlier call finished is read back, not redone."""
     started = time.monotonic()
     runs: dict[str, Run] = {}
     configs = demo_configs(seed, overrides)
     for role in ROLES:
-        config = configs[role]
-        if role == "guided":
-            config = load_config(
-                "demo/guided",
-                (*overrides, f"training.seed={seed}", f"objective.teacher={runs['teacher'].folder}"),
-            )
+        config = configs[role] if role != "guided" else taught_by(runs["teacher"], seed, overrides)
         yield Progress("prepare", 0, 1, f"{role}: images and latents")
         latents = open_latents(config, "train", root / ".latents")
         yield Progress("prepare", 1, 1, f"{role}: images and latents")

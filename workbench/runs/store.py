@@ -1,8 +1,8 @@
 """A run is a folder; this file makes, finds and reads them.
 
-``config.yaml`` (complete), ``status.json`` (state, step, process), ``metrics.jsonl``, ``checkpoints/``,
-``samples/``, ``results.jsonl`` (scores with how they were measured) and ``provenance.json``. Everything is written
-atomically or appended line by line, so a run can be read while it trains.
+``config.yaml`` (complete), ``status.json`` (state, step, process), ``metrics.jsonl``, ``history.jsonl`` (what was done
+to it), ``log.txt``, ``checkpoints/``, ``samples/``, ``results.jsonl`` (scores with how they were measured) and
+``provenance.json``. Everything is written atomically or appended line by line, so a run can be read while it trains.
 """
 
 import json
@@ -22,12 +22,11 @@ from typing import Any
 import yaml
 
 from workbench.config import Config, fingerprint, from_dict, load_config, presets, to_yaml
-from workbench.files import append_jsonl, hold_lock, is_locked, read_json, read_jsonl, write_atomically, write_json
+from workbench.files import append_jsonl, hold_lock, read_json, read_jsonl, write_atomically, write_json
+from workbench.runs import state as states
 from workbench.runs.checkpoints import Checkpoint, checkpoints, remove_leftovers
 
-STATES = ("created", "running", "finished", "stopped", "failed", "lost")
-# Keys that provenance.json and status.json cannot do without.
-_IDENTITY, _STATUS = ("fingerprint", "created"), ("state", "step", "host")
+_IDENTITY = ("fingerprint", "created")  # keys that provenance.json cannot do without
 _TRAINER_PATIENCE = 2.0  # seconds: who looks at a lock holds it for microseconds
 _MAKER_PATIENCE = 60.0  # seconds: a run is made in a fraction of one, unless git is slow
 
@@ -71,16 +70,7 @@ class Run:
 
         Raises ValueError naming ``status.json`` if it is missing or damaged.
         """
-        file = self.folder / "status.json"
-        status = _record(file, _STATUS)
-        while status["state"] == "running" and status["host"] == platform.node():
-            if is_locked(self.folder / ".lock"):
-                break
-            # A trainer that ended, or started, between the two looks has written another record.
-            before, status = status, _record(file, _STATUS)
-            if status == before:
-                return {**status, "state": "lost"}
-        return status
+        return states.read_status(self.folder)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -109,15 +99,7 @@ class Run:
 
     def write_status(self, state: str, step: int, **more: Any) -> None:
         """Replace ``status.json``."""
-        assert state in STATES, state
-        record = {
-            "state": state,
-            "step": step,
-            "pid": os.getpid(),
-            "host": platform.node(),
-            "updated": time.time(),
-        }
-        write_atomically(self.folder / "status.json", json.dumps({**record, **more}).encode())
+        states.write_status(self.folder, state, step, **more)
 
     def append(self, file: str, record: Mapping[str, Any]) -> None:
         """Add one line to ``metrics.jsonl`` or ``results.jsonl``, after dropping one that a crash cut short."""
@@ -125,9 +107,16 @@ class Run:
 
     def rewind(self, step: int) -> None:
         """Drop the metrics that a resumed run will log again: those after ``step``."""
-        kept = [record for record in self.metrics if record["step"] <= step]
-        lines = "".join(json.dumps(record) + "\n" for record in kept)
-        write_atomically(self.folder / "metrics.jsonl", lines.encode())
+        file = self.folder / "metrics.jsonl"
+        content = file.read_bytes() if file.is_file() else b""
+        end = content.rfind(b"\n") + 1
+        while end:
+            start = content.rfind(b"\n", 0, end - 1) + 1
+            if json.loads(content[start:end])["step"] <= step:
+                break
+            end = start
+        if end < len(content) or not file.is_file():
+            write_atomically(file, content[:end])
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -137,7 +126,7 @@ class Run:
         """
         with ExitStack() as stack:
             try:
-                stack.enter_context(hold_lock(self.folder / ".lock", _TRAINER_PATIENCE))
+                stack.enter_context(hold_lock(self.folder / states.TRAINER_LOCK, _TRAINER_PATIENCE))
             except ValueError as error:
                 raise ValueError(f"run {self.folder} is being trained by another process") from error
             remove_leftovers(self.folder / "checkpoints")

@@ -1,4 +1,4 @@
-"""Starting training with several processes: on this machine, or by a command for a cluster."""
+"""Starting training: detached from whoever asks, with several processes, at once or in turn."""
 
 import ctypes
 import os
@@ -6,8 +6,236 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+
+import torch
+
+import workbench
+from workbench.config import Config, load_config, to_dict
+from workbench.files import is_locked
+from workbench.runs.history import me, read_history, record_event
+from workbench.runs.state import LIVE, STARTER_LOCK, TRAINER_LOCK, last_log_lines
+from workbench.runs.store import Run, prepare_run, run_fingerprint, runs_root
+from workbench.training import queue as jobs
+from workbench.training.attend import HEARD
+from workbench.training.mailbox import last_number
+from workbench.training.slots import CPU, take, take_slots
+
+_LAUNCHED = "WORKBENCH_LAUNCHED"  # the run folder, told to a launched process
+# Options outside the fingerprint: a run that exists takes them from whoever launches it.
+_FREE = ("log_every", "checkpoint_every", "keep", "milestone_every", "sharding", "tracker")
+_children: list[subprocess.Popen] = []  # so that those who end are reaped
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A run that was sent on its way; ``state`` is what it had come to when the launch returned.
+
+    ``attached`` says that the run had a process already and nothing was started, ``beside`` which runs share its
+    device, ``failed`` why it ended at once, with the last lines of its log.
+    """
+
+    run: Run
+    pid: int | None
+    state: str
+    attached: bool = False
+    beside: tuple[str, ...] = ()
+    failed: str | None = None
+
+    def __str__(self) -> str:
+        if self.failed:
+            return f"{self.run.name} failed: {self.failed}"
+        text = f"{self.run.name}: {self.state}"
+        text += f", process {self.pid}" if self.pid else ""
+        text += "; it was launched before, nothing was started" if self.attached else ""
+        return text + (f"; {', '.join(self.beside)} trains on the same device" if self.beside else "")
+
+
+def launch(
+    config: Config,
+    *,
+    processes: int = 1,
+    root: Path | None = None,
+    queue: bool = False,
+    devices: Sequence[int] | None = None,
+    detach: bool = True,
+    after: Run | None = None,
+    patience: float = 5.0,
+) -> Launched:
+    """Train ``config`` in a process of its own, which outlives this one; returns when it trains or has failed.
+
+    It waits for that ``patience`` seconds at most, and without ``detach`` until training ends. What the process prints
+    goes to ``log.txt`` of the run. ``processes`` share the CPU or take a GPU each, of those numbered ``devices`` or
+    of all. With ``queue`` the training waits for a free device and for those who asked before, and with ``after``
+    until that run has finished. A run that is on its way already is only returned.
+
+    Raises ValueError for what can be known before: a teacher that was never launched, a batch that cannot be
+    shared, a device that is not there, a ``config.yaml`` that was changed since the run was made.
+    """
+    _check(config, processes, after, queue)
+    candidates = _candidates(devices, processes)
+    root = (root or runs_root()).resolve()
+    run = prepare_run(config, root)
+    status = run.status
+    if status["state"] == "finished":
+        return Launched(run, None, "finished", attached=True)
+    overrides = _overrides(config, run, root)
+    starter = take(run.folder / STARTER_LOCK)
+    if starter is None or is_locked(run.folder / TRAINER_LOCK):
+        if starter is not None:
+            os.close(starter)
+        status = run.status
+        return Launched(run, status.get("pid"), status["state"], attached=True)
+    order = _order(run, root, processes, overrides, candidates, after)
+    how = {"processes": processes, "queue": queue, "devices": list(devices) if devices else None}
+    record_event(run.folder, status["step"], "launch", **how, after=order["after"])
+    try:
+        jobs.forget(run.folder)
+        process, beside = (_queue if queue else _start)(run, order, starter, detach)
+    finally:  # from now on the lock is the process's alone
+        os.close(starter)
+    _children[:] = [child for child in (*_children, process) if child.poll() is None]
+    return _wait(run, process, beside, patience if detach else float("inf"), detach)
+
+
+def relaunch(run: Run, patience: float = 5.0) -> Launched:
+    """Launch a run that ended before its last step as it was launched last: it goes on from its newest checkpoint."""
+    how: dict = {}
+    for event in read_history(run.folder):
+        if event["what"] in ("launch", "train"):
+            how |= {key: event[key] for key in ("processes", "queue", "devices", "after") if key in event}
+    after = Run(Path(how.pop("after"))) if how.get("after") else None
+    return launch(run.config, root=run.folder.parent, patience=patience, **{**how, "after": after})
+
+
+def note_failed_start(error: BaseException) -> None:
+    """In a launched process that fails before it trains: say so in the run's status."""
+    folder = os.environ.get(_LAUNCHED)
+    if folder and os.environ.get("RANK", "0") == "0":
+        run = Run(Path(folder))
+        status = run.status
+        if status["state"] == "starting":
+            run.write_status("failed", status["step"], error=str(error))
+
+
+def _check(config: Config, processes: int, after: Run | None, queue: bool) -> None:
+    training = config.training
+    if processes < 1:
+        raise ValueError(f"processes must be at least 1; got {processes}")
+    if training.batch % (processes * training.accumulation):
+        raise ValueError(
+            f"training.batch {training.batch} cannot be shared by {processes} processes with "
+            f"training.accumulation {training.accumulation}"
+        )
+    if after is not None and not queue:
+        raise ValueError("a training that starts after another has to wait in the queue: queue=True")
+
+
+def _candidates(devices: Sequence[int] | None, processes: int) -> tuple[str, ...]:
+    """The devices that may be taken, as the queue names them; ValueError if there are too few."""
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    there = [text.strip() for text in visible.split(",")] if visible and count else [str(n) for n in range(count)]
+    absent = [number for number in devices or () if str(number) not in there]
+    if absent:
+        raise ValueError(f"there is no GPU {absent[0]} here; there are: {', '.join(there) or 'none'}")
+    chosen = [str(number) for number in devices] if devices else there
+    if chosen and processes > len(chosen):
+        raise ValueError(f"{processes} processes need as many GPUs; there are {len(chosen)}: {', '.join(chosen)}")
+    return tuple(f"gpu{number}" for number in chosen) or (CPU,)
+
+
+def _order(
+    run: Run, root: Path, processes: int, overrides: list[str], candidates: tuple[str, ...], after: Run | None
+) -> dict:
+    """Everything that a process needs to train the run, now or after a restart of the machine."""
+    more = ["--processes", str(processes)] if processes > 1 else []
+    return {
+        "run": str(run.folder),
+        "command": (sys.executable, "-m", "workbench", "train", str(run.folder / "config.yaml"), *overrides, *more),
+        "environment": _environment(run, root),
+        "cwd": os.getcwd(),
+        "candidates": candidates,
+        "needed": 1 if candidates == (CPU,) else processes,
+        "after": str(after.folder.resolve()) if after else None,
+    }
+
+
+def _overrides(config: Config, run: Run, root: Path) -> list[str]:
+    """What the launched process has to be told beyond ``config.yaml``, which must still be the run's own."""
+    file = run.folder / "config.yaml"
+    stored = load_config(file)
+    if run_fingerprint(stored, root) != run.fingerprint:
+        raise ValueError(f"{file} was changed since the run was made: it no longer has fingerprint {run.fingerprint}")
+    asked, had = (to_dict(c)["training"] for c in (config, stored))
+    return [f"training.{key}={_yaml(asked[key])}" for key in _FREE if asked[key] != had[key]]
+
+
+def _yaml(value: object) -> str:
+    return "null" if value is None else str(value)
+
+
+def _environment(run: Run, root: Path) -> dict[str, str]:
+    packages = [str(Path(workbench.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    own = {key: value for key, value in os.environ.items() if key.startswith(("WORKBENCH_", "OMP_", "HF_"))}
+    own.pop("WORKBENCH_PROCESSES", None)
+    return {
+        **own,
+        "PYTHONPATH": os.pathsep.join(filter(None, packages)),
+        "WORKBENCH_RUNS": str(root),
+        _LAUNCHED: str(run.folder),
+        HEARD: str(last_number(run.folder)),
+    }
+
+
+def _queue(run: Run, order: Mapping, starter: int, detach: bool) -> tuple[subprocess.Popen, tuple[str, ...]]:
+    """The process that waits for its turn; those without one get one too."""
+    jobs.resume(everything=False)
+    return jobs.start_waiter(jobs.submit(**order, by=me()), starter), ()
+
+
+def _start(run: Run, order: Mapping, starter: int, detach: bool) -> tuple[subprocess.Popen, tuple[str, ...]]:
+    """The training itself, on the least used devices; and who trains there already."""
+    slots = take_slots(order["candidates"], order["needed"], run.folder, force=True)
+    status = run.status
+    run.write_status("starting", status["step"])
+    with (run.folder / "log.txt").open("ab") as log:
+        log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(order['command'])}\n".encode())
+        log.flush()
+        process = subprocess.Popen(
+            order["command"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=order["cwd"],
+            env={**os.environ, **order["environment"], **slots.environment},
+            start_new_session=detach,
+            pass_fds=(starter, *slots.handles),
+        )
+    for handle in slots.handles:
+        os.close(handle)
+    return process, slots.beside
+
+
+def _wait(run: Run, process: subprocess.Popen, beside: tuple[str, ...], patience: float, detach: bool) -> Launched:
+    """What became of a launch within ``patience`` seconds."""
+    deadline, wanted = time.monotonic() + patience, ("running", "finished") if detach else ()
+    while time.monotonic() < deadline and process.poll() is None and run.status["state"] not in wanted:
+        if run.status["state"] == "queued" and detach:
+            break
+        time.sleep(0.1)
+    process.poll()
+    status = run.status
+    if process.returncode is None or status["state"] not in ("failed", "lost", "starting"):
+        return Launched(run, process.pid if status["state"] in LIVE else None, status["state"], False, beside)
+    why = status.get("error") or status.get("remark") or f"exit code {process.returncode}"
+    log = "\n".join(last_log_lines(run.folder, 10))
+    return Launched(run, None, status["state"], False, beside, f"{why}\n{log}")
+
 
 _SET_PARENT_DEATH_SIGNAL = 1  # of Linux's prctl
 
@@ -27,34 +255,6 @@ def train_in_processes(processes: int, arguments: Sequence[str]) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: launcher.terminate())
         return launcher.wait()
-
-
-def launch_commands(arguments: Sequence[str], processes: int, nodes: int) -> str:
-    """The commands that train ``arguments`` with ``processes`` a node, for a person or a batch script to run.
-
-    Each node of a cluster runs the same line, with HEAD set to the first node's address (and NODE to its number, for
-    accelerate). ``training.sharding=fsdp`` among the arguments splits the model; accelerate's own FSDP is not used.
-    Raises ValueError for fewer than one process or node.
-    """
-    if processes < 1 or nodes < 1:
-        raise ValueError(f"processes and nodes must be at least 1; got {processes} and {nodes}")
-    train = shlex.join(["train", *arguments])
-    if processes * nodes == 1:
-        return f"workbench {train}"
-    if nodes == 1:
-        torchrun = f"torchrun --standalone --nproc_per_node={processes}"
-        accelerate = f"accelerate launch --multi_gpu --num_processes={processes}"
-    else:
-        torchrun = (
-            f"torchrun --nnodes={nodes} --nproc_per_node={processes} "
-            f'--rdzv_backend=c10d --rdzv_id=workbench --rdzv_endpoint="$HEAD:29500"'
-        )
-        accelerate = (
-            f"accelerate launch --multi_gpu --num_machines={nodes} --num_processes={nodes * processes} "
-            f'--machine_rank="$NODE" --main_process_ip="$HEAD" --main_process_port=29500'
-        )
-    expected = f"WORKBENCH_PROCESSES={nodes * processes}"
-    return f"{expected} {torchrun} -m workbench {train}\n# or\n{expected} {accelerate} -m workbench {train}"
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:

@@ -1,10 +1,8 @@
 """The training loop: the only one. ``fit(config)`` yields a record for each logged step and can be stopped anywhere."""
 
 import contextlib
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +20,12 @@ from workbench.objectives.base import Batch
 from workbench.runs.checkpoints import latest_resumable, save_checkpoint, thin
 from workbench.runs.models import load_teacher
 from workbench.runs.store import Run, prepare_run, runs_root
+from workbench.training.attend import Attendant, StopSignals
 from workbench.training.batches import draw_batch, prefetched
 from workbench.training.state import TrainState, accelerate
 from workbench.training.student import Losses, Student, build_student
+from workbench.training.tracker import Tracker, check_tracker
 
-_ASK_EVERY = 10  # steps between questions whether a process was told to stop
 _ENCODED_AT_ONCE = 50_000  # images that one process encodes well within the others' patience
 
 
@@ -44,6 +43,7 @@ def fit(
     training, earlier sittings included). ``progress(done, total)`` reports the encoding of the images, if that has to
     happen. SIGTERM, SIGINT and leaving the generator save a checkpoint and end it; a kill at any moment loses no more
     than the steps since the last checkpoint, and the resumed run ends with the same weights, bit for bit on a CPU.
+    What `training.control.Control` asks of the run is done between two steps; changed options hold over a resume.
 
     Raises ValueError for a batch that the processes cannot share, a teacher that is missing or does not fit, a run
     that another process is training, a full disk, and Diverged when a loss is not finite.
@@ -53,6 +53,7 @@ def fit(
     # What the configuration can get wrong is found before a folder is made, wrong sampling before it is needed.
     drawn = config.sampling
     evaluations(drawn.sampler, drawn.steps, Guidance.of(drawn), drawn.last_step, drawn.shift)
+    check_tracker(config.training.tracker)
     if accelerator.num_processes > 1:
         _refuse_long_encoding(config, root)
     with accelerator.main_process_first():
@@ -62,10 +63,10 @@ def fit(
     student = build_student(config, latents, teacher.to(accelerator.device) if teacher else None, targets)
     with accelerator.main_process_first():
         run = prepare_run(config, root)
-    with run.lock() if accelerator.is_main_process else contextlib.nullcontext(), _StopSignals() as stop:
-        trainer = _Trainer(config, run, latents, targets, accelerator, student)
+    with run.lock() if accelerator.is_main_process else contextlib.nullcontext(), StopSignals() as signals:
+        trainer = _Trainer(config, run, latents, targets, accelerator, student, signals)
         try:
-            yield from trainer.train(stop)
+            yield from trainer.train()
         except (ValueError, OSError, RuntimeError) as error:
             with contextlib.suppress(OSError):  # a full disk must not hide what filled it
                 trainer.status("failed", error=str(error))
@@ -75,6 +76,8 @@ def fit(
                 trainer.save()
             trainer.status("stopped")
             raise
+        finally:
+            trainer.tracker.close()
 
 
 class _Trainer:
@@ -88,55 +91,77 @@ class _Trainer:
         targets: Mapping[str, Targets],
         accelerator: Accelerator,
         student: Student,
+        signals: StopSignals,
     ):
         self.config, self.run, self.accelerator = config, run, accelerator
         self.latents, self.targets = latents, targets
         self.objective = student.objective
         self.state = TrainState(student, config, accelerator)
         self.step, self.seconds, self.bad_step = 0, 0.0, torch.tensor(-1, device=accelerator.device)
+        self.rate: float | None = None
+        self.attendant = Attendant(run, config, accelerator, signals, self.status)
         self._record_latents()
         self._resume()
         steps = accelerator.gather(torch.tensor([self.step], device=accelerator.device))
         if steps.min() != steps.max():
             raise ValueError(f"the processes resume from steps {steps.tolist()}: all must see the same {run.folder}")
+        self.tracker = Tracker(config.training.tracker, run.folder, self.step)
 
-    def train(self, stop: "_StopSignals") -> Iterator[dict[str, Any]]:
-        """Step until the last one, logging and saving when due."""
-        training = self.config.training
+    def train(self) -> Iterator[dict[str, Any]]:
+        """Step until the last one, logging and saving when due, and do what is asked between steps."""
         self.status("running")
+        self.attendant.event(self.step, "train", processes=self.accelerator.num_processes)
+        stopped = False
+        while self.step < self.config.training.steps and not stopped:
+            # The batch ahead was drawn under the settings before: a change of what is drawn begins afresh.
+            with contextlib.closing(prefetched(self._draws())) as batches:
+                stopped = yield from self._train(batches)
+        self.status("finished" if self.step == self.config.training.steps else "stopped")
+
+    def _train(self, batches: Iterator[Batch]) -> Generator[dict[str, Any], None, bool]:
+        """Step until told to stop (True), to draw anew, or there are no more steps."""
+        steps = self.config.training.steps
         logged, since = self.step, time.monotonic()
-        with contextlib.closing(prefetched(self._draws())) as batches:
-            while self.step < training.steps:
-                losses, norm = self._step(batches)
-                self.step += 1
-                last = self.step == training.steps or self._agree(stop)
-                saving = last or self.step % training.checkpoint_every == 0
-                if saving or self.step % training.log_every == 0:
-                    self._refuse_divergence()
-                    elapsed = time.monotonic() - since
-                    self.seconds += elapsed
-                    record = self._log(losses, norm, (self.step - logged) / elapsed)
-                    if saving:
-                        self.save()
-                    yield record
-                    # Neither saving nor what the reader of the records does is training.
-                    logged, since = self.step, time.monotonic()
-                if last:
-                    break
-        self.status("finished" if self.step == training.steps else "stopped")
+        while self.step < steps:
+            losses, norm = self._step(batches)
+            settings = self.attendant.settings.at(self.step)
+            self.step += 1
+            wishes = self.attendant.attend(self.step)
+            since += wishes.paused
+            saving = wishes.stop or wishes.save or self.step == steps or self.step % settings["checkpoint_every"] == 0
+            if saving or wishes.redraw or self.step % settings["log_every"] == 0:
+                self._refuse_divergence()
+                elapsed = time.monotonic() - since
+                self.seconds += elapsed
+                record = self._log(losses, norm, (self.step - logged) / elapsed)
+                if saving:
+                    self.save()
+                yield record
+                # Neither saving nor what the reader of the records does is training.
+                logged, since = self.step, time.monotonic()
+            if wishes.stop or wishes.redraw:
+                return wishes.stop
+        return False
 
     def _draws(self) -> Iterator[Callable[[], Batch]]:
         """Every micro-batch still to come, as a function that draws it."""
         for step in range(self.step, self.config.training.steps):
             # Targets are of use only while the objective runs.
-            targets = self.targets if self.objective.weight_at(step) > 0 else {}
+            targets = self.targets if self._weight_at(step) > 0 else {}
             for rows in self._micro_batches():
                 yield partial(draw_batch, self.config, self.latents, targets, step, rows)
+
+    def _weight_at(self, step: int) -> float:
+        """The objective's weight at a step, under a stop step that may have changed since."""
+        if all(change.option != "stop_step" for change in self.attendant.settings.changes):
+            return self.objective.weight_at(step)
+        stop = self.attendant.settings.at(step)["stop_step"]
+        return self.objective.weight if stop is None or step < stop else 0.0
 
     def _step(self, batches: Iterator[Batch]) -> tuple[list[Losses], torch.Tensor]:
         """One optimizer step: the batch in micro-batches, the sum of both losses, clip, update, average."""
         training = self.config.training
-        weight = self.objective.weight_at(self.step)
+        weight = self._weight_at(self.step)
         self.state.align(weight > 0)
         count, parts = len(self._micro_batches()), []
         for number in range(1, count + 1):
@@ -148,7 +173,8 @@ class _Trainer:
                 self._note_divergence(total)
                 self.state.backward(total / count, final=number == count)
             parts.append(losses.detached())
-        norm = self.state.update(training.learning_rate * min(1.0, (self.step + 1) / max(training.warmup_steps, 1)))
+        learning_rate = self.attendant.settings.at(self.step)["learning_rate"]
+        norm = self.state.update(learning_rate * min(1.0, (self.step + 1) / max(training.warmup_steps, 1)))
         if self.accelerator.scaler is None:  # with a scaler, such a step was left out
             self._note_divergence(norm)
         return parts, norm
@@ -163,15 +189,6 @@ class _Trainer:
         size = training.batch // (state.num_processes * training.accumulation)
         first = state.process_index * size * training.accumulation
         return [range(first + i * size, first + (i + 1) * size) for i in range(training.accumulation)]
-
-    def _agree(self, stop: "_StopSignals") -> bool:
-        """Whether any process was told to stop; all leave after the same step."""
-        if PartialState().num_processes == 1:
-            return stop.asked
-        if self.step % _ASK_EVERY:  # asking makes every process wait for the slowest
-            return False
-        flag = torch.tensor(float(stop.asked), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, "sum") > 0)
 
     def _refuse_divergence(self) -> None:
         found = self.accelerator.gather(self.bad_step.reshape(1))
@@ -194,7 +211,7 @@ class _Trainer:
         denoise = mean([losses.denoise for losses in parts])
         aligned = [losses.alignment for losses in parts if losses.alignment is not None]
         alignment = mean(aligned) if aligned else None
-        weight = self.objective.weight_at(self.step - 1)
+        weight = self._weight_at(self.step - 1)
         metrics = {name: torch.stack([losses.metrics[name] for losses in parts]) for name in parts[0].metrics}
         record = {
             "step": self.step,
@@ -208,7 +225,9 @@ class _Trainer:
         }
         if self.accelerator.is_main_process:
             self.run.append("metrics.jsonl", record)
-            self.status("running", rate=rate)
+            self.tracker.log(record)
+        self.rate = rate
+        self.status("running")
         return record
 
     def _mean_where_known(self, values: torch.Tensor) -> float | None:
@@ -264,30 +283,11 @@ class _Trainer:
         self.accelerator.wait_for_everyone()
 
     def status(self, state: str, **more: Any) -> None:
+        self.attendant.beat()
         if self.accelerator.is_main_process:
-            processes = PartialState().num_processes
-            self.run.write_status(state, self.step, steps=self.config.training.steps, processes=processes, **more)
-
-
-class _StopSignals:
-    """SIGTERM and SIGINT ask for a stop after the current step; a second one acts as it did before."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __enter__(self) -> "_StopSignals":
-        self._before = {}
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, _: object) -> None:
-        self.asked = True
-        signal.signal(number, self._before[number])
+            known = {"steps": self.config.training.steps, "processes": PartialState().num_processes, "rate": self.rate}
+            known |= {"seconds": self.seconds, "answer": self.attendant.answer}
+            self.run.write_status(state, self.step, **known, **more)
 
 
 def _refuse_long_encoding(config: Config, root: Path) -> None:

@@ -32,14 +32,13 @@ PANES.heat = function heat(root, pane, arrays, store, ui) {
 // The arrays of the pane as cells {layer, t, k}: indices of layer, time and scale.
 function createHeatTable(pane, arrays, store) {
   const [values, low, high] = ["values", "low", "high"].map((name) => arrays(name));
-  const [, versions, layers, times, scales] = values.shape;
-  const axis = store.axes.w;
+  const [, , layers, times, scales] = values.shape;
   const stops = pane.scales;
   const named = (name) => pane.labels?.[name] ?? name;
   const chosen = (option, state) => (pane[`${option}s`].includes(state[option]) ? state[option] : pane[`${option}s`][0]);
   const index = (option, state) => pane[`${option}s`].indexOf(chosen(option, state));
   const at = (state, { layer, t, k }) => blockStart(values, [index("measure", state), index("version", state), layer, t, k]);
-  const size = versions * layers * times * scales;
+  const limits = pane.measures.map((name, measure) => heatLimits(pane, name, values, measure));
 
   // Scales at which the measure was taken at all: one without guidance has one only.
   function measured(state) {
@@ -56,17 +55,6 @@ function createHeatTable(pane, arrays, store) {
     return measured(state).reduce((best, k) => (Math.abs(stops[k] - w) < Math.abs(stops[best] - w) ? k : best));
   }
 
-  // Limits of the colours: one pair for all versions of a measure, so that versions can be compared; chance lies within.
-  const limits = pane.measures.map((name, measure) => {
-    const own = [...values.data.subarray(measure * size, (measure + 1) * size).filter(Number.isFinite)];
-    if (own.length && pane.chance?.[name] !== undefined) own.push(pane.chance[name]);
-    const [least, most] = own.length ? [Math.min, Math.max].map((best) => own.reduce((a, b) => best(a, b))) : [0, 1];
-    const centre = pane.centre?.[name];
-    if (centre === undefined) return [least, most > least ? most : least + 1];
-    const reach = Math.max(most - centre, centre - least) || 1;
-    return [centre - reach, centre + reach];
-  });
-
   const table = {
     layers, times, scales, stops, named, chosen, measured, scaleOf,
     centre: (state) => pane.centre?.[chosen("measure", state)],
@@ -74,42 +62,56 @@ function createHeatTable(pane, arrays, store) {
     limits: (state) => limits[index("measure", state)],
     value: (state, cell) => values.data[at(state, cell)],
     here: (state) => ({ layer: store.index("layer", state), t: store.index("t", state), k: scaleOf(state) }),
+    caption: (across, state) => heatCaption(table, store, across, state),
+    sentence: (state, cell) => heatSentence(table, store, state, cell),
     interval: (state, cell) => [low.data[at(state, cell)], high.data[at(state, cell)]],
-    // "at w = 2.5 (nearest to 2.4)", or of the other map "at t = 0.3 (w = 0 only)".
-    caption(across, state) {
-      const kept = measured(state);
-      const w = store.value("w", state);
-      if (across === "w") {
-        const only = kept.length === 1 ? ` (w = ${plain(stops[kept[0]])} only)` : "";
-        return `at t = ${plain(store.axes.t?.values[store.index("t", state)] ?? 0)}${only}`;
-      }
-      const stop = stops[scaleOf(state)];
-      if (w === undefined) return "";
-      return `at w = ${plain(stop)}${Math.abs(stop - w) < 1e-6 ? "" : ` (nearest to ${plain(w)})`}`;
-    },
     colour(state, value) {
       const [least, most] = table.limits(state);
       return heatColour((value - least) / (most - least), table.centre(state) !== undefined);
     },
-    // "layer 8, t = 0.3, w = 2.5: kNN .83 (95 % interval .80 to .86), chance .10"
-    sentence(state, cell) {
-      const where = [
-        store.axes.layer && `layer ${plain(store.axes.layer.values[cell.layer])}`,
-        store.axes.t && `t = ${plain(store.axes.t.values[cell.t])}`,
-        axis && `w = ${plain(stops[cell.k])}`,
-      ].filter(Boolean).join(", ");
-      const value = table.value(state, cell);
-      const name = named(chosen("measure", state));
-      if (!Number.isFinite(value)) return `${where}: ${name} not measured`;
-      const [from, to] = table.interval(state, cell);
-      const most = table.limits(state);
-      const interval = Number.isFinite(from) && Number.isFinite(to)
-        ? ` (95 % interval ${heatNumber(from, most, 3)} to ${heatNumber(to, most, 3)})` : "";
-      const chance = table.chance(state) === undefined ? "" : `, chance ${heatNumber(table.chance(state), most)}`;
-      return `${where}: ${name} ${heatNumber(value, most, 3)}${interval}${chance}`;
-    },
   };
   return table;
+}
+
+// Limits of the colours: of all versions of a measure, so that these can be compared; chance lies within.
+function heatLimits(pane, name, { data, shape }, measure) {
+  const size = shape.slice(1).reduce((product, count) => product * count);
+  const own = [...data.subarray(measure * size, (measure + 1) * size).filter(Number.isFinite)];
+  if (own.length && pane.chance?.[name] !== undefined) own.push(pane.chance[name]);
+  const [least, most] = own.length ? [Math.min, Math.max].map((best) => own.reduce((a, b) => best(a, b))) : [0, 1];
+  const centre = pane.centre?.[name];
+  if (centre === undefined) return [least, most > least ? most : least + 1];
+  const reach = Math.max(most - centre, centre - least) || 1;
+  return [centre - reach, centre + reach];
+}
+
+// "at w = 2.5 (nearest to 2.4)", or of the other map "at t = 0.3 (w = 0 only)".
+function heatCaption(table, store, across, state) {
+  const { stops } = table;
+  const [kept, w] = [table.measured(state), store.value("w", state)];
+  if (across === "w") {
+    const only = kept.length === 1 ? ` (w = ${plain(stops[kept[0]])} only)` : "";
+    return `at t = ${plain(store.value("t", state) ?? 0)}${only}`;
+  }
+  const stop = stops[table.scaleOf(state)];
+  if (w === undefined) return "";
+  return `at w = ${plain(stop)}${Math.abs(stop - w) < 1e-6 ? "" : ` (nearest to ${plain(w)})`}`;
+}
+
+// "layer 8, t = 0.3, w = 2.5: kNN .834 (95 % interval .801 to .862), chance .10"
+function heatSentence(table, store, state, cell) {
+  const { layer, t, w } = store.axes;
+  const where = [
+    layer && `layer ${plain(layer.values[cell.layer])}`, t && `t = ${plain(t.values[cell.t])}`,
+    w && `w = ${plain(table.stops[cell.k])}`,
+  ].filter(Boolean).join(", ");
+  const [value, name, limits] = [table.value(state, cell), table.named(table.chosen("measure", state)), table.limits(state)];
+  if (!Number.isFinite(value)) return `${where}: ${name} not measured`;
+  const ends = table.interval(state, cell);
+  const said = ends.map((end) => heatNumber(end, limits, 3)).join(" to ");
+  const interval = ends.every(Number.isFinite) ? ` (95 % interval ${said})` : "";
+  const chance = table.chance(state) === undefined ? "" : `, chance ${heatNumber(table.chance(state), limits)}`;
+  return `${where}: ${name} ${heatNumber(value, limits, 3)}${interval}${chance}`;
 }
 
 // Red, green and blue of a value in 0..1: viridis, or blue to brown about a pale middle.
@@ -124,7 +126,7 @@ function heatColour(value, diverging) {
   return DIVERGING[from].map((x, i) => Math.floor(x + (DIVERGING[from + 1][i] - x) * (place - from) + 0.5));
 }
 
-// Digits by the size of the largest value: ".83", "3.2", "412". `more` digits where there is room.
+// Digits by the size of the largest value: ".83", "3.2", "412". `digits` where it is at most 1.
 function heatNumber(value, [least, most], digits = 2) {
   const size = Math.max(Math.abs(least), Math.abs(most));
   const kept = size <= 1 ? digits : size < 10 ? digits - 1 : size < 100 ? digits - 2 : 0;

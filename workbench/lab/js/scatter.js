@@ -103,29 +103,27 @@ function createPoints(pane, arrays, store) {
     return arrays("correct").data.subarray(from, from + count);
   }
 
-  // "PCA · layer 8 · t = 0.3 · w = 2.4 · kNN at w = 2.5, the nearest stop"
-  function title(state) {
-    const stop = nearestStop(store, state, stops);
-    const said = ["source", "step", "layer", "t", "w"].filter((name) => store.axes[name])
-      .map((name) => namedValue(store, name, state));
-    if (!stop.exact) {
-      const at = `w = ${plain(stop.value)}`;
-      said.push(method(state) === "pca" ? `kNN at ${at}, the nearest stop` : `shown at ${at}, the nearest stop`);
-    }
-    return [METHOD_NAMES[method(state)], ...said].join(" · ");
-  }
-
-  function note(state) {
-    const knn = `kNN: share of images whose ${pane.neighbours ? `${pane.neighbours} ` : ""}nearest others, in the `
-      + "original space, vote for their own class.";
-    const name = METHOD_NAMES[method(state)];
-    if (method(state) === "pca") return `The bar is a length in the features' own units; the plot always fits. ${knn}`;
-    return `Distances between clusters, and their sizes, mean nothing in ${name}. ${knn}`;
-  }
-
   const classes = pane.names.map(String);
   const sprite = arrays("sprite");
+  const title = (state) => scatterTitle(store, state, method(state), stops);
+  const note = (state) => scatterNote(pane.neighbours, method(state));
   return { count, methods, method, option, by, labels, classes, sprite, order, places, correct, title, note };
+}
+
+// "PCA · layer 8 · t = 0.3 · w = 2.4 · kNN at w = 2.5, the nearest stop"
+function scatterTitle(store, state, method, stops) {
+  const stop = nearestStop(store, state, stops);
+  const said = ["source", "step", "layer", "t", "w"].filter((name) => store.axes[name])
+    .map((name) => namedValue(store, name, state));
+  if (!stop.exact) said.push(`${method === "pca" ? "kNN" : "shown"} at w = ${plain(stop.value)}, the nearest stop`);
+  return [METHOD_NAMES[method], ...said].join(" · ");
+}
+
+function scatterNote(neighbours, method) {
+  const knn = `kNN: share of images whose ${neighbours ? `${neighbours} ` : ""}nearest others, in the original space, `
+    + "vote for their own class.";
+  if (method === "pca") return `The bar is a length in the features' own units; the plot always fits. ${knn}`;
+  return `Distances between clusters, and their sizes, mean nothing in ${METHOD_NAMES[method]}. ${knn}`;
 }
 
 // "layer 8", "t = 0.3"; a source goes by its own name.
@@ -254,6 +252,7 @@ function createPlot(points, store, ui) {
   view.repaint = () => { painter(); markRows(view); };
   zoomTo(view, { k: 1, x: 0, y: 0 });
   listenToPointer(view);
+  listenToWheel(view);
   listenToKeys(view);
   return {
     element, view,
@@ -577,15 +576,22 @@ function listenToPointer(view) {
     hover(view, row);
   });
   canvas.addEventListener("pointercancel", stop);
-  canvas.addEventListener("pointerleave", () => hover(view, -1));
-  canvas.addEventListener("dblclick", () => showWhole(view));
-  // Without the focus or Ctrl the wheel goes on scrolling the page.
+  // A finger leaves with every tap; what it showed stays until the next.
+  canvas.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") hover(view, -1); });
+}
+
+// Without the focus or Ctrl the wheel goes on scrolling the page.
+function listenToWheel(view) {
+  const { element, canvas } = view;
   canvas.addEventListener("wheel", (event) => {
     if (!event.ctrlKey && !element.matches(":focus")) return;
     event.preventDefault();
     hover(view, -1);
-    zoomBy(view, Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0015)), ...at(event));
+    const box = canvas.getBoundingClientRect();
+    const factor = Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0015));
+    zoomBy(view, factor, event.clientX - box.left, event.clientY - box.top);
   }, { passive: false });
+  canvas.addEventListener("dblclick", () => showWhole(view));
 }
 
 // From a point to the next one in a direction: near, and rather straight on than aside.
@@ -645,31 +651,14 @@ function listenToKeys(view) {
 function createClassTable(points, store, ui) {
   const body = make("tbody");
   const foot = make("tfoot");
-  const head = make("thead", {}, make("tr", {}, ...[
-    ["Class", "col"], ["Selected", "col"], ["kNN, selected", "col"], ["kNN, all", "col"],
-  ].map(([text, scope]) => make("th", { scope }, text))));
+  const titles = ["Class", "Selected", "kNN, selected", "kNN, all"].map((text) => make("th", { scope: "col" }, text));
+  const head = make("thead", {}, make("tr", {}, ...titles));
   const caption = make("caption", { class: "wb-sc-spoken" }, "Classes: selected images, and kNN shares");
   const table = make("table", {}, caption, head, body, foot);
   const element = make("div", { class: "wb-sc-table" }, table);
   const rows = new Map();
   let latest = { byClass: [], total: {} };
 
-  const row = (name, mark, onclick) => {
-    const button = onclick
-      ? make("button", { type: "button", onclick, "aria-pressed": "false" }, ...mark, make("span", {}, name))
-      : make("b", {}, name);
-    const cells = [1, 2, 3].map(() => make("td"));
-    return { line: make("tr", {}, make("th", { scope: "row" }, button), ...cells), cells, button };
-  };
-  const fill = ({ cells, button }, { selected, all, right, rightAll }) => {
-    const texts = [`${counted(selected)} of ${counted(all)}`, shareText(right, selected), shareText(rightAll, all)];
-    texts.forEach((text, i) => { if (cells[i].textContent !== text) cells[i].textContent = text; });
-    cells[1].title = selected ? `${right} of ${selected} right` : "none selected";
-    cells[2].title = `${rightAll} of ${all} right`;
-    if (button.tagName === "BUTTON") {
-      button.setAttribute("aria-pressed", selected === 0 ? "false" : selected === all ? "true" : "mixed");
-    }
-  };
   const toggle = (label) => {
     const state = store.get();
     const labels = points.labels[points.by(state)];
@@ -681,7 +670,7 @@ function createClassTable(points, store, ui) {
     store.set({ selection: [...chosen].sort((a, b) => a - b) });
     ui.status(`${counted(chosen.size)} of ${counted(points.count)} images selected.`);
   };
-  const total = row("All classes", []);
+  const total = classRow("All classes");
   foot.append(total.line);
   return {
     element,
@@ -691,17 +680,36 @@ function createClassTable(points, store, ui) {
       latest = numbers;
       for (const one of numbers.byClass) {
         if (!rows.has(one.label)) {
-          rows.set(one.label, row(points.classes[one.label], [markerSvg(ui, one.label)], () => toggle(one.label)));
+          const made = classRow(points.classes[one.label], markerSvg(ui, one.label), () => toggle(one.label));
+          rows.set(one.label, made);
         }
-        fill(rows.get(one.label), one);
+        fillRow(rows.get(one.label), one);
       }
       const shown = numbers.byClass.map(({ label }) => rows.get(label).line);
       if (shown.length !== body.children.length || shown.some((line, i) => line !== body.children[i])) {
         body.replaceChildren(...shown);
       }
-      fill(total, numbers.total);
+      fillRow(total, numbers.total);
     },
   };
+}
+
+// A line of the table: with a marker and something to do it is a button.
+function classRow(name, mark, onclick) {
+  const named = onclick
+    ? make("button", { type: "button", onclick, "aria-pressed": "false" }, mark, make("span", {}, name))
+    : make("b", {}, name);
+  const cells = [1, 2, 3].map(() => make("td"));
+  return { line: make("tr", {}, make("th", { scope: "row" }, named), ...cells), cells, named };
+}
+
+function fillRow({ cells, named }, { selected, all, right, rightAll }) {
+  const texts = [`${counted(selected)} of ${counted(all)}`, shareText(right, selected), shareText(rightAll, all)];
+  texts.forEach((text, i) => { if (cells[i].textContent !== text) cells[i].textContent = text; });
+  cells[1].title = selected ? `${right} of ${selected} right` : "none selected";
+  cells[2].title = `${rightAll} of ${all} right`;
+  const pressed = selected === 0 ? "false" : selected === all ? "true" : "mixed";
+  if (named.tagName === "BUTTON") named.setAttribute("aria-pressed", pressed);
 }
 
 const counted = (count) => count.toLocaleString("en-US");
@@ -790,7 +798,7 @@ const SCATTER_STYLE = `
 .wb-scatter { container-type: inline-size; }
 .wb-sc-both { display: grid; grid-template-columns: minmax(0, 1fr); gap: 12px 20px; align-items: start; }
 @container (max-width: 420px) { .wb .wb-sc-table :is(th, td) { padding-left: 5px; padding-right: 5px; } }
-@container (min-width: 700px) { .wb-sc-both { grid-template-columns: minmax(0, 1fr) minmax(300px, min(36%, 380px)); } }
+@container (min-width: 700px) { .wb-sc-both { grid-template-columns: minmax(0, 1fr) minmax(345px, min(36%, 400px)); } }
 .wb-sc-plot { position: relative; border: 1px solid var(--wb-line); border-radius: 6px; color: var(--wb-fg);
   background: var(--wb-bg); overflow: hidden; }
 .wb .wb-sc-plot:focus-visible { outline: 2px solid var(--wb-accent); outline-offset: -1px; border-radius: 6px; }
@@ -809,7 +817,7 @@ const SCATTER_STYLE = `
 .wb-sc-spoken { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 .wb-sc-table { max-height: 562px; overflow: auto; }
 .wb-sc-table table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }
-.wb-sc-table th, .wb-sc-table td { padding: 2px 8px; text-align: right; font-weight: 400; white-space: nowrap; }
+.wb-sc-table th, .wb-sc-table td { padding: 2px 6px; text-align: right; font-weight: 400; white-space: nowrap; }
 .wb-sc-table thead th { position: sticky; top: 0; white-space: normal; vertical-align: bottom; line-height: 1.25;
   background: var(--wb-bg); color: var(--wb-muted); font-size: 12px; }
 .wb .wb-sc-table th:first-child { text-align: left; padding-left: 0; }

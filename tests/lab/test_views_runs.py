@@ -1,0 +1,291 @@
+"""Views of a tiny run: what they hold is what its features are."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import workbench as wb
+from workbench.backbones.base import Size
+from workbench.config import load_config, plugin_class
+from workbench.diffusion.guidance import guide
+from workbench.features import embedding as embeddings
+from workbench.features import extract as extraction
+from workbench.features.extract import extract
+from workbench.features.grid import LABELS
+from workbench.lab.neighbours import right_by_neighbours
+from workbench.runs.models import load_backbone
+from workbench.runs.store import prepare_run
+from workbench.training.loop import fit
+
+SMALL = ("data.name=digits", "data.source=auto", "data.limit=160", "codec.name=identity", "backbone.patch=8")
+SHORT = (
+    "training.steps=4",
+    "training.batch=8",
+    "training.log_every=1",
+    "training.checkpoint_every=2",
+    "training.milestone_every=2",
+)
+LAYERS, TIMES = [1, 6, 12], [0.2, 0.7]
+
+
+def quiet(*told):
+    pass
+
+
+def shaken(run, step=None, weights="ema"):
+    """So early the gates are shut, and no label matters."""
+    backbone, generator = load_backbone(run, step, weights), torch.Generator().manual_seed(len(run.name))
+    for parameter in backbone.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return backbone
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A plain run, another of its kind that was trained longer, and one that never saw the null class."""
+    root = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(plugin_class("backbone", "sit").sizes, "nano", Size(depth=12, width=32, heads=2))
+        patch.setattr(extraction, "load_backbone", shaken)
+        patch.setenv("WORKBENCH_RUNS", str(root))
+        found = {}
+        for name, more in (
+            ("plain", ()),
+            ("longer", ("training.steps=6", "training.seed=1")),
+            ("told", ("diffusion.label_dropout=0",)),
+        ):
+            config = load_config("demo/plain", (*SMALL, *SHORT, f"name={name}", *more))
+            for _ in fit(config, root):
+                pass
+            found[name] = prepare_run(config, root)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def features(runs):
+    rows = [
+        int(row) for row in wb.maps("plain", images=4, layers=[1], times=[0.5], progress=quiet).axes["image"].values
+    ]
+    return extract(runs["plain"], rows, LAYERS, TIMES, labels=tuple(LABELS), root=runs["plain"].folder.parent)
+
+
+def coordinates(view, pane=0, w=0.0):
+    """u + w d of every place, from the 16-bit numbers."""
+    arrays = view.panes[pane].arrays
+    u, d = (arrays[name] * arrays[f"{name}_scale"][..., None, None, None].astype(np.float64) for name in ("u", "d"))
+    return u + w * d
+
+
+def distances(rows):
+    rows = np.asarray(rows, np.float64)
+    return np.linalg.norm(rows[:, None] - rows[None], axis=-1)
+
+
+def pasted(code):
+    """What the recipe makes in a fresh namespace."""
+    space = {}
+    exec(code, space)
+    return space["view"]
+
+
+def test_maps_are_the_projected_guided_features(runs, features):
+    view = wb.maps("plain", 4, LAYERS, TIMES, components=8, progress=quiet)
+    arrays = view.panes[0].arrays
+    assert arrays["u"].shape == (1, 1, 2, 3, 4, 16, 8) and view.axes["image"].values == features.rows
+    assert arrays["images"].shape == (4, 32, 32, 1)
+    for layer, number in enumerate(LAYERS):
+        pairs = {t: [features.read(number, t, mode) for mode in ("null", "true")] for t in TIMES}
+        projection = wb.project(*({t: pair[i] for t, pair in pairs.items()} for i in (0, 1)), components=8)
+        for time, t in enumerate(TIMES):
+            for w in (0.0, 1.0, 7.5):
+                direct = (features.guided(number, t, w) - projection.mean.float()) @ projection.basis.float()
+                direct = direct.reshape(-1, 8).numpy()
+                shown = coordinates(view, w=w)[0, 0, time, layer].reshape(-1, 8)
+                # 12 bits hold the numbers to 1/4094 of the largest, and w multiplies the error of d.
+                error = 0.6 * (1 + w) * (arrays["u_scale"].max() + arrays["d_scale"].max()) * 8**0.5
+                np.testing.assert_allclose(distances(shown[:, :3]), distances(direct[:, :3]), atol=2 * error)
+                np.testing.assert_allclose(shown[:, 3:], direct[:, 3:], atol=error)
+                uu, ud, dd = arrays["total"][0, 0, time, layer]
+                guided = features.guided(number, t, w).reshape(-1, 32).double()
+                total = float(guided.var(dim=0, unbiased=False).sum())
+                assert uu + 2 * w * ud + w * w * dd == pytest.approx(total, rel=1e-4)
+
+
+def test_steps_are_in_one_basis_and_a_small_model_shows_all_layers(runs):
+    view = wb.maps(runs["plain"], 2, times=[0.5], steps="all", progress=quiet)
+    assert view.axes["step"].values == (2, 4) and view.axes["layer"].values == tuple(range(13))
+    alone = wb.maps(runs["plain"], 2, [6], [0.5], steps=[2], progress=quiet)
+    both = wb.maps(runs["plain"], 2, [6], [0.5], steps=[2, 4], progress=quiet)
+    assert not np.allclose(coordinates(alone)[0, 0], coordinates(both)[0, 0], atol=1e-3)  # fitted on other tokens
+    tokens = extract(runs["plain"], both.axes["image"].values, [6], [0.5], step=4, root=runs["plain"].folder.parent)
+    np.testing.assert_allclose(
+        both.panes[0].arrays["total"][0, 1, 0, 0, 0],
+        float(tokens.read(6, 0.5).reshape(-1, 32).var(dim=0, unbiased=False).sum()),
+        rtol=1e-5,
+    )
+
+
+def test_runs_and_targets_are_turned_onto_the_first(runs):
+    view = wb.compare_maps(["plain", runs["longer"], "vae", "layersync"], 3, LAYERS, TIMES, progress=quiet)
+    assert view.axes["source"].values == ["plain", "longer", "vae", "layersync"]
+    assert view.axes["step"].values == (4,)  # the last that both kept
+    plain = wb.maps("plain", 3, LAYERS, TIMES, progress=quiet)
+    np.testing.assert_array_equal(coordinates(view)[0], coordinates(plain)[0])
+    both = np.stack([coordinates(view), coordinates(view, w=1.0)])[..., :3]
+    for source in (1, 2, 3):
+        layer = 0 if source == 1 else 1  # a target is turned once, onto the middle layer
+        scores, reference = (both[:, s, :, :, layer].reshape(-1, 3) for s in (source, 0))
+        cross = (scores - scores.mean(axis=0)).T @ (reference - reference.mean(axis=0))
+        np.testing.assert_allclose(cross, cross.T, atol=1e-2 * np.abs(cross).max())
+    arrays = view.panes[0].arrays
+    assert not arrays["d"][2:].any() and arrays["d"][1].any()
+    assert (arrays["u"][2:] == arrays["u"][2:, :, :, :1]).all()
+    assert (arrays["u"][2] == arrays["u"][2, :, :1]).all() and not (arrays["u"][3] == arrays["u"][3, :, :1]).all()
+
+
+def test_points_neighbours_and_frames_are_those_of_mean_tokens(runs, monkeypatch):
+    asked = {"images": 40, "layers": [4, 12], "times": [0.5], "stops": (0.0, 10.0), "mapped": 3, "progress": quiet}
+    view = wb.embedding("plain", **asked)
+    scatter, maps = view.panes
+    rows = maps.meta["rows"]
+    assert rows == [0, 1, 2] and view.options["method"] == ["pca", "tsne"] and scatter.meta["neighbours"] == 20
+    labels = scatter.arrays["labels"]
+    assert np.bincount(labels).tolist() == [4] * 10
+    images = wb.load_images(runs["plain"].config.data, "train")
+    order = [int(row) for row in view.axes["image"].values]
+    assert (scatter.arrays["sprite"][:3] == images.batch(order).numpy().transpose(0, 2, 3, 1)).all()
+    means = extract(runs["plain"], _rows(images.labels, 40), [4, 12], [0.5], pooling="mean", root=_root(runs))
+    for layer, number in enumerate((4, 12)):
+        for stop, w in enumerate((0.0, 10.0)):
+            guided = guide(means.read(number, 0.5, "null").float(), means.read(number, 0.5, "true").float(), w)
+            right = right_by_neighbours(guided, labels, 20)
+            assert (scatter.arrays["correct"][0, 0, 0, layer, stop] == right).all()
+    assert scatter.arrays["tsne"].shape == (1, 1, 1, 2, 2, 40, 2)
+
+    def never(*given, **options):
+        raise AssertionError("a frame was computed again")
+
+    monkeypatch.setattr(embeddings, "embed", never)
+    again = wb.embedding("plain", **asked)
+    assert again.data == view.data
+
+
+def _rows(labels, count):
+    from workbench.lab.sources import choose_rows
+
+    return choose_rows(labels, count)
+
+
+def _root(runs):
+    return runs["plain"].folder.parent
+
+
+def test_the_versions_of_leakage_are_those_of_the_features(runs):
+    view = wb.leakage("plain", 60, [6], [0.7], scales=(0.0, 5.0), mapped=4, progress=quiet)
+    maps, scatter, heat = view.panes
+    rows = list(view.axes["image"].values)
+    features = extract(runs["plain"], rows, [6], [0.7], labels=tuple(LABELS), root=_root(runs))
+    for version, image, w in ((0, None, 9.0), (1, "true", 4.0), (2, "wrong", 4.0), (3, "noise", 4.0)):
+        tokens = features.read(6, 0.7) if image is None else features.guided(6, 0.7, w, image)
+        shown = coordinates(view, w=w)[version, 0, 0, 0].reshape(-1, 8)
+        variance = float(tokens.reshape(-1, 32).double().var(dim=0, unbiased=False).sum())
+        uu, ud, dd = maps.arrays["total"][version, 0, 0, 0]
+        assert uu + 2 * w * ud + w * w * dd == pytest.approx(variance, rel=1e-4)
+        assert shown.var(axis=0).sum() <= variance * 1.01
+    means = extract(
+        runs["plain"],
+        _rows(np.array(wb.load_images(runs["plain"].config.data, "train").labels), 60),
+        [6],
+        [0.7],
+        labels=tuple(LABELS),
+        pooling="mean",
+        root=_root(runs),
+    )
+    assert (scatter.arrays["given"] == means.given.numpy()).all() and (
+        scatter.arrays["labels"] == means.true.numpy()
+    ).all()
+    measured = wb.measure_grid(means, scales=(0.0, 5.0), neighbours=15, processes=1)
+    at = (
+        heat.meta["measures"].index("knn"),
+        heat.meta["versions"].index("label_only"),
+        0,
+        0,
+        heat.meta["scales"].index(5.0),
+    )
+    assert heat.arrays["values"][at] == np.float32(measured.array("knn", "label_only")[0, 0, 1])
+    assert all("wrong label" in name for name in maps.meta["names"])
+
+
+def test_samples_have_the_same_noise_in_every_row(runs):
+    view = wb.samples(["plain", "longer"], scales=(1.0, 3.0), count=3, progress=quiet)
+    images = view.panes[0].arrays["images"]
+    assert images.shape == (2, 2, 2, 3, 32, 32, 1)
+    from dataclasses import replace
+
+    from workbench.evaluation.generate import generate
+
+    run = runs["longer"]
+    settings = replace(run.config.sampling, count=3, guidance_scale=3.0, seed=0)
+    assert (images[1, 0, 1] == generate(run, 2, settings).images.numpy().transpose(0, 2, 3, 1)).all()
+    assert view.panes[0].meta["names"] == ["0", "1", "2"] and view.axes["step"].values == (2, 4)
+
+
+VIEWS = {
+    "maps": lambda: wb.maps("plain", 2, [1, 6], [0.5], progress=quiet),
+    "compare": lambda: wb.compare_maps(["plain", "vae", "sra"], 2, [1, 6], (0.5,), progress=quiet),
+    "embedding": lambda: wb.embedding("plain", 40, [6], [0.5], methods=["pca"], progress=quiet),
+    "separability": lambda: wb.separability("plain", 60, [6], [0.5], (0.0, 5.0), progress=quiet),
+    "explore": lambda: wb.explore("plain", 60, [6], [0.5], (0.0, 5.0), step=2, progress=quiet),
+    "samples": lambda: wb.samples("plain", count=2, progress=quiet),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_view_is_a_small_page_and_its_code_makes_it_again(name, runs, tmp_path, monkeypatch):
+    view = VIEWS[name]()
+    page = view.save_html(tmp_path / "page.html")
+    assert page.stat().st_size < 3_000_000
+    again = pasted(view.recipe)
+    assert again.data == view.data and again.meta == view.meta
+    if name in ("maps", "explore"):
+        monkeypatch.chdir(tmp_path)
+        exec(view.code(w=4.5, basis="refit"), {})
+        (picture,) = tmp_path.glob(f"{view.name}.*")
+        assert picture.stat().st_size > 5000
+
+
+def test_a_run_elsewhere_is_named_by_its_path(runs, tmp_path):
+    folder = tmp_path / "elsewhere"
+    shutil.copytree(runs["plain"].folder, folder / "copy")
+    shutil.copytree(_root(runs) / ".latents", folder / ".latents")
+    for given in (folder / "copy", wb.open_run(folder / "copy")):
+        view = wb.maps(given, 1, [6], [0.5], progress=quiet)
+        assert f"wb.maps({str(folder / 'copy')!r}" in view.recipe
+
+
+def test_what_is_refused(runs, tmp_path):
+    empty = tmp_path / "empty"
+    shutil.copytree(runs["plain"].folder, empty)
+    shutil.rmtree(empty / "checkpoints")
+    for call, words in (
+        (lambda: wb.maps("plain", layers=[13]), r"layers has 13; allowed are 0 \(the patch embedding\) to 12"),
+        (lambda: wb.maps("plain", steps=[3]), "no checkpoint of step 3; it has: 2, 4"),
+        (lambda: wb.maps(empty), "it has: none"),
+        (lambda: wb.maps("told"), "label_dropout 0.*cannot be guided"),
+        (lambda: wb.samples("told"), "null class is untrained"),
+        (lambda: wb.maps("nobody"), "not a run folder"),
+        (lambda: wb.maps("plain", components=2), "allowed are 3"),
+        (lambda: wb.maps("plain", images=3000), "allowed are 1 to 160"),
+        (lambda: wb.maps("plain", [0], LAYERS, TIMES, page_mb=0.1, progress=quiet), "more than 0.1: ask for fewer"),
+        (lambda: wb.compare_maps(["plain"]), "at least one other"),
+        (lambda: wb.compare_maps(["plain", "plain"]), "allowed are different ones"),
+        (lambda: wb.compare_maps(["vae"]), "allowed are a run or more"),
+        (lambda: wb.embedding("plain", 40, methods=["mds"]), "allowed are one or more of pca, tsne, umap"),
+        (lambda: wb.embedding("plain", 40, times=np.linspace(0, 1, 40).tolist()), "480 frames"),
+        (lambda: wb.embedding("plain", images=20, mapped=[150]), "among the images"),
+        (lambda: wb.samples([]), "at least one"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()

@@ -1,0 +1,42 @@
+"""TensorBoard beside metrics.jsonl: the same numbers, in real event files."""
+
+import pytest
+
+from workbench.config import fingerprint, load_config
+from workbench.runs.store import prepare_run
+from workbench.training import tracker
+from workbench.training.loop import fit
+
+SMALL = ("data.name=digits", "data.source=auto", "data.limit=16", "codec.name=identity", "backbone.patch=16")
+TINY = (*SMALL, "training.steps=4", "training.batch=4", "training.log_every=1", "training.tracker=tensorboard")
+
+
+def test_event_files_hold_the_records(tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="no tensorboard")
+    config = load_config("demo/plain", TINY)
+    for record in fit(config, tmp_path):  # stopped and resumed: nothing twice
+        if record["step"] == 2:
+            break
+    list(fit(config, tmp_path))
+    run = prepare_run(config, tmp_path)
+    events = reader.EventAccumulator(str(run.folder / "tensorboard"))
+    events.Reload()
+    assert {"loss", "denoise", "gradient_norm", "images_per_second"} <= set(events.Tags()["scalars"])
+    found = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert [step for step, _ in found] == [1, 2, 3, 4]
+    assert [value for _, value in found] == pytest.approx([record["loss"] for record in run.metrics], rel=1e-6)
+
+
+def test_it_is_no_part_of_the_fingerprint_and_off_by_default(tmp_path):
+    config = load_config("demo/plain", SMALL)
+    assert config.training.tracker == "none"
+    assert fingerprint(config) == fingerprint(load_config("demo/plain", (*SMALL, "training.tracker=tensorboard")))
+    with pytest.raises(ValueError, match="'wandb' is not known"):
+        load_config("demo/plain", ["training.tracker=wandb"])
+
+
+def test_without_its_package_it_is_refused_before_a_run_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracker, "is_tensorboard_available", lambda: False)
+    with pytest.raises(ValueError, match=r"pip install .*\[tracking\]"):
+        list(fit(load_config("demo/plain", TINY), tmp_path))
+    assert not list(tmp_path.glob("*/provenance.json"))

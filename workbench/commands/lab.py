@@ -1,0 +1,152 @@
+"""Commands around the notebooks: JupyterLab on them, and a view as a page for a reader without it."""
+
+import filecmp
+import importlib.util
+import os
+import secrets
+import shutil
+import socket
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+import workbench
+from workbench.runs.store import open_run, runs_root
+
+_HOST = "127.0.0.1"
+_SETTINGS = Path(workbench.__file__).parent / "lab" / "jupyter"
+
+
+@dataclass(frozen=True)
+class Copied:
+    """Names of notebooks: new in the folder, and those there that are no longer what came with the package."""
+
+    new: tuple[str, ...]
+    changed: tuple[str, ...]
+
+
+def lab(command) -> None:
+    """This process becomes JupyterLab's."""
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise ValueError("JupyterLab is not installed here: pip install jupyterlab")
+    folder = command.folder or (Path("notebooks") if Path("notebooks").is_dir() else Path("workbench-notebooks"))
+    if command.folder is not None and not command.folder.is_dir():
+        raise ValueError(f"there is no folder {command.folder}; make it, or leave --folder out")
+    port = free_port(command.port)
+    copied = copy_notebooks(notebooks_source(), folder)
+    token = secrets.token_hex(24)
+    console = Console()
+    if copied.new:
+        console.print(f"copied into {folder}/: {', '.join(copied.new)}", soft_wrap=True)
+    if copied.changed:
+        console.print(f"changed since they came, and kept: {', '.join(copied.changed)}", soft_wrap=True)
+    console.print(
+        f"Runs are those of {runs_root().resolve()}.\n"
+        f"JupyterLab on {folder.resolve()}, for this machine alone; Ctrl-C ends it:\n"
+        f"  http://{_HOST}:{port}/lab/tree/00_tour.ipynb?token={token}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    sys.stdout.flush()
+    arguments = lab_arguments(folder, port, command.no_browser)
+    os.execve(sys.executable, [sys.executable, *arguments], lab_environment(os.environ, token))
+
+
+def page(command) -> None:
+    """A view of a run as one file."""
+    if command.file.suffix != ".html":
+        raise ValueError(f"cannot write {command.file.name!r}; a page ends in .html")
+    if not command.file.absolute().parent.is_dir():
+        raise ValueError(f"there is no folder {command.file.parent}")
+    options = {} if command.images is None else {_count_of(command.view): command.images}
+    view = getattr(workbench, command.view)(open_run(command.run), **options)
+    path = view.save_html(command.file)
+    Console().print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, works offline", soft_wrap=True, highlight=False)
+
+
+def notebooks_source() -> Path:
+    """The notebooks that came with the package: of the checkout, else of the installation; ValueError for neither."""
+    checkout = Path(workbench.__file__).parents[1] / "notebooks"
+    places = (checkout, Path(sysconfig.get_path("data")) / "share" / "workbench" / "notebooks")
+    for place in places:
+        if (place / "00_tour.ipynb").is_file():
+            return place
+    raise ValueError(
+        f"the notebooks are neither in {' nor in '.join(map(str, places))}: install from a checkout (pip install -e .)"
+    )
+
+
+def copy_notebooks(source: Path, folder: Path) -> Copied:
+    """Copy the notebooks of `source` that `folder` lacks; none that is there is touched.
+
+    ValueError for a folder that cannot be written.
+    """
+    if folder.resolve() == source.resolve():
+        return Copied((), ())
+    new, changed = [], []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for notebook in sorted(source.glob("*.ipynb")):
+            there = folder / notebook.name
+            if not there.exists():
+                shutil.copyfile(notebook, there)
+                new.append(notebook.name)
+            elif not filecmp.cmp(notebook, there, shallow=False):
+                changed.append(notebook.name)
+    except OSError as error:
+        raise ValueError(
+            f"cannot write the notebooks into {folder}: {error.strerror}; choose another --folder"
+        ) from error
+    return Copied(tuple(new), tuple(changed))
+
+
+def free_port(port: int) -> int:
+    """`port`, or any free one for 0; ValueError if another program has it."""
+    if not 0 <= port < 65536:
+        raise ValueError(f"port is {port}; allowed are 1 to 65535, or 0 for any that is free")
+    with socket.socket() as probe:
+        # As the server will bind it: a port that its last owner left a moment ago is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError as error:
+            raise ValueError(
+                f"port {port} cannot be used ({error.strerror}); choose another, or leave --port out"
+            ) from error
+        return probe.getsockname()[1]
+
+
+def lab_arguments(folder: Path, port: int, no_browser: bool) -> list[str]:
+    """Arguments for Python that start JupyterLab; no secret is among them, as every process can read them."""
+    root = hasattr(os, "geteuid") and os.geteuid() == 0  # as in a container; Jupyter refuses without
+    return [
+        *("-m", "jupyterlab"),
+        f"--ServerApp.ip={_HOST}",
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+        f"--ServerApp.root_dir={folder.resolve()}",
+        "--LabApp.extension_manager=readonly",  # the other one asks PyPI
+        "--LabApp.default_url=/lab/tree/00_tour.ipynb",
+        *(["--no-browser"] if no_browser else []),
+        *(["--allow-root"] if root else []),
+    ]
+
+
+def lab_environment(environment: Mapping[str, str], token: str) -> dict[str, str]:
+    """The environment of JupyterLab: the token, our settings before others', and the runs by their whole path."""
+    before = environment.get("JUPYTER_CONFIG_PATH")
+    return {
+        **environment,
+        "JUPYTER_TOKEN": token,
+        "JUPYTER_CONFIG_PATH": os.pathsep.join([str(_SETTINGS), *([before] if before else [])]),
+        # Kernels work in the folder of their notebook.
+        "WORKBENCH_RUNS": str(runs_root().resolve()),
+    }
+
+
+def _count_of(view: str) -> str:
+    return "count" if view == "samples" else "images"

@@ -1,0 +1,59 @@
+"""Samples of runs from the same noise, over training and guidance."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from einops import rearrange
+
+from workbench.evaluation.generate import generate
+from workbench.lab.panes import Axis, Pane
+from workbench.lab.progress import Report, part_of, reported
+from workbench.lab.recipes import PAGE_MB, check_page, recipe
+from workbench.lab.sources import RunLike, Steps, opened_runs, steps_of, titles_of
+from workbench.lab.view import View
+
+
+def samples(
+    runs: Sequence[RunLike] | RunLike,
+    steps: Steps = "all",
+    scales: Sequence[float] = (1.0, 2.0, 4.0),
+    count: int = 10,
+    seed: int = 0,
+    page_mb: float = PAGE_MB,
+    progress: Report | None = None,
+) -> View:
+    """Samples of one or several runs at training steps and guidance scales, a column for each seed.
+
+    Sample i has the noise and the class i (modulo their number) in every run, step and scale; the sampler is that of
+    each run's configuration. `steps` "all" are those that all runs kept, None the last of them. Images are kept in the
+    runs' folders. ValueError for a step that there is not, guidance (a scale other than 1) of a run whose null class
+    is untrained, runs of other classes, and a page of more than `page_mb` megabytes.
+    """
+    given = {name: value for name, value in locals().items() if name not in ("runs", "progress")}
+    several = opened_runs(runs)
+    shown = steps_of(several, steps)
+    classes = [run.provenance["latents"]["classes"] for run in several]
+    if any(of != classes[0] for of in classes):
+        raise ValueError("the runs have other classes than the first; samples of a column must be of one class")
+    parts, found = sum(map(len, shown)) * len(scales), []
+    with reported(progress) as report:
+        for run, own in zip(several, shown, strict=True):
+            for step in own:
+                for scale in scales:
+                    settings = replace(run.config.sampling, count=count, guidance_scale=float(scale), seed=seed)
+                    counted = part_of(report, "samples", len(found), parts, count)
+                    found.append(generate(run, step, settings, counted).images.numpy())
+    arrays = {"images": _arranged(found, len(several), len(scales))}
+    check_page({"samples": arrays}, page_mb, "runs, steps, scales or count")
+    names = [str(classes[0][i % len(classes[0])]) for i in range(count)]
+    axes = {"source": Axis("run", titles_of(several, shown))} if len(several) > 1 else {}
+    axes |= {"step": Axis("training step", shown[0]), "guidance": Axis("guidance", tuple(map(float, scales)))}
+    title = f"Samples of {', '.join(titles_of(several, shown))}"
+    pane = Pane("samples", title, arrays, {"names": names, "seeds": list(range(count))})
+    start = {} if len(shown[0]) > 1 or len(several) == 1 else {"rows": "sources"}
+    return View(title, [pane], axes, recipe=recipe(samples, runs, given), start=start)
+
+
+def _arranged(found: Sequence[np.ndarray], sources: int, scales: int) -> np.ndarray:
+    return rearrange(np.stack(found), "(s e g) n c h w -> s e g n h w c", s=sources, g=scales).copy()

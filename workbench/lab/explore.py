@@ -1,0 +1,55 @@
+"""Everything about the features of a run in one view: points, measures and token maps that move together."""
+
+from collections.abc import Sequence
+
+from workbench.config import DataConfig
+from workbench.features.grid import LABELS
+from workbench.lab.embedding import Scattered, check_methods, mapped_rows
+from workbench.lab.maps import SHORTEN, check_components, maps_pane, start_of
+from workbench.lab.measured import heat_pane, scales_of
+from workbench.lab.panes import Axis
+from workbench.lab.progress import Report, reported
+from workbench.lab.recipes import PAGE_MB, check_page, recipe
+from workbench.lab.separability import measured
+from workbench.lab.sources import RunLike, choose, four_layers
+from workbench.lab.view import View
+
+
+def explore(
+    run: RunLike,
+    images: int | Sequence[int] = 600,
+    layers: Sequence[int] | None = None,
+    times: Sequence[float] = (0.2, 0.5, 0.8),
+    stops: Sequence[float] = (0.0, 1.0, 5.0, 15.0, 30.0),
+    methods: Sequence[str] = ("pca",),
+    step: int | None = None,
+    mapped: int | Sequence[int] = 6,
+    components: int = 8,
+    seed: int = 0,
+    data: DataConfig | None = None,
+    page_mb: float = PAGE_MB,
+    progress: Report | None = None,
+) -> View:
+    """The scatter of `embedding`, the token maps of `maps` and the heat maps of `separability` in one view.
+
+    The sliders move all three; a lasso in the scatter chooses among the mapped images, a click on a cell of the heat
+    maps sets layer, t and w. Measures and neighbours are taken at `stops` of w, with 0 and 1. `layers` None are four
+    spread over the model. The rest, and errors, are as in those three.
+    """
+    given = {name: value for name, value in locals().items() if name not in ("run", "progress")}
+    check_components(components)
+    subject = choose(run, images=images, layers=layers, times=times, steps=step, data=data, room=four_layers)
+    shown, scales = mapped_rows(subject, mapped), scales_of(stops)
+    check_methods(subject, methods, scales)
+    with reported(progress) as report:
+        grids = subject.grids(report, "features", tuple(LABELS), pooling="mean")
+        scatter = Scattered(subject, grids, scales, seed).pane(methods, report)
+        maps = maps_pane(subject.of(shown), components, report, [subject.rows.index(row) for row in shown])
+        heat = heat_pane(measured(grids[0][0], scales, seed, report))
+    panes = [scatter, maps, heat]
+    check_page({pane.title: pane.arrays for pane in panes}, page_mb, f"images, mapped, {SHORTEN}")
+    axes = subject.axes((min(scales), max(scales)), scales) | {"image": Axis("image", tuple(shown))}
+    start = start_of(subject) | {"method": methods[-1], "show": "all images" if len(shown) > 1 else "one image"}
+    start["version"] = "true"  # the features that the maps and the scatter show
+    title = f"Features of {subject.titles[0]}"
+    return View(title, panes, axes, recipe=recipe(explore, run, given), start=start)

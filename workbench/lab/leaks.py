@@ -1,0 +1,109 @@
+"""What a feature says of the class because it was told: four versions of it beside each other."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+
+from workbench.config import DataConfig
+from workbench.diffusion.guidance import guide
+from workbench.features.grid import LABELS, FeatureGrid
+from workbench.lab.coordinates import Coordinates, joint_coordinates
+from workbench.lab.embedding import correct_at, mapped_rows, neighbours_of, scatter_meta
+from workbench.lab.maps import SHORTEN, check_components, pane_of, start_of
+from workbench.lab.measured import heat_pane, scales_of
+from workbench.lab.neighbours import right_by_neighbours
+from workbench.lab.panes import Axis, Pane
+from workbench.lab.progress import Report, part_of, reported
+from workbench.lab.recipes import PAGE_MB, check_page, recipe
+from workbench.lab.separability import SCALES, measured
+from workbench.lab.sources import Pair, RunLike, Subject, choose, four_layers, tokens_of_grid
+from workbench.lab.view import View
+
+# Of each version: the label modes of f_u and f_c.
+VERSIONS = {
+    "null label": ("null", "null"),
+    "true label": ("null", "true"),
+    "wrong label": ("null", "wrong"),
+    "label only": ("noise-null", "noise-true"),
+}
+
+
+def leakage(
+    run: RunLike,
+    images: int | Sequence[int] = 600,
+    layers: Sequence[int] | None = None,
+    times: Sequence[float] = (0.2, 0.5, 0.8),
+    scales: Sequence[float] = SCALES,
+    step: int | None = None,
+    mapped: int | Sequence[int] = 6,
+    components: int = 8,
+    seed: int = 0,
+    data: DataConfig | None = None,
+    page_mb: float = PAGE_MB,
+    progress: Report | None = None,
+) -> View:
+    """The guided feature with the null, the true and a wrong label, and with the label alone over noise.
+
+    Token maps have a column for each version, in one basis; the scatter (PCA) shows one at a time, coloured by the true
+    or by the given label, with kNN by the true one; the heat maps have the measures of each, among them the share that
+    the condition has of what is explained. In the maps an image's wrong label is that of another mapped image. Where
+    "label only" is above chance the condition has leaked. `layers` None are four spread over the model; the rest is as
+    in `separability`.
+    """
+    asked = {name: value for name, value in locals().items() if name not in ("run", "progress")}
+    check_components(components)
+    subject = choose(run, images=images, layers=layers, times=times, steps=step, data=data, room=four_layers)
+    shown, stops = mapped_rows(subject, mapped), scales_of(scales)
+    with reported(progress) as report:
+        ((means,),) = subject.grids(report, "features", tuple(LABELS), pooling="mean")
+        maps = _maps(subject.of(shown), components, report)
+        scatter = _scatter(subject, means, stops, report)
+        heat = heat_pane(measured(means, scales, seed, report), "Measures")
+    panes = [maps, scatter, heat]
+    check_page({pane.title: pane.arrays for pane in panes}, page_mb, f"images, mapped, {SHORTEN}")
+    axes = {"source": Axis("version", list(VERSIONS))} | subject.axes((min(stops), max(stops)), stops)
+    axes |= {"image": Axis("image", tuple(shown))}
+    title = f"What the label leaks into features of {subject.titles[0]}"
+    start = start_of(subject) | {"source": "wrong label", "version": "true"}
+    return View(title, panes, axes, recipe=recipe(leakage, run, asked), start=start)
+
+
+def _maps(subject: Subject, components: int, report: Report) -> Pane:
+    ((tokens,),) = subject.grids(report, "token features", tuple(LABELS))
+    pane = pane_of(subject, _coordinates(subject, tokens, components, report))
+    told = [subject.images.classes[label] for label in tokens.given.tolist()]
+    names = [f"{name}, wrong label {other}" for name, other in zip(subject.names, told, strict=True)]
+    return replace(pane, meta={**pane.meta, "names": names})
+
+
+def _scatter(subject: Subject, means: FeatureGrid, stops: Sequence[float], report: Report) -> Pane:
+    def right(at: tuple[str, float, int, float]) -> np.ndarray:
+        version, t, layer, w = at
+        f_u, f_c = _pair(means, version, t, layer)
+        return right_by_neighbours(guide(f_u, f_c, w)[:, 0], subject.labels, neighbours_of(subject))
+
+    shape = (len(VERSIONS), 1, len(subject.times), len(subject.layers), len(stops))
+    places = dict(enumerate(product(VERSIONS, subject.times, subject.layers, stops)))
+    arrays = _coordinates(subject, means, 2, report).points
+    arrays["correct"] = correct_at(shape, places, right, report)
+    arrays |= {"labels": subject.labels.astype(np.uint16), "given": means.given.numpy().astype(np.uint16)}
+    arrays["sprite"] = subject.thumbnails()
+    meta = scatter_meta(subject) | {"options": {"labels": ["true", "given"]}}
+    return Pane("scatter", "Images", arrays, meta)
+
+
+def _coordinates(subject: Subject, features: FeatureGrid, components: int, report: Report) -> Coordinates:
+    """All versions in one basis a layer."""
+
+    def read(version: int, _: int, t: float, layer: int) -> Pair:
+        return _pair(features, list(VERSIONS)[version], t, layer)
+
+    stage = "point coordinates" if features.pooling == "mean" else "token coordinates"
+    counted = part_of(report, stage, 0, 1, len(subject.layers))
+    return joint_coordinates(read, (len(VERSIONS), 1), subject.times, subject.layers, components, counted)
+
+
+def _pair(features: FeatureGrid, version: str, t: float, layer: int) -> Pair:
+    return tuple(tokens_of_grid(features, layer, t, label) for label in VERSIONS[version])

@@ -1,0 +1,73 @@
+"""How well the classes separate in the features of a run, over layer, time and guidance scale."""
+
+from collections.abc import Sequence
+
+from workbench.config import DataConfig
+from workbench.evaluation.measures import MeasureGrid, measure_grid
+from workbench.features.grid import LABELS, FeatureGrid
+from workbench.lab.embedding import mapped_rows
+from workbench.lab.maps import SHORTEN, check_components, maps_pane, start_of
+from workbench.lab.measured import heat_pane, scales_of
+from workbench.lab.panes import Axis
+from workbench.lab.progress import Report, part_of, reported
+from workbench.lab.recipes import PAGE_MB, check_page, recipe
+from workbench.lab.sources import RunLike, choose
+from workbench.lab.view import View
+
+SCALES = (0.0, 1.0, 5.0, 10.0, 30.0)
+
+
+def separability(
+    run: RunLike,
+    images: int | Sequence[int] = 1000,
+    layers: Sequence[int] | None = None,
+    times: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
+    scales: Sequence[float] = SCALES,
+    step: int | None = None,
+    mapped: int | Sequence[int] = 6,
+    components: int = 8,
+    seed: int = 0,
+    data: DataConfig | None = None,
+    page_mb: float = PAGE_MB,
+    progress: Report | None = None,
+) -> View:
+    """Heat maps, layer by time and layer by w, of every measure of `measure_grid`, and the token maps of a cell.
+
+    Measures are of mean tokens: linear probe, kNN, LDA, silhouette, Davies-Bouldin, Fisher ratio, LDS, RankMe, CKNNA
+    with the deepest layer; of the null, the true and a wrong label (by the true and by the given classes) and of the
+    label alone, each with its 95 % interval where it has one. A click on a cell sets layer, t and w of the token maps
+    below, which are those of the first `mapped` images or of these row numbers. `layers` None are seven spread over
+    the model. All is kept beside the run; the first call takes minutes. ValueError as `maps`, and as `measure_grid`.
+    """
+    given = {name: value for name, value in locals().items() if name not in ("run", "progress")}
+    check_components(components)
+    subject = choose(run, images=images, layers=layers, times=times, steps=step, data=data, room=_seven_layers)
+    shown = mapped_rows(subject, mapped)
+    with reported(progress) as report:
+        ((features,),) = subject.grids(report, "features", tuple(LABELS), pooling="mean")
+        heat = heat_pane(measured(features, scales, seed, report))
+        maps = maps_pane(subject.of(shown), components, report)
+    check_page({"measures": heat.arrays, "token maps": maps.arrays}, page_mb, f"mapped, {SHORTEN}")
+    stops = scales_of(scales)
+    axes = subject.axes((min(stops), max(stops)), stops) | {"image": Axis("image", tuple(shown))}
+    title = f"Separability of the classes in {subject.titles[0]}"
+    return View(
+        title,
+        [heat, maps],
+        axes,
+        recipe=recipe(separability, run, given),
+        start=start_of(subject) | {"version": "true"},
+    )
+
+
+def measured(features: FeatureGrid, scales: Sequence[float], seed: int, report: Report) -> MeasureGrid:
+    """All measures at these scales, in this process: a notebook's and a script's code cannot be started anew."""
+    pieces = len(features.layers) * len(features.times) * (len(scales) + 1)
+    counted = part_of(report, "measures", 0, 1, pieces)
+    few = min(20, max(1, len(features.rows) // 4))
+    return measure_grid(features, scales=scales, seed=seed, neighbours=few, processes=1, progress=counted)
+
+
+def _seven_layers(places: int, tokens: int) -> float:
+    """A row of the heat maps each."""
+    return 7.0

@@ -1,0 +1,60 @@
+"""Runs that a notebook starts from: those there are, else trained where the reader waits, who is told how long."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from workbench.config import Config
+from workbench.lab.progress import Report, reported
+from workbench.reporting.demo import ROLES, demo_configs, taught_by
+from workbench.runs.store import Run, find_runs, prepare_run, run_fingerprint, runs_root
+from workbench.training.loop import fit
+
+
+def demo_runs(
+    seed: int = 0, overrides: Sequence[str] = (), root: Path | None = None, progress: Report | None = None
+) -> dict[str, Run]:
+    """The demo's finished runs as "teacher", "plain" and "guided"; what is missing of them is trained first.
+
+    They are those of ``workbench demo`` with the same seed and `overrides`, without its scores and report; either goes
+    on where the other stopped. ValueError as `trained`.
+    """
+    root, runs = home() if root is None else root, {}
+    configs = demo_configs(seed, tuple(overrides))
+    for role in ROLES:
+        config = configs[role] if role != "guided" else taught_by(runs["teacher"], seed, tuple(overrides))
+        runs[role] = trained(config, root, progress)
+    return runs
+
+
+def trained(config: Config, root: Path | None = None, progress: Report | None = None) -> Run:
+    """The finished run of a configuration: the one there is, or trained in this process, from its newest checkpoint.
+
+    `progress(stage, done, total)` replaces what is printed. ValueError if it was interrupted (its weights are saved),
+    and as ``fit``.
+    """
+    root = home() if root is None else root
+    run = _existing(config, root)
+    if run is not None and run.status["state"] == "finished":
+        return run
+    with reported(progress) as report:
+        for record in fit(config, root, lambda done, total: report("encode images", done, total)):
+            report(f"train {config.name}", record["step"], config.training.steps)
+    run = prepare_run(config, root)
+    if run.status["state"] != "finished":
+        raise ValueError(f"{run.name} was interrupted at step {run.status['step']:,}; the same call goes on from there")
+    return run
+
+
+def home() -> Path:
+    """Where the runs of a notebook live: ``$WORKBENCH_RUNS``, else ``runs`` here or one folder higher, else here.
+
+    A notebook works in its own folder; the command line, whose runs it shows, most often one higher.
+    """
+    here, above = runs_root(), Path("..") / runs_root()
+    return above if "WORKBENCH_RUNS" not in os.environ and above.is_dir() and not here.is_dir() else here
+
+
+def _existing(config: Config, root: Path) -> Run | None:
+    mark = run_fingerprint(config, root)
+    return next((run for run in find_runs(root) if run.fingerprint == mark), None)

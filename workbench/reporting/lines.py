@@ -1,0 +1,155 @@
+"""Line charts of the notebooks: what a number does over training, over guidance, between runs."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
+
+from workbench.evaluation.leakage import VERSIONS
+from workbench.evaluation.measures import measure_grid
+from workbench.evaluation.probe import linear_probe
+from workbench.evaluation.suite import score
+from workbench.features.extract import extract
+from workbench.features.grid import LABELS
+from workbench.lab.measured import MEASURES
+from workbench.lab.measured import VERSIONS as NAMES
+from workbench.lab.progress import Report, part_of, reported
+from workbench.reporting.figures import LOOK, score_curves
+from workbench.runs.models import check_null_class
+from workbench.runs.store import Run
+
+_GREY = "#797979"  # 4.3 : 1 against white and against Jupyter's dark page
+# Of each version of `leakage`: Okabe and Ito's colours, and a mark and a dash as second and third cue.
+_STYLES: dict[str, dict[str, Any]] = {
+    "null": {"color": "#56B4E9", "marker": "o", "linestyle": ":"},
+    "true": {"color": "#0072B2", "marker": "s", "linestyle": "-"},
+    "wrong_by_true": {"color": "#009E73", "marker": "^", "linestyle": "--"},
+    "wrong_by_given": {"color": "#D55E00", "marker": "v", "linestyle": "--"},
+    "label_only": {"color": "#CC79A7", "marker": "D", "linestyle": "-."},
+}
+
+
+class Chart:
+    """A figure that a notebook shows on a light and on a dark page: no ground, and grey where it was black."""
+
+    def __init__(self, figure: Figure):
+        self.figure = figure
+        for text in figure.findobj(Text):
+            if text.get_color() in ("black", "k"):
+                text.set_color(_GREY)
+        for axis in figure.axes:
+            axis.tick_params(which="both", colors=_GREY)
+            axis.spines[:].set_color(_GREY)
+            axis.grid(color=_GREY, alpha=0.25)
+
+    def save(self, file: str | Path) -> Path:
+        """Write it as PNG, SVG or PDF on white; return its path."""
+        self.figure.savefig(file, facecolor="white", dpi=200)
+        return Path(file)
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="png", dpi=110, transparent=True)
+        return buffer.getvalue()
+
+
+def probe_over_training(
+    run: Run,
+    layers: Sequence[int] = (0, 2, 4, 6, 8, 10, 12),
+    t: float = 0.5,
+    images: int = 600,
+    seed: int = 0,
+    progress: Report | None = None,
+) -> Chart:
+    """Linear-probe accuracy of every layer's mean token with the null label, a line for each step that was kept.
+
+    Bands are 95 % Wilson intervals over the held-out images. ValueError as ``extract`` and ``linear_probe``.
+    """
+    steps = [checkpoint.step for checkpoint in run.checkpoints]
+    values = np.empty((len(steps), len(layers), 3))
+    with reported(progress) as report:
+        for number, step in enumerate(steps):
+            counted = part_of(report, "features over training", number, len(steps), images)
+            options = {"step": step, "labels": ("null",), "pooling": "mean", "seed": seed, "root": run.folder.parent}
+            features = extract(run, images, layers, (t,), progress=counted, **options)
+            for place, layer in enumerate(layers):
+                probe = linear_probe(features.read(layer, t), features.true, seed=seed)
+                values[number, place] = probe.accuracy, probe.low, probe.high
+    figure, axis = _figure()
+    colours = colormaps["viridis"](np.linspace(0.15, 0.85, len(steps)))
+    for step, colour, found in zip(steps, colours, values, strict=True):
+        axis.plot(layers, found[:, 0], color=colour, marker="o", label=f"step {step:,}")
+        axis.fill_between(layers, found[:, 1], found[:, 2], color=colour, alpha=0.12, linewidth=0)
+    return _finished(figure, axis, f"layer of {run.config.name} (0: patch embedding), t = {t:g}", "linear probe", 10)
+
+
+def versions_over_guidance(
+    run: Run,
+    layer: int = 8,
+    t: float = 0.5,
+    images: int = 600,
+    scales: Sequence[float] = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0),
+    measure: str = "knn",
+    seed: int = 0,
+    progress: Report | None = None,
+) -> Chart:
+    """A measure of f_u + w (f_c - f_u), Eq. 3, against w: of the null, true and wrong label, and of the label alone.
+
+    Versions are those of ``leakage``, the wrong label's by the true and by the given classes; the null label's, which
+    w does not change, is level. ValueError as ``extract`` and ``measure_grid``, and for a measure without versions.
+    """
+    check_null_class(run, "features cannot be guided without one")
+    with reported(progress) as report:
+        counted = part_of(report, "features", 0, 1, images * len(LABELS))
+        options = {"labels": tuple(LABELS), "pooling": "mean", "seed": seed, "root": run.folder.parent}
+        features = extract(run, images, (layer,), (t,), progress=counted, **options)
+        counted = part_of(report, "measures", 0, 1, len(scales) + 1)
+        few = min(20, max(1, images // 4))
+        grid = measure_grid(features, scales=scales, neighbours=few, seed=seed, processes=1, progress=counted)
+    figure, axis = _figure()
+    for name in VERSIONS:
+        level = grid.array(measure, name)[0, 0]
+        axis.plot(grid.scales, np.broadcast_to(level, len(grid.scales)), label=NAMES[name], **_STYLES[name])
+    if measure in ("knn", "lda"):
+        axis.axhline(1 / grid.about["classes"], color=_GREY, linewidth=1, label="chance")
+    axis.set_xscale("symlog", linthresh=1)
+    axis.set_xticks(grid.scales, [f"{scale:g}" for scale in grid.scales])
+    axis.set_xticks([], minor=True)
+    return _finished(figure, axis, f"w (layer {layer}, t = {t:g}, {run.config.name})", MEASURES[measure], None)
+
+
+def scores_over_training(
+    runs: Mapping[str, Run], metric: str = "fd-clf64", against: str = "step", progress: Report | None = None
+) -> Chart:
+    """A score of each run at every step that was kept, with the floor of real images; what is missing is scored first.
+
+    Sampling is that of each run's configuration. `against` is "step", or "compute" for the seconds of training, a
+    teacher's included. ValueError as ``score`` and ``score_curves``.
+    """
+    jobs = [(run, checkpoint.step) for run in runs.values() for checkpoint in run.checkpoints]
+    with reported(progress) as report:
+        for number, (run, step) in enumerate(jobs):
+            score(run, step, run.config.sampling, small_ok=True)
+            report("scores", number + 1, len(jobs))
+    return Chart(score_curves(runs, metric, against))
+
+
+def _figure() -> tuple[Figure, Axes]:
+    with rc_context(LOOK):
+        figure = Figure(figsize=(7.5, 4.0), layout="constrained")
+        return figure, figure.subplots()
+
+
+def _finished(figure: Figure, axis: Axes, x: str, y: str, ticks: int | None) -> Chart:
+    if ticks:
+        axis.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
+    axis.set(xlabel=x, ylabel=y)
+    figure.legend(loc="outside right upper")
+    return Chart(figure)

@@ -1,0 +1,229 @@
+"""What a run logged, as curves thin enough to draw, and what it logs now, as it comes.
+
+Reading a million lines of JSON takes seconds, so the numbers are kept in ``.curves`` beside ``metrics.jsonl``: one
+line of JSON with the columns, then rows of float64, the first the line's end in the file. It is extended by whoever
+looks, checked against the file it was made from, and can be deleted at any time.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from workbench.files import hold_lock, write_atomically
+from workbench.runs.store import Run
+
+_CHUNK = 4_000_000  # bytes parsed at once: a fraction of a second
+_SAMPLED = 1000  # lines read from a part that there was no time to parse
+_LINE = 4096  # bytes that hold a line, for finding one
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Curves by name, each (steps, values), thinned so that lows and highs stay; ``records`` are all there are.
+
+    ``complete`` is False while a part of a long file was only sampled for want of time: ask again, it goes on.
+    """
+
+    curves: dict[str, tuple[Float64[np.ndarray, "k"], Float64[np.ndarray, "k"]]]
+    records: int
+    complete: bool
+
+
+def read_curves(run: Run, points: int = 2000, since: int | None = None, patience: float = 0.4) -> Curves:
+    """The logged numbers of a run from the step ``since`` on, at most ``points`` a curve.
+
+    Values that were not known (None) are left out. A file that was never read takes ``patience`` seconds, in which
+    4 MB chunks are parsed; what remains is sampled. Curves of a run that logs go on from what is kept.
+    """
+    if points < 2:
+        raise ValueError(f"points must be at least 2; got {points}")
+    file = run.folder / "metrics.jsonl"
+    if not file.is_file():
+        return Curves({}, 0, True)
+    columns, rows, complete = _numbers(file, patience)
+    steps = rows[:, columns.index("step")] if len(rows) else np.empty(0)
+    first = 0 if since is None else int(np.searchsorted(steps, since))
+    curves = {}
+    for number, name in enumerate(columns):
+        if name not in ("end", "step") and len(rows) > first:
+            chosen = thin(np.asarray(rows[first:, number]), points)
+            curves[name] = (steps[first:][chosen], np.asarray(rows[first:, number])[chosen])
+    return Curves(curves, len(rows), complete)
+
+
+def thin(values: Float64[np.ndarray, "k"], points: int) -> np.ndarray:
+    """Indices of at most ``points`` values: the lowest and the highest of each of ``points / 2`` stretches, in order.
+
+    NaN is left out.
+    """
+    known = np.flatnonzero(~np.isnan(values))
+    if len(known) <= points:
+        return known
+    edges = np.linspace(0, len(known), points // 2 + 1).astype(int)
+    found = values[known]
+    longest = int(np.diff(edges).max())
+    # Stretches of one length, the shorter ones filled with what neither wins.
+    index = np.minimum(edges[:-1, None] + np.arange(longest), edges[1:, None] - 1)
+    table = found[index]
+    both = np.stack([index[np.arange(len(index)), part.argmin(axis=1)] for part in (table, -table)], axis=1)
+    return known[np.unique(both)]
+
+
+@dataclass(frozen=True)
+class News:
+    """Records logged since the last look; ``rewound`` says that a resumed run took some back: read the curves anew."""
+
+    records: list[dict[str, Any]]
+    rewound: bool = False
+
+
+class Follower:
+    """Gives the records that a run logs from now on, at the cost of one stat while there are none."""
+
+    def __init__(self, run: Run):
+        self._file = run.folder / "metrics.jsonl"
+        self._number, self._end = self._now()
+
+    def new(self) -> News:
+        """What was logged since the last call; a line that is not whole yet comes the next time."""
+        number, size = self._now()
+        if number != self._number and self._number is not None or size < self._end:
+            self._number, self._end = number, size
+            return News([], rewound=True)
+        self._number = number
+        if size == self._end:
+            return News([])
+        with self._file.open("rb") as handle:
+            handle.seek(self._end)
+            whole, newline, _ = handle.read(size - self._end).rpartition(b"\n")
+        self._end += len(whole) + len(newline)
+        return News([json.loads(line) for line in whole.splitlines()])
+
+    def _now(self) -> tuple[int | None, int]:
+        try:
+            found = os.stat(self._file)
+        except FileNotFoundError:
+            return None, 0
+        return found.st_ino, found.st_size
+
+
+def follow(run: Run) -> Follower:
+    """A follower that starts at the present end of the run's records."""
+    return Follower(run)
+
+
+def _numbers(file: Path, patience: float) -> tuple[list[str], np.ndarray, bool]:
+    """Columns, rows and whether they are all, from what is kept and the rest of the file; what is new is kept."""
+    deadline, size = time.monotonic() + patience, file.stat().st_size
+    columns, kept = _load(file)
+    fresh, end = [], int(kept[-1, 0]) if len(kept) else 0
+    with file.open("rb") as handle:
+        while end < size and (not fresh or time.monotonic() < deadline):
+            handle.seek(end)
+            whole, newline, _ = handle.read(_CHUNK).rpartition(b"\n")
+            if not newline:  # the last line is not whole yet
+                end = size
+                break
+            parsed = _parse(whole, end, columns)
+            fresh.append(parsed)
+            end += len(whole) + 1
+    rows = _joined([kept, *fresh], len(columns))
+    if fresh:
+        _save(file, columns, rows, len(kept))
+    if end >= size:
+        return columns, rows, True
+    return columns, _joined([rows, _sampled(file, end, size, columns)], len(columns)), False
+
+
+def _parse(lines: bytes, start: int, columns: list[str]) -> np.ndarray:
+    """Rows of whole lines that begin at ``start``; names not seen before are added to ``columns``."""
+    try:
+        records = json.loads(b"[" + lines.replace(b"\n", b",") + b"]")
+    except ValueError as error:
+        raise ValueError(f"metrics.jsonl is damaged between bytes {start} and {start + len(lines)}") from error
+    columns += [name for name in dict.fromkeys(chain.from_iterable(records)) if name not in columns]
+    ends = np.flatnonzero(np.frombuffer(lines + b"\n", np.uint8) == ord("\n")) + 1 + start
+    table = [ends.astype(float)]
+    table += [np.array([record.get(name) for record in records], float) for name in columns[1:]]
+    return np.stack(table, axis=1)
+
+
+def _sampled(file: Path, start: int, size: int, columns: list[str]) -> np.ndarray:
+    """Rows of lines at even distances in a part of the file."""
+    lines = []
+    with file.open("rb") as handle:
+        for position in np.linspace(start, max(start, size - 2 * _LINE), _SAMPLED).astype(int):
+            handle.seek(position)
+            found = handle.read(_LINE).split(b"\n", 2)
+            if len(found) == 3 and (not lines or lines[-1] != found[1]):
+                lines.append(found[1])
+    return _parse(b"\n".join(lines), 0, columns) if lines else np.empty((0, len(columns)))
+
+
+def _joined(parts: Sequence[np.ndarray], width: int) -> np.ndarray:
+    """Rows one after another; parts that knew fewer columns have NaN there."""
+    parts = [part for part in parts if len(part)] or [np.empty((0, width))]
+    if len(parts) == 1 and parts[0].shape[1] == width:
+        return parts[0]
+    wide = [np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=np.nan) for part in parts]
+    return np.concatenate(wide)
+
+
+def _load(file: Path) -> tuple[list[str], np.ndarray]:
+    """What is kept and still agrees with the file: a resumed run has taken back, and written anew, its last lines."""
+    try:
+        with (file.parent / ".curves").open("rb") as handle:
+            columns = json.loads(handle.readline())
+            offset = handle.tell()
+        content = np.memmap(file.parent / ".curves", np.uint8, "r", offset)
+        width = len(columns) * 8
+        rows = content[: len(content) // width * width].view(np.float64).reshape(-1, len(columns))
+    except (OSError, ValueError, TypeError):  # none, half written, or empty
+        return ["end"], np.empty((0, 1))
+    low, high = 0, len(rows)  # the number of rows that agree lies between them
+    while low < high:
+        # Mostly all do, so the last is looked at first.
+        middle = high if high == len(rows) else (low + high + 1) // 2
+        if _agrees(file, columns, rows, middle - 1):
+            low = middle
+        else:
+            high = middle - 1
+    return columns, rows[:low]
+
+
+def _agrees(file: Path, columns: list[str], rows: np.ndarray, number: int) -> bool:
+    """Whether row ``number`` is what its place in the file says; seconds of training are never twice the same."""
+    start, end = int(rows[number - 1, 0]) if number else 0, int(rows[number, 0])
+    with file.open("rb") as handle:
+        handle.seek(start)
+        line = handle.read(max(0, end - start))
+    try:
+        record = json.loads(line) if line.endswith(b"\n") and line.count(b"\n") == 1 else {}
+    except ValueError:
+        return False
+    values = np.array([record.get(name) for name in columns[1:]], float)
+    return bool(record) and np.array_equal(values, rows[number, 1:], equal_nan=True)
+
+
+def _save(file: Path, columns: list[str], rows: np.ndarray, kept: int) -> None:
+    """Add the rows from ``kept`` on to what is kept, or write all of it anew where it does not fit or agree."""
+    target, header = file.parent / ".curves", json.dumps(columns).encode() + b"\n"
+    before = len(header) + kept * 8 * len(columns)
+    # Not writable, full, or in another's hands: the rows are read again the next time.
+    with contextlib.suppress(OSError, ValueError), hold_lock(file.parent / ".curves-lock", 0.0):
+        if target.is_file() and target.stat().st_size == before:
+            with target.open("r+b") as handle:
+                if handle.readline() == header:
+                    handle.seek(0, os.SEEK_END)
+                    handle.write(rows[kept:].tobytes())
+                    return
+        write_atomically(target, header + rows.tobytes())

@@ -1,0 +1,95 @@
+"""What was done to a run while it trained, and the options that may change meanwhile, as functions of the step.
+
+``history.jsonl`` has a line for each: time, step, what, by whom; a changed option with its old and new value.
+``config.yaml`` and the fingerprint stay; a resumed run reads its changes here and applies each at its own step, so a
+run that was killed afterwards ends with the weights of one that was not.
+"""
+
+import getpass
+import math
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from workbench.config import Config, coerce, refuse_unknown
+from workbench.files import append_jsonl, read_jsonl
+
+_KINDS = {"learning_rate": float, "stop_step": int, "log_every": int, "checkpoint_every": int}
+
+
+@dataclass(frozen=True)
+class Change:
+    """``option`` is ``value`` from the step ``step`` on: that of the first batch trained with it, counted from 0."""
+
+    step: int
+    option: str
+    value: float | int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options that may change while a run trains: their first values and every change, by step."""
+
+    first: Mapping[str, Any]
+    changes: tuple[Change, ...] = ()
+
+    def at(self, step: int) -> dict[str, Any]:
+        """The options in force at a step."""
+        return {**self.first, **{change.option: change.value for change in self.changes if change.step <= step}}
+
+    def changed(self, change: Change) -> "Settings":
+        """With one more change; it takes the place of those of the same option that were to come at or after it.
+
+        Those exist when a run was killed after a change and resumed from a checkpoint before it.
+        """
+        kept = [c for c in self.changes if c.option != change.option or c.step < change.step]
+        return replace(self, changes=tuple(sorted([*kept, change], key=lambda c: c.step)))
+
+    def check(self, option: str, value: Any) -> float | int:
+        """``value`` as the option's type; ValueError that says what is allowed."""
+        refuse_unknown("an option that cannot change while a run trains:", option, self.first)
+        value = coerce(option, value, _KINDS[option])
+        if option == "learning_rate" and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"learning_rate must be a finite number above 0; got {value}")
+        if option == "stop_step" and value < 0:
+            raise ValueError(f"stop_step must be at least 0; got {value}")
+        if option.endswith("_every") and value < 1:
+            raise ValueError(f"{option} must be at least 1; got {value}")
+        return value
+
+
+def settings_of(config: Config, history: Iterable[Mapping[str, Any]] = ()) -> Settings:
+    """The options of a configuration that may change, with the changes that a history holds."""
+    first = {name: getattr(config.training, name) for name in _KINDS if name != "stop_step"}
+    if "stop_step" in config.objective.options:
+        first["stop_step"] = config.objective.options["stop_step"]
+    settings = Settings(first)
+    for event in history:
+        if event["what"] == "set":
+            settings = settings.changed(Change(event["step"], event["option"], event["new"]))
+    return settings
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """Every event of a run, oldest first; a last line cut short by a crash is left out."""
+    return read_jsonl(folder / "history.jsonl")
+
+
+def record_event(folder: Path, step: int, what: str, by: str | None = None, **more: Any) -> None:
+    """Add a line to ``history.jsonl`` and flush it to disk: what follows may depend on it."""
+    append_jsonl(folder / "history.jsonl", {"time": time.time(), "step": step, "what": what, "by": by or me(), **more})
+    with (folder / "history.jsonl").open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def me() -> str:
+    """Who acts: user@host, process."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's number without a name
+        user = str(os.getuid())
+    return f"{user}@{platform.node()}, process {os.getpid()}"

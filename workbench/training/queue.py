@@ -1,0 +1,245 @@
+"""The machine's queue of trainings: a JSON file a job, taken in the order of submission, one job a slot.
+
+A job waits in a small process of its own that then becomes the training. Its place is held by a file lock, which the
+kernel frees at any death; the job's file stays until its training ends, so a restart of the machine loses nothing. This
+file imports nothing heavy: it is what waits.
+"""
+
+import contextlib
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from workbench.files import is_locked, read_json, write_json
+from workbench.runs.state import LIVE, STARTER_LOCK, TRAINER_LOCK, read_status, write_status
+from workbench.training.slots import Slots, choose_slots, hold_queue, queue_folder, take
+
+_POLL = 0.5  # seconds between looks whether it is one's turn
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training that waits or runs: ``needed`` of the devices ``candidates``, after the run folder ``after``."""
+
+    number: str
+    run: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    cwd: str
+    candidates: tuple[str, ...]
+    needed: int
+    after: str | None
+    submitted: float
+    by: str
+
+    @property
+    def file(self) -> Path:
+        return queue_folder() / f"{self.number}.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that waits and, once it trains, by the training."""
+        return self.file.with_suffix(".lock")
+
+    @property
+    def started(self) -> Path:
+        """Made when the training starts; it names its devices and this start of the machine."""
+        return self.file.with_suffix(".started")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A job as the queue shows it; ``state`` is "training", "waiting", "after RUN" or "no process"."""
+
+    job: Job
+    state: str
+    devices: tuple[str, ...]
+
+
+def submit(**record) -> Job:
+    """Add a job at the end of the queue and start nothing; `start_waiter` does."""
+    with hold_queue():
+        # Never used twice, and in order even if the clock is put back.
+        newest = max((int(path.stem) for path in queue_folder().glob("[0-9]*.json")), default=0)
+        job = Job(f"{max(newest + 1, time.time_ns())}", submitted=time.time(), **record)
+        write_json(job.file, asdict(job))
+    return job
+
+
+def jobs() -> list[Job]:
+    """The jobs in order, without those whose training is over, which are removed."""
+    found = []
+    for path in sorted(queue_folder().glob("[0-9]*.json")):
+        record = read_json(path)
+        job = Job(**{**record, "command": tuple(record["command"]), "candidates": tuple(record["candidates"])})
+        if _is_over(job):
+            _remove(job)
+        else:
+            found.append(job)
+    return found
+
+
+def places() -> list[Place]:
+    """The queue, in order."""
+    with hold_queue():
+        found = []
+        for job in jobs():
+            devices = tuple(read_json(job.started)["devices"]) if job.started.is_file() else ()
+            if not is_locked(job.lock):
+                found.append(Place(job, "no process", ()))
+            elif devices:
+                found.append(Place(job, "training", devices))
+            else:
+                state = "waiting" if _may_start(job) else f"after {Path(job.after).name}"
+                found.append(Place(job, state, job.candidates))
+        return found
+
+
+def forget(run: Path) -> None:
+    """Remove the jobs of a run that is launched anew; those that wait or train stay."""
+    with hold_queue():
+        for job in jobs():
+            if Path(job.run) == run and not is_locked(job.lock):
+                _remove(job)
+
+
+def cancel(run: Path) -> None:
+    """Take the run's waiting job out of the queue; ValueError if there is none or it trains already."""
+    with hold_queue():
+        found = [job for job in jobs() if Path(job.run) == run]
+        if not found:
+            raise ValueError(f"run {run.name} is not in the queue {queue_folder()}")
+        if found[0].started.is_file() and is_locked(found[0].lock):
+            raise ValueError(f"run {run.name} is training already: `workbench stop {run.name}`")
+        _remove(found[0])
+        step = read_status(run)["step"]
+        write_status(run, "stopped" if step else "created", step, remark="taken out of the queue")
+
+
+def resume(everything: bool = True) -> list[Job]:
+    """Start a waiting process for each job without one, in order, and return those jobs.
+
+    Without ``everything`` a training that died on a machine that is still up is left alone: it would die again.
+    """
+    begun = []
+    with hold_queue():
+        idle = [job for job in jobs() if not is_locked(job.lock)]
+        for job in idle:
+            same_boot = job.started.is_file() and read_json(job.started)["boot"] == _boot()
+            if everything or not same_boot:
+                begun.append(job)
+    return [job for job in begun if start_waiter(job)]
+
+
+def start_waiter(job: Job, starter: int | None = None) -> subprocess.Popen | None:
+    """The process that waits for the job's turn and becomes its training; None if the run has a process already."""
+    run = Path(job.run)
+    own = take(run / STARTER_LOCK) if starter is None else starter
+    if own is None:
+        return None
+    step = read_status(run)["step"]
+    write_status(run, "queued", step, **({"after": Path(job.after).name} if job.after else {}))
+    with (run / "log.txt").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "workbench.training.queue", job.number],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=job.cwd,
+            env={**os.environ, **job.environment, "WORKBENCH_QUEUE": str(queue_folder().resolve())},
+            start_new_session=True,
+            pass_fds=(own,),
+        )
+    if starter is None:
+        os.close(own)
+    return process
+
+
+def wait_for_turn(number: str) -> None:
+    """Wait until it is the job's turn, then become its training; return if the job was cancelled or cannot run."""
+    lock = take(queue_folder() / f"{number}.lock")
+    if lock is None:
+        return
+    (queue_folder() / f"{number}.started").unlink(missing_ok=True)  # of an earlier time
+    while True:
+        with hold_queue():
+            job = next((job for job in jobs() if job.number == number), None)
+            if job is None:
+                (queue_folder() / f"{number}.lock").unlink(missing_ok=True)
+                return
+            if is_locked(Path(job.run) / TRAINER_LOCK):  # somebody could not wait
+                _remove(job)
+                return
+            problem = _problem(job)
+            if problem:
+                write_status(Path(job.run), "failed", read_status(Path(job.run))["step"], error=problem)
+                print(problem, flush=True)
+                _remove(job)
+                return
+            slots = _turn(job)
+            if slots:
+                write_json(job.started, {"devices": slots.devices, "boot": _boot()})
+                write_status(Path(job.run), "starting", read_status(Path(job.run))["step"])
+                break
+        time.sleep(_POLL)
+    print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} its turn, on {', '.join(slots.devices)}", flush=True)
+    os.execvpe(job.command[0], job.command, {**os.environ, **slots.environment})
+
+
+def _turn(job: Job) -> Slots | None:
+    """Slots for the job, unless it has to wait or an earlier one that could start waits for the same devices."""
+    if not _may_start(job):
+        return None
+    for other in jobs():
+        if other.number == job.number:
+            return choose_slots(job.candidates, job.needed, Path(job.run), force=False)
+        waits = is_locked(other.lock) and not other.started.is_file() and _may_start(other)
+        if waits and set(other.candidates) & set(job.candidates):
+            return None
+    return None
+
+
+def _may_start(job: Job) -> bool:
+    return job.after is None or read_status(Path(job.after))["state"] == "finished"
+
+
+def _problem(job: Job) -> str | None:
+    """Why the job can never run."""
+    if job.after is None:
+        return None
+    name = Path(job.after).name
+    if not (Path(job.after) / "status.json").is_file():
+        return f"it was to start after run {name}, which is gone"
+    status = read_status(Path(job.after))
+    if status["state"] == "failed":
+        return f"it was to start after run {name}, which failed: {status.get('error', 'see its log.txt')}"
+    return None
+
+
+def _is_over(job: Job) -> bool:
+    """Whether nothing is left to do: the run is gone, or its training came to an end of its own."""
+    if not Path(job.run).is_dir():
+        return True
+    if is_locked(job.lock) or not job.started.is_file():
+        return False
+    return read_status(Path(job.run))["state"] not in (*LIVE, "lost")
+
+
+def _remove(job: Job) -> None:
+    for file in (job.file, job.started, job.lock):
+        file.unlink(missing_ok=True)
+
+
+def _boot() -> str:
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return platform.node()
+
+
+if __name__ == "__main__":
+    wait_for_turn(sys.argv[1])

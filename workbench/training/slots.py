@@ -1,0 +1,113 @@
+"""Slots of the machine's devices, each held by the training that runs there: CPU ``$WORKBENCH_SLOTS`` (1), a GPU one.
+
+A slot is a locked file, which the training inherits and the kernel frees at any death. Imports nothing heavy.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.files import hold_lock, is_locked, read_json, write_json
+
+CPU = "cpu"
+_LOOK = 0.3  # seconds: who only looks at a lock holds it for microseconds
+_PATIENCE = 30.0  # seconds: the queue is held for milliseconds
+
+
+def queue_folder() -> Path:
+    """Where the queue lives: ``$WORKBENCH_QUEUE``, or ``~/.cache/workbench/queue``."""
+    return Path(os.environ.get("WORKBENCH_QUEUE") or Path.home() / ".cache" / "workbench" / "queue")
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Devices, the locked files that hold a slot on each, and the runs that are there already."""
+
+    devices: tuple[str, ...]
+    handles: tuple[int, ...]
+    beside: tuple[str, ...]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What tells the training its GPUs."""
+        numbers = [device.removeprefix("gpu") for device in self.devices if device != CPU]
+        return {"CUDA_VISIBLE_DEVICES": ",".join(numbers)} if numbers else {}
+
+
+@contextlib.contextmanager
+def hold_queue() -> Iterator[None]:
+    """Hold the queue, for milliseconds; ValueError if its folder cannot be written."""
+    folder = queue_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".lock").touch()
+    except OSError as error:
+        raise ValueError(f"the queue {folder} cannot be written: set WORKBENCH_QUEUE to a folder that can") from error
+    with hold_lock(folder / ".lock", _PATIENCE):
+        yield
+
+
+def take_slots(candidates: Sequence[str], needed: int, run: Path, force: bool = False) -> Slots | None:
+    """Slots on ``needed`` of the devices for a process that inherits ``Slots.handles``; None if there are not enough.
+
+    With ``force`` the least used devices are taken all the same, and ``Slots.beside`` says which runs are there.
+    """
+    with hold_queue():
+        return choose_slots(candidates, needed, run, force)
+
+
+def choose_slots(candidates: Sequence[str], needed: int, run: Path, force: bool) -> Slots | None:
+    """`take_slots` for whoever holds the queue."""
+    holders = {device: _holders(device) for device in candidates}
+    free = [device for device in candidates if len(holders[device]) < _slots(device)]
+    if len(free) < needed and not force:
+        return None
+    chosen = sorted(candidates, key=lambda device: (device not in free, len(holders[device])))[:needed]
+    handles = []
+    for device in chosen:
+        file = queue_folder() / "slots" / device / f"{time.time_ns()}.json"
+        write_json(file, {"run": str(run)})
+        handles.append(take(file))
+    beside = [name for device in chosen if device not in free for name in holders[device]]
+    return Slots(tuple(chosen), tuple(handles), tuple(beside))
+
+
+def _holders(device: str) -> list[str]:
+    """Names of the runs that hold a slot of a device; what the dead left is removed."""
+    folder = queue_folder() / "slots" / device
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    for file in sorted(folder.glob("*.json")):
+        if is_locked(file):
+            names.append(Path(read_json(file)["run"]).name)
+        else:
+            file.unlink()
+    return names
+
+
+def _slots(device: str) -> int:
+    text = os.environ.get("WORKBENCH_SLOTS") or "1"
+    if not text.isdigit() or text == "0":
+        raise ValueError(f"WORKBENCH_SLOTS must be a number of at least 1; got {text!r}")
+    return int(text) if device == CPU else 1
+
+
+def take(path: Path) -> int | None:
+    """The lock file, held by whoever inherits the handle; None if another process holds it."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + _LOOK
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(handle)
+                return None
+            time.sleep(0.01)
+    os.set_inheritable(handle, True)
+    return handle
