@@ -38,10 +38,12 @@ _PUBLIC = {
     "leakage": "workbench.lab.leaks",
     "samples": "workbench.lab.drawn",
     "explore": "workbench.lab.explore",
+    "score": "workbench.evaluation.suite",
     "compare": "workbench.evaluation.compare",
     "demo_runs": "workbench.reporting.lessons",
     "trained": "workbench.reporting.lessons",
     "probe_over_training": "workbench.reporting.lines",
+    "probe_of_runs": "workbench.reporting.lines",
     "versions_over_guidance": "workbench.reporting.lines",
     "scores_over_training": "workbench.reporting.lines",
 }

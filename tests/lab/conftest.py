@@ -1,7 +1,5 @@
-"""Synthetic views with real structure, and a browser to show them in."""
+"""Synthetic views with real structure, and pages of them in the browser."""
 
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +8,6 @@ import pytest
 from workbench.lab.packing import quantise
 from workbench.lab.view import Axis, Pane, View
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--force-color-profile=srgb",
-    "--font-render-hinting=none",
-]
 NAMES = ("boot", "bag", "coat", "dress", "sandal", "shirt")
 
 
@@ -107,17 +93,6 @@ def features():
 @pytest.fixture
 def with_totals():
     return make_totals
-
-
-@pytest.fixture(scope="session")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 class Shown:

@@ -104,7 +104,7 @@ def test_the_numbers_are_those_of_an_undisturbed_demo(undisturbed, killed):
     expected, found = ({run.name: run for run in find_runs(place / "runs")} for place in (undisturbed, root))
     assert len(expected) == 3 and found.keys() == expected.keys()
     for name, run in expected.items():
-        assert len(scores(run)) == 6 and len(probes(run)) == 13  # three at each of two steps; one for each layer
+        assert len(scores(run)) == 20 and len(probes(run)) == 13  # ten at each of two steps; one for each layer
         assert training(found[name]) == training(run), (name, counts)
         assert scores(found[name]) == scores(run), (name, counts)
         assert probes(found[name]) == probes(run), (name, counts)

@@ -14,7 +14,7 @@ from workbench.evaluation.statistics import PROTOCOL, Paired, holm, paired, prot
 from workbench.runs.store import Run, find_teacher, open_run
 
 LEVEL = 0.05  # of Holm-adjusted p, for a difference to count as supported
-_LOWER_IS_BETTER = ("fd", "fid", "kid", "sfid")
+_LOWER_IS_BETTER = ("fd", "fid", "kid", "sfd", "sfid")
 _HIGHER_IS_BETTER = ("class-agreement", "coverage", "density", "is", "precision", "probe", "recall")
 # No name of a group says these.
 _UNNAMED = ("seed", "teacher", "log_every", "checkpoint_every", "keep", "milestone_every", "sharding")

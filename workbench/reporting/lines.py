@@ -21,10 +21,11 @@ from workbench.features.grid import LABELS
 from workbench.lab.measured import MEASURES
 from workbench.lab.measured import VERSIONS as NAMES
 from workbench.lab.progress import Report, part_of, reported
-from workbench.reporting.figures import LOOK, score_curves
+from workbench.reporting.figures import LOOK, STYLES, score_curves
 from workbench.runs.models import check_null_class
 from workbench.runs.store import Run
 
+_SHARES = ("knn", "lda")
 _GREY = "#797979"  # 4.3 : 1 against white and against Jupyter's dark page
 # Of each version of `leakage`: Okabe and Ito's colours, and a mark and a dash as second and third cue.
 _STYLES: dict[str, dict[str, Any]] = {
@@ -72,22 +73,26 @@ def probe_over_training(
 
     Bands are 95 % Wilson intervals over the held-out images. ValueError as ``extract`` and ``linear_probe``.
     """
-    steps = [checkpoint.step for checkpoint in run.checkpoints]
-    values = np.empty((len(steps), len(layers), 3))
-    with reported(progress) as report:
-        for number, step in enumerate(steps):
-            counted = part_of(report, "features over training", number, len(steps), images)
-            options = {"step": step, "labels": ("null",), "pooling": "mean", "seed": seed, "root": run.folder.parent}
-            features = extract(run, images, layers, (t,), progress=counted, **options)
-            for place, layer in enumerate(layers):
-                probe = linear_probe(features.read(layer, t), features.true, seed=seed)
-                values[number, place] = probe.accuracy, probe.low, probe.high
-    figure, axis = _figure()
-    colours = colormaps["viridis"](np.linspace(0.15, 0.85, len(steps)))
-    for step, colour, found in zip(steps, colours, values, strict=True):
-        axis.plot(layers, found[:, 0], color=colour, marker="o", label=f"step {step:,}")
-        axis.fill_between(layers, found[:, 1], found[:, 2], color=colour, alpha=0.12, linewidth=0)
-    return _finished(figure, axis, f"layer of {run.config.name} (0: patch embedding), t = {t:g}", "linear probe", 10)
+    shown = {f"step {checkpoint.step:,}": (run, checkpoint.step) for checkpoint in run.checkpoints}
+    colours = colormaps["viridis"](np.linspace(0.15, 0.85, len(shown)))
+    styles = [{"color": colour, "marker": "o"} for colour in colours]
+    return _probes(shown, styles, f"layer of {run.config.name}", layers, t, images, seed, progress)
+
+
+def probe_of_runs(
+    runs: Mapping[str, Run],
+    step: int | None = None,
+    layers: Sequence[int] = (0, 2, 4, 6, 8, 10, 12),
+    t: float = 0.5,
+    images: int = 1000,
+    seed: int = 0,
+    progress: Report | None = None,
+) -> Chart:
+    """As `probe_over_training`, a line for each run at `step`, or at its last: the same images under the same noise."""
+    steps = {name: run.checkpoint(step).step for name, run in runs.items()}
+    shown = {f"{name}, step {steps[name]:,}": (run, steps[name]) for name, run in runs.items()}
+    styles = [STYLES.get(name, {"marker": "o"}) for name in runs]
+    return _probes(shown, styles, "layer", layers, t, images, seed, progress)
 
 
 def versions_over_guidance(
@@ -117,12 +122,14 @@ def versions_over_guidance(
     for name in VERSIONS:
         level = grid.array(measure, name)[0, 0]
         axis.plot(grid.scales, np.broadcast_to(level, len(grid.scales)), label=NAMES[name], **_STYLES[name])
-    if measure in ("knn", "lda"):
+    if measure in _SHARES:
         axis.axhline(1 / grid.about["classes"], color=_GREY, linewidth=1, label="chance")
     axis.set_xscale("symlog", linthresh=1)
     axis.set_xticks(grid.scales, [f"{scale:g}" for scale in grid.scales])
     axis.set_xticks([], minor=True)
-    return _finished(figure, axis, f"w (layer {layer}, t = {t:g}, {run.config.name})", MEASURES[measure], None)
+    axis.set_xlim(min(grid.scales) - 0.15)
+    name = f"{MEASURES[measure]} accuracy" if measure in _SHARES else MEASURES[measure]
+    return _finished(figure, axis, f"w (layer {layer}, t = {t:g}, {run.config.name})", name)
 
 
 def scores_over_training(
@@ -130,9 +137,11 @@ def scores_over_training(
 ) -> Chart:
     """A score of each run at every step that was kept, with the floor of real images; what is missing is scored first.
 
-    Sampling is that of each run's configuration. `against` is "step", or "compute" for the seconds of training, a
-    teacher's included. ValueError as ``score`` and ``score_curves``.
+    Sampling is that of each run's configuration. `against` is "step", or "compute" for the seconds of training, those
+    of the run "teacher" counted for "guided". ValueError if it is not there, and as ``score`` and ``score_curves``.
     """
+    if against == "compute" and "guided" in runs and "teacher" not in runs:
+        raise ValueError(f"got the runs {', '.join(runs)}; what a guided run cost takes its teacher's seconds too")
     jobs = [(run, checkpoint.step) for run in runs.values() for checkpoint in run.checkpoints]
     with reported(progress) as report:
         for number, (run, step) in enumerate(jobs):
@@ -141,15 +150,38 @@ def scores_over_training(
     return Chart(score_curves(runs, metric, against))
 
 
+def _probes(
+    shown: Mapping[str, tuple[Run, int]],
+    styles: Sequence[Mapping[str, Any]],
+    name: str,
+    layers: Sequence[int],
+    t: float,
+    images: int,
+    seed: int,
+    progress: Report | None,
+) -> Chart:
+    """A line and its band for each run at a step."""
+    figure, axis = _figure()
+    with reported(progress) as report:
+        for number, ((label, (run, step)), style) in enumerate(zip(shown.items(), styles, strict=True)):
+            counted = part_of(report, "features", number, len(shown), images)
+            options = {"step": step, "labels": ("null",), "pooling": "mean", "seed": seed, "root": run.folder.parent}
+            features = extract(run, images, layers, (t,), progress=counted, **options)
+            probes = [linear_probe(features.read(layer, t), features.true, seed=seed) for layer in layers]
+            (line,) = axis.plot(layers, [probe.accuracy for probe in probes], label=label, **style)
+            low, high = [probe.low for probe in probes], [probe.high for probe in probes]
+            axis.fill_between(layers, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _finished(figure, axis, f"{name} (0: patch embedding), t = {t:g}", "linear probe accuracy")
+
+
 def _figure() -> tuple[Figure, Axes]:
     with rc_context(LOOK):
-        figure = Figure(figsize=(7.5, 4.0), layout="constrained")
+        figure = Figure(figsize=(7.5, 4.2), layout="constrained")
         return figure, figure.subplots()
 
 
-def _finished(figure: Figure, axis: Axes, x: str, y: str, ticks: int | None) -> Chart:
-    if ticks:
-        axis.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
+def _finished(figure: Figure, axis: Axes, x: str, y: str) -> Chart:
     axis.set(xlabel=x, ylabel=y)
-    figure.legend(loc="outside right upper")
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return Chart(figure)

@@ -1,0 +1,47 @@
+"""Options of the commands that carry runs in and out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from workbench.commands.options import Reference
+
+
+@dataclass(frozen=True)
+class ImportFile:
+    """Make a run of a published checkpoint: a .pt, .pth or .safetensors file; nothing in it is executed."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+    family: str | None = None
+    """Whose code wrote it: sit, repa, self-transcendence, sra, layersync, lightningdit or dit; told from the file if
+    it can be."""
+    weights: str = "ema"
+    """"raw" takes a file's weights before averaging."""
+    name: str | None = None
+    """Name of the run; the family and the file's own by default."""
+    codec: str | None = None
+    """Codec of its latents; by default sd-vae for 4 channels and va-vae for 32."""
+    pixel_channels: int = 3
+    """Channels of that codec's images."""
+    height: int | None = None
+    """Move the model to latents of this height, such as 64 for 512 pixels."""
+
+
+@dataclass(frozen=True)
+class ExportRun:
+    """Write a run's weights as a published code base loads them, or as a folder for diffusers."""
+
+    run: Reference
+    path: Annotated[Path, tyro.conf.Positional]
+    family: str
+    """sit, repa, self-transcendence, sra, layersync, lightningdit, dit, or diffusers (the path is then a folder)."""
+    step: int | None = None
+    weights: str = "ema"
+    """The set of a flat file; files of training hold both."""
+
+
+@dataclass(frozen=True)
+class Presets:
+    """List the presets."""

@@ -1,0 +1,65 @@
+"""Options of the commands about data and speed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from workbench.commands.options import Overrides, Reference
+
+
+@dataclass(frozen=True)
+class BenchStep:
+    """Time the plain step and guided steps (all methods with --every), in one process and in turn."""
+
+    backbone: str = "sit"
+    size: str = "nano"
+    patch: int | None = None
+    """1 for nano, 2 for the others, by default."""
+    batch: int = 32
+    repeats: int = 7
+    all: bool = False
+    """Every method, not only the guided steps."""
+    fast: bool = False
+    """Also the plain step in bfloat16 with compiled blocks."""
+    precision: str = "no"
+    """Of all steps: no, bf16 or fp16."""
+    compile: bool = False
+    """Compile the blocks of student and teacher."""
+    teacher_precision: str = "ambient"
+    report: Path | None = None
+    """Also write the figures, with the machine, to this JSON file."""
+
+
+@dataclass(frozen=True)
+class BenchLoading:
+    """Time reading latents in random batches: shards, one file an image, and a memory copy, on generated data."""
+
+    images: int = 4096
+    batch: int = 256
+    repeats: int = 9
+    folder: Path | None = None
+    """On the disk to measure; the system's temporary folder by default."""
+
+
+@dataclass(frozen=True)
+class BenchScores:
+    """Time each score beside SciPy and torch-fidelity (extra "test") on the same numbers, one thread each."""
+
+    dimensions: int = 2048
+    count: int = 5000
+    report: Path | None = None
+    """Also write the figures, with the machine, to this JSON file."""
+
+
+@dataclass(frozen=True)
+class Encode:
+    """Encode a configuration's images into latents ahead of training; stopped, it goes on when run again."""
+
+    config: Reference
+    overrides: Overrides = ()
+    """Dotted options, such as data.path=/data/imagenet."""
+    split: Literal["train", "test"] = "train"
+    processes: int = 1
+    """Processes on this machine; several share a GPU, so that one reads images while another encodes."""
+    device: str | None = None
+    """Such as cuda:1 or cpu; by default the GPUs in turn, or the CPU if there are none."""

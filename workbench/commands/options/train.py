@@ -1,0 +1,85 @@
+"""Options of the commands that train."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from workbench.commands.options import Overrides, Reference
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train a teacher, a plain and a guided model on embedded images, and write the report that compares them.
+
+    Stopped with Ctrl-C it saves; run again it goes on where it was.
+    """
+
+    overrides: Overrides = ()
+    """Changes to all three runs, such as training.steps=200."""
+    seed: int = 0
+    """Seed of initial weights, data order and noise."""
+    report: Path = Path("reports/out/demo.html")
+    """Where the report goes."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a preset ("demo/guided") or a YAML file; the same fingerprint continues or reuses its run."""
+
+    config: Reference
+    overrides: Overrides = ()
+    """Dotted options, such as objective.guidance_scale=5."""
+    processes: int = 1
+    """Processes on this machine, CPU or GPU; on each node with --print-launch and --print-slurm."""
+    detach: bool = False
+    """Train in a process that outlives this terminal; its output goes to log.txt of the run."""
+    queue: bool = False
+    """Detached, when a device is free and those who asked before had their turn."""
+    after: str | None = None
+    """Detached, in the queue, once this run has finished: a student after its teacher."""
+    devices: tuple[int, ...] = ()
+    """GPUs that a detached training may take; all by default."""
+    nodes: int = 1
+    """Machines, for --print-launch and --print-slurm."""
+    print_launch: bool = False
+    """Print the torchrun and accelerate commands of this training and start nothing."""
+    print_slurm: bool = False
+    """Print a batch script for sbatch and start nothing."""
+    hours: int = 48
+    """Time that --print-slurm asks for."""
+
+
+@dataclass(frozen=True)
+class Methods:
+    """Train presets with several seeds, score them alike and write a table, a picture and the data."""
+
+    presets: Annotated[tuple[str, ...], tyro.conf.Positional]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    folder: Path = Path("reports/out/methods")
+    """Where README.md, methods.png and methods.json go."""
+    set: tuple[str, ...] = ()
+    """Dotted options for every run, such as training.steps=200."""
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Train the codec on the training images and write codec.safetensors and codec.json.
+
+    A training that was stopped goes on when it is asked for again.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    steps: int = 4500
+    seed: int = 0
+    data: str = "fashion-mnist"
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Train the 64-dimension classifier that FD-clf64 uses and write clf64.safetensors and clf64.json."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    epochs: int = 12
+    seed: int = 0
