@@ -59,7 +59,9 @@ def nearest_stop(stops: Sequence[float], w: float | None) -> int:
 
 def class_numbers(pane: _Pane, arrays: _Arrays, state: _State, axes: _Axes) -> tuple[list[ClassNumbers], ClassNumbers]:
     """Numbers of each class that has images, and of all, at the state's frame and the stop nearest to its w."""
-    labels, correct = _labels(arrays, state), arrays["correct"][(*_at(state), _stop(state, axes))]
+    by_given = state.get("labels") == "given" and "correct_given" in arrays
+    correct = arrays["correct_given" if by_given else "correct"][(*_at(state), _stop(state, axes))]
+    labels = _labels(arrays, state)
     selected = _selected(state, len(labels))
 
     def numbers(name: str, own: np.ndarray) -> ClassNumbers:

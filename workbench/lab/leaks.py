@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -47,7 +48,7 @@ def leakage(
     """The guided feature with the null, the true and a wrong label, and with the label alone over noise.
 
     Token maps have a column for each version, in one basis; the scatter (PCA) shows one at a time, coloured by the true
-    or by the given label, with kNN by the true one; the heat maps have the measures of each, among them the share that
+    or by the given label, with kNN by the same one; the heat maps have the measures of each, among them the share that
     the condition has of what is explained. In the maps an image's wrong label is that of another mapped image. Where
     "label only" is above chance the condition has leaked. `layers` None are four spread over the model; the rest is as
     in `separability`.
@@ -79,15 +80,16 @@ def _maps(subject: Subject, components: int, report: Report) -> Pane:
 
 
 def _scatter(subject: Subject, means: FeatureGrid, stops: Sequence[float], report: Report) -> Pane:
-    def right(at: tuple[str, float, int, float]) -> np.ndarray:
+    def right(labels: np.ndarray, at: tuple[str, float, int, float]) -> np.ndarray:
         version, t, layer, w = at
         f_u, f_c = _pair(means, version, t, layer)
-        return right_by_neighbours(guide(f_u, f_c, w)[:, 0], subject.labels, neighbours_of(subject))
+        return right_by_neighbours(guide(f_u, f_c, w)[:, 0], labels, neighbours_of(subject))
 
     shape = (len(VERSIONS), 1, len(subject.times), len(subject.layers), len(stops))
     places = dict(enumerate(product(VERSIONS, subject.times, subject.layers, stops)))
     arrays = _coordinates(subject, means, 2, report).points
-    arrays["correct"] = correct_at(shape, places, right, report)
+    for name, told in (("correct", subject.labels), ("correct_given", means.given.numpy())):
+        arrays[name] = correct_at(shape, places, partial(right, told), report)
     arrays |= {"labels": subject.labels.astype(np.uint16), "given": means.given.numpy().astype(np.uint16)}
     arrays["sprite"] = subject.thumbnails()
     meta = scatter_meta(subject) | {"options": {"labels": ["true", "given"]}}

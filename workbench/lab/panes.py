@@ -34,6 +34,7 @@ ARRAYS: dict[str, dict[str, tuple[str, str]]] = {
         "given?": ("uint16", "n"),
         "sprite": ("uint8", "n h w c"),
         "correct": ("uint8", "source step t layer stops n"),
+        "correct_given?": ("uint8", "source step t layer stops n"),
     },
     "heat": {name: ("float32", "measures versions layers times scales") for name in ("values", "low", "high")},
     "samples": {"images": ("uint8", "source step guidance n h w c")},

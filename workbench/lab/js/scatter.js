@@ -99,8 +99,10 @@ function createPoints(pane, arrays, store) {
   }
 
   function correct(state) {
-    const from = blockStart(arrays("correct"), [...where(state), nearestStop(store, state, stops).index]);
-    return arrays("correct").data.subarray(from, from + count);
+    // By the labels that the classes are told apart by.
+    const name = by(state) === "given" && arrays.has("correct_given") ? "correct_given" : "correct";
+    const from = blockStart(arrays(name), [...where(state), nearestStop(store, state, stops).index]);
+    return arrays(name).data.subarray(from, from + count);
   }
 
   const classes = pane.names.map(String);
