@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from workbench.data.images import load_images
 from workbench.evaluation.leakage import VERSIONS
 from workbench.evaluation.measures import measure_grid
 from workbench.evaluation.probe import linear_probe
@@ -21,6 +22,7 @@ from workbench.features.grid import LABELS
 from workbench.lab.measured import MEASURES
 from workbench.lab.measured import VERSIONS as NAMES
 from workbench.lab.progress import Report, part_of, reported
+from workbench.lab.sources import choose_rows
 from workbench.reporting.figures import LOOK, STYLES, score_curves
 from workbench.runs.models import check_null_class
 from workbench.runs.store import Run
@@ -71,7 +73,8 @@ def probe_over_training(
 ) -> Chart:
     """Linear-probe accuracy of every layer's mean token with the null label, a line for each step that was kept.
 
-    Bands are 95 % Wilson intervals over the held-out images. ValueError as ``extract`` and ``linear_probe``.
+    Bands are 95 % Wilson intervals over the held-out images; of more than three lines the first and the last have one.
+    ValueError as ``extract`` and ``linear_probe``.
     """
     shown = {f"step {checkpoint.step:,}": (run, checkpoint.step) for checkpoint in run.checkpoints}
     colours = colormaps["viridis"](np.linspace(0.15, 0.85, len(shown)))
@@ -114,7 +117,7 @@ def versions_over_guidance(
     with reported(progress) as report:
         counted = part_of(report, "features", 0, 1, images * len(LABELS))
         options = {"labels": tuple(LABELS), "pooling": "mean", "seed": seed, "root": run.folder.parent}
-        features = extract(run, images, (layer,), (t,), progress=counted, **options)
+        features = extract(run, _rows(run, images), (layer,), (t,), progress=counted, **options)
         counted = part_of(report, "measures", 0, 1, len(scales) + 1)
         few = min(20, max(1, images // 4))
         grid = measure_grid(features, scales=scales, neighbours=few, seed=seed, processes=1, progress=counted)
@@ -166,13 +169,19 @@ def _probes(
         for number, ((label, (run, step)), style) in enumerate(zip(shown.items(), styles, strict=True)):
             counted = part_of(report, "features", number, len(shown), images)
             options = {"step": step, "labels": ("null",), "pooling": "mean", "seed": seed, "root": run.folder.parent}
-            features = extract(run, images, layers, (t,), progress=counted, **options)
+            features = extract(run, _rows(run, images), layers, (t,), progress=counted, **options)
             probes = [linear_probe(features.read(layer, t), features.true, seed=seed) for layer in layers]
             (line,) = axis.plot(layers, [probe.accuracy for probe in probes], label=label, **style)
-            low, high = [probe.low for probe in probes], [probe.high for probe in probes]
-            axis.fill_between(layers, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+            if len(shown) <= 3 or number in (0, len(shown) - 1):  # more would cover one another
+                low, high = [probe.low for probe in probes], [probe.high for probe in probes]
+                axis.fill_between(layers, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _finished(figure, axis, f"{name} (0: patch embedding), t = {t:g}", "linear probe accuracy")
+
+
+def _rows(run: Run, images: int) -> list[int]:
+    """As the views choose them: equally many of each class, and features that were computed for a view are found."""
+    return choose_rows(load_images(run.config.data, "train").labels, images)
 
 
 def _figure() -> tuple[Figure, Axes]:
@@ -183,5 +192,6 @@ def _figure() -> tuple[Figure, Axes]:
 
 def _finished(figure: Figure, axis: Axes, x: str, y: str) -> Chart:
     axis.set(xlabel=x, ylabel=y)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    wide = max(len(text) for text in axis.get_legend_handles_labels()[1]) > 25
+    figure.legend(loc="outside upper center", ncols=2 if wide else 4, frameon=False)
     return Chart(figure)

@@ -1,0 +1,201 @@
+"""JupyterLab as `workbench lab` starts it: who may enter, what it asks for, and a notebook in a real browser."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workbench.commands.lab import Copied, copy_notebooks, free_port, lab_arguments, lab_environment, notebooks_source
+
+READY = """async () => {
+  const panel = window.jupyterapp && window.jupyterapp.shell.currentWidget;
+  if (!panel || !panel.context) return false;
+  await panel.context.ready;
+  await panel.context.sessionContext.ready;
+  const session = panel.context.sessionContext.session;
+  return Boolean(session) && session.kernel.connectionStatus === "connected" && session.kernel.status === "idle";
+}"""
+RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }"
+RAN = """() => {
+  const panel = window.jupyterapp.shell.currentWidget;
+  const code = [...panel.content.model.cells].filter((cell) => cell.type === "code");
+  for (const cell of code) {
+    const wrong = cell.sharedModel.getOutputs().find((output) => output.output_type === "error");
+    if (wrong) throw new Error(`${wrong.ename}: ${wrong.evalue}`);
+  }
+  return code.length > 0 && code.every((cell) => cell.executionCount) &&
+    panel.context.sessionContext.session.kernel.status === "idle";
+}"""
+FORGET = """async () => {
+  const panel = window.jupyterapp.shell.currentWidget;
+  await panel.context.sessionContext.session.kernel.restart();
+  for (const cell of panel.content.model.cells) if (cell.type === "code") { cell.clearExecution(); }
+}"""
+PIXELS = """(canvas) => {
+  const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d");
+  copy.drawImage(canvas, 0, 0);
+  return [...copy.getImageData(0, 0, canvas.width, canvas.height).data];
+}"""
+
+
+def refused(lab, path: str, **headers: str) -> int:
+    with pytest.raises(urllib.error.HTTPError) as error:
+        lab.get(path, **headers)
+    return error.value.code
+
+
+def test_a_notebook_that_is_there_is_never_overwritten(tmp_path):
+    source, folder = tmp_path / "source", tmp_path / "new" / "folder"
+    source.mkdir()
+    for name in ("a", "b", "c"):
+        (source / f"{name}.ipynb").write_text(name)
+    assert copy_notebooks(source, folder) == Copied(("a.ipynb", "b.ipynb", "c.ipynb"), ())
+    (folder / "b.ipynb").write_text("mine")
+    (folder / "c.ipynb").unlink()
+    again = copy_notebooks(source, folder)
+    assert (again.new, again.changed) == (("c.ipynb",), ("b.ipynb",))
+    assert (folder / "b.ipynb").read_text() == "mine"
+    assert copy_notebooks(source, source) == Copied((), ())
+
+
+def test_a_folder_that_is_a_file_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot write the notebooks into .*file"):
+        copy_notebooks(notebooks_source(), tmp_path / "file")
+
+
+def test_ports():
+    assert free_port(0) > 0
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"port {port} cannot be used .*choose another"):
+            free_port(port)
+    with pytest.raises(ValueError, match="allowed are 1 to 65535"):
+        free_port(70_000)
+
+
+def test_the_token_is_in_the_environment_only(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORKBENCH_RUNS", "somewhere")
+    environment = lab_environment({"JUPYTER_CONFIG_PATH": "theirs", "PATH": "x"}, "secret")
+    ours, theirs = environment["JUPYTER_CONFIG_PATH"].split(os.pathsep)
+    assert theirs == "theirs" and (Path(ours) / "labconfig" / "default_setting_overrides.json").is_file()
+    assert environment["JUPYTER_TOKEN"] == "secret" and environment["PATH"] == "x"
+    assert environment["WORKBENCH_RUNS"] == str(tmp_path / "somewhere")
+    assert not any("secret" in argument for argument in lab_arguments(tmp_path, 8888, True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("lab", "--folder", "nowhere", "--no-browser"), "there is no folder nowhere"),
+        (("lab", "--port", "-1", "--no-browser"), "port is -1"),
+        (("page", "demo-plain", "lesson.pdf"), "a page ends in .html"),
+        (("page", "demo-plain", "nowhere/lesson.html"), "there is no folder nowhere"),
+        (("page", "nobody", "lesson.html"), "is not a run folder or the name of a run"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments, sentence, environment, tmp_path):
+    command = [sys.executable, "-m", "workbench", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert sentence in done.stderr
+
+
+@pytest.mark.parametrize("view", ["maps", "samples"])
+def test_a_page_of_a_run(view, environment, tmp_path):
+    command = [sys.executable, "-m", "workbench", "page", "demo-plain", "lesson.html", "--view", view, "--images", "3"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "MB, works offline" in done.stdout and "default-src 'none'" in (tmp_path / "lesson.html").read_text()
+
+
+def test_only_who_has_the_token_enters_whatever_the_users_own_settings_say(lab):
+    assert refused(lab, "/api/contents") == refused(lab, "/api/contents", Authorization="token ") == 403
+    # A page elsewhere whose name was made to lead here.
+    assert refused(lab, "/api/contents", Authorization=f"token {lab.token}", Host="example.org") == 403
+    with lab.get("/api/contents", Authorization=f"token {lab.token}") as answer:
+        names = [one["name"] for one in json.load(answer)["content"]]
+    assert sorted(names) == sorted(path.name for path in notebooks_source().glob("*.ipynb"))
+    assert len(lab.token) >= 40 and lab.token not in Path(f"/proc/{lab.process.pid}/cmdline").read_text()
+    port = int(lab.address.rpartition(":")[2])
+    with socket.socket() as other:  # every address of the machine but this one is free
+        other.bind(("127.0.0.2", port))
+
+
+def test_it_says_what_it_copied_and_what_it_kept(lab):
+    said = "".join(lab.said)
+    assert "copied into workbench-notebooks/: 00_tour.ipynb" in said
+    assert "changed since they came, and kept: 03_guidance.ipynb" in said
+
+
+def test_news_and_updates_are_off(lab):
+    path = "/lab/api/settings/@jupyterlab/apputils-extension:notification"
+    with lab.get(path, Authorization=f"token {lab.token}") as answer:
+        found = json.load(answer)["schema"]["properties"]
+    assert (found["fetchNews"]["default"], found["checkForUpdates"]["default"]) == ("false", False)
+
+
+@pytest.fixture
+def page(lab, browser):
+    """The notebook in JupyterLab; the test fails if the page asked anybody else for anything."""
+    context = browser.new_context(viewport={"width": 1400, "height": 1000})
+    shown, asked = context.new_page(), []
+    shown.on("request", lambda request: asked.append(request.url))
+    shown.goto(f"{lab.address}/lab/tree/03_guidance.ipynb?reset&token={lab.token}")
+    shown.wait_for_selector(".jp-Notebook .jp-Cell")
+    until(shown, READY, 60)
+    yield shown
+    shown.evaluate(
+        "async () => { for (const one of window.jupyterapp.serviceManager.sessions.running())"
+        " await window.jupyterapp.serviceManager.sessions.shutdown(one.id); }"
+    )
+    context.close()
+    others = [url for url in asked if not url.startswith((lab.address, "data:", "blob:"))]
+    assert asked and not others, others
+
+
+def until(page, script: str, seconds: float) -> None:
+    """Wait for a script that may be asynchronous, which `wait_for_function` takes for true at once."""
+    deadline = time.monotonic() + seconds
+    while not page.evaluate(script):
+        assert time.monotonic() < deadline, page.locator(".jp-Notebook").inner_text()[-3000:]
+        page.wait_for_timeout(250)
+
+
+def press_end(page) -> tuple[np.ndarray, np.ndarray, str]:
+    """Pixels of the last map of the first view at w = 0 and at its largest, and what the slider says then."""
+    view = page.locator(".jp-OutputArea-output:has(.wb-foot)").first
+    slider = view.get_by_role("slider", name="w", exact=True)
+    slider.scroll_into_view_if_needed()
+    slider.focus()
+    found = []
+    for key in ("Home", "End"):
+        page.keyboard.press(key)
+        page.wait_for_timeout(300)
+        found.append(np.array(view.locator(".wb-tile canvas").last.evaluate(PIXELS)))
+    return *found, slider.get_attribute("aria-valuetext")
+
+
+def test_a_notebook_runs_moves_and_runs_again_after_a_restart(page):
+    for _ in range(2):
+        page.evaluate(RUN_ALL)
+        until(page, RAN, 240)
+        assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts() == []
+        assert page.locator(".jp-OutputArea-output:has(.wb-foot)").count() == 3
+        assert page.locator(".jp-RenderedImage img").count() == 1
+        assert all(not text for text in page.locator(".wb-status").all_inner_texts())
+        before, after, value = press_end(page)
+        assert value == "30" and before.std() > 5 and not np.array_equal(before, after)
+        page.evaluate(FORGET)
+        until(page, READY, 60)
+    assert page.get_by_text("official Jupyter news").count() == 0
