@@ -16,6 +16,7 @@ def small(**state):
         "labels": np.array([0, 0, 1, 0], dtype=np.uint16),
         "given": np.array([1, 0, 1, 0], dtype=np.uint16),
         "correct": np.array([[1, 0, 1, 1], [0, 0, 0, 1]], dtype=np.uint8).reshape(1, 1, 1, 1, 2, 4),
+        "correct_given": np.array([[1, 1, 0, 0], [0, 0, 0, 0]], dtype=np.uint8).reshape(1, 1, 1, 1, 2, 4),
     }
     axes = {"w": Axis("w", (0.0, 2.0, 0.1), continuous=True, stops=(0.0, 2.0))}
     state = {"method": "pca", "w": 0.4, "selection": [0, 1, 2], **state}
@@ -32,8 +33,10 @@ def test_numbers_of_the_classes_by_hand():
     classes, total = small(w=1.6, selection=[])
     assert classes == [("a", "0 of 3", "–", ".33"), ("b", "0 of 1", "–", ".00")]
     assert total == ("All classes", "0 of 4", "–", ".25")
-    # Row 0 was told to be a b.
-    assert small(labels="given")[0] == [("a", "1 of 2", ".00", ".50"), ("b", "2 of 2", "1.00", "1.00")]
+    # Row 0 was told to be a b; by the labels told, rows 0 and 1 are right.
+    classes, total = small(labels="given")
+    assert classes == [("a", "1 of 2", "1.00", ".50"), ("b", "2 of 2", ".50", ".50")]
+    assert total == ("All classes", "3 of 4", ".67", ".50")
 
 
 def test_a_row_that_there_is_not_is_refused():

@@ -99,7 +99,7 @@ def test_what_was_not_measured_is_said(show):
         *texts(view.panes[0].arrays["values"][0, 1, 2:3, 1:, 3], (0, 1))[0],
     ]
     assert cells(shown, 0, "name")[2, 0] == "layer 6, t = 0.1, w = 4: kNN not measured"
-    shown.page.get_by_role("combobox", name="Features").select_option(label="null label")
+    shown.page.get_by_role("combobox", name="features", exact=True).select_option(label="null label")
     assert shown.page.locator(".wb-ht-map").nth(1).locator("text").first.text_content() == "at t = 0.1 (w = 0 only)"
     assert (cells(shown, 1, "text")[:, 1:] == "").all() and (cells(shown, 1, "text")[:, 0] != "").all()
 
@@ -171,7 +171,7 @@ def test_the_colour_bar_has_its_numbers_and_the_chance(show):
     bar, (low, high) = shown.page.locator(".wb-ht-scale"), heat_limits(META, view.panes[0].arrays, "knn")
     ticks = [heat_number(value, (low, high)) for value in (low, (low + high) / 2, high)]
     assert bar.locator("text").all_text_contents() == [*ticks, "chance .10"]
-    shown.page.get_by_role("combobox", name="Measure").select_option(label="silhouette")
+    shown.page.get_by_role("combobox", name="measure", exact=True).select_option(label="silhouette")
     assert bar.locator("text").nth(1).text_content() == ".00" and bar.locator("text").count() == 3
 
 

@@ -8,6 +8,8 @@ from matplotlib import colormaps
 from workbench.features.projection import project
 from workbench.lab.components import map_column, map_pixels
 from workbench.lab.page import module
+from workbench.lab.pictures import draw_maps
+from workbench.lab.view import Axis, Pane, View
 
 READ = """(canvas) => {
   const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
@@ -76,6 +78,52 @@ def test_sources_stand_beside_each_other(show, maps_view):
         assert np.abs(found[source] - map_pixels(column, None)[0].reshape(8, 8, 3)).max() <= 2 / 255
     captions = shown.page.locator("figcaption .wb-line:first-child").all_inner_texts()
     assert captions[1:] == ["plain", "guided", "REPA"]
+
+
+def compared(maps_view, **meta):
+    """Four sources: of the third only t moves the features, of the fourth nothing does."""
+    view = maps_view(sources=4)
+    arrays = {name: array.copy() for name, array in view.panes[0].arrays.items()}
+    arrays["d"][2:] = 0
+    for name in ("u", "u_scale"):
+        arrays[name][3] = arrays[name][3][:, :1]
+    meta = {"columns": "sources", **meta}
+    return View("Token maps", [Pane("maps", "Token maps", arrays, meta)], view.axes)
+
+
+def test_captions_name_t_and_w_where_they_change_something(show, maps_view):
+    view = compared(maps_view)
+    assert view.meta["panes"][0]["still"] == {"t": [3], "w": [2, 3]}
+    places = ["t 0.3, w 2.5", "t 0.3, w 2.5", "t 0.3", None]
+    shown = show(view, t=0.3, w=2.5)
+    captions = [each.inner_text().split("\n") for each in shown.page.locator("figcaption").all()[1:]]
+    assert [caption[1] if len(caption) == 3 else None for caption in captions] == places
+    labels = [each.get_attribute("aria-label") for each in shown.page.locator(".wb-tile canvas").all()[1:]]
+    assert "token map of REPA, t 0.3; " in labels[2] and "token map of SRA; " in labels[3]
+    pane, state = view.panes[0], view.state(t=0.3, w=2.5)
+    figure = draw_maps(pane.complete(view.axes), pane.arrays, state, view.axes)
+    drawn = [axis.get_xlabel().split("\n") for axis in figure.axes[1:]]
+    assert [lines[1] if len(lines) == 3 else None for lines in drawn] == places
+
+
+def test_of_a_single_time_no_source_is_known_to_be_the_same_at_every_t(maps_view):
+    (pane,) = compared(maps_view).panes
+    arrays = {name: array if name == "images" else array[:, :, :1] for name, array in pane.arrays.items()}
+    axes = {**maps_view(sources=4).axes, "t": Axis("t", (0.1,))}
+    assert Pane("maps", "One time", arrays).complete(axes)["still"] == {"t": [], "w": [2, 3]}
+
+
+@pytest.mark.parametrize(
+    "meta, said",
+    [
+        ({"columns": "layers"}, "One basis for each layer: within a column"),
+        ({}, "Each column has a basis of its own"),
+        ({"joint": True}, "One basis for each layer, the same in all columns"),
+    ],
+)
+def test_whose_basis_it_is_is_said(show, maps_view, meta, said):
+    shown = show(compared(maps_view, **meta))
+    assert shown.page.locator(".wb-note").inner_text().startswith(said)
 
 
 def test_a_label_says_what_a_map_shows(show, maps_view):

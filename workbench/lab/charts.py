@@ -59,9 +59,7 @@ def nearest_stop(stops: Sequence[float], w: float | None) -> int:
 
 def class_numbers(pane: _Pane, arrays: _Arrays, state: _State, axes: _Axes) -> tuple[list[ClassNumbers], ClassNumbers]:
     """Numbers of each class that has images, and of all, at the state's frame and the stop nearest to its w."""
-    by_given = state.get("labels") == "given" and "correct_given" in arrays
-    correct = arrays["correct_given" if by_given else "correct"][(*_at(state), _stop(state, axes))]
-    labels = _labels(arrays, state)
+    labels, correct = _labels(arrays, state), arrays[f"correct{_given(state)}"][(*_at(state), _stop(state, axes))]
     selected = _selected(state, len(labels))
 
     def numbers(name: str, own: np.ndarray) -> ClassNumbers:
@@ -98,12 +96,10 @@ def draw_scatter(pane: _Pane, arrays: _Arrays, state: _State, axes: _Axes) -> Fi
     _points(plot, points, _labels(arrays, state), _selected(state, len(points)))
     plot.set_title(_scatter_title(state, axes), loc="left", fontsize=9, fontweight="bold")
     _table(table, by_class, total, [str(name) for name in pane["names"]])
-    told = (
-        ""
-        if state["method"] == "pca"
-        else f"Distances between clusters, and their sizes, mean nothing in {METHODS[state['method']]}. "
-    )
-    figure.supxlabel(f"{told}kNN is measured in the original space.", fontsize=7, color="#5a6068", x=0.01, ha="left")
+    told = "kNN is measured in the original space" + (", by the given labels." if _given(state) else ".")
+    if state["method"] != "pca":
+        told = f"Distances between clusters, and their sizes, mean nothing in {METHODS[state['method']]}. {told}"
+    figure.supxlabel(told, fontsize=7, color="#5a6068", x=0.01, ha="left")
     return figure
 
 
@@ -194,7 +190,11 @@ def _stop(state: _State, axes: _Axes) -> int:
 
 
 def _labels(arrays: _Arrays, state: _State) -> UInt16[np.ndarray, " n"]:
-    return arrays["given" if state.get("labels") == "given" and "given" in arrays else "labels"]
+    return arrays["given" if _given(state) else "labels"]
+
+
+def _given(state: _State) -> str:
+    return "_given" if state.get("labels") == "given" else ""
 
 
 def _value(name: str, state: _State, axes: _Axes) -> str:

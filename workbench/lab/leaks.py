@@ -76,7 +76,7 @@ def _maps(subject: Subject, components: int, report: Report) -> Pane:
     pane = pane_of(subject, _coordinates(subject, tokens, components, report))
     told = [subject.images.classes[label] for label in tokens.given.tolist()]
     names = [f"{name}, wrong label {other}" for name, other in zip(subject.names, told, strict=True)]
-    return replace(pane, meta={**pane.meta, "names": names})
+    return replace(pane, meta={**pane.meta, "names": names, "joint": True})
 
 
 def _scatter(subject: Subject, means: FeatureGrid, stops: Sequence[float], report: Report) -> Pane:
@@ -92,8 +92,7 @@ def _scatter(subject: Subject, means: FeatureGrid, stops: Sequence[float], repor
         arrays[name] = correct_at(shape, places, partial(right, told), report)
     arrays |= {"labels": subject.labels.astype(np.uint16), "given": means.given.numpy().astype(np.uint16)}
     arrays["sprite"] = subject.thumbnails()
-    meta = scatter_meta(subject) | {"options": {"labels": ["true", "given"]}}
-    return Pane("scatter", "Images", arrays, meta)
+    return Pane("scatter", "Images", arrays, scatter_meta(subject))
 
 
 def _coordinates(subject: Subject, features: FeatureGrid, components: int, report: Report) -> Coordinates:

@@ -10,7 +10,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 _HERE = Path(__file__).parent
-_ORDER = ("core", "controls", "saving", "linear", "components", "maps", "samples", "scatter", "heat", "main")
+_SCATTER = ("points", "markers", "plot", "tip", "gestures", "table", "picture")
+_HEAT = ("cells", "colours", "grid", "scale", "picture")
+_ORDER = (
+    *("core", "controls", "saving", "linear", "components", "maps", "samples"),
+    *(f"scatter_{part}" for part in _SCATTER),
+    "scatter",
+    *(f"heat_{part}" for part in _HEAT),
+    "heat",
+    "main",
+)
 _EXPORT = "export default { render };"
 
 

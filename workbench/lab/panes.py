@@ -98,8 +98,10 @@ class Pane:
     """One picture of a view: its kind, its arrays and what else that kind of picture needs (`meta`).
 
     "maps": `columns` "layers" (default) or "sources"; `layers` the indices shown beside that of the slider; `names`
-    of the images; `rows`, the number of each image in a scatter. "samples": `names` and `seeds` of the columns.
-    "heat": `measures`, `versions`, `scales`. "scatter": `names` of the classes. `options` narrows the choices.
+    of the images; `rows`, the number of each image in a scatter; `joint`, whether sources share a basis (default: each
+    has its own); `still`, the sources, by number, that do not change with "t" and with "w" (default: found in the
+    arrays). "samples": `names` and `seeds` of the columns. "heat": `measures`, `versions`, `scales`. "scatter": `names`
+    of the classes; `given` labels come with the neighbours by them. `options` narrows the choices.
     """
 
     kind: str
@@ -119,6 +121,8 @@ class Pane:
             }
         elif self.kind == "scatter":
             found = {"method": ["pca", *(name for name in ("tsne", "umap") if name in self.arrays)]}
+            if "given" in self.arrays:
+                found["labels"] = ["true", "given"]
         elif self.kind == "heat":
             found = {"measure": list(self.meta["measures"]), "version": list(self.meta["versions"])}
         elif self.kind == "samples":
@@ -137,7 +141,8 @@ class Pane:
                 raise ValueError(
                     f"{self.title}: {tokens} tokens of {self.arrays['u'].shape[6]} directions; maps need a square and 3"
                 )
-            found = {"side": side, "columns": "layers", "layers": sorted({0, layers // 2, layers - 1}), **found}
+            usual = {"side": side, "columns": "layers", "layers": sorted({0, layers // 2, layers - 1}), "joint": False}
+            found = {**usual, "still": _still(self.arrays), **found}
         return found
 
     def _check(self, axes: Mapping[str, Axis]) -> None:
@@ -149,12 +154,28 @@ class Pane:
             raise ValueError(
                 f"{self.title}: arrays are {sorted(self.arrays)}; needed {sorted(needed)}, allowed {sorted(known)}"
             )
+        if ("given" in self.arrays) != ("correct_given" in self.arrays):
+            raise ValueError(f"{self.title}: given and correct_given come together; arrays are {sorted(self.arrays)}")
         sizes = {name: 1 if name not in axes else len(axes[name].values) for name in AXES if name != "w"}
         for name, array in self.arrays.items():
             _, dtype, dims = known[name]
             if array.dtype != np.dtype(dtype):
                 raise ValueError(f"{self.title}: {name} is {array.dtype}; it must be {dtype}")
             _match(f"{self.title}: {name}", array.shape, dims.split(), sizes)
+
+
+def _still(arrays: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
+    """Sources of a maps pane, by number, that are the same at every w, and of these those the same at every t.
+
+    Of one time nothing is known, so there no source is said to be the same.
+    """
+    sources, _, times = arrays["u"].shape[:3]
+    w = [source for source in range(sources) if not arrays["d"][source].any()]
+
+    def constant(values: np.ndarray) -> bool:
+        return times > 1 and bool((values == values[:, :1]).all())
+
+    return {"t": [of for of in w if constant(arrays["u"][of]) and constant(arrays["u_scale"][of])], "w": w}
 
 
 def _match(what: str, shape: tuple[int, ...], dims: list[str], sizes: dict[str, int]) -> None:

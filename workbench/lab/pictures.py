@@ -36,13 +36,15 @@ def draw_maps(
 ) -> Figure:
     """Images beside the colours of their tokens: rows are images (and components), columns layers or sources."""
     columns = [
-        (title, map_column(arrays, at, state.get("w", 0), state["basis"], pane["side"]))
+        (
+            [title, _place(pane, at[0], state, axes)],
+            map_column(arrays, at, state.get("w", 0), state["basis"], pane["side"]),
+        )
         for title, at in _columns(pane, state, axes)
     ]
     rows = _rows(pane, arrays, state)
     figure = Figure(figsize=(_CELL * (len(columns) + 1), _CELL * len(rows) + 0.75), layout="constrained")
     cells = figure.subplots(len(rows), len(columns) + 1, squeeze=False)
-    place = ", ".join(f"{name} {_text(name, state, axes)}" for name in ("t", "w") if name in axes)
     for row, (image, component) in zip(cells, rows, strict=True):
         _show(row[0], None if component else _coloured(arrays["images"][image]))
         for axis, (_, column) in zip(row[1:], columns, strict=True):
@@ -50,8 +52,8 @@ def draw_maps(
             _show(axis, rearrange(pixels, "(h w) c -> h w c", h=pane["side"]))
     many = state["show"] == "all images"
     _caption(cells[-1][0], ["images"] if many else [_image_name(pane, rows[0][0], axes)])
-    for axis, (title, column) in zip(cells[-1][1:], columns, strict=True):
-        _caption(axis, [title, place, *_shares(column), *_range(column, state)])
+    for axis, (told, column) in zip(cells[-1][1:], columns, strict=True):
+        _caption(axis, [*told, *_shares(column), *_range(column, state)])
     return figure
 
 
@@ -117,6 +119,12 @@ def _rows(
         images = [i for i in everything if numbers is not None and numbers[i] in state["selection"]] or everything
     parts: list[int | None] = {"rgb": [None], "single": [0], "three": [0, 1, 2]}[state["colour"]]
     return [(image, component) for image in images for component in parts]
+
+
+def _place(pane: Mapping[str, Any], source: int, state: Mapping[str, Any], axes: Mapping[str, Axis]) -> str:
+    """t and w, as far as the source changes with them."""
+    told = [name for name in ("t", "w") if name in axes and source not in pane["still"][name]]
+    return ", ".join(f"{name} {_text(name, state, axes)}" for name in told)
 
 
 def _shares(column: MapColumn) -> list[str]:

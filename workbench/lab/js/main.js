@@ -1,3 +1,10 @@
+// Of three panes the second has a narrower column beside the first and the third: both columns end at about one height.
+const THREE_PANES = `
+@container (min-width: 1180px) {
+  .wb-panes.wb-three { grid-template-columns: minmax(0, 8fr) minmax(0, 5fr); }
+}
+`;
+
 // Mounts a view: sliders and lists of the axes, the panes, the line that says what happened, and the buttons.
 function render({ model, el }) {
   const meta = model.get("meta");
@@ -17,7 +24,7 @@ function render({ model, el }) {
   const root = make("div", { class: "wb", "data-theme": themeOf() });
   // JupyterLab's shortcuts would take the arrow keys from whatever has the focus, unless it says no itself.
   root.addEventListener("focusin", ({ target }) => target.setAttribute("data-lm-suppress-shortcuts", "true"));
-  root.append(make("style", {}, STYLE));
+  root.append(make("style", {}, STYLE + THREE_PANES));
   el.replaceChildren(root);
 
   // Where every pane shows all sources, there is none to choose.
@@ -29,7 +36,9 @@ function render({ model, el }) {
   axes.style.setProperty("--wb-values", longest(sliders.flatMap((name) => meta.axes[name].texts)));
   const named = (axis) => typeof meta.axes[axis].values[0] === "string";
   axes.append(...sliders.map((axis) => (named(axis) ? listOf(axis, store, ui) : ui.slider({ axis }))));
-  const stage = make("div", { class: meta.panes.length > 1 ? "wb-panes wb-several" : "wb-panes" });
+  const stage = make("div", { class: "wb-panes" });
+  stage.classList.toggle("wb-several", meta.panes.length > 1);
+  stage.classList.toggle("wb-three", meta.panes.length === 3);
   root.append(make("h2", {}, meta.title), ...(sliders.length ? [axes] : []), stage);
 
   const panes = meta.panes.map((pane, index) => mountPane(stage, pane, index, { meta, model, store, ui }));

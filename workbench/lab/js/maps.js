@@ -1,5 +1,9 @@
 // Token maps: images beside the colours of their tokens, a column for each layer, or for each source.
 const BASIS_NOTES = {
+  own: "Each column has a basis of its own, of a run one for each layer, turned onto the first's: colours mean the same"
+    + " within a column, in every image and at every t and w; from column to column they only come near.",
+  joint: "One basis for each layer, the same in all columns: colours mean the same in every column and image and at"
+    + " every t and w.",
   fixed: "One basis for each layer: within a column, colours mean the same in every image and at every t and w.",
   refit: "Components fitted again at this t and w, turned onto the fixed ones so that colours keep their meaning.",
   "per map": "Each map has its own components, from least to most: colours of two maps cannot be compared.",
@@ -16,6 +20,7 @@ PANES.maps = function (root, pane, arrays, store, ui) {
   const images = arrays("images");
   const names = pane.names ?? [];
   const memory = new Map(); // column name -> what it was computed for, and the result
+  const fixed = pane.columns !== "sources" ? "fixed" : pane.joint ? "joint" : "own";
   let built = "";
   let tiles = [];
 
@@ -64,8 +69,9 @@ PANES.maps = function (root, pane, arrays, store, ui) {
     return made;
   }
 
-  function where(state) {
-    const names = ["t", "w"].filter((name) => store.axes[name]);
+  // t and w, as far as the source changes with them.
+  function where(state, source) {
+    const names = ["t", "w"].filter((name) => store.axes[name] && !pane.still[name].includes(source));
     return names.map((name) => `${name} ${store.text(name, state[name])}`).join(", ");
   }
 
@@ -105,17 +111,18 @@ PANES.maps = function (root, pane, arrays, store, ui) {
     const wanted = columns(state);
     const shown = rows(state);
     build(wanted, shown);
-    const place = where(state);
     const last = shown.length - 1;
     const first = state.show === "all images" ? "images" : imageName(shown[0].image);
     tiles[last][0].caption.replaceChildren(...lines(first));
     wanted.forEach((column, index) => {
       const made = computed(column, state);
       const told = shares(made);
+      const place = where(state, column.at[0]);
       shown.forEach(({ image, component }, row) => {
         const { canvas } = tiles[row][index + 1];
         paintPixels(canvas, mapPixels(made, image, made.m, component), pane.side);
-        const what = [column.title, ...(component === null ? [] : [`component ${component + 1}`]), place].join(", ");
+        const part = component === null ? "" : `component ${component + 1}`;
+        const what = [column.title, part, place].filter(Boolean).join(", ");
         canvas.setAttribute("aria-label", `${imageName(image)}: token map of ${what}; ${told.join(", ")}`);
       });
       const caption = tiles[last][index + 1].caption;
@@ -123,7 +130,7 @@ PANES.maps = function (root, pane, arrays, store, ui) {
       caption.classList.toggle("wb-chosen", Boolean(column.chosen));
       if (state.colour === "single" && state.basis !== "per map") caption.append(ramp(...made.limits[0][0]));
     });
-    note.textContent = BASIS_NOTES[state.basis] + COLOUR_NOTES[state.colour] + selected(state);
+    note.textContent = BASIS_NOTES[state.basis === "fixed" ? fixed : state.basis] + COLOUR_NOTES[state.colour] + selected(state);
   }
 
   function selected(state) {
