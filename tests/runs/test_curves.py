@@ -131,7 +131,7 @@ def test_a_million_numbers_open_within_a_second(run):
     (run.folder / ".curves").write_bytes(json.dumps(columns).encode() + b"\n" + rows.tobytes())
     since = time.perf_counter()
     drawn = read_curves(run)
-    assert time.perf_counter() - since < 10
+    assert time.perf_counter() - since < 1.0
     assert drawn.records == count and drawn.complete
     os.truncate(run.folder / "metrics.jsonl", 0)
     assert read_curves(run).records == 0

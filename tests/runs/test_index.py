@@ -86,7 +86,7 @@ def test_two_hundred_runs_within_half_a_second(student, tmp_path):
     first = runs_table(tmp_path)
     since = time.perf_counter()
     assert runs_table(tmp_path) == first and len(first) == 200
-    assert time.perf_counter() - since < 5
+    assert time.perf_counter() - since < 0.5
 
 
 def test_an_index_that_cannot_be_written_is_done_without(student, tmp_path, monkeypatch):

@@ -80,7 +80,7 @@ def test_a_training_outlives_who_launched_it_and_obeys_others(tmp_path):
     assert (again.attached, again.pid, again.run.folder) == (True, pid, run.folder)
     control = Control(run)
     paused = control.pause()
-    assert (paused.result, run.status["state"]) == ("done", "paused") and paused.seconds < 10
+    assert (paused.result, run.status["state"]) == ("done", "paused") and paused.seconds < 2
     time.sleep(0.5)
     assert run.status["step"] == paused.step  # it waits
     assert control.checkpoint().step == paused.step  # also while it waits
@@ -95,7 +95,7 @@ def test_a_training_outlives_who_launched_it_and_obeys_others(tmp_path):
     send(run.folder, "dance")
     send(run.folder, "set", option="log_every", value=0)
     stopped = control.stop()
-    assert stopped.result == "done" and stopped.seconds < 10
+    assert stopped.result == "done" and stopped.seconds < 2
     wait_for(lambda: run.status["state"] == "stopped", 10)
     assert run.checkpoints[-1].step == run.status["step"] == stopped.step
     assert [e["what"] for e in read_history(run.folder)] == _EVENTS
@@ -112,7 +112,7 @@ def test_killed_after_a_change_it_is_lost_and_resumes_to_the_same_weights(tmp_pa
     os.killpg(launched.pid, signal.SIGKILL)
     killed = time.monotonic()
     wait_for(lambda: run.status["state"] == "lost", 10)
-    assert time.monotonic() - killed < 30 and "died without a word" in run.status["remark"]
+    assert time.monotonic() - killed < 10 and "died without a word" in run.status["remark"]
     assert 20 <= changed.step < 90
     assert Control(run).resume().run.folder == run.folder
     wait_for(lambda: run.status["state"] == "finished")
@@ -129,11 +129,11 @@ def test_several_processes_obey_at_the_same_step(tmp_path):
     control = Control(run)
     assert run.status["state"] == "running"
     paused = control.pause()
-    assert paused.result == "done" and paused.seconds < 15
+    assert paused.result == "done" and paused.seconds < 3
     assert control.set("learning_rate", 1e-4).step == paused.step
     assert control.resume().result == "done"
     stopped = control.stop()
-    assert stopped.result == "done" and stopped.seconds < 15
+    assert stopped.result == "done" and stopped.seconds < 3  # two seconds, and a step on a busy machine
     wait_for(lambda: run.status["state"] == "stopped", 20)
     assert run.checkpoints[-1].step == stopped.step
 
@@ -142,10 +142,10 @@ def test_looking_for_commands_costs_little(tmp_path):
     send(tmp_path, "pause")
     box = Mailbox(tmp_path, 0)
     assert [(c.number, c.what) for c in box.new()] == [(1, "pause")] and box.new() == ()
-    since = time.perf_counter()
+    since = time.process_time()  # its own work, not what other programs take of the machine
     for _ in range(10_000):
         box.new()
-    assert (time.perf_counter() - since) / 10_000 < 1e-3
+    assert (time.process_time() - since) / 10_000 < 20e-6
     assert [send(tmp_path, what) for what in ("resume", "stop")] == [2, 3]
     assert [c.what for c in box.new()] == ["resume", "stop"]  # neither is lost
     assert Mailbox(tmp_path, 3).new() == ()
