@@ -8,16 +8,8 @@ import pytest
 
 from workbench.config import Config, Plugin, TrainingConfig, from_dict, to_dict
 from workbench.reporting import figures
-from workbench.reporting.report import (
-    duration,
-    findings,
-    number,
-    percent,
-    score_tables,
-    settings,
-    verdict,
-    write_report,
-)
+from workbench.reporting.findings import duration, findings, number, percent, verdict
+from workbench.reporting.report import score_tables, settings, write_report
 from workbench.runs.store import Run, prepare_run
 
 NAMES = ["T-shirt/top", "Trouser", "Pullover", "Ankle boot"]

@@ -1,7 +1,4 @@
-"""One HTML file about three finished runs: teacher, plain and guided, with its pictures inside.
-
-The sentences under "What the numbers say" are built from the numbers by `findings`; none is written beforehand.
-"""
+"""One HTML file about three finished runs: teacher, plain and guided, with its pictures inside."""
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
@@ -17,15 +14,11 @@ from workbench.config import Config
 from workbench.evaluation.statistics import PROTOCOL, protocol
 from workbench.files import write_atomically
 from workbench.reporting import figures
-from workbench.reporting.figures import LOWER_IS_BETTER, METRICS
+from workbench.reporting.figures import METRICS
+from workbench.reporting.findings import Record, cell, duration, findings, number
 from workbench.runs.store import Run
 
 LABELS = ("teacher", "plain", "guided")
-
-# Our convention: twice to five times what retraining moves such scores at published scale.
-MARGIN = 0.05
-
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -77,32 +70,6 @@ def write_report(
     return path
 
 
-def findings(runs: Mapping[str, Run]) -> list[str]:
-    """What the scores of the plain and the guided run say, in sentences, and how little one training seed says."""
-    sentences = [
-        *_equal_steps(runs, "fd-clf64"),
-        *_equal_compute(runs, "fd-clf64"),
-        *_equal_steps(runs, "kid-clf64"),
-        *_equal_steps(runs, "class-agreement"),
-        *_probes(runs),
-    ]
-    return [
-        *(sentences or ["The plain and the guided run share no score measured alike, so nothing is compared."]),
-        "Each method was trained with one seed. Retraining moves such scores by 1–2\u202f% or more at published scale, "
-        f"and by more at this one, so a small gap is not evidence. Here gaps under {percent(MARGIN)} count as none.",
-    ]
-
-
-def verdict(metric: str, guided: Record, plain: Record) -> str:
-    """How guided stands beside plain: "better", "worse" or "within" the noise, by margin, intervals and floor."""
-    # Below the score of real images, differences are noise of the estimator.
-    floored = all(r.get("floor") is not None and r["value"] <= r["floor"] for r in (guided, plain))
-    if floored or _overlap(guided, plain) or _gap(guided, plain) < MARGIN:
-        return "within"
-    lower = guided["value"] < plain["value"]
-    return "better" if lower == (metric in LOWER_IS_BETTER) else "worse"
-
-
 def settings(runs: Mapping[str, Run]) -> Table:
     """The few settings that matter, a column a run; settings that no run has are left out."""
     rows = []
@@ -124,27 +91,6 @@ def score_tables(runs: Mapping[str, Run]) -> list[Table]:
         # The reference set belongs to a metric, not to the samples that a table is about.
         groups.setdefault(protocol({**record, "n_reference": None}), []).append((label, record))
     return [_score_table(found) for found in groups.values()]
-
-
-def number(value: float | int) -> str:
-    """Three digits, thousands grouped, with a real minus sign."""
-    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return text.replace("-", "\u2212")
-
-
-def percent(share: float) -> str:
-    """A share as a percentage: whole from 10 % on, one digit below."""
-    return f"{100 * share:.0f}\u202f%" if share >= 0.0995 else f"{100 * share:.2g}\u202f%"
-
-
-def duration(seconds: float | int) -> str:
-    """Seconds as a reader would say them."""
-    if seconds < 100:
-        return f"{seconds:.0f}\u202fs"
-    if seconds < 570:
-        return f"{seconds / 60:.1f}\u202fmin"
-    minutes = round(seconds / 60)
-    return f"{minutes}\u202fmin" if minutes < 100 else f"{minutes // 60}\u202fh {minutes % 60:02d}\u202fmin"
 
 
 _SETTINGS: dict[str, Callable[[Config], Any]] = {
@@ -175,89 +121,6 @@ _HOW = {
 }
 
 
-def _equal_steps(runs: Mapping[str, Run], metric: str) -> list[str]:
-    found = figures.series({k: runs[k] for k in ("plain", "guided")}, metric)
-    plain, guided = ({r["step"]: r for r in found.get(label, ())} for label in ("plain", "guided"))
-    if not plain.keys() & guided.keys():
-        return []
-    step = max(plain.keys() & guided.keys())
-    if metric in LOWER_IS_BETTER:
-        return [_comparison(f"At equal steps ({step:,})", metric, guided[step], plain[step])]
-    return [_intervals(f"{METRICS[metric].capitalize()} at step {step:,}", guided[step], plain[step])]
-
-
-def _equal_compute(runs: Mapping[str, Run], metric: str) -> list[str]:
-    found = figures.series({k: runs[k] for k in ("plain", "guided")}, metric)
-    if len(found) < 2:
-        return []
-    plain, guided = found["plain"], found["guided"]
-    spent = {k: figures.compute_seconds(runs, k, [r["step"] for r in found[k]]) for k in found}
-    low, high = spent["plain"][0], spent["plain"][-1]
-    inside = [i for i, seconds in enumerate(spent["guided"]) if low <= seconds <= high]
-    if not inside:
-        reach = f"{duration(spent['guided'][0])} to {duration(spent['guided'][-1])}"
-        return [
-            f"At equal total compute nothing can be compared: guided was scored after {reach} of training with its "
-            f"teacher’s included, plain after {duration(low)} to {duration(high)}, and no curve is extended."
-        ]
-    last = inside[-1]
-    seconds = spent["guided"][last]
-    value = float(np.interp(seconds, spent["plain"], [r["value"] for r in plain]))
-    lead = f"At equal total compute ({duration(seconds)}, teacher included; the plain run’s curve interpolated)"
-    sentence = _comparison(lead, metric, guided[last], {**plain[-1], "value": value, "low": None})
-    beyond = f" Beyond {duration(high)} there is no plain score to set beside guided’s."
-    return [sentence + (beyond if last < len(guided) - 1 else "")]
-
-
-def _comparison(lead: str, metric: str, guided: Record, plain: Record) -> str:
-    word, gap = verdict(metric, guided, plain), percent(_gap(guided, plain))
-    within = "within the noise margin, so the two are not told apart"
-    words = within if word == "within" else f"{word} by {gap}, more than the noise margin"
-    return f"{lead}, {METRICS[metric]} is {_cell(guided)} for guided and {_cell(plain)} for plain: guided is {words}."
-
-
-def _probes(runs: Mapping[str, Run]) -> list[str]:
-    best = {k: max(figures.last_probes(runs[k]), key=lambda r: r["value"], default=None) for k in ("plain", "guided")}
-    plain, guided = best["plain"], best["guided"]
-    if plain is None or guided is None or plain["step"] != guided["step"]:
-        return []
-    layers = f"best layer: {guided['layer']} of guided, {plain['layer']} of plain"
-    return [_intervals(f"Linear probe accuracy at step {plain['step']:,} ({layers})", guided, plain)]
-
-
-def _intervals(lead: str, guided: Record, plain: Record) -> str:
-    scores = f"{lead} is {_cell(guided)} for guided and {_cell(plain)} for plain"
-    if not (_has_interval(guided) and _has_interval(plain)):
-        return f"{scores}, without intervals to judge the gap by."
-    if _overlap(guided, plain):
-        return f"{scores}; the 95\u202f% intervals overlap, so the two are not told apart."
-    better = "guided" if guided["value"] > plain["value"] else "plain"
-    small = f", though by less than {percent(MARGIN)}" if _gap(guided, plain) < MARGIN else ""
-    return f"{scores}; the 95\u202f% intervals do not overlap, and {better} is higher{small}."
-
-
-def _has_interval(record: Record) -> bool:
-    return record.get("low") is not None and record.get("high") is not None
-
-
-def _overlap(a: Record, b: Record) -> bool:
-    """Whether the intervals meet; of a score without one its value has to lie in the other's."""
-    if not (_has_interval(a) or _has_interval(b)):
-        return False
-    ends = [(r["low"], r["high"]) if _has_interval(r) else (r["value"], r["value"]) for r in (a, b)]
-    return ends[0][0] <= ends[1][1] and ends[1][0] <= ends[0][1]
-
-
-def _gap(guided: Record, plain: Record) -> float:
-    distance = abs(guided["value"] - plain["value"])
-    return distance / abs(plain["value"]) if plain["value"] else float(distance > 0)
-
-
-def _cell(record: Record) -> str:
-    interval = f" [{number(record['low'])}, {number(record['high'])}]" if _has_interval(record) else ""
-    return number(record["value"]) + interval
-
-
 def _text(value: Any) -> str:
     if isinstance(value, str) or value is None:
         return value or "–"
@@ -266,7 +129,7 @@ def _text(value: Any) -> str:
 
 def _score_table(found: Sequence[tuple[str, Record]]) -> Table:
     metrics = [metric for metric in METRICS if any(r["metric"] == metric for _, r in found)]
-    cells = {(label, r["step"], r["metric"]): _cell(r) for label, r in found}
+    cells = {(label, r["step"], r["metric"]): cell(r) for label, r in found}
     lines = sorted({(label, step) for label, step, _ in cells}, key=lambda line: (LABELS.index(line[0]), line[1]))
     rows = [[label, f"{step:,}", *(cells.get((label, step, m), "–") for m in metrics)] for label, step in lines]
     for name, key in (("real vs real (floor)", "floor"), ("real images compared with", "n_reference")):
