@@ -24,6 +24,8 @@ _PUBLIC = {
     "fit": "workbench.training.loop",
     "launch": "workbench.training.launch",
     "Control": "workbench.training.control",
+    "watch": "workbench.lab.watching.live",
+    "runs": "workbench.lab.watching.table",
     "find_runs": "workbench.runs.store",
     "open_run": "workbench.runs.store",
     "extract": "workbench.features.extract",

@@ -18,6 +18,7 @@ EXPECTED = {
     "02_features.ipynb": ({**FEW, "stops": [0.0, 10.0]}, 5, 0),
     "03_guidance.ipynb": ({**FEW, "scales": [0.0, 10.0]}, 3, 1),
     "04_compare.ipynb": ({**FEW, "count": 4, "layers": [2, 8]}, 2, 3),
+    "05_training.ipynb": ({"tiny": True}, 2, 0),
 }
 
 

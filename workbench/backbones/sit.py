@@ -56,6 +56,7 @@ class Backbone(TransformerBackbone):
     """
 
     sizes = {
+        "pico": Size(depth=12, width=48, heads=3),  # ours: twelve layers in a megabyte of float16
         "nano": Size(depth=12, width=128, heads=2),  # ours: depth for layer studies, width for a CPU
         "s": Size(depth=12, width=384, heads=6),
         "b": Size(depth=12, width=768, heads=12),

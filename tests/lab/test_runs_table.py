@@ -1,0 +1,289 @@
+"""The table of runs: its rows, what is done with the selection, and the page in a browser."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from workbench.config import load_config
+from workbench.files import hold_lock
+from workbench.lab.watching.module import module
+from workbench.lab.watching.table import RunsTable, codes, runs, table_rows
+from workbench.runs.shelf import read_notes, set_notes, trashed
+from workbench.runs.state import TRAINER_LOCK
+from workbench.runs.store import find_runs, prepare_run
+
+STUB = """
+const values = %s;
+const heard = {};
+window.sent = [];
+const model = {
+  get: (name) => values[name], save_changes() {}, off() {}, send: (message) => sent.push(message),
+  set: (name, value) => { values[name] = value; },
+  on: (event, callback) => (heard[event] ??= []).push(callback),
+};
+window.values = values;
+window.tell = (event, message) => heard[event].forEach((callback) => callback(message));
+render({ model, el: document.getElementById("view") });
+"""
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A teacher, its student and a plain run, in this order."""
+    root = tmp_path / "runs"
+    for preset, seed, score in (("teacher", 0, 30.0), ("guided", 1, 9.5), ("plain", 12, None)):
+        run = prepare_run(load_config(f"demo/{preset}", [f"training.seed={seed}"] if preset != "teacher" else []), root)
+        run.append("metrics.jsonl", {"step": 10, "loss": 1.0 / (seed + 1), "seconds": 60.0})
+        run.write_status("finished" if score else "stopped", 10, steps=10)
+        if score:
+            run.append("results.jsonl", {"metric": "fd-clf64", "value": score})
+    monkeypatch.setenv("WORKBENCH_RUNS", str(root))
+    return root
+
+
+@pytest.fixture
+def table(root):
+    table = RunsTable(root)
+    table.sent = []
+    table.send = lambda message, buffers=None: table.sent.append(message)
+    return table
+
+
+def names(root) -> list[str]:
+    return [run.name for run in find_runs(root)]
+
+
+def test_rows_are_newest_first_and_ready_for_json(root):
+    plain, guided, teacher = table_rows(root)
+    assert [row["name"] for row in (teacher, guided, plain)] == names(root)
+    assert (guided["method"], guided["w"], guided["layers"], guided["seed"]) == ("self_transcendence", 10.0, "8 → 6", 1)
+    assert (guided["scores"], plain["scores"], guided["cost"]) == ({"fd-clf64": 9.5}, {}, 120.0)
+    json.dumps(table_rows(root), allow_nan=False)
+
+
+def test_the_selection_are_runs(table, root):
+    first, second, third = names(root)
+    table.chosen = [first, third]
+    assert [run.folder for run in table.selected] == [root / third, root / first]  # as the table has them
+    assert table.code["watch"] == f'import workbench as wb\n\nwb.watch("{third}", "{first}")\n'
+    assert table.code["maps"] == f'import workbench as wb\n\nwb.compare_maps(["{third}", "{first}"])\n'
+    table.chosen = [second]
+    assert table.code["maps"].endswith(f'wb.maps("{second}")\n') and "compare" not in table.code
+    with pytest.raises(Exception, match="there is no run nobody; there are: demo-"):
+        table.chosen = ["nobody"]
+    table.chosen = []
+    assert table.selected == [] and table.code == {}
+
+
+def test_the_code_is_code(root):
+    for text in codes(find_runs(root)).values():
+        compile(text, "cell", "exec")
+
+
+def test_tags_and_notes_are_kept_and_shown(table, root):
+    name = names(root)[0]
+    note = {"type": "act", "what": "note", "name": name, "tags": ["best", "a"], "notes": "look"}
+    table._heard(table, note, [])
+    (run,) = [run for run in find_runs(root) if run.name == name]
+    assert read_notes(run) == {"tags": ["a", "best"], "notes": "look"}
+    assert (table.rows[-1]["tags"], table.rows[-1]["notes"]) == (["a", "best"], "look")
+    assert table.sent[-1] == {"type": "said", "text": f"Noted {name}.", "wrong": False}
+
+
+def test_a_teacher_goes_with_its_students_and_not_before(table, root):
+    teacher, student, plain = names(root)
+    table.chosen = [teacher, plain]
+    table._heard(table, {"type": "act", "what": "trash", "names": [teacher, plain]}, [])
+    assert table.sent[-1]["wrong"] and "is the teacher of" in table.sent[-1]["text"]
+    assert f"{plain} was moved" in table.sent[-1]["text"] and trashed(root) == [plain]
+    assert [row["name"] for row in table.rows] == [student, teacher] and table.chosen == [teacher]
+    table._heard(table, {"type": "act", "what": "trash", "names": [teacher, student]}, [])
+    assert not table.sent[-1]["wrong"] and "workbench restore" in table.sent[-1]["text"]
+    assert table.rows == [] and table.chosen == [] and trashed(root) == sorted([teacher, student, plain])
+
+
+def test_a_run_that_trains_stays(table, root):
+    run = find_runs(root)[2]
+    with hold_lock(run.folder / TRAINER_LOCK, 1.0):
+        table._heard(table, {"type": "act", "what": "trash", "names": [run.name]}, [])
+    assert table.sent[-1]["wrong"] and "workbench stop" in table.sent[-1]["text"] and trashed(root) == []
+
+
+@pytest.mark.parametrize("content", [{"what": "burn"}, {"what": "trash", "names": ["../x"]}, {}])
+def test_what_makes_no_sense_is_said(table, root, content):
+    before = names(root)
+    table._heard(table, {"type": "act", **content}, [])
+    assert table.sent[-1]["wrong"] and names(root) == before
+
+
+def test_damage_is_a_row(root):
+    (find_runs(root)[0].folder / "config.yaml").write_text("data: [1")
+    assert "config.yaml cannot be used" in table_rows(root)[-1]["remark"]
+
+
+def test_no_folder_is_a_sentence(tmp_path):
+    with pytest.raises(ValueError, match="there is no folder .*nowhere"):
+        runs(tmp_path / "nowhere")
+
+
+def test_the_name_is_that_of_a_package_too(root):
+    for wanted in (
+        "wb.runs()",
+        "wb.find_runs(); wb.runs()",
+        "wb.runs(); wb.runs()",
+        "import workbench.runs.store; wb.runs()",
+    ):
+        code = f"import workbench as wb; {wanted}; from workbench.runs import store; import workbench.runs.index as i"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+# The page.
+
+
+@pytest.fixture
+def shown(browser, tmp_path, root):
+    """shown(width, scheme) -> page; the test fails if the page had errors or requests."""
+    contexts, wrong = [], []
+    set_notes(find_runs(root)[1], ["best"], "the one <b>we</b> show")
+
+    def opened(width: int = 1400, scheme: str = "light"):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+        contexts.append(context)
+        values = {"rows": table_rows(root), "chosen": [], "code": {"watch": "wb.watch()"}, "trash": "runs/.trash"}
+        script = module("table_rows", "table_actions", "table").replace("export default { render };", "")
+        held = json.dumps(values).replace("<", "\\u003c")
+        file = tmp_path / f"table-{len(contexts)}.html"
+        head = '<!doctype html><meta charset="utf-8"><body><div id="view"></div>'
+        file.write_text(f'{head}<script type="module">{script}{STUB % held}</script>')
+        page = context.new_page()
+        page.on("console", lambda said: said.type in ("error", "warning") and wrong.append(said.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(file.as_uri())
+        page.wait_for_selector(".wb-table tbody tr")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not wrong, wrong
+
+
+def settled(page) -> None:
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def listed(page) -> list[str]:
+    settled(page)
+    return [text.split("-")[1] for text in page.locator("tbody th").all_inner_texts()]
+
+
+def test_search_filter_and_sort(shown):
+    page = shown()
+    assert listed(page) == ["plain", "guided", "teacher"]
+    page.get_by_role("searchbox", name="search").fill("self best")
+    assert listed(page) == ["guided"]
+    page.get_by_role("searchbox", name="search").fill("")
+    page.get_by_role("combobox", name="state").select_option(label="finished")
+    assert listed(page) == ["guided", "teacher"]
+    page.get_by_role("combobox", name="state").select_option(label="all")
+    sort = page.get_by_role("button", name="fd-clf64")
+    sort.click()
+    assert listed(page) == ["guided", "teacher", "plain"]  # without a score: last
+    sort.click()
+    assert listed(page) == ["teacher", "guided", "plain"]
+    assert page.locator("th[data-key=score]").get_attribute("aria-sort") == "descending"
+    page.get_by_role("button", name="seed", exact=True).click()
+    assert listed(page) == ["teacher", "guided", "plain"]  # 0, 1, 12: as numbers
+
+
+def test_selecting_by_keyboard(shown):
+    page = shown()
+    boxes = page.locator("tbody input")
+    boxes.first.focus()
+    page.keyboard.press("Space")
+    settled(page)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Space")
+    settled(page)
+    assert [name.split("-")[1] for name in page.evaluate("values.chosen")] == ["plain", "guided"]
+    assert page.locator(".wb-count").inner_text() == "2 of 3 selected"
+    assert page.evaluate("document.activeElement.ariaLabel").startswith("select demo-guided")
+    page.get_by_role("searchbox", name="search").fill("teacher")
+    settled(page)
+    page.get_by_role("checkbox", name="select all runs that are shown").check()
+    settled(page)
+    assert len(page.evaluate("values.chosen")) == 3  # those not shown stay selected
+
+
+def test_code_is_copied(shown):
+    page = shown()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    assert page.get_by_role("button", name="Copy: Watch").is_disabled()
+    page.locator("tbody input").first.check()
+    settled(page)
+    assert page.get_by_role("button", name="Copy: Compare scores").is_disabled()
+    page.get_by_role("button", name="Copy: Watch").click()
+    page.get_by_text("Copied the code").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == "wb.watch()"
+
+
+def test_the_trash_asks_first(shown):
+    page = shown()
+    page.locator("tbody input").nth(1).check()
+    settled(page)
+    page.get_by_role("button", name="Move to trash").click()
+    dialog = page.get_by_role("alertdialog")
+    assert "Move demo-guided" in dialog.inner_text() and "runs/.trash?" in dialog.inner_text()
+    page.keyboard.press("Escape")
+    assert dialog.count() == 0 and page.evaluate("sent.length") == 1  # the first reading
+    page.get_by_role("button", name="Move to trash").click()
+    page.locator("tbody input").first.check()
+    settled(page)
+    assert page.get_by_role("alertdialog").count() == 0  # another selection, another question
+    page.get_by_role("button", name="Move to trash").click()
+    page.get_by_role("button", name="Yes, move").click()
+    assert page.evaluate("sent.at(-1).what") == "trash" and len(page.evaluate("sent.at(-1).names")) == 2
+    page.evaluate("tell('msg:custom', {type: 'said', text: 'ValueError: it is a teacher', wrong: true})")
+    assert page.get_by_role("alert").inner_text() == "ValueError: it is a teacher"
+
+
+def test_tags_and_notes_are_edited(shown):
+    page = shown()
+    page.locator("tbody input").nth(1).check()
+    settled(page)
+    page.get_by_role("button", name="Tags and notes").click()
+    assert page.get_by_role("textbox", name="notes", exact=True).input_value() == "the one <b>we</b> show"
+    page.get_by_role("textbox", name="tags, with commas between them").fill("best,  new ,")
+    page.keyboard.press("Enter")
+    sent = page.evaluate("sent.at(-1)")
+    assert (sent["what"], sent["tags"], sent["notes"]) == ("note", ["best", "new"], "the one <b>we</b> show")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1400])
+def test_nothing_runs_over_and_everything_has_a_name(shown, width, scheme):
+    page = shown(width, scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    unnamed = page.evaluate("""() => [...document.querySelectorAll("button, input, select, textarea, [tabindex]")]
+      .filter((one) => !(one.ariaLabel || one.textContent.trim() || one.closest("label")))
+      .map((one) => one.outerHTML)""")
+    assert unnamed == []
+    colour = page.evaluate("getComputedStyle(document.querySelector('.wb')).backgroundColor")
+    assert (sum(map(int, colour[4:-1].split(","))) < 150) == (scheme == "dark")
+
+
+def test_many_runs_are_drawn_at_once(shown):
+    page = shown()
+    taken = page.evaluate("""async () => {
+      const rows = Array.from({length: 200}, (_, at) => ({...values.rows[0], name: `run-${at}`}));
+      const start = performance.now();
+      values.rows = rows;
+      tell("change:rows");
+      await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+      return performance.now() - start;
+    }""")
+    print(f"200 rows drawn in {taken:.0f} ms")
+    assert page.locator("tbody tr").count() == 200 and taken < 3000

@@ -1,0 +1,186 @@
+// One chart as the text of an SVG: lines over training steps, on whatever ground it is told.
+const INKS = {
+  light: { ink: "#1c1e21", muted: "#5a6068", grid: "#e3e5e8", ground: "#fdfdfc" },
+  dark: { ink: "#e6e7e8", muted: "#a4abb3", grid: "#2c3136", ground: "#16181b" },
+};
+const DASHES = ["", "7 3", "2 3", "10 3 2 3"];
+const ORDER = [4, 5, 2, 6, 0, 1, 7, 3]; // of Okabe and Ito's colours: those first that show well as thin lines
+const BORDER = { left: 54, right: 12, top: 8, bottom: 24 };
+
+// Colour and dashes of run number `index`: the dashes are the second cue.
+function lineStyle(index) {
+  return { colour: OKABE_ITO[ORDER[index % ORDER.length]], dash: DASHES[index % DASHES.length] };
+}
+
+function numberText(value) {
+  if (value === null || value === undefined) return "–";
+  if (Number.isInteger(value)) return value.toLocaleString("en-US");
+  return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en-US") : String(Number(value.toPrecision(4)));
+}
+
+// Round numbers, about `count` of them, from `low` to `high`.
+function ticks(low, high, count) {
+  if (!(high > low)) return [low];
+  const rough = (high - low) / count;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 5, 10].find((times) => times * power >= rough * 0.999);
+  const first = Math.ceil(low / step - 1e-9);
+  const last = Math.floor(high / step + 1e-9);
+  return Array.from({ length: last - first + 1 }, (_, at) => Number(((first + at) * step).toPrecision(12)));
+}
+
+function logTicks(low, high) {
+  const found = [];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1) {
+    for (const times of Math.log10(high / low) < 2 ? [1, 2, 5] : [1]) found.push(times * 10 ** power);
+  }
+  const inside = found.filter((value) => value >= low * 0.999 && value <= high * 1.001);
+  return inside.length > 1 ? inside : ticks(low, high, 3).filter((value) => value > 0);
+}
+
+// The mean of what came before, each value counting `keep` times the one after it; the start is not drawn to zero.
+function smoothed(values, keep) {
+  if (!keep) return values;
+  let sum = 0;
+  let weight = 0;
+  return values.map((value) => {
+    sum = keep * sum + value;
+    weight = keep * weight + 1;
+    return sum / weight;
+  });
+}
+
+// The first place in ascending `steps` at or after `step`.
+function placeOf(steps, step) {
+  let [low, high] = [0, steps.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (steps[middle] < step) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+function nearest(steps, step) {
+  const after = placeOf(steps, step);
+  if (after === steps.length) return after - 1;
+  return after > 0 && step - steps[after - 1] < steps[after] - step ? after - 1 : after;
+}
+
+// Lowest and highest value that is shown, a little apart from the border; null if there is none.
+function valuesShown(lines, [from, to], log) {
+  let [low, high] = [Infinity, -Infinity];
+  const count = (value) => {
+    if (value === null || value === undefined || (log && value <= 0)) return;
+    low = Math.min(low, value);
+    high = Math.max(high, value);
+  };
+  for (const { steps, drawn, lows, highs, level } of lines) {
+    // One point beyond each border, because lines go on to it.
+    for (let at = Math.max(0, placeOf(steps, from) - 1); at < steps.length; at += 1) {
+      count(drawn[at]);
+      count(lows?.[at]);
+      count(highs?.[at]);
+      if (steps[at] > to) break;
+    }
+    count(level);
+  }
+  if (low > high) return null;
+  if (log) return [low / 1.08, high * 1.08];
+  // A value that stays the same is a flat line, whatever happens in its fifth digit.
+  const room = Math.max((high - low) * 0.06, (0.01 * Math.abs(high + low) - (high - low)) / 2) || 1;
+  return [low - room, high + room];
+}
+
+// Where steps and values stand in a picture of this size.
+function placement(lines, { span, width, height, log }) {
+  const shown = valuesShown(lines, span, log);
+  if (!shown) return null;
+  const [inner, tall] = [width - BORDER.left - BORDER.right, height - BORDER.top - BORDER.bottom];
+  const length = Math.max(span[1] - span[0], 1e-9);
+  const [low, high] = log ? shown.map(Math.log10) : shown;
+  const height01 = (value) => ((log ? Math.log10(value) : value) - low) / (high - low || 1);
+  return {
+    shown,
+    x: (step) => BORDER.left + ((step - span[0]) / length) * inner,
+    y: (value) => BORDER.top + (1 - height01(value)) * tall,
+    step: (x) => span[0] + ((x - BORDER.left) / inner) * length,
+  };
+}
+
+function pathOf(steps, values, place, log) {
+  let text = "";
+  let open = false;
+  steps.forEach((step, at) => {
+    const value = values[at];
+    const known = value !== null && value !== undefined && !(log && value <= 0);
+    if (known) text += `${open ? "L" : "M"}${place.x(step).toFixed(1)} ${place.y(value).toFixed(1)}`;
+    open = known;
+  });
+  return text;
+}
+
+// Labels that tell round numbers apart, however close they are.
+function tickText(value, values) {
+  const apart = values.length > 1 ? Math.abs(values[1] - values[0]) : 0;
+  const digits = Math.min(12, Math.max(0, Math.ceil(-Math.log10(apart || 1) - 1e-9)));
+  return digits && apart ? value.toFixed(digits) : numberText(value);
+}
+
+function gridText(place, { span, width, height, log, inks }) {
+  const right = width - BORDER.right;
+  const base = height - BORDER.bottom;
+  const [low, high] = place.shown;
+  const round = log ? logTicks(low, high) : ticks(low, high, 4);
+  const rows = round.map((value) => {
+    const y = place.y(value).toFixed(1);
+    const label = svgText(log ? numberText(value) : tickText(value, round), BORDER.left - 6, Number(y) + 4, { anchor: "end", fill: inks.muted });
+    return `<line x1="${BORDER.left}" x2="${right}" y1="${y}" y2="${y}" stroke="${inks.grid}"/>${label}`;
+  });
+  const columns = ticks(span[0], span[1], Math.max(2, width / 90)).map((value) => (
+    svgText(numberText(value), place.x(value), height - 7, { anchor: "middle", fill: inks.muted })
+  ));
+  const axis = `<line x1="${BORDER.left}" x2="${right}" y1="${base}" y2="${base}" stroke="${inks.muted}"/>`;
+  return rows.join("") + columns.join("") + axis;
+}
+
+function lineText(line, place, log) {
+  const { steps, values, drawn, lows, highs, level, colour, dash, marked } = line;
+  const stroke = `fill="none" stroke="${colour}" stroke-linejoin="round"`;
+  let text = "";
+  if (drawn !== values) text += `<path d="${pathOf(steps, values, place, log)}" ${stroke} opacity="0.25"/>`;
+  text += `<path class="wb-curve" d="${pathOf(steps, drawn, place, log)}" ${stroke} stroke-width="1.8"`
+    + ` stroke-dasharray="${dash}"/>`;
+  if (level !== null && level !== undefined && !(log && level <= 0)) {
+    const y = place.y(level).toFixed(1);
+    text += `<line x1="0" x2="9999" y1="${y}" y2="${y}" stroke="${colour}" stroke-dasharray="1 4" opacity="0.8"/>`;
+  }
+  const dot = (step, value) => `<circle cx="${place.x(step).toFixed(1)}" cy="${place.y(value).toFixed(1)}" r="3.2"`
+    + ` fill="${colour}"/>`;
+  const usable = (value) => value !== null && value !== undefined && !(log && value <= 0);
+  steps.forEach((step, at) => {
+    if ((!marked && steps.length > 1) || !usable(drawn[at])) return;
+    text += dot(step, drawn[at]);
+    if (usable(lows?.[at]) && usable(highs?.[at])) {
+      const [x, top, foot] = [place.x(step), place.y(highs[at]), place.y(lows[at])].map((at) => at.toFixed(1));
+      text += `<path d="M${x} ${top}V${foot}M${x - 4} ${top}h8M${x - 4} ${foot}h8" stroke="${colour}" fill="none"/>`;
+    }
+  });
+  return text;
+}
+
+// The picture without its frame, and its placement; without points, a sentence.
+function chartText(lines, how) {
+  const place = placement(lines, how);
+  if (!place) {
+    return { place, text: svgText("nothing to draw here yet", how.width / 2, how.height / 2, {
+      anchor: "middle", fill: how.inks.muted,
+    }) };
+  }
+  const [width, height] = [how.width - BORDER.left - BORDER.right, how.height - BORDER.top - BORDER.bottom];
+  const clip = `wb-clip-${how.id}`;
+  const room = `<clipPath id="${clip}"><rect x="${BORDER.left - 4}" y="${BORDER.top - 4}" width="${width + 8}"`
+    + ` height="${height + 8}"/></clipPath>`;
+  const curves = lines.map((line) => lineText(line, place, how.log)).join("");
+  return { place, text: `${room}${gridText(place, how)}<g clip-path="url(#${clip})">${curves}</g>` };
+}

@@ -1,0 +1,228 @@
+// The charts of a live panel: all runs over each other, one range of steps for all, one step that is read off in all.
+const FIRST = ["loss", "denoise", "alignment", "gradient_norm"];
+const TITLES = {
+  loss: "loss (total)", denoise: "denoising loss", alignment: "alignment loss", gradient_norm: "gradient norm",
+  images_per_second: "throughput (images/s)",
+};
+const CHART_HEIGHT = 190;
+let charted = 0; // clip paths need names that nothing else in the page has
+
+function titleOf(name) {
+  return TITLES[name] ?? name.replace(/^norm_/, "feature norm, ").replaceAll("_", " ");
+}
+
+// Names of the curves that any run has, in the order of the charts.
+function curveNames(runs) {
+  const all = new Set(runs.flatMap((run) => Object.keys(run.curves)));
+  const rest = [...all].filter((name) => !FIRST.includes(name) && name !== "images_per_second").sort();
+  return [...FIRST.filter((name) => all.has(name)), ...rest, ...(all.has("images_per_second") ? ["images_per_second"] : [])];
+}
+
+function curveLines(runs, name, keep) {
+  return runs.flatMap((run, index) => {
+    if (!run.curves[name]) return [];
+    const [steps, values] = run.curves[name];
+    return [{ ...lineStyle(index), run: run.name, steps, values, drawn: smoothed(values, keep) }];
+  });
+}
+
+function scoreLines(runs) {
+  return runs.flatMap((run, index) => {
+    if (!run.scores) return [];
+    const [steps, values, lows, highs] = [0, 1, 2, 3].map((column) => run.scores.points.map((point) => point[column]));
+    const style = { ...lineStyle(index), run: run.name, marked: true };
+    return [{ ...style, steps, values, drawn: values, lows, highs, level: run.scores.floor }];
+  });
+}
+
+function scoreTitle(runs) {
+  const found = runs.filter((run) => run.scores).map((run) => run.scores);
+  const ways = [...new Set(found.map((scores) => `${scores.metric.replace("fd-", "FD-")}, ${scores.how}`))];
+  return `${ways.join("; ")}${found.some((scores) => scores.floor !== null) ? " (dotted: real images)" : ""}`;
+}
+
+// From the first to the last step that any line has.
+function fullSpan(runs) {
+  const ends = runs.flatMap((run) => [
+    ...Object.values(run.curves).flatMap(([steps]) => [steps[0], steps[steps.length - 1]]),
+    ...(run.scores ? run.scores.points.map((point) => point[0]) : []),
+  ]).filter((step) => step !== undefined);
+  if (!ends.length) return [0, 1];
+  const [low, high] = [Math.min(...ends), Math.max(...ends)];
+  return high > low ? [low, high] : [low - 1, high + 1];
+}
+
+// What a step reads in all lines: [{run, colour, step, value}].
+function readings(lines, step) {
+  return lines.filter(({ steps }) => steps.length).map((line) => {
+    const at = nearest(line.steps, step);
+    const around = line.lows?.[at] !== null && line.lows?.[at] !== undefined
+      ? ` (${numberText(line.lows[at])} to ${numberText(line.highs[at])})` : "";
+    return { run: line.run, colour: line.colour, step: line.steps[at], text: numberText(line.drawn[at]) + around };
+  });
+}
+
+// A chart: a figure whose frame is a slider over the steps to the keyboard and to screen readers.
+function createChart(store, { title, lines, span }) {
+  const heading = make("span", { class: "wb-chart-title" });
+  const read = make("span", { class: "wb-chart-read" });
+  const frame = make("div", { class: "wb-chart-frame", role: "slider", tabindex: 0 });
+  const mark = make("div", { class: "wb-chart-mark", hidden: true });
+  const box = make("div", { class: "wb-chart-box", hidden: true });
+  const picture = make("div", { class: "wb-chart-picture" });
+  frame.append(picture, mark, box);
+  const element = make("figure", { class: "wb-chart" }, make("figcaption", {}, heading, read), frame);
+  const chart = { element, frame, place: null, width: 0, id: (charted += 1), lines: [] };
+
+  chart.draw = () => {
+    const state = store.get();
+    chart.lines = lines();
+    chart.width = frame.clientWidth;
+    if (!chart.width) return;
+    heading.textContent = title();
+    frame.setAttribute("aria-label", `${title()} by step`);
+    const how = {
+      span: span(), width: chart.width, height: CHART_HEIGHT, log: state.scale === "log",
+      inks: INKS[themeOf()], id: chart.id,
+    };
+    const { place, text } = chartText(chart.lines, how);
+    chart.place = place;
+    const size = `width="${how.width}" height="${how.height}"`;
+    picture.innerHTML = `<svg ${size} viewBox="0 0 ${how.width} ${how.height}" aria-hidden="true">${text}</svg>`;
+    chart.point();
+  };
+
+  // The step that is read off, or the newest.
+  chart.point = () => {
+    const [low, high] = span();
+    const step = store.get()._cursor;
+    const found = readings(chart.lines, step ?? high);
+    const at = found.length ? found[0].step : Math.round(high);
+    const inside = step !== null && chart.place && at >= low && at <= high;
+    mark.hidden = !inside;
+    if (inside) mark.style.left = `${chart.place.x(at)}px`;
+    read.replaceChildren(...(step === null ? [] : [make("span", {}, `step ${numberText(at)}`)]),
+      ...found.map(({ colour, text }) => make("span", { class: "wb-read" },
+        make("i", { style: `background:${colour}` }), text)));
+    frame.setAttribute("aria-valuemin", Math.round(low));
+    frame.setAttribute("aria-valuemax", Math.round(high));
+    frame.setAttribute("aria-valuenow", at);
+    frame.setAttribute("aria-valuetext", found.length
+      ? `step ${numberText(at)}: ${found.map(({ run, text }) => `${run} ${text}`).join(", ")}` : "no values yet");
+  };
+
+  steer(store, chart, box, span);
+  return chart;
+}
+
+// Zoom by dragging, double click and keys; the step that is read off by pointer and arrow keys.
+function steer(store, chart, box, span) {
+  const { frame } = chart;
+  const placed = (event) => event.clientX - frame.getBoundingClientRect().left;
+  let start = null;
+  const stop = () => {
+    start = null;
+    box.hidden = true;
+  };
+  frame.addEventListener("pointerdown", (event) => {
+    if (!chart.place || event.button) return;
+    start = placed(event);
+    frame.setPointerCapture(event.pointerId);
+  });
+  frame.addEventListener("pointermove", (event) => {
+    if (!chart.place) return;
+    const x = placed(event);
+    if (start === null) {
+      store.set({ _cursor: Math.round(chart.place.step(x)) });
+      return;
+    }
+    const moved = Math.abs(x - start) > 4;
+    box.hidden = !moved;
+    if (moved) Object.assign(box.style, { left: `${Math.min(x, start)}px`, width: `${Math.abs(x - start)}px` });
+  });
+  frame.addEventListener("pointerup", (event) => {
+    if (start !== null && Math.abs(placed(event) - start) > 4) {
+      const ends = [start, placed(event)].sort((one, other) => one - other).map(chart.place.step);
+      zoom(store, ...ends, span);
+    }
+    stop();
+  });
+  frame.addEventListener("pointercancel", stop);
+  frame.addEventListener("pointerleave", () => start === null && store.set({ _cursor: null }));
+  frame.addEventListener("dblclick", () => store.set({ range: null }));
+  frame.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || !chart.place) return;
+    if (pressed(store, chart, span, event)) {
+      event.preventDefault();
+      event.stopPropagation();
+    }
+  });
+}
+
+function zoom(store, low, high, span) {
+  const [first, last] = span();
+  const range = [Math.max(low, first), Math.min(high, last)];
+  if (range[1] - range[0] >= 1) store.set({ range });
+}
+
+// Whether a key meant something to a chart.
+function pressed(store, chart, span, event) {
+  const steps = chart.lines.find((line) => line.steps.length)?.steps ?? [];
+  const [low, high] = span();
+  const at = steps.length ? nearest(steps, store.get()._cursor ?? high) : 0;
+  const read = (place) => store.set({ _cursor: steps[Math.max(0, Math.min(steps.length - 1, place))] ?? null });
+  const around = (share) => {
+    const middle = store.get()._cursor ?? (low + high) / 2;
+    const reach = ((high - low) / 2) * share;
+    if (reach > 0.5) store.set({ range: [middle - reach, middle + reach] });
+  };
+  const many = event.shiftKey ? 10 : 1;
+  const moves = {
+    ArrowLeft: () => read(at - many), ArrowRight: () => read(at + many),
+    PageDown: () => read(at - 10), PageUp: () => read(at + 10),
+    Home: () => read(placeOf(steps, low)), End: () => read(placeOf(steps, high)),
+    "+": () => around(0.5), "=": () => around(0.5), "-": () => around(2),
+    0: () => store.set({ range: null }), Escape: () => store.set({ range: null, _cursor: null }),
+  };
+  if (!moves[event.key]) return false;
+  moves[event.key]();
+  return true;
+}
+
+// All charts of some runs, made as curves come up; `picture()` is what is saved, on white.
+function createCharts(host, runs, store) {
+  const charts = new Map();
+  const span = () => store.get().range ?? fullSpan(runs);
+  const wanted = () => [...curveNames(runs), ...(runs.some((run) => run.scores) ? ["score"] : [])];
+  const sourceOf = (name) => (name === "score"
+    ? { title: () => scoreTitle(runs), lines: () => scoreLines(runs) }
+    : { title: () => titleOf(name), lines: () => curveLines(runs, name, KEEPS[store.get().smoothing]) });
+  const empty = make("p", { class: "wb-note" }, "Nothing was logged yet.");
+
+  function update(changed) {
+    const names = wanted();
+    names.forEach((name) => {
+      if (!charts.has(name)) charts.set(name, createChart(store, { ...sourceOf(name), span }));
+    });
+    const elements = names.length ? names.map((name) => charts.get(name).element) : [empty];
+    // Only when there are others: a chart that is put in its place again loses the focus.
+    const there = [...host.children];
+    if (there.length !== elements.length || elements.some((one, at) => one !== there[at])) host.replaceChildren(...elements);
+    const only = [...changed].every((key) => key === "_cursor");
+    names.forEach((name) => charts.get(name)[only ? "point" : "draw"]());
+  }
+
+  function picture() {
+    return wanted().map((name) => {
+      const { title, lines } = sourceOf(name);
+      const how = { span: span(), width: 520, height: 210, log: store.get().scale === "log", inks: INKS.light, id: `${name}-saved` };
+      const names = lines().map(({ run, colour }, at) => svgText(run, BORDER.left, 34 + 15 * at, { fill: colour, weight: 600 }));
+      const head = 26 + 15 * names.length;
+      const body = svgText(title(), BORDER.left, 17, { size: 13, weight: 650 }) + names.join("");
+      const inner = `<svg y="${head}" width="520" height="210">${chartText(lines(), how).text}</svg>`;
+      return { svg: svgDocument(520, head + 214, body + inner) };
+    });
+  }
+
+  return { update, picture };
+}

@@ -1,0 +1,24 @@
+"""Code that names runs, for whoever copies it into a cell."""
+
+import json
+from collections.abc import Sequence
+
+from workbench.runs.store import Run, open_run
+
+
+def named(runs: Sequence[Run]) -> list[str]:
+    """Each run as a Python string under which it is found again: its name, else its path."""
+    return [json.dumps(_reference(run), ensure_ascii=False) for run in runs]
+
+
+def calling(function: str, arguments: str) -> str:
+    """A cell that calls one function of the package."""
+    return f"import workbench as wb\n\nwb.{function}({arguments})\n"
+
+
+def _reference(run: Run) -> str:
+    try:
+        found = open_run(run.name).folder.resolve() == run.folder.resolve()
+    except ValueError:
+        found = False
+    return run.name if found else str(run.folder.resolve())

@@ -1,0 +1,188 @@
+"""Runs as they train, in a notebook: a panel whose thread follows the run folders and sends what is new."""
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from workbench.lab.watching.code import calling, named
+from workbench.lab.watching.module import module
+from workbench.lab.watching.state import PARTS, POINTS, mark_of, panel_state, points_of
+from workbench.runs.curves import Follower, follow
+from workbench.runs.state import LIVE
+from workbench.runs.store import Run, find_runs, open_run, runs_root
+from workbench.training.control import Answer, Control
+from workbench.training.launch import Launched
+
+_QUICK, _SLOW = 0.25, 1.0  # seconds between two looks
+_LEAVING = 20.0  # seconds that a stopped process may take to be gone
+_PATIENT = 20.0  # seconds without news after which the slow ones do: runs mostly log more often
+_SCRIPTS = ("live_chart", "live_charts", "live_run", "live")
+_open: dict[tuple[Path, ...], "LivePanel"] = {}  # so that a cell that runs again does not start another thread
+
+
+def watch(*runs: Run | Launched | str | Path) -> "LivePanel":
+    """A live panel of one or several runs: curves, speed, scores, samples, log, and buttons that control the training.
+
+    It reads the run folders only, so it works while a run trains, after it ended, after a restart of the kernel (call
+    it again) and on any machine that sees the folders. The same runs give the same panel until it is closed:
+    ``panel.close()`` ends its thread. ValueError for no run, and for one that there is not.
+    """
+    opened = list({run.folder.resolve(): run for run in map(_opened, runs)}.values())
+    if not opened:
+        names = ", ".join(run.name for run in find_runs()) or "no runs"
+        raise ValueError(f"name a run to watch; {runs_root()} holds: {names}")
+    key = tuple(run.folder.resolve() for run in opened)
+    if key not in _open:
+        _open[key] = LivePanel(opened)
+    return _open[key]
+
+
+class Lookout:
+    """What is new of a run since the last look, for a few stats while nothing is."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self._seen: dict[str, Any] = {}
+        self._marks: dict[str, tuple | None] = {}
+        self._follower: Follower = follow(run)
+        self._last: int | None = None
+        self._complete = True
+
+    def whole(self) -> dict[str, Any]:
+        """Everything, as `panel_state` has it; news go on from there."""
+        # Both before anything is read: what changes meanwhile is read twice, never missed.
+        self._marks = {part: mark_of(self.run, part) for part in PARTS}
+        self._follower = follow(self.run)
+        state = panel_state(self.run)
+        self._seen = {key: state.get(key) for key in (*PARTS, "error")}
+        self._last, self._complete = state["last"], state["complete"]
+        return {**state, "whole": True}
+
+    def news(self) -> dict[str, Any]:
+        """The parts that changed and "curves" with the points that were added; everything after a run was rewound."""
+        news, errors = {}, []
+        try:
+            found = self._follower.new()
+            if found.rewound or not self._complete:
+                return self.whole()
+            news["curves"] = points_of(found.records, self._last)
+            if found.records:
+                self._last = found.records[-1]["step"]
+        except ValueError as error:
+            errors.append(f"{self.run.folder / 'metrics.jsonl'} is damaged: {error}")
+        for part, read in PARTS.items():
+            mark = mark_of(self.run, part)
+            if mark is not None and mark == self._marks.get(part):
+                continue
+            self._marks[part] = mark
+            try:
+                news[part] = read(self.run)
+            except (ValueError, OSError, KeyError) as error:
+                errors.append(" ".join(str(error).split()))
+        news["error"] = "; ".join(errors) if errors or "status" in news else self._seen.get("error", "")
+        changed = {key: value for key, value in news.items() if key == "curves" or value != self._seen.get(key)}
+        self._seen |= {key: value for key, value in changed.items() if key != "curves"}
+        return {key: value for key, value in changed.items() if key != "curves" or value}
+
+
+class LivePanel(anywidget.AnyWidget):
+    """The panel of `watch`. `choices` are smoothing, scale and the zoomed range of steps, as the page has them."""
+
+    opening = traitlets.List().tag(sync=True)  # what the first picture is drawn from; the rest comes as messages
+    choices = traitlets.Dict().tag(sync=True)
+    code = traitlets.Unicode().tag(sync=True)
+    points = traitlets.Int(POINTS).tag(sync=True)
+
+    def __init__(self, runs: Sequence[Run]):
+        self.runs = tuple(runs)
+        self._lookouts = [Lookout(run) for run in self.runs]
+        self._turn = threading.RLock()  # one message after another: news before the whole they add to would be lost
+        self._woken, self._over = threading.Event(), False
+        code = calling("watch", ", ".join(named(self.runs)))
+        super().__init__(_esm=module(*_SCRIPTS), opening=[one.whole() for one in self._lookouts], code=code)
+        self.on_msg(self._heard)
+        threading.Thread(target=self._follow, name=f"watch {self.runs[0].name}", daemon=True).start()
+
+    def close(self) -> None:
+        """Take the panel away and end its thread; the training goes on."""
+        self._over = True
+        self._woken.set()
+        _open.pop(tuple(run.folder.resolve() for run in self.runs), None)
+        super().close()
+
+    def look(self) -> bool:
+        """Send what is new of the runs; whether there was anything."""
+        with self._turn:
+            news = {number: new for number, one in enumerate(self._lookouts) if (new := one.news())}
+            if news:
+                self.send({"type": "news", "runs": news})
+        return bool(news)
+
+    def _follow(self) -> None:
+        quiet, said = 0.0, ""
+        while not self._over:
+            wait = _QUICK if quiet < _PATIENT else _SLOW
+            if self._woken.wait(wait):
+                self._woken.clear()
+                quiet = 0.0
+            try:
+                quiet = 0.0 if not self._over and self.look() else quiet + wait
+            except Exception as error:  # whatever went wrong, the reader waits in front of the page
+                if not self._over and str(error) != said:
+                    said = str(error)
+                    self._say(f"{type(error).__name__}: {error}", True)
+
+    def _heard(self, _widget: Any, content: Any, _buffers: Any) -> None:
+        kind = content.get("type") if isinstance(content, dict) else None
+        if kind == "ready":
+            with self._turn:
+                self.send({"type": "news", "runs": {number: one.whole() for number, one in enumerate(self._lookouts)}})
+        elif kind == "command":
+            # Not here: a run that is launched again takes seconds to begin.
+            threading.Thread(target=self.command, args=(content,), daemon=True).start()
+
+    def command(self, content: dict[str, Any]) -> None:
+        """Do what a button asks, {"run": its number, "what": a method of `Control`, "value"}, and tell the page."""
+        try:
+            run, what = self.runs[content["run"]], content["what"]
+            control = Control(run, patience=0.0)
+            if what not in ("pause", "resume", "checkpoint", "stop", "set"):
+                raise ValueError(f"there is no command {what!r}")
+            if what == "set":
+                done = control.set("learning_rate", content["value"])
+            else:
+                done = _resumed(control) if what == "resume" else getattr(control, what)()
+        except Exception as error:  # the page's line is the only place where it is read
+            self._say(f"{type(error).__name__}: {error}", True)
+        else:
+            if isinstance(done, Launched):
+                self._say(str(done), done.failed is not None)
+            else:
+                self._say(f"{run.name}: {what} {done.result}", False)
+        self._woken.set()
+
+    def _say(self, text: str, wrong: bool) -> None:
+        self.send({"type": "said", "text": text, "wrong": wrong})
+
+
+def _resumed(control: Control) -> Answer | Launched:
+    """`Control.resume`, again while the process that was stopped is still on its way out and holds the run."""
+    deadline = time.monotonic() + _LEAVING
+    done = control.resume()
+    while isinstance(done, Launched) and done.attached and done.state not in (*LIVE, "finished"):
+        if time.monotonic() > deadline:
+            raise ValueError(f"process {done.pid} was told to end and still holds the run: try again later")
+        time.sleep(_QUICK)
+        done = control.resume()
+    return done
+
+
+def _opened(run: Run | Launched | str | Path) -> Run:
+    if isinstance(run, Launched):
+        return run.run
+    return run if isinstance(run, Run) else open_run(run)

@@ -1,0 +1,159 @@
+"""What a panel shows of a run, read from its folder: state, curves, scores, samples and the end of the log."""
+
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from workbench.evaluation.statistics import PROTOCOL
+from workbench.lab.watching.log import last_shown
+from workbench.lab.watching.thumbnails import newest_samples
+from workbench.runs.curves import read_curves
+from workbench.runs.history import read_history, settings_of
+from workbench.runs.state import LIVE, TRAINING
+from workbench.runs.store import Run
+
+POINTS = 2000  # of a curve in the page
+OPENED = POINTS // 2  # of a curve when it is opened; it grows to POINTS before it is read anew
+_FIRST_SCORES = ("fd-clf64", "fid")  # the score that is drawn is the first of these that the run has, else any distance
+
+
+def panel_state(run: Run, since: int | None = None) -> dict[str, Any]:
+    """Everything a panel shows of a run, ready for JSON; with `since`, only the points after that step.
+
+    "curves" has steps and values by name, at most `OPENED` points each, and "complete" is False while a long file was
+    only sampled: ask again. "error" says which file is damaged; what can be read is there all the same.
+    """
+    state: dict[str, Any] = {"name": run.name, "folder": str(run.folder), "error": ""}
+    for part, read in PARTS.items():
+        try:
+            state[part] = read(run)
+        except (ValueError, OSError, KeyError) as error:
+            state["error"] = _sentence(error)
+    try:
+        return state | curves_of(run, since)
+    except ValueError as error:
+        return {"curves": {}, "last": since, "complete": True} | state | {"error": _sentence(error)}
+
+
+def curves_of(run: Run, since: int | None = None) -> dict[str, Any]:
+    """The curves of `panel_state`, and "last", the newest step that was logged (or `since`)."""
+    found = read_curves(run, OPENED, None if since is None else since + 1)
+    curves, last = {}, since
+    for name, (steps, values) in found.curves.items():
+        pairs = [(int(s), short(v)) for s, v in zip(steps, values, strict=True) if math.isfinite(v)]
+        if pairs:
+            curves[name] = [[step for step, _ in pairs], [value for _, value in pairs]]
+        last = max([last if last is not None else -1, *map(int, steps[-1:])])
+    curves.pop("seconds", None)
+    return {"curves": curves, "last": last, "complete": found.complete}
+
+
+def points_of(records: Iterable[Mapping[str, Any]], after: int | None) -> dict[str, list[list]]:
+    """Curves of records that were just logged, those of steps up to `after` left out."""
+    curves: dict[str, list[list]] = {}
+    for record in records:
+        if after is not None and record["step"] <= after:
+            continue
+        for name, value in record.items():
+            if name not in ("step", "seconds") and isinstance(value, int | float) and math.isfinite(value):
+                steps, values = curves.setdefault(name, [[], []])
+                steps.append(record["step"])
+                values.append(short(value))
+    return curves
+
+
+def status_of(run: Run) -> dict[str, Any]:
+    """State, step, speed and time left of a run, and which commands make sense now."""
+    status = run.status
+    state, steps = status["state"], status.get("steps") or run.config.training.steps
+    rate = status.get("rate")
+    return {
+        "state": state,
+        "step": status["step"],
+        "steps": steps,
+        "images_per_second": short(rate * run.config.training.batch) if rate else None,
+        "seconds_a_step": short(1 / rate) if rate else None,
+        "left": short((steps - status["step"]) / rate) if rate and state == "running" else None,
+        "seconds": status.get("seconds"),
+        "host": status["host"],
+        "remark": status.get("error") or status.get("remark") or "",
+        "answer": status.get("answer"),
+        "can": commands(state),
+    }
+
+
+def commands(state: str) -> dict[str, bool]:
+    """Which commands a run in this state obeys."""
+    return {
+        "pause": state == "running",
+        "resume": state == "paused" or state not in (*LIVE, "finished"),
+        "checkpoint": state in TRAINING,
+        "stop": state in LIVE,
+        "set": state != "finished",
+    }
+
+
+def scores_of(run: Run) -> dict[str, Any] | None:
+    """The distance of a run's samples by step, each with its interval where one was measured; None without scores.
+
+    Only numbers that were measured alike make a curve: the way that most steps have, of several the newest.
+    """
+    records = [record for record in run.results if "layer" not in record]
+    metrics = {record["metric"] for record in records}
+    names = [name for name in (*_FIRST_SCORES, *sorted(metrics)) if name in metrics and name.startswith(("fd", "fid"))]
+    if not names:
+        return None
+    ways: dict[tuple, dict[int, dict]] = {}
+    for record in records:
+        if record["metric"] == names[0]:
+            way = tuple(str(record.get(key)) for key in PROTOCOL)
+            ways[way] = {**ways.pop(way, {}), record["step"]: record}
+    chosen = max(reversed(list(ways.values())), key=len)
+    points = [chosen[step] for step in sorted(chosen)]
+    return {
+        "metric": names[0],
+        "how": f"{points[-1].get('n_generated', '?')} images",
+        "left_out": sum(map(len, ways.values())) - len(points),
+        "points": [[p["step"], *(short(p.get(key)) for key in ("value", "low", "high"))] for p in points],
+        "floor": short(points[-1].get("floor")),
+    }
+
+
+def settings_now(run: Run) -> dict[str, Any]:
+    """The options that may change while a run trains, with the changes that were made."""
+    # A change holds from the step that is being computed, which no record has reached yet: hence the last of them.
+    return settings_of(run.config, read_history(run.folder)).at(sys.maxsize)
+
+
+def short(value: float | None) -> float | None:
+    """A number with the six digits that a picture needs, None for one that is not finite."""
+    return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+PARTS: dict[str, Callable[[Run], Any]] = {
+    "status": status_of,
+    "scores": scores_of,
+    "samples": newest_samples,
+    "settings": settings_now,
+    "log": lambda run: last_shown(run.folder / "log.txt"),
+}
+_FILES = {"scores": "results.jsonl", "samples": "samples", "settings": "history.jsonl", "log": "log.txt"}
+
+
+def mark_of(run: Run, part: str) -> tuple | None:
+    """What tells whether a part changed, for one stat; a status has none, because a process dies without writing."""
+    if part not in _FILES:
+        return None
+    path: Path = run.folder / _FILES[part]
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,149 @@
+"""The table of runs in a notebook: search, sort, filter, select, note, throw away, open the selection."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from workbench.lab.watching.code import calling, named
+from workbench.lab.watching.module import module
+from workbench.lab.watching.state import short
+from workbench.runs.index import RunRow, runs_table
+from workbench.runs.shelf import TRASH, set_notes, trash
+from workbench.runs.store import Run, runs_root
+
+
+def runs(root: str | Path | None = None) -> "RunsTable":
+    """A table of the runs under `root`, by default ``$WORKBENCH_RUNS`` or ``runs``; ``selected`` has `Run` objects.
+
+    It is read from the folders when it is shown and when "Read again" is pressed. ValueError for a folder that there
+    is not.
+    """
+    folder = runs_root() if root is None else Path(root)
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}; runs of this notebook would be made in {runs_root().resolve()}")
+    return RunsTable(folder)
+
+
+def table_rows(root: Path) -> list[dict[str, Any]]:
+    """What the table shows of each run under `root`, newest first, ready for JSON."""
+    return [_row(row) for row in reversed(runs_table(root))]
+
+
+def codes(chosen: Sequence[Run]) -> dict[str, str]:
+    """Cells that open the chosen runs, by what they show; "compare" needs two or more."""
+    if not chosen:
+        return {}
+    names = ", ".join(named(chosen))
+    several = len(chosen) > 1
+    opened = f"wb.compare([wb.open_run(name) for name in ({names})])\n"
+    made = {
+        "watch": calling("watch", names),
+        "maps": calling("compare_maps", f"[{names}]") if several else calling("maps", names),
+        "samples": calling("samples", f"[{names}]"),
+    }
+    return made | ({"compare": f"import workbench as wb\n\n{opened}"} if several else {})
+
+
+class RunsTable(anywidget.AnyWidget):
+    """The table of `runs`. What the page asks for comes as a message and is answered in its visible line."""
+
+    rows = traitlets.List().tag(sync=True)
+    chosen = traitlets.List(traitlets.Unicode()).tag(sync=True)  # names of the selected runs
+    code = traitlets.Dict().tag(sync=True)  # of the selection
+    trash = traitlets.Unicode().tag(sync=True)  # where runs are moved to
+
+    def __init__(self, root: Path):
+        self.root = root
+        super().__init__(
+            _esm=module("table_rows", "table_actions", "table"), rows=table_rows(root), trash=str(root / TRASH)
+        )
+        self.on_msg(self._heard)
+
+    @property
+    def selected(self) -> list[Run]:
+        """The selected runs, in the order of the table."""
+        return [Run(self.root / row["name"]) for row in self.rows if row["name"] in self.chosen]
+
+    @traitlets.validate("chosen")
+    def _known(self, proposal: Any) -> list[str]:
+        names = [row["name"] for row in self.rows]
+        strange = [name for name in proposal["value"] if name not in names]
+        if strange:
+            raise ValueError(f"there is no run {', '.join(strange)}; there are: {', '.join(names)}")
+        return proposal["value"]
+
+    @traitlets.observe("chosen")
+    def _chosen(self, _change: Any) -> None:
+        self.code = codes(self.selected)
+
+    def refresh(self) -> None:
+        """Read the run folders again."""
+        rows = table_rows(self.root)
+        names = {row["name"] for row in rows}
+        self.chosen = [name for name in self.chosen if name in names]
+        self.rows = rows
+
+    def act(self, content: dict[str, Any]) -> str:
+        """Do what the page asks and say what was done: "refresh", "note" a run, or "trash" some."""
+        what = content["what"]
+        if what == "note":
+            set_notes(self._run(content["name"]), content["tags"], content["notes"])
+            said = f"Noted {content['name']}."
+        elif what == "trash":
+            said = self._throw_away(content["names"])
+        elif what == "refresh":
+            said = ""
+        else:
+            raise ValueError(f"there is no action {what!r}")
+        self.refresh()
+        return said
+
+    def _throw_away(self, names: Sequence[str]) -> str:
+        waiting, done = [self._run(name) for name in names], []
+        # Again as long as some go: a teacher stays until those who learn from it are gone.
+        moved = True
+        while moved:
+            moved, refusals = False, {}
+            for run in list(waiting):
+                try:
+                    trash(run)
+                except (ValueError, OSError) as error:
+                    refusals[run.name] = str(error)
+                else:
+                    waiting.remove(run)
+                    done.append(run.name)
+                    moved = True
+        self.refresh()
+        if refusals:
+            raise ValueError("; ".join([*(f"{name} was moved" for name in done), *refusals.values()]))
+        return f"Moved {', '.join(done)} to {self.root / TRASH}; `workbench restore NAME` brings one back."
+
+    def _run(self, name: str) -> Run:
+        if name not in {row["name"] for row in self.rows}:
+            raise ValueError(f"there is no run {name!r} in {self.root}")
+        return Run(self.root / name)
+
+    def _heard(self, _widget: Any, content: Any, _buffers: Any) -> None:
+        if not isinstance(content, dict) or content.get("type") != "act":
+            return
+        try:
+            self.send({"type": "said", "text": self.act(content), "wrong": False})
+        except Exception as error:  # the page's line is the only place where it is read
+            self.send({"type": "said", "text": f"{type(error).__name__}: {error}", "wrong": True})
+
+
+def _row(row: RunRow) -> dict[str, Any]:
+    plain = ("name", "created", "state", "step", "steps", "method", "backbone", "teacher", "seed", "notes")
+    return {
+        **{name: getattr(row, name) for name in plain},
+        "w": row.guidance_scale,
+        "layers": " → ".join(map(str, reversed(row.layers))),
+        "loss": short(row.loss),
+        "cost": short(row.cost),
+        "tags": list(row.tags),
+        "scores": {name: short(value) for name, value in row.scores},
+        "remark": row.damage or row.remark,
+    }

@@ -1,0 +1,68 @@
+"""The newest samples of a run as one small picture, without reading the thousands that may be in the file."""
+
+import base64
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from einops import rearrange
+from jaxtyping import UInt8
+from numpy.lib import format as npy
+from PIL import Image
+
+from workbench.runs.store import Run
+
+COUNT = 10
+_SIDE = 64  # pixels at most
+
+
+def newest_samples(run: Run) -> dict[str, Any] | None:
+    """The first ten images of the newest step that has samples: step, class names, count, one PNG; None without any."""
+    files = sorted((run.folder / "samples").glob("step-*.npz"), key=lambda file: (file.name[:13], file.stat().st_mtime))
+    if not files:
+        return None
+    images = first_rows(files[-1], "arr_0", COUNT)
+    names = run.provenance.get("latents", {}).get("classes", [])
+    labels = first_rows(files[-1], "labels", COUNT)
+    known = labels.max(initial=0) < len(names)
+    return {
+        "step": int(files[-1].name.removeprefix("step-")[:8]),
+        "names": [str(names[label]) for label in labels] if known else [str(label) for label in labels],
+        "count": len(images),
+        "png": png_strip(images),
+    }
+
+
+def first_rows(file: Path, name: str, count: int) -> np.ndarray:
+    """The first `count` rows of an array in an .npz, of which no more is unpacked; ValueError naming a damaged file."""
+    try:
+        with zipfile.ZipFile(file) as archive, archive.open(f"{name}.npy") as stored:
+            version = npy.read_magic(stored)
+            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            shape, fortran, dtype = read(stored)
+            if fortran or dtype.hasobject:
+                raise ValueError("its rows are not stored one after another")
+            shape = (min(count, shape[0]), *shape[1:])
+            return np.frombuffer(stored.read(int(np.prod(shape)) * dtype.itemsize), dtype).reshape(shape)
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+        raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def png_strip(images: UInt8[np.ndarray, "n h w c"]) -> str:
+    """The images beside each other, none larger than 64 pixels, as a PNG in base64."""
+    small = [_shrunk(image) for image in images]
+    strip = rearrange(np.stack(small), "n h w c -> h (n w) c")
+    kept = io.BytesIO()
+    Image.fromarray(strip[..., 0] if strip.shape[-1] == 1 else strip).save(kept, "PNG")
+    return base64.b64encode(kept.getvalue()).decode()
+
+
+def _shrunk(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "s t c"]:
+    height, width, channels = image.shape
+    if max(height, width) <= _SIDE:
+        return image
+    size = (max(1, _SIDE * width // max(height, width)), max(1, _SIDE * height // max(height, width)))
+    picture = Image.fromarray(image[..., 0] if channels == 1 else image).resize(size, Image.Resampling.BOX)
+    return np.asarray(picture).reshape(size[1], size[0], channels)
