@@ -28,6 +28,7 @@ _PUBLIC = {
     "runs": "workbench.lab.watching.table",
     "find_runs": "workbench.runs.store",
     "open_run": "workbench.runs.store",
+    "zoo": "workbench.runs.zoo",
     "extract": "workbench.features.extract",
     "guide_tokens": "workbench.features.guides",
     "project": "workbench.features.projection",

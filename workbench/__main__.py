@@ -38,6 +38,7 @@ COMMANDS = {
     "bench-scores": measure.BenchScores,
     "lab": lab.Lab,
     "page": lab.Page,
+    "zoo": look.Zoo,
     "presets": look.Presets,
 }
 

@@ -204,3 +204,16 @@ def test_viridis_of_the_browser_is_that_of_matplotlib(show, maps_view):
     wanted = np.floor(255 * colormaps["viridis"](np.arange(256))[:, :3] + 0.5)
     found = shown.page.evaluate(f"() => {{ const read = () => {{ {table} }}; return [...read()]; }}")
     assert np.array_equal(np.array(found).reshape(256, 3), wanted)
+
+
+@pytest.mark.parametrize(
+    ("layers", "titles"),
+    [
+        ([0, 5, 11], ["layer 1", "layer 6", "layer 12", "layer 6 (slider)"]),
+        (list(range(12)), [f"layer {n}" + " (slider)" * (n == 6) for n in range(1, 13)]),
+    ],
+)
+def test_the_layer_of_the_slider_has_a_column_unless_all_are_shown(show, maps_view, layers, titles):
+    shown = show(maps_view(layers=layers), layer=6)
+    assert shown.page.locator("figcaption .wb-line:first-child").all_inner_texts()[1:] == titles
+    assert shown.page.locator("figcaption.wb-chosen").count() == 1

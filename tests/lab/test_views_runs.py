@@ -143,6 +143,10 @@ def test_runs_and_targets_are_turned_onto_the_first(runs):
     assert not arrays["d"][2:].any() and arrays["d"][1].any()
     assert (arrays["u"][2:] == arrays["u"][2:, :, :, :1]).all()
     assert (arrays["u"][2] == arrays["u"][2, :, :1]).all() and not (arrays["u"][3] == arrays["u"][3, :, :1]).all()
+    at_once = wb.compare_maps(["plain", "vae", "layersync"], 2, [6], [0.5], progress=quiet)
+    for told in (view, at_once):  # of one time too
+        first = len(told.axes["source"].values) - 2
+        assert told.meta["panes"][0]["still"] == {"t": [first], "w": [first, first + 1]}
 
 
 def test_points_neighbours_and_frames_are_those_of_mean_tokens(runs, monkeypatch):

@@ -1,4 +1,4 @@
-"""Commands that carry runs in and out: import, export, presets."""
+"""Commands that carry runs in and out: import, export, the zoo; presets."""
 
 from rich.console import Console
 
@@ -38,6 +38,15 @@ def exportrun(command) -> None:
     else:
         path = export_run(run, command.path, family=command.family, **chosen)
     Console().print(f"{run.name} as {command.family}: {path}", soft_wrap=True)
+
+
+def zoo(command) -> None:
+    """The shipped runs, opened or made."""
+    from workbench.runs.zoo import ANIMALS, pack
+    from workbench.runs.zoo import zoo as opened
+
+    folders = pack(runs_root()) if command.pack else [opened(name, runs_root()).folder for name in ANIMALS]
+    Console().print("\n".join(map(str, folders)), soft_wrap=True)
 
 
 def presets(command) -> None:

@@ -21,7 +21,8 @@ from workbench.objectives import layersync, sra
 from workbench.runs.models import check_latents_of
 from workbench.runs.store import Run, runs_root
 
-GUIDES = ("vae", *ENCODERS, "layersync", "sra")
+CLEAN = ("vae", *ENCODERS)  # guides that look at the image without noise
+GUIDES = (*CLEAN, "layersync", "sra")
 _SRA_OFFSET = 0.2  # of runs of other methods; paper and released code agree
 
 

@@ -30,7 +30,7 @@ def samples(
     runs' folders. ValueError for a step that there is not, guidance (a scale other than 1) of a run whose null class
     is untrained, runs of other classes, and a page of more than `page_mb` megabytes.
     """
-    given = {name: value for name, value in locals().items() if name not in ("runs", "progress")}
+    given = dict(locals())
     several = opened_runs(runs)
     shown = steps_of(several, steps)
     classes = [run.provenance["latents"]["classes"] for run in several]

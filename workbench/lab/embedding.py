@@ -61,7 +61,7 @@ def embedding(
     The first call takes a second or more a frame of t-SNE, and UMAP more; all is kept beside the run. ValueError as
     `maps`, for another method, and for more than 150 frames.
     """
-    given = {name: value for name, value in locals().items() if name not in ("runs", "progress")}
+    given = dict(locals())
     check_components(components)
     subject = choose(runs, images=images, layers=layers, times=times, steps=steps, data=data, room=four_layers)
     shown = mapped_rows(subject, mapped)

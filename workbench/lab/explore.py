@@ -36,7 +36,7 @@ def explore(
     maps sets layer, t and w. Measures and neighbours are taken at `stops` of w, with 0 and 1. `layers` None are four
     spread over the model. The rest, and errors, are as in those three.
     """
-    given = {name: value for name, value in locals().items() if name not in ("run", "progress")}
+    given = dict(locals())
     check_components(components)
     subject = choose(run, images=images, layers=layers, times=times, steps=step, data=data, room=four_layers)
     shown, scales = mapped_rows(subject, mapped), scales_of(stops)

@@ -53,7 +53,7 @@ def leakage(
     "label only" is above chance the condition has leaked. `layers` None are four spread over the model; the rest is as
     in `separability`.
     """
-    asked = {name: value for name, value in locals().items() if name not in ("run", "progress")}
+    asked = dict(locals())
     check_components(components)
     subject = choose(run, images=images, layers=layers, times=times, steps=step, data=data, room=four_layers)
     shown, stops = mapped_rows(subject, mapped), scales_of(scales)

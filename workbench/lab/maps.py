@@ -38,7 +38,7 @@ def maps(
     Features are kept beside the run, so that a second call is quick. ValueError for a layer or step that there is not,
     an untrained null class, and a page of more than `page_mb` megabytes, with what to leave out.
     """
-    given = {name: value for name, value in locals().items() if name not in ("run", "progress")}
+    given = dict(locals())
     subject = choose(
         run,
         images=images,
@@ -74,7 +74,7 @@ def compare_maps(
     basis of its own, whose first three directions are turned onto the first run's by Procrustes on the same tokens.
     `steps` None is the last step that all kept. The rest is as in `maps`; ValueError also for runs of other images.
     """
-    given = {name: value for name, value in locals().items() if name not in ("runs", "progress")}
+    given = dict(locals())
     subject = choose(
         runs,
         images=images,
@@ -121,7 +121,8 @@ def pane_of(
 ) -> Pane:
     """A maps pane of coordinates: a column for each source if there are several, else for each of a few layers."""
     beside = sorted({subject.nearest_layer(share) for share in _BESIDE})
-    meta = {"names": subject.names, "columns": "sources" if len(found.u) > 1 else "layers", "layers": beside}
+    columns = "sources" if len(found.u) > 1 else "layers"
+    meta = {"names": subject.names, "columns": columns, "layers": beside, "still": subject.still}
     if scattered is not None:
         meta["rows"] = list(map(int, scattered))
     return Pane("maps", title, {"images": subject.pictures(), **found.arrays}, meta)

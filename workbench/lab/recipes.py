@@ -19,14 +19,17 @@ _DEFLATED = {"int16": 0.8, "float32": 0.95}  # of 12 bits in 16; pictures and la
 
 
 def recipe(make: Callable, sources: Sequence[RunLike] | RunLike, given: Mapping[str, Any]) -> str:
-    """Code that makes a view under the name ``view``: what differs from the defaults, runs by name or by path."""
-    defaults = {name: of.default for name, of in inspect.signature(make).parameters.items()}
+    """Code that makes a view under the name ``view``: what differs from the defaults, runs by name or by path.
+
+    `given` are the values of the parameters of `make`, as its ``locals()`` has them before it does anything.
+    """
+    _, *options = inspect.signature(make).parameters.values()
+    values = {of.name: (_plain(given.get(of.name, of.default)), of.default) for of in options if of.name != "progress"}
     one = isinstance(sources, RunLike)
     named = _reference(sources) if one else [_reference(source) for source in sources]
     lines, arguments = ["import workbench as wb"], [repr(named)]
-    for name, value in given.items():
-        value = _plain(value)
-        if value == defaults[name]:
+    for name, (value, default) in values.items():
+        if value == default:
             continue
         if isinstance(value, DataConfig):
             lines.append("from workbench.config import DataConfig")

@@ -39,7 +39,7 @@ def separability(
     below, which are those of the first `mapped` images or of these row numbers. `layers` None are seven spread over
     the model. All is kept beside the run; the first call takes minutes. ValueError as `maps`, and as `measure_grid`.
     """
-    given = {name: value for name, value in locals().items() if name not in ("run", "progress")}
+    given = dict(locals())
     check_components(components)
     subject = choose(run, images=images, layers=layers, times=times, steps=step, data=data, room=_seven_layers)
     shown = mapped_rows(subject, mapped)

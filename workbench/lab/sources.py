@@ -17,7 +17,7 @@ from workbench.config import DataConfig, plugin_class
 from workbench.data.images import Images, load_images
 from workbench.features.extract import extract
 from workbench.features.grid import FeatureGrid
-from workbench.features.guides import GUIDES, guide_tokens
+from workbench.features.guides import CLEAN, GUIDES, guide_tokens
 from workbench.lab.panes import Axis
 from workbench.lab.progress import Report, part_of
 from workbench.runs.models import check_null_class
@@ -77,6 +77,12 @@ class Subject:
     def titles(self) -> list[str]:
         """A name for each run and target; with its step where the runs are not at the same one."""
         return [*titles_of(self.runs, self.steps), *self.guides]
+
+    @property
+    def still(self) -> dict[str, list[int]]:
+        """The sources, by number, that are the same at every t and at every w."""
+        numbered = list(enumerate(self.guides, start=len(self.runs)))
+        return {"t": [number for number, name in numbered if name in CLEAN], "w": [number for number, _ in numbered]}
 
     def nearest_layer(self, share: float) -> int:
         """The place, among the layers, of the one nearest to a share of the depth."""

@@ -1,13 +1,12 @@
 """Runs that a notebook starts from: those there are, else trained where the reader waits, who is told how long."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from workbench.config import Config
 from workbench.lab.progress import Report, reported
 from workbench.reporting.demo import ROLES, demo_configs, taught_by
-from workbench.runs.store import Run, find_runs, prepare_run, run_fingerprint, runs_root
+from workbench.runs.store import Run, find_runs, home, prepare_run, run_fingerprint
 from workbench.training.loop import fit
 
 
@@ -44,15 +43,6 @@ def trained(config: Config, root: Path | None = None, progress: Report | None = 
     if run.status["state"] != "finished":
         raise ValueError(f"{run.name} was interrupted at step {run.status['step']:,}; the same call goes on from there")
     return run
-
-
-def home() -> Path:
-    """Where the runs of a notebook live: ``$WORKBENCH_RUNS``, else ``runs`` here or one folder higher, else here.
-
-    A notebook works in its own folder; the command line, whose runs it shows, most often one higher.
-    """
-    here, above = runs_root(), Path("..") / runs_root()
-    return above if "WORKBENCH_RUNS" not in os.environ and above.is_dir() and not here.is_dir() else here
 
 
 def _existing(config: Config, root: Path) -> Run | None:

@@ -2,7 +2,8 @@
 
 ``checkpoints/step-00000400/`` holds ``model`` (backbone and heads), ``ema`` (backbone) and ``optimizer`` as
 safetensors, and ``state.json`` with the step and the hash of each file. A checkpoint is written under a temporary
-name, flushed and renamed. One without an optimizer, thinned or imported, can be looked at, not resumed from.
+name, flushed and renamed. One without an optimizer, thinned or imported, can be looked at, not resumed from; those
+that ship with the package have ``ema`` alone.
 """
 
 import errno
@@ -14,11 +15,12 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from workbench.files import sync_folder
+
+if TYPE_CHECKING:  # who only lists checkpoints does not wait for torch
+    from torch import Tensor
 
 PARTS = ("model", "ema", "optimizer")
 
@@ -36,13 +38,20 @@ class Checkpoint:
     state: dict[str, Any]
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """Which of `PARTS` it was written with."""
+        return tuple(part for part in PARTS if part in self.state["files"])
+
+    @property
     def resumable(self) -> bool:
         return (self.folder / "optimizer.safetensors").is_file()
 
-    def load(self, part: str, device: str = "cpu") -> dict[str, Tensor]:
-        """The tensors of ``part`` ("model", "ema" or "optimizer"); ValueError if the file is damaged."""
+    def load(self, part: str, device: str = "cpu") -> dict[str, "Tensor"]:
+        """The tensors of ``part`` ("model", "ema" or "optimizer"); ValueError if the file is damaged or not there."""
         from safetensors.torch import load
 
+        if part not in self.state["files"]:
+            raise ValueError(f"checkpoint {self.folder} has no {part} weights; it has: {', '.join(self.parts)}")
         file = self.folder / f"{part}.safetensors"
         content = file.read_bytes()
         if hashlib.sha256(content).hexdigest() != self.state["files"][part]:
@@ -55,9 +64,9 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+    folder: Path, step: int, parts: Mapping[str, Mapping[str, "Tensor"]], state: Mapping[str, Any]
 ) -> Checkpoint:
-    """Write ``folder/step-<step>`` in one stroke: temporary folder, flush, rename; ``optimizer`` may be left out.
+    """Write ``folder/step-<step>`` in one stroke: temporary folder, flush, rename; only ``ema`` must be there.
 
     Raises DiskFull, with nothing changed, when the disk has not enough room before or while writing.
     """
@@ -98,10 +107,12 @@ def checkpoints(folder: Path) -> list[Checkpoint]:
     for path in sorted(folder.glob("step-*")):
         try:
             state = json.loads((path / "state.json").read_text())
-            missing = [part for part in ("model", "ema") if not (path / f"{part}.safetensors").is_file()]
+            present = [part for part in PARTS if (path / f"{part}.safetensors").is_file()]
+            # An optimizer is thrown away when a checkpoint is thinned; raw weights may never have been there.
+            needed = ["ema", *(part for part in state["files"] if part == "model")]
+            missing = [part for part in needed if part not in present]
             if missing:
                 raise ValueError(f"{missing[0]}.safetensors is missing")
-            present = [part for part in PARTS if (path / f"{part}.safetensors").is_file()]
             absent = [part for part in present if part not in state["files"]]
             if absent:
                 raise ValueError(f"state.json has no hash of {absent[0]}")
@@ -112,7 +123,7 @@ def checkpoints(folder: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
-def latest_resumable(folder: Path) -> tuple[Checkpoint, dict[str, dict[str, Tensor]]] | None:
+def latest_resumable(folder: Path) -> tuple[Checkpoint, dict[str, dict[str, "Tensor"]]] | None:
     """The newest checkpoint whose files are all whole, with its tensors; damaged ones are passed over."""
     for checkpoint in reversed(checkpoints(folder)):
         if not checkpoint.resumable:

@@ -138,6 +138,15 @@ def runs_root() -> Path:
     return Path(os.environ.get("WORKBENCH_RUNS", "runs"))
 
 
+def home() -> Path:
+    """Where the runs of a notebook live: ``$WORKBENCH_RUNS``, else ``runs`` here or one folder higher, else here.
+
+    A notebook works in its own folder; the command line, whose runs it shows, most often one higher.
+    """
+    here, above = runs_root(), Path("..") / runs_root()
+    return above if "WORKBENCH_RUNS" not in os.environ and above.is_dir() and not here.is_dir() else here
+
+
 def prepare_run(config: Config, root: Path) -> Run:
     """The folder of the run with this configuration's fingerprint: the one that exists, or a new one.
 

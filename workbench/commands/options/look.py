@@ -43,5 +43,13 @@ class ExportRun:
 
 
 @dataclass(frozen=True)
+class Zoo:
+    """Put the three shipped runs, trained for an hour, among the runs here: teacher, plain and guided."""
+
+    pack: bool = False
+    """The other way: make the shipped files anew from finished runs of the presets zoo/teacher, plain and guided."""
+
+
+@dataclass(frozen=True)
 class Presets:
     """List the presets."""

@@ -1,10 +1,3 @@
-// Of three panes the second has a narrower column beside the first and the third: both columns end at about one height.
-const THREE_PANES = `
-@container (min-width: 1180px) {
-  .wb-panes.wb-three { grid-template-columns: minmax(0, 8fr) minmax(0, 5fr); }
-}
-`;
-
 // Mounts a view: sliders and lists of the axes, the panes, the line that says what happened, and the buttons.
 function render({ model, el }) {
   const meta = model.get("meta");
@@ -24,7 +17,7 @@ function render({ model, el }) {
   const root = make("div", { class: "wb", "data-theme": themeOf() });
   // JupyterLab's shortcuts would take the arrow keys from whatever has the focus, unless it says no itself.
   root.addEventListener("focusin", ({ target }) => target.setAttribute("data-lm-suppress-shortcuts", "true"));
-  root.append(make("style", {}, STYLE + THREE_PANES));
+  root.append(make("style", {}, STYLE));
   el.replaceChildren(root);
 
   // Where every pane shows all sources, there is none to choose.

@@ -41,9 +41,13 @@ PANES.maps = function (root, pane, arrays, store, ui) {
         title: store.axes.source ? store.text("source", each) : pane.title,
       }));
     }
-    const chosen = pane.layers.map((each) => ({ id: `layer ${each}`, at: [source, step, t, each] }));
-    if (store.count("layer") > 1) chosen.push({ id: "slider", at: [source, step, t, layer], chosen: true });
-    return chosen.map((column) => ({ ...column, title: layerTitle(column) }));
+    // The slider has a column of its own, which stays in its place, unless every layer is shown already.
+    const all = store.count("layer") <= pane.layers.length;
+    const shown = pane.layers.map((each) => ({
+      id: `layer ${each}`, at: [source, step, t, each], chosen: all && each === layer && pane.layers.length > 1,
+    }));
+    if (!all) shown.push({ id: "slider", at: [source, step, t, layer], chosen: true });
+    return shown.map((column) => ({ ...column, title: layerTitle(column) }));
   }
 
   function layerTitle({ at, chosen }) {
@@ -143,7 +147,7 @@ PANES.maps = function (root, pane, arrays, store, ui) {
   // For a paper: the layer of the slider once, though it may be one of the others.
   function picture() {
     const [size, gap, left, top] = [120, 8, 8, 8];
-    const twice = columns(store.get()).findIndex(({ chosen, at }) => chosen && pane.layers.includes(at[3]));
+    const twice = columns(store.get()).findIndex(({ id, at }) => id === "slider" && pane.layers.includes(at[3]));
     const kept = tiles.map((row) => row.filter((_, x) => twice < 0 || x !== twice + 1));
     const width = 2 * left + kept[0].length * (size + gap) - gap;
     const parts = kept.flatMap((row, y) => row.map(({ canvas }, x) => (canvas.hidden

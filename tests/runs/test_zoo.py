@@ -1,0 +1,72 @@
+"""The shipped runs: what is in the package, and what becomes of it under a runs folder."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import workbench
+from workbench.config import load_config
+from workbench.runs import zoo as module
+from workbench.runs.models import load_backbone, load_weights
+from workbench.runs.store import find_runs, find_teacher, prepare_run, run_fingerprint
+from workbench.runs.zoo import ANIMALS, pack, zoo
+
+SHIPPED = Path(workbench.__file__).parent / "data" / "assets" / "zoo"
+
+
+def test_fifteen_sets_of_weights_in_sixteen_megabytes():
+    files = [path for path in SHIPPED.rglob("*") if path.is_file()]
+    assert sum(path.suffix == ".safetensors" for path in files) == 15
+    assert sum(path.stat().st_size for path in files) <= 16_000_000
+
+
+@pytest.mark.parametrize("name", ANIMALS)
+def test_a_shipped_run_is_a_run(name, tmp_path):
+    run = zoo(name, tmp_path)
+    assert run.status["state"] == "finished" and run.config == load_config(f"zoo/{name}")
+    steps = run.config.training.steps
+    assert [c.step for c in run.checkpoints] == [steps // 5 * k for k in range(1, 6)]
+    for checkpoint in run.checkpoints:
+        weights = checkpoint.load("ema")  # which checks the hash
+        assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+        assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+        assert {(r["step"], r["metric"]) for r in run.results} >= {(checkpoint.step, "fd-clf64")}
+    assert next(load_backbone(run).parameters()).dtype == torch.float32
+    with pytest.raises(ValueError, match="has no model weights; it has: ema"):
+        load_weights(run, weights="raw")
+
+
+def test_it_is_copied_once_with_its_teacher_and_counts_as_trained(tmp_path):
+    run = zoo("guided", tmp_path)
+    assert zoo("guided", tmp_path).folder == run.folder and len(find_runs(tmp_path)) == 2
+    assert find_teacher(run.config, tmp_path).folder == zoo("teacher", tmp_path).folder
+    config = load_config("zoo/guided")
+    assert run_fingerprint(config, tmp_path) == run.fingerprint
+    assert prepare_run(config, tmp_path).folder == run.folder
+    assert {path.name for path in tmp_path.iterdir()} == {run.name, zoo("teacher", tmp_path).name, ".lock", ".zoo-lock"}
+
+
+def test_a_run_of_the_same_fingerprint_that_has_not_finished_is_left_alone(tmp_path):
+    run = prepare_run(load_config("zoo/plain"), tmp_path)
+    with pytest.raises(ValueError, match=rf"{run.name} .*is created at step 0.*workbench train zoo/plain"):
+        zoo("plain", tmp_path)
+    assert len(find_runs(tmp_path)) == 1
+
+
+def test_another_name(tmp_path):
+    with pytest.raises(ValueError, match="guided"):
+        zoo("guide", tmp_path)
+
+
+def test_packing_what_was_opened_gives_the_same_files(tmp_path):
+    runs, packed = tmp_path / "runs", tmp_path / "packed"
+    with pytest.raises(ValueError, match="zoo/teacher is not there.*workbench train zoo/teacher"):
+        pack(runs, packed)
+    for name in ANIMALS:
+        zoo(name, runs)
+    pack(runs, packed)
+    names = {path.relative_to(packed) for path in packed.rglob("*") if path.is_file()}
+    assert names == {path.relative_to(SHIPPED) for path in SHIPPED.rglob("*") if path.is_file()}
+    assert all((packed / name).read_bytes() == (SHIPPED / name).read_bytes() for name in names)
+    assert module._SHIPPED == SHIPPED
