@@ -12,11 +12,18 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` beside ``path``, flush it to disk, then rename it into place.
+    """Write ``content`` beside ``path``, flush it to disk, then rename it into place."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file beside ``path``, to be written at leisure, which is flushed to disk and takes its place at the end.
 
     What killed writers of the same path left behind is removed.
     """
@@ -24,7 +31,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     handle, temporary = _temporary(path)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
             os.chmod(temporary, 0o644)

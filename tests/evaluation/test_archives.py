@@ -252,7 +252,7 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
 
 
 def test_what_a_killed_writer_left_is_written_over(tmp_path):
-    (tmp_path / ".a.npz.new").write_bytes(b"half" * 10_000)
+    (tmp_path / ".a.npz-killed").write_bytes(b"half" * 10_000)
     write_samples(tmp_path / "a.npz", NCHW)
     assert os.listdir(tmp_path) == ["a.npz"] and torch.equal(read_samples(tmp_path / "a.npz").images, NCHW)
 

@@ -7,14 +7,13 @@
 import hashlib
 import json
 import math
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +22,9 @@ from jaxtyping import Int, Integer, UInt8
 from torch import Tensor
 
 from workbench.evaluation.frechet import Statistics
-from workbench.files import hold_lock, sync_folder
+from workbench.files import replacing
 
 _ROWS = 500  # images written at once
-_PATIENCE = 10.0  # seconds: a killed writer may still be dying
 _ASYMMETRY = 1e-6  # of the largest entry: sums in another order, stored as float32, differ by less
 _NOT_READABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, RuntimeError)
 
@@ -272,7 +270,7 @@ def _write(file: Path, images: UInt8[Tensor, "n c h w"], others: Mapping[str, np
     count, channels, height, width = images.shape
     if channels not in (1, 3) or 0 in images.shape:
         raise ValueError(f"got images of shape {tuple(images.shape)}; allowed are one or more of 1 or 3 channels")
-    with _replaced(file) as out, zipfile.ZipFile(out, "w") as archive:
+    with replacing(file) as out, zipfile.ZipFile(out, "w") as archive:
         # An entry from ZipInfo is stored uncompressed and bears no date.
         with archive.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as entry:
             header = {"descr": "|u1", "fortran_order": False, "shape": (count, height, width, channels)}
@@ -282,19 +280,3 @@ def _write(file: Path, images: UInt8[Tensor, "n c h w"], others: Mapping[str, np
         for name, values in others.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, values, allow_pickle=False)
-
-
-@contextmanager
-def _replaced(file: Path) -> Iterator[BinaryIO]:
-    """A new file beside ``file`` that takes its place once whole; what a killed writer left is written over."""
-    fresh = file.with_name(f".{file.name}.new")
-    with hold_lock(fresh, _PATIENCE), fresh.open("wb") as out:
-        try:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-            os.replace(fresh, file)
-        except BaseException:
-            fresh.unlink(missing_ok=True)
-            raise
-    sync_folder(file.parent)
