@@ -26,6 +26,7 @@ _PUBLIC = {
     "Control": "workbench.training.control",
     "watch": "workbench.lab.watching.live",
     "runs": "workbench.lab.watching.table",
+    "wizard": "workbench.lab.watching.wizard",
     "find_runs": "workbench.runs.store",
     "open_run": "workbench.runs.store",
     "zoo": "workbench.runs.zoo",

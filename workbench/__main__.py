@@ -6,7 +6,7 @@ import sys
 
 import tyro
 
-from workbench.commands.options import console, judge, lab, look, measure, train
+from workbench.commands.options import console, judge, lab, look, measure, report, sweep, train
 
 COMMANDS = {
     "demo": train.Demo,
@@ -28,6 +28,8 @@ COMMANDS = {
     "reference": judge.ReferenceFile,
     "compare": judge.Compare,
     "methods": train.Methods,
+    "sweep": sweep.Sweep,
+    "report": report.Report,
     "encode": measure.Encode,
     "import": look.ImportFile,
     "export": look.ExportRun,
@@ -36,6 +38,7 @@ COMMANDS = {
     "bench-step": measure.BenchStep,
     "bench-loading": measure.BenchLoading,
     "bench-scores": measure.BenchScores,
+    "bench-views": measure.BenchViews,
     "lab": lab.Lab,
     "page": lab.Page,
     "zoo": look.Zoo,

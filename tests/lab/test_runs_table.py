@@ -8,6 +8,7 @@ import pytest
 
 from workbench.config import load_config
 from workbench.files import hold_lock
+from workbench.lab.watching import live as watching
 from workbench.lab.watching.module import module
 from workbench.lab.watching.table import RunsTable, codes, runs, table_rows
 from workbench.runs.shelf import read_notes, set_notes, trashed
@@ -140,6 +141,26 @@ def test_the_name_is_that_of_a_package_too(root):
         assert done.returncode == 0, done.stderr
 
 
+def test_a_view_of_the_selection_opens_below(table, root, monkeypatch):
+    monkeypatch.setattr(watching, "_open", {})
+    table.chosen = [names(root)[0], names(root)[2]]
+    table._opened("watch")
+    assert table._below.children[0] is table and [run.folder for run in table._below.children[1].runs] == [
+        run.folder for run in table.selected
+    ]
+    assert not table.sent[-1]["wrong"]
+    table._below.children[1].close()
+    for view, said in (("dance", "there are: watch, maps, samples"), ("samples", "checkpoint")):
+        table._opened(view)
+        assert table.sent[-1]["wrong"] and said in table.sent[-1]["text"]
+    table.chosen = []
+    table._opened("watch")
+    assert "select a run to open" in table.sent[-1]["text"]
+    data = table._repr_mimebundle_()
+    data = data[0] if isinstance(data, tuple) else data
+    assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == table._below.model_id
+
+
 # The page.
 
 
@@ -228,6 +249,16 @@ def test_code_is_copied(shown):
     page.get_by_role("button", name="Copy: Watch").click()
     page.get_by_text("Copied the code").wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == "wb.watch()"
+
+
+def test_views_are_asked_for(shown):
+    page = shown()
+    assert page.get_by_role("button", name="Open maps").is_disabled()
+    page.locator("tbody input").first.check()
+    settled(page)
+    page.get_by_role("button", name="Open maps").click()
+    assert page.evaluate("sent.at(-1)") == {"type": "act", "what": "open", "view": "maps"}
+    assert page.locator(".wb-status").inner_text() == "Opening maps …"
 
 
 def test_the_trash_asks_first(shown):

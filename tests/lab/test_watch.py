@@ -237,6 +237,25 @@ def test_no_curve_has_more_points_than_it_may(run, monkeypatch):
     assert len(steps) <= 50 and max(values) == 10.0 and steps == sorted(steps)
 
 
+def test_a_stretch_has_its_own_points(run, panels, monkeypatch):
+    monkeypatch.setattr(state, "OPENED", 50)
+    monkeypatch.setattr(state, "POINTS", 100)
+    log(run, *range(31, 5000))
+    coarse = [step for step in panel_state(run)["curves"]["loss"][0] if 1000 <= step <= 1060]
+    found = state.finer_curves(run, 1000.5, 1060.5)["loss"]
+    assert len(coarse) < 5 and found[0] == list(range(1000, 1062)) and found[1][0] == 0.1
+    assert "seconds" not in state.finer_curves(run, 0, 10)
+    wide = state.finer_curves(run, 100, 4000)["loss"][0]
+    assert len(wide) <= 100 and wide[0] < 200 and wide[-1] > 3900
+    assert state.finer_curves(run, 6000, 7000)["loss"][0] == [4999]  # the line comes from there
+    panel = panels(run)
+    panel._heard(panel, {"type": "range", "range": [1000.5, 1003.5]}, [])
+    assert panel.sent[-1]["range"] == [1000.5, 1003.5]
+    assert panel.sent[-1]["runs"][0]["denoise"][0] == [1000, 1001, 1002, 1003, 1004]
+    panel._heard(panel, {"type": "range", "range": ["a", None]}, [])
+    assert panel.sent[-1]["wrong"]
+
+
 def test_two_runs_in_one_panel(run, tmp_path, panels):
     other = make_run(tmp_path, "demo/teacher", 5)
     panel = panels(run, other, run)
@@ -299,8 +318,8 @@ def test_refusals_are_said(run, panels, content, said):
     assert panel.sent[-1]["wrong"] and said in panel.sent[-1]["text"]
 
 
-def test_resume_waits_for_the_process_that_was_stopped(run, panels, monkeypatch):
-    states = [Launched(run, 7, "stopped", attached=True)] * 2 + [Launched(run, 8, "running")]
+def test_what_a_resume_came_to_is_said(run, panels, monkeypatch):
+    states = [Launched(run, 8, "running")]
     monkeypatch.setattr(live.Control, "resume", lambda self: states.pop(0))
     panel = panels(run)
     panel.command({"run": 0, "what": "resume"})

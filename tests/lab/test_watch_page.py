@@ -150,6 +150,30 @@ def test_zoom_by_dragging_and_by_keys_in_all_charts(shown):
     assert frame.get_attribute("aria-valuemax") == "55"
 
 
+def test_a_zoom_asks_for_finer_points_and_draws_them(shown):
+    page = shown()
+    before = [points(path) for path in curves(page, "loss (total)")]
+    frame = page.get_by_role("slider", name="loss (total) by step")
+    frame.focus()
+    page.keyboard.press("+")
+    page.wait_for_timeout(150)
+    asked = page.evaluate("sent.at(-1)")
+    assert asked["type"] == "range" and asked["range"] == page.evaluate("values.choices.range")
+    finer = {"loss": [list(range(20, 41)), [1.0] * 21]}
+    page.evaluate("(m) => tell(m)", {"type": "finer", "range": [0, 1], "runs": {"0": finer}})
+    settled(page)
+    assert [points(path) for path in curves(page, "loss (total)")] == before  # of a stretch that nobody looks at
+    page.evaluate("(m) => tell(m)", {"type": "finer", "range": asked["range"], "runs": {"0": finer}})
+    settled(page)
+    assert [points(path) for path in curves(page, "loss (total)")] == [21, before[1]]
+    page.evaluate("tell({type: 'news', runs: {0: {curves: {loss: [[60], [2]]}}}})")
+    settled(page)
+    assert points(curves(page, "loss (total)")[0]) == 22
+    page.get_by_role("button", name="All steps").click()
+    settled(page)
+    assert [points(path) for path in curves(page, "loss (total)")] == [before[0] + 1, before[1]]
+
+
 def test_scale_and_smoothing(shown):
     page = shown()
     before = curves(page, "loss (total)")

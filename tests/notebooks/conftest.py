@@ -1,9 +1,10 @@
-"""The demo's three runs, so short that nothing is learned, for every notebook; and a JupyterLab as a user starts it."""
+"""The demo's three runs, so short that little is learned, for every notebook; and a JupyterLab as a user starts it."""
 
 import os
 import re
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import urllib.request
@@ -19,6 +20,8 @@ REPOSITORY = Path(__file__).parents[2]
 TINY = (
     "data.limit=200",
     "training.steps=4",
+    # In great leaps, or no gate would open in so few steps: layers would be alike, and no label would matter.
+    *("training.learning_rate=0.02", "training.warmup_steps=0", "training.ema=0.1"),
     "training.batch=8",
     "training.log_every=1",
     "training.checkpoint_every=2",
@@ -110,6 +113,30 @@ def lab(environment, tiny, tmp_path_factory):
     finally:
         process.terminate()
         process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def notebooks(lab, tiny):
+    """The folder of `lab`, in which the parameters of the other notebooks with views are tiny too."""
+    few = {
+        # Demo runs in the place of the zoo's, as small as the others.
+        "00_tour": f"""
+            images, layers, times, scales, count = 80, [2, 8], [0.3, 0.5], [0.0, 1.0, 5.0], 4
+            import workbench as wb
+            demo = wb.demo_runs(0, {tiny!r})
+            wb.zoo = demo.get""",
+        "01_teacher": f"""
+            images, layers, steps, every = 80, [0, 2, 8], 4, 2
+            overrides = {[one for one in tiny if "steps" not in one and "every" not in one]!r}""",
+        "02_features": f"overrides, images, stops = {tiny!r}, 80, [0.0, 10.0]",
+        "04_compare": f"overrides, images, count, layers = {tiny!r}, 80, 4, [2, 8]",
+    }
+    for name, source in few.items():
+        notebook = nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", 4)
+        cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
+        cell.source += f"\n{textwrap.dedent(source)}"
+        nbformat.write(notebook, lab.folder / f"{name}.ipynb")
+    return lab.folder
 
 
 def _started(process: subprocess.Popen, said: list[str], folder: Path) -> Lab:

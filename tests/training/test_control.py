@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from workbench.config import load_config
+from workbench.files import hold_lock
 from workbench.runs.history import read_history, record_event
+from workbench.runs.state import STARTER_LOCK
 from workbench.runs.store import Run, find_runs, prepare_run
 from workbench.training.control import Control
 from workbench.training.launch import launch
@@ -101,6 +103,36 @@ def test_a_training_outlives_who_launched_it_and_obeys_others(tmp_path):
     assert [e["what"] for e in read_history(run.folder)] == _EVENTS
     with pytest.raises(ValueError, match="is stopped at step .*nobody trains it"):
         control.pause()
+
+
+def test_straight_after_a_stop_it_is_launched_again(tmp_path):
+    """The answer comes before the weights are saved, and the process leaves after that: both are waited for."""
+    root = tmp_path / "runs"
+    first = launch(LONG, root=root, patience=60.0)
+    control = Control(first.run, patience=30.0)
+    control.stop()
+    again = control.resume()
+    assert not again.attached and again.pid != first.pid and again.state in ("starting", "running")
+    wait_for(lambda: first.run.status["state"] == "running")
+    control.stop()
+    third = launch(LONG, root=root, patience=60.0)
+    assert not third.attached and third.pid not in (first.pid, again.pid) and third.state == "running"
+    assert first.run.status["step"] > 0  # it went on
+    assert [e["what"] for e in read_history(first.run.folder)].count("launch") == 3
+    with pytest.raises(ValueError, match="is running; resume is for one that is paused or ended early"):
+        control.resume()
+    control.stop()
+    wait_for(lambda: first.run.status["state"] == "stopped", 10)
+
+
+def test_a_process_that_does_not_leave_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("workbench.training.launch._LEAVING", 0.5)
+    run = prepare_run(LONG, tmp_path)
+    run.write_status("stopped", 7)
+    with hold_lock(run.folder / STARTER_LOCK, 1.0), pytest.raises(ValueError, match="process .* still holds it: try"):
+        Control(run).resume()
+    with run.lock(), pytest.raises(ValueError, match=f"{run.name} is stopped, but after"):
+        launch(LONG, root=tmp_path)
 
 
 def test_killed_after_a_change_it_is_lost_and_resumes_to_the_same_weights(tmp_path):

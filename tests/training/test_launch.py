@@ -8,8 +8,12 @@ import time
 
 import pytest
 
+from workbench.config import load_config
+from workbench.files import is_locked
+from workbench.runs.state import STARTER_LOCK
 from workbench.runs.store import find_runs
 from workbench.training.cluster import launch_commands, slurm_script
+from workbench.training.launch import launch
 
 
 def test_one_process_needs_no_launcher():
@@ -63,6 +67,23 @@ def test_the_printed_line_trains_with_as_many_processes(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("finished at step 2") == 1  # only the first process speaks
+
+
+@pytest.mark.parametrize("queue", [False, True])
+def test_the_log_has_no_colours_whatever_jupyter_asks_for(tmp_path, monkeypatch, queue):
+    monkeypatch.setenv("WORKBENCH_QUEUE", str(tmp_path / "queue"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name in ("FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.setenv(name, "1")
+    small = ["data.name=digits", "data.source=auto", "data.limit=16", "codec.name=identity", "backbone.patch=16"]
+    config = load_config("demo/plain", [*small, "training.steps=2", "training.batch=4", "training.log_every=1"])
+    run = launch(config, root=tmp_path / "runs", queue=queue, patience=60.0).run
+    deadline = time.monotonic() + 60
+    while run.status["state"] != "finished" or is_locked(run.folder / STARTER_LOCK):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    text = (run.folder / "log.txt").read_text()
+    assert "finished at step 2" in text and "\x1b" not in text and "\r" not in text
 
 
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])

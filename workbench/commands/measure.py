@@ -1,5 +1,6 @@
 """Commands about data and speed: encoding, and what steps and reading cost."""
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -103,3 +104,50 @@ def benchscores(command) -> None:
         command.report.parent.mkdir(parents=True, exist_ok=True)
         how = {"dimensions": command.dimensions, "count": command.count}
         write_json(command.report, {"scores": [asdict(timing) for timing in found], **how, **machine()})
+
+
+def benchviews(command) -> None:
+    """A table for each run: key press to picture, memory and extraction, beside the goals."""
+    from dataclasses import asdict
+
+    from workbench.files import write_json
+    from workbench.lab.bench import bench_views, demo_run, load_average, versions
+    from workbench.runs.store import machine, open_run
+
+    if command.report and command.report.suffix != ".json":
+        raise ValueError(f"cannot write {command.report.name!r}; a report ends in .json")
+    runs = [open_run(run) for run in command.runs] or [demo_run()]
+    options = {"presses": command.presses, "images": command.images if command.extraction else 0}
+    before, found, console = load_average(), {}, Console()
+    drawing = versions()
+    for run in runs:
+        with console.status("measuring") as status:
+            # Without a terminal nothing turns, so that what goes on is printed.
+            say = status.update if console.is_terminal else console.print
+            found[run.name] = list(bench_views(run, **options, say=say))
+        console.print(_views_table(run.name, found[run.name]))
+    console.print(
+        "Written: the picture is on its canvas. Painted: the screen's next frame, up to 17 ms later, is made.\n"
+        'A goal that holds for what is written alone is "written".',
+        soft_wrap=True,
+    )
+    if command.report:
+        command.report.parent.mkdir(parents=True, exist_ok=True)
+        rows = {name: [asdict(row) for row in measured] for name, measured in found.items()}
+        where = machine()
+        where["versions"] |= drawing
+        write_json(command.report, {"views": rows, **options, "load": [before, load_average()], **where})
+
+
+def _views_table(name: str, rows) -> Table:
+    table = Table("p50 / p95 of", "written", "painted", "goal", "met", title=name, box=SIMPLE, padding=(0, 1))
+
+    def pair(*values: float | None) -> str:
+        return " / ".join(f"{value:.1f}" for value in values if value is not None)
+
+    for row in rows:
+        goal = " / ".join(f"{value:g}" for value in (row.goal_p50, row.goal_p95) if value is not None)
+        written, painted = pair(row.p50, row.p95), pair(row.painted_p50, row.painted_p95)
+        table.add_row(row.what, written, painted, f"{goal} {row.unit}", row.met)
+    table.caption = "; ".join(dict.fromkeys(row.about for row in rows))
+    return table

@@ -53,6 +53,8 @@ def train(command) -> None:
         )
     if printed:
         _print(command, config.name)
+    elif command.dry_run:
+        _plan(command, config)
     elif command.detach or command.queue or command.after:
         _launch(command, config)
     else:
@@ -67,6 +69,26 @@ def _print(command, name: str) -> None:
         print(slurm_script(arguments, name, command.processes, command.nodes, command.hours))
     else:
         print(launch_commands(arguments, command.processes, command.nodes))
+
+
+def _plan(command, config: Config) -> None:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    from workbench.training.plan import plan
+    from workbench.training.plan_table import notes, table
+
+    console = Console()
+    found = plan(config, processes=command.processes)
+    if not found.measured:
+        with console.status("measuring a few steps ..."):
+            found = found.measure()
+    head, *rows = table(found)
+    drawn = Table(*head, box=SIMPLE, pad_edge=False)
+    for row in rows:
+        drawn.add_row(*row)
+    (console if console.is_terminal else Console(width=160)).print(drawn)
+    console.print("\n".join(notes(found)), soft_wrap=True, highlight=False)
 
 
 def _launch(command, config: Config) -> None:

@@ -19,12 +19,16 @@ PLUGINS = {
 def plugin_class(section: str, name: str) -> type:
     """The class that ``workbench/<section>s/<name>.py`` exports: the folder is the registry."""
     package, exported = PLUGINS[section]
-    folder = Path(__file__).parent.parent / package.rpartition(".")[2]
-    names = sorted(path.stem for path in folder.glob("*.py"))
-    available = [stem for stem in names if f"class {exported}(" in (folder / f"{stem}.py").read_text()]
-    available = [stem for stem in available if stem != "base"]
-    refuse_unknown(f"{section}.name", name, available)
+    refuse_unknown(f"{section}.name", name, plugin_names(section))
     return getattr(importlib.import_module(f"{package}.{name}"), exported)
+
+
+def plugin_names(section: str) -> list[str]:
+    """What ``backbone.name`` or ``objective.name`` can be: the files that export such a class."""
+    package, exported = PLUGINS[section]
+    folder = Path(__file__).parent.parent / package.rpartition(".")[2]
+    names = sorted(path.stem for path in folder.glob("*.py") if path.stem != "base")
+    return [stem for stem in names if f"class {exported}(" in (folder / f"{stem}.py").read_text()]
 
 
 def refuse_unknown(what: str, value: Any, allowed: Iterable[Any]) -> None:

@@ -239,3 +239,4 @@ _LOADERS = {
     "repa-latents": _images_of_store,
     "lightningdit-latents": _images_of_store,
 }
+SETS = tuple(sorted(_LOADERS))  # what `data.name` can be

@@ -50,7 +50,7 @@ def write_report(
     runs = {label: runs[label] for label in LABELS}
     training = sum(figures.total_seconds(run) for run in runs.values())
     scores = score_tables(runs)
-    page = _template().render(
+    page = template("report.html.j2").render(
         title=title,
         settings=settings(runs),
         pictures=_pictures(runs, samples, class_names, maps),
@@ -144,10 +144,11 @@ def _measured(record: Record) -> str:
     return ", ".join(_HOW[key].format(value) for key, value in how.items() if key in _HOW).capitalize() + "."
 
 
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A page among the templates, which refuses what it is not given."""
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     strict = {"autoescape": True, "undefined": StrictUndefined}
-    return Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, **strict).get_template("report.html.j2")
+    return Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, **strict).get_template(name)
 
 
 def _machines(runs: Mapping[str, Run]) -> list[dict[str, Any]]:

@@ -1,25 +1,27 @@
 """The zoo: three trained runs that ship with the package, so that features can be seen before anything is trained.
 
 They are trained by the presets ``zoo/teacher``, ``zoo/plain`` and ``zoo/guided``, and shipped as EMA weights in
-float16 at five steps each, with configuration, log, scores and hashes: what `pack` writes and `zoo` opens.
+float16 at five steps each, with configuration, log, scores and hashes: archives that `pack` writes and `zoo` opens.
 """
 
+import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
 from workbench.config import load_config, refuse_unknown
-from workbench.files import hold_lock, write_json
+from workbench.files import hold_lock, replacing, write_json
 from workbench.runs.checkpoints import save_checkpoint
 from workbench.runs.store import Run, find_runs, home, run_fingerprint
 
 ANIMALS = ("teacher", "plain", "guided")
 _SHIPPED = Path(__file__).parent.parent / "data" / "assets" / "zoo"
 _FILES = ("config.yaml", "metrics.jsonl", "results.jsonl")
-_PATIENCE = 60.0  # seconds that another process may take to copy a run
+_PATIENCE = 60.0  # seconds that another process may take to unpack a run
 
 
 def zoo(name: str = "guided", root: Path | None = None) -> Run:
@@ -34,11 +36,11 @@ def zoo(name: str = "guided", root: Path | None = None) -> Run:
     root.mkdir(parents=True, exist_ok=True)
     if name == "guided":
         zoo("teacher", root)
-    with hold_lock(root / ".zoo-lock", _PATIENCE):
-        mark = Run(_SHIPPED / name).fingerprint
+    with hold_lock(root / ".zoo-lock", _PATIENCE), zipfile.ZipFile(_SHIPPED / f"{name}.zip") as archive:
+        mark = json.loads(archive.read("provenance.json"))["fingerprint"]
         there = next((run for run in find_runs(root) if run.fingerprint == mark), None)
         if there is None:
-            return _place(Run(_SHIPPED / name), root)
+            return _place(archive, root / f"zoo-{name}-{mark[:8]}")
     if there.status["state"] != "finished":
         status = there.status
         raise ValueError(
@@ -49,18 +51,23 @@ def zoo(name: str = "guided", root: Path | None = None) -> Run:
 
 
 def pack(root: Path | None = None, folder: Path = _SHIPPED) -> list[Path]:
-    """Write the shipped form of the three finished runs under ``root``, replacing ``folder``; returns their folders.
+    """Write the shipped form of the three finished runs under ``root`` into ``folder``; returns the archives.
 
     A run that was opened from the zoo is packed as it is, so scores of the shipped weights can be added. Raises
-    ValueError for a run that has not finished.
+    ValueError, with nothing written, for a run that has not finished.
     """
     root = home() if root is None else Path(root)
-    with TemporaryDirectory(dir=folder.parent, prefix=".zoo-") as temporary:
-        for name in ANIMALS:
-            _pack(_trained(name, root), Path(temporary) / name)
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(temporary, folder)
-    return [folder / name for name in ANIMALS]
+    runs = {name: _trained(name, root) for name in ANIMALS}
+    folder.mkdir(exist_ok=True)
+    for name, run in runs.items():
+        with TemporaryDirectory() as temporary, replacing(folder / f"{name}.zip") as file:
+            _gather(run, Path(temporary))
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+                for path in sorted(path for path in Path(temporary).rglob("*") if path.is_file()):
+                    # An entry from ZipInfo bears no date, so equal runs are equal bytes.
+                    entry = zipfile.ZipInfo(str(path.relative_to(temporary)))
+                    archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
+    return [folder / f"{name}.zip" for name in ANIMALS]
 
 
 def _trained(name: str, root: Path) -> Run:
@@ -72,8 +79,8 @@ def _trained(name: str, root: Path) -> Run:
     return found
 
 
-def _pack(run: Run, folder: Path) -> None:
-    folder.mkdir()
+def _gather(run: Run, folder: Path) -> None:
+    """What is shipped of a run, as the files of a run."""
     for file in filter(lambda name: (run.folder / name).is_file(), _FILES):
         shutil.copyfile(run.folder / file, folder / file)
     every = run.config.training.milestone_every
@@ -87,13 +94,12 @@ def _pack(run: Run, folder: Path) -> None:
     write_json(folder / "provenance.json", {**run.provenance, "shipped": True})
 
 
-def _place(shipped: Run, root: Path) -> Run:
-    """A copy under ``root``: complete or absent."""
-    with TemporaryDirectory(dir=root, prefix=".zoo-") as temporary:
-        run = Run(Path(temporary) / f"{shipped.config.name}-{shipped.fingerprint[:8]}")
-        shutil.copytree(shipped.folder, run.folder)
-        last = shipped.metrics[-1]
+def _place(archive: zipfile.ZipFile, folder: Path) -> Run:
+    """The run of an archive in ``folder``: complete or absent."""
+    with TemporaryDirectory(dir=folder.parent, prefix=".zoo-") as temporary:
+        run = Run(Path(temporary) / folder.name)
+        archive.extractall(run.folder)
+        last = run.metrics[-1]
         run.write_status("finished", last["step"], steps=last["step"], seconds=last["seconds"])
-        final = root / run.name
-        os.replace(run.folder, final)
-    return Run(final)
+        os.replace(run.folder, folder)
+    return Run(folder)

@@ -9,7 +9,7 @@ from workbench.runs.history import me, read_history, record_event, settings_of
 from workbench.runs.state import LIVE, TRAINING
 from workbench.runs.store import Run, open_run
 from workbench.training import queue
-from workbench.training.launch import Launched, relaunch
+from workbench.training.launch import Launched, is_leaving, relaunch
 from workbench.training.mailbox import send
 
 _PATIENCE = 10.0  # seconds that an answer is waited for: it comes after the step that is being computed
@@ -51,13 +51,16 @@ class Control:
         return self._ask("stop")
 
     def resume(self) -> Answer | Launched:
-        """Let a paused run go on; launch one that ended before its last step again, exactly as it was."""
-        state = self.run.status["state"]
-        if state == "paused":
+        """Let a paused run go on; launch one that ended before its last step again, exactly as it was.
+
+        Right after a stop it waits until the process is gone, which saves first; ValueError if that takes 20 seconds.
+        """
+        status = self.run.status
+        if is_leaving(status):
+            return relaunch(self.run)
+        if status["state"] == "paused":
             return self._ask("resume")
-        if state in LIVE:
-            raise ValueError(f"run {self.run.name} is {state}; resume is for one that is paused or ended early")
-        return relaunch(self.run)
+        raise ValueError(f"run {self.run.name} is {status['state']}; resume is for one that is paused or ended early")
 
     def set(self, option: str, value: Any) -> Answer:
         """Change learning_rate, stop_step, log_every or checkpoint_every from the next step on, resumes included.

@@ -18,7 +18,7 @@ import workbench
 from workbench.config import Config, load_config, to_dict
 from workbench.files import is_locked
 from workbench.runs.history import me, read_history, record_event
-from workbench.runs.state import LIVE, STARTER_LOCK, TRAINER_LOCK, last_log_lines
+from workbench.runs.state import LIVE, STARTER_LOCK, TRAINER_LOCK, TRAINING, last_log_lines
 from workbench.runs.store import Run, prepare_run, run_fingerprint, runs_root
 from workbench.training import queue as jobs
 from workbench.training.attend import HEARD
@@ -28,6 +28,7 @@ from workbench.training.slots import CPU, take, take_slots
 _LAUNCHED = "WORKBENCH_LAUNCHED"  # the run folder, told to a launched process
 # Options outside the fingerprint: a run that exists takes them from whoever launches it.
 _FREE = ("log_every", "checkpoint_every", "keep", "milestone_every", "sharding", "tracker")
+_LEAVING = 20.0  # seconds that a process which was told to end may take to be gone
 _children: list[subprocess.Popen] = []  # so that those who end are reaped
 
 
@@ -76,21 +77,20 @@ def launch(
     Raises ValueError for what can be known before: a teacher that was never launched, a batch that cannot be
     shared, a device that is not there, a ``config.yaml`` that was changed since the run was made.
     """
-    _check(config, processes, after, queue)
-    candidates = _candidates(devices, processes)
+    check_launch(config, processes)
+    if after is not None and not queue:
+        raise ValueError("a training that starts after another has to wait in the queue: queue=True")
+    possible = candidates(devices, processes)
     root = (root or runs_root()).resolve()
     run = prepare_run(config, root)
-    status = run.status
-    if status["state"] == "finished":
+    if run.status["state"] == "finished":
         return Launched(run, None, "finished", attached=True)
     overrides = _overrides(config, run, root)
-    starter = take(run.folder / STARTER_LOCK)
-    if starter is None or is_locked(run.folder / TRAINER_LOCK):
-        if starter is not None:
-            os.close(starter)
-        status = run.status
+    starter = _take_over(run)
+    status = run.status
+    if starter is None:
         return Launched(run, status.get("pid"), status["state"], attached=True)
-    order = _order(run, root, processes, overrides, candidates, after)
+    order = _order(run, root, processes, overrides, possible, after)
     how = {"processes": processes, "queue": queue, "devices": list(devices) if devices else None}
     record_event(run.folder, status["step"], "launch", **how, after=order["after"])
     try:
@@ -122,7 +122,8 @@ def note_failed_start(error: BaseException) -> None:
             run.write_status("failed", status["step"], error=str(error))
 
 
-def _check(config: Config, processes: int, after: Run | None, queue: bool) -> None:
+def check_launch(config: Config, processes: int) -> None:
+    """ValueError for a number of processes that cannot share the batch."""
     training = config.training
     if processes < 1:
         raise ValueError(f"processes must be at least 1; got {processes}")
@@ -131,11 +132,9 @@ def _check(config: Config, processes: int, after: Run | None, queue: bool) -> No
             f"training.batch {training.batch} cannot be shared by {processes} processes with "
             f"training.accumulation {training.accumulation}"
         )
-    if after is not None and not queue:
-        raise ValueError("a training that starts after another has to wait in the queue: queue=True")
 
 
-def _candidates(devices: Sequence[int] | None, processes: int) -> tuple[str, ...]:
+def candidates(devices: Sequence[int] | None, processes: int) -> tuple[str, ...]:
     """The devices that may be taken, as the queue names them; ValueError if there are too few."""
     count = torch.cuda.device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -149,8 +148,37 @@ def _candidates(devices: Sequence[int] | None, processes: int) -> tuple[str, ...
     return tuple(f"gpu{number}" for number in chosen) or (CPU,)
 
 
+def is_leaving(status: Mapping) -> bool:
+    """Whether a process that still holds the run has ended it or was told to, and is on its way out."""
+    told = (status.get("answer") or {}).get("what") == "stop"
+    return status["state"] not in LIVE or (status["state"] in TRAINING and told)
+
+
+def _take_over(run: Run) -> int | None:
+    """The lock of who starts the run, once a process that is leaving it has gone; None if the run is on its way.
+
+    Raises ValueError if that process is not gone after 20 seconds.
+    """
+    deadline = time.monotonic() + _LEAVING
+    while True:
+        starter = take(run.folder / STARTER_LOCK)
+        if starter is not None and not is_locked(run.folder / TRAINER_LOCK):
+            return starter
+        if starter is not None:
+            os.close(starter)
+        status = run.status
+        if status["state"] == "finished" or not is_leaving(status):
+            return None
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"run {run.name} is {status['state']}, but after {_LEAVING:.0f} s process {status.get('pid')} still "
+                f"holds it: try again later, or end that process"
+            )
+        time.sleep(0.1)
+
+
 def _order(
-    run: Run, root: Path, processes: int, overrides: list[str], candidates: tuple[str, ...], after: Run | None
+    run: Run, root: Path, processes: int, overrides: list[str], possible: tuple[str, ...], after: Run | None
 ) -> dict:
     """Everything that a process needs to train the run, now or after a restart of the machine."""
     more = ["--processes", str(processes)] if processes > 1 else []
@@ -159,8 +187,8 @@ def _order(
         "command": (sys.executable, "-m", "workbench", "train", str(run.folder / "config.yaml"), *overrides, *more),
         "environment": _environment(run, root),
         "cwd": os.getcwd(),
-        "candidates": candidates,
-        "needed": 1 if candidates == (CPU,) else processes,
+        "candidates": possible,
+        "needed": 1 if possible == (CPU,) else processes,
         "after": str(after.folder.resolve()) if after else None,
     }
 
@@ -212,7 +240,7 @@ def _start(run: Run, order: Mapping, starter: int, detach: bool) -> tuple[subpro
             stdout=log,
             stderr=log,
             cwd=order["cwd"],
-            env={**os.environ, **order["environment"], **slots.environment},
+            env=jobs.surroundings(order["environment"], slots.environment),
             start_new_session=detach,
             pass_fds=(starter, *slots.handles),
         )

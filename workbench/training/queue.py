@@ -19,6 +19,7 @@ from workbench.files import is_locked, read_json, write_json
 from workbench.runs.state import LIVE, STARTER_LOCK, TRAINER_LOCK, read_status, write_status
 from workbench.training.slots import Slots, choose_slots, hold_queue, queue_folder, take
 
+_COLOURS = ("FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE")
 _POLL = 0.5  # seconds between looks whether it is one's turn
 
 
@@ -151,13 +152,24 @@ def start_waiter(job: Job, starter: int | None = None) -> subprocess.Popen | Non
             stdout=log,
             stderr=log,
             cwd=job.cwd,
-            env={**os.environ, **job.environment, "WORKBENCH_QUEUE": str(queue_folder().resolve())},
+            env=surroundings(job.environment, {"WORKBENCH_QUEUE": str(queue_folder().resolve())}),
             start_new_session=True,
             pass_fds=(own,),
         )
     if starter is None:
         os.close(own)
     return process
+
+
+def surroundings(*more: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a launched process: that of who launches it, and ``more``.
+
+    It writes into a file. Jupyter and others ask the programs they start for colours all the same: that is left out.
+    """
+    own = {key: value for key, value in os.environ.items() if key not in _COLOURS and not key.startswith("TTY_")}
+    for given in more:
+        own |= given
+    return own | {"NO_COLOR": "1"}
 
 
 def wait_for_turn(number: str) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,13 +60,22 @@ def take_slots(candidates: Sequence[str], needed: int, run: Path, force: bool = 
         return choose_slots(candidates, needed, run, force)
 
 
+def who_trains(candidates: Sequence[str], needed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The devices that would be taken now, and the runs that hold a slot there although none is free."""
+    with hold_queue():
+        holders = {device: _holders(device) for device in candidates}
+    chosen = _least_used(holders)[:needed]
+    full = [device for device in chosen if len(holders[device]) >= _slots(device)]
+    return tuple(chosen), tuple(name for device in full for name in holders[device])
+
+
 def choose_slots(candidates: Sequence[str], needed: int, run: Path, force: bool) -> Slots | None:
     """`take_slots` for whoever holds the queue."""
     holders = {device: _holders(device) for device in candidates}
     free = [device for device in candidates if len(holders[device]) < _slots(device)]
     if len(free) < needed and not force:
         return None
-    chosen = sorted(candidates, key=lambda device: (device not in free, len(holders[device])))[:needed]
+    chosen = _least_used(holders)[:needed]
     handles = []
     for device in chosen:
         file = queue_folder() / "slots" / device / f"{time.time_ns()}.json"
@@ -74,6 +83,11 @@ def choose_slots(candidates: Sequence[str], needed: int, run: Path, force: bool)
         handles.append(take(file))
     beside = [name for device in chosen if device not in free for name in holders[device]]
     return Slots(tuple(chosen), tuple(handles), tuple(beside))
+
+
+def _least_used(holders: Mapping[str, Sequence[str]]) -> list[str]:
+    """The devices, those with a free slot first, then those with fewer runs."""
+    return sorted(holders, key=lambda device: (len(holders[device]) >= _slots(device), len(holders[device])))
 
 
 def _holders(device: str) -> list[str]:

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from workbench.commands.options import Overrides, Reference
 
@@ -49,6 +51,22 @@ class BenchScores:
     count: int = 5000
     report: Path | None = None
     """Also write the figures, with the machine, to this JSON file."""
+
+
+@dataclass(frozen=True)
+class BenchViews:
+    """Measure how soon views answer in JupyterLab and in an exported page, in headless Chromium, beside the goals."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """The demo's newest plain run by default."""
+    report: Path | None = None
+    """Also write the figures, with the machine, versions and load, to this JSON file."""
+    presses: int = 30
+    """Key presses of each slider; ten times as many moves for the growth of memory."""
+    extraction: bool = True
+    """Also time the extraction of features, into a cache of its own."""
+    images: int = 2000
+    """How many images it is of."""
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,10 @@ class Train:
     """Print the torchrun and accelerate commands of this training and start nothing."""
     print_slurm: bool = False
     """Print a batch script for sbatch and start nothing."""
+    dry_run: bool = False
+    """Print what it would take, its teacher included: parameters, memory, time, disk, what is reused; train nothing.
+
+    The time is measured, some seconds of real steps, once on a machine."""
     hours: int = 48
     """Time that --print-slurm asks for."""
 

@@ -18,6 +18,13 @@ function extend(curves, more, most) {
   return fits;
 }
 
+// Takes the points of a stretch; false if the reader looks at another one by now.
+function takeFiner(runs, { range, runs: curves }, shown) {
+  if (!shown || range.some((end, at) => end !== shown[at])) return false;
+  Object.entries(curves).forEach(([index, found]) => { runs[index].finer = { range, curves: found }; });
+  return true;
+}
+
 // Takes what the kernel sent of the runs; false if everything has to be asked for.
 function takeNews(runs, news, most) {
   let fits = true;
@@ -30,6 +37,7 @@ function takeNews(runs, news, most) {
       const { curves, ...parts } = changed;
       Object.assign(run, parts);
       if (curves) fits = extend(run.curves, curves, most) && fits;
+      if (curves && run.finer) extend(run.finer.curves, curves, Infinity);
     }
   }
   return fits;
@@ -114,15 +122,18 @@ function savers(model, runs, charts, ui) {
     ui.button({ label: "Save SVG", onclick: save("svg", "image/svg+xml", ({ svg }) => svg) }));
 }
 
-// Smoothing, scale and range outlive the page.
+// Smoothing, scale and range outlive the page; of a new range the finer points are asked for.
 function remember(model, store) {
   let timer = 0;
+  let asked = "";
   const leave = store.subscribe((state, changed) => {
     if (!["smoothing", "scale", "range"].some((key) => changed.has(key))) return;
     clearTimeout(timer);
     timer = setTimeout(() => {
       model.set("choices", { smoothing: state.smoothing, scale: state.scale, range: state.range });
       model.save_changes();
+      if (state.range && String(state.range) !== asked) model.send({ type: "range", range: state.range });
+      asked = String(state.range);
     }, 60);
   });
   return () => {
@@ -139,9 +150,14 @@ function listen(model, { runs, store, say }) {
   };
   const heard = (message) => {
     if (message.type === "said") say(message.text, message.wrong);
+    if (message.type === "finer" && takeFiner(runs, message, store.get().range)) store.touch("data");
     if (message.type !== "news") return;
     const before = runs.map((run) => run.status?.answer?.number);
-    if (Object.values(message.runs).some((changed) => changed.whole)) asked = false;
+    if (Object.values(message.runs).some((changed) => changed.whole)) {
+      asked = false;
+      const { range } = store.get();
+      if (range) model.send({ type: "range", range });
+    }
     if (!takeNews(runs, message.runs, model.get("points"))) ask();
     runs.forEach((run, index) => {
       const answer = run.status?.answer;

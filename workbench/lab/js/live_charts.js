@@ -18,10 +18,13 @@ function curveNames(runs) {
   return [...FIRST.filter((name) => all.has(name)), ...rest, ...(all.has("images_per_second") ? ["images_per_second"] : [])];
 }
 
-function curveLines(runs, name, keep) {
+// Those of the stretch that is shown, if they came; `range` is null where everything is.
+function curveLines(runs, name, keep, range) {
   return runs.flatMap((run, index) => {
-    if (!run.curves[name]) return [];
-    const [steps, values] = run.curves[name];
+    const known = range && run.finer && range.every((end, at) => end === run.finer.range[at]);
+    const found = (known && run.finer.curves[name]) || run.curves[name];
+    if (!found) return [];
+    const [steps, values] = found;
     return [{ ...lineStyle(index), run: run.name, steps, values, drawn: smoothed(values, keep) }];
   });
 }
@@ -196,7 +199,7 @@ function createCharts(host, runs, store) {
   const wanted = () => [...curveNames(runs), ...(runs.some((run) => run.scores) ? ["score"] : [])];
   const sourceOf = (name) => (name === "score"
     ? { title: () => scoreTitle(runs), lines: () => scoreLines(runs) }
-    : { title: () => titleOf(name), lines: () => curveLines(runs, name, KEEPS[store.get().smoothing]) });
+    : { title: () => titleOf(name), lines: () => curveLines(runs, name, KEEPS[store.get().smoothing], store.get().range) });
   const empty = make("p", { class: "wb-note" }, "Nothing was logged yet.");
 
   function update(changed) {

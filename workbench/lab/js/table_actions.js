@@ -1,4 +1,4 @@
-// What can be done with the selected runs: code that opens them, tags and notes, the trash.
+// What can be done with the selected runs: views of them below, code that opens them, tags and notes, the trash.
 const OPENS = [["watch", "Watch"], ["maps", "Maps"], ["samples", "Samples"], ["compare", "Compare scores"]];
 
 function createActions(model, store, ui, act) {
@@ -13,18 +13,26 @@ function createActions(model, store, ui, act) {
     button.dataset.what = what;
     return button;
   });
+  const shows = OPENS.slice(0, 3).map(([what, label]) => {
+    const button = ui.button({ label: `Open ${label.toLowerCase()}`, title: "Below the table", onclick: () => {
+      ui.status(`Opening ${label.toLowerCase()} …`);
+      act({ what: "open", view: what });
+    } });
+    button.dataset.what = what;
+    return button;
+  });
   const form = createNotes(store, ui, act);
   const question = createQuestion(model, store, ui, act);
   const note = ui.button({ label: "Tags and notes", title: "Of one run", onclick: () => form.open() });
   const remove = ui.button({ label: "Move to trash", title: "Asks first; nothing is deleted", onclick: () => question.open() });
   const again = ui.button({ label: "Read again", title: "Read the run folders again", onclick: () => act({ what: "refresh" }) });
-  const bar = make("div", { class: "wb-bar", role: "group", "aria-label": "selected runs" }, count, ...opens, note, remove, again);
+  const bar = make("div", { class: "wb-bar", role: "group", "aria-label": "selected runs" }, count, ...shows, ...opens, note, remove, again);
   const element = make("div", { class: "wb-table-actions" }, bar, form.element, question.element);
 
   function update(rows, shown) {
     const { chosen } = store.get();
     count.textContent = `${chosen.length} of ${rows.length} selected${shown < rows.length ? `, ${shown} shown` : ""}`;
-    opens.forEach((button) => { button.disabled = chosen.length < (button.dataset.what === "compare" ? 2 : 1); });
+    [...shows, ...opens].forEach((button) => { button.disabled = chosen.length < (button.dataset.what === "compare" ? 2 : 1); });
     note.disabled = chosen.length !== 1;
     remove.disabled = !chosen.length;
     form.update(rows);

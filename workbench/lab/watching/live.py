@@ -1,7 +1,6 @@
 """Runs as they train, in a notebook: a panel whose thread follows the run folders and sends what is new."""
 
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,13 @@ import traitlets
 
 from workbench.lab.watching.code import calling, named
 from workbench.lab.watching.module import module
-from workbench.lab.watching.state import PARTS, POINTS, mark_of, panel_state, points_of
+from workbench.lab.watching.state import PARTS, POINTS, finer_curves, mark_of, panel_state, points_of
 from workbench.runs.curves import Follower, follow
-from workbench.runs.state import LIVE
 from workbench.runs.store import Run, find_runs, open_run, runs_root
-from workbench.training.control import Answer, Control
+from workbench.training.control import Control
 from workbench.training.launch import Launched
 
 _QUICK, _SLOW = 0.25, 1.0  # seconds between two looks
-_LEAVING = 20.0  # seconds that a stopped process may take to be gone
 _PATIENT = 20.0  # seconds without news after which the slow ones do: runs mostly log more often
 _SCRIPTS = ("live_chart", "live_charts", "live_run", "live")
 _open: dict[tuple[Path, ...], "LivePanel"] = {}  # so that a cell that runs again does not start another thread
@@ -142,9 +139,21 @@ class LivePanel(anywidget.AnyWidget):
         if kind == "ready":
             with self._turn:
                 self.send({"type": "news", "runs": {number: one.whole() for number, one in enumerate(self._lookouts)}})
+        elif kind == "range":
+            self._send_finer(content["range"])
         elif kind == "command":
             # Not here: a run that is launched again takes seconds to begin.
             threading.Thread(target=self.command, args=(content,), daemon=True).start()
+
+    def _send_finer(self, span: Any) -> None:
+        """The points between two steps that the curves of everything had to leave out."""
+        try:
+            low, high = map(float, span)
+            found = {number: finer_curves(run, low, high) for number, run in enumerate(self.runs)}
+        except (ValueError, OSError, TypeError) as error:
+            self._say(f"{type(error).__name__}: {error}", True)
+        else:
+            self.send({"type": "finer", "range": [low, high], "runs": found})
 
     def command(self, content: dict[str, Any]) -> None:
         """Do what a button asks, {"run": its number, "what": a method of `Control`, "value"}, and tell the page."""
@@ -153,10 +162,7 @@ class LivePanel(anywidget.AnyWidget):
             control = Control(run, patience=0.0)
             if what not in ("pause", "resume", "checkpoint", "stop", "set"):
                 raise ValueError(f"there is no command {what!r}")
-            if what == "set":
-                done = control.set("learning_rate", content["value"])
-            else:
-                done = _resumed(control) if what == "resume" else getattr(control, what)()
+            done = control.set("learning_rate", content["value"]) if what == "set" else getattr(control, what)()
         except Exception as error:  # the page's line is the only place where it is read
             self._say(f"{type(error).__name__}: {error}", True)
         else:
@@ -168,18 +174,6 @@ class LivePanel(anywidget.AnyWidget):
 
     def _say(self, text: str, wrong: bool) -> None:
         self.send({"type": "said", "text": text, "wrong": wrong})
-
-
-def _resumed(control: Control) -> Answer | Launched:
-    """`Control.resume`, again while the process that was stopped is still on its way out and holds the run."""
-    deadline = time.monotonic() + _LEAVING
-    done = control.resume()
-    while isinstance(done, Launched) and done.attached and done.state not in (*LIVE, "finished"):
-        if time.monotonic() > deadline:
-            raise ValueError(f"process {done.pid} was told to end and still holds the run: try again later")
-        time.sleep(_QUICK)
-        done = control.resume()
-    return done
 
 
 def _opened(run: Run | Launched | str | Path) -> Run:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from workbench.evaluation.statistics import PROTOCOL
 from workbench.lab.watching.log import last_shown
 from workbench.lab.watching.thumbnails import newest_samples
-from workbench.runs.curves import read_curves
+from workbench.runs.curves import read_curves, thin
 from workbench.runs.history import read_history, settings_of
 from workbench.runs.state import LIVE, TRAINING
 from workbench.runs.store import Run
@@ -49,6 +51,18 @@ def curves_of(run: Run, since: int | None = None) -> dict[str, Any]:
         last = max([last if last is not None else -1, *map(int, steps[-1:])])
     curves.pop("seconds", None)
     return {"curves": curves, "last": last, "complete": found.complete}
+
+
+def finer_curves(run: Run, low: float | int, high: float | int) -> dict[str, list[list]]:
+    """The curves between two steps, at most `POINTS` points each, with one point beyond each border."""
+    curves = {}
+    for name, (steps, values) in read_curves(run, sys.maxsize).curves.items():
+        first, last = max(0, int(np.searchsorted(steps, low)) - 1), int(np.searchsorted(steps, high, "right")) + 1
+        steps, values = steps[first:last], values[first:last]
+        chosen = thin(np.where(np.isfinite(values), values, np.nan), POINTS)
+        if name != "seconds" and len(chosen):
+            curves[name] = [[int(step) for step in steps[chosen]], [short(float(value)) for value in values[chosen]]]
+    return curves
 
 
 def points_of(records: Iterable[Mapping[str, Any]], after: int | None) -> dict[str, list[list]]:

@@ -1,13 +1,18 @@
 """The table of runs in a notebook: search, sort, filter, select, note, throw away, open the selection."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import anywidget
+import ipywidgets
 import traitlets
 
+from workbench.lab.drawn import samples
+from workbench.lab.maps import compare_maps, maps
 from workbench.lab.watching.code import calling, named
+from workbench.lab.watching.live import watch
 from workbench.lab.watching.module import module
 from workbench.lab.watching.state import short
 from workbench.runs.index import RunRow, runs_table
@@ -47,6 +52,20 @@ def codes(chosen: Sequence[Run]) -> dict[str, str]:
     return made | ({"compare": f"import workbench as wb\n\n{opened}"} if several else {})
 
 
+def opened(what: str, chosen: Sequence[Run]) -> ipywidgets.Widget:
+    """The view "watch", "maps" or "samples" of the chosen runs; ValueError for another, and for what they lack."""
+    if not chosen:
+        raise ValueError("select a run to open")
+    folders = [str(run.folder) for run in chosen]
+    if what == "watch":
+        return watch(*chosen)
+    if what == "maps":
+        return (compare_maps(folders) if len(chosen) > 1 else maps(folders[0])).widget()
+    if what == "samples":
+        return samples(folders).widget()
+    raise ValueError(f"there is no view {what!r}; there are: watch, maps, samples")
+
+
 class RunsTable(anywidget.AnyWidget):
     """The table of `runs`. What the page asks for comes as a message and is answered in its visible line."""
 
@@ -60,7 +79,11 @@ class RunsTable(anywidget.AnyWidget):
         super().__init__(
             _esm=module("table_rows", "table_actions", "table"), rows=table_rows(root), trash=str(root / TRASH)
         )
+        self._below = ipywidgets.VBox([self])
         self.on_msg(self._heard)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        return self._below._repr_mimebundle_(**kwargs)
 
     @property
     def selected(self) -> list[Run]:
@@ -78,6 +101,10 @@ class RunsTable(anywidget.AnyWidget):
     @traitlets.observe("chosen")
     def _chosen(self, _change: Any) -> None:
         self.code = codes(self.selected)
+
+    def show(self, what: str) -> None:
+        """Show a view of the selected runs below the table, in place of the one before: "watch", "maps", "samples"."""
+        self._below.children = (self, opened(what, self.selected))
 
     def refresh(self) -> None:
         """Read the run folders again."""
@@ -129,8 +156,18 @@ class RunsTable(anywidget.AnyWidget):
     def _heard(self, _widget: Any, content: Any, _buffers: Any) -> None:
         if not isinstance(content, dict) or content.get("type") != "act":
             return
+        if content.get("what") == "open":  # features and samples take their time
+            threading.Thread(target=self._opened, args=(content.get("view"),), daemon=True).start()
+            return
         try:
             self.send({"type": "said", "text": self.act(content), "wrong": False})
+        except Exception as error:  # the page's line is the only place where it is read
+            self.send({"type": "said", "text": f"{type(error).__name__}: {error}", "wrong": True})
+
+    def _opened(self, view: Any) -> None:
+        try:
+            self.show(view)
+            self.send({"type": "said", "text": f"Opened {view} below.", "wrong": False})
         except Exception as error:  # the page's line is the only place where it is read
             self.send({"type": "said", "text": f"{type(error).__name__}: {error}", "wrong": True})
 

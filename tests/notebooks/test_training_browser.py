@@ -1,0 +1,278 @@
+"""05_training in a real JupyterLab: a training that outlives tab and kernel, a stop, a kill; a chain by keyboard."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from workbench.files import is_locked
+from workbench.runs.state import LIVE, STARTER_LOCK
+from workbench.runs.store import Run, find_runs
+from workbench.training.control import Control
+
+REPOSITORY = Path(__file__).parents[2]
+NOTEBOOK, WIZARD = "05_training.ipynb", "wizard.ipynb"
+PLACES = {
+    "JUPYTER_CONFIG_DIR": "config",
+    "JUPYTER_DATA_DIR": "data",
+    "JUPYTER_RUNTIME_DIR": "runtime",
+    "JUPYTERLAB_SETTINGS_DIR": "settings",
+    "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+    "IPYTHONDIR": "ipython",
+    "WORKBENCH_RUNS": "runs",
+    "WORKBENCH_QUEUE": "queue",
+}
+READY = """async () => {
+  const panel = window.jupyterapp && window.jupyterapp.shell.currentWidget;
+  if (!panel || !panel.context) return false;
+  await panel.context.ready;
+  await panel.context.sessionContext.ready;
+  const session = panel.context.sessionContext.session;
+  return Boolean(session) && session.kernel.connectionStatus === "connected" && session.kernel.status === "idle";
+}"""
+RUN = """(id) => {
+  const { content } = window.jupyterapp.shell.currentWidget;
+  content.activeCellIndex = [...content.model.cells].findIndex((cell) => cell.id === id);
+  window.jupyterapp.commands.execute("notebook:run-cell");
+}"""
+RAN = """(id) => {
+  const panel = window.jupyterapp.shell.currentWidget;
+  const cell = [...panel.content.model.cells].find((one) => one.id === id);
+  const wrong = cell.sharedModel.getOutputs().find((output) => output.output_type === "error");
+  if (wrong) throw new Error(`${wrong.ename}: ${wrong.evalue}`);
+  return Boolean(cell.executionCount) && panel.context.sessionContext.session.kernel.status === "idle";
+}"""
+PRINTED = """(id) => {
+  const cell = [...window.jupyterapp.shell.currentWidget.content.model.cells].find((one) => one.id === id);
+  return cell.sharedModel.getOutputs().map((output) => [output.text ?? ""].flat().join("")).join("");
+}"""
+POINTS = "(all) => Math.max(0, ...all.map((one) => (one.getAttribute('d').match(/[ML]/g) ?? []).length))"
+
+
+@dataclass(frozen=True)
+class Lab:
+    address: str
+    token: str
+    process: subprocess.Popen
+    runs: Path
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """JupyterLab as `workbench lab` starts it, with runs and a queue of its own; nothing trains when it is over."""
+    here = tmp_path_factory.mktemp("training-lab")
+    for place in PLACES.values():
+        (here / place).mkdir()
+    (here / "config" / "jupyter_server_config.py").write_text("c.LabApp.expose_app_in_browser = True\n")
+    folder = here / "workbench-notebooks"
+    folder.mkdir()
+    notebook = nbformat.read(REPOSITORY / "notebooks" / NOTEBOOK, 4)
+    next(cell for cell in notebook.cells if cell.id == "parameters").source += "\ntiny = True"
+    nbformat.write(notebook, folder / NOTEBOOK)
+    form = "from workbench.lab.watching.wizard import wizard\n\nwizard('demo/guided')"
+    cells = [nbformat.v4.new_code_cell(form, id="form")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata), folder / WIZARD)
+    python_path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, **{name: str(here / place) for name, place in PLACES.items()}}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "workbench", "lab", "--no-browser"],
+        cwd=here,
+        env={**environment, "PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    said: list[str] = []
+    threading.Thread(target=lambda: said.extend(process.stdout), daemon=True).start()
+    try:
+        yield _started(process, said, here / "runs")
+    finally:
+        process.terminate()
+        process.wait(20)
+        for run in find_runs(here / "runs"):
+            _end(run)
+
+
+def _started(process: subprocess.Popen, said: list[str], runs: Path) -> Lab:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        found = re.search(r"(http://127\.0\.0\.1:\d+)/lab/tree/00_tour\.ipynb\?token=(\w+)", "".join(said))
+        if found:
+            try:
+                urllib.request.urlopen(f"{found[1]}/api/status?token={found[2]}", timeout=20).close()
+                return Lab(found[1], found[2], process, runs)
+            except OSError:
+                pass
+        time.sleep(0.2)
+    raise AssertionError(f"JupyterLab did not start: {''.join(said)}")
+
+
+def _end(run: Run) -> None:
+    """Stop a run that still trains or waits, and wait until its process is gone."""
+    if run.status["state"] in LIVE:
+        Control(run).stop()
+    deadline = time.monotonic() + 60
+    while is_locked(run.folder / STARTER_LOCK) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def opened(lab, browser):
+    """opened(notebook) -> its page, with a kernel that waits; closed pages are closed."""
+    contexts = []
+
+    def shown(name: str):
+        context = browser.new_context(viewport={"width": 1400, "height": 1000})
+        contexts.append(context)
+        page = context.new_page()
+        page.goto(f"{lab.address}/lab/tree/{name}?reset&token={lab.token}")
+        page.wait_for_selector(".jp-Notebook .jp-Cell")
+        until(page, READY, 60)
+        return page
+
+    yield shown
+    for context in contexts:
+        context.close()
+
+
+def until(page, script: str, seconds: float, argument: object = None) -> None:
+    """Wait for a script that may be asynchronous, which `wait_for_function` takes for true at once."""
+    deadline = time.monotonic() + seconds
+    while not page.evaluate(script, argument):
+        assert time.monotonic() < deadline, page.locator(".jp-Notebook").inner_text()[-3000:]
+        page.wait_for_timeout(200)
+
+
+def wait_for(page, condition, seconds: float = 60.0) -> float:
+    """Seconds until a condition held."""
+    since = time.monotonic()
+    while not condition():
+        assert time.monotonic() < since + seconds, page.locator(".wb").first.inner_text()[:1500]
+        page.wait_for_timeout(50)
+    return time.monotonic() - since
+
+
+def run_cells(page, *ids: str) -> None:
+    for name in ids:
+        page.evaluate(RUN, name)
+        until(page, RAN, 120, name)
+
+
+def kernel_pids(lab: Lab) -> list[int]:
+    """The kernels that the server started."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if "ipykernel" in (folder / "cmdline").read_text() and parent == lab.process.pid:
+                found.append(int(folder.name))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def shows(page, state: str):
+    return lambda: page.locator(".wb-run .wb-state").first.inner_text() == state
+
+
+def points(page) -> int:
+    return page.get_by_role("slider", name="loss (total) by step").locator(".wb-curve").evaluate_all(POINTS)
+
+
+def test_it_outlives_tab_and_kernel_obeys_and_comes_back_from_a_kill(lab, opened):
+    page = opened(NOTEBOOK)
+    run_cells(page, "parameters", "launch", "watch")
+    page.wait_for_selector(".wb-live")
+    wait_for(page, lambda: shows(page, "running")() and points(page) >= 1)
+    (run,) = find_runs(lab.runs)
+    pid, seen = run.status["pid"], run.status["step"]
+    page.context.close()
+    (kernel,) = kernel_pids(lab)
+    os.kill(kernel, signal.SIGKILL)
+
+    # Another page, with another kernel: the training has not noticed, and its whole course is there.
+    page = opened(NOTEBOOK)
+    assert run.status["state"] == "running" and run.status["pid"] == pid and run.status["step"] > seen
+    run_cells(page, "parameters", "launch", "watch")
+    assert "it was launched before, nothing was started" in page.evaluate(PRINTED, "launch")
+    wait_for(page, lambda: points(page) >= len(run.metrics) - 1 > 1)
+    before = points(page)
+    wait_for(page, lambda: points(page) > before)  # it goes on by itself
+
+    step = 1 / run.status["rate"]
+    page.get_by_role("button", name=f"Stop {run.name}").click()
+    told = wait_for(page, lambda: (run.status.get("answer") or {}).get("what") == "stop")
+    assert told < max(2.0, step) + 0.5, f"stop was answered after {told:.1f} s; a step takes {step:.1f} s"
+    wait_for(page, shows(page, "stopped"), 20)
+    assert run.checkpoints[-1].step == run.status["step"]
+
+    page.get_by_role("button", name=f"Resume {run.name}").click()  # while the old process may still be leaving
+    wait_for(page, shows(page, "running"))
+    assert run.status["pid"] != pid
+    os.killpg(run.status["pid"], signal.SIGKILL)
+    lost = wait_for(page, shows(page, "lost"), 20)
+    assert lost < 10 and "died without a word" in page.locator(".wb-remark").first.inner_text()
+    page.get_by_role("button", name=f"Resume {run.name}").click()
+    wait_for(page, shows(page, "running"))
+    _end(run)
+    wait_for(page, shows(page, "stopped"), 20)
+    assert "\x1b" not in (run.folder / "log.txt").read_text()  # Jupyter asks its children for colours
+
+
+FIELDS = {
+    "images": "digits",
+    "images at most": "16",
+    "codec": "identity",
+    "size": "pico",
+    "patch": "16",
+    "stop step": "2",
+    "steps": "4",
+    "batch": "4",
+    "steps of the teacher": "2",
+}
+
+
+def tab_to(page, name: str) -> None:
+    """Press Tab until the control of this name has the focus."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.ariaLabel ?? document.activeElement.textContent") == name:
+            return
+    raise AssertionError(f"no Tab leads to {name}")
+
+
+def test_a_chain_is_launched_by_keyboard_alone(lab, opened):
+    before = {run.folder for run in find_runs(lab.runs)}
+    page = opened(WIZARD)
+    run_cells(page, "form")
+    page.wait_for_selector(".wb-plan tbody tr")
+    page.get_by_role("combobox", name="start from").focus()
+    for name, text in FIELDS.items():
+        tab_to(page, name)
+        if page.evaluate("document.activeElement.tagName") == "INPUT":
+            page.keyboard.press("Control+a")
+        page.keyboard.type(text)
+        page.keyboard.press("Enter")
+        field = page.get_by_label(name, exact=True)
+        until(page, READY, 30)
+        page.wait_for_timeout(300)
+        assert field.input_value() == text and field.evaluate("(one) => one === document.activeElement"), name
+    assert page.locator(".wb-problem").count() == 0
+    tab_to(page, "Launch")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".wb-live", timeout=60_000)
+    states = page.locator(".wb-run .wb-state")
+    wait_for(page, lambda: states.all_inner_texts() == ["finished", "finished"], 120)
+    teacher, student = (run for run in find_runs(lab.runs) if run.folder not in before)
+    assert (teacher.config.training.steps, student.config.training.steps) == (2, 4)
+    assert student.config.objective.options["teacher"] == str(teacher.folder)
+    assert page.get_by_role("heading", name="Everything is trained already.").count() <= 1

@@ -1,0 +1,145 @@
+"""Every exhibit on tiny runs: its files, its record and what it says."""
+
+import csv
+import inspect
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from workbench.reporting import paper
+from workbench.reporting.paper.exhibit import Exhibit, encoded, timed
+
+EXPECTED = {f"fig{n}" for n in (1, 2, 4, 5, 6, 7, 8, 9, 10)} | {f"table{n}" for n in range(1, 6)}
+EXPECTED |= {"time", "compute", "leakage", "measures", "released"}
+NOTEBOOKS = Path(__file__).parents[3] / "notebooks" / "paper"
+# Small, and what only some take.
+FEW = {
+    "fig1": {"images": 2, "judged": 60},
+    "fig2": {"images": 60, "view": False},
+    "fig5": {"classes": [0, 3], "guidance_scale": 2.0},
+    "fig6": {"classes": [1, 2], "each": 2},
+    "fig7": {"classes": [1], "each": 2},
+    "fig8": {"stops": (2, 100)},
+    "fig9": {"images": 1, "judged": 60, "layers": [2, 6]},
+    "fig10": {"images": 1, "judged": 60, "layers": [2]},
+    "leakage": {"images": 60, "scales": (0.0, 10.0)},
+    "measures": {"images": 60},
+}
+SHOWN = {"fig7", "table3", "table5"}  # which have no run of their own here
+
+
+def test_the_folder_is_the_list():
+    assert set(paper.names()) == EXPECTED and paper.names()[:9] == [f"fig{n}" for n in (1, 2, 4, 5, 6, 7, 8, 9, 10)]
+    assert {name: make.__name__ for name, make in paper.exhibits().items()} == {name: name for name in EXPECTED}
+    with pytest.raises(AttributeError, match="fig4"):
+        paper.fig3  # noqa: B018
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_an_exhibit_of_tiny_runs(name, where, tmp_path):
+    exhibit = paper.exhibits()[name](**where, **FEW.get(name, {}))
+    folder = exhibit.save(tmp_path / name)
+    record = json.loads((folder / "exhibit.json").read_text())
+    assert record["name"] == name and record["caption"] and record["title"]
+    assert "nan" not in json.dumps(record["findings"]).lower().split()
+    for one in record["figures"]:
+        assert len(one["alt"]) > 20
+        with Image.open(folder / one["files"]["png"]) as picture:
+            # A column or a page wide at 300 dpi, as constrained drawing rounds it.
+            assert 300 <= picture.width <= 6.95 * 300 and picture.getextrema() != ((255, 255),) * 3
+        assert (folder / one["files"]["svg"]).read_text().startswith("<?xml")
+        assert (folder / one["files"]["pdf"]).read_bytes().startswith(b"%PDF")
+    for one in record["tables"]:
+        with (folder / one["files"]["csv"]).open() as file:
+            lines = list(csv.reader(file))
+        assert len(lines) == len(one["rows"]) + 1 and {len(line) for line in lines} == {len(lines[0])}
+        assert all(len(row) == len(one["columns"]) for row in one["rows"])
+        assert r"\toprule" in (folder / one["files"]["tex"]).read_text()
+        assert (folder / one["files"]["md"]).read_text().count("\n|") == len(one["rows"]) + 2
+    for one in record["views"]:
+        assert (folder / one["file"]).read_text().startswith("<!DOCTYPE html>")
+    assert record["runs"] or name in SHOWN
+    assert {run["seed"] for run in record["runs"]} <= set(where["seeds"])
+    assert record["made"]["seconds"] > 0 and record["made"]["versions"]["torch"]
+    assert all(one["command"].startswith("workbench ") for one in record["missing"])
+    assert record["figures"] or record["tables"] or record["missing"]
+    page = exhibit._repr_html_()
+    assert all(re.search(re.escape(one["alt"][:20].replace("'", "&#x27;")), page) for one in record["figures"])
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_without_any_run_each_says_what_makes_it(name, tmp_path):
+    exhibit = paper.exhibits()[name]("laptop", root=tmp_path / "nothing", seeds=(0,))
+    assert exhibit.missing and all(one.command.startswith("workbench ") for one in exhibit.missing)
+    exhibit.save(tmp_path / name)
+
+
+def test_differences_to_the_paper_need_its_own_protocol(where):
+    table = paper.exhibits()["table1"](**where).tables["sit"]
+    place = [column.name for column in table.columns].index("ours less paper")
+    ours = [column.kind for column in table.columns].index("ours")
+    assert any(row.cells[ours] for row in table.rows) and not any(row.cells[place] for row in table.rows)
+
+
+def test_quoted_rows_stand_alone(where):
+    for name in ("table2", "table3"):
+        table = paper.exhibits()[name](**where).tables["sit"]
+        quoted = [row for row in table.rows if row.quoted]
+        assert quoted and all(row.cells[3] is None for row in quoted)
+        assert sum(text[0].endswith("(quoted)") for text in table.texts) == len(quoted)
+
+
+def test_what_was_not_scored_is_scored_if_asked(where, tmp_path):
+    few = {**where, "seeds": (0,)}
+    before = paper.exhibits()["fig4"](**few)
+    after = paper.exhibits()["fig4"](**few, evaluate=True)
+    assert before.missing and not after.missing
+    steps = {row.cells[1] for row in after.tables["score"].rows}
+    assert steps == {2, 4}
+
+
+def test_equal_figures_are_equal_bytes_and_alternative_texts_are_not_forgotten():
+    def picture() -> Figure:
+        figure = Figure(figsize=(2, 2))
+        figure.subplots().plot([1, 3, 2])
+        return figure
+
+    for ending in ("png", "pdf", "svg"):
+        assert encoded(picture(), ending) == encoded(picture(), ending)
+    with pytest.raises(ValueError, match="alternative texts"):
+        Exhibit("x", "X", "x.", figures={"a": picture()})
+
+
+def test_what_it_was_called_with_is_kept():
+    @timed
+    def x(scale: str = "laptop", t: float = 0.5) -> Exhibit:
+        return Exhibit("x", "X", f"{scale} {t}")
+
+    assert x().parameters == {} and x("demo", t=0.5).parameters == {"scale": "demo"}
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_a_notebook_for_each_committed_clean(name):
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    cells = notebook.cells
+    assert len({cell.id for cell in cells}) == len(cells) and all(c.id.replace("-", "").isalpha() for c in cells)
+    assert cells[0].cell_type == cells[-1].cell_type == "markdown"
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    (parameters,) = [cell for cell in code if "parameters" in cell.metadata.get("tags", ())]
+    given: dict = {}
+    exec(parameters.source, given)
+    assert {"scale", "folder"} <= given.keys()
+    # Every parameter is used, and its call is one that the exhibit takes.
+    call = next(cell.source for cell in code if cell.id == "exhibit")
+    found = re.search(rf"paper\.{name}\(scale, (.*)\)", call)
+    names = dict(pair.split("=") for pair in found[1].split(", "))
+    assert set(names.values()) | {"scale", "folder"} == {key for key in given if not key.startswith("__")}
+    assert names.keys() <= inspect.signature(paper.exhibits()[name]).parameters.keys()

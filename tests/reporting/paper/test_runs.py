@@ -1,0 +1,106 @@
+"""Runs of rows: found by preset and seed, and missing with a command that does what it says."""
+
+import shlex
+
+import pytest
+import tyro
+
+from workbench.__main__ import COMMANDS
+from workbench.config import load_config
+from workbench.reporting.paper.numbers import paper_numbers, reports_folder
+from workbench.reporting.paper.runs import Wanted, runs_of
+from workbench.reporting.paper.scores import Asked, common_steps, scores_of
+from workbench.reporting.sweep.rows import resolve
+from workbench.reporting.sweep.specification import load_sweep
+from workbench.runs.store import run_fingerprint
+
+
+def parsed(command: str) -> list:
+    """Each command as the command line understands it; SystemExit if it does not."""
+    found = []
+    for one in command.split(" && "):
+        program, *arguments = shlex.split(one)
+        assert program == "workbench"
+        found.append(tyro.extras.subcommand_cli_from_dict(COMMANDS, prog=program, args=arguments))
+    return found
+
+
+def test_runs_are_found_by_preset_and_seed(where):
+    rows = {"ours": "sit-nano-2", "plain": "sit-nano-2-plain"}
+    found = runs_of("laptop", rows, (0, 1), where["root"], where["overrides"])
+    assert {row: list(by_seed) for row, by_seed in found.runs.items()} == {"ours": [0, 1], "plain": [0, 1]}
+    assert not found.missing and len(found.all) == 4
+    for seed, run in found.runs["ours"].items():
+        assert (run.config.name, run.config.training.seed) == ("laptop-sit-nano-2", seed)
+    assert found.seed(["ours", "plain"])["ours"].config.training.seed == 0
+    assert found.seed(["ours"], 1)["ours"].config.training.seed == 1
+
+
+def test_a_missing_run_comes_with_the_training_of_its_teacher_first(where):
+    wanted = {"other": Wanted("sit-nano-2", ("objective.guidance_scale=5.0",))}
+    found = runs_of("laptop", wanted, (1, 2), where["root"], where["overrides"])
+    (one,) = found.missing
+    assert not found.runs and "laptop/sit-nano-2 objective.guidance_scale=5.0, seeds 1, 2" in one.what
+    trained = parsed(one.command)
+    # The teacher of seed 1 is there, that of seed 2 is not.
+    assert [c.config for c in trained] == [f"laptop/sit-nano-2{suffix}" for suffix in ("", "-teacher", "")]
+    config = load_config(trained[0].config, trained[0].overrides)
+    (teacher,) = runs_of("laptop", ["sit-nano-2-teacher"], [1], where["root"], where["overrides"]).all
+    assert config.objective.options["teacher"] == str(teacher.folder) and config.training.seed == 1
+    # What the command trains is the run that was asked for, by the fingerprint by which it is found.
+    asked = resolve("laptop/sit-nano-2", wanted["other"].overrides, where["overrides"], 1, where["root"])
+    assert run_fingerprint(config, where["root"]) == asked.fingerprint
+
+
+def test_a_run_that_cannot_be_says_so_and_the_others_go_on(where):
+    # Its teacher is to have trained 200 steps, of 4.
+    rows = {"by": "table4/by-plain", "plain": "sit-nano-2-plain"}
+    found = runs_of("laptop", rows, (0,), where["root"], where["overrides"])
+    assert list(found.runs) == ["plain"]
+    assert "200" in found.missing[0].what and parsed(found.missing[0].command)
+
+
+def test_a_row_of_a_sweep_is_named_as_such(tmp_path):
+    found = runs_of("laptop", {"x": "table5/scale-60", "y": "sit-nano-2-vae"}, (0,), tmp_path)
+    for one, preset in zip(found.missing, ("laptop/table5/scale-60", "laptop/sit-nano-2-vae"), strict=True):
+        (sweep,) = parsed(one.command)
+        spec = load_sweep(reports_folder().parent / sweep.file)
+        assert [row.base for row in spec.rows if row.name in sweep.only] == [preset]
+
+
+def test_every_preset_of_every_table_has_a_command(tmp_path):
+    for name, table in paper_numbers().tables.items():
+        for scale in ("laptop", "paper"):
+            rows = {row.row: row.presets[scale] for row in table.rows if scale in row.presets}
+            for one in runs_of(scale, rows, (1,), tmp_path).missing:
+                assert parsed(one.command), (name, one)
+
+
+def test_an_unknown_scale_preset_or_option_is_refused(tmp_path):
+    for scale, wanted, words in (
+        ("labtop", Wanted("sit-nano-2"), "laptop"),
+        ("laptop", Wanted("sit-nano-3"), "sit-nano-2"),
+        ("laptop", Wanted("sit-nano-2", ("objective.stopstep=3",)), "stop_step"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            runs_of(scale, {"row": wanted}, (0,), tmp_path)
+
+
+def test_scores_are_of_one_protocol_and_what_lacks_it_is_missing(where):
+    found = runs_of("laptop", ["sit-nano-2", "sit-nano-2-plain"], (0, 1), where["root"], where["overrides"])
+    steps = common_steps(found.runs, dict.fromkeys(found.runs, "all"))
+    assert set(steps.values()) == {4}
+    scores = scores_of(found.runs, "fid", detector="clf64", steps=steps, asked=Asked())
+    assert scores.protocol.samples == 20 and scores.protocol.sampler == "ode" and not scores.missing
+    run = found.runs["sit-nano-2"][0]
+    record = next(r for r in run.results if r["metric"] == "fd-clf64" and r["step"] == 4)
+    assert scores.values["sit-nano-2"][0] == record["value"]
+    mean = sum(scores.values["sit-nano-2"].values()) / 2
+    assert scores.number("sit-nano-2").value == mean and scores.number("sit-nano-2").n == 2
+    for asked in (Asked(guidance_scale=4.0), Asked(count=10_000)):
+        none = scores_of(found.runs, "fid", detector="clf64", steps=steps, asked=asked)
+        assert not none.values and len(none.missing) == 2
+        (command, _) = parsed(none.missing[0].command)
+        assert command.run == run.name and command.step == 4
+    lost = scores_of(found.runs, "fid", detector="clf64", steps=dict.fromkeys(steps, 3), asked=Asked())
+    assert "not kept" in lost.missing[0].what and parsed(lost.missing[0].command)

@@ -1,0 +1,162 @@
+"""Editions: notebooks that make exhibits, made again when something changed; pages, README and PDF of them."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
+
+from workbench.config import load_config
+from workbench.reporting.edition import bind as binding
+from workbench.reporting.edition import build
+from workbench.reporting.edition.bind import bind
+from workbench.reporting.edition.build import exhibit_names, make
+from workbench.runs.store import prepare_run
+
+EXHIBIT = """
+from pathlib import Path
+from matplotlib.figure import Figure
+from workbench.reporting.paper.exhibit import Claim, Exhibit, Missing
+from workbench.reporting.paper.table import Column, Number, Row, Table
+from workbench.runs.store import find_runs, home
+
+figure = Figure(figsize=(4, 3)); figure.subplots().plot([1, 2])
+table = Table("Scores <of> two rows.", (Column("row"), Column("FD", "ours")), (Row(("plain", Number(3.5))),))
+exhibit = Exhibit(
+    name=NAME, title=f"Title of {NAME}", caption="What is seen.", figures={"line": figure}, alts={"line": "A line."},
+    tables={"scores": table}, claims=(Claim("One is better", "holds here", "In 3 of 3 seeds."),), said=("It is so.",),
+    made_of=tuple(find_runs(home())), missing=MISSING,
+)
+"""
+SAVE = "exhibit.save(Path(folder))"
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+
+
+def notebook(folder: Path, name: str, code: str = EXHIBIT, missing: str = "()") -> None:
+    code = code.replace("NAME", repr(name)).replace("MISSING", missing)
+    parameters = new_code_cell('scale = "laptop"\nfolder = None', metadata={"tags": ["parameters"]}, id="parameters")
+    cells = [new_markdown_cell("# One", id="title"), parameters, new_code_cell(code, id="make")]
+    nbformat.write(
+        new_notebook(cells=[*cells, new_code_cell(SAVE, id="save")], metadata=KERNEL), folder / f"{name}.ipynb"
+    )
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Notebooks, a run and where the edition goes."""
+    for name in ("notebooks", "runs"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(build, "notebook_folder", lambda: tmp_path / "notebooks")
+    prepare_run(load_config("demo/plain"), tmp_path / "runs")
+    return tmp_path
+
+
+def states(place: Path, **options) -> dict[str, str]:
+    return {one.name: one.state for one in make("laptop", place / "runs", place / "out", workers=2, **options)}
+
+
+def test_the_exhibits_are_those_of_the_paper_in_its_order_then_the_others():
+    names = exhibit_names()
+    assert names[:9] == [f"fig{n}" for n in (1, 2, 4, 5, 6, 7, 8, 9, 10)]
+    assert names[9:14] == [f"table{n}" for n in range(1, 6)]
+    assert names[14:] == ["compute", "leakage", "measures", "released", "time"]
+
+
+def test_what_nothing_changed_for_is_kept_and_what_fails_leaves_its_last_form(place):
+    notebook(place / "notebooks", "fig2")
+    notebook(place / "notebooks", "table1", missing='(Missing("a run", "workbench train demo/guided"),)')
+    assert states(place) == {"fig2": "made", "table1": "made"}
+    assert states(place) == {"fig2": "kept", "table1": "kept"}
+    # Another run matters to the one that lacks some; a score of its own run to the other one too.
+    prepare_run(load_config("demo/plain", ["training.seed=1"]), place / "runs")
+    assert states(place) == {"fig2": "kept", "table1": "made"}
+    assert states(place, only=["fig2"], force=True) == {"fig2": "made"}
+    run = prepare_run(load_config("demo/plain"), place / "runs")
+    run.append("results.jsonl", {"metric": "fd-clf64", "value": 1.0})
+    before = (place / "out" / "fig2" / "exhibit.json").read_bytes()
+    notebook(place / "notebooks", "fig2", 'raise ValueError("no luck")')
+    notebook(place / "notebooks", "fig4", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    reasons = {}
+    for one in make("laptop", place / "runs", place / "out", workers=2):
+        reasons[one.name] = (one.state, one.reason)
+    assert reasons["fig2"][0] == "failed" and "ValueError: no luck (cell make)" in reasons["fig2"][1]
+    assert reasons["fig4"][0] == "failed" and re.search("(?i)kernel died", reasons["fig4"][1])
+    assert reasons["table1"] == ("made", "")
+    assert (place / "out" / "fig2" / "exhibit.json").read_bytes() == before
+
+
+def test_what_is_not_there_is_refused(place):
+    notebook(place / "notebooks", "fig2")
+    for options, words in (({"only": ["fig3"]}, "fig2"), ({}, "laptop")):
+        with pytest.raises(ValueError, match=words):
+            list(make("laptop" if options else "desktop", place / "runs", place / "out", **options))
+
+
+@pytest.fixture(scope="module")
+def bound(tmp_path_factory):
+    """An edition of two exhibits, written by hand: what the notebooks would leave."""
+    folder = tmp_path_factory.mktemp("edition")
+    for number, name in enumerate(("fig2", "table1")):
+        exhibit(folder / name, name, missing=number == 1)
+    return folder
+
+
+def exhibit(folder: Path, name: str, missing: bool) -> None:
+    folder.mkdir()
+    for ending in ("png", "pdf", "svg", "csv", "md", "tex", "ipynb", "html"):
+        (folder / f"{name}.{ending}").write_text("content")
+    Image.fromarray(np.full((60, 90, 3), 200, np.uint8)).save(folder / f"{name}.png")
+    files = {
+        kind: {ending: f"{name}.{ending}" for ending in endings.split()}
+        for kind, endings in (("picture", "png pdf svg"), ("table", "csv md tex"))
+    }
+    record = {
+        "name": name, "title": f"Title of {name}", "caption": "What is <seen> – with 3 seeds.", "parameters": {},
+        "findings": ["One is better: holds here. In 3 of 3 seeds.", "It is so."],
+        "claims": [{"claim": "One is better", "verdict": "holds here", "confidence": "In 3 of 3 seeds."},
+                   {"claim": "Two is", "verdict": "cannot be told: nothing is there", "confidence": "None."}],
+        "missing": [{"what": "a run", "command": "workbench train demo/plain"}] if missing else [],
+        "figures": [{"name": name, "alt": "A grey field.", "wide": True, "files": files["picture"]}],
+        "tables": [{"name": name, "caption": "Scores.", "columns": ["row", *"abcdefghi"], "keys": 1,
+                    "rows": [["plain", *map(str, range(9))]], "files": files["table"]}],
+        "views": [{"name": name, "title": "Maps", "file": f"{name}.html"}],
+        "runs": [{"name": "plain-1", "fingerprint": "ab12", "seed": 0, "step": 400}],
+        "made": {"versions": {"torch": "2"}, "processor": "P", "cores": 2, "commit": None, "date": 1.8e9,
+                 "seconds": 3.0},
+    }  # fmt: skip
+    (folder / "exhibit.json").write_text(json.dumps(record))
+
+
+def test_pages_hold_together_without_a_network(bound):
+    index = bind("laptop", bound, "workbench report laptop")
+    pages = {path.name: path.read_text() for path in bound.glob("*.html")}
+    assert index.name in pages and set(pages) == {"index.html", "fig2.html", "table1.html"}
+    for page in pages.values():
+        assert "http://" not in page and "https://" not in page and "<seen>" not in page
+        places = re.findall(r'(?:href|src)="([^"]+)"', page)
+        assert len(places) > 4 and all((bound / place).is_file() for place in places)
+    assert pages["index.html"].count('<dt class="yes">holds here</dt>') == 2 and "nothing is there" not in pages["index.html"]
+    assert "workbench train demo/plain" in pages["table1.html"] and "<iframe" in pages["fig2.html"]
+    assert 'rel="next" href="table1.html"' in pages["fig2.html"]
+    assert "workbench report laptop --only fig2" in pages["fig2.html"]
+
+
+def test_the_book_has_every_exhibit_and_its_contents(bound):
+    bind("laptop", bound, "workbench report laptop")
+    book = (bound / "book.pdf").read_bytes()
+    # A portrait page each after the contents, and one across for each wide table.
+    assert book.startswith(b"%PDF") and len(re.findall(rb"/Type /Page\b", book)) == 5
+    assert len(re.findall(rb"/Title", book)) == 3  # its own and two in the outline
+
+
+def test_the_small_edition_is_pictures_tables_and_records(bound, tmp_path):
+    readme = bind("laptop", bound, "workbench report laptop --small", small=True).read_text()
+    left = {path.suffix for name in ("fig2", "table1") for path in (bound / name).iterdir()}
+    assert left == {".png", ".pdf", ".svg", ".csv", ".md", ".tex", ".json"}
+    assert all((bound / place).is_file() for place in re.findall(r"\]\(([^)]+)\)", readme))
+    assert "| fig2 | One is better | holds here | In 3 of 3 seeds. |" in readme
+    assert binding.exhibit_names is exhibit_names

@@ -1,0 +1,31 @@
+"""The command that makes an edition of the paper's figures and tables."""
+
+import sys
+import time
+
+from rich.console import Console
+
+from workbench.commands.bars import bars
+from workbench.runs.store import runs_root
+
+
+def report(command) -> None:
+    """Each exhibit in turn, then the pages; exit code 1 if one failed."""
+    from workbench.reporting.edition.bind import bind
+    from workbench.reporting.edition.build import make
+
+    began, console, failed = time.monotonic(), Console(), []
+    folder = command.out / command.scale
+    only = [name.strip() for name in command.only.split(",") if name.strip()]
+    with bars(console) as update:
+        for one in make(command.scale, runs_root(), folder, only, command.workers, command.force):
+            update("report", one.done, one.total, f"{one.name} {one.state}")
+            if one.state == "failed":
+                failed.append(one)
+    again = f"workbench report {command.scale}" + (f" --out {command.out}" if str(command.out) != "reports/out" else "")
+    index = bind(command.scale, folder, again, small=command.small)
+    console.print(f"{index} in {time.monotonic() - began:.0f} s", soft_wrap=True)
+    for one in failed:
+        print(f"workbench: {one.name} failed: {one.reason}", file=sys.stderr)
+    if failed:
+        sys.exit(1)

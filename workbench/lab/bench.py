@@ -1,0 +1,270 @@
+"""How soon views answer, in a real JupyterLab and in an exported page, beside the goals."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workbench.data.latents import open_latents
+from workbench.features.extract import extract
+from workbench.lab.browsing import Notebook, chromium, jupyter, opened, until
+from workbench.lab.maps import NINE_TIMES
+from workbench.lab.sources import depth_of
+from workbench.runs.store import Run, find_runs, runs_root
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Limits of the median and of the 95th percentile; what is measured once has only the first."""
+
+    unit: str
+    p50: float
+    p95: float | None = None
+
+
+FIXED, REFITTED = Goal("ms", 3.0, 16.0), Goal("ms", 16.0, 40.0)
+CACHED, BUSY = Goal("ms", 30.0, 50.0), Goal("ms", 40.0, 80.0)
+GOALS = {
+    "w, fixed": FIXED,
+    "w, refitted": REFITTED,
+    "t": CACHED,
+    "layer": CACHED,
+    "step": CACHED,
+    "w, fixed, cell running": BUSY,
+    "w, refitted, cell running": BUSY,
+    "t, cell running": BUSY,
+    "layer, cell running": BUSY,
+    "step, cell running": BUSY,
+    "w, fixed, exported page": FIXED,
+    "w, refitted, exported page": REFITTED,
+    "first paint, warm cache": Goal("s", 1.0),
+    "growth of the kernel": Goal("MB", 10.0),
+    "growth of the page": Goal("MB", 10.0),
+    "extraction": Goal("s", 180.0),
+}
+_FIRST_PAINTS = 5
+_MAPS, _STEPS, _BUSY = 1, 2, 3  # cells
+_CELLS = (
+    "import workbench as wb\nrun = wb.open_run({run!r})\nwb.maps(run), wb.maps(run, times=[0.3, 0.7], steps='all', "
+    "page_mb=50);",
+    "view = wb.maps(run)\nview.widget(w=0)",
+    "wb.maps(run, times=[0.3, 0.7], steps='all', page_mb=50).widget(w=0)",
+    "while True:\n    pass",
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row: from a key to the picture written, to the frame that shows it painted, and the goal of the former.
+
+    What is no latency has a median alone. ``met`` is "yes", "written" where the goal holds for what is written
+    and not for what is painted, which waits for the screen's next frame, or "no".
+    """
+
+    what: str
+    unit: str
+    p50: float
+    p95: float | None
+    painted_p50: float | None
+    painted_p95: float | None
+    goal_p50: float
+    goal_p95: float | None
+    met: str
+    about: str = ""
+
+
+def demo_run() -> Run:
+    """The plain run of the demo among the runs here, the newest; ValueError saying how to make one."""
+    found = [run for run in find_runs() if run.config.name == "demo-plain" and run.checkpoints]
+    if not found:
+        raise ValueError(
+            f"there is no run of the demo in {runs_root()}: `workbench demo` makes one in ten minutes, "
+            "or name another run"
+        )
+    return found[-1]
+
+
+def bench_views(run: Run, *, presses: int = 30, images: int = 2000, say: Report = print) -> Iterator[Measured]:
+    """Measure the views of a run in JupyterLab and Chromium, and the extraction of `images` (0 leaves it out).
+
+    `presses` of each slider, ten times as many moves for the growth of memory. The features that views show are kept
+    beside the run as ever; notebook, settings and the cache of the extraction lie in a temporary folder. Yields as
+    rows are measured. ValueError without Chromium or playwright, for fewer than 2 presses, and if a cell fails.
+    """
+    if presses < 2 or images < 0:
+        raise ValueError(f"presses is {presses}, images {images}; allowed are 2 or more, and 0 or more")
+    probe = (Path(__file__).parent / "js" / "bench.js").read_text()
+    cells = [cell.format(run=str(run.folder.resolve())) for cell in _CELLS]
+    with tempfile.TemporaryDirectory(prefix="workbench-bench-", ignore_cleanup_errors=True) as name, chromium() as own:
+        folder = Path(name)
+        say("starting JupyterLab")
+        with jupyter(folder, run.folder.parent) as server, opened(own, server, folder, cells, probe) as notebook:
+            yield from _in_jupyter(notebook, presses, folder / "page.html", say)
+        say("exported page")
+        yield from _exported(own, folder / "page.html", presses, probe)
+    if images:
+        yield _extraction(run, images, say)
+
+
+def load_average() -> list[float]:
+    """Of 1, 5 and 15 minutes; empty where the system does not say."""
+    return list(os.getloadavg()) if hasattr(os, "getloadavg") else []
+
+
+def versions() -> dict[str, str]:
+    """Of what draws the views, beside those that `machine` gives."""
+    packages = ("jupyterlab", "ipywidgets", "anywidget", "ipykernel", "playwright")
+    with chromium() as browser:
+        return {"chromium": browser.version, **{name: version(name) for name in packages}}
+
+
+def _in_jupyter(notebook: Notebook, presses: int, page: Path, say: Report) -> Iterator[Measured]:
+    say("features of the views")
+    notebook.run(0)
+    say("first paint")
+    paints = [_first_paint(notebook) for _ in range(_FIRST_PAINTS)]
+    notebook.run(_STEPS)
+    notebook.ask(f"view.save_html({str(page)!r}, w=0)")
+    yield _row("first paint, warm cache", np.array(paints) / 1e3)
+    say("sliders")
+    yield from _sliders(notebook, presses, "")
+    say("growth of memory")
+    yield from _growth(notebook, 10 * presses)
+    say("sliders while a cell runs")
+    notebook.begin(_BUSY)
+    until(notebook.page, lambda: notebook.running(_BUSY), "a cell that runs")
+    yield from _sliders(notebook, presses, ", cell running")
+    if not notebook.running(_BUSY):
+        raise ValueError("the cell that was to run all the while has ended")
+    notebook.interrupt(_BUSY)
+
+
+def _sliders(notebook: Notebook, presses: int, when: str) -> Iterator[Measured]:
+    maps, steps = notebook.view(_MAPS), notebook.view(_STEPS)
+    yield from _guidance(notebook.page, maps, presses, when)
+    for name in ("t", "layer"):
+        yield _row(f"{name}{when}", _pressed(notebook.page, maps, name, presses))
+    if steps.get_by_role("slider", name="training step", exact=True).count():  # a run may have kept one step alone
+        yield _row(f"step{when}", _pressed(notebook.page, steps, "training step", presses))
+
+
+def _guidance(page: Any, view: Any, presses: int, when: str) -> Iterator[Measured]:
+    for basis, of in (("refit", "refitted"), ("fixed", "fixed")):
+        view.get_by_role("radio", name=basis, exact=True).check(force=True)
+        yield _row(f"w, {of}{when}", _pressed(page, view, "w", presses))
+
+
+def _exported(browser: Any, file: Path, presses: int, probe: str) -> Iterator[Measured]:
+    context = browser.new_context(viewport={"width": 1400, "height": 1000}, offline=True)
+    try:
+        page = context.new_page()
+        page.goto(file.as_uri())
+        page.wait_for_selector(".wb-foot")
+        page.evaluate(probe)
+        yield from _guidance(page, page.locator("body"), presses, ", exported page")
+    finally:
+        context.close()
+
+
+def _first_paint(notebook: Notebook) -> list[float]:
+    """Milliseconds from the command that runs the cell, which makes the view anew from what is cached."""
+    notebook.page.evaluate("() => window.benchStart()")
+    notebook.run(_MAPS)
+    return _taken(notebook.page)
+
+
+def _pressed(page: Any, view: Any, name: str, presses: int) -> np.ndarray:
+    """Milliseconds to written and to painted, of each press: to the right, and back from the end."""
+    slider = view.get_by_role("slider", name=name, exact=True)
+    slider.scroll_into_view_if_needed()
+    slider.focus()
+    page.keyboard.press("Home")
+    page.wait_for_timeout(500)
+    low, high, step = (float(slider.get_attribute(of)) for of in ("min", "max", "step"))
+    places = round((high - low) / step)
+    found = []
+    for press in range(presses):
+        page.keyboard.press("ArrowRight" if press // places % 2 == 0 else "ArrowLeft")
+        # Never in step with the frames of the screen.
+        page.wait_for_timeout(60 + 7 * press % 17)
+        found.append(_taken(page))
+    return np.array(found)
+
+
+def _taken(page: Any) -> list[float]:
+    taken: list[Any] = []
+
+    def there() -> bool:
+        taken[:] = [page.evaluate("() => window.benchTaken()")]
+        return taken[0] is not None
+
+    until(page, there, "a picture that a slider changes", 20)
+    return taken[0]
+
+
+def _growth(notebook: Notebook, moves: int) -> Iterator[Measured]:
+    page, session = notebook.page, notebook.page.context.new_cdp_session(notebook.page)
+    slider = notebook.view(_MAPS).get_by_role("slider", name="w", exact=True)
+
+    def sizes() -> np.ndarray:
+        page.wait_for_timeout(500)  # the last state has reached the kernel
+        kernel = notebook.ask("import gc, psutil; gc.collect(); print(psutil.Process().memory_info().rss)")
+        session.send("HeapProfiler.collectGarbage")
+        return np.array([float(kernel), session.send("Runtime.getHeapUsage")["usedSize"]]) / 1e6
+
+    def move(times: int) -> None:
+        slider.focus()
+        page.keyboard.press("Home")
+        for _ in range(times):
+            page.keyboard.press("ArrowRight")
+            page.wait_for_timeout(20)
+
+    move(20)  # what is made once is there now
+    before = sizes()
+    move(moves)
+    for what, grown in zip(("kernel", "page"), sizes() - before, strict=True):
+        yield _single(f"growth of the {what}", grown, f"{moves} slider moves")
+
+
+def _extraction(run: Run, images: int, say: Report) -> Measured:
+    layers = list(range(1, depth_of(run) + 1))
+    about = f"{images:,} images, {len(layers)} layers, {len(NINE_TIMES)} times, mean tokens of f_c and f_u"
+    with tempfile.TemporaryDirectory(prefix="workbench-bench-") as folder:
+        root, there = Path(folder), run.folder.parent / ".latents"
+        if there.is_dir():
+            (root / ".latents").symlink_to(there.resolve())
+        open_latents(run.config, "train", root / ".latents")
+
+        def progress(done: int, total: int) -> None:
+            if 20 * done // total != 20 * (done - 100) // total:
+                say(f"extraction: {100 * done // total} %")
+
+        started = time.perf_counter()
+        extract(run, images, layers, NINE_TIMES, pooling="mean", root=root, progress=progress)
+        return _single("extraction", time.perf_counter() - started, about)
+
+
+def _row(what: str, times: np.ndarray) -> Measured:
+    """Of times written and painted."""
+    goal, presses = GOALS[what], len(times)
+    (p50, p95), (painted_p50, painted_p95) = (np.percentile(of, (50, 95)).tolist() for of in times.T)
+    met = "yes" if _within(goal, painted_p50, painted_p95) else "written" if _within(goal, p50, p95) else "no"
+    return Measured(what, goal.unit, p50, p95, painted_p50, painted_p95, goal.p50, goal.p95, met, f"n = {presses}")
+
+
+def _single(what: str, value: float, about: str) -> Measured:
+    goal = GOALS[what]
+    met = "yes" if value <= goal.p50 else "no"
+    return Measured(what, goal.unit, float(value), None, None, None, goal.p50, goal.p95, met, about)
+
+
+def _within(goal: Goal, p50: float, p95: float) -> bool:
+    return p50 <= goal.p50 and (goal.p95 is None or p95 <= goal.p95)

@@ -1,0 +1,42 @@
+// Times from a key to the last pixels put on a canvas, and to the end of the frame that shows them. Evaluated in the
+// page before its first view is there; the delay of whoever presses the key is in neither.
+() => {
+  let [start, written, painted] = [null, null, null];
+  let [framing, waiting] = [false, false];
+  const request = window.requestAnimationFrame.bind(window);
+  window.requestAnimationFrame = (callback) => request((time) => {
+    framing = true;
+    try {
+      callback(time);
+    } finally {
+      framing = false;
+    }
+  });
+  // A message that is posted while a frame is made arrives when it is made.
+  const after = () => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => { painted = performance.now(); waiting = false; };
+    port2.postMessage(null);
+  };
+  const noted = () => {
+    if (start === null) return;
+    written = performance.now();
+    if (waiting) return;
+    waiting = true;
+    if (framing) after();
+    else request(after);
+  };
+  const canvas = CanvasRenderingContext2D.prototype;
+  for (const name of ["putImageData", "drawImage"]) {
+    const own = canvas[name];
+    canvas[name] = function (...given) {
+      const result = own.apply(this, given);
+      if (this.canvas.isConnected || name === "putImageData") noted();
+      return result;
+    };
+  }
+  addEventListener("keydown", (event) => window.benchStart(event.timeStamp), true);
+  window.benchStart = (time = performance.now()) => { [start, written, painted] = [time, null, null]; };
+  window.benchTaken = () => (written === null || painted === null || painted < written
+    ? null : [written - start, painted - start]);
+}

@@ -1,0 +1,190 @@
+"""The fields of the wizard's form, read from the package: presets, sizes, signatures of methods; and what they make."""
+
+import inspect
+import json
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from workbench.config import Config, load_config, parse_overrides, plugin_class, plugin_options, presets
+from workbench.config.checks import plugin_names
+from workbench.config.layers import layered
+from workbench.config.records import TrainingConfig
+from workbench.data.autoencoders import PUBLISHED
+from workbench.data.encoders import ENCODERS
+from workbench.data.images import SETS
+from workbench.runs.store import find_runs, open_run
+
+TEACHER_STEPS = "teacher.steps"
+_TRAINING = ("steps", "batch", "learning_rate", "seed")
+# What a student shares with its teacher, so that a change of one is a change of both.
+_SHARED = ("data.", "codec.", "backbone.", "diffusion.", "training.batch", "training.learning_rate", "training.seed")
+# Options of a method that stand in front; the others are folded away.
+_FIRST = ("teacher", "encoder", "layer", "teacher_layer", "pairs", "guidance_scale", "weight", "stop_step")
+_RUNS = 30  # teachers to choose from beside the presets
+
+
+def fields(preset: str, changes: Mapping[str, str], root: Path) -> list[dict[str, Any]]:
+    """Every field, ready for JSON: key, label, group, text, and "values" where one is chosen from a list.
+
+    It is made whatever the changes come to, so that what is wrong can be mended.
+    """
+    tree = _tree(preset, changes)
+    made = [_field("preset", "start from", "Start", preset, presets())]
+    data, codec = tree.get("data", {}), tree.get("codec", {})
+    made.append(_field("data.name", "images", "Data", data.get("name", "fashion-mnist"), list(SETS)))
+    if data.get("name") not in (None, "fashion-mnist", "digits"):
+        made.append(_field("data.path", "folder", "Data", data.get("path")))
+    made.append(_field("data.limit", "images at most", "Data", data.get("limit")))
+    codecs = ["kl-f4", "identity", *PUBLISHED]
+    made.append(_field("codec.name", "codec", "Data", codec.get("name", "kl-f4"), codecs))
+    made += [*_backbone(tree.get("backbone", {})), *_method(tree.get("objective", {}), preset, root)]
+    for key in _TRAINING:
+        default = TrainingConfig.__dataclass_fields__[key].default
+        label = key.replace("_", " ")
+        made.append(_field(f"training.{key}", label, "Training", tree.get("training", {}).get(key, default)))
+    teacher = tree.get("objective", {}).get("teacher")
+    if teacher in presets():
+        steps = layered(teacher, ()).get("training", {}).get("steps", TrainingConfig.steps)
+        text = changes.get(TEACHER_STEPS, steps)
+        made.append(_field(TEACHER_STEPS, "steps of the teacher", "Training", text))
+    return made
+
+
+def changed(preset: str, changes: Mapping[str, str], key: str, text: str, root: Path) -> tuple[str, dict[str, str]]:
+    """Preset and changes after the field ``key`` was given ``text``; another plug-in starts its section afresh."""
+    if key == "preset":
+        return text, {}
+    section, _, option = key.partition(".")
+    kept = dict(changes)
+    if option == "name" and section in ("objective", "backbone"):
+        kept = {k: v for k, v in kept.items() if not k.startswith(f"{section}.") and k != TEACHER_STEPS}
+    kept[key] = text
+    if key == "objective.name" and text != "denoise":
+        options = plugin_options("objective", text)
+        if "teacher" in options and "teacher" not in _tree(preset, kept).get("objective", {}):
+            kept["objective.teacher"] = _teachers(preset, root)[0]
+    return preset, kept
+
+
+def configs(preset: str, changes: Mapping[str, str], root: Path) -> tuple[Config, Config | None]:
+    """What the form describes, and its teacher's configuration if that is a preset; ValueError with what is wrong."""
+    config = load_config(preset, overrides(changes))
+    reference = config.objective.options.get("teacher")
+    if reference is None or reference not in presets():
+        if reference is not None:
+            open_run(reference, root)
+        return config, None
+    return config, load_config(reference, _teacher_overrides(config, changes))
+
+
+def overrides(changes: Mapping[str, str]) -> list[str]:
+    """The changes as dotted overrides of the run itself."""
+    return [f"{key}={text}" for key, text in changes.items() if key != TEACHER_STEPS]
+
+
+def code(preset: str, changes: Mapping[str, str], root: Path) -> str:
+    """A cell that plans and launches the same."""
+    config, teacher = configs(preset, changes, root)
+    lines = ["import workbench as wb", "from workbench.training.plan import plan", ""]
+    lines.append(f"config = wb.load_config({json.dumps(preset)}, {json.dumps(overrides(changes))})")
+    given = "config"
+    if teacher is not None:
+        reference, taught = config.objective.options["teacher"], json.dumps(_teacher_overrides(config, changes))
+        lines.append(f"teacher = wb.load_config({json.dumps(reference)}, {taught})")
+        given = "config, teacher=teacher"
+    lines += [f"launched = plan({given}).launch()", "wb.watch(*launched)"]
+    return "\n".join(lines) + "\n"
+
+
+def _teacher_overrides(config: Config, changes: Mapping[str, str]) -> list[str]:
+    shared = [f"{key}={text}" for key, text in changes.items() if key.startswith(_SHARED)]
+    steps = [f"training.steps={changes[TEACHER_STEPS]}"] if TEACHER_STEPS in changes else []
+    return [*([f"recipe={config.recipe}"] if config.recipe else []), *shared, *steps]
+
+
+def _tree(preset: str, changes: Mapping[str, str]) -> dict[str, Any]:
+    """What the form shows: the layers of preset and changes or, if those cannot be, one laid over the other."""
+    try:
+        return layered(preset, overrides(changes))
+    except ValueError:
+        tree = layered(preset, ())
+    for key, text in changes.items():
+        try:
+            parsed = parse_overrides([f"{key}={text}"])
+        except ValueError:
+            continue
+        for section, values in parsed.items():
+            below = tree.get(section)
+            if isinstance(below, dict) and isinstance(values, dict):
+                fresh = values.get("name", below.get("name")) != below.get("name")
+                tree[section] = values if fresh else {**below, **values}
+    return tree
+
+
+def _backbone(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
+    name = tree.get("name", "sit")
+    kind = plugin_class("backbone", name)
+    size = tree.get("size", plugin_options("backbone", name)["size"].default)
+    shown = {key: f"{key} (depth {s.depth}, width {s.width})" for key, s in kind.sizes.items()}
+    patch = tree.get("patch", plugin_options("backbone", name)["patch"].default)
+    return [
+        _field("backbone.name", "backbone", "Model", name, plugin_names("backbone")),
+        _field("backbone.size", "size", "Model", size, list(shown), texts=list(shown.values())),
+        _field("backbone.patch", "patch", "Model", patch),
+    ]
+
+
+def _method(tree: Mapping[str, Any], preset: str, root: Path) -> list[dict[str, Any]]:
+    name = tree.get("name", "denoise")
+    made = [_field("objective.name", "method", "Method", name, plugin_names("objective"))]
+    options = plugin_options("objective", name)
+    order = [*(key for key in _FIRST if key in options), *(key for key in options if key not in _FIRST)]
+    for key in order:
+        parameter = options[key]
+        default = "" if parameter.default is inspect.Parameter.empty else parameter.default
+        values = (
+            list(typing.get_args(parameter.annotation)) if typing.get_origin(parameter.annotation) is Literal else None
+        )
+        values = [True, False] if parameter.annotation is bool else values
+        if key == "teacher":
+            values = _teachers(preset, root)
+        elif key == "encoder":
+            values = list(ENCODERS)
+        group = "Method" if key in _FIRST else "More of the method"
+        label = "guidance scale w" if key == "guidance_scale" else key.replace("_", " ")
+        made.append(_field(f"objective.{key}", label, group, tree.get(key, default), values))
+    return made
+
+
+def _teachers(preset: str, root: Path) -> list[str]:
+    """Presets of teachers of the same edition, then finished runs."""
+    edition = preset.partition("/")[0]
+    named = [name for name in presets() if name.endswith("teacher") and name.startswith(f"{edition}/")]
+    finished = [run.name for run in reversed(find_runs(root)) if run.status["state"] == "finished"]
+    return [*(named or [name for name in presets() if name.endswith("teacher")]), *finished[:_RUNS]]
+
+
+def _field(
+    key: str, label: str, group: str, value: Any, values: list | None = None, texts: list[str] | None = None
+) -> dict[str, Any]:
+    text = _text(value)
+    found = {"key": key, "label": label, "group": group, "text": text}
+    if values is None:
+        return found
+    options = [_text(one) for one in values]
+    shown = texts or options
+    if text not in options:  # a folder, or what was left out
+        options, shown = [text, *options], [text or "(choose)", *shown]
+    return {**found, "values": options, "texts": shown}
+
+
+def _text(value: Any) -> str:
+    """A value as it is typed, which YAML reads."""
+    if isinstance(value, str):
+        return value
+    plain = yaml.safe_load(yaml.safe_dump([list(value) if isinstance(value, tuple) else value])) if value else [value]
+    return yaml.safe_dump(plain[0], default_flow_style=True).splitlines()[0]

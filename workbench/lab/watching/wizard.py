@@ -1,0 +1,146 @@
+"""A form for a training and its teacher: what it would take is seen before it starts, then both are launched."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import ipywidgets
+import traitlets
+
+from workbench.config import presets, refuse_unknown
+from workbench.lab.watching import form
+from workbench.lab.watching.live import watch
+from workbench.lab.watching.module import module
+from workbench.runs.store import runs_root
+from workbench.training.plan import Plan, plan
+from workbench.training.plan_table import duration_text, notes, table
+
+SCRIPTS = ("wizard_form", "wizard_plan", "wizard")
+
+
+def wizard(preset: str = "demo/guided", root: str | Path | None = None, processes: int = 1) -> "Wizard":
+    """A form for a training and, where its method learns from one, its teacher; it starts from ``preset``.
+
+    Below the form stands what it would take: parameters, memory, time of measured steps, disk, what is reused of runs
+    under ``root`` (by default ``$WORKBENCH_RUNS`` or ``runs``). Launched, both go into the queue as a chain, and a
+    live panel of them opens below. ValueError for an unknown preset.
+    """
+    refuse_unknown("preset", preset, presets())
+    return Wizard(preset, (runs_root() if root is None else Path(root)).resolve(), processes)
+
+
+class Wizard(anywidget.AnyWidget):
+    """The form of `wizard`. ``changes`` are what was changed of the preset, as dotted options and YAML texts."""
+
+    fields = traitlets.List().tag(sync=True)
+    problem = traitlets.Unicode().tag(sync=True)  # why there is no plan
+    plan = traitlets.Dict().tag(sync=True)
+    code = traitlets.Unicode().tag(sync=True)
+    busy = traitlets.Unicode().tag(sync=True)  # what is being done that takes seconds
+
+    def __init__(self, preset: str, root: Path, processes: int = 1):
+        self.preset, self.root, self.processes = preset, root, processes
+        self.changes: dict[str, str] = {}
+        self.found: Plan | None = None
+        self.launched: tuple = ()
+        self._turn = threading.RLock()
+        super().__init__(_esm=module(*SCRIPTS))
+        self._below = ipywidgets.VBox([self])
+        self.refresh()
+        self.on_msg(self._heard)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        return self._below._repr_mimebundle_(**kwargs)
+
+    def change(self, key: str, text: str) -> None:
+        """Give a field another text and plan anew."""
+        with self._turn:
+            self.preset, self.changes = form.changed(self.preset, self.changes, key, text.strip(), self.root)
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Plan what the form says; what is wrong with it stands in ``problem``."""
+        with self._turn:
+            self.fields = form.fields(self.preset, self.changes, self.root)
+            try:
+                config, teacher = form.configs(self.preset, self.changes, self.root)
+                self.found = plan(config, self.root, teacher=teacher, processes=self.processes)
+                code, problem = form.code(self.preset, self.changes, self.root), ""
+            except (ValueError, OSError) as error:
+                self.found, code, problem = None, "", " ".join(str(error).split())
+            self.code, self.problem, self.plan = code, problem, _shown(self.found)
+
+    def measure(self, again: bool = False) -> None:
+        """Time a few steps of every stage."""
+        asked = self.found
+        if asked is None:
+            raise ValueError("there is nothing to measure: the form does not describe a training")
+        asked.measure(again)
+        self.refresh()
+
+    def launch(self) -> None:
+        """Send all stages on their way, in the queue, and open their live panel below."""
+        if self.found is None:
+            raise ValueError("there is nothing to launch: the form does not describe a training")
+        self.launched = self.found.launch()
+        self._below.children = (self, watch(*self.launched))
+        self.refresh()
+        failed = [one for one in self.launched if one.failed]
+        self._say("; ".join(map(str, failed or self.launched)), bool(failed))
+
+    def _heard(self, _widget: Any, content: Any, _buffers: Any) -> None:
+        kind = content.get("type") if isinstance(content, dict) else None
+        if kind == "change":
+            self._try(lambda: self.change(content["key"], content["text"]))
+        elif kind == "refresh":
+            self._try(self.refresh)
+        elif kind == "measure":
+            self._aside("measuring a few steps …", lambda: self.measure(bool(content.get("again"))))
+        elif kind == "launch":
+            self._aside("launching …", self.launch)
+
+    def _aside(self, what: str, action: Callable[[], None]) -> None:
+        """Do what takes seconds in a thread of its own, one at a time."""
+        if self.busy:
+            self._say(f"still {self.busy}", True)
+            return
+        self.busy = what
+
+        def work() -> None:
+            try:
+                self._try(action)
+            finally:
+                self.busy = ""
+
+        threading.Thread(target=work, daemon=True).start()
+
+    def _try(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # the page's line is the only place where it is read
+            self._say(f"{type(error).__name__}: {error}", True)
+
+    def _say(self, text: str, wrong: bool) -> None:
+        self.send({"type": "said", "text": text, "wrong": wrong})
+
+
+def _shown(found: Plan | None) -> dict[str, Any]:
+    """A plan as the page draws it."""
+    if found is None:
+        return {}
+    bars = []
+    for stage in found.stages:
+        whole, left = stage.seconds(), stage.seconds(stage.done) if stage.left else 0.0
+        text = duration_text(left) if stage.left else stage.state
+        bars.append({"role": stage.role, "whole": whole, "left": left if stage.left else 0.0, "text": text})
+    return {
+        "rows": [list(row) for row in table(found)],
+        "notes": notes(found),
+        "warnings": list(found.warnings),
+        "bars": bars,
+        "measured": found.measured,
+        "left": sum(stage.left for stage in found.stages),
+        "total": duration_text(found.seconds),
+    }

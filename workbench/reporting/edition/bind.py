@@ -1,0 +1,37 @@
+"""Binding: the index, the pages and the PDF of the exhibits that lie in a folder."""
+
+from pathlib import Path
+
+from workbench.reporting.edition.book import write_book
+from workbench.reporting.edition.build import exhibit_names
+from workbench.reporting.edition.pages import read_exhibits, write_pages, write_readme
+
+_LEADS = {
+    "demo": "Three small models, trained for minutes on two CPU cores on Fashion-MNIST: enough to see how each figure "
+    "is made, not to tell methods apart.",
+    "laptop": "All methods on two small backbones, trained for about a minute each on two CPU cores on Fashion-MNIST, "
+    "with several seeds. Scores are FD-clf64, which is not FID: against the paper's numbers, sign and order can be "
+    "compared, sizes never.",
+    "paper": "The paper's own experiments on ImageNet, from the runs there are.",
+}
+
+
+def bind(scale: str, folder: Path, command: str, small: bool = False) -> Path:
+    """Write index, pages, README.md and PDF of the exhibits in `folder`; return the index, README.md if `small`.
+
+    `small` keeps what belongs into a repository: pictures, tables and JSON; views and executed notebooks are removed.
+    """
+    title, lead = f"Self-Transcendence, {scale} edition", _LEADS[scale]
+    shown = read_exhibits(folder, exhibit_names())
+    commands = [f"workbench sweep reports/sweeps/{scale}.yaml", command]
+    readme = write_readme(folder, title, lead, shown, commands)
+    if small:
+        for one in shown:
+            for file in (
+                *(folder / view["file"] for view in one.record["views"]),
+                folder / one.name / f"{one.name}.ipynb",
+            ):
+                file.unlink(missing_ok=True)
+        return readme
+    book = write_book(folder / "book.pdf", title, lead, [one.record for one in shown], folder)
+    return write_pages(folder, title, lead, shown, {"command": command, "commands": commands, "book": book.name})

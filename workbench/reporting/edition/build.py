@@ -1,0 +1,127 @@
+"""Making an edition: a figure or table is a notebook, which papermill executes when something it shows has changed."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import workbench
+from workbench.config import refuse_unknown
+from workbench.reporting.edition.changes import is_unchanged, note_what_it_is_of
+from workbench.reporting.edition.pages import RECORD
+
+SCALES = ("demo", "laptop", "paper")
+_NOT_EXHIBITS = ("row",)  # the notebook of a sweep's rows
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of one exhibit: "made", "kept" because nothing changed, or "failed" with the reason."""
+
+    name: str
+    state: str
+    seconds: float
+    done: int
+    total: int
+    reason: str = ""
+
+
+def exhibit_names() -> list[str]:
+    """The figures and tables there are, each a notebook: those of the paper in its order, then the others."""
+    found = {path.stem for path in notebook_folder().glob("*.ipynb")} - {*_NOT_EXHIBITS}
+
+    def place(name: str) -> tuple:
+        match = re.fullmatch(r"(fig|table)(\d+)", name)
+        return (0, match[1], int(match[2])) if match else (1, name, 0)
+
+    return sorted(found, key=place)
+
+
+def notebook_folder() -> Path:
+    """Where the notebooks of the exhibits are: in the checkout, else in the installation; ValueError for neither."""
+    below = Path("notebooks") / "paper"
+    places = (Path(workbench.__file__).parents[1], Path(sysconfig.get_path("data")) / "share" / "workbench")
+    for place in places:
+        if (place / below).is_dir():
+            return place / below
+    raise ValueError(f"{below} is neither in {' nor in '.join(map(str, places))}: install from a checkout")
+
+
+def make(
+    scale: str, root: Path, folder: Path, only: Sequence[str] = (), workers: int | None = None, force: bool = False
+) -> Iterator[Made]:
+    """Make the exhibits of `scale` (those of `only`) from the runs under `root` into `folder`, each when it is done.
+
+    `workers` notebooks at a time share the cores. One that fails leaves its last good form in place, and the others go
+    on. What nothing changed for is kept, unless `force`. ValueError for an unknown scale or exhibit.
+    """
+    refuse_unknown("scale", scale, SCALES)
+    names = exhibit_names()
+    for name in only:
+        refuse_unknown("figure or table", name, names)
+    wanted = [name for name in names if name in only or not only]
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = [
+        name for name in wanted if not force and is_unchanged(notebook_folder() / f"{name}.ipynb", scale, root, folder)
+    ]
+    for done, name in enumerate(kept, start=1):
+        yield Made(name, "kept", 0.0, done, len(wanted))
+    workers = workers or max(1, (os.cpu_count() or 1) // 2 + 1)
+    with ThreadPoolExecutor(workers) as pool:
+        coming = [pool.submit(_make, name, scale, root, folder, workers) for name in wanted if name not in kept]
+        try:
+            for done, one in enumerate(as_completed(coming), start=len(kept) + 1):
+                name, seconds, reason = one.result()
+                yield Made(name, "failed" if reason else "made", seconds, done, len(wanted), reason)
+        finally:
+            for one in coming:
+                one.cancel()
+
+
+def _make(name: str, scale: str, root: Path, folder: Path, workers: int) -> tuple[str, float, str]:
+    """Execute one notebook; its folder changes only if it came to its end."""
+    began, notebook, fresh = time.monotonic(), notebook_folder() / f"{name}.ipynb", folder / f".{name}.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    executed = fresh / f"{name}.ipynb"
+    command = [sys.executable, "-m", "papermill", str(notebook), str(executed), "--kernel", "python3"]
+    command += ["--no-progress-bar", "-p", "scale", scale, "-p", "folder", str(fresh.resolve())]
+    # The package of this process, whatever is installed; as many threads as there are cores for it.
+    packages = [str(Path(workbench.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    own = {"PYTHONPATH": os.pathsep.join(filter(None, packages)), "WORKBENCH_RUNS": str(root.resolve())}
+    environment = {"OMP_NUM_THREADS": threads, **os.environ, **own}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    reason = _trouble(executed, done.stderr) if done.returncode or not (fresh / RECORD).is_file() else ""
+    if not reason:
+        note_what_it_is_of(notebook, scale, root, fresh)
+        _take_the_place(fresh, folder / name)
+    return name, time.monotonic() - began, reason
+
+
+def _take_the_place(fresh: Path, place: Path) -> None:
+    old = place.with_name(f".{place.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        os.replace(place, old)
+    os.replace(fresh, place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _trouble(executed: Path, said: str) -> str:
+    """Which cell failed and why; else the last that papermill said, such as of a kernel that died."""
+    cells = json.loads(executed.read_text())["cells"] if executed.is_file() else []
+    for cell in cells:
+        for output in cell.get("outputs", ()):
+            if output["output_type"] == "error":
+                return f"{output['ename']}: {output['evalue']} (cell {cell.get('id', '?')}); see {executed}"
+    lines = [line for line in said.splitlines() if line.strip()]
+    return f"{lines[-1].strip() if lines else 'it ended without a word'}; see {executed}"

@@ -1,0 +1,67 @@
+"""What an exhibit was made of, so that it is made again only when some of that has changed."""
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+
+import workbench
+from workbench.files import read_json, write_json
+from workbench.reporting.edition.pages import RECORD
+from workbench.runs.store import Run, find_runs
+
+_FILE = "made-of.json"
+_PACKAGES = ("reporting", "lab", "features", "evaluation")  # whose code draws and measures
+_NUMBERS = "paper.yml"
+
+
+def is_unchanged(notebook: Path, scale: str, root: Path, folder: Path) -> bool:
+    """Whether the exhibit of `notebook` in `folder` was made of what there is now."""
+    place = folder / notebook.stem
+    try:
+        record, of = read_json(place / RECORD), read_json(place / _FILE)
+    except ValueError:  # never made, or damaged
+        return False
+    return of == _made_of(notebook, scale, root, record)
+
+
+def note_what_it_is_of(notebook: Path, scale: str, root: Path, place: Path) -> None:
+    """Write down, beside the exhibit in `place`, what it was made of."""
+    write_json(place / _FILE, _made_of(notebook, scale, root, read_json(place / RECORD)))
+
+
+def _made_of(notebook: Path, scale: str, root: Path, record: dict) -> dict:
+    used = {run["name"]: _state(Run(root / run["name"])) for run in record["runs"]}
+    return {
+        "scale": scale,
+        "notebook": _digest(notebook.read_bytes()),
+        "code": _code(),
+        "runs": used,
+        # Where runs are missing, any that has come since may be one of them.
+        "others": sorted(run.name for run in find_runs(root)) if record["missing"] else None,
+    }
+
+
+def _state(run: Run) -> str | None:
+    """Scores and steps of a run; None if it is gone."""
+    try:
+        results = run.folder / "results.jsonl"
+        scores = results.read_bytes() if results.is_file() else b""
+        kept = [run.fingerprint, [c.step for c in run.checkpoints], run.status["state"], _digest(scores)]
+    except ValueError:
+        return None
+    return _digest(json.dumps(kept).encode())
+
+
+@cache
+def _code() -> str:
+    package = Path(workbench.__file__).parent
+    files = sorted(
+        path for name in _PACKAGES for path in (package / name).rglob("*") if path.suffix in (".py", ".js", ".css")
+    )
+    numbers = package.parent / "reports" / _NUMBERS
+    return _digest(b"".join(path.read_bytes() for path in [*files, *filter(Path.is_file, [numbers])]))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

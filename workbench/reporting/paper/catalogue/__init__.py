@@ -1,0 +1,1 @@
+"""One file an exhibit, each with a function of the file's name."""

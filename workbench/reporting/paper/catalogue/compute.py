@@ -1,0 +1,124 @@
+"""Beyond the paper: the score against everything that training cost, the guiding model included."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from workbench.reporting.paper import style
+from workbench.reporting.paper.claims import claim
+from workbench.reporting.paper.costs import seconds_at, teacher_seconds
+from workbench.reporting.paper.exhibit import Claim, Exhibit, distinct, timed
+from workbench.reporting.paper.features import ROLES
+from workbench.reporting.paper.runs import MAIN, Found, runs_of
+from workbench.reporting.paper.scores import DETECTORS, Asked
+from workbench.reporting.paper.series import Series, series_of
+from workbench.reporting.paper.table import Column, Number, Table, rows_of
+
+METHODS = ("plain", "vae", "repa", "layersync", "sra", "dispersive", "guided")
+_MORE = {"laptop": {"vae": "sit-nano-2-vae", "dispersive": "sit-nano-2-dispersive"},
+         "paper": {"vae": "sit-xl-2-256-vae", "dispersive": "sit-xl-2-256-dispersive"}}  # fmt: skip
+
+
+@timed
+def compute(
+    scale: str = "laptop",
+    seeds: Sequence[int] = MAIN,
+    root: Path | None = None,
+    overrides: Sequence[str] = (),
+    evaluate: bool = False,
+) -> Exhibit:
+    """Frechet distance against training seconds, those of the guiding model counted; `evaluate` scores first."""
+    presets = ROLES[scale] | _MORE.get(scale, {})
+    found = runs_of(scale, presets, seeds, root, overrides)
+    shown = {method: found.runs[method] for method in METHODS if method in found.runs}
+    scores = series_of(shown, "fid", detector=DETECTORS[scale], asked=Asked(evaluate=evaluate))
+    spent = {method: _spent(found, scores, method) for method in shown if method in scores.values}
+    curves = [scores.curve(m, style.NAMES[m], m, {s: spent[m][s][0] for s in spent[m]}) for m in spent]
+    figure = style.lines(curves, "training seconds, guiding model included", f"{scores.name} (lower is better)",
+                         width=style.PAGE, floor=scores.floor)  # fmt: skip
+    return Exhibit(
+        name="compute",
+        title="Score against total compute",
+        caption=(
+            f"Frechet distance of every scored step against the seconds of training behind it, for the guided model "
+            f"those of its guiding model too ({scale} scale, as logged, with whatever else the machine did, mean over "
+            f"seeds): {scores.how}. Means with 95 % t "
+            "intervals over seeds."
+        ),
+        figures={"compute": figure},
+        alts={"compute": _alt(scores, spent)},
+        tables={"compute": _table(scores, spent)},
+        claims=(_claim(found, scores),),
+        made_of=distinct(found.all),
+        missing=(*found.missing, *scores.missing),
+    )
+
+
+def _spent(found: Found, scores: Series, method: str) -> dict[int, tuple[float, float]]:
+    """Seconds by step, teacher included, and the teacher's alone, means over the seeds that were scored."""
+    spent = {}
+    for step, by_seed in scores.values[method].items():
+        runs = [found.runs[method][seed] for seed in by_seed]
+        before = [teacher_seconds(run, found.runs.get("teacher", {})) for run in runs]
+        own = [float(seconds_at(run, [step])[0]) for run in runs]
+        spent[step] = (float(np.mean(np.add(own, before))), float(np.mean(before)))
+    return spent
+
+
+def _table(scores: Series, spent: Mapping[str, Mapping[int, tuple[float, float]]]) -> Table:
+    columns = (
+        Column("model"),
+        Column("step", "count"),
+        Column("whole", "number", "seconds"),
+        Column("of it the guiding model", "number", "seconds"),
+        Column(scores.name, "number", "mean"),
+        Column("95 % interval", "text", "over seeds"),
+        Column("seeds", "count"),
+    )
+    lines = []
+    for method, by_step in spent.items():
+        curve = scores.curve(method, "", method)
+        for step, mean, low, high in zip(curve.x, curve.mean, curve.low, curve.high, strict=True):
+            seeds = len(scores.values[method][step])
+            number = Number(mean, 2, low, high, seeds) if seeds > 1 else Number(mean, 2, n=1)
+            times = (Number(value, 1) for value in by_step[step])
+            lines.append((style.NAMES[method], int(step), *times, number, number.interval, seeds))
+    return Table(f"The points of the figure. {scores.how}.", columns, rows_of(lines))
+
+
+def _claim(found: Found, scores: Series) -> Claim:
+    """Guided against plain at the guided run's whole cost, seed by seed, plain's curve interpolated, never extended."""
+    text = "Self-Transcendence is better than plain training at equal total compute"
+    guided, plain = scores.values.get("guided", {}), scores.values.get("plain", {})
+    if not guided or not plain:
+        return claim(text, {}, {}, lower=True, of=scores.name, names=("plain", "ours"))
+    last, base, other, short = max(guided), {}, {}, []
+    for seed, value in guided[last].items():
+        points = [(step, values[seed]) for step, values in sorted(plain.items()) if seed in values]
+        if not points:
+            continue
+        run = found.runs["guided"][seed]
+        cost = float(seconds_at(run, [last])[0]) + teacher_seconds(run, found.runs.get("teacher", {}))
+        times = seconds_at(found.runs["plain"][seed], [step for step, _ in points])
+        if times[0] <= cost <= times[-1]:
+            base[seed], other[seed] = float(np.interp(cost, times, [v for _, v in points])), value
+        else:
+            short.append(cost / times[-1])
+    if not base and short:
+        ratio = sum(short) / len(short)
+        confidence = (
+            f"The guided run with its teacher cost {ratio:.2f} times the plain one, which was trained no longer."
+        )
+        return Claim(text, "cannot be told: plain was not trained as long", confidence)
+    return claim(text, base, other, lower=True, of=scores.name, names=("plain", "ours"))
+
+
+def _alt(scores: Series, spent: Mapping[str, Mapping[int, tuple[float, float]]]) -> str:
+    told = []
+    for method, by_step in spent.items():
+        values = scores.values[method][max(by_step)]
+        told.append(
+            f"{style.NAMES[method]} {sum(values.values()) / len(values):.3g} after {by_step[max(by_step)][0]:.0f} s"
+        )
+    return f"{scores.name} against training seconds: {', '.join(told) or 'nothing was scored'}."

@@ -1,0 +1,220 @@
+"""Section 4.5: the time of training, by step, by phase and to the end, with and without the guiding model."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from workbench.reporting.paper import style
+from workbench.reporting.paper.costs import Timed, timed_run
+from workbench.reporting.paper.exhibit import Exhibit, distinct, timed
+from workbench.reporting.paper.numbers import TimeRow, paper_numbers
+from workbench.reporting.paper.runs import MAIN, runs_of
+from workbench.reporting.paper.series import summary
+from workbench.reporting.paper.table import Column, Number, Table, rows_of
+
+_HOUR = 3600.0
+_PARTS = {"guiding model": "#009E73", "with alignment": "#D55E00", "without alignment": "#0072B2"}
+
+
+@timed
+def time(
+    scale: str = "laptop", seeds: Sequence[int] = MAIN, root: Path | None = None, overrides: Sequence[str] = ()
+) -> Exhibit:
+    """Section 4.5: steps a second of each phase and the whole, the paper's beside ours, relative to plain training.
+
+    Ours are seconds as they were logged, with whatever else the machine did; `workbench bench step` compares costs.
+    """
+    rows = paper_numbers().time
+    found = runs_of(
+        scale, {row.row: row.presets[scale] for row in rows if scale in row.presets}, seeds, root, overrides
+    )
+    ours = {row: {seed: timed_run(run) for seed, run in by_seed.items()} for row, by_seed in found.runs.items()}
+    paper = {row.row: _printed(row) for row in rows}
+    stored = any(run.config.objective.options.get("stored") for run in found.runs.get("repa", {}).values())
+    encoder = " REPA's targets were stored beforehand here, so its encoder's cost is not in it." if stored else ""
+    return Exhibit(
+        name="time",
+        title="Section 4.5: time of training",
+        caption=(
+            "Time relative to plain training: the paper's (SiT-B/2, batch 256, one million steps on eight A800) and "
+            "ours "
+            f"({scale} scale, as logged, with whatever else the machine did; means over seeds).{encoder}"
+        ),
+        figures={"total": _bars(paper, ours)},
+        alts={"total": _alt(paper, ours)},
+        tables={"phases": _phases(rows, ours), "total": _totals(rows, paper, ours)},
+        claims=tuple(_claims(ours)),
+        said=_said(rows, paper),
+        made_of=distinct(found.all),
+        missing=found.missing,
+    )
+
+
+def _printed(row: TimeRow) -> Timed:
+    return Timed(tuple(p.steps for p in row.phases), tuple(p.steps / p.rate for p in row.phases))
+
+
+def _phases(rows: Sequence[TimeRow], ours: Mapping[str, Mapping[int, Timed]]) -> Table:
+    columns = (
+        Column("model"),
+        Column("phase"),
+        Column("paper", "paper", "steps/s"),
+        Column("paper: time of a step against plain", "number", "%"),
+        Column("ours", "number", "steps/s"),
+        Column("95 % interval", "text", "over seeds"),
+        Column("ours: time of a step against plain", "number", "%"),
+        Column("seeds", "count"),
+    )
+    plain = {seed: found.rates[0] for seed, found in ours.get("plain", {}).items()}
+    base = next(row for row in rows if row.row == "plain").phases[0].rate
+    lines = []
+    for row in rows:
+        for place, phase in enumerate(row.phases):
+            rates = {seed: of.rates[place] for seed, of in ours.get(row.row, {}).items() if place < len(of.rates)}
+            change = [100 * (plain[seed] / rate - 1) for seed, rate in rates.items() if seed in plain]
+            number = _number(list(rates.values()), 2)
+            lines.append(
+                (
+                    row.label,
+                    _phase_name(row, place),
+                    Number(phase.rate, 2),
+                    Number(100 * (base / phase.rate - 1), 1, signed=True) if row.row != "plain" else None,
+                    number,
+                    number and number.interval,
+                    _number(change, 1, signed=True) if row.row != "plain" else None,
+                    len(rates) or None,
+                )
+            )
+    return Table("Steps a second of each phase.", columns, rows_of(lines), keys=2)
+
+
+def _totals(rows: Sequence[TimeRow], paper: Mapping[str, Timed], ours: Mapping[str, Mapping[int, Timed]]) -> Table:
+    columns = (
+        Column("model"),
+        Column("paper", "paper", "hours"),
+        Column("paper, guiding model included", "number", "hours"),
+        Column("ours", "number", "seconds"),
+        Column("95 % interval", "text", "over seeds"),
+        Column("ours, guiding model included", "number", "seconds"),
+        Column("seeds", "count"),
+    )
+    teacher = next(row for row in rows if row.row == "teacher")
+    lines = []
+    for row in rows:
+        own = ours.get(row.row, {})
+        more = ours.get("teacher", {}) if row.row == "guided" else None
+        whole = [of.total + (more[seed].total if more else 0.0) for seed, of in own.items() if not more or seed in more]
+        number = _number([of.total for of in own.values()], 1)
+        lines.append(
+            (
+                row.label,
+                Number(row.hours, 2),
+                Number(row.hours + (teacher.hours if row.row == "guided" else 0), 2),
+                number,
+                number and number.interval,
+                None if more is not None and not more else _number(whole, 1),
+                len(own) or None,
+            )
+        )
+    return Table("Time to the end of training.", columns, rows_of(lines))
+
+
+def _number(values: Sequence[float], digits: int, signed: bool = False) -> Number | None:
+    if not values:
+        return None
+    mean, low, high = summary(values)
+    ends = (low, high) if len(values) > 1 else (None, None)
+    return Number(mean, digits, *ends, n=len(values), signed=signed)
+
+
+def _parts(row: str, timed_row: Timed, teacher: float) -> dict[str, float]:
+    if row == "plain":
+        return {"without alignment": timed_row.total}
+    aligned = {"with alignment": timed_row.seconds[0], "without alignment": sum(timed_row.seconds[1:])}
+    return {"guiding model": teacher, **aligned} if row == "guided" else aligned
+
+
+def _relative(of: Mapping[str, Timed]) -> dict[str, dict[str, float]]:
+    """Parts of the time of each row, plain's being 1."""
+    if "plain" not in of:
+        return {}
+    teacher = of["teacher"].total if "teacher" in of else 0.0
+    whole = of["plain"].total
+    rows = [row for row in ("plain", "repa", "guided") if row in of]
+    return {row: {k: v / whole for k, v in _parts(row, of[row], teacher).items()} for row in rows}
+
+
+def _means(ours: Mapping[str, Mapping[int, Timed]]) -> dict[str, Timed]:
+    found = {}
+    for row, by_seed in ours.items():
+        several = list(by_seed.values())
+        places = range(len(several[0].steps))
+        found[row] = Timed(several[0].steps, tuple(sum(o.seconds[p] for o in several) / len(several) for p in places))
+    return found
+
+
+def _bars(paper: Mapping[str, Timed], ours: Mapping[str, Mapping[int, Timed]]) -> Figure:
+    sets = {"paper": _relative(paper), "ours": _relative(_means(ours))}
+    lines = [(f"{style.NAMES[row]}, {who}", sets[who][row]) for row in ("plain", "repa", "guided") for who in sets
+             if row in sets[who]]  # fmt: skip
+    with style.look():
+        figure = Figure(figsize=(style.PAGE, 0.25 * len(lines) + 0.95), layout="constrained")
+        axis = figure.subplots()
+        for place, (_, parts) in enumerate(lines):
+            start = 0.0
+            for name, length in parts.items():
+                hatch = "////" if name == "guiding model" else None
+                axis.barh(place, length, left=start, color=_PARTS[name], height=0.7, hatch=hatch, edgecolor="white")
+                start += length
+            axis.text(start + 0.01, place, f"{start:.2f}", va="center", fontsize=7)
+        axis.axvline(1, color=style.GREY, linewidth=1)
+        axis.set_yticks(range(len(lines)), [name for name, _ in lines])
+        axis.set(xlabel="time to the end of training (plain = 1)", ylim=(len(lines) - 0.5, -0.5))
+        axis.grid(axis="y", visible=False)
+        patches = [
+            Patch(facecolor=colour, edgecolor="white", hatch="////" if name == "guiding model" else None, label=name)
+            for name, colour in _PARTS.items()
+        ]
+        figure.legend(handles=patches, loc="outside upper center", ncols=3)
+    return figure
+
+
+def _claims(ours: Mapping[str, Mapping[int, Timed]]):
+    from workbench.reporting.paper.claims import claim
+
+    totals = {row: {seed: of.total for seed, of in by_seed.items()} for row, by_seed in ours.items()}
+    teacher = totals.get("teacher", {})
+    whole = {seed: of + teacher[seed] for seed, of in totals.get("guided", {}).items() if seed in teacher}
+    how = {"lower": True, "of": "training seconds"}
+    guided, repa = totals.get("guided", {}), totals.get("repa", {})
+    yield claim("Self-Transcendence trains faster than REPA", repa, guided, names=("REPA", "ours"), **how)
+    told = "Self-Transcendence with its guiding model trains faster than REPA"
+    yield claim(told, repa, whole, names=("REPA", "ours with the guiding model"), **how)
+
+
+def _said(rows: Sequence[TimeRow], paper: Mapping[str, Timed]) -> tuple[str, ...]:
+    by_row = {row.row: row for row in rows}
+    guided, teacher, repa, plain = (by_row[name].hours for name in ("guided", "teacher", "repa", "plain"))
+    off = {row.label: paper[row.row].total / _HOUR - row.hours for row in rows}
+    worst = max(off, key=lambda name: abs(off[name]))
+    return (
+        f"By the paper's own numbers its guided run takes {guided:.2f} h, {guided - plain:+.2f} h against plain and "
+        f"{guided - repa:+.2f} h against REPA; with its guiding model {guided + teacher:.2f} h, "
+        f"{guided + teacher - repa:+.2f} "
+        "h against REPA, whose encoder's training is not counted.",
+        f"Its hours follow from its rates: the largest difference is {abs(off[worst]):.2f} h ({worst}).",
+    )
+
+
+def _phase_name(row: TimeRow, place: int) -> str:
+    if len(row.phases) > 1:
+        return "with alignment" if place == 0 else "after the stop"
+    return "whole"
+
+
+def _alt(paper: Mapping[str, Timed], ours: Mapping[str, Mapping[int, Timed]]) -> str:
+    sets = {"the paper's": _relative(paper), "ours": _relative(_means(ours))}
+    told = [f"{who} {style.NAMES[row]} {sum(parts.values()):.2f}" for who in sets for row, parts in sets[who].items()]
+    return f"Time to the end of training, guiding model included, plain being 1: {', '.join(told)}."

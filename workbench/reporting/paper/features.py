@@ -1,0 +1,162 @@
+"""Features in the paper's figures: the guides of every method on the same images, their maps, and what they tell."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from workbench.config import load_config
+from workbench.data.images import load_images
+from workbench.evaluation.separability import Separability, separability
+from workbench.evaluation.similarity import local_distant_similarity
+from workbench.features.colours import colours, map_components
+from workbench.features.extract import extract
+from workbench.features.grid import FEWEST_TOKENS, FeatureGrid
+from workbench.features.guides import guide_tokens
+from workbench.features.projection import project
+from workbench.lab.sources import choose_rows, depth_of
+from workbench.reporting.paper.style import coloured
+from workbench.runs.store import Run
+
+NEIGHBOURS = 20
+# Which run of the scale has which role.
+ROLES = {
+    "paper": {
+        "plain": "sit-xl-2-256-plain",
+        "guided": "sit-xl-2-256",
+        "teacher": "sit-xl-2-256-teacher",
+        "repa": "sit-xl-2-256-repa",
+        "layersync": "sit-xl-2-256-layersync",
+        "sra": "sit-xl-2-256-sra",
+    },
+    "laptop": {
+        "plain": "sit-nano-2-plain",
+        "guided": "sit-nano-2",
+        "teacher": "sit-nano-2-teacher",
+        "repa": "sit-nano-2-repa",
+        "layersync": "sit-nano-2-layersync",
+        "sra": "sit-nano-2-sra",
+    },
+    "demo": {"plain": "plain", "guided": "guided", "teacher": "teacher"},
+}
+ENCODERS = {"paper": "dinov2-b", "laptop": "effnet-lite0", "demo": "effnet-lite0"}  # what REPA learns from
+TITLES = {
+    "repa": "REPA",
+    "layersync": "LayerSync",
+    "sra": "SRA",
+    "vae": "VAE latent",
+    "guided": "ours",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Guide:
+    """What one method holds features against, as tokens of the images, and where it comes from."""
+
+    name: str
+    of: str
+    tokens: Float[Tensor, "n m d"]
+
+    @property
+    def mean(self) -> Float[Tensor, "n d"]:
+        return self.tokens.float().mean(dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Ours:
+    """Where our guide comes from: the teacher's layer and guidance scale, and all its label modes."""
+
+    run: Run
+    layer: int
+    scale: float
+    features: FeatureGrid
+
+
+def rows_and_images(run: Run, images: int | Sequence[int]) -> tuple[list[int], np.ndarray, Int64[Tensor, " n"]]:
+    """Row numbers, one of each class in turn, the images as ``n h w 3`` and their classes."""
+    pictured = load_images(run.config.data, "train")
+    rows = choose_rows(pictured.labels, images)
+    labels = torch.from_numpy(pictured.labels[rows].astype(np.int64))
+    return rows, coloured(pictured.batch(rows).numpy()), labels
+
+
+def class_names(run: Run) -> list[str]:
+    """The names of a run's classes."""
+    return [str(name) for name in run.provenance["latents"]["classes"]]
+
+
+def guides_of(
+    scale: str, runs: Mapping[str, Run], rows: Sequence[int], t: float, names: Sequence[str]
+) -> tuple[list[Guide], Ours | None]:
+    """Guiding features of methods at a scale, on the same images and noise; those whose run is missing are left out.
+
+    LayerSync's and SRA's are those of their own runs, else of the plain run at the published layer.
+    """
+    first = runs.get("plain") or next(iter(runs.values()))
+    found, ours = [], None
+    for name in names:
+        if name == "guided":
+            ours = our_guide(scale, runs, rows, t)
+            if ours is not None:
+                of = f"layer {ours.layer} of the guiding model, w = {ours.scale:g}, t = {t:g}"
+                found.append(Guide(name, of, ours.features.guided(ours.layer, t, ours.scale)))
+            continue
+        source = ENCODERS[scale] if name == "repa" else name
+        run = runs.get(name, first) if name in ("layersync", "sra") else first
+        of = {"repa": source, "vae": "clean latent"}.get(name, f"deep layer of {run.config.name}, t = {t:g}")
+        tokens = guide_tokens(source, run, rows, [t], root=run.folder.parent)[t]
+        found.append(Guide(name, of, tokens))
+    return found, ours
+
+
+def our_guide(scale: str, runs: Mapping[str, Run], rows: Sequence[int], t: float) -> Ours | None:
+    """The guiding model's features, with the null, the true and a wrong label and with the label over noise."""
+    teacher = runs.get("teacher")
+    if teacher is None:
+        return None
+    options = load_config(f"{scale}/{ROLES[scale]['guided']}").objective.options
+    labels = ("null", "true", "wrong", "noise-null", "noise-true")
+    layer, root = options["teacher_layer"], teacher.folder.parent
+    features = extract(teacher, list(rows), [layer], [t], labels=labels, root=root)
+    return Ours(teacher, layer, float(options["guidance_scale"]), features)
+
+
+def layers_at(run: Run, shares: Sequence[float]) -> list[int]:
+    """The layers at these shares of the depth."""
+    return [max(1, round(share * depth_of(run))) for share in shares]
+
+
+def joint_maps(sets: Sequence[Float[Tensor, "n m d"]]) -> list[Float[np.ndarray, "n h w 3"]]:
+    """Maps of several sets of one width in one basis, so that a colour means the same in all."""
+    found = map_components(torch.cat([tokens.float() for tokens in sets])).colours().maps
+    return np.split(found, np.cumsum([len(tokens) for tokens in sets])[:-1])
+
+
+def aligned_maps(
+    tokens: Float[Tensor, "n m d"], reference: Float[Tensor, "n m 3"] | None = None
+) -> tuple[Float[np.ndarray, "n h w 3"], Float[Tensor, "n m 3"], float]:
+    """Maps in an own basis, turned onto the coordinates of another's on the same tokens; those coordinates; the share.
+
+    The share is that of the variance which the three colours show.
+    """
+    projection = project(tokens.float(), components=3)
+    shared = float(projection.explained.sum())
+    if reference is not None:
+        projection = projection.aligned_to(reference, 0.0, 0.0)
+    coordinates = projection.at(0.0, 0.0)
+    return colours(coordinates).maps, coordinates, shared
+
+
+def measured(rows: Float[Tensor, "n d"], labels: Int64[Tensor, " n"], seed: int = 0) -> Separability:
+    """Separability in the original space, with fewer neighbours where there are few images."""
+    return separability(rows, labels, seed=seed, neighbours=max(1, min(NEIGHBOURS, len(labels) // 8)))
+
+
+def spatial(tokens: Float[Tensor, "n m d"]) -> float | None:
+    """Mean local-distant similarity: how far near tokens are more alike than distant ones; None for too few tokens."""
+    if tokens.shape[1] < FEWEST_TOKENS:
+        return None
+    return float(local_distant_similarity(tokens.float()).mean())

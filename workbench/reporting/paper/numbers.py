@@ -1,0 +1,207 @@
+"""The numbers that the paper prints, from ``reports/paper.yml``, checked before anything is compared with them."""
+
+import sysconfig
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import workbench
+from workbench.config import coerce, refuse_unknown
+from workbench.reporting.paper.table import UNSTATED
+
+METHODS = ("plain", "vae", "guided", "repa", "dispersive", "sra", "layersync", "other")
+_SAMPLERS = ("ode", "sde", UNSTATED)
+_PLAIN = (str, int, float, bool, int | None)
+_KEYS = ("title", "source", "metrics", "tables", "time", "stated")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is called and printed, and which way it gets better."""
+
+    name: str
+    better: str
+    digits: int
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """A row of a table: its values by metric, how it was trained and sampled, and the presets by scale that make it.
+
+    `quoted` ones were taken from another paper and are never trained here; rows without values are ours.
+    """
+
+    row: str
+    group: str
+    label: str
+    method: str
+    epochs: int | None
+    steps: int | None
+    sampler: str
+    values: Mapping[str, float]
+    presets: Mapping[str, str] = field(default_factory=dict)
+    params: str = ""
+    at_least: bool = False
+    quoted: bool = False
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table: all its scores are of so many images, with classifier-free guidance or without."""
+
+    title: str
+    samples: int
+    guided: bool
+    rows: tuple[PaperRow, ...]
+
+    def row(self, name: str) -> PaperRow:
+        """The row of that name; ValueError that lists them."""
+        refuse_unknown("row", name, [row.row for row in self.rows])
+        return next(row for row in self.rows if row.row == name)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """So many steps at a rate in steps a second."""
+
+    steps: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class TimeRow:
+    """A row of section 4.5: hours as printed, and the phases they are made of."""
+
+    row: str
+    label: str
+    method: str
+    hours: float
+    phases: tuple[Phase, ...]
+    presets: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Stated:
+    """A number in a figure, a caption or the running text."""
+
+    where: str
+    what: str
+    value: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class PaperNumbers:
+    """All of them."""
+
+    title: str
+    source: str
+    metrics: Mapping[str, Metric]
+    tables: Mapping[str, PaperTable]
+    time: tuple[TimeRow, ...]
+    time_steps: int
+    stated: tuple[Stated, ...]
+
+    def said(self, where: str, what: str) -> float:
+        """What is stated there; ValueError if nothing is."""
+        found = [one.value for one in self.stated if (one.where, one.what) == (where, what)]
+        if not found:
+            raise ValueError(f"nothing is stated of {what!r} in {where}")
+        return found[0]
+
+
+def paper_numbers(file: Path | None = None) -> PaperNumbers:
+    """Every published number; ValueError naming the file and the place of what does not fit the schema."""
+    return _read(reports_folder() / "paper.yml" if file is None else Path(file))
+
+
+def reports_folder() -> Path:
+    """``reports`` of the checkout, else of the installation; ValueError for neither."""
+    checkout = Path(workbench.__file__).parents[1] / "reports"
+    places = (checkout, Path(sysconfig.get_path("data")) / "share" / "workbench" / "reports")
+    for place in places:
+        if (place / "paper.yml").is_file():
+            return place
+    raise ValueError(f"paper.yml is neither in {' nor in '.join(map(str, places))}")
+
+
+@lru_cache(maxsize=4)
+def _read(file: Path) -> PaperNumbers:
+    try:
+        tree = yaml.safe_load(file.read_text())
+        return _numbers(_mapping("it", tree, _KEYS, _KEYS))
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{file} cannot be used: {' '.join(str(error).split())}") from error
+
+
+def _numbers(tree: Mapping[str, Any]) -> PaperNumbers:
+    metrics = {name: _record(f"metric {name}", Metric, one) for name, one in tree["metrics"].items()}
+    time = _mapping("time", tree["time"], ("steps", "rows"), ("steps", "rows"))
+    return PaperNumbers(
+        title=tree["title"],
+        source=tree["source"],
+        metrics=metrics,
+        tables={name: _table(name, one, metrics) for name, one in tree["tables"].items()},
+        time=tuple(_time(one) for one in time["rows"]),
+        time_steps=time["steps"],
+        stated=tuple(_record("stated", Stated, one) for one in tree["stated"]),
+    )
+
+
+def _table(name: str, tree: Any, metrics: Mapping[str, Metric]) -> PaperTable:
+    keys = ("title", "samples", "guided", "rows")
+    tree = _mapping(name, tree, keys, keys)
+    rows = tuple(_row(f"{name}, row {number}", one, metrics) for number, one in enumerate(tree["rows"], start=1))
+    names = [row.row for row in rows]
+    twice = next((one for one in names if names.count(one) > 1), None)
+    if twice:
+        raise ValueError(f"{name} has the row {twice} twice")
+    if not isinstance(tree["samples"], int) or tree["samples"] < 1:
+        raise ValueError(f"{name}: samples is {tree['samples']!r}; allowed are whole numbers above 0")
+    return PaperTable(tree["title"], tree["samples"], tree["guided"], rows)
+
+
+def _row(where: str, tree: Any, metrics: Mapping[str, Metric]) -> PaperRow:
+    known = dict(_mapping(where, tree, [one.name for one in fields(PaperRow)], ("row", "values")))
+    values = _mapping(f"{where}: values", known["values"], metrics, ())
+    for metric, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise ValueError(f"{where}: {metric} is {value!r}; allowed are numbers above 0")
+    row = _record(where, PaperRow, {**known, "values": {metric: float(value) for metric, value in values.items()}})
+    refuse_unknown(f"{where}: method", row.method, METHODS)
+    refuse_unknown(f"{where}: sampler", row.sampler, _SAMPLERS)
+    if row.quoted == bool(row.presets) or row.quoted != (row.sampler == UNSTATED) or row.quoted and not row.values:
+        raise ValueError(
+            f"{where}: {row.row} is either quoted, with values, no preset and the sampler unstated, or not"
+        )
+    return row
+
+
+def _time(tree: Any) -> TimeRow:
+    row = dict(_mapping("time", tree, [one.name for one in fields(TimeRow)], ("row", "phases")))
+    row["phases"] = tuple(_record(f"time of {row['row']}", Phase, phase) for phase in row["phases"])
+    return _record("time", TimeRow, row)
+
+
+def _record(where: str, kind: type, tree: Any) -> Any:
+    """A record whose plain values are of the types it says."""
+    names = [one.name for one in fields(kind)]
+    needed = [one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING]
+    values, hints = _mapping(where, tree, names, needed), typing.get_type_hints(kind)
+    return kind(**{k: coerce(f"{where}: {k}", v, hints[k]) if hints[k] in _PLAIN else v for k, v in values.items()})
+
+
+def _mapping(where: str, tree: Any, allowed: Any, needed: Any) -> Mapping[str, Any]:
+    if not isinstance(tree, Mapping):
+        raise ValueError(f"{where} must be keys with values; got {tree!r}")
+    for key in tree:
+        refuse_unknown(f"{where}: key", key, allowed)
+    lacking = [key for key in needed if key not in tree]
+    if lacking:
+        raise ValueError(f"{where} lacks {', '.join(lacking)}")
+    return tree

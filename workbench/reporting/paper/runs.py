@@ -1,0 +1,147 @@
+"""Which runs a row of the paper is made of: found by preset and seed, or missing, with the command that trains them."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from workbench.config import load_config, refuse_unknown
+from workbench.reporting.paper.exhibit import Missing
+from workbench.reporting.paper.numbers import reports_folder
+from workbench.reporting.sweep.rows import Training, resolve
+from workbench.reporting.sweep.specification import SweepSpec, load_sweep
+from workbench.runs.store import Run, find_runs, home
+
+SCALES = ("demo", "laptop", "paper")
+MAIN, ABLATION = (0, 1, 2, 3, 4), (0, 1, 2)  # seeds of the main table and of ablations
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A preset without its scale ("sit-nano-2-plain"), and what is changed in it."""
+
+    preset: str
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """Finished runs by row and seed, and what is missing of them."""
+
+    runs: dict[str, dict[int, Run]]
+    missing: tuple[Missing, ...]
+
+    @property
+    def all(self) -> tuple[Run, ...]:
+        return tuple(run for by_seed in self.runs.values() for run in by_seed.values())
+
+    def seed(self, rows: Sequence[str], seed: int | None = None) -> dict[str, Run]:
+        """One run of each of the rows that have any: of that seed, else of the first that most of them share."""
+        counts = [s for row in rows for s in self.runs.get(row, {})]
+        if not counts:
+            return {}
+        chosen = max(sorted(set(counts)), key=counts.count) if seed is None else seed
+        return {row: self.runs[row][chosen] for row in rows if chosen in self.runs.get(row, {})}
+
+
+def runs_of(
+    scale: str,
+    rows: Mapping[str, str | Wanted] | Sequence[str],
+    seeds: Sequence[int],
+    root: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> Found:
+    """The finished run of each row and seed by its fingerprint, the teacher being that of the same seed.
+
+    `rows` are presets of the scale by the name of the row; `overrides` are changes to all of them and their teachers,
+    as a sweep has them. ValueError for an unknown scale, preset or option.
+    """
+    refuse_unknown("scale", scale, SCALES)
+    root = home() if root is None else Path(root)
+    named = dict(rows) if isinstance(rows, Mapping) else {row: row for row in rows}
+    known = {run.fingerprint: run for run in find_runs(root)} if root.is_dir() else {}
+    found: dict[str, dict[int, Run]] = {}
+    missing: list[Missing] = []
+    for row, one in named.items():
+        wanted = Wanted(one) if isinstance(one, str) else one
+        source, lacking = f"{scale}/{wanted.preset}", {}
+        told = " ".join([source, *wanted.overrides])
+        for seed in seeds:
+            try:
+                training = resolve(source, wanted.overrides, tuple(overrides), seed, root)
+            except ValueError as error:
+                load_config(source, (*overrides, *wanted.overrides))  # what does not exist is refused
+                # The rest is one row's trouble, such as a teacher that is not trained long enough.
+                command = sweep_command(scale, wanted, overrides) or shlex.join(["workbench", "train", source])
+                missing.append(Missing(f"runs of {told}, which cannot be trained so: {error}", command))
+                break
+            run = known.get(training.fingerprint)
+            if run is not None and _finished(run):
+                found.setdefault(row, {})[seed] = run
+            else:
+                lacking[seed] = training
+        if lacking:
+            listed = f"seed{'s' if len(lacking) > 1 else ''} {', '.join(map(str, lacking))}"
+            command = _command(scale, wanted, overrides, lacking, root, known)
+            missing.append(Missing(f"runs of {told}, {listed}", command))
+    return Found(found, tuple(missing))
+
+
+def train_command(training: Training, root: Path, known: Mapping[str, Run] | None = None) -> str:
+    """`workbench train` of a run after that of its teachers, which are named by the folders they have or will have.
+
+    Teachers among the `known` runs, by fingerprint, are not trained again.
+    """
+    known = {} if known is None else known
+    line = [one for one in training.line if one is training or not _finished(known.get(one.fingerprint))]
+    return " && ".join(_trained(one, root, known) for one in line)
+
+
+def sweep_command(scale: str, wanted: Wanted, shared: Sequence[str] = ()) -> str | None:
+    """The row of a sweep among ``reports/sweeps`` that trains it; None if there is none."""
+    for file in sorted((reports_folder() / "sweeps").glob("*.y*ml")):
+        spec = _sweep(file, file.stat().st_mtime_ns)
+        for row in spec.rows if spec else ():
+            same = (row.base, row.overrides) == (f"{scale}/{wanted.preset}", wanted.overrides)
+            if same and tuple(spec.overrides) == tuple(shared):
+                return f"workbench sweep reports/sweeps/{file.name} --only {row.name}"
+    return None
+
+
+@lru_cache(maxsize=16)
+def _sweep(file: Path, changed: int) -> SweepSpec | None:
+    """The sweep of a file as of its last change; None if it cannot be read, which is said where it is executed."""
+    try:
+        return load_sweep(file)
+    except ValueError:
+        return None
+
+
+def _finished(run: Run | None) -> bool:
+    return run is not None and run.status["state"] == "finished"
+
+
+def _command(
+    scale: str,
+    wanted: Wanted,
+    shared: Sequence[str],
+    lacking: Mapping[int, Training],
+    root: Path,
+    known: Mapping[str, Run],
+) -> str:
+    swept = sweep_command(scale, wanted, shared)
+    return swept or " && ".join(dict.fromkeys(train_command(one, root, known) for one in lacking.values()))
+
+
+def _trained(training: Training, root: Path, known: Mapping[str, Run]) -> str:
+    changes = [*training.shared, *training.overrides, f"training.seed={training.seed}"]
+    if training.teacher is not None:
+        changes.append(f"objective.teacher={_folder(training.teacher, root, known)}")
+    return shlex.join(["workbench", "train", training.source, *changes])
+
+
+def _folder(training: Training, root: Path, known: Mapping[str, Run]) -> Path:
+    if training.fingerprint in known:
+        return known[training.fingerprint].folder
+    return root / f"{training.config.name.replace('/', '-')}-{training.fingerprint[:8]}"

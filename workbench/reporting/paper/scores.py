@@ -1,0 +1,200 @@
+"""Scores of rows by seed, all measured alike, and what their differences are worth."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from workbench.config import SamplingConfig, refuse_unknown
+from workbench.evaluation.detectors import metric_name
+from workbench.evaluation.statistics import Paired, paired, protocol, t_interval
+from workbench.evaluation.suite import score
+from workbench.reporting.paper.exhibit import Missing
+from workbench.reporting.paper.table import Number, Protocol
+from workbench.runs.store import Run
+
+DETECTORS = {"demo": "clf64", "laptop": "clf64", "paper": "inception-2015"}  # what judges at each scale
+_KINDS = {"fid": "fd", "sfid": "sfd", "is": "is", "precision": "precision", "recall": "recall"}
+LOWER = ("fid", "sfid")
+_ODE = ("euler", "heun")
+
+Record = Mapping[str, Any]
+Place = tuple[str, int, int]  # row, seed, step
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which scores are meant: of this guidance (None: each run's own) and of so many images (None: any number).
+
+    With `evaluate` what was not scored is scored first.
+    """
+
+    guidance_scale: float | None = 1.0
+    count: int | None = None
+    evaluate: bool = False
+
+    def of(self, run: Run) -> SamplingConfig:
+        """The sampling of a run's configuration with these changes."""
+        own = run.config.sampling
+        guided = own.guidance_scale if self.guidance_scale is None else float(self.guidance_scale)
+        return replace(own, guidance_scale=guided, count=own.count if self.count is None else self.count)
+
+    def fits(self, record: Record, settings: SamplingConfig) -> bool:
+        """Whether a score was measured so, by the sampler of `settings`."""
+        same = ("sampler", "guidance_scale")
+        alike = all(record[key] == getattr(settings, key) for key in same) and record["sampler_steps"] == settings.steps
+        return alike and self.count in (None, record["n_generated"])
+
+    @property
+    def words(self) -> str:
+        """As overrides of `workbench evaluate`."""
+        guided = "" if self.guidance_scale in (None, 1.0) else f" guidance_scale={self.guidance_scale:g}"
+        return guided + ("" if self.count is None else f" count={self.count}")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A metric of rows by seed, by one protocol; `how` says it in words, `missing` what lacks it."""
+
+    metric: str
+    detector: str
+    values: dict[str, dict[int, float]]
+    floor: float | None
+    protocol: Protocol | None
+    how: str
+    missing: tuple[Missing, ...]
+
+    @property
+    def name(self) -> str:
+        """As an axis or a column says it."""
+        return metric_title(self.metric, self.detector)
+
+    def number(self, row: str) -> Number | None:
+        """Mean over seeds with its 95 % t interval, from two seeds on; None if there is none."""
+        found = list(self.values.get(row, {}).values())
+        if not found:
+            return None
+        mean, digits = sum(found) / len(found), _digits(found)
+        if len(found) == 1:
+            return Number(mean, digits, n=1, protocol=self.protocol)
+        interval = t_interval(found)
+        return Number(mean, digits, interval.low, interval.high, len(found), self.protocol)
+
+    def against(self, row: str, base: str) -> Paired | None:
+        """Differences row - base by seed; None if they share no seed."""
+        first, second = self.values.get(base, {}), self.values.get(row, {})
+        return paired(first, second) if first.keys() & second.keys() else None
+
+
+def scores_of(
+    runs: Mapping[str, Mapping[int, Run]],
+    metric: str,
+    *,
+    detector: str,
+    steps: Mapping[str, int],
+    asked: Asked,
+) -> Scores:
+    """A metric ("fid", "sfid", "is", "precision", "recall") of every run at its row's step.
+
+    By the protocol that most runs have, of ties that of more images. Runs without such a score are missing.
+    """
+    refuse_unknown("metric", metric, _KINDS)
+    places = [(row, seed, steps[row]) for row, by_seed in runs.items() for seed in by_seed]
+    found, missing = gathered(runs, places, metric, detector, asked)
+    if not found:
+        return Scores(metric, detector, {}, None, None, "", missing)
+    values: dict[str, dict[int, float]] = {}
+    for (row, seed, _), record in found.items():
+        values.setdefault(row, {})[seed] = float(record["value"])
+    first = next(iter(found.values()))
+    floors = {record["floor"] for record in found.values() if record.get("floor") is not None}
+    measured = Protocol(first["n_generated"], _kind(first), metric_title(metric, detector))
+    return Scores(metric, detector, values, floors.pop() if len(floors) == 1 else None, measured, how(first), missing)
+
+
+def gathered(
+    runs: Mapping[str, Mapping[int, Run]],
+    places: Sequence[Place],
+    metric: str,
+    detector: str,
+    asked: Asked,
+) -> tuple[dict[Place, Record], tuple[Missing, ...]]:
+    """The record of each (row, seed, step), all by one protocol: that of most, of ties that of more images."""
+    name, known = metric_name(detector, _KINDS[metric]), {}
+    for row, seed, step in places:
+        run = runs[row][seed]
+        settings = asked.of(run)
+        if asked.evaluate and run_has(run, step):
+            score(run, step, settings, detector=detector, small_ok=True)
+        chosen = [r for r in run.results if (r["metric"], r["step"]) == (name, step)]
+        known[row, seed, step] = {protocol(r): r for r in chosen if asked.fits(r, settings)}
+    counts = Counter(way for ways in known.values() for way in ways)
+    common = max(counts, key=lambda way: (counts[way], way[0] or 0), default=None)
+    lacking: dict[tuple[str, int], list[Run]] = {}
+    for (row, seed, step), ways in known.items():
+        if common not in ways:
+            lacking.setdefault((row, step), []).append(runs[row][seed])
+    missing = tuple(_unscored(several, step, detector, asked) for (_, step), several in lacking.items())
+    return {place: ways[common] for place, ways in known.items() if common in ways}, missing
+
+
+def metric_title(metric: str, detector: str) -> str:
+    """What a metric by this detector may be called: FID is Inception's alone."""
+    plain = {"fid": "FID", "sfid": "sFID", "is": "IS"}
+    if detector == "inception-2015":
+        return plain.get(metric, metric)
+    return {"fid": "FD", "sfid": "sFD", "is": "IS"}.get(metric, metric) + f"-{detector}"
+
+
+def run_has(run: Run, step: int) -> bool:
+    """Whether the weights of that step were kept."""
+    return any(checkpoint.step == step for checkpoint in run.checkpoints)
+
+
+def common_steps(runs: Mapping[str, Mapping[int, Run]], groups: Mapping[str, str]) -> dict[str, int]:
+    """The last step that all rows of a group trained to, for each row."""
+    last = {row: min(run.config.training.steps for run in by_seed.values()) for row, by_seed in runs.items()}
+    return {row: min(last[other] for other in last if groups[other] == groups[row]) for row in last}
+
+
+def how(record: Record) -> str:
+    """The protocol of a score in words."""
+    kind = "ODE" if _kind(record) == "ode" else "SDE"
+    weights = "average" if record["weights"] == "ema" else "raw"
+    guided = "no guidance" if record["guidance_scale"] == 1 else f"guidance {record['guidance_scale']:g}"
+    return (
+        f"{record['n_generated']:,} images by {record['sampler']} ({kind}), {record['sampler_steps']} steps, {guided}, "
+        f"{weights} weights, judged by {record['detector']}"
+    )
+
+
+def evaluate_command(run: Run, step: int, detector: str, asked: Asked) -> str:
+    """`workbench evaluate` of a run at a step."""
+    judge = "" if detector == "clf64" else f" --detector {detector}"
+    return f"workbench evaluate {run.name}{asked.words} --step {step}{judge}"
+
+
+def condensed(missing: Sequence[Missing]) -> tuple[Missing, ...]:
+    """Each once."""
+    return tuple(dict.fromkeys(missing))
+
+
+def _unscored(runs: Sequence[Run], step: int, detector: str, asked: Asked) -> Missing:
+    """One preset's runs at a step: their scores, or their weights if those were not kept."""
+    told = f"{runs[0].config.name}, seed{'s'[: len(runs) > 1]} {', '.join(str(r.config.training.seed) for r in runs)}"
+    if all(run_has(run, step) for run in runs):
+        at = f" with{asked.words}" if asked.words else ""
+        commands = (evaluate_command(run, step, detector, asked) for run in runs)
+        return Missing(f"scores of {told} at step {step:,}{at}", " && ".join(commands))
+    again = f"workbench train {runs[0].folder / 'config.yaml'} training.milestone_every={step}"
+    return Missing(f"weights of {told} at step {step:,}, which were not kept", again)
+
+
+def _kind(record: Record) -> str:
+    return "ode" if record["sampler"] in _ODE else "sde"
+
+
+def _digits(values: Sequence[float]) -> int:
+    """So many that three places are shown."""
+    size = max(abs(value) for value in values)
+    return 1 if size >= 100 else 2 if size >= 1 else 3

@@ -1,0 +1,211 @@
+"""How the paper's figures look: the house's look at the widths of a column and of a page, a colour a method everywhere.
+
+Colours are those of Okabe and Ito (2008); each method also has its own mark and line, so none is told by colour alone.
+"""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from workbench.reporting.figures import LOOK, STYLES
+
+COLUMN, PAGE = 3.3, 6.9  # inches
+GREY = "#666666"
+_BANDS = 4  # places from which intervals are bands
+METHODS: dict[str, dict[str, Any]] = {
+    "plain": STYLES["plain"],
+    "vae": STYLES["teacher"],  # the teacher is a VAE-aligned model
+    "guided": STYLES["guided"],
+    "repa": {"color": "#CC79A7", "linestyle": "-.", "marker": "D"},
+    "dispersive": {"color": "#555555", "linestyle": (0, (5, 1)), "marker": "v"},
+    "sra": {"color": "#56B4E9", "linestyle": (0, (3, 1, 1, 1)), "marker": "P"},
+    "layersync": {"color": "#E69F00", "linestyle": (0, (1, 1)), "marker": "X"},
+}
+NAMES = {
+    "plain": "plain",
+    "vae": "VAE-aligned",
+    "guided": "Self-Transcendence",
+    "repa": "REPA",
+    "dispersive": "Disperse Loss",
+    "sra": "SRA",
+    "layersync": "LayerSync",
+}
+_LOOK = {
+    **LOOK,
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A line of a method: means over `n` seeds at places x, each with an interval if there is one."""
+
+    label: str
+    style: Mapping[str, Any]
+    x: Sequence[float | int]
+    mean: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Mark:
+    """A row of a chart of marks: values by seed, their mean with an interval, and what the paper has."""
+
+    label: str
+    style: Mapping[str, Any]
+    values: Sequence[float | int] = ()
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    paper: float | None = None
+
+
+@contextmanager
+def look():
+    """The look, for whatever is drawn inside."""
+    with rc_context(_LOOK):
+        yield
+
+
+def lines(curves: Sequence[Curve], x: str, y: str, *, width: float = COLUMN, floor: float | None = None) -> Figure:
+    """Curves with their intervals, as bands or, of few places, as bars beside each other; the legend stands above.
+
+    A floor far below all curves is told under the axis, so that it does not flatten them.
+    """
+    with look():
+        figure = Figure(figsize=(width, 0.72 * COLUMN + 0.3), layout="constrained")
+        axis = figure.subplots()
+        few = max((len(curve.x) for curve in curves), default=0) < _BANDS
+        places = [place for curve in curves for place in curve.x]
+        span = max(places, default=1) - min(places, default=0) or max(places, default=1)
+        for number, curve in enumerate(curves):
+            shift = 0.018 * span * (number - (len(curves) - 1) / 2) if few else 0.0
+            _curve(axis, curve, shift, few)
+        far = floor is not None and _far(floor, curves)
+        if floor is not None and not far:
+            axis.axhline(floor, color=GREY, linewidth=1, linestyle=(0, (1, 2)), label="real images", zorder=1)
+        axis.set(xlabel=f"{x}\n(real images: {floor:.2g})" if far else x, ylabel=y)
+        thousands(axis)
+        if curves:
+            figure.legend(loc="outside upper center", ncols=2 if width < PAGE else 4, handlelength=3, columnspacing=1)
+    return figure
+
+
+def _curve(axis: Axes, curve: Curve, shift: float, few: bool) -> None:
+    places = [place + shift for place in curve.x]
+    axis.plot(places, curve.mean, label=curve.label, zorder=3, **curve.style)
+    if curve.low is None or curve.high is None:
+        return
+    if few:
+        axis.vlines(places, curve.low, curve.high, color=curve.style.get("color"), linewidth=1)
+    else:
+        axis.fill_between(places, curve.low, curve.high, color=curve.style.get("color"), alpha=0.15, linewidth=0)
+
+
+def _far(floor: float, curves: Sequence[Curve]) -> bool:
+    values = [value for curve in curves for value in (*curve.mean, *(curve.low or ()), *(curve.high or ()))]
+    return bool(values) and min(values) - floor > 0.5 * (max(values) - min(values))
+
+
+def marks(rows: Sequence[Mark], x: str, *, width: float = PAGE, zero: str = "", seeds: str = "one seed") -> Figure:
+    """A line a row: a faint mark a seed, a strong one with a bar for the mean, a hollow diamond for the paper."""
+    with look():
+        figure = Figure(figsize=(width, 0.21 * len(rows) + 0.95), layout="constrained")
+        axis = figure.subplots()
+        for place, row in enumerate(rows):
+            _row(axis, place, row)
+        if zero:
+            axis.axvline(0, color=GREY, linewidth=1, zorder=1)
+        axis.set(xlabel=x, ylim=(len(rows) - 0.5, -0.5))
+        axis.set_yticks(range(len(rows)), [row.label for row in rows])
+        axis.grid(axis="y", visible=False)
+        _key(figure, axis, rows, seeds)
+    return figure
+
+
+def grid(
+    rows: Sequence[Sequence[Shaped[np.ndarray, "_ _ 3"]]],
+    row_names: Sequence[str],
+    column_names: Sequence[str],
+    *,
+    width: float = PAGE,
+    row_colours: Sequence[str] = (),
+    cell: float | None = None,
+) -> Figure:
+    """Pictures of any sizes in equal squares over the whole width, names at the left and on top."""
+    tall, wide, gap = len(rows), len(column_names), 0.06
+    margin = 0.12 + 0.062 * max((len(line) for name in row_names for line in name.split("\n")), default=0)
+    cell = (width - margin - 0.1) / wide if cell is None else cell
+    names = [wrapped(name, max(5, int(cell / 0.062))) for name in column_names]
+    top = 0.1 + 0.125 * max(name.count("\n") + 1 for name in names)
+    with look():
+        figure = Figure(figsize=(margin + cell * wide + 0.1, top + cell * tall + 0.05), layout="constrained")
+        axis = figure.subplots()
+        for y, row in enumerate(rows):
+            for x, picture in enumerate(row):
+                axis.imshow(picture, extent=(x, x + 1 - gap, y + 1 - gap, y), interpolation="nearest")
+        axis.set(xlim=(0, wide - gap), ylim=(tall - gap, 0), aspect="equal")
+        axis.set_xticks([x + (1 - gap) / 2 for x in range(wide)], names, fontsize=7)
+        axis.set_yticks([y + (1 - gap) / 2 for y in range(tall)], row_names, fontsize=7)
+        axis.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
+        for text, colour in zip(axis.get_yticklabels(), row_colours, strict=False):
+            text.set_color(colour)
+        axis.spines[:].set_visible(False)
+        axis.grid(visible=False)
+    return figure
+
+
+def coloured(images: np.ndarray) -> np.ndarray:
+    """Images ``n c h w`` or ``n h w c`` of one or three channels as ``n h w 3``."""
+    found = np.moveaxis(images, 1, -1) if images.shape[1] in (1, 3) and images.shape[-1] not in (1, 3) else images
+    return np.repeat(found, 3, axis=-1) if found.shape[-1] == 1 else found
+
+
+def thousands(axis: Axes) -> None:
+    """Few round numbers along x, grouped."""
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def wrapped(text: str, width: int) -> str:
+    """Lines of about so many letters."""
+    return "\n".join(textwrap.fill(line, width, break_long_words=False) for line in text.split("\n"))
+
+
+def _row(axis: Axes, place: int, row: Mark) -> None:
+    colour, mark = row.style.get("color", GREY), row.style.get("marker", "o")
+    axis.plot(row.values, [place] * len(row.values), mark, color=colour, alpha=0.35, markersize=3.5, zorder=2)
+    if row.mean is not None:
+        axis.plot([row.mean], [place], mark, color=colour, markersize=6, zorder=4)
+        if row.low is not None and row.high is not None:
+            axis.plot([row.low, row.high], [place, place], color=colour, linewidth=1.6, zorder=3)
+    if row.paper is not None:
+        axis.plot([row.paper], [place], "d", color="black", markerfacecolor="white", markersize=5.5, zorder=5)
+
+
+def _key(figure: Figure, axis: Axes, rows: Sequence[Mark], seeds: str) -> None:
+    handles = []
+    if any(row.values for row in rows):
+        handles += axis.plot([], [], "o", color=GREY, alpha=0.35, markersize=3.5, label=seeds)
+        handles += axis.plot([], [], "o-", color=GREY, markersize=6, label="mean, 95\u202f% t interval")
+    if any(row.paper is not None for row in rows):
+        handles += axis.plot([], [], "d", color="black", markerfacecolor="white", markersize=5.5, label="paper")
+    if handles:
+        figure.legend(handles=handles, loc="outside upper center", ncols=3)

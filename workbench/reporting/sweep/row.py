@@ -1,0 +1,177 @@
+"""What the notebook of a row calls: train unless the run exists, score, show, and say at the end that it came there."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from workbench.config import SamplingConfig, load_config
+from workbench.evaluation.generate import generate
+from workbench.evaluation.suite import score
+from workbench.files import is_locked, write_json
+from workbench.reporting.figures import loss_curves, sample_grid
+from workbench.reporting.lessons import trained
+from workbench.reporting.lines import Chart
+from workbench.reporting.sweep.records import MARK, STOP
+from workbench.reporting.sweep.rows import Training, resolve
+from workbench.reporting.sweep.specification import Evaluation, evaluation_of
+from workbench.runs.state import LIVE, TRAINER_LOCK
+from workbench.runs.store import Run, find_runs, home
+
+_LOOK = 0.5  # seconds between looks at others
+
+
+class Stopped(Exception):
+    """The sweep was asked to stop; what was trained is saved."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a run, as a table in the notebook."""
+
+    records: tuple[dict[str, Any], ...]
+
+    def _repr_markdown_(self) -> str:
+        lines = ["| score | value | 95 % interval | real images |", "| --- | --- | --- | --- |"]
+        for r in self.records:
+            interval = f"{r['low']:.4g} .. {r['high']:.4g}" if "low" in r else ""
+            floor = f"{r['floor']:.4g}" if "floor" in r else ""
+            lines.append(f"| {r['metric']} | {r['value']:.4g} | {interval} | {floor} |")
+        return "\n".join(lines)
+
+
+@dataclass
+class Row:
+    """One row of a sweep with one seed, in the process that works on it."""
+
+    training: Training
+    evaluation: Evaluation | None
+    root: Path
+    run: Run | None = None
+    scores: Scores | None = None
+    spent: dict[str, float] = field(default_factory=dict)
+
+    def train(self) -> Run:
+        """The finished run, after its teachers: those there are, else trained here from their newest checkpoints.
+
+        One that another process trains is waited for. ValueError as ``fit``.
+        """
+        began, teacher = time.monotonic(), None
+        for training in self.training.line:
+            changes = [*training.shared, *training.overrides, f"training.seed={training.seed}"]
+            changes += [f"objective.teacher={teacher.name}"] if teacher else []
+            teacher = self._trained(training, changes)
+        self.run, self.spent["train"] = teacher, time.monotonic() - began
+        return teacher
+
+    def score(self) -> Scores | None:
+        """Scores of the last step, computed once for each protocol; None for a row that is not scored."""
+        _heed()
+        if self.evaluation is None:
+            return None
+        began, run, sampling = time.monotonic(), self._done(), self._sampling()
+        step = run.config.training.steps
+        found = [r for d in self.evaluation.detector for r in score(run, step, sampling, detector=d, small_ok=True)]
+        self.scores, self.spent["score"] = Scores(tuple(found)), time.monotonic() - began
+        return self.scores
+
+    def curve(self) -> Chart:
+        """Losses over training."""
+        return Chart(loss_curves({self._done().name: self._done()}))
+
+    def samples(self, count: int = 10) -> Chart:
+        """The first ``count`` samples of the last step: of those that are scored, if any are."""
+        _heed()
+        run, sampling = self._done(), self._sampling()
+        sampling = replace(sampling, count=max(count, sampling.count if self.evaluation else 0))
+        step = run.config.training.steps
+        images = generate(run, step, sampling).images[:count].numpy()
+        names = run.provenance["latents"]["classes"]
+        columns = [str(names[i % len(names)]) for i in range(count)]
+        return Chart(sample_grid({self.training.source: {step: images}}, columns))
+
+    def end(self) -> str:
+        """Say that the last cell was reached: for the reader, and for the sweep that executes this notebook."""
+        run = self._done()
+        scores = {} if self.scores is None else {r["metric"]: r["value"] for r in self.scores.records}
+        mark = {"run": run.name, "fingerprint": run.fingerprint, "step": run.config.training.steps, "scores": scores}
+        if os.environ.get(MARK):
+            write_json(Path(os.environ[MARK]), {**mark, "spent": self.spent})
+        return f"{run.name} at step {mark['step']:,}: finished"
+
+    def _sampling(self) -> SamplingConfig:
+        changes = (*self.training.shared, *self.training.overrides)
+        changes += self.evaluation.overrides if self.evaluation else ()
+        return load_config(self.training.source, changes).sampling
+
+    def _done(self) -> Run:
+        if self.run is None:
+            raise ValueError("row.train() comes first")
+        return self.run
+
+    def _trained(self, training: Training, changes: Iterable[str]) -> Run:
+        config = load_config(training.source, changes)
+        while True:
+            _heed()
+            self._wait(training)
+            try:
+                return trained(config, self.root)
+            except ValueError:
+                _heed()
+                run = found(training.fingerprint, self.root)
+                if run is None or not is_locked(run.folder / TRAINER_LOCK):
+                    raise  # it was not that somebody took the run between the look and the lock
+
+    def _wait(self, training: Training) -> None:
+        """Return when no other process is at the run."""
+        said = False
+        while (run := found(training.fingerprint, self.root)) is not None:
+            status = run.status
+            # In the queue without a process nobody is at it either.
+            if status["state"] not in LIVE or "remark" in status:
+                return
+            if not said:
+                print(f"{run.name} is {status['state']} in process {status['pid']} on {status['host']}: waiting")
+            said = True
+            time.sleep(_LOOK)
+            _heed()
+
+
+def open_row(
+    config: str,
+    overrides: Iterable[str] | str = (),
+    shared: Iterable[str] | str = (),
+    seed: int = 0,
+    evaluate: Mapping[str, Any] | None = None,
+    root: Path | None = None,
+) -> Row:
+    """The row of a preset or file; ``overrides`` and ``shared`` as `rows.resolve` has them, texts are split at blanks.
+
+    ``evaluate`` has the keys of a sweep's; with None nothing is scored. ValueError for unknown options.
+    """
+    root = (home() if root is None else root).resolve()
+    own, common = (value.split() if isinstance(value, str) else value for value in (overrides, shared))
+    if os.environ.get(STOP):
+        threading.Thread(target=_interrupt_when_asked, args=(Path(os.environ[STOP]),), daemon=True).start()
+    return Row(resolve(config, own, common, seed, root), None if evaluate is None else evaluation_of(evaluate), root)
+
+
+def found(fingerprint: str, root: Path) -> Run | None:
+    """The run with a fingerprint, if there is one."""
+    return next((run for run in find_runs(root) if run.fingerprint == fingerprint), None)
+
+
+def _heed() -> None:
+    if os.environ.get(STOP) and os.path.exists(os.environ[STOP]):
+        raise Stopped("the sweep was stopped")
+
+
+def _interrupt_when_asked(file: Path) -> None:
+    """As Ctrl-C in a terminal, once: a second would break the saving off. What comes between cells, `_heed` sees."""
+    while not file.exists():
+        time.sleep(_LOOK)
+    os.kill(os.getpid(), signal.SIGINT)

@@ -1,0 +1,194 @@
+"""Executing a sweep: every job once what it needs is there, over any executor, going on where an earlier one ended."""
+
+import contextlib
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from workbench.files import hold_lock
+from workbench.reporting.sweep.execution import cores, execute_row, live_with_parent, row_notebook
+from workbench.reporting.sweep.progress import Meter, Outcome, Progress, finished, runs_by_fingerprint
+from workbench.reporting.sweep.records import Place, place_of
+from workbench.reporting.sweep.rows import Job, plan
+from workbench.reporting.sweep.specification import SweepSpec
+from workbench.reporting.sweep.table import write_results
+from workbench.runs.store import runs_root
+
+_PATIENCE = 3.0  # seconds: the sweep before is dying
+_POLL = 0.5  # seconds between looks at the rows
+
+
+def run_sweep(
+    spec: SweepSpec,
+    executor: Any = None,
+    *,
+    root: Path | None = None,
+    workers: int = 1,
+    only: Sequence[str] = (),
+    stop: Callable[[], bool] = lambda: False,
+    notebook: Path | None = None,
+) -> Iterator[Progress]:
+    """Execute every row and seed that is not finished, teachers first; yields where the sweep is twice a second.
+
+    ``executor`` is anything with ``submit(function, order)`` whose result has ``done()``, ``result()`` and
+    ``cancel()``: those of ``concurrent.futures``, ``dask.distributed.Client(...).get_executor()``, loky's, a
+    ``submitit.AutoExecutor``; None makes a pool of ``workers`` processes, each with its share of the cores. The
+    machines have to see the folder of the runs, and to have the package. What is running goes on through a failing
+    row; those that need it are left out. When ``stop()`` is true, or the generator is left, the rows save and end.
+    ``only`` these rows; ``notebook`` instead of the package's own.
+
+    ValueError for what `rows.plan` finds, before anything starts, and for a sweep that another process executes.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1; got {workers}")
+    root = (runs_root() if root is None else root).resolve()
+    every = plan(spec, root)
+    jobs = plan(spec, root, only) if only else every
+    place = place_of(root, spec.name)
+    with _held(place):
+        place.stop.unlink(missing_ok=True)
+        notebook = row_notebook() if notebook is None else notebook.resolve()
+        common = {"notebook": str(notebook), "root": str(root), "cwd": os.getcwd(), "stop": str(place.stop)}
+        sweep = _Sweep(jobs, place, root, {**common, "workers": workers}, executor)
+        known = -1
+        with contextlib.closing(sweep.run(stop)) as told:  # whoever leaves waits here until the rows have saved
+            for progress in told:
+                if len(progress.ended) != known:
+                    known = len(progress.ended)
+                    write_results(spec, every, place, root)
+                yield progress
+
+
+@contextlib.contextmanager
+def _held(place: Place) -> Iterator[None]:
+    """Hold a sweep for this process; ValueError if another one executes it."""
+    place.folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(hold_lock(place.lock, _PATIENCE))
+        except ValueError as error:
+            raise ValueError(f"another process executes the sweep {place.folder.name}: {place.folder}") from error
+        yield
+
+
+class _Sweep:
+    """The jobs of one execution: those that wait, are at work, and have ended."""
+
+    def __init__(self, jobs: Sequence[Job], place: Place, root: Path, common: dict[str, Any], executor: Any):
+        self.jobs, self.place, self.common = jobs, place, common
+        self.executor, self.pool = executor, None
+        runs = runs_by_fingerprint(root)
+        self.ended: dict[str, Outcome] = {}
+        for job in jobs:
+            record = finished(job, place, runs)
+            if record is not None:
+                self.ended[job.id] = self._outcome(job, record, before=True)
+        self.futures: dict[str, Any] = {}
+        self.meter = Meter([job for job in jobs if job.id not in self.ended], place, root)
+        self.stopping = False
+
+    def run(self, stop: Callable[[], bool]) -> Iterator[Progress]:
+        """Until every job has ended, or those at work after a stop."""
+        try:
+            while True:
+                if stop() and not self.stopping:
+                    self._stop()
+                self._collect()
+                if not self.stopping:
+                    self._submit()
+                yield self._progress()
+                if not self.futures:
+                    return
+                time.sleep(_POLL)
+        finally:
+            self._stop()
+            while any(not future.done() for future in self.futures.values()):
+                time.sleep(_POLL)
+            if self.pool is not None:
+                self.pool.shutdown()
+            self.place.stop.unlink(missing_ok=True)
+
+    def _submit(self) -> None:
+        """Give away every job whose needs are finished; leave out those whose needs never will be."""
+        for job in self.jobs:
+            if job.id in self.ended or job.id in self.futures:
+                continue
+            needed = [self.ended.get(id) for id in job.after]
+            failed = next((each for each in needed if each is not None and each.state != "finished"), None)
+            if failed is not None:
+                self.ended[job.id] = Outcome(
+                    job.id, job.names, "left out", f"it needs {failed.id}, which {_did(failed)}"
+                )
+            elif all(needed) and (self.executor is not None or len(self.futures) < self.common["workers"]):
+                self.futures[job.id] = self._executor().submit(execute_row, self._order(job))
+
+    def _collect(self) -> None:
+        for job in self.jobs:
+            future = self.futures.get(job.id)
+            if future is None or not future.done():
+                continue
+            del self.futures[job.id]
+            try:
+                record = future.result()
+            except Exception as error:  # whatever an executor has: a worker died, a machine is gone
+                state = "stopped" if self.stopping else "failed"
+                record = {"state": state, "reason": f"{type(error).__name__}: {error}"}
+                if isinstance(error, BrokenExecutor):
+                    self.pool = None  # the rows that are still to come get a new one
+            self.ended[job.id] = self._outcome(job, record)
+
+    def _stop(self) -> None:
+        """Ask the rows at work to save and end, and take back those that no worker has begun."""
+        self.stopping = True
+        self.place.stop.touch()
+        for job in self.jobs:
+            if job.id in self.futures and self.meter.active(job) is None:
+                self.futures[job.id].cancel()
+
+    def _progress(self) -> Progress:
+        active = tuple(found for job in self.jobs if job.id in self.futures if (found := self.meter.active(job)))
+        done, left = self.meter.measure(self.jobs, self.ended, active)
+        return Progress(done, len(self.jobs), left, active, tuple(self.ended.values()), self.stopping)
+
+    def _outcome(self, job: Job, record: dict[str, Any], before: bool = False) -> Outcome:
+        notebook = self.place.job(job.id) / "row.ipynb"
+        return Outcome(
+            job.id,
+            job.names,
+            record["state"],
+            record.get("reason", ""),
+            record.get("cell", ""),
+            record.get("seconds", 0.0),
+            notebook if notebook.is_file() else None,
+            before,
+        )
+
+    def _order(self, job: Job) -> dict[str, Any]:
+        identity = {"job": job.id, "names": list(job.names), "seed": job.training.seed}
+        identity |= {"fingerprint": job.fingerprint, "protocol": job.protocol}
+        identity |= {"backbone": job.training.config.backbone.name}
+        folder = str(self.place.job(job.id))
+        return {**self.common, "folder": folder, "parameters": job.parameters, "identity": identity}
+
+    def _executor(self) -> Any:
+        if self.executor is not None:
+            return self.executor
+        if self.pool is None:
+            spawn = multiprocessing.get_context("spawn")
+            self.pool = ProcessPoolExecutor(self.common["workers"], spawn, initializer=live_with_parent)
+        return self.pool
+
+
+def default_workers() -> int:
+    """Rows at a time: one for each GPU, else one for every two cores."""
+    import torch
+
+    return torch.cuda.device_count() or max(1, cores() // 2)
+
+
+def _did(outcome: Outcome) -> str:
+    return "was left out" if outcome.state == "left out" else outcome.state

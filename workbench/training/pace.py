@@ -1,0 +1,226 @@
+"""How fast this machine trains a configuration: a few real steps of the real model, in a process of its own.
+
+Latents are random, weights freshly drawn, a teacher too: what a step costs does not depend on them. Each result is kept
+under the configuration and the machine, so that it is measured once.
+"""
+
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from workbench.config import Config, from_dict, to_dict
+from workbench.data.encoders import load_encoder
+from workbench.files import read_json, write_json
+from workbench.objectives.base import Batch
+from workbench.runs.store import machine
+from workbench.training.queue import surroundings
+from workbench.training.sizes import Shape, standing_bytes
+from workbench.training.slots import queue_folder
+from workbench.training.state import TrainState, accelerate
+from workbench.training.student import build_backbone, build_student
+
+_SECONDS, _STEPS = 3.0, 7  # of measuring a kind of step, whichever comes first; the first step is not counted
+_PATIENCE = 180.0
+# Options that do not change what a step computes, or how long it takes.
+_FREE = {"teacher", "teacher_step", "teacher_weights", "layer", "guidance_scale", "weight", "stop_step"}
+_COUNTS = ("batch", "accumulation", "precision", "compile", "tf32")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Measured on this machine: median seconds and floating-point operations of a step with the objective and without.
+
+    ``memory`` is what a step with the objective held at its fullest, in bytes, of all but the program itself; ``load``
+    is the machine's load average before. ``operations`` is None where they cannot be counted (compiled blocks).
+    """
+
+    aligned: float
+    plain: float
+    memory: int
+    aligned_operations: int | None
+    plain_operations: int | None
+    load: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class _Random:
+    """Targets of an outside encoder: random tokens, or the encoder run on random images."""
+
+    width: int
+    read: object
+
+    def tokens(self, *_) -> Tensor:
+        return self.read()
+
+
+def known_pace(config: Config, shape: Shape, processes: int = 1) -> Pace | None:
+    """What was measured before, or None."""
+    file = _file(config, shape, processes)
+    return Pace(**read_json(file)["pace"]) if file.is_file() else None
+
+
+def measure_pace(config: Config, shape: Shape, processes: int = 1, again: bool = False) -> Pace:
+    """Measure in another process, unless it was measured before and not ``again``: some seconds, the caller stays free.
+
+    With several ``processes``, one with its share of the batch and of the cores: what they tell each other is left
+    out. ValueError with the reason if it cannot be measured.
+    """
+    known = known_pace(config, shape, processes)
+    if known is not None and not again:
+        return known
+    asked = json.dumps({"config": to_dict(config), "shape": asdict(shape), "processes": processes})
+    environment = surroundings({"PYTHONPATH": os.pathsep.join(filter(None, [*sys.path]))})
+    if processes > 1 and not torch.cuda.is_available():
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    command = [sys.executable, "-m", "workbench.training.pace"]
+    try:
+        done = subprocess.run(
+            command, input=asked, capture_output=True, text=True, timeout=_PATIENCE, env=environment, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"a few steps take more than {_PATIENCE:.0f} s on this machine") from error
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}: out of memory?"])[-1]
+        raise ValueError(f"a step could not be measured: {last.removeprefix('ValueError: ')}")
+    pace = Pace(**json.loads(done.stdout.splitlines()[-1]))
+    write_json(_file(config, shape, processes), {"pace": asdict(pace), "machine": _machine(), "measured": time.time()})
+    return pace
+
+
+def _file(config: Config, shape: Shape, processes: int) -> Path:
+    tree = to_dict(config)
+    objective = {key: value for key, value in tree["objective"].items() if key not in _FREE}
+    counts = {key: tree["training"][key] for key in _COUNTS}
+    latents = [shape.channels, shape.height, len(shape.classes), processes, os.environ.get("OMP_NUM_THREADS")]
+    told = [tree["backbone"], objective, counts, tree["diffusion"], latents, _machine()]
+    mark = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
+    folder = queue_folder() / "paces"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{mark}.json"
+
+
+@cache
+def _machine() -> dict:
+    found = machine()
+    devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return {"processor": found["processor"], "cores": found["cores"], "torch": torch.__version__, "devices": devices}
+
+
+def _measure(config: Config, shape: Shape, processes: int) -> Pace:
+    """In this process."""
+    load = os.getloadavg()[0]
+    state, targets = _state(config, shape)
+    rows = config.training.batch // (processes * config.training.accumulation)
+    active = state.student.objective.weight_at(0) > 0
+    found = {}
+    for aligned in [True, False] if active else [False]:
+        state.align(aligned)
+        draw = _draw(rows, shape, 0)
+        memory = _memory(state, draw, targets)
+        seconds, started = [], time.perf_counter()
+        while len(seconds) < 2 or (len(seconds) < _STEPS and time.perf_counter() - started < _SECONDS):
+            began = time.perf_counter()
+            _step(state, _draw(rows, shape, len(seconds)), targets)
+            seconds.append(time.perf_counter() - began)
+        found[aligned] = (statistics.median(seconds[1:]), memory, _operations(state, draw, targets), len(seconds) - 1)
+    plain, whole = found[False], found.get(True, found[False])
+    return Pace(whole[0], plain[0], whole[1], whole[2], plain[2], load, whole[3])
+
+
+def _state(config: Config, shape: Shape) -> tuple[TrainState, dict[str, _Random]]:
+    accelerator = accelerate(config)
+    teacher, targets, options = None, {}, config.objective.options
+    if "teacher" in options:
+        teacher = build_backbone(config, shape)
+        teacher.initialize(torch.Generator().manual_seed(1))
+        teacher.eval().requires_grad_(False).to(accelerator.device)
+    if "encoder" in options:
+        side = shape.height // config.backbone.options["patch"]
+        targets = {name.strip(): _target(config, name.strip(), side) for name in options["encoder"].split(",")}
+    return TrainState(build_student(config, shape, teacher, targets), config, accelerator), targets
+
+
+def _target(config: Config, name: str, side: int) -> _Random:
+    encoder = load_encoder(name, "cuda" if torch.cuda.is_available() else "cpu")
+    rows = config.training.batch // config.training.accumulation
+    if config.objective.options.get("stored", True):
+        stored = torch.randn(rows, side**2, encoder.width)
+        return _Random(encoder.width, lambda: stored)
+    images = torch.randint(256, (rows, 3, encoder.stride * side, encoder.stride * side), dtype=torch.uint8)
+    return _Random(encoder.width, lambda: encoder.tokens(images, side))
+
+
+def _draw(rows: int, shape: Shape, seed: int) -> Batch:
+    """Times spread evenly, so that a window of them holds its share."""
+    generator = torch.Generator().manual_seed(seed)
+    z, eps = (torch.randn(rows, shape.channels, shape.height, shape.height, generator=generator) for _ in range(2))
+    t = (torch.arange(rows) + torch.rand(1, generator=generator)) / rows
+    labels = torch.randint(len(shape.classes), (rows,), generator=generator)
+    x_t = torch.lerp(z, eps, t.reshape(-1, 1, 1, 1))
+    u = torch.rand(rows, generator=generator)
+    return Batch(z=z, eps=eps, t=t, x_t=x_t, v=eps - z, y=labels, labels=labels, u=u, targets={})
+
+
+def _step(state: TrainState, draw: Batch, targets: dict[str, _Random]) -> None:
+    """One optimizer step, as the loop makes it."""
+    device, parts = state.accelerator.device, state.config.accumulation
+    for number in range(1, parts + 1):
+        tokens = {name: target.tokens()[: len(draw.z)] for name, target in targets.items()} if state.aligned else {}
+        losses = state.losses(replace(draw, targets=tokens).to(device))
+        total = losses.denoise.mean()
+        if losses.alignment is not None:
+            total = total + 0.5 * losses.alignment.mean()
+        state.backward(total / parts, final=number == parts)
+    state.update(1e-4)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _memory(state: TrainState, draw: Batch, targets: dict[str, _Random]) -> int:
+    """Bytes of weights, gradients, average, optimizer, teacher, and what the backward pass of a step keeps."""
+    if state.accelerator.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        _step(state, draw, targets)
+        return torch.cuda.max_memory_allocated()
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        _step(state, draw, targets)
+    student, teacher = state.student, state.student.objective.context.teacher
+    weights = {parameter.data_ptr() for parameter in student.parameters()}
+    held = sum(size for pointer, size in kept.items() if pointer not in weights)
+    return held + standing_bytes(student, state.ema, teacher)
+
+
+def _operations(state: TrainState, draw: Batch, targets: dict[str, _Random]) -> int | None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    if state.config.compile:
+        return None
+    counter = FlopCounterMode(display=False)
+    with counter:
+        _step(state, draw, targets)
+    return counter.get_total_flops()
+
+
+if __name__ == "__main__":
+    asked = json.loads(sys.stdin.read())
+    described = asked["shape"]
+    where = Shape(described["channels"], described["height"], tuple(described["classes"]))
+    os.environ.pop("WORKBENCH_PROCESSES", None)
+    print(json.dumps(asdict(_measure(from_dict(asked["config"]), where, asked["processes"]))))

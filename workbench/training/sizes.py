@@ -1,0 +1,127 @@
+"""What a training takes: the shape of its latents, parameters, memory between two steps, disk. Nothing is allocated."""
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from workbench.config import Config, from_dict, plugin_class, to_dict
+from workbench.data.encoders import load_encoder
+from workbench.data.latents import latent_source
+from workbench.objectives.base import Context
+from workbench.training.student import build_backbone
+
+_RECORD = 320  # bytes of a line of metrics.jsonl
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The part of an encoded image set that a step depends on."""
+
+    channels: int
+    height: int
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Latents that a configuration asks for, there or not: ``images`` of them, ``row_bytes`` each, and their hash."""
+
+    shape: Shape
+    images: int
+    row_bytes: int
+    content: str
+
+
+@dataclass(frozen=True)
+class Size:
+    """Parameters of backbone and heads, steps with the objective, and bytes that are there between two steps."""
+
+    backbone: int
+    heads: int
+    aligned_steps: int
+    standing: int
+
+
+def encoded(config: Config) -> Encoded:
+    """The latents of a configuration; ValueError if images or codec are not there or do not fit."""
+    tree = to_dict(config)
+    return _encoded(json.dumps(tree["data"], sort_keys=True), json.dumps(tree["codec"], sort_keys=True))
+
+
+def model_size(config: Config, shape: Shape) -> Size:
+    """The size of a configuration's model; ValueError for a layer that is not there, a patch that does not fit."""
+    return _model(json.dumps(to_dict(config), sort_keys=True), shape)
+
+
+def disk_bytes(config: Config, size: Size) -> int:
+    """Bytes of the checkpoints at their fullest, with one in the making, and of the records."""
+    training, average, weights = config.training, 4 * size.backbone, 4 * (size.backbone + size.heads)
+    count = max(1, training.steps // training.checkpoint_every)
+    whole = min(training.keep, count) + 1
+    older = training.steps // training.milestone_every if training.milestone_every else 0
+    milestones = max(0, older - training.keep)
+    records = training.steps // training.log_every * _RECORD
+    return whole * (3 * weights + average) + milestones * (weights + average) + records
+
+
+def standing_bytes(student: torch.nn.Module, average: torch.nn.Module, teacher: torch.nn.Module | None) -> int:
+    """What is there between two steps: weights, gradients, two moments of AdamW, the average and the teacher."""
+
+    def size(module: torch.nn.Module | None) -> int:
+        return sum(p.numel() * p.element_size() for p in module.parameters()) if module is not None else 0
+
+    return 4 * size(student) + size(average) + size(teacher)
+
+
+def capacity() -> int:
+    """Bytes of memory of the device that trains."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[1]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def size_text(size: float | int) -> str:
+    """Bytes in decimal units."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size / 1e3:.0f} kB"
+
+
+@cache
+def _encoded(data: str, codec: str) -> Encoded:
+    config = from_dict({"data": json.loads(data), "codec": json.loads(codec), "objective": {"name": "denoise"}})
+    source = latent_source(config, "train")
+    described = source.described
+    shape = Shape(described["shape"][0] // 2, described["shape"][1], tuple(described["classes"]))
+    return Encoded(shape, len(source.labels), source.row_bytes, described["content"])
+
+
+@cache
+def _model(text: str, shape: Shape) -> Size:
+    config = from_dict(json.loads(text))
+    options = config.objective.options
+    named = [name.strip() for name in options["encoder"].split(",")] if "encoder" in options else []
+    widths = {name: load_encoder(name).width for name in named}
+    with torch.device("meta"):
+        model = build_backbone(config, shape)
+        context = Context(
+            depth=model.depth,
+            width=model.width,
+            patch=model.patch,
+            channels=shape.channels,
+            height=shape.height,
+            path=config.diffusion.path,
+            teacher=model if "teacher" in options else None,
+            targets=widths,
+        )
+        objective = plugin_class("objective", config.objective.name)(context, **options)
+    steps = config.training.steps
+    stop = steps if objective.stop_step is None else min(objective.stop_step, steps)
+    both = torch.nn.ModuleList([model, objective])
+    standing = standing_bytes(both, model, context.teacher)
+    count = [sum(p.numel() for p in module.parameters()) for module in (model, objective)]
+    return Size(count[0], count[1], stop if objective.weight_at(0) > 0 else 0, standing)
