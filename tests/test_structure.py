@@ -19,7 +19,7 @@ FLOORS = [
     {"__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-GROUND = {"config", "files"}
+GROUND = {"config", "files", "shipped"}
 
 
 def imports(path: Path) -> set[str]:

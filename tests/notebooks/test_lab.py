@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workbench.commands.lab import Copied, copy_notebooks, free_port, lab_arguments, lab_environment, notebooks_source
+from workbench.commands.lab import Copied, copy_notebooks, free_port, lab_arguments, lab_environment
+from workbench.shipped import shipped
 
 READY = """async () => {
   const panel = window.jupyterapp && window.jupyterapp.shell.currentWidget;
@@ -68,7 +69,7 @@ def test_a_notebook_that_is_there_is_never_overwritten(tmp_path):
 def test_a_folder_that_is_a_file_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot write the notebooks into .*file"):
-        copy_notebooks(notebooks_source(), tmp_path / "file")
+        copy_notebooks(shipped("notebooks"), tmp_path / "file")
 
 
 def test_ports():
@@ -125,7 +126,7 @@ def test_only_who_has_the_token_enters_whatever_the_users_own_settings_say(lab):
     assert refused(lab, "/api/contents", Authorization=f"token {lab.token}", Host="example.org") == 403
     with lab.get("/api/contents", Authorization=f"token {lab.token}") as answer:
         names = [one["name"] for one in json.load(answer)["content"]]
-    assert sorted(names) == sorted(path.name for path in notebooks_source().glob("*.ipynb"))
+    assert sorted(names) == sorted(path.name for path in shipped("notebooks").glob("*.ipynb"))
     assert len(lab.token) >= 40 and lab.token not in Path(f"/proc/{lab.process.pid}/cmdline").read_text()
     port = int(lab.address.rpartition(":")[2])
     with socket.socket() as other:  # every address of the machine but this one is free

@@ -50,7 +50,7 @@ def place(tmp_path, monkeypatch):
     """Notebooks, a run and where the edition goes."""
     for name in ("notebooks", "runs"):
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(build, "notebook_folder", lambda: tmp_path / "notebooks")
+    monkeypatch.setattr(build, "notebooks", lambda: tmp_path / "notebooks")
     prepare_run(load_config("demo/plain"), tmp_path / "runs")
     return tmp_path
 
@@ -121,7 +121,7 @@ def exhibit(folder: Path, name: str, missing: bool) -> None:
                    {"claim": "Two is", "verdict": "cannot be told: nothing is there", "confidence": "None."}],
         "missing": [{"what": "a run", "command": "workbench train demo/plain"}] if missing else [],
         "figures": [{"name": name, "alt": "A grey field.", "wide": True, "files": files["picture"]}],
-        "tables": [{"name": name, "caption": "Scores.", "columns": ["row", *"abcdefghi"], "keys": 1,
+        "tables": [{"name": name, "caption": "Scores.", "columns": ["row", *"abcdefghi"], "words": [0], "keys": 1,
                     "rows": [["plain", *map(str, range(9))]], "files": files["table"]}],
         "views": [{"name": name, "title": "Maps", "file": f"{name}.html"}],
         "runs": [{"name": "plain-1", "fingerprint": "ab12", "seed": 0, "step": 400}],
@@ -139,7 +139,10 @@ def test_pages_hold_together_without_a_network(bound):
         assert "http://" not in page and "https://" not in page and "<seen>" not in page
         places = re.findall(r'(?:href|src)="([^"]+)"', page)
         assert len(places) > 4 and all((bound / place).is_file() for place in places)
-    assert pages["index.html"].count('<dt class="yes">holds here</dt>') == 2 and "nothing is there" not in pages["index.html"]
+    assert (
+        pages["index.html"].count('<dt class="yes">holds here</dt>') == 2
+        and "nothing is there" not in pages["index.html"]
+    )
     assert "workbench train demo/plain" in pages["table1.html"] and "<iframe" in pages["fig2.html"]
     assert 'rel="next" href="table1.html"' in pages["fig2.html"]
     assert "workbench report laptop --only fig2" in pages["fig2.html"]

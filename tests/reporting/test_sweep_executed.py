@@ -20,13 +20,13 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from workbench.files import hold_lock
-from workbench.reporting.sweep.execution import row_notebook
 from workbench.reporting.sweep.records import STOP, place_of, read_job
 from workbench.reporting.sweep.row import Stopped, open_row
 from workbench.reporting.sweep.rows import plan
 from workbench.reporting.sweep.schedule import run_sweep
 from workbench.reporting.sweep.specification import sweep_of
 from workbench.runs.store import Run, find_runs, prepare_run
+from workbench.shipped import shipped
 
 SHARED = {
     "training.steps": 8,
@@ -175,7 +175,15 @@ def test_the_same_row_by_hand(undisturbed, tmp_path, monkeypatch):
     line += ["-p", "shared", shared, "-y", "evaluate: {count: 20, steps: 2}", "--no-progress-bar"]
     before = contents(root)
     subprocess.run(
-        [sys.executable, "-m", "papermill", str(row_notebook()), str(tmp_path / "out.ipynb"), *line], check=True
+        [
+            sys.executable,
+            "-m",
+            "papermill",
+            str(shipped("notebooks/paper/row.ipynb")),
+            str(tmp_path / "out.ipynb"),
+            *line,
+        ],
+        check=True,
     )
     end = next(cell for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells if cell.id == "end")
     assert "at step 8: finished" in end.outputs[0].data["text/plain"]
@@ -279,11 +287,17 @@ def test_a_row_that_is_asked_to_stop_saves_and_goes_on_from_there(tmp_path, monk
 
 
 def test_the_notebook_is_committed_clean():
-    notebook = json.loads(row_notebook().read_text())
+    notebook = json.loads(shipped("notebooks/paper/row.ipynb").read_text())
     nbformat.validate(nbformat.from_dict(notebook))
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
     assert all(cell["id"].replace("-", "").isalpha() for cell in notebook["cells"])
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
     assert code[-1]["source"] == "row.end()" and notebook["cells"][-1]["id"] == "end"
-    assert papermill.inspect_notebook(row_notebook()).keys() == {"config", "overrides", "shared", "seed", "evaluate"}
+    assert papermill.inspect_notebook(shipped("notebooks/paper/row.ipynb")).keys() == {
+        "config",
+        "overrides",
+        "shared",
+        "seed",
+        "evaluate",
+    }

@@ -7,7 +7,6 @@ import secrets
 import shutil
 import socket
 import sys
-import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.console import Console
 
 import workbench
 from workbench.runs.store import open_run, runs_root
+from workbench.shipped import shipped
 
 _HOST = "127.0.0.1"
 _SETTINGS = Path(workbench.__file__).parent / "lab" / "jupyter"
@@ -37,7 +37,7 @@ def lab(command) -> None:
     if command.folder is not None and not command.folder.is_dir():
         raise ValueError(f"there is no folder {command.folder}; make it, or leave --folder out")
     port = free_port(command.port)
-    copied = copy_notebooks(notebooks_source(), folder)
+    copied = copy_notebooks(shipped("notebooks"), folder)
     token = secrets.token_hex(24)
     console = Console()
     if copied.new:
@@ -66,18 +66,6 @@ def page(command) -> None:
     view = getattr(workbench, command.view)(open_run(command.run), **options)
     path = view.save_html(command.file)
     Console().print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, works offline", soft_wrap=True, highlight=False)
-
-
-def notebooks_source() -> Path:
-    """The notebooks that came with the package: of the checkout, else of the installation; ValueError for neither."""
-    checkout = Path(workbench.__file__).parents[1] / "notebooks"
-    places = (checkout, Path(sysconfig.get_path("data")) / "share" / "workbench" / "notebooks")
-    for place in places:
-        if (place / "00_tour.ipynb").is_file():
-            return place
-    raise ValueError(
-        f"the notebooks are neither in {' nor in '.join(map(str, places))}: install from a checkout (pip install -e .)"
-    )
 
 
 def copy_notebooks(source: Path, folder: Path) -> Copied:

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from workbench.config import presets
-from workbench.reporting.paper.numbers import paper_numbers, reports_folder
+from workbench.reporting.paper.numbers import paper_numbers
+from workbench.shipped import shipped
 
 NUMBERS = paper_numbers()
 
@@ -88,7 +89,7 @@ def test_quoted_rows_are_those_nobody_trains_here_and_every_preset_exists():
     ],
 )
 def test_a_broken_file_is_refused_with_its_name_and_the_place(tmp_path, change, words):
-    tree = yaml.safe_load((reports_folder() / "paper.yml").read_text())
+    tree = yaml.safe_load(shipped("reports/paper.yml").read_text())
     change(tree)
     file = tmp_path / "numbers.yml"
     file.write_text(yaml.safe_dump(tree))

@@ -7,12 +7,13 @@ import tyro
 
 from workbench.__main__ import COMMANDS
 from workbench.config import load_config
-from workbench.reporting.paper.numbers import paper_numbers, reports_folder
+from workbench.reporting.paper.numbers import paper_numbers
 from workbench.reporting.paper.runs import Wanted, runs_of
 from workbench.reporting.paper.scores import Asked, common_steps, scores_of
 from workbench.reporting.sweep.rows import resolve
 from workbench.reporting.sweep.specification import load_sweep
 from workbench.runs.store import run_fingerprint
+from workbench.shipped import shipped
 
 
 def parsed(command: str) -> list:
@@ -64,7 +65,7 @@ def test_a_row_of_a_sweep_is_named_as_such(tmp_path):
     found = runs_of("laptop", {"x": "table5/scale-60", "y": "sit-nano-2-vae"}, (0,), tmp_path)
     for one, preset in zip(found.missing, ("laptop/table5/scale-60", "laptop/sit-nano-2-vae"), strict=True):
         (sweep,) = parsed(one.command)
-        spec = load_sweep(reports_folder().parent / sweep.file)
+        spec = load_sweep(shipped(sweep.file))
         assert [row.base for row in spec.rows if row.name in sweep.only] == [preset]
 
 

@@ -87,8 +87,8 @@ def _table(book: _Book, table: Mapping[str, Any]) -> None:
     book.set_font("sans", size=6.5)
     book.set_draw_color(*_SOFT)
     heading = FontFace(emphasis="BOLD", color=_INK)
-    keys = table["keys"]
-    aligned = ["LEFT"] * keys + ["RIGHT"] * (len(table["columns"]) - keys)
+    left = {*range(table["keys"]), *table["words"]}
+    aligned = ["LEFT" if place in left else "RIGHT" for place in range(len(table["columns"]))]
     with book.table(
         borders_layout=TableBordersLayout.HORIZONTAL_LINES, headings_style=heading, text_align=aligned, line_height=4
     ) as rows:

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -17,6 +16,7 @@ import workbench
 from workbench.config import refuse_unknown
 from workbench.reporting.edition.changes import is_unchanged, note_what_it_is_of
 from workbench.reporting.edition.pages import RECORD
+from workbench.shipped import shipped
 
 SCALES = ("demo", "laptop", "paper")
 _NOT_EXHIBITS = ("row",)  # the notebook of a sweep's rows
@@ -36,7 +36,7 @@ class Made:
 
 def exhibit_names() -> list[str]:
     """The figures and tables there are, each a notebook: those of the paper in its order, then the others."""
-    found = {path.stem for path in notebook_folder().glob("*.ipynb")} - {*_NOT_EXHIBITS}
+    found = {path.stem for path in notebooks().glob("*.ipynb")} - {*_NOT_EXHIBITS}
 
     def place(name: str) -> tuple:
         match = re.fullmatch(r"(fig|table)(\d+)", name)
@@ -45,14 +45,9 @@ def exhibit_names() -> list[str]:
     return sorted(found, key=place)
 
 
-def notebook_folder() -> Path:
-    """Where the notebooks of the exhibits are: in the checkout, else in the installation; ValueError for neither."""
-    below = Path("notebooks") / "paper"
-    places = (Path(workbench.__file__).parents[1], Path(sysconfig.get_path("data")) / "share" / "workbench")
-    for place in places:
-        if (place / below).is_dir():
-            return place / below
-    raise ValueError(f"{below} is neither in {' nor in '.join(map(str, places))}: install from a checkout")
+def notebooks() -> Path:
+    """The folder of the exhibits' notebooks."""
+    return shipped("notebooks/paper")
 
 
 def make(
@@ -69,9 +64,7 @@ def make(
         refuse_unknown("figure or table", name, names)
     wanted = [name for name in names if name in only or not only]
     folder.mkdir(parents=True, exist_ok=True)
-    kept = [
-        name for name in wanted if not force and is_unchanged(notebook_folder() / f"{name}.ipynb", scale, root, folder)
-    ]
+    kept = [name for name in wanted if not force and is_unchanged(notebooks() / f"{name}.ipynb", scale, root, folder)]
     for done, name in enumerate(kept, start=1):
         yield Made(name, "kept", 0.0, done, len(wanted))
     workers = workers or max(1, (os.cpu_count() or 1) // 2 + 1)
@@ -88,7 +81,7 @@ def make(
 
 def _make(name: str, scale: str, root: Path, folder: Path, workers: int) -> tuple[str, float, str]:
     """Execute one notebook; its folder changes only if it came to its end."""
-    began, notebook, fresh = time.monotonic(), notebook_folder() / f"{name}.ipynb", folder / f".{name}.new"
+    began, notebook, fresh = time.monotonic(), notebooks() / f"{name}.ipynb", folder / f".{name}.new"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     executed = fresh / f"{name}.ipynb"

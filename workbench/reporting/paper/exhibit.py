@@ -166,6 +166,7 @@ def _table(name: str, table: Table) -> dict[str, Any]:
         "columns": list(table.headings),
         "rows": [list(row) for row in table.texts],
         "keys": table.keys,
+        "words": [place for place, column in enumerate(table.columns) if column.kind == "text"],
         "quoted": [row.quoted for row in table.rows],
         "numbers": [[_plain(cell) for cell in row.cells] for row in table.rows],
         "files": {ending: f"{name}.{ending}" for ending in ("csv", "md", "tex")},

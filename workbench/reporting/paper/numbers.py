@@ -1,6 +1,5 @@
 """The numbers that the paper prints, from ``reports/paper.yml``, checked before anything is compared with them."""
 
-import sysconfig
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -10,9 +9,9 @@ from typing import Any
 
 import yaml
 
-import workbench
 from workbench.config import coerce, refuse_unknown
 from workbench.reporting.paper.table import UNSTATED
+from workbench.shipped import shipped
 
 METHODS = ("plain", "vae", "guided", "repa", "dispersive", "sra", "layersync", "other")
 _SAMPLERS = ("ode", "sde", UNSTATED)
@@ -117,17 +116,7 @@ class PaperNumbers:
 
 def paper_numbers(file: Path | None = None) -> PaperNumbers:
     """Every published number; ValueError naming the file and the place of what does not fit the schema."""
-    return _read(reports_folder() / "paper.yml" if file is None else Path(file))
-
-
-def reports_folder() -> Path:
-    """``reports`` of the checkout, else of the installation; ValueError for neither."""
-    checkout = Path(workbench.__file__).parents[1] / "reports"
-    places = (checkout, Path(sysconfig.get_path("data")) / "share" / "workbench" / "reports")
-    for place in places:
-        if (place / "paper.yml").is_file():
-            return place
-    raise ValueError(f"paper.yml is neither in {' nor in '.join(map(str, places))}")
+    return _read(shipped("reports/paper.yml") if file is None else Path(file))
 
 
 @lru_cache(maxsize=4)

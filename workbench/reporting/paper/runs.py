@@ -8,10 +8,10 @@ from pathlib import Path
 
 from workbench.config import load_config, refuse_unknown
 from workbench.reporting.paper.exhibit import Missing
-from workbench.reporting.paper.numbers import reports_folder
 from workbench.reporting.sweep.rows import Training, resolve
 from workbench.reporting.sweep.specification import SweepSpec, load_sweep
 from workbench.runs.store import Run, find_runs, home
+from workbench.shipped import shipped
 
 SCALES = ("demo", "laptop", "paper")
 MAIN, ABLATION = (0, 1, 2, 3, 4), (0, 1, 2)  # seeds of the main table and of ablations
@@ -100,7 +100,7 @@ def train_command(training: Training, root: Path, known: Mapping[str, Run] | Non
 
 def sweep_command(scale: str, wanted: Wanted, shared: Sequence[str] = ()) -> str | None:
     """The row of a sweep among ``reports/sweeps`` that trains it; None if there is none."""
-    for file in sorted((reports_folder() / "sweeps").glob("*.y*ml")):
+    for file in sorted(shipped("reports/sweeps").glob("*.y*ml")):
         spec = _sweep(file, file.stat().st_mtime_ns)
         for row in spec.rows if spec else ():
             same = (row.base, row.overrides) == (f"{scale}/{wanted.preset}", wanted.overrides)

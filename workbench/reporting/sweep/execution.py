@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -62,16 +61,6 @@ def live_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
-def row_notebook() -> Path:
-    """The notebook that every row executes: of the checkout, else of the installation; ValueError for neither."""
-    name = Path("notebooks") / "paper" / "row.ipynb"
-    places = (Path(workbench.__file__).parents[1], Path(sysconfig.get_path("data")) / "share" / "workbench")
-    for place in places:
-        if (place / name).is_file():
-            return place / name
-    raise ValueError(f"{name} is neither in {' nor in '.join(map(str, places))}: install from a checkout")
 
 
 def cores() -> int:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from workbench.files import hold_lock
-from workbench.reporting.sweep.execution import cores, execute_row, live_with_parent, row_notebook
+from workbench.reporting.sweep.execution import cores, execute_row, live_with_parent
 from workbench.reporting.sweep.progress import Meter, Outcome, Progress, finished, runs_by_fingerprint
 from workbench.reporting.sweep.records import Place, place_of
 from workbench.reporting.sweep.rows import Job, plan
 from workbench.reporting.sweep.specification import SweepSpec
 from workbench.reporting.sweep.table import write_results
 from workbench.runs.store import runs_root
+from workbench.shipped import shipped
 
 _PATIENCE = 3.0  # seconds: the sweep before is dying
 _POLL = 0.5  # seconds between looks at the rows
@@ -51,7 +52,7 @@ def run_sweep(
     place = place_of(root, spec.name)
     with _held(place):
         place.stop.unlink(missing_ok=True)
-        notebook = row_notebook() if notebook is None else notebook.resolve()
+        notebook = shipped("notebooks/paper/row.ipynb") if notebook is None else notebook.resolve()
         common = {"notebook": str(notebook), "root": str(root), "cwd": os.getcwd(), "stop": str(place.stop)}
         sweep = _Sweep(jobs, place, root, {**common, "workers": workers}, executor)
         known = -1
