@@ -67,6 +67,7 @@ def environment(root, tmp_path_factory):
         **os.environ,
         **{name: str(home / place) for name, place in places.items()},
         "WORKBENCH_RUNS": str(root),
+        "WORKBENCH_QUEUE": str(home / "queue"),
         "PYTHONPATH": python_path,
         "OMP_NUM_THREADS": "1",
     }
@@ -119,12 +120,7 @@ def lab(environment, tiny, tmp_path_factory):
 def notebooks(lab, tiny):
     """The folder of `lab`, in which the parameters of the other notebooks with views are tiny too."""
     few = {
-        # Demo runs in the place of the zoo's, as small as the others.
-        "00_tour": f"""
-            images, layers, times, scales, count = 80, [2, 8], [0.3, 0.5], [0.0, 1.0, 5.0], 4
-            import workbench as wb
-            demo = wb.demo_runs(0, {tiny!r})
-            wb.zoo = demo.get""",
+        "00_tour": "images, layers, times, scales, count = 80, [2, 8], [0.3, 0.5], [0.0, 1.0, 5.0], 2",
         "01_teacher": f"""
             images, layers, steps, every = 80, [0, 2, 8], 4, 2
             overrides = {[one for one in tiny if "steps" not in one and "every" not in one]!r}""",

@@ -1,11 +1,15 @@
 """The notebooks: as they are committed, and run from top to bottom on tiny runs."""
 
 import json
+import time
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
+
+from workbench.runs.state import LIVE
+from workbench.runs.store import find_runs
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NAMES = sorted(path.name for path in FOLDER.glob("*.ipynb"))
@@ -61,3 +65,13 @@ def test_it_runs_from_top_to_bottom(name, root, tiny, environment, tmp_path, mon
     assert not [output for output in outputs if output.output_type == "error"]
     shown = [kind for output in outputs for kind in output.get("data", {})]
     assert (shown.count(VIEW), shown.count(PICTURE)) == (views, charts)
+    _wait_for_launched(root)
+
+
+def _wait_for_launched(root: Path) -> None:
+    """What a notebook launched outlives it; here it has to end before the folder of its run goes."""
+    deadline = time.monotonic() + 120
+    while live := [run.name for run in find_runs(root) if run.status["state"] in LIVE]:
+        assert time.monotonic() < deadline, live
+        time.sleep(0.2)
+    assert all(run.status["state"] == "finished" for run in find_runs(root))
