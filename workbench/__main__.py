@@ -39,6 +39,7 @@ COMMANDS = {
     "bench-loading": measure.BenchLoading,
     "bench-scores": measure.BenchScores,
     "bench-views": measure.BenchViews,
+    "bench-console": measure.BenchConsole,
     "lab": lab.Lab,
     "page": lab.Page,
     "zoo": look.Zoo,

@@ -1,5 +1,9 @@
 """Commands about data and speed: encoding, and what steps and reading cost."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -110,20 +114,16 @@ def benchviews(command) -> None:
     """A table for each run: key press to picture, memory and extraction, beside the goals."""
     from dataclasses import asdict
 
-    from workbench.files import write_json
     from workbench.lab.bench import bench_views, demo_run, load_average, versions
-    from workbench.runs.store import machine, open_run
+    from workbench.runs.store import open_run
 
-    if command.report and command.report.suffix != ".json":
-        raise ValueError(f"cannot write {command.report.name!r}; a report ends in .json")
+    _check_report(command.report)
     runs = [open_run(run) for run in command.runs] or [demo_run()]
     options = {"presses": command.presses, "images": command.images if command.extraction else 0}
     before, found, console = load_average(), {}, Console()
     drawing = versions()
     for run in runs:
-        with console.status("measuring") as status:
-            # Without a terminal nothing turns, so that what goes on is printed.
-            say = status.update if console.is_terminal else console.print
+        with _saying(console) as say:
             found[run.name] = list(bench_views(run, **options, say=say))
         console.print(_views_table(run.name, found[run.name]))
     console.print(
@@ -131,12 +131,75 @@ def benchviews(command) -> None:
         'A goal that holds for what is written alone is "written".',
         soft_wrap=True,
     )
-    if command.report:
-        command.report.parent.mkdir(parents=True, exist_ok=True)
-        rows = {name: [asdict(row) for row in measured] for name, measured in found.items()}
+    rows = {name: [asdict(row) for row in measured] for name, measured in found.items()}
+    _write_report(command.report, {"views": rows, **options}, before, drawing)
+
+
+def benchconsole(command) -> None:
+    """A table: what the console shows and how soon, and what it costs the training, beside the goals."""
+    from dataclasses import asdict
+
+    from workbench.lab.bench import load_average, versions
+    from workbench.lab.watching.bench import bench_console, missing_browser
+
+    _check_report(command.report)
+    before, console = load_average(), Console()
+    drawing = {} if missing_browser() else versions()
+    options = {"seconds": command.seconds, "logged": command.logged, "listed": command.listed}
+    with _saying(console) as say:
+        found = list(bench_console(command.overrides, **options, say=say))
+    console.print(_console_table(found))
+    about: dict[str, list[str]] = {}
+    for row in found:
+        about.setdefault(row.about, []).append(row.what)
+    for text, names in about.items():
+        console.print(f"{'; '.join(names)}: {text}.", soft_wrap=True)
+    console.print(
+        "Slowdown and CPU are means of pairs of blocks, three panels beside none, with their 95 % interval; one that\n"
+        'holds the goal is "unclear": a quieter machine or more --seconds tells. "kernel" is the panels in a process\n'
+        'of their own, "browser" those that JupyterLab and Chromium show on this machine.',
+        soft_wrap=True,
+    )
+    if before:
+        console.print(f"Load of the machine: {before[0]:.1f} before, {load_average()[0]:.1f} after.")
+    rows = [asdict(row) for row in found]
+    figures = {"console": rows, "overrides": list(command.overrides), **options}
+    _write_report(command.report, figures, before, drawing)
+
+
+def _check_report(file: Path | None) -> None:
+    if file and file.suffix != ".json":
+        raise ValueError(f"cannot write {file.name!r}; a report ends in .json")
+
+
+def _write_report(file: Path | None, figures: dict, before: list[float], drawing: dict[str, str]) -> None:
+    """Figures of what draws, with the machine, versions and the load before and after; nothing without a file."""
+    from workbench.files import write_json
+    from workbench.lab.bench import load_average
+    from workbench.runs.store import machine
+
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
         where = machine()
         where["versions"] |= drawing
-        write_json(command.report, {"views": rows, **options, "load": [before, load_average()], **where})
+        write_json(file, {**figures, "load": [before, load_average()], **where})
+
+
+@contextmanager
+def _saying(console: Console) -> Iterator[Callable[[str], None]]:
+    """What is being measured; without a terminal nothing turns, so that it is printed."""
+    with console.status("measuring") as status:
+        yield status.update if console.is_terminal else console.print
+
+
+def _console_table(rows) -> Table:
+    table = Table("", "measured", "p95 or interval", "goal", "met", box=SIMPLE, padding=(0, 1))
+    for row in rows:
+        value = "–" if row.value is None else f"{row.value:.3g} {row.unit}"
+        other = "" if row.p95 is None else f"{row.p95:.3g}"
+        within = other if row.low is None else f"{row.low:.3g} to {row.high:.3g}"
+        table.add_row(row.what, value, within, "" if row.goal is None else f"{row.goal:.3g} {row.unit}", row.met)
+    return table
 
 
 def _views_table(name: str, rows) -> Table:

@@ -70,6 +70,22 @@ class BenchViews:
 
 
 @dataclass(frozen=True)
+class BenchConsole:
+    """Measure how soon the training console answers and what watching costs a training, beside the goals."""
+
+    overrides: Overrides = ()
+    """Dotted options of the training, which is that of demo/plain, such as backbone.size=small."""
+    seconds: float = 60.0
+    """Of lines that are drawn, and of blocks without panels and as many with, in a kernel and in a browser each."""
+    report: Path | None = None
+    """Also write the figures, with the machine, versions and load, to this JSON file."""
+    logged: int = 1_000_000
+    """Steps of the long run that is opened."""
+    listed: int = 200
+    """Runs that are listed."""
+
+
+@dataclass(frozen=True)
 class Encode:
     """Encode a configuration's images into latents ahead of training; stopped, it goes on when run again."""
 

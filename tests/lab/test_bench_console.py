@@ -1,0 +1,172 @@
+"""Costs of the training console: lags, pairs and verdicts by hand, what is left out, and the whole command, tiny."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from workbench.commands.measure import benchconsole
+from workbench.commands.options.measure import BenchConsole
+from workbench.config import load_config
+from workbench.lab.watching.bench import (
+    DRAWN,
+    LISTED,
+    OPENED,
+    SLOWDOWN,
+    _first_state,
+    _listing,
+    _long_run,
+    bench_console,
+    missing_browser,
+)
+from workbench.lab.watching.costs import Block, compared, lags, paired, timed, verdict
+from workbench.lab.watching.trained import Line, between
+from workbench.runs.store import find_runs
+
+REPOSITORY = Path(__file__).parents[2]
+TINY = (
+    *("data.name=digits", "data.source=auto", "data.limit=64", "codec.name=identity", "backbone.patch=16"),
+    *("backbone.size=pico", "training.batch=8"),
+)
+EVERYWHERE = {
+    "runs listed, first time": LISTED,
+    "runs listed, indexed": LISTED,
+    "long run, first state": OPENED,
+    "slowdown, kernel": SLOWDOWN,
+    "trainer's CPU, kernel": None,
+    "panels' CPU, kernel": None,
+    "pause answered": 2.0,
+    "stop answered": 2.0,
+    "control poll": None,
+}
+BROWSER = {"line to curve drawn": DRAWN, "slowdown, browser": SLOWDOWN, "long run, first paint": OPENED}
+MORE = {"trainer's CPU, browser": None, "panels' CPU, browser": None}
+
+
+def measure(tmp_path: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess:
+    """The command in a folder of its own, in which it is to leave nothing but the report."""
+    environment = {**os.environ, "WORKBENCH_QUEUE": str(tmp_path / "queue"), "OMP_NUM_THREADS": "1", **more}
+    environment |= {"PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path / "own"), "COLUMNS": "100"}
+    (tmp_path / "own").mkdir()
+    command = [sys.executable, "-m", "workbench", "bench", "console", *TINY, "--seconds", "1", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, cwd=tmp_path)
+
+
+def rows_of(tmp_path: Path, done: subprocess.CompletedProcess, report: Path) -> dict[str, dict]:
+    assert done.returncode == 0, done.stderr
+    left = [path.name for path in (tmp_path / "own").iterdir() if path.name.startswith("workbench-bench-")]
+    training = [
+        one.pid for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(one.info["cmdline"] or ())
+    ]
+    assert not left and not training, (left, training)
+    found = json.loads(report.read_text())
+    assert [len(load) for load in found["load"]] == [3, 3] and {"torch", "python"} <= found["versions"].keys()
+    assert (found["seconds"], found["logged"], found["listed"], found["overrides"]) == (1, 500, 3, list(TINY))
+    rows = {row["what"]: row for row in found["console"]}
+    for what in rows:
+        assert re.search(rf"^ +{re.escape(what)} ", done.stdout, re.MULTILINE), done.stdout
+    return rows
+
+
+def check(rows: dict[str, dict], goals: dict[str, float | None]) -> None:
+    for what, goal in goals.items():
+        row = rows[what]
+        # An answer may take as long as a step, on a machine that is busy.
+        assert row["goal"] == goal or (what.endswith("answered") and row["goal"] > goal), row
+        assert (row["met"] == "") == (goal is None) and math.isfinite(row["value"])
+        if row["low"] is not None:
+            assert row["low"] <= row["value"] <= row["high"]
+        if row["unit"] in ("s", "µs"):
+            assert row["value"] > 0 and (row["p95"] is None or row["value"] <= row["p95"])
+
+
+def test_a_line_counts_until_a_picture_has_it_or_a_later_one():
+    # Steps 1 and 2 are in the picture of step 2, step 3 in that of step 5, step 6 in none.
+    drawn = [(2, 10.5), (5, 11.0)]
+    assert lags([(1, 10.0), (2, 10.25), (3, 10.5), (6, 10.75)], drawn).tolist() == [0.5, 0.25, 0.5, math.inf]
+    assert lags([(1, 10.0)], []).tolist() == [math.inf]
+
+
+def test_a_block_is_of_the_steps_between_two_lines():
+    # 4 steps in 2 s of 3 CPU seconds: half a second and 0.75 CPU seconds each.
+    assert between(Line(10.0, 6, 1.0), Line(12.0, 10, 4.0), True, 0.1) == Block(True, 4, 0.5, 0.75, 0.1)
+
+
+def blocks(*sides: tuple[bool, float, float, float]) -> list[Block]:
+    return [Block(watched, 10, step, cpu, panels) for watched, step, cpu, panels in sides]
+
+
+def test_neighbours_are_paired_whichever_came_first():
+    without, watched, later, earlier = blocks(
+        *((one, float(step), 1.0, 0.0) for step, one in enumerate((False, True, True, False), 1))
+    )
+    assert paired([without, watched, later, earlier]) == [(without, watched), (earlier, later)]
+
+
+def test_what_panels_cost_by_hand():
+    found = blocks((False, 1.0, 2.0, 0.0), (True, 1.01, 2.0, 0.1), (True, 2.06, 4.2, 0.3), (False, 2.0, 4.0, 0.1))
+    step, trainer, panels = compared(found, "kernel", 2.0, "2 pairs")
+    # 1 % and 3 %: mean 2, and with one degree of freedom t = 12.706, standard error 1.
+    assert (step.value, step.low, step.high) == pytest.approx((2, 2 - 12.706, 2 + 12.706), abs=1e-3)
+    assert (step.what, step.met, step.goal, step.blocks) == ("slowdown, kernel", "unclear", 2.0, tuple(found))
+    assert "a step 1.5e+03 ms" in step.about and "spread by 47.1 % / 48.4 %" in step.about
+    assert trainer.value == pytest.approx(2.5) and panels.value == pytest.approx(15.0)  # 0 % and 5 %; 10 % and 20 %
+    assert trainer.met == panels.met == "" and not trainer.blocks
+
+
+def test_a_goal_inside_the_interval_is_unclear():
+    assert [verdict(2.0, 1.0, high, low) for low, high in ((0.5, 1.5), (0.0, 2.1), (2.1, 3.0))] == [
+        "yes", "unclear", "no",
+    ]  # fmt: skip
+    assert [verdict(0.5, value) for value in (0.5, 0.51, None)] == ["yes", "no", ""] and verdict(None, 1.0) == ""
+    row = timed("pause answered", "s", [1.0, 2.0, 3.0], 2.0, "")
+    assert (row.value, row.p95, row.met) == (2.0, pytest.approx(2.9), "yes")
+    assert timed("stop answered", "s", [3.0], 2.0, "").p95 is None
+
+
+def test_made_runs_are_listed_and_opened(tmp_path):
+    config = load_config("demo/plain", TINY)
+    first, indexed = _listing(config, tmp_path / "many", 4)
+    assert len(find_runs(tmp_path / "many")) == len({run.fingerprint for run in find_runs(tmp_path / "many")}) == 4
+    assert first.about == indexed.about == "4 runs" and min(first.value, indexed.value) > 0
+    run = _long_run(config, tmp_path / "long", 30)
+    assert [record["step"] for record in run.metrics] == list(range(1, 31))
+    assert 0 < _first_state(run, 30).value < 60
+
+
+def test_what_is_refused(tmp_path):
+    for options in ({"seconds": 0.5}, {"logged": 1}, {"listed": 0}):
+        with pytest.raises(ValueError, match="allowed are 1 or more, 2 or more, 1 or more"):
+            next(bench_console(**options))
+    with pytest.raises(ValueError, match="cannot write 'figures.txt'; a report ends in .json"):
+        benchconsole(BenchConsole(report=tmp_path / "figures.txt"))
+
+
+def test_without_a_browser_its_rows_say_why(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "apt-get install chromium" in missing_browser()
+    report = tmp_path / "console.json"
+    done = measure(tmp_path, "--logged", "500", "--listed", "3", "--report", str(report))
+    rows = rows_of(tmp_path, done, report)
+    assert rows.keys() == EVERYWHERE.keys() | BROWSER.keys()
+    check(rows, EVERYWHERE)
+    for what, goal in BROWSER.items():
+        assert (rows[what]["value"], rows[what]["goal"], rows[what]["met"]) == (None, goal, "")
+        assert "left out: there is no browser here" in rows[what]["about"]
+    assert len(rows["slowdown, kernel"]["blocks"]) == 4  # two pairs at least
+    assert rows["control poll"]["value"] < 1000
+
+
+def test_the_whole_measurement(tmp_path, browser):
+    report = tmp_path / "console.json"
+    done = measure(tmp_path, "--logged", "500", "--listed", "3", "--report", str(report))
+    rows = rows_of(tmp_path, done, report)
+    assert rows.keys() == EVERYWHERE.keys() | BROWSER.keys() | MORE.keys()
+    check(rows, EVERYWHERE | BROWSER | MORE)
+    assert "chromium" in json.loads(report.read_text())["versions"]

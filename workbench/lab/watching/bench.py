@@ -1,0 +1,285 @@
+"""How soon the training console answers and what it costs a real training, beside the goals."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from workbench.config import Config, load_config
+from workbench.files import read_json, write_json
+from workbench.lab.bench import Report
+from workbench.lab.browsing import Notebook, chromium, find_chromium, jupyter, opened, until
+from workbench.lab.watching.costs import Figure, compared, lags, timed
+from workbench.lab.watching.live import LivePanel
+from workbench.lab.watching.table import table_rows
+from workbench.lab.watching.trained import Trained, training
+from workbench.runs.store import Run, prepare_run
+from workbench.training.attend import Attendant, StopSignals
+from workbench.training.control import Answer, Control
+from workbench.training.state import accelerate
+
+PANELS = 3
+# Seconds, and % of a step. An answer may take a whole step where that is longer.
+DRAWN, SLOWDOWN, OPENED, LISTED, ANSWERED = 0.5, 2.0, 1.0, 0.5, 2.0
+# Steps without end and nothing else. Few images, because the length of a step does not depend on them; a line each,
+# which gives those who watch more to do than the preset's line every ten steps.
+_ENDLESS = (
+    *("data.limit=256", "training.log_every=1", "training.steps=10000000"),
+    *("training.checkpoint_every=10000000", "training.milestone_every=10000000"),
+)
+_BLOCK = 5.0  # seconds
+_PATIENT = 120.0  # seconds that an answer may take
+_OPENINGS, _LISTINGS, _ANSWERS, _POLLS = 3, 5, 5, 1000
+_LAG, _THREE, _LONG = 0, 1, 2  # cells
+_CELLS = (
+    "import workbench as wb\npanel = wb.watch({run!r})\npanel",
+    "from workbench.lab.watching.live import LivePanel\n"
+    "panels = [LivePanel([wb.open_run({run!r})]) for _ in range({panels})]\ndisplay(*panels)",
+    "long = wb.watch({long!r})\nlong",
+)
+# Panels in a process of their own, as in a kernel that nothing else keeps busy; what they send is made and dropped.
+_KERNEL = """import json, sys
+from pathlib import Path
+from workbench.lab.watching.live import LivePanel
+from workbench.runs.store import Run
+panels = []
+for line in sys.stdin:
+    for panel in panels:
+        panel.close()
+    panels = [LivePanel([Run(Path(sys.argv[1]))]) for _ in range(int(line))]
+    for panel in panels:
+        panel.send = json.dumps
+    print(len(panels), flush=True)
+"""
+
+
+def missing_browser() -> str:
+    """Why nothing can be measured in a browser here; empty if it can."""
+    try:
+        find_chromium()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def bench_console(
+    overrides: Sequence[str] = (),
+    *,
+    seconds: float = 60.0,
+    logged: int = 1_000_000,
+    listed: int = 200,
+    say: Report = print,
+) -> Iterator[Figure]:
+    """Measure the console beside a training of demo/plain, changed by `overrides`, which ends with the measurement.
+
+    `seconds` of lines that are drawn, and of blocks without and as many with panels, in a kernel and in JupyterLab
+    each; `logged` steps of a run that is opened, `listed` runs. All folders are temporary. Yields as rows are measured.
+    ValueError for numbers that are too small, and if the training or the browser fails.
+    """
+    if seconds < 1 or logged < 2 or listed < 1:
+        raise ValueError(
+            f"seconds is {seconds:g}, logged {logged}, listed {listed}; allowed are 1 or more, 2 or more, 1 or more"
+        )
+    config = load_config("demo/plain", [*_ENDLESS, *overrides])
+    with tempfile.TemporaryDirectory(prefix="workbench-bench-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        say(f"{listed} runs")
+        yield from _listing(config, folder / "many", listed)
+        say(f"{logged:,} steps")
+        long = _long_run(config, folder / "long", logged)
+        yield _first_state(long, logged)
+        say("starting a training")
+        with training(config, folder / "runs") as trained:
+            say("panels in a kernel")
+            with _kernel(trained.run) as show:
+                yield from _slowdown(trained, "kernel", show, seconds)
+            missing = missing_browser()
+            yield from _left_out(missing) if missing else _in_jupyter(trained, long, folder, seconds, say)
+            say("pause and stop")
+            yield from _answers(trained)
+        yield _poll(trained)
+
+
+def _listing(config: Config, root: Path, count: int) -> Iterator[Figure]:
+    first = prepare_run(config, root)
+    _log(first, 70)
+    first.append("results.jsonl", {"metric": "fd-clf64", "value": 9.0, "step": 70})
+    first.write_status("finished", 70, steps=70)
+    record = read_json(first.folder / "provenance.json")
+    for number in range(1, count):
+        folder = root / f"{config.name}-{number:08d}"
+        shutil.copytree(first.folder, folder)
+        changed = {"fingerprint": f"{number:016x}", "created": record["created"] + number}
+        write_json(folder / "provenance.json", record | changed)
+
+    def listed(anew: bool) -> float:
+        if anew:
+            (root / ".index.json").unlink(missing_ok=True)
+        since = time.perf_counter()
+        found = len(table_rows(root))
+        taken = time.perf_counter() - since
+        assert found == count, (found, count)
+        return taken
+
+    for what, anew in (("runs listed, first time", True), ("runs listed, indexed", False)):
+        yield timed(what, "s", [listed(anew) for _ in range(_LISTINGS)], LISTED, f"{count} runs")
+
+
+def _long_run(config: Config, root: Path, steps: int) -> Run:
+    run = prepare_run(config, root)
+    _log(run, steps)
+    run.write_status("finished", steps, steps=steps)
+    return run
+
+
+def _log(run: Run, steps: int) -> None:
+    """Lines as a training writes them."""
+    with (run.folder / "metrics.jsonl").open("w") as file:
+        file.writelines(
+            f'{{"step": {step}, "loss": {1 / step + 0.3123456789}, "denoise": {1 / step + 0.2123456789}, '
+            f'"alignment": null, "gradient_norm": 1.2345678, "images_per_second": 80.12345, "seconds": {step / 10}}}\n'
+            for step in range(1, steps + 1)
+        )
+
+
+def _first_state(run: Run, steps: int) -> Figure:
+    def opened_once() -> float:
+        since = time.perf_counter()
+        panel = LivePanel([run])
+        taken = time.perf_counter() - since
+        panel.close()
+        return taken
+
+    times = [opened_once() for _ in range(_OPENINGS)]
+    return timed("long run, first state", "s", times, OPENED, f"{steps:,} logged steps")
+
+
+@contextmanager
+def _kernel(run: Run) -> Iterator[Callable[[int], None]]:
+    """show(count) of panels in another process."""
+    command = [sys.executable, "-c", _KERNEL, str(run.folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def show(count: int) -> None:
+            process.stdin.write(f"{count}\n")
+            process.stdin.flush()
+            if not process.stdout.readline():
+                raise ValueError("the process with the panels has ended")
+
+        try:
+            yield show
+        finally:
+            process.kill()
+
+
+def _slowdown(trained: Trained, where: str, show: Callable[[int], None], seconds: float) -> Iterator[Figure]:
+    """Blocks without and with panels, in an order that a steady drift cancels in: without, with, with, without."""
+    count = min(12, max(2, round(seconds / _BLOCK)))
+    blocks = []
+    for pair in range(count):
+        for watched in (False, True) if pair % 2 == 0 else (True, False):
+            show(PANELS if watched else 0)
+            blocks.append(trained.block(watched, seconds / count))
+    show(0)
+    about = f"{count} pairs of {seconds / count:.3g} s" + "".join(f", beside {name}" for name in trained.beside)
+    yield from compared(blocks, where, SLOWDOWN, about)
+
+
+def _left_out(why: str) -> Iterator[Figure]:
+    for what, unit, goal in (
+        ("line to curve drawn", "s", DRAWN),
+        ("slowdown, browser", "%", SLOWDOWN),
+        ("long run, first paint", "s", OPENED),
+    ):
+        yield Figure(what, unit, None, goal=goal, about=f"left out: {why}")
+
+
+def _in_jupyter(trained: Trained, long: Run, folder: Path, seconds: float, say: Report) -> Iterator[Figure]:
+    places = {"run": str(trained.run.folder), "long": str(long.folder), "panels": PANELS}
+    cells = [cell.format(**places) for cell in _CELLS]
+    probe = (Path(__file__).parents[1] / "js" / "bench_live.js").read_text()
+    say("starting JupyterLab")
+    with (
+        chromium() as browser,
+        jupyter(folder, trained.run.folder.parent) as server,
+        opened(browser, server, folder, cells, probe) as notebook,
+    ):
+        say("lines that are drawn")
+        yield _drawn(trained, notebook, seconds)
+
+        def show(count: int) -> None:
+            notebook.ask("for one in globals().pop('panels', []):\n    one.close()")
+            if count:
+                notebook.run(_THREE)
+                curves = notebook.view(_THREE).locator(".wb-live:has(.wb-curve)")
+                until(notebook.page, lambda: curves.count() == count, "the panels")
+
+        say("panels in a browser")
+        yield from _slowdown(trained, "browser", show, seconds)
+        # A trainer that waits does not take the cores from what is measured next.
+        _answered(Control(trained.run, patience=_PATIENT).pause())
+        say("a long run in the browser")
+        times = []
+        for _ in range(_OPENINGS):
+            times.append(notebook.page.evaluate("(index) => window.benchOpened(index)", _LONG))
+            notebook.ask("long.close()")
+        about = f"{long.status['step']:,} logged steps"
+        yield timed("long run, first paint", "s", times, OPENED, about)
+        _answered(Control(trained.run, patience=_PATIENT).resume())
+
+
+def _drawn(trained: Trained, notebook: Notebook, seconds: float) -> Figure:
+    page = notebook.page
+    notebook.run(_LAG)
+    until(page, lambda: page.locator(".wb-live .wb-curve").count() > 0, "a curve")
+    page.evaluate("() => window.benchFollow()")
+    lines = trained.wait_for(5, seconds)
+    drawn: list[tuple[int, float]] = []
+
+    def all_shown() -> bool:
+        drawn[:] = [(int(step), float(at)) for step, at in page.evaluate("() => window.benchDrawn")]
+        return bool(drawn) and drawn[-1][0] >= lines[-1].step
+
+    until(page, all_shown, "the curve of the last line")
+    times = lags([(line.step, line.written) for line in lines], drawn)
+    notebook.ask("panel.close()")
+    return timed("line to curve drawn", "s", times, DRAWN, f"{len(times)} lines, to the frame that shows them")
+
+
+def _answers(trained: Trained) -> Iterator[Figure]:
+    control, step = Control(trained.run, patience=_PATIENT), trained.step
+    goal, about = max(ANSWERED, step), f"or one step, which takes {step:.3g} s"
+    paused = []
+    for _ in range(_ANSWERS):
+        trained.wait_for(1, 0.3)
+        paused.append(_answered(control.pause()))
+        _answered(control.resume())
+    yield timed("pause answered", "s", paused, goal, about)
+    yield timed("stop answered", "s", [_answered(control.stop())], goal, about)
+
+
+def _answered(answer: Answer) -> float:
+    if not answer.result.startswith("done"):
+        raise ValueError(f"{answer.what} was answered: {answer.result}")
+    return answer.seconds
+
+
+def _poll(trained: Trained) -> Figure:
+    """Its own work, whatever else the machine does: what a trainer does between two steps when nobody asks anything."""
+    attendant = Attendant(
+        trained.run, trained.run.config, accelerate(trained.run.config), StopSignals(), lambda _: None
+    )
+    times = []
+    for _ in range(20):
+        since = time.thread_time()
+        for _ in range(_POLLS):
+            attendant.attend(0)
+        times.append(1e6 * (time.thread_time() - since) / _POLLS)
+    share = 1e-4 * float(np.median(times)) / trained.step
+    return timed("control poll", "µs", times, None, f"{share:.2g} % of a step of {1e3 * trained.step:.3g} ms")
