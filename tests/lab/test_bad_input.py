@@ -1,20 +1,13 @@
 """What a view is given that it cannot show: one sentence that says what is wrong, and the rest goes on working."""
 
-import json
 import shutil
 
-import numpy as np
 import pytest
-import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 
 import workbench as wb
-from workbench.config import DataConfig, load_config
-from workbench.features import extract as extraction
-from workbench.lab.coordinates import joint_coordinates
-from workbench.lab.view import View
+from workbench.config import load_config
 from workbench.runs.checkpoints import save_checkpoint
-from workbench.runs.models import load_backbone
 from workbench.runs.store import Run, prepare_run
 from workbench.training.loop import fit
 
@@ -68,7 +61,9 @@ def rewrite(run: Run, change) -> None:
     parts = {name: load((last.folder / f"{name}.safetensors").read_bytes()) for name in ("ema", "model")}
     changed = {name: {key: change(key, value.clone()) for key, value in part.items()} for name, part in parts.items()}
     shutil.rmtree(last.folder)
-    save_checkpoint(run.folder / "checkpoints", last.step, changed, {k: v for k, v in last.state.items() if k != "files"})
+    save_checkpoint(
+        run.folder / "checkpoints", last.step, changed, {k: v for k, v in last.state.items() if k != "files"}
+    )
 
 
 VIEWS = {
