@@ -277,7 +277,7 @@ def test_checkpointing_changes_memory_not_numbers(monkeypatch):
 
 
 def test_errors_say_what_came_and_what_is_allowed():
-    with pytest.raises(ValueError, match="'xxl' is unknown; allowed are nano, s, b, l, xl"):
+    with pytest.raises(ValueError, match="'xxl' is unknown; allowed are pico, nano, s, b, l, xl"):
         Backbone(size="xxl", channels=3, height=4, classes=5)
     for patch in (3, 0):
         with pytest.raises(ValueError, match=f"patch {patch} does not divide the latent height 4"):
