@@ -174,6 +174,8 @@ def choose(
     in turn, or row numbers. ValueError for a run without checkpoints or with an untrained null class, a layer, step or
     image that there is not, and runs of other images than the first.
     """
+    if not len(times):
+        raise ValueError("times has nothing; allowed are 0 to 1")
     several = [sources] if isinstance(sources, RunLike) else list(sources)
     guides = tuple(name for name in several if name in GUIDES)
     named = [one for one in several if one not in GUIDES]
