@@ -19,6 +19,7 @@ from workbench.lab.watching.bench import (
     LISTED,
     OPENED,
     SLOWDOWN,
+    _copies,
     _first_state,
     _listing,
     _long_run,
@@ -137,7 +138,16 @@ def test_made_runs_are_listed_and_opened(tmp_path):
     assert first.about == indexed.about == "4 runs" and min(first.value, indexed.value) > 0
     run = _long_run(config, tmp_path / "long", 30)
     assert [record["step"] for record in run.metrics] == list(range(1, 31))
-    assert 0 < _first_state(run, 30).value < 60
+
+
+def test_a_long_run_is_opened_before_anybody_has_read_it(tmp_path):
+    runs = _copies(_long_run(load_config("demo/plain", TINY), tmp_path, 30), 3)
+    assert len({run.folder for run in runs}) == 3 and all(len(run.metrics) == 30 for run in runs)
+    kept = [run.folder / ".curves" for run in runs]
+    assert not any(file.exists() for file in kept)
+    row = _first_state(runs)
+    assert all(file.exists() for file in kept)  # read now, each once
+    assert 0 < row.value <= row.p95 and row.about == "30 logged steps that nobody has read before, 3 times"
 
 
 def test_what_is_refused(tmp_path):

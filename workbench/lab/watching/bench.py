@@ -1,5 +1,6 @@
 """How soon the training console answers and what it costs a real training, beside the goals."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -38,10 +39,10 @@ _PATIENT = 120.0  # seconds that an answer may take
 _OPENINGS, _LISTINGS, _ANSWERS, _POLLS = 3, 5, 5, 1000
 _LAG, _THREE, _LONG = 0, 1, 2  # cells
 _CELLS = (
-    "import workbench as wb\npanel = wb.watch({run!r})\npanel",
+    "import workbench as wb\nlong = {long!r}\npanel = wb.watch({run!r})\npanel",
     "from workbench.lab.watching.live import LivePanel\n"
     "panels = [LivePanel([wb.open_run({run!r})]) for _ in range({panels})]\ndisplay(*panels)",
-    "long = wb.watch({long!r})\nlong",
+    "panel = wb.watch(long.pop())\npanel",
 )
 # Panels in a process of their own, as in a kernel that nothing else keeps busy; what they send is made and dropped.
 _KERNEL = """import json, sys
@@ -92,15 +93,15 @@ def bench_console(
         say(f"{listed} runs")
         yield from _listing(config, folder / "many", listed)
         say(f"{logged:,} steps")
-        long = _long_run(config, folder / "long", logged)
-        yield _first_state(long, logged)
+        long = _copies(_long_run(config, folder / "long", logged), 2 * _OPENINGS)
+        yield _first_state(long[:_OPENINGS])
         say("starting a training")
         with training(config, folder / "runs") as trained:
             say("panels in a kernel")
             with _kernel(trained.run) as show:
                 yield from _slowdown(trained, "kernel", show, seconds)
             missing = missing_browser()
-            yield from _left_out(missing) if missing else _in_jupyter(trained, long, folder, seconds, say)
+            yield from _left_out(missing) if missing else _in_jupyter(trained, long[_OPENINGS:], folder, seconds, say)
             say("pause and stop")
             yield from _answers(trained)
         yield _poll(trained)
@@ -138,6 +139,16 @@ def _long_run(config: Config, root: Path, steps: int) -> Run:
     return run
 
 
+def _copies(run: Run, count: int) -> list[Run]:
+    """The same run as many times, for what was read of a file is kept beside it: each copy is opened once."""
+    folders = [run.folder.with_name(f"{run.name}-{number}") for number in range(count)]
+    for folder in folders:
+        folder.mkdir()
+        for name in ("config.yaml", "provenance.json", "status.json", "metrics.jsonl"):
+            os.link(run.folder / name, folder / name)
+    return [Run(folder) for folder in folders]
+
+
 def _log(run: Run, steps: int) -> None:
     """Lines as a training writes them."""
     with (run.folder / "metrics.jsonl").open("w") as file:
@@ -148,16 +159,19 @@ def _log(run: Run, steps: int) -> None:
         )
 
 
-def _first_state(run: Run, steps: int) -> Figure:
-    def opened_once() -> float:
+def _first_state(runs: Sequence[Run]) -> Figure:
+    def opening(run: Run) -> float:
         since = time.perf_counter()
         panel = LivePanel([run])
         taken = time.perf_counter() - since
         panel.close()
         return taken
 
-    times = [opened_once() for _ in range(_OPENINGS)]
-    return timed("long run, first state", "s", times, OPENED, f"{steps:,} logged steps")
+    return timed("long run, first state", "s", [opening(run) for run in runs], OPENED, _unread(runs))
+
+
+def _unread(runs: Sequence[Run]) -> str:
+    return f"{runs[0].status['step']:,} logged steps that nobody has read before, {len(runs)} times"
 
 
 @contextmanager
@@ -200,8 +214,8 @@ def _left_out(why: str) -> Iterator[Figure]:
         yield Figure(what, unit, None, goal=goal, about=f"left out: {why}")
 
 
-def _in_jupyter(trained: Trained, long: Run, folder: Path, seconds: float, say: Report) -> Iterator[Figure]:
-    places = {"run": str(trained.run.folder), "long": str(long.folder), "panels": PANELS}
+def _in_jupyter(trained: Trained, long: Sequence[Run], folder: Path, seconds: float, say: Report) -> Iterator[Figure]:
+    places = {"run": str(trained.run.folder), "long": [str(run.folder) for run in long], "panels": PANELS}
     cells = [cell.format(**places) for cell in _CELLS]
     probe = (Path(__file__).parents[1] / "js" / "bench_live.js").read_text()
     say("starting JupyterLab")
@@ -226,11 +240,11 @@ def _in_jupyter(trained: Trained, long: Run, folder: Path, seconds: float, say: 
         _answered(Control(trained.run, patience=_PATIENT).pause())
         say("a long run in the browser")
         times = []
-        for _ in range(_OPENINGS):
+        for _ in long:
             times.append(notebook.page.evaluate("(index) => window.benchOpened(index)", _LONG))
-            notebook.ask("long.close()")
-        about = f"{long.status['step']:,} logged steps"
-        yield timed("long run, first paint", "s", times, OPENED, about)
+            notebook.ask("panel.close()")
+            notebook.page.wait_for_timeout(1000)  # its thread may read on for a moment
+        yield timed("long run, first paint", "s", times, OPENED, _unread(long))
         _answered(Control(trained.run, patience=_PATIENT).resume())
 
 
