@@ -238,7 +238,8 @@ def test_misfits_are_counted_by_kind(tmp_path, published, save):
 
 def test_an_unknown_size(tmp_path, published, save):
     short = {name: value for name, value in published().items() if not name.startswith("blocks.11.")}
-    with pytest.raises(ValueError, match=r"11 blocks of width 128 are no size of sit; it has nano \(12 x 128\), s"):
+    sizes = r"pico \(12 x 48\), nano \(12 x 128\), s"
+    with pytest.raises(ValueError, match=f"11 blocks of width 128 are no size of sit; it has {sizes}"):
         read_released(save(tmp_path, short), family="repa")
 
 

@@ -194,6 +194,7 @@ def _saying(console: Console) -> Iterator[Callable[[str], None]]:
 
 def _console_table(rows) -> Table:
     table = Table("", "measured", "p95 or interval", "goal", "met", box=SIMPLE, padding=(0, 1))
+    table.columns[0].no_wrap = True
     for row in rows:
         value = "–" if row.value is None else f"{row.value:.3g} {row.unit}"
         other = "" if row.p95 is None else f"{row.p95:.3g}"
@@ -204,6 +205,7 @@ def _console_table(rows) -> Table:
 
 def _views_table(name: str, rows) -> Table:
     table = Table("p50 / p95 of", "written", "painted", "goal", "met", title=name, box=SIMPLE, padding=(0, 1))
+    table.columns[0].no_wrap = True
 
     def pair(*values: float | None) -> str:
         return " / ".join(f"{value:.1f}" for value in values if value is not None)
