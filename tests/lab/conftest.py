@@ -1,12 +1,17 @@
-"""Synthetic views with real structure, and pages of them in the browser."""
+"""Synthetic views with real structure, runs that logged something, and pages of views and widgets in the browser."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from workbench.config import load_config
 from workbench.lab.packing import quantise
 from workbench.lab.view import Axis, Pane, View
+from workbench.lab.watching.module import module
+from workbench.runs.store import Run, prepare_run
 
 NAMES = ("boot", "bag", "coat", "dress", "sandal", "shirt")
 
@@ -135,3 +140,69 @@ def show(browser, tmp_path):
     for context in contexts:
         context.close()
     assert not problems, problems
+
+
+# What a widget's module sees of its kernel: what it sends is in `sent`, `tell` speaks as the kernel does.
+KERNEL = """
+const values = %s;
+const heard = {};
+window.sent = [];
+const model = {
+  get: (name) => values[name], save_changes() {}, off() {}, send: (message) => sent.push(message),
+  set: (name, value) => { values[name] = value; },
+  on: (event, callback) => (heard[event] ??= []).push(callback),
+};
+window.values = values;
+window.tell = (event, message) => heard[event].forEach((callback) => callback(message));
+render({ model, el: document.getElementById("view") });
+"""
+
+
+@pytest.fixture
+def mounted(browser, tmp_path):
+    """mounted(scripts, values, wait, width, scheme) -> page of a widget; fails if it had errors or made requests."""
+    contexts, wrong = [], []
+
+    def opened(scripts: Sequence[str], values: dict, wait: str, width: int, scheme: str):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+        contexts.append(context)
+        script = module(*scripts).replace("export default { render };", "")
+        held = json.dumps(values).replace("<", "\\u003c")
+        file = tmp_path / f"widget-{len(contexts)}.html"
+        head = '<!doctype html><meta charset="utf-8"><body><div id="view"></div>'
+        file.write_text(f'{head}<script type="module">{script}{KERNEL % held}</script>')
+        page = context.new_page()
+        page.on("console", lambda said: said.type in ("error", "warning") and wrong.append(said.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(file.as_uri())
+        page.wait_for_selector(wait)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not wrong, wrong
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """make_run(preset, *steps, state) -> a run that logged these steps, in the folder of the test."""
+
+    def made(preset: str, *steps: int, state: str = "stopped") -> Run:
+        run = prepare_run(load_config(preset), tmp_path)
+        log_steps(run, *steps)
+        run.write_status(state, max(steps, default=0), steps=420, rate=2.0, seconds=7.0)
+        return run
+
+    return made
+
+
+def log_steps(run: Run, *steps: int, **more) -> None:
+    for step in steps:
+        record = {"step": step, "loss": 100.0 / step, "denoise": 50.0 / step, "alignment": None, "gradient_norm": 1.0}
+        run.append("metrics.jsonl", {**record, "images_per_second": 80.0, "seconds": step / 10, **more})
+
+
+@pytest.fixture
+def log():
+    return log_steps

@@ -9,25 +9,10 @@ import pytest
 from workbench.config import load_config
 from workbench.files import hold_lock
 from workbench.lab.watching import live as watching
-from workbench.lab.watching.module import module
 from workbench.lab.watching.table import RunsTable, codes, runs, table_rows
 from workbench.runs.shelf import read_notes, set_notes, trashed
 from workbench.runs.state import TRAINER_LOCK
 from workbench.runs.store import find_runs, prepare_run
-
-STUB = """
-const values = %s;
-const heard = {};
-window.sent = [];
-const model = {
-  get: (name) => values[name], save_changes() {}, off() {}, send: (message) => sent.push(message),
-  set: (name, value) => { values[name] = value; },
-  on: (event, callback) => (heard[event] ??= []).push(callback),
-};
-window.values = values;
-window.tell = (event, message) => heard[event].forEach((callback) => callback(message));
-render({ model, el: document.getElementById("view") });
-"""
 
 
 @pytest.fixture
@@ -165,31 +150,15 @@ def test_a_view_of_the_selection_opens_below(table, root, monkeypatch):
 
 
 @pytest.fixture
-def shown(browser, tmp_path, root):
-    """shown(width, scheme) -> page; the test fails if the page had errors or requests."""
-    contexts, wrong = [], []
+def shown(mounted, root):
+    """shown(width, scheme) -> page."""
     set_notes(find_runs(root)[1], ["best"], "the one <b>we</b> show")
 
     def opened(width: int = 1400, scheme: str = "light"):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
-        contexts.append(context)
         values = {"rows": table_rows(root), "chosen": [], "code": {"watch": "wb.watch()"}, "trash": "runs/.trash"}
-        script = module("table_rows", "table_actions", "table").replace("export default { render };", "")
-        held = json.dumps(values).replace("<", "\\u003c")
-        file = tmp_path / f"table-{len(contexts)}.html"
-        head = '<!doctype html><meta charset="utf-8"><body><div id="view"></div>'
-        file.write_text(f'{head}<script type="module">{script}{STUB % held}</script>')
-        page = context.new_page()
-        page.on("console", lambda said: said.type in ("error", "warning") and wrong.append(said.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.goto(file.as_uri())
-        page.wait_for_selector(".wb-table tbody tr")
-        return page
+        return mounted(("table_rows", "table_actions", "table"), values, ".wb-table tbody tr", width, scheme)
 
-    yield opened
-    for context in contexts:
-        context.close()
-    assert not wrong, wrong
+    return opened
 
 
 def settled(page) -> None:

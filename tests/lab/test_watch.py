@@ -7,13 +7,11 @@ import statistics
 import threading
 import time
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from workbench.config import load_config
 from workbench.files import hold_lock
 from workbench.lab.watching import live, state
 from workbench.lab.watching.live import LivePanel, Lookout, watch
@@ -22,29 +20,16 @@ from workbench.lab.watching.state import commands, panel_state
 from workbench.lab.watching.thumbnails import first_rows, newest_samples
 from workbench.runs.history import record_event
 from workbench.runs.state import STATES, TRAINER_LOCK
-from workbench.runs.store import Run, prepare_run
+from workbench.runs.store import Run
 from workbench.training.launch import Launched
 from workbench.training.mailbox import Mailbox
 
 SCORE = {"metric": "fd-clf64", "n_generated": 300, "sampler_steps": 16, "floor": 0.8}
 
 
-def log(run: Run, *steps: int, **more) -> None:
-    for step in steps:
-        record = {"step": step, "loss": 100.0 / step, "denoise": 50.0 / step, "alignment": None, "gradient_norm": 1.0}
-        run.append("metrics.jsonl", {**record, "images_per_second": 80.0, "seconds": step / 10, **more})
-
-
-def make_run(root: Path, preset: str, *steps: int, state: str = "stopped") -> Run:
-    run = prepare_run(load_config(preset), root)
-    log(run, *steps)
-    run.write_status(state, max(steps, default=0), steps=420, rate=2.0, seconds=7.0)
-    return run
-
-
 @pytest.fixture
-def run(tmp_path):
-    return make_run(tmp_path, "demo/plain", 10, 20, 30)
+def run(make_run):
+    return make_run("demo/plain", 10, 20, 30)
 
 
 @pytest.fixture
@@ -83,7 +68,7 @@ def test_a_state_is_what_the_folder_says(running):
     json.dumps(found, allow_nan=False)
 
 
-def test_only_new_points_since_a_step_and_no_line_that_is_not_whole(run):
+def test_only_new_points_since_a_step_and_no_line_that_is_not_whole(run, log):
     log(run, 40, 50)
     with (run.folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 60, "loss": 1')
@@ -124,7 +109,7 @@ def test_commands_make_sense():
     assert allowed["finished"] == set()
 
 
-def test_numbers_that_are_none_are_not_drawn(run):
+def test_numbers_that_are_none_are_not_drawn(run, log):
     log(run, 40, loss=float("nan"), gradient_norm=float("inf"))
     found = panel_state(run)
     assert found["curves"]["loss"][0] == [10, 20, 30] == found["curves"]["gradient_norm"][0]
@@ -181,7 +166,7 @@ def test_of_a_large_file_only_the_first_rows_are_unpacked(tmp_path, monkeypatch)
     assert min(asked) >= 0 and sum(asked) < 2 * 10 * 32 * 32 * 3
 
 
-def test_news_are_only_what_changed(running):
+def test_news_are_only_what_changed(running, log):
     lookout = Lookout(running)
     assert lookout.whole()["curves"]["loss"][0] == [10, 20, 30]
     assert lookout.news() == {}
@@ -200,7 +185,7 @@ def test_news_are_only_what_changed(running):
     assert lookout.news() == {"curves": {"loss": [[50], [1.0]]}}
 
 
-def test_news_of_a_run_that_went_back_are_everything(running):
+def test_news_of_a_run_that_went_back_are_everything(running, log):
     lookout = Lookout(running)
     lookout.whole()
     running.rewind(10)
@@ -230,14 +215,14 @@ def test_a_process_that_dies_is_news(run):
     assert news["status"]["state"] == "lost" and "curves" not in news
 
 
-def test_no_curve_has_more_points_than_it_may(run, monkeypatch):
+def test_no_curve_has_more_points_than_it_may(run, monkeypatch, log):
     monkeypatch.setattr(state, "OPENED", 50)
     log(run, *range(31, 400))
     steps, values = panel_state(run)["curves"]["loss"]
     assert len(steps) <= 50 and max(values) == 10.0 and steps == sorted(steps)
 
 
-def test_a_stretch_has_its_own_points(run, panels, monkeypatch):
+def test_a_stretch_has_its_own_points(run, panels, monkeypatch, log):
     monkeypatch.setattr(state, "OPENED", 50)
     monkeypatch.setattr(state, "POINTS", 100)
     log(run, *range(31, 5000))
@@ -256,8 +241,8 @@ def test_a_stretch_has_its_own_points(run, panels, monkeypatch):
     assert panel.sent[-1]["wrong"]
 
 
-def test_two_runs_in_one_panel(run, tmp_path, panels):
-    other = make_run(tmp_path, "demo/teacher", 5)
+def test_two_runs_in_one_panel(run, tmp_path, panels, log, make_run):
+    other = make_run("demo/teacher", 5)
     panel = panels(run, other, run)
     assert [one.name for one in panel.runs] == [run.name, other.name]
     assert [one["curves"]["loss"][0] for one in panel.opening] == [[10, 20, 30], [5]]
@@ -326,7 +311,7 @@ def test_what_a_resume_came_to_is_said(run, panels, monkeypatch):
     assert states == [] and panel.sent == [{"type": "said", "text": f"{run.name}: running, process 8", "wrong": False}]
 
 
-def test_a_line_is_sent_soon_and_the_thread_ends_with_the_panel(running, monkeypatch):
+def test_a_line_is_sent_soon_and_the_thread_ends_with_the_panel(running, monkeypatch, log):
     monkeypatch.setattr(live, "_open", {})
     panel, waits, came = watch(running), [], threading.Event()
     panel.send = lambda message, buffers=None: came.set()

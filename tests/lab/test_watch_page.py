@@ -1,84 +1,40 @@
 """Live panels in a browser: curves over each other, zoom, commands, what is said, themes and widths."""
 
-import json
 import statistics
-from pathlib import Path
 
 import pytest
 
-from workbench.config import load_config
 from workbench.lab.watching import live
-from workbench.lab.watching.module import module
 from workbench.lab.watching.state import panel_state
-from workbench.runs.store import Run, prepare_run
 
 SCORE = {"metric": "fd-clf64", "n_generated": 300, "sampler_steps": 16, "floor": 0.8}
-STUB = """
-const values = %s;
-const heard = {};
-window.sent = [];
-const model = {
-  get: (name) => values[name], set: (name, value) => { values[name] = value; }, save_changes() {}, off() {},
-  on: (event, callback) => (heard[event] ??= []).push(callback), send: (message) => sent.push(message),
-};
-window.values = values;
-window.tell = (message) => heard["msg:custom"].forEach((callback) => callback(message));
-render({ model, el: document.getElementById("view") });
-"""
-
-
-def log(run: Run, *steps: int, **more) -> None:
-    for step in steps:
-        record = {"step": step, "loss": 100.0 / step, "denoise": 50.0 / step, "alignment": None, "gradient_norm": 1.0}
-        run.append("metrics.jsonl", {**record, "images_per_second": 80.0, "seconds": step / 10, **more})
-
-
-def make_run(root: Path, preset: str, *steps: int, state: str = "stopped") -> Run:
-    run = prepare_run(load_config(preset), root)
-    log(run, *steps)
-    run.write_status(state, max(steps, default=0), steps=420, rate=2.0, seconds=7.0)
-    return run
 
 
 @pytest.fixture
-def run(tmp_path):
-    return make_run(tmp_path, "demo/plain", 10, 20, 30)
+def run(make_run):
+    return make_run("demo/plain", 10, 20, 30)
 
 
 @pytest.fixture
-def shown(browser, tmp_path, run):
-    """shown(width, scheme, **changes of the first run) -> page; the test fails if the page had errors or requests."""
-    contexts, wrong = [], []
-    other = make_run(tmp_path, "demo/teacher", *range(5, 60, 5))
+def shown(mounted, run, make_run):
+    """shown(width, scheme, status) -> page of two runs, `status` being changes of the first one's."""
+    other = make_run("demo/teacher", *range(5, 60, 5))
     for one in (run, other):
         (one.folder / "log.txt").write_text("begun\nKilled\n")
     run.append("results.jsonl", {**SCORE, "step": 20, "value": 9.0, "low": 8.0, "high": 10.0})
 
     def opened(width: int = 1000, scheme: str = "light", status: dict | None = None):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
-        contexts.append(context)
         opening = [panel_state(run), panel_state(other)]
         opening[0]["status"] |= status or {}
         values = {"opening": opening, "choices": {}, "code": "wb.watch()", "points": 2000}
-        script = module(*live._SCRIPTS).replace("export default { render };", "")
-        file = tmp_path / f"live-{len(contexts)}.html"
-        held = json.dumps(values).replace("<", "\\u003c")
-        head = '<!doctype html><meta charset="utf-8"><body><div id="view"></div>'
-        file.write_text(f'{head}<script type="module">{script}{STUB % held}</script>')
-        page = context.new_page()
-        page.on("console", lambda said: said.type in ("error", "warning") and wrong.append(said.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.goto(file.as_uri())
-        page.wait_for_selector(".wb-chart svg")
-        return page
+        return mounted(live._SCRIPTS, values, ".wb-chart svg", width, scheme)
 
-    yield opened
-    for context in contexts:
-        context.close()
-    assert not wrong, wrong
+    return opened
 
 
 def settled(page) -> None:
+    """Drawn: what is new waits for more up to 600 ms."""
+    page.wait_for_timeout(650)
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
@@ -104,14 +60,16 @@ def test_runs_lie_over_each_other_and_new_points_join_them(shown):
     )
     assert styles[0][0] != styles[1][0] and styles[0][1] != styles[1][1]
     assert page.evaluate("sent") == [{"type": "ready"}]
-    page.evaluate("tell({type: 'news', runs: {0: {curves: {loss: [[30, 40], [9, 2]], norm_x: [[40], [1]]}}}})")
+    page.evaluate(
+        "tell('msg:custom', {type: 'news', runs: {0: {curves: {loss: [[30, 40], [9, 2]], norm_x: [[40], [1]]}}}})"
+    )
     settled(page)
     assert [points(path) for path in curves(page, "loss (total)")] == [4, 11]  # step 30 was there
     assert page.get_by_role("slider", name="feature norm, x by step").count() == 1
     many = "[Array.from({length: 2000}, (_, at) => 41 + at), Array(2000).fill(1)]"
-    page.evaluate("tell({type: 'news', runs: {0: {whole: true, name: 'a', curves: {}}}})")
-    page.evaluate(f"tell({{type: 'news', runs: {{0: {{curves: {{loss: {many}}}}}}}}})")
-    page.evaluate("tell({type: 'news', runs: {0: {curves: {loss: [[9000], [1]]}}}})")
+    page.evaluate("tell('msg:custom', {type: 'news', runs: {0: {whole: true, name: 'a', curves: {}}}})")
+    page.evaluate(f"tell('msg:custom', {{type: 'news', runs: {{0: {{curves: {{loss: {many}}}}}}}}})")
+    page.evaluate("tell('msg:custom', {type: 'news', runs: {0: {curves: {loss: [[9000], [1]]}}}})")
     assert page.evaluate("sent").count({"type": "ready"}) == 2  # too many points: it asks for thinner ones
 
 
@@ -160,13 +118,13 @@ def test_a_zoom_asks_for_finer_points_and_draws_them(shown):
     asked = page.evaluate("sent.at(-1)")
     assert asked["type"] == "range" and asked["range"] == page.evaluate("values.choices.range")
     finer = {"loss": [list(range(20, 41)), [1.0] * 21]}
-    page.evaluate("(m) => tell(m)", {"type": "finer", "range": [0, 1], "runs": {"0": finer}})
+    page.evaluate("(m) => tell('msg:custom', m)", {"type": "finer", "range": [0, 1], "runs": {"0": finer}})
     settled(page)
     assert [points(path) for path in curves(page, "loss (total)")] == before  # of a stretch that nobody looks at
-    page.evaluate("(m) => tell(m)", {"type": "finer", "range": asked["range"], "runs": {"0": finer}})
+    page.evaluate("(m) => tell('msg:custom', m)", {"type": "finer", "range": asked["range"], "runs": {"0": finer}})
     settled(page)
     assert [points(path) for path in curves(page, "loss (total)")] == [21, before[1]]
-    page.evaluate("tell({type: 'news', runs: {0: {curves: {loss: [[60], [2]]}}}})")
+    page.evaluate("tell('msg:custom', {type: 'news', runs: {0: {curves: {loss: [[60], [2]]}}}})")
     settled(page)
     assert points(curves(page, "loss (total)")[0]) == 22
     page.get_by_role("button", name="All steps").click()
@@ -199,7 +157,7 @@ def test_a_lost_run_shows_its_log_and_resumes(shown, run):
     page.get_by_role("button", name=f"Resume {run.name}").click()
     rate = page.get_by_role("textbox", name=f"learning rate of {run.name}")
     rate.fill("0.0005")
-    page.evaluate("tell({type: 'news', runs: {0: {settings: {learning_rate: 0.002}}}})")
+    page.evaluate("tell('msg:custom', {type: 'news', runs: {0: {settings: {learning_rate: 0.002}}}})")
     settled(page)
     assert rate.input_value() == "0.0005"  # what is typed is not taken away
     rate.press("Enter")
@@ -208,7 +166,7 @@ def test_a_lost_run_shows_its_log_and_resumes(shown, run):
         {"type": "command", "run": 0, "what": "set", "value": 5e-4},
     ]
     assert page.evaluate("JSON.parse(JSON.stringify(sent.slice(1)))") == asked
-    page.evaluate("tell({type: 'said', text: 'ValueError: no room', wrong: true})")
+    page.evaluate("tell('msg:custom', {type: 'said', text: 'ValueError: no room', wrong: true})")
     assert page.get_by_role("alert").inner_text() == "ValueError: no room"
 
 
@@ -218,7 +176,7 @@ def test_the_answer_is_said_when_it_comes(shown):
     assert "asked to pause" in page.locator(".wb-status").inner_text()
     answer = {"number": 3, "what": "pause", "result": "done", "step": 31}
     status = {"state": "paused", "step": 31, "steps": 420, "remark": "", "answer": answer, "can": {"resume": True}}
-    page.evaluate("(status) => tell({type: 'news', runs: {0: {status}}})", status)
+    page.evaluate("(status) => tell('msg:custom', {type: 'news', runs: {0: {status}}})", status)
     settled(page)
     assert page.locator(".wb-status").inner_text().endswith("pause at step 31: done")
     assert page.get_by_role("button", name="Resume demo-plain").is_enabled()
@@ -250,10 +208,11 @@ def test_a_line_is_drawn_soon_after_it_is_heard(shown):
     page = shown()
     taken = page.evaluate("""async () => {
       const taken = [];
+      const drawn = () => document.querySelector(".wb-curve").getAttribute("d").split(/[ML]/).length;
       for (let step = 100; step < 130; step += 1) {
-        const start = performance.now();
-        tell({type: "news", runs: {0: {curves: {loss: [[step], [1]], denoise: [[step], [1]]}}}});
-        await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+        const [start, before] = [performance.now(), drawn()];
+        tell("msg:custom", {type: "news", runs: {0: {curves: {loss: [[step], [1]], denoise: [[step], [1]]}}}});
+        while (drawn() === before) await new Promise(requestAnimationFrame);
         taken.push(performance.now() - start);
       }
       return taken;

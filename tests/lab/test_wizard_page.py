@@ -1,36 +1,19 @@
 """The wizard in a browser: the form by keyboard, the plan, what is said, themes and widths."""
 
-import json
 from dataclasses import replace
 
 import pytest
 
 from workbench.lab.watching import form
-from workbench.lab.watching.module import module
 from workbench.lab.watching.wizard import SCRIPTS, _shown
 from workbench.training.pace import Pace
 from workbench.training.plan import plan
 
-STUB = """
-const values = %s;
-const heard = {};
-window.sent = [];
-const model = {
-  get: (name) => values[name], save_changes() {}, off() {}, send: (message) => sent.push(message),
-  set: (name, value) => { values[name] = value; },
-  on: (event, callback) => (heard[event] ??= []).push(callback),
-};
-window.values = values;
-window.tell = (event, message) => heard[event].forEach((callback) => callback(message));
-render({ model, el: document.getElementById("view") });
-"""
-
 
 @pytest.fixture
-def shown(browser, tmp_path, monkeypatch):
-    """shown(width, scheme, measured) -> page; the test fails if the page had errors or requests."""
+def shown(mounted, tmp_path, monkeypatch):
+    """shown(width, scheme, known) -> page, `known` whether the paces were measured."""
     monkeypatch.setenv("WORKBENCH_QUEUE", str(tmp_path / "queue"))
-    contexts, wrong = [], []
     student, teacher = form.configs("demo/guided", {}, tmp_path)
     unmeasured = plan(student, tmp_path / "runs", teacher=teacher)
     paces = (Pace(0.4, 0.3, 340_000_000, 10**10, 10**10, 0.1, 5), Pace(0.6, 0.3, 360_000_000, 10**10, 10**10, 0.1, 5))
@@ -38,8 +21,6 @@ def shown(browser, tmp_path, monkeypatch):
     measured = replace(unmeasured, stages=(stages[0], replace(stages[1], state="stopped", done=210)))
 
     def opened(width: int = 1400, scheme: str = "light", known: bool = True):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
-        contexts.append(context)
         values = {
             "fields": form.fields("demo/guided", {}, tmp_path),
             "plan": _shown(measured if known else unmeasured),
@@ -47,22 +28,9 @@ def shown(browser, tmp_path, monkeypatch):
             "busy": "",
             "code": "wb.wizard()",
         }
-        script = module(*SCRIPTS).replace("export default { render };", "")
-        held = json.dumps(values).replace("<", "\\u003c")
-        file = tmp_path / f"wizard-{len(contexts)}.html"
-        head = '<!doctype html><meta charset="utf-8"><body><div id="view"></div>'
-        file.write_text(f'{head}<script type="module">{script}{STUB % held}</script>')
-        page = context.new_page()
-        page.on("console", lambda said: said.type in ("error", "warning") and wrong.append(said.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.goto(file.as_uri())
-        page.wait_for_selector(".wb-plan tbody tr")
-        return page
+        return mounted(SCRIPTS, values, ".wb-plan tbody tr", width, scheme)
 
-    yield opened
-    for context in contexts:
-        context.close()
-    assert not wrong, wrong
+    return opened
 
 
 def settled(page) -> None:

@@ -93,3 +93,21 @@ function createUi(store, say, fail) {
     refresh: () => refreshers.forEach((refresh) => refresh()),
   };
 }
+
+// What every widget begins with: its frame, the line that says what happened, and controls that tell it what went wrong.
+function createFrame(store, kind = "") {
+  const status = make("div", { class: "wb-status", role: "status" });
+  const say = (text, isError = false) => {
+    status.textContent = text;
+    status.classList.toggle("wb-error", isError);
+    status.setAttribute("role", isError ? "alert" : "status");
+  };
+  const fail = (error, where) => {
+    console.error(error);
+    say(`${where}: ${error.message ?? error}`, true);
+  };
+  const root = make("div", { class: `wb ${kind}`.trim(), "data-theme": themeOf() });
+  // JupyterLab's shortcuts would take the keys from whatever has the focus, unless it says no itself.
+  root.addEventListener("focusin", ({ target }) => target.setAttribute("data-lm-suppress-shortcuts", "true"));
+  return { root, status, say, fail, ui: createUi(store, say, fail) };
+}

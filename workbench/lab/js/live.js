@@ -1,5 +1,6 @@
 // Mounts a live panel. What is new comes as messages; after a reload of the page it asks for everything.
 const KEEPS = [0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99];
+const PAUSE = 600; // ms between two drawings of what is new
 const CHOICES = { smoothing: 0, scale: "linear", range: null };
 
 // Points that were logged since, after those there are; false if there are now more than a curve may have.
@@ -46,20 +47,7 @@ function takeNews(runs, news, most) {
 function render({ model, el }) {
   const runs = structuredClone(model.get("opening"));
   const store = createStore({ axes: {}, options: {} }, { ...CHOICES, ...model.get("choices"), _cursor: null });
-  const status = make("div", { class: "wb-status", role: "status" });
-  const say = (text, isError = false) => {
-    status.textContent = text;
-    status.classList.toggle("wb-error", isError);
-    status.setAttribute("role", isError ? "alert" : "status");
-  };
-  const fail = (error, where) => {
-    console.error(error);
-    say(`${where}: ${error.message ?? error}`, true);
-  };
-  const ui = createUi(store, say, fail);
-  const root = make("div", { class: "wb wb-live", "data-theme": themeOf() });
-  // JupyterLab's shortcuts would take the keys from whatever has the focus, unless it says no itself.
-  root.addEventListener("focusin", ({ target }) => target.setAttribute("data-lm-suppress-shortcuts", "true"));
+  const { root, status, say, fail, ui } = createFrame(store, "wb-live");
   const cards = make("div", { class: "wb-runs" });
   const stage = make("div", { class: "wb-charts" });
   const panels = runs.map((run, index) => createRun(run, index, ui, (what, value) => {
@@ -73,7 +61,13 @@ function render({ model, el }) {
     make("div", { class: "wb-foot" }, savers(model, runs, charts, ui), status));
   el.replaceChildren(root);
 
-  const update = (_, changed) => {
+  // News alone wait until the last are a while old: drawing takes from the training, if that is on this machine.
+  let drawn = -Infinity;
+  let later = 0;
+  const draw = (changed) => {
+    clearTimeout(later);
+    if (changed.has("data")) drawn = performance.now();
+    later = 0;
     try {
       ui.refresh();
       if (changed.has("data")) panels.forEach((panel) => panel.update());
@@ -82,11 +76,20 @@ function render({ model, el }) {
       fail(error, "panel");
     }
   };
+  const update = (_, changed) => {
+    const soon = drawn + PAUSE - performance.now();
+    if (later) changed.add("data");
+    if ([...changed].some((key) => key !== "data") || soon <= 0) draw(changed);
+    else later ||= setTimeout(draw, soon, changed);
+  };
   const stops = [store.subscribe(update), remember(model, store), listen(model, { runs, store, say }), ...around(root, store)];
-  update(store.get(), new Set(["data"]));
+  draw(new Set(["data"]));
   // The frame has no width before it is in the page.
   store.touch("size");
-  return () => stops.forEach((stop) => stop());
+  return () => {
+    clearTimeout(later);
+    stops.forEach((stop) => stop());
+  };
 }
 
 function toolbar(store, ui) {

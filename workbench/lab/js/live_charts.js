@@ -75,9 +75,17 @@ function createChart(store, { title, lines, span }) {
   const picture = make("div", { class: "wb-chart-picture" });
   frame.append(picture, mark, box);
   const element = make("figure", { class: "wb-chart" }, make("figcaption", {}, heading, read), frame);
-  const chart = { element, frame, place: null, width: 0, id: (charted += 1), lines: [] };
+  const chart = { element, frame, place: null, width: 0, id: (charted += 1), lines: [], seen: true, stale: false };
+
+  // What is not in view costs the training that it shows, and nobody looks at it.
+  new IntersectionObserver(([entry]) => {
+    chart.seen = entry.isIntersecting;
+    if (chart.seen && chart.stale) chart.draw();
+  }, { rootMargin: "100px" }).observe(element);
 
   chart.draw = () => {
+    chart.stale = !chart.seen;
+    if (chart.stale) return;
     const state = store.get();
     chart.lines = lines();
     chart.width = frame.clientWidth;

@@ -3,20 +3,7 @@ function render({ model, el }) {
   const meta = model.get("meta");
   const store = createStore(meta, model.get("state"));
   const stops = [];
-  const status = make("div", { class: "wb-status", role: "status" });
-  const say = (text, isError = false) => {
-    status.textContent = text;
-    status.classList.toggle("wb-error", isError);
-    status.setAttribute("role", isError ? "alert" : "status");
-  };
-  const fail = (error, where) => {
-    console.error(error);
-    say(`${where}: ${error.message ?? error}`, true);
-  };
-  const ui = createUi(store, say, fail);
-  const root = make("div", { class: "wb", "data-theme": themeOf() });
-  // JupyterLab's shortcuts would take the arrow keys from whatever has the focus, unless it says no itself.
-  root.addEventListener("focusin", ({ target }) => target.setAttribute("data-lm-suppress-shortcuts", "true"));
+  const { root, status, say, fail, ui } = createFrame(store);
   root.append(make("style", {}, STYLE));
   el.replaceChildren(root);
 

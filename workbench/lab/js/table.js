@@ -3,25 +3,13 @@ const LOOK = { search: "", state: "all", method: "all", sort: null, down: false 
 
 function render({ model, el }) {
   const store = createStore({ axes: {}, options: {} }, { ...LOOK, score: "", chosen: model.get("chosen") });
-  const status = make("div", { class: "wb-status", role: "status" });
-  const say = (text, isError = false) => {
-    status.textContent = text;
-    status.classList.toggle("wb-error", isError);
-    status.setAttribute("role", isError ? "alert" : "status");
-  };
-  const fail = (error, where) => {
-    console.error(error);
-    say(`${where}: ${error.message ?? error}`, true);
-  };
-  const ui = createUi(store, say, fail);
+  const { root, status, say, fail, ui } = createFrame(store, "wb-runs-table");
   const act = (content) => model.send({ type: "act", ...content });
   const choose = (chosen) => {
     store.set({ chosen });
     model.set("chosen", chosen);
     model.save_changes();
   };
-  const root = make("div", { class: "wb wb-runs-table", "data-theme": themeOf() });
-  root.addEventListener("focusin", ({ target }) => target.setAttribute("data-lm-suppress-shortcuts", "true"));
   const rows = createRows(store, ui, choose);
   const actions = createActions(model, store, ui, act);
   const filters = createFilters(store, ui);

@@ -1,21 +1,8 @@
 // Mounts the wizard: the form on one side, what it would take on the other, and the buttons.
 function render({ model, el }) {
   const store = createStore({ axes: {}, options: {} }, {});
-  const status = make("div", { class: "wb-status", role: "status" });
-  const say = (text, isError = false) => {
-    status.textContent = text;
-    status.classList.toggle("wb-error", isError);
-    status.setAttribute("role", isError ? "alert" : "status");
-  };
-  const fail = (error, where) => {
-    console.error(error);
-    say(`${where}: ${error.message ?? error}`, true);
-  };
-  const ui = createUi(store, say, fail);
-  const root = make("div", { class: "wb wb-wizard", "data-theme": themeOf() });
-  // JupyterLab's shortcuts would take the keys from whatever has the focus, unless it says no itself.
+  const { root, status, say, fail, ui } = createFrame(store, "wb-wizard");
   root.addEventListener("focusin", ({ target }) => {
-    target.setAttribute("data-lm-suppress-shortcuts", "true");
     if (target.tagName === "INPUT") target.dataset.entered = target.value;
   });
   const form = createForm((key, text) => {
