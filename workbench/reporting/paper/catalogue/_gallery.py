@@ -1,35 +1,54 @@
 """What Figs. 6 and 7 share: a gallery of the guided model at one resolution."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from workbench.reporting.paper.exhibit import Exhibit, Missing, distinct
+from workbench.reporting.paper.exhibit import Exhibit, Missing, distinct, timed
 from workbench.reporting.paper.galleries import chosen_classes, gallery
 from workbench.reporting.paper.numbers import paper_numbers
-from workbench.reporting.paper.runs import ABLATION, Wanted, runs_of
+from workbench.reporting.paper.runs import ABLATION, Found, Wanted, runs_of
 
-Where = tuple[str, int | None, Sequence[int], Path | None, Sequence[str]]  # scale, seed, seeds, root, overrides
 _SHOWN = 10
 
 
-def gallery_exhibit(
-    name: str,
-    where: Where,
-    wanted: dict[str, str],
-    *,
-    classes: Sequence[int] | None,
-    each: int,
-    guidance_scale: float | None,
-    sample_seed: int,
-    instead: str = "",
+def of_guided(
+    name: str, presets: Mapping[str, str], instead: Mapping[str, str] | None = None
+) -> Callable[..., Exhibit]:
+    """The function of the exhibit `name`, of the guided run that `presets` has for each scale.
+
+    `instead` says by scale what stands in the place of the paper's resolution.
+    """
+
+    def make(
+        scale: str = "laptop",
+        classes: Sequence[int] | None = None,
+        each: int = 4,
+        guidance_scale: float | None = None,
+        sample_seed: int = 0,
+        seed: int | None = None,
+        seeds: Sequence[int] = ABLATION,
+        root: Path | None = None,
+        overrides: Sequence[str] = (),
+    ) -> Exhibit:
+        """Section 4.2: samples of the guided model at its last step, the first ones of each class.
+
+        `guidance_scale` None is the paper's 4.0, `classes` None the first ten.
+        """
+        found = runs_of(scale, {"guided": Wanted(presets[scale])}, seeds, root, overrides)
+        chosen = {"classes": classes, "each": each, "guidance_scale": guidance_scale, "sample_seed": sample_seed}
+        return _exhibit(name, scale, found, seed, (instead or {}).get(scale, ""), **chosen)
+
+    make.__name__ = make.__qualname__ = name
+    return timed(make)
+
+
+def _exhibit(
+    name: str, scale: str, found: Found, seed: int | None, instead: str, *, classes, each, guidance_scale, sample_seed
 ) -> Exhibit:
-    """The gallery of the guided run that `wanted` names by scale; `instead` says what a small scale shows for it."""
-    scale, seed, seeds, root, overrides = where
     figure = f"Fig. {name.removeprefix('fig')}"
     numbers = paper_numbers()
     guidance = numbers.said(figure, "guidance scale") if guidance_scale is None else guidance_scale
     pixels = f"{numbers.said(figure, 'pixels'):g}"
-    found = runs_of(scale, {"guided": Wanted(wanted[scale])}, seeds, root, overrides)
     runs = found.seed(["guided"], seed)
     title = (
         f"{figure}: samples at {pixels} pixels" if not instead else f"{figure}: samples, in place of {pixels} pixels"
@@ -61,6 +80,3 @@ def _higher(name: str, scale: str) -> tuple[Missing, ...]:
     return (
         Missing(f"{name}'s own resolution, which {scale} scale does not have", "workbench train paper/sit-xl-2-512"),
     )
-
-
-__all__ = ["ABLATION", "Where", "gallery_exhibit"]

@@ -1,12 +1,12 @@
 """What Figs. 9 and 10 share: token maps over layers of a plain and a guided model at one time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from workbench.features.extract import extract
 from workbench.lab.maps import compare_maps
 from workbench.reporting.paper import style
-from workbench.reporting.paper.exhibit import Claim, Exhibit, distinct
+from workbench.reporting.paper.exhibit import Claim, Exhibit, distinct, timed
 from workbench.reporting.paper.features import (
     ROLES,
     aligned_maps,
@@ -17,25 +17,44 @@ from workbench.reporting.paper.features import (
     spatial,
 )
 from workbench.reporting.paper.numbers import paper_numbers
-from workbench.reporting.paper.runs import ABLATION, runs_of
+from workbench.reporting.paper.runs import ABLATION, Found, runs_of
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
 from workbench.runs.store import Run
 
 METHODS = ("plain", "guided")
 _SHARES = (1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)
 
-Where = tuple[str, int | None, Sequence[int], Path | None, Sequence[str]]  # scale, seed, seeds, root, overrides
+
+def over_layers(name: str) -> Callable[..., Exhibit]:
+    """The function of the exhibit `name`."""
+
+    def make(
+        scale: str = "laptop",
+        layers: Sequence[int] | None = None,
+        t: float | None = None,
+        images: int | Sequence[int] = 3,
+        judged: int = 200,
+        seed: int | None = None,
+        seeds: Sequence[int] = ABLATION,
+        root: Path | None = None,
+        overrides: Sequence[str] = (),
+    ) -> Exhibit:
+        """Section 5: token maps over layers, plain against guided, and how well classes separate in them.
+
+        `layers` None are six spread over the depth, `t` None is the paper's. The guided model's colours are turned onto
+        the plain one's; `judged` images are behind each number.
+        """
+        found = runs_of(scale, {m: ROLES[scale][m] for m in METHODS}, seeds, root, overrides)
+        return _exhibit(name, scale, found, layers=layers, t=t, images=images, judged=judged, seed=seed)
+
+    make.__name__ = make.__qualname__ = name
+    return timed(make)
 
 
-def layers_exhibit(
-    name: str, where: Where, *, layers: Sequence[int] | None, t: float | None, images: int | Sequence[int], judged: int
-) -> Exhibit:
-    """Maps of f_c at `layers` of both, the guided one's colours turned onto the plain one's, and numbers of each."""
-    scale, seed, seeds, root, overrides = where
+def _exhibit(name: str, scale: str, found: Found, *, layers, t, images, judged: int, seed: int | None) -> Exhibit:
     figure = f"Fig. {name.removeprefix('fig')}"
     t = paper_numbers().said(figure, "t") if t is None else t
     title = f"{figure}: features over layers, t = {t:g}"
-    found = runs_of(scale, {m: ROLES[scale][m] for m in METHODS}, seeds, root, overrides)
     runs = found.seed(METHODS, seed)
     if len(runs) < len(METHODS):
         return Exhibit(name, title, f"It takes a plain and a guided run at {scale} scale.", missing=found.missing)
@@ -139,6 +158,3 @@ def _claim(numbers, layers: Sequence[int]) -> Claim:
         f"kNN without the label, mean over {len(layers)} layers: {means['guided']:.2f} guided, {means['plain']:.2f} "
         f"plain, of {numbers['plain', layers[0]].count} held-out images; layers whose 95 % intervals part count.",
     )
-
-
-__all__ = ["ABLATION", "layers_exhibit"]

@@ -1,36 +1,5 @@
 """Fig. 6: samples of the guided model at 256 pixels."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from workbench.reporting.paper.catalogue._gallery import of_guided
 
-from workbench.reporting.paper.catalogue._gallery import ABLATION, gallery_exhibit
-from workbench.reporting.paper.exhibit import Exhibit, timed
-
-PRESETS = {"paper": "sit-xl-2-256", "laptop": "sit-nano-2", "demo": "guided"}
-
-
-@timed
-def fig6(
-    scale: str = "laptop",
-    classes: Sequence[int] | None = None,
-    each: int = 4,
-    guidance_scale: float | None = None,
-    sample_seed: int = 0,
-    seed: int | None = None,
-    seeds: Sequence[int] = ABLATION,
-    root: Path | None = None,
-    overrides: Sequence[str] = (),
-) -> Exhibit:
-    """Fig. 6 (section 4.2): samples of the guided model at its last step, the first ones of each class.
-
-    `guidance_scale` None is the paper's 4.0, `classes` None the first ten.
-    """
-    return gallery_exhibit(
-        "fig6",
-        (scale, seed, seeds, root, overrides),
-        PRESETS,
-        classes=classes,
-        each=each,
-        guidance_scale=guidance_scale,
-        sample_seed=sample_seed,
-    )
+fig6 = of_guided("fig6", {"paper": "sit-xl-2-256", "laptop": "sit-nano-2", "demo": "guided"})
