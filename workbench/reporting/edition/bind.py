@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from workbench.reporting import paper
 from workbench.reporting.edition.book import write_book
-from workbench.reporting.edition.build import exhibit_names
 from workbench.reporting.edition.pages import read_exhibits, write_pages, write_readme
 
 _LEADS = {
@@ -22,7 +22,7 @@ def bind(scale: str, folder: Path, command: str, small: bool = False) -> Path:
     `small` keeps what belongs into a repository: pictures, tables and JSON; views and executed notebooks are removed.
     """
     title, lead = f"Self-Transcendence, {scale} edition", _LEADS[scale]
-    shown = read_exhibits(folder, exhibit_names())
+    shown = read_exhibits(folder, paper.names())
     commands = [f"workbench sweep reports/sweeps/{scale}.yaml", command]
     readme = write_readme(folder, title, lead, shown, commands)
     if small:

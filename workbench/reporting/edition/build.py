@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -14,12 +13,11 @@ from pathlib import Path
 
 import workbench
 from workbench.config import refuse_unknown
+from workbench.reporting import paper
 from workbench.reporting.edition.changes import is_unchanged, note_what_it_is_of
 from workbench.reporting.edition.pages import RECORD
+from workbench.reporting.paper.runs import SCALES
 from workbench.shipped import shipped
-
-SCALES = ("demo", "laptop", "paper")
-_NOT_EXHIBITS = ("row",)  # the notebook of a sweep's rows
 
 
 @dataclass(frozen=True)
@@ -32,17 +30,6 @@ class Made:
     done: int
     total: int
     reason: str = ""
-
-
-def exhibit_names() -> list[str]:
-    """The figures and tables there are, each a notebook: those of the paper in its order, then the others."""
-    found = {path.stem for path in notebooks().glob("*.ipynb")} - {*_NOT_EXHIBITS}
-
-    def place(name: str) -> tuple:
-        match = re.fullmatch(r"(fig|table)(\d+)", name)
-        return (0, match[1], int(match[2])) if match else (1, name, 0)
-
-    return sorted(found, key=place)
 
 
 def notebooks() -> Path:
@@ -59,7 +46,7 @@ def make(
     on. What nothing changed for is kept, unless `force`. ValueError for an unknown scale or exhibit.
     """
     refuse_unknown("scale", scale, SCALES)
-    names = exhibit_names()
+    names = paper.names()
     for name in only:
         refuse_unknown("figure or table", name, names)
     wanted = [name for name in names if name in only or not only]

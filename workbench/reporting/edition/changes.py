@@ -9,10 +9,11 @@ import workbench
 from workbench.files import read_json, write_json
 from workbench.reporting.edition.pages import RECORD
 from workbench.runs.store import Run, find_runs
+from workbench.shipped import shipped
 
 _FILE = "made-of.json"
 _PACKAGES = ("reporting", "lab", "features", "evaluation")  # whose code draws and measures
-_NUMBERS = "paper.yml"
+_NUMBERS = "reports/paper.yml"
 
 
 def is_unchanged(notebook: Path, scale: str, root: Path, folder: Path) -> bool:
@@ -59,8 +60,7 @@ def _code() -> str:
     files = sorted(
         path for name in _PACKAGES for path in (package / name).rglob("*") if path.suffix in (".py", ".js", ".css")
     )
-    numbers = package.parent / "reports" / _NUMBERS
-    return _digest(b"".join(path.read_bytes() for path in [*files, *filter(Path.is_file, [numbers])]))
+    return _digest(b"".join(path.read_bytes() for path in [*files, shipped(_NUMBERS)]))
 
 
 def _digest(content: bytes) -> str:
