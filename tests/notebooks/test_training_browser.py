@@ -1,36 +1,21 @@
 """05_training in a real JupyterLab: a training that outlives tab and kernel, a stop, a kill; a chain by keyboard."""
 
 import os
-import re
 import signal
-import subprocess
-import sys
-import threading
 import time
-import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 import pytest
 
 from workbench.files import is_locked
+from workbench.lab.browsing import Notebook, jupyter
 from workbench.runs.state import LIVE, STARTER_LOCK
 from workbench.runs.store import Run, find_runs
 from workbench.training.control import Control
 
 REPOSITORY = Path(__file__).parents[2]
 NOTEBOOK, WIZARD = "05_training.ipynb", "wizard.ipynb"
-PLACES = {
-    "JUPYTER_CONFIG_DIR": "config",
-    "JUPYTER_DATA_DIR": "data",
-    "JUPYTER_RUNTIME_DIR": "runtime",
-    "JUPYTERLAB_SETTINGS_DIR": "settings",
-    "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-    "IPYTHONDIR": "ipython",
-    "WORKBENCH_RUNS": "runs",
-    "WORKBENCH_QUEUE": "queue",
-}
 READY = """async () => {
   const panel = window.jupyterapp && window.jupyterapp.shell.currentWidget;
   if (!panel || !panel.context) return false;
@@ -58,62 +43,29 @@ PRINTED = """(id) => {
 POINTS = "(all) => Math.max(0, ...all.map((one) => (one.getAttribute('d').match(/[ML]/g) ?? []).length))"
 
 
-@dataclass(frozen=True)
-class Lab:
-    address: str
-    token: str
-    process: subprocess.Popen
-    runs: Path
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("training-runs")
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """JupyterLab as `workbench lab` starts it, with runs and a queue of its own; nothing trains when it is over."""
+def lab(runs, tmp_path_factory):
+    """JupyterLab as `workbench lab` starts it, with a queue of its own; nothing trains when it is over."""
     here = tmp_path_factory.mktemp("training-lab")
-    for place in PLACES.values():
-        (here / place).mkdir()
-    (here / "config" / "jupyter_server_config.py").write_text("c.LabApp.expose_app_in_browser = True\n")
-    folder = here / "workbench-notebooks"
-    folder.mkdir()
-    notebook = nbformat.read(REPOSITORY / "notebooks" / NOTEBOOK, 4)
-    next(cell for cell in notebook.cells if cell.id == "parameters").source += "\ntiny = True"
-    nbformat.write(notebook, folder / NOTEBOOK)
-    form = "from workbench.lab.watching.wizard import wizard\n\nwizard('demo/guided')"
-    cells = [nbformat.v4.new_code_cell(form, id="form")]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata), folder / WIZARD)
-    python_path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, **{name: str(here / place) for name, place in PLACES.items()}}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "workbench", "lab", "--no-browser"],
-        cwd=here,
-        env={**environment, "PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    said: list[str] = []
-    threading.Thread(target=lambda: said.extend(process.stdout), daemon=True).start()
-    try:
-        yield _started(process, said, here / "runs")
-    finally:
-        process.terminate()
-        process.wait(20)
-        for run in find_runs(here / "runs"):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_QUEUE", str(here / "queue"))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        with jupyter(here, runs) as server:
+            notebook = nbformat.read(REPOSITORY / "notebooks" / NOTEBOOK, 4)
+            next(cell for cell in notebook.cells if cell.id == "parameters").source += "\ntiny = True"
+            nbformat.write(notebook, here / "notebooks" / NOTEBOOK)
+            form = "from workbench.lab.watching.wizard import wizard\n\nwizard('demo/guided')"
+            cells = [nbformat.v4.new_code_cell(form, id="form")]
+            wizard = nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
+            nbformat.write(wizard, here / "notebooks" / WIZARD)
+            yield server
+        for run in find_runs(runs):
             _end(run)
-
-
-def _started(process: subprocess.Popen, said: list[str], runs: Path) -> Lab:
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and process.poll() is None:
-        found = re.search(r"(http://127\.0\.0\.1:\d+)/lab/tree/00_tour\.ipynb\?token=(\w+)", "".join(said))
-        if found:
-            try:
-                urllib.request.urlopen(f"{found[1]}/api/status?token={found[2]}", timeout=20).close()
-                return Lab(found[1], found[2], process, runs)
-            except OSError:
-                pass
-        time.sleep(0.2)
-    raise AssertionError(f"JupyterLab did not start: {''.join(said)}")
 
 
 def _end(run: Run) -> None:
@@ -167,19 +119,6 @@ def run_cells(page, *ids: str) -> None:
         until(page, RAN, 120, name)
 
 
-def kernel_pids(lab: Lab) -> list[int]:
-    """The kernels that the server started."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if "ipykernel" in (folder / "cmdline").read_text() and parent == lab.process.pid:
-                found.append(int(folder.name))
-        except (OSError, ValueError):
-            continue
-    return found
-
-
 def shows(page, state: str):
     return lambda: page.locator(".wb-run .wb-state").first.inner_text() == state
 
@@ -188,15 +127,15 @@ def points(page) -> int:
     return page.get_by_role("slider", name="loss (total) by step").locator(".wb-curve").evaluate_all(POINTS)
 
 
-def test_it_outlives_tab_and_kernel_obeys_and_comes_back_from_a_kill(lab, opened):
+def test_it_outlives_tab_and_kernel_obeys_and_comes_back_from_a_kill(runs, opened):
     page = opened(NOTEBOOK)
     run_cells(page, "parameters", "launch", "watch")
     page.wait_for_selector(".wb-live")
     wait_for(page, lambda: shows(page, "running")() and points(page) >= 1)
-    (run,) = find_runs(lab.runs)
+    (run,) = find_runs(runs)
     pid, seen = run.status["pid"], run.status["step"]
+    kernel = int(Notebook(page).ask("import os; print(os.getpid())"))
     page.context.close()
-    (kernel,) = kernel_pids(lab)
     os.kill(kernel, signal.SIGKILL)
 
     # Another page, with another kernel: the training has not noticed, and its whole course is there.
@@ -250,8 +189,8 @@ def tab_to(page, name: str) -> None:
     raise AssertionError(f"no Tab leads to {name}")
 
 
-def test_a_chain_is_launched_by_keyboard_alone(lab, opened):
-    before = {run.folder for run in find_runs(lab.runs)}
+def test_a_chain_is_launched_by_keyboard_alone(runs, opened):
+    before = {run.folder for run in find_runs(runs)}
     page = opened(WIZARD)
     run_cells(page, "form")
     page.wait_for_selector(".wb-plan tbody tr")
@@ -272,7 +211,7 @@ def test_a_chain_is_launched_by_keyboard_alone(lab, opened):
     page.wait_for_selector(".wb-live", timeout=60_000)
     states = page.locator(".wb-run .wb-state")
     wait_for(page, lambda: states.all_inner_texts() == ["finished", "finished"], 120)
-    teacher, student = (run for run in find_runs(lab.runs) if run.folder not in before)
+    teacher, student = (run for run in find_runs(runs) if run.folder not in before)
     assert (teacher.config.training.steps, student.config.training.steps) == (2, 4)
     assert student.config.objective.options["teacher"] == str(teacher.folder)
     assert page.get_by_role("heading", name="Everything is trained already.").count() <= 1
