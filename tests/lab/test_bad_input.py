@@ -2,11 +2,16 @@
 
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load
 
 import workbench as wb
-from workbench.config import load_config
+from workbench.config import DataConfig, load_config
+from workbench.features.extract import extract
+from workbench.features.projection import project
+from workbench.lab.sources import choose
 from workbench.runs.checkpoints import save_checkpoint
 from workbench.runs.store import Run, prepare_run
 from workbench.training.loop import fit
@@ -66,6 +71,10 @@ def rewrite(run: Run, change) -> None:
     )
 
 
+def arrays(view) -> dict[str, np.ndarray]:
+    return {f"{pane.title} {name}": array for pane in view.panes for name, array in pane.arrays.items()}
+
+
 VIEWS = {
     "maps": lambda run, **more: wb.maps(run, 3, **{**FEW, **more}, progress=quiet),
     "compare_maps": lambda run, **more: wb.compare_maps([run, "vae"], 3, **{**FEW, **more}, progress=quiet),
@@ -92,3 +101,61 @@ VIEWS = {
 def test_layers_and_times_that_there_are_not(runs, name, given, sentence):
     with pytest.raises(ValueError, match=sentence):
         VIEWS[name](runs["narrow"], **given)
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_run_without_checkpoints(copied, name):
+    shutil.rmtree(copied.folder / "checkpoints")
+    with pytest.raises(ValueError, match="run copy has no checkpoint; it has: none"):
+        VIEWS[name](copied)
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_images_of_another_size_than_the_codec_s(runs, tmp_path, name):
+    for number in range(60):
+        folder = tmp_path / "pictures" / ("ab"[number % 2])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (16, 16), number).save(folder / f"{number}.png")
+    data = DataConfig(name="image-folder", path=str(tmp_path / "pictures"), size=16)
+    with pytest.raises(ValueError, match=r"run narrow.* was trained on other latents: .*32.*16"):
+        VIEWS[name](runs["narrow"], data=data)
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_features_that_are_not_finite(copied, runs, name):
+    rewrite(copied, lambda key, value: value.fill_(float("nan")) if "blocks.3." in key else value)
+    with pytest.raises(ValueError, match=r"layer 6, t = 0.3, null: features are not all finite; did copy diverge befo"):
+        VIEWS[name](copied)
+    VIEWS[name](copied, layers=[1, 2])  # the layers before it can still be seen
+    VIEWS[name](runs["narrow"])
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_features_kept_of_other_weights_are_never_shown(copied, tmp_path, name):
+    """The same run and step, trained a second time, after the first were kept: as if there had been no first."""
+    before = arrays(VIEWS[name](copied))
+    rewrite(copied, lambda key, value: value.roll(1, dims=0))
+    after = arrays(VIEWS[name](copied))
+    shutil.rmtree(tmp_path / ".features")
+    fresh = arrays(VIEWS[name](copied))
+    assert after.keys() == fresh.keys() == before.keys()
+    assert all(np.array_equal(after[key], fresh[key], equal_nan=True) for key in fresh)
+    assert not all(np.array_equal(after[key], before[key], equal_nan=True) for key in fresh)
+
+
+def test_two_widths_have_no_joint_basis(runs):
+    grids = [extract(runs[name], 4, [1], [0.3], root=runs["narrow"].folder.parent) for name in ("narrow", "wide")]
+    first, second = (grid.read(1, 0.3, "null") for grid in grids)
+    with pytest.raises(ValueError, match=r"features have the shapes .*48.*128.*; they must be the same tokens of one"):
+        project({0.3: first, 0.7: second})
+    wb.compare_maps([runs["narrow"], runs["wide"]], 3, **FEW, progress=quiet)  # each has its own there
+    with pytest.raises(ValueError, match="coarse has 4 tokens an image, narrow 16 tokens; they must be as many"):
+        wb.compare_maps([runs["narrow"], runs["coarse"]], 3, **FEW, progress=quiet)
+
+
+def test_measures_are_of_one_run(runs):
+    options = {"images": 4, "layers": [1], "times": [0.3], "steps": None, "data": None}
+    for several in ([runs["narrow"], runs["wide"]], [runs["narrow"], "vae"], []):
+        with pytest.raises(ValueError, match="allowed is one run, whose features are measured"):
+            choose(several, **options, alone=True)
+    assert choose(runs["narrow"], **options, alone=True).runs == (runs["narrow"],)

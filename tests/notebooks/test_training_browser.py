@@ -124,7 +124,10 @@ def shows(page, state: str):
 
 
 def points(page) -> int:
-    return page.get_by_role("slider", name="loss (total) by step").locator(".wb-curve").evaluate_all(POINTS)
+    """How many points the curve of the loss has, once it is in view: what nobody sees is not drawn."""
+    chart = page.get_by_role("slider", name="loss (total) by step")
+    chart.scroll_into_view_if_needed()
+    return chart.locator(".wb-curve").evaluate_all(POINTS)
 
 
 def test_it_outlives_tab_and_kernel_obeys_and_comes_back_from_a_kill(runs, opened):

@@ -57,7 +57,8 @@ def extract(
     missing. With `pooling` "mean" the LDS of each image is kept too. Runs on a GPU if there is one.
 
     `progress(done, total)` counts images through the network. ValueError for arguments outside what is allowed, a step
-    that was not kept, and features that do not fit the cap (``$WORKBENCH_FEATURES_GB``), the disk or float16.
+    that was not kept, and features that are not finite or do not fit the cap (``$WORKBENCH_FEATURES_GB``), the disk or
+    float16.
     """
     root = runs_root() if root is None else Path(root)
     _check_words(weights=weights, pooling=pooling, dtype=dtype)
@@ -188,6 +189,11 @@ class _Job:
         self, writers: dict[tuple[int, str], ArrayWriter], layer: int, t: float, label: str, tokens: Tensor
     ) -> None:
         tokens = tokens.float().cpu()
+        if not tokens.isfinite().all():
+            raise ValueError(
+                f"layer {layer}, t = {t:g}, {label}: features are not all finite; did {self.grid.run} diverge before "
+                f"step {self.grid.step}?"
+            )
         pooled = self.grid.pooling == "mean"
         features = tokens.mean(dim=1) if pooled else tokens
         if self.dtype == np.float16 and (most := features.abs().max()) > np.finfo(np.float16).max:

@@ -38,7 +38,9 @@ def explore(
     """
     given = dict(locals())
     check_components(components)
-    subject = choose(run, images=images, layers=layers, times=times, steps=step, data=data, room=four_layers)
+    subject = choose(
+        run, images=images, layers=layers, times=times, steps=step, data=data, room=four_layers, alone=True
+    )
     shown, scales = mapped_rows(subject, mapped), scales_of(stops)
     check_methods(subject, methods, scales)
     with reported(progress) as report:

@@ -55,7 +55,9 @@ def leakage(
     """
     asked = dict(locals())
     check_components(components)
-    subject = choose(run, images=images, layers=layers, times=times, steps=step, data=data, room=four_layers)
+    subject = choose(
+        run, images=images, layers=layers, times=times, steps=step, data=data, room=four_layers, alone=True
+    )
     shown, stops = mapped_rows(subject, mapped), scales_of(scales)
     with reported(progress) as report:
         ((means,),) = subject.grids(report, "features", tuple(LABELS), pooling="mean")

@@ -41,7 +41,9 @@ def separability(
     """
     given = dict(locals())
     check_components(components)
-    subject = choose(run, images=images, layers=layers, times=times, steps=step, data=data, room=_seven_layers)
+    subject = choose(
+        run, images=images, layers=layers, times=times, steps=step, data=data, room=_seven_layers, alone=True
+    )
     shown = mapped_rows(subject, mapped)
     with reported(progress) as report:
         ((features,),) = subject.grids(report, "features", tuple(LABELS), pooling="mean")

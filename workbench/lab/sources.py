@@ -165,20 +165,23 @@ def choose(
     steps: Steps,
     data: DataConfig | None,
     room: Callable[[int, int], float] = lambda places, tokens: math.inf,
+    alone: bool = False,
 ) -> Subject:
     """The runs and targets that `sources` name, one or several, and what of them is shown.
 
     `layers` None is all of a model of up to 16, else 8 spread over it, or as many as there is `room` for, at least
     three: so many layers, of so many (source, step, time) places and tokens an image. `steps` None is the last that all
     runs kept, or the last of each if there is none; "all" those that all kept. `images` is a count, one of each class
-    in turn, or row numbers. ValueError for a run without checkpoints or with an untrained null class, a layer, step or
-    image that there is not, and runs of other images than the first.
+    in turn, or row numbers. With `alone` it is one run. ValueError for more than that, a run without checkpoints or
+    with an untrained null class, a layer, step or image that there is not, and runs of other images than the first.
     """
     if not len(times):
         raise ValueError("times has nothing; allowed are 0 to 1")
     several = [sources] if isinstance(sources, RunLike) else list(sources)
     guides = tuple(name for name in several if name in GUIDES)
     named = [one for one in several if one not in GUIDES]
+    if alone and (guides or len(named) != 1):
+        raise ValueError(f"got {several}; allowed is one run, whose features are measured")
     if not named or len(set(guides)) < len(guides):
         raise ValueError(f"got {several}; allowed are a run or more, and different targets: {', '.join(GUIDES)}")
     runs = tuple(opened_runs(named))
