@@ -24,6 +24,7 @@ COMMANDS = {
     "note": console.Note,
     "trash": console.Trash,
     "restore": console.Restore,
+    "unpack": console.Unpack,
     "evaluate": judge.Evaluate,
     "reference": judge.ReferenceFile,
     "compare": judge.Compare,

@@ -33,8 +33,7 @@ def shown(mounted, run, make_run):
 
 
 def settled(page) -> None:
-    """Drawn: what is new waits for more up to 600 ms."""
-    page.wait_for_timeout(650)
+    """Painted."""
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 

@@ -15,6 +15,7 @@ from workbench.reporting import paper
 from workbench.reporting.edition import build
 from workbench.reporting.edition.bind import bind
 from workbench.reporting.edition.build import make
+from workbench.runs.archive import unpack_records
 from workbench.runs.store import prepare_run
 
 EXHIBIT = """
@@ -130,7 +131,7 @@ def exhibit(folder: Path, name: str, missing: bool) -> None:
 
 
 def test_pages_hold_together_without_a_network(bound):
-    index = bind("laptop", bound, "workbench report laptop")
+    index = bind("laptop", bound, "workbench report laptop", bound)
     pages = {path.name: path.read_text() for path in bound.glob("*.html")}
     assert index.name in pages and set(pages) == {"index.html", "fig2.html", "table1.html"}
     for page in pages.values():
@@ -147,7 +148,7 @@ def test_pages_hold_together_without_a_network(bound):
 
 
 def test_the_book_has_every_exhibit_and_its_contents(bound):
-    bind("laptop", bound, "workbench report laptop")
+    bind("laptop", bound, "workbench report laptop", bound)
     book = (bound / "book.pdf").read_bytes()
     # A portrait page each after the contents, and one across for each wide table.
     assert book.startswith(b"%PDF") and len(re.findall(rb"/Type /Page\b", book)) == 5
@@ -155,8 +156,15 @@ def test_the_book_has_every_exhibit_and_its_contents(bound):
 
 
 def test_the_small_edition_is_pictures_tables_and_records(bound, tmp_path):
-    readme = bind("laptop", bound, "workbench report laptop --small", small=True).read_text()
+    run = prepare_run(load_config("demo/plain"), tmp_path)
+    run.append("metrics.jsonl", {"step": 700, "seconds": 90.0})
+    run.write_status("finished", 700, seconds=90.0)
+    run.folder.rename(tmp_path / "plain-1")
+    readme = bind("laptop", bound, "workbench report laptop --small", tmp_path, small=True).read_text()
     left = {path.suffix for name in ("fig2", "table1") for path in (bound / name).iterdir()}
     assert left == {".png", ".pdf", ".svg", ".csv", ".md", ".tex", ".json"}
     assert all((bound / place).is_file() for place in re.findall(r"\]\(([^)]+)\)", readme))
     assert "| fig2 | One is better | holds here | In 3 of 3 seeds. |" in readme
+    assert "workbench sweep reports/sweeps/laptop-ablations.yaml" in readme and "The 1 run took 90\u202fs" in readme
+    assert "- Missing: a run. `workbench train demo/plain`" in readme
+    assert [run.name for run in unpack_records(bound / "runs.zip", tmp_path / "elsewhere")] == ["plain-1"]

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from workbench.config import refuse_unknown
+from workbench.runs.archive import unpack_records
 from workbench.runs.index import RunRow, runs_table
 from workbench.runs.shelf import restore as restore_run
 from workbench.runs.shelf import set_notes, trashed
@@ -146,6 +147,12 @@ def restore(command) -> None:
         Console().print("\n".join(trashed(root)) or f"nothing in the trash of {root}", soft_wrap=True)
     else:
         Console().print(f"{restore_run(command.name, root).folder}", soft_wrap=True)
+
+
+def unpack(command) -> None:
+    """The runs of a file come to the others."""
+    root = runs_root()
+    Console().print(f"{len(unpack_records(command.file, root))} runs placed in {root}", soft_wrap=True)
 
 
 def _tell(reference: str, what: str) -> None:

@@ -23,7 +23,7 @@ def report(command) -> None:
             if one.state == "failed":
                 failed.append(one)
     again = f"workbench report {command.scale}" + (f" --out {command.out}" if str(command.out) != "reports/out" else "")
-    index = bind(command.scale, folder, again, small=command.small)
+    index = bind(command.scale, folder, again, runs_root(), small=command.small)
     console.print(f"{index} in {time.monotonic() - began:.0f} s", soft_wrap=True)
     for one in failed:
         print(f"workbench: {one.name} failed: {one.reason}", file=sys.stderr)

@@ -5,7 +5,6 @@ float16 at five steps each, with configuration, log, scores and hashes: archives
 """
 
 import json
-import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from workbench.config import load_config, refuse_unknown
 from workbench.files import hold_lock, replacing, write_json
+from workbench.runs.archive import place_run, write_archive
 from workbench.runs.checkpoints import save_checkpoint
 from workbench.runs.store import Run, find_runs, home, run_fingerprint
 
@@ -40,7 +40,7 @@ def zoo(name: str = "guided", root: Path | None = None) -> Run:
         mark = json.loads(archive.read("provenance.json"))["fingerprint"]
         there = next((run for run in find_runs(root) if run.fingerprint == mark), None)
         if there is None:
-            return _place(archive, root / f"zoo-{name}-{mark[:8]}")
+            return place_run(archive, "", root / f"zoo-{name}-{mark[:8]}")
     if there.status["state"] != "finished":
         status = there.status
         raise ValueError(
@@ -62,11 +62,8 @@ def pack(root: Path | None = None, folder: Path = _SHIPPED) -> list[Path]:
     for name, run in runs.items():
         with TemporaryDirectory() as temporary, replacing(folder / f"{name}.zip") as file:
             _gather(run, Path(temporary))
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-                for path in sorted(path for path in Path(temporary).rglob("*") if path.is_file()):
-                    # An entry from ZipInfo bears no date, so equal runs are equal bytes.
-                    entry = zipfile.ZipInfo(str(path.relative_to(temporary)))
-                    archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
+            paths = [path for path in Path(temporary).rglob("*") if path.is_file()]
+            write_archive(file, {str(path.relative_to(temporary)): path.read_bytes() for path in paths})
     return [folder / f"{name}.zip" for name in ANIMALS]
 
 
@@ -92,14 +89,3 @@ def _gather(run: Run, folder: Path) -> None:
             told.setdefault("float32", checkpoint.hash("ema"))
             save_checkpoint(folder / "checkpoints", checkpoint.step, {"ema": halves}, told)
     write_json(folder / "provenance.json", {**run.provenance, "shipped": True})
-
-
-def _place(archive: zipfile.ZipFile, folder: Path) -> Run:
-    """The run of an archive in ``folder``: complete or absent."""
-    with TemporaryDirectory(dir=folder.parent, prefix=".zoo-") as temporary:
-        run = Run(Path(temporary) / folder.name)
-        archive.extractall(run.folder)
-        last = run.metrics[-1]
-        run.write_status("finished", last["step"], steps=last["step"], seconds=last["seconds"])
-        os.replace(run.folder, folder)
-    return Run(folder)

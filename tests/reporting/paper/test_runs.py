@@ -12,7 +12,8 @@ from workbench.reporting.paper.runs import Wanted, runs_of
 from workbench.reporting.paper.scores import Asked, common_steps, scores_of
 from workbench.reporting.sweep.rows import resolve
 from workbench.reporting.sweep.specification import load_sweep
-from workbench.runs.store import run_fingerprint
+from workbench.runs.archive import pack_records, unpack_records
+from workbench.runs.store import find_runs, run_fingerprint
 from workbench.shipped import shipped
 
 
@@ -75,6 +76,21 @@ def test_every_preset_of_every_table_has_a_command(tmp_path):
             rows = {row.row: row.presets[scale] for row in table.rows if scale in row.presets}
             for one in runs_of(scale, rows, (1,), tmp_path).missing:
                 assert parsed(one.command), (name, one)
+
+
+def test_records_without_weights_are_for_tables_only(where, tmp_path):
+    unpack_records(pack_records(find_runs(where["root"]), tmp_path / "runs.zip"), tmp_path / "runs")
+    asked = ("laptop", {"ours": "sit-nano-2"}, (0,), tmp_path / "runs", where["overrides"])
+    (run,) = runs_of(*asked).all
+    assert not run.checkpoints
+    found = runs_of(*asked, weights=True)
+    (one,) = found.missing
+    assert not found.runs and "weights of laptop/sit-nano-2, seed 0: only records are here" in one.what
+    *away, teacher, student = parsed(one.command)
+    names = {command.run for command in away}
+    assert run.name in names and len(names) == len(away) == 2  # its teacher has to be trained again too
+    assert (teacher.config, student.config) == ("laptop/sit-nano-2-teacher", "laptop/sit-nano-2")
+    assert runs_of("laptop", {"ours": "sit-nano-2"}, (0,), where["root"], where["overrides"], weights=True).all
 
 
 def test_an_unknown_scale_preset_or_option_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Options of the commands around trainings and the shelf of runs."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -104,3 +105,10 @@ class Restore:
     """Bring a run back from the trash; without a name, list what is there."""
 
     name: Annotated[str | None, tyro.conf.Positional] = None
+
+
+@dataclass(frozen=True)
+class Unpack:
+    """Place the runs of an edition's runs.zip, without weights, beside the others: tables are made of them again."""
+
+    file: Annotated[Path, tyro.conf.Positional]

@@ -111,3 +111,17 @@ function createFrame(store, kind = "") {
   root.addEventListener("focusin", ({ target }) => target.setAttribute("data-lm-suppress-shortcuts", "true"));
   return { root, status, say, fail, ui: createUi(store, say, fail) };
 }
+
+// `draw`, put off until the element is in view: what nobody sees would cost the training that it shows.
+function inView(element, draw) {
+  let [seen, stale] = [true, false];
+  const now = () => {
+    stale = !seen;
+    if (seen) draw();
+  };
+  new IntersectionObserver(([entry]) => {
+    seen = entry.isIntersecting;
+    if (stale) now();
+  }, { rootMargin: "100px" }).observe(element);
+  return now;
+}

@@ -1,6 +1,5 @@
 // Mounts a live panel. What is new comes as messages; after a reload of the page it asks for everything.
 const KEEPS = [0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99];
-const PAUSE = 600; // ms between two drawings of what is new
 const CHOICES = { smoothing: 0, scale: "linear", range: null };
 
 // Points that were logged since, after those there are; false if there are now more than a curve may have.
@@ -61,35 +60,21 @@ function render({ model, el }) {
     make("div", { class: "wb-foot" }, savers(model, runs, charts, ui), status));
   el.replaceChildren(root);
 
-  // News alone wait until the last are a while old: drawing takes from the training, if that is on this machine.
-  let drawn = -Infinity;
-  let later = 0;
-  const draw = (changed) => {
-    clearTimeout(later);
-    if (changed.has("data")) drawn = performance.now();
-    later = 0;
+  const showRuns = inView(cards, () => panels.forEach((panel) => panel.update()));
+  const update = (_, changed) => {
     try {
       ui.refresh();
-      if (changed.has("data")) panels.forEach((panel) => panel.update());
+      if (changed.has("data")) showRuns();
       charts.update(changed);
     } catch (error) {
       fail(error, "panel");
     }
   };
-  const update = (_, changed) => {
-    const soon = drawn + PAUSE - performance.now();
-    if (later) changed.add("data");
-    if ([...changed].some((key) => key !== "data") || soon <= 0) draw(changed);
-    else later ||= setTimeout(draw, soon, changed);
-  };
   const stops = [store.subscribe(update), remember(model, store), listen(model, { runs, store, say }), ...around(root, store)];
-  draw(new Set(["data"]));
+  update(store.get(), new Set(["data"]));
   // The frame has no width before it is in the page.
   store.touch("size");
-  return () => {
-    clearTimeout(later);
-    stops.forEach((stop) => stop());
-  };
+  return () => stops.forEach((stop) => stop());
 }
 
 function toolbar(store, ui) {

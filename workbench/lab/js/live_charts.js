@@ -75,20 +75,13 @@ function createChart(store, { title, lines, span }) {
   const picture = make("div", { class: "wb-chart-picture" });
   frame.append(picture, mark, box);
   const element = make("figure", { class: "wb-chart" }, make("figcaption", {}, heading, read), frame);
-  const chart = { element, frame, place: null, width: 0, id: (charted += 1), lines: [], seen: true, stale: false };
+  const chart = { element, frame, place: null, width: 0, id: (charted += 1), lines: [] };
 
-  // What is not in view costs the training that it shows, and nobody looks at it.
-  new IntersectionObserver(([entry]) => {
-    chart.seen = entry.isIntersecting;
-    if (chart.seen && chart.stale) chart.draw();
-  }, { rootMargin: "100px" }).observe(element);
-
-  chart.draw = () => {
-    chart.stale = !chart.seen;
-    if (chart.stale) return;
+  // Of all charts before any is drawn, or each would have the page laid out anew.
+  chart.measure = () => { chart.width = frame.clientWidth; };
+  chart.draw = inView(element, () => {
     const state = store.get();
     chart.lines = lines();
-    chart.width = frame.clientWidth;
     if (!chart.width) return;
     heading.textContent = title();
     frame.setAttribute("aria-label", `${title()} by step`);
@@ -101,7 +94,7 @@ function createChart(store, { title, lines, span }) {
     const size = `width="${how.width}" height="${how.height}"`;
     picture.innerHTML = `<svg ${size} viewBox="0 0 ${how.width} ${how.height}" aria-hidden="true">${text}</svg>`;
     chart.point();
-  };
+  });
 
   // The step that is read off, or the newest.
   chart.point = () => {
@@ -219,8 +212,13 @@ function createCharts(host, runs, store) {
     // Only when there are others: a chart that is put in its place again loses the focus.
     const there = [...host.children];
     if (there.length !== elements.length || elements.some((one, at) => one !== there[at])) host.replaceChildren(...elements);
-    const only = [...changed].every((key) => key === "_cursor");
-    names.forEach((name) => charts.get(name)[only ? "point" : "draw"]());
+    const shown = names.map((name) => charts.get(name));
+    if ([...changed].every((key) => key === "_cursor")) {
+      shown.forEach((chart) => chart.point());
+    } else {
+      shown.forEach((chart) => chart.measure());
+      shown.forEach((chart) => chart.draw());
+    }
   }
 
   function picture() {

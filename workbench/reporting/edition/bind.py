@@ -4,7 +4,10 @@ from pathlib import Path
 
 from workbench.reporting import paper
 from workbench.reporting.edition.book import write_book
-from workbench.reporting.edition.pages import read_exhibits, write_pages, write_readme
+from workbench.reporting.edition.pages import RUNS, read_exhibits, write_pages, write_readme
+from workbench.runs.archive import pack_records
+from workbench.runs.store import Run
+from workbench.shipped import shipped
 
 _LEADS = {
     "demo": "Three small models, trained for minutes on two CPU cores on Fashion-MNIST: enough to see how each figure "
@@ -16,16 +19,20 @@ _LEADS = {
 }
 
 
-def bind(scale: str, folder: Path, command: str, small: bool = False) -> Path:
+def bind(scale: str, folder: Path, command: str, root: Path, small: bool = False) -> Path:
     """Write index, pages, README.md and PDF of the exhibits in `folder`; return the index, README.md if `small`.
 
-    `small` keeps what belongs into a repository: pictures, tables and JSON; views and executed notebooks are removed.
+    `small` keeps what belongs into a repository: pictures, tables and JSON; views and executed notebooks are removed,
+    and ``runs.zip`` has the records of their runs, which lie under `root`.
     """
     title, lead = f"Self-Transcendence, {scale} edition", _LEADS[scale]
     shown = read_exhibits(folder, paper.names())
-    commands = [f"workbench sweep reports/sweeps/{scale}.yaml", command]
-    readme = write_readme(folder, title, lead, shown, commands)
+    sweeps = sorted(file.name for file in shipped("reports/sweeps").glob(f"{scale}*.yaml"))
+    commands = [*(f"workbench sweep reports/sweeps/{name}" for name in sweeps), command]
+    runs = {name: Run(root / name) for one in shown for name in sorted({run["name"] for run in one.record["runs"]})}
+    readme = write_readme(folder, title, lead, shown, commands, list(runs.values()) if small else [])
     if small:
+        pack_records(runs.values(), folder / RUNS)
         for one in shown:
             for file in (
                 *(folder / view["file"] for view in one.record["views"]),

@@ -10,8 +10,10 @@ from workbench.files import read_json, write_atomically
 from workbench.reporting.findings import duration
 from workbench.reporting.paper.claims import untold
 from workbench.reporting.report import Table, template
+from workbench.runs.store import Run
 
 RECORD = "exhibit.json"
+RUNS = "runs.zip"
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,20 @@ def write_pages(folder: Path, title: str, lead: str, shown: Sequence[Shown], mad
     return folder / "index.html"
 
 
-def write_readme(folder: Path, title: str, lead: str, shown: Sequence[Shown], commands: Sequence[str]) -> Path:
-    """The index as Markdown, for whoever reads the folder in a repository."""
+def write_readme(
+    folder: Path, title: str, lead: str, shown: Sequence[Shown], commands: Sequence[str], packed: Sequence[Run]
+) -> Path:
+    """The index as Markdown, for whoever reads the folder in a repository; `packed` are the runs that lie beside it."""
     rows = claims(shown).rows
     lines = [f"# {title}", "", lead, "", "Made by:", "", *(f"    {command}" for command in commands), ""]
+    if packed:
+        spent = sum(run.status.get("seconds", 0.0) for run in packed)
+        lines += [
+            f"The {len(packed)} run{'s'[: len(packed) != 1]} took {duration(spent)} of training in all. Records, without "
+            f"weights, are in [{RUNS}]({RUNS}): `workbench unpack {RUNS}` places them, and the last command "
+            "makes the tables and curves again.",
+            "",
+        ]
     if rows:
         lines += ["## The paper's claims", "", "| | what the paper says | here | how sure |", "|---|---|---|---|"]
         lines += [f"| {' | '.join(row)} |" for row in rows]
@@ -81,6 +93,7 @@ def write_readme(folder: Path, title: str, lead: str, shown: Sequence[Shown], co
         lines += [f"- {sentence}" for sentence in one.record["findings"]]
         for table in one.record["tables"]:
             lines += ["", f"[{table['caption']}]({table['files']['md']})"]
+        lines += [f"- Missing: {gone['what']}. `{gone['command']}`" for gone in one.record["missing"]]
         lines.append("")
     write_atomically(folder / "README.md", "\n".join(lines).encode())
     return folder / "README.md"

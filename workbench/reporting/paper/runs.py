@@ -1,7 +1,7 @@
 """Which runs a row of the paper is made of: found by preset and seed, or missing, with the command that trains them."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -51,11 +51,14 @@ def runs_of(
     seeds: Sequence[int],
     root: Path | None = None,
     overrides: Sequence[str] = (),
+    *,
+    weights: bool = False,
 ) -> Found:
     """The finished run of each row and seed by its fingerprint, the teacher being that of the same seed.
 
     `rows` are presets of the scale by the name of the row; `overrides` are changes to all of them and their teachers,
-    as a sweep has them. ValueError for an unknown scale, preset or option.
+    as a sweep has them. With `weights` a run of which only the records are here is missing. ValueError for an unknown
+    scale, preset or option.
     """
     refuse_unknown("scale", scale, SCALES)
     root = home() if root is None else Path(root)
@@ -65,7 +68,7 @@ def runs_of(
     missing: list[Missing] = []
     for row, one in named.items():
         wanted = Wanted(one) if isinstance(one, str) else one
-        source, lacking = f"{scale}/{wanted.preset}", {}
+        source, lacking, bare = f"{scale}/{wanted.preset}", {}, {}
         told = " ".join([source, *wanted.overrides])
         for seed in seeds:
             try:
@@ -77,14 +80,20 @@ def runs_of(
                 missing.append(Missing(f"runs of {told}, which cannot be trained so: {error}", command))
                 break
             run = known.get(training.fingerprint)
-            if run is not None and _finished(run):
-                found.setdefault(row, {})[seed] = run
-            else:
+            if run is None or not _finished(run):
                 lacking[seed] = training
+            elif weights and _bare(run):
+                bare[seed] = training
+            else:
+                found.setdefault(row, {})[seed] = run
         if lacking:
-            listed = f"seed{'s' if len(lacking) > 1 else ''} {', '.join(map(str, lacking))}"
             command = _command(scale, wanted, overrides, lacking, root, known)
-            missing.append(Missing(f"runs of {told}, {listed}", command))
+            missing.append(Missing(f"runs of {told}, {_listed(lacking)}", command))
+        if bare:
+            line = {one.fingerprint for training in bare.values() for one in training.line}
+            away = [f"workbench trash {run.name} --force" for mark, run in known.items() if mark in line and _bare(run)]
+            command = " && ".join([*away, _command(scale, wanted, overrides, bare, root, known)])
+            missing.append(Missing(f"weights of {told}, {_listed(bare)}: only records are here", command))
     return Found(found, tuple(missing))
 
 
@@ -94,7 +103,8 @@ def train_command(training: Training, root: Path, known: Mapping[str, Run] | Non
     Teachers among the `known` runs, by fingerprint, are not trained again.
     """
     known = {} if known is None else known
-    line = [one for one in training.line if one is training or not _finished(known.get(one.fingerprint))]
+    there = {mark for mark, run in known.items() if _finished(run) and run.checkpoints}
+    line = [one for one in training.line if one is training or one.fingerprint not in there]
     return " && ".join(_trained(one, root, known) for one in line)
 
 
@@ -120,6 +130,15 @@ def _sweep(file: Path, changed: int) -> SweepSpec | None:
 
 def _finished(run: Run | None) -> bool:
     return run is not None and run.status["state"] == "finished"
+
+
+def _bare(run: Run) -> bool:
+    """Whether a run has finished and only its records are here, not its weights."""
+    return _finished(run) and not run.checkpoints
+
+
+def _listed(seeds: Collection[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def _command(

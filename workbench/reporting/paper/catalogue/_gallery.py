@@ -34,7 +34,7 @@ def of_guided(
 
         `guidance_scale` None is the paper's 4.0, `classes` None the first ten.
         """
-        found = runs_of(scale, {"guided": Wanted(presets[scale])}, seeds, root, overrides)
+        found = runs_of(scale, {"guided": Wanted(presets[scale])}, seeds, root, overrides, weights=True)
         chosen = {"classes": classes, "each": each, "guidance_scale": guidance_scale, "sample_seed": sample_seed}
         return _exhibit(name, scale, found, seed, (instead or {}).get(scale, ""), **chosen)
 

@@ -44,7 +44,7 @@ def over_layers(name: str) -> Callable[..., Exhibit]:
         `layers` None are six spread over the depth, `t` None is the paper's. The guided model's colours are turned onto
         the plain one's; `judged` images are behind each number.
         """
-        found = runs_of(scale, {m: ROLES[scale][m] for m in METHODS}, seeds, root, overrides)
+        found = runs_of(scale, {m: ROLES[scale][m] for m in METHODS}, seeds, root, overrides, weights=True)
         return _exhibit(name, scale, found, layers=layers, t=t, images=images, judged=judged, seed=seed)
 
     make.__name__ = make.__qualname__ = name

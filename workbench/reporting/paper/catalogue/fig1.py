@@ -50,7 +50,7 @@ def fig1(
     measured too. The runs are of one seed, `seed` or the first of `seeds` that most of them have.
     """
     t = paper_numbers().said("Fig. 1", "t") if t is None else t
-    found = runs_of(scale, ROLES[scale], seeds, root, overrides)
+    found = runs_of(scale, ROLES[scale], seeds, root, overrides, weights=True)
     runs = found.seed(list(ROLES[scale]), seed)
     plain = runs.get("plain")
     if plain is None:

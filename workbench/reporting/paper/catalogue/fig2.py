@@ -73,7 +73,7 @@ def fig2(
     Numbers are taken in the original space. `t` None is the paper's 0.4.
     """
     t = paper_numbers().said("Fig. 2", "t") if t is None else t
-    found = runs_of(scale, ROLES[scale], seeds, root, overrides)
+    found = runs_of(scale, ROLES[scale], seeds, root, overrides, weights=True)
     runs = found.seed(list(ROLES[scale]), seed)
     if "plain" not in runs:
         caption = f"There is no plain run at {scale} scale yet."

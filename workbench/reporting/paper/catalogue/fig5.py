@@ -32,7 +32,9 @@ def fig5(
     `steps` None are those that all kept, `guidance_scale` None is the paper's 4.0, `classes` None the first ten.
     """
     guidance = paper_numbers().said("Fig. 5", "guidance scale") if guidance_scale is None else guidance_scale
-    found = runs_of(scale, {m: ROLES[scale][m] for m in METHODS if m in ROLES[scale]}, seeds, root, overrides)
+    found = runs_of(
+        scale, {m: ROLES[scale][m] for m in METHODS if m in ROLES[scale]}, seeds, root, overrides, weights=True
+    )
     runs = found.seed(METHODS, seed)
     title = "Fig. 5: samples over training"
     if not runs:

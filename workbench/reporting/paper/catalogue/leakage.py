@@ -48,7 +48,7 @@ def leakage(
 
     `layer` None is the one that guides.
     """
-    found = runs_of(scale, {"teacher": ROLES[scale]["teacher"]}, seeds, root, overrides)
+    found = runs_of(scale, {"teacher": ROLES[scale]["teacher"]}, seeds, root, overrides, weights=True)
     runs = found.seed(["teacher"], seed)
     title = "The guided advantage under leakage controls"
     if not runs:

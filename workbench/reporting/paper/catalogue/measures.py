@@ -51,7 +51,7 @@ def measures(
     """
     presets = ROLES[scale] | PRESETS[scale] | _MORE.get(scale, {})
     wanted = {method: presets[method] for method in METHODS if method in presets}
-    found = runs_of(scale, wanted, seeds, root, overrides)
+    found = runs_of(scale, wanted, seeds, root, overrides, weights=True)
     steps = common_steps(found.runs, dict.fromkeys(wanted, "all"))
     scores = scores_of(found.runs, "fid", detector=DETECTORS[scale], steps=steps, asked=Asked(evaluate=evaluate))
     places = [(method, seed) for method, by_seed in scores.values.items() for seed in by_seed]
