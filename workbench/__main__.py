@@ -28,7 +28,6 @@ COMMANDS = {
     "evaluate": judge.Evaluate,
     "reference": judge.ReferenceFile,
     "compare": judge.Compare,
-    "methods": train.Methods,
     "sweep": sweep.Sweep,
     "report": report.Report,
     "encode": measure.Encode,

@@ -130,28 +130,6 @@ def _train_here(command, config: Config) -> None:
     console.print(f"{run.status['state']} at step {run.status['step']}: {run.folder}", soft_wrap=True)
 
 
-def methods(command) -> None:
-    """Presets side by side."""
-    import shlex
-
-    from workbench.reporting.methods import compare_methods, write_comparison
-
-    rows, finished, console = (), False, Console()
-    with bars(console) as update:
-        for progress in compare_methods(command.presets, command.seeds, runs_root(), command.set):
-            update(progress.stage, progress.done, progress.total, progress.note)
-            rows, finished = progress.rows, progress.done == progress.total
-    words = ["methods", *command.presets, "--seeds", *map(str, command.seeds)]
-    words += ["--set", *command.set] if command.set else []
-    sampling = load_config(command.presets[0], command.set).sampling
-    how = {"images": sampling.count, "sampler": sampling.sampler, "sampler_steps": sampling.steps}
-    if rows:
-        write_comparison(rows, command.folder, f"workbench {shlex.join(words)}", how)
-        console.print(f"{command.folder / 'README.md'}: {len(rows)} methods", soft_wrap=True)
-    if not finished:
-        raise KeyboardInterrupt
-
-
 def codec(command) -> None:
     """A codec for 32x32 images."""
     from workbench.data.images import load_images

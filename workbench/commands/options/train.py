@@ -56,18 +56,6 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Methods:
-    """Train presets with several seeds, score them alike and write a table, a picture and the data."""
-
-    presets: Annotated[tuple[str, ...], tyro.conf.Positional]
-    seeds: tuple[int, ...] = (0, 1, 2)
-    folder: Path = Path("reports/out/methods")
-    """Where README.md, methods.png and methods.json go."""
-    set: tuple[str, ...] = ()
-    """Dotted options for every run, such as training.steps=200."""
-
-
-@dataclass(frozen=True)
 class Codec:
     """Train the codec on the training images and write codec.safetensors and codec.json.
 

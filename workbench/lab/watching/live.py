@@ -17,8 +17,8 @@ from workbench.runs.store import Run, find_runs, open_run, runs_root
 from workbench.training.control import Control
 from workbench.training.launch import Launched
 
-# Seconds between two looks, which all panels of a kernel take at the same moments: then the page is painted once for all
-# of them, which costs a training on the same machine more than all the rest. Slower, curves would come too late.
+# Seconds between two looks, which all panels of a kernel take at the same moments: then the page is painted once for
+# all, which costs a training on the same machine more than all the rest. Slower, curves would come too late.
 _QUICK, _SLOW = 0.8, 1.6
 _PATIENT = 20.0  # seconds without news after which the slow ones do: runs mostly log more often
 _SCRIPTS = ("live_chart", "live_charts", "live_run", "live")

@@ -78,8 +78,8 @@ def write_readme(
     if packed:
         spent = sum(run.status.get("seconds", 0.0) for run in packed)
         lines += [
-            f"The {len(packed)} run{'s'[: len(packed) != 1]} took {duration(spent)} of training in all. Records, without "
-            f"weights, are in [{RUNS}]({RUNS}): `workbench unpack {RUNS}` places them, and the last command "
+            f"The {len(packed)} run{'s'[: len(packed) != 1]} took {duration(spent)} of training in all. Records, "
+            f"without weights, are in [{RUNS}]({RUNS}): `workbench unpack {RUNS}` places them, and the last command "
             "makes the tables and curves again.",
             "",
         ]

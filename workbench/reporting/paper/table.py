@@ -135,11 +135,6 @@ def share(number: Number, base: Number) -> float:
     return number.value / base.value - 1
 
 
-def columns_of(*names: str | Column) -> tuple[Column, ...]:
-    """Columns, texts being those of text."""
-    return tuple(Column(name) if isinstance(name, str) else name for name in names)
-
-
 def rows_of(cells: Iterable[Sequence[Any]]) -> tuple[Row, ...]:
     """Rows that nobody quotes."""
     return tuple(Row(tuple(row)) for row in cells)
