@@ -74,6 +74,11 @@ def test_what_nothing_changed_for_is_kept_and_what_fails_leaves_its_last_form(pl
     prepare_run(load_config("demo/plain", ["training.seed=1"]), place / "runs")
     assert states(place) == {"fig2": "kept", "table1": "made"}
     assert states(place, only=["fig2"], force=True) == {"fig2": "made"}
+    # What was made without scoring first is made again when that is asked for, and then is the same to both.
+    assert [states(place, only=["fig2"], score=True)["fig2"] for _ in range(2)] == ["made", "kept"]
+    assert states(place, only=["fig2"]) == {"fig2": "kept"}
+    executed = json.loads((place / "out" / "fig2" / "fig2.ipynb").read_text())
+    assert any("evaluate = True" in "".join(cell["source"]) for cell in executed["cells"])
     run = prepare_run(load_config("demo/plain"), place / "runs")
     run.append("results.jsonl", {"metric": "fd-clf64", "value": 1.0})
     before = (place / "out" / "fig2" / "exhibit.json").read_bytes()

@@ -18,11 +18,14 @@ def report(command) -> None:
     folder = command.out / command.scale
     only = [name.strip() for name in command.only.split(",") if name.strip()]
     with bars(console) as update:
-        for one in make(command.scale, runs_root(), folder, only, command.workers, command.force):
+        options = {"score": command.score, "force": command.force}
+        for one in make(command.scale, runs_root(), folder, only, command.workers, **options):
             update("report", one.done, one.total, f"{one.name} {one.state}")
             if one.state == "failed":
                 failed.append(one)
-    again = f"workbench report {command.scale}" + (f" --out {command.out}" if str(command.out) != "reports/out" else "")
+    again = f"workbench report {command.scale}"
+    again += f" --out {command.out}" if str(command.out) != "reports/out" else ""
+    again += "".join(f" --{name}" for name in ("score", "small") if getattr(command, name))
     index = bind(command.scale, folder, again, runs_root(), small=command.small)
     console.print(f"{index} in {time.monotonic() - began:.0f} s", soft_wrap=True)
     for one in failed:

@@ -18,6 +18,8 @@ class Report:
     """Pages go into a folder of the scale's name in it."""
     workers: int | None = None
     """Notebooks executed at a time; half of the cores and one, by default."""
+    score: bool = False
+    """Score first what an exhibit shows and was not scored, such as steps before the last: seconds to minutes a run."""
     force: bool = False
     """Make anew what nothing changed for."""
     small: bool = False

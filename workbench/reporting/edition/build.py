@@ -38,12 +38,20 @@ def notebooks() -> Path:
 
 
 def make(
-    scale: str, root: Path, folder: Path, only: Sequence[str] = (), workers: int | None = None, force: bool = False
+    scale: str,
+    root: Path,
+    folder: Path,
+    only: Sequence[str] = (),
+    workers: int | None = None,
+    *,
+    score: bool = False,
+    force: bool = False,
 ) -> Iterator[Made]:
     """Make the exhibits of `scale` (those of `only`) from the runs under `root` into `folder`, each when it is done.
 
-    `workers` notebooks at a time share the cores. One that fails leaves its last good form in place, and the others go
-    on. What nothing changed for is kept, unless `force`. ValueError for an unknown scale or exhibit.
+    `workers` notebooks at a time share the cores; with `score` they first score what an exhibit shows and was not
+    scored. One that fails leaves its last good form in place, and the others go on. What nothing changed for is kept,
+    unless `force`. ValueError for an unknown scale or exhibit.
     """
     refuse_unknown("scale", scale, SCALES)
     names = paper.names()
@@ -51,12 +59,12 @@ def make(
         refuse_unknown("figure or table", name, names)
     wanted = [name for name in names if name in only or not only]
     folder.mkdir(parents=True, exist_ok=True)
-    kept = [name for name in wanted if not force and is_unchanged(notebooks() / f"{name}.ipynb", scale, root, folder)]
+    kept = [] if force else [name for name in wanted if is_unchanged(_notebook(name), scale, root, folder, score)]
     for done, name in enumerate(kept, start=1):
         yield Made(name, "kept", 0.0, done, len(wanted))
     workers = workers or max(1, (os.cpu_count() or 1) // 2 + 1)
     with ThreadPoolExecutor(workers) as pool:
-        coming = [pool.submit(_make, name, scale, root, folder, workers) for name in wanted if name not in kept]
+        coming = [pool.submit(_make, name, scale, root, folder, workers, score) for name in wanted if name not in kept]
         try:
             for done, one in enumerate(as_completed(coming), start=len(kept) + 1):
                 name, seconds, reason = one.result()
@@ -66,14 +74,19 @@ def make(
                 one.cancel()
 
 
-def _make(name: str, scale: str, root: Path, folder: Path, workers: int) -> tuple[str, float, str]:
+def _notebook(name: str) -> Path:
+    return notebooks() / f"{name}.ipynb"
+
+
+def _make(name: str, scale: str, root: Path, folder: Path, workers: int, score: bool) -> tuple[str, float, str]:
     """Execute one notebook; its folder changes only if it came to its end."""
-    began, notebook, fresh = time.monotonic(), notebooks() / f"{name}.ipynb", folder / f".{name}.new"
+    began, notebook, fresh = time.monotonic(), _notebook(name), folder / f".{name}.new"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     executed = fresh / f"{name}.ipynb"
     command = [sys.executable, "-m", "papermill", str(notebook), str(executed), "--kernel", "python3"]
     command += ["--no-progress-bar", "-p", "scale", scale, "-p", "folder", str(fresh.resolve())]
+    command += ["-p", "evaluate", "True"] if score else []
     # The package of this process, whatever is installed; as many threads as there are cores for it.
     packages = [str(Path(workbench.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     threads = str(max(1, (os.cpu_count() or 1) // workers))
@@ -82,7 +95,7 @@ def _make(name: str, scale: str, root: Path, folder: Path, workers: int) -> tupl
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     reason = _trouble(executed, done.stderr) if done.returncode or not (fresh / RECORD).is_file() else ""
     if not reason:
-        note_what_it_is_of(notebook, scale, root, fresh)
+        note_what_it_is_of(notebook, scale, root, fresh, score)
         _take_the_place(fresh, folder / name)
     return name, time.monotonic() - began, reason
 

@@ -16,19 +16,20 @@ _PACKAGES = ("reporting", "lab", "features", "evaluation")  # whose code draws a
 _NUMBERS = "reports/paper.yml"
 
 
-def is_unchanged(notebook: Path, scale: str, root: Path, folder: Path) -> bool:
-    """Whether the exhibit of `notebook` in `folder` was made of what there is now."""
+def is_unchanged(notebook: Path, scale: str, root: Path, folder: Path, score: bool = False) -> bool:
+    """Whether the exhibit of `notebook` in `folder` was made of what there is now; with `score`, and scored first."""
     place = folder / notebook.stem
     try:
         record, of = read_json(place / RECORD), read_json(place / _FILE)
     except ValueError:  # never made, or damaged
         return False
-    return of == _made_of(notebook, scale, root, record)
+    scored = of.pop("scored", False)
+    return of == _made_of(notebook, scale, root, record) and (scored or not score)
 
 
-def note_what_it_is_of(notebook: Path, scale: str, root: Path, place: Path) -> None:
-    """Write down, beside the exhibit in `place`, what it was made of."""
-    write_json(place / _FILE, _made_of(notebook, scale, root, read_json(place / RECORD)))
+def note_what_it_is_of(notebook: Path, scale: str, root: Path, place: Path, score: bool = False) -> None:
+    """Write down, beside the exhibit in `place`, what it was made of, and whether that was scored first."""
+    write_json(place / _FILE, {"scored": score, **_made_of(notebook, scale, root, read_json(place / RECORD))})
 
 
 def _made_of(notebook: Path, scale: str, root: Path, record: dict) -> dict:

@@ -14,6 +14,7 @@ from workbench.runs.store import Run
 
 RECORD = "exhibit.json"
 RUNS = "runs.zip"
+_FEW = 3  # missing things that are named at once
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,24 @@ def write_readme(
         lines += [f"- {sentence}" for sentence in one.record["findings"]]
         for table in one.record["tables"]:
             lines += ["", f"[{table['caption']}]({table['files']['md']})"]
-        lines += [f"- Missing: {gone['what']}. `{gone['command']}`" for gone in one.record["missing"]]
-        lines.append("")
+        lines += ["", *_missing(one.record["missing"]), ""]
     write_atomically(folder / "README.md", "\n".join(lines).encode())
     return folder / "README.md"
+
+
+def _missing(missing: Sequence[Mapping[str, str]]) -> list[str]:
+    """What is missing and how it is made, folded away where it is long."""
+    lines = [f"- Missing: {gone['what']}. `{gone['command']}`" for gone in missing]
+    if len(lines) <= _FEW:
+        return lines
+    return [
+        "<details>",
+        f"<summary>{len(lines)} missing, and the commands that make it</summary>",
+        "",
+        *lines,
+        "",
+        "</details>",
+    ]
 
 
 def claims(shown: Sequence[Shown]) -> Table:
