@@ -45,7 +45,7 @@ def options_of(objective: str, root: Path, backbone: str) -> dict:
 
 
 def pair_config(backbone: str, objective: str, root: Path) -> Config:
-    sections = {"backbone": {"name": backbone, "size": "nano", "patch": 16}}
+    sections = {"backbone": {"name": backbone, "size": "pico", "patch": 16}}
     return from_dict(
         {**TREE, **sections, "objective": options_of(objective, root, backbone), "name": f"{backbone}-{objective}"}
     )

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -53,19 +54,20 @@ MORE = {"trainer's CPU, browser": None, "panels' CPU, browser": None}
 def measure(tmp_path: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess:
     """The command in a folder of its own, in which it is to leave nothing but the report."""
     environment = {**os.environ, "WORKBENCH_QUEUE": str(tmp_path / "queue"), "OMP_NUM_THREADS": "1", **more}
-    environment |= {"PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path / "own"), "COLUMNS": "100"}
-    (tmp_path / "own").mkdir()
+    environment |= {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "100"}
     command = [sys.executable, "-m", "workbench", "bench", "console", *TINY, "--seconds", "1", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, cwd=tmp_path)
+    # Not in `tmp_path`: Chromium's socket lies there too, and a socket's path has at most 107 characters.
+    with tempfile.TemporaryDirectory() as own:
+        environment["TMPDIR"] = own
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, cwd=tmp_path)
+        left = [path.name for path in Path(own).iterdir() if path.name.startswith("workbench-bench-")]
+        training = [one.pid for one in psutil.process_iter(["cmdline"]) if own in " ".join(one.info["cmdline"] or ())]
+        assert not left and not training, (left, training)
+    return done
 
 
-def rows_of(tmp_path: Path, done: subprocess.CompletedProcess, report: Path) -> dict[str, dict]:
+def rows_of(done: subprocess.CompletedProcess, report: Path) -> dict[str, dict]:
     assert done.returncode == 0, done.stderr
-    left = [path.name for path in (tmp_path / "own").iterdir() if path.name.startswith("workbench-bench-")]
-    training = [
-        one.pid for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(one.info["cmdline"] or ())
-    ]
-    assert not left and not training, (left, training)
     found = json.loads(report.read_text())
     assert [len(load) for load in found["load"]] == [3, 3] and {"torch", "python"} <= found["versions"].keys()
     assert (found["seconds"], found["logged"], found["listed"], found["overrides"]) == (1, 500, 3, list(TINY))
@@ -163,7 +165,7 @@ def test_without_a_browser_its_rows_say_why(tmp_path, monkeypatch):
     assert "apt-get install chromium" in missing_browser()
     report = tmp_path / "console.json"
     done = measure(tmp_path, "--logged", "500", "--listed", "3", "--report", str(report))
-    rows = rows_of(tmp_path, done, report)
+    rows = rows_of(done, report)
     assert rows.keys() == EVERYWHERE.keys() | BROWSER.keys()
     check(rows, EVERYWHERE)
     for what, goal in BROWSER.items():
@@ -176,7 +178,7 @@ def test_without_a_browser_its_rows_say_why(tmp_path, monkeypatch):
 def test_the_whole_measurement(tmp_path, browser):
     report = tmp_path / "console.json"
     done = measure(tmp_path, "--logged", "500", "--listed", "3", "--report", str(report))
-    rows = rows_of(tmp_path, done, report)
+    rows = rows_of(done, report)
     assert rows.keys() == EVERYWHERE.keys() | BROWSER.keys() | MORE.keys()
     check(rows, EVERYWHERE | BROWSER | MORE)
     assert "chromium" in json.loads(report.read_text())["versions"]

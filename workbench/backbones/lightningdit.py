@@ -143,6 +143,7 @@ class Backbone(TransformerBackbone):
     """
 
     sizes = {
+        "pico": Size(depth=12, width=48, heads=3),  # ours: as small as SiT's
         "nano": Size(depth=12, width=128, heads=2),  # ours: depth for layer studies, width for a CPU
         "b": Size(depth=12, width=768, heads=12),
         "l": Size(depth=24, width=1024, heads=16),

@@ -79,22 +79,26 @@ function createChart(store, { title, lines, span }) {
 
   // Of all charts before any is drawn, or each would have the page laid out anew.
   chart.measure = () => { chart.width = frame.clientWidth; };
-  chart.draw = inView(element, () => {
-    const state = store.get();
-    chart.lines = lines();
+  const picturise = inView(element, () => {
     if (!chart.width) return;
-    heading.textContent = title();
-    frame.setAttribute("aria-label", `${title()} by step`);
     const how = {
-      span: span(), width: chart.width, height: CHART_HEIGHT, log: state.scale === "log",
+      span: span(), width: chart.width, height: CHART_HEIGHT, log: store.get().scale === "log",
       inks: INKS[themeOf()], id: chart.id,
     };
     const { place, text } = chartText(chart.lines, how);
     chart.place = place;
     const size = `width="${how.width}" height="${how.height}"`;
     picture.innerHTML = `<svg ${size} viewBox="0 0 ${how.width} ${how.height}" aria-hidden="true">${text}</svg>`;
-    chart.point();
   });
+
+  // What can be read is always true, in view or not.
+  chart.draw = () => {
+    chart.lines = lines();
+    heading.textContent = title();
+    frame.setAttribute("aria-label", `${title()} by step`);
+    picturise();
+    chart.point();
+  };
 
   // The step that is read off, or the newest.
   chart.point = () => {
