@@ -1,5 +1,6 @@
 // Controls that every pane shares. Each is native, has a name and its true value, and shows the state at any time.
 const OKABE_ITO = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"];
+const UNSEEN = 4000; // ms between two drawings of what is not in view
 const MARKERS = ["circle", "square", "triangle", "diamond", "cross", "plus", "down", "star"];
 
 // `say(text, isError)` writes the status line, `fail(error, where)` an error with its place.
@@ -112,16 +113,22 @@ function createFrame(store, kind = "") {
   return { root, status, say, fail, ui: createUi(store, say, fail) };
 }
 
-// `draw`, put off until the element is in view: what nobody sees would cost the training that it shows.
+// `draw` at once while the element is in view, else at most every few seconds: what nobody sees costs the training that
+// it shows, but a screen reader may be there.
 function inView(element, draw) {
-  let [seen, stale] = [true, false];
+  let [seen, last, later] = [true, -Infinity, 0];
   const now = () => {
-    stale = !seen;
-    if (seen) draw();
+    clearTimeout(later);
+    [later, last] = [0, performance.now()];
+    draw();
   };
   new IntersectionObserver(([entry]) => {
     seen = entry.isIntersecting;
-    if (stale) now();
+    if (seen && later) now();
   }, { rootMargin: "100px" }).observe(element);
-  return now;
+  return () => {
+    const rest = last + UNSEEN - performance.now();
+    if (seen || rest <= 0) now();
+    else later ||= setTimeout(now, rest);
+  };
 }

@@ -60,10 +60,11 @@ function render({ model, el }) {
     make("div", { class: "wb-foot" }, savers(model, runs, charts, ui), status));
   el.replaceChildren(root);
 
+  const showRuns = inView(cards, () => panels.forEach((panel) => panel.update()));
   const update = (_, changed) => {
     try {
       ui.refresh();
-      if (changed.has("data")) panels.forEach((panel) => panel.update());
+      if (changed.has("data")) showRuns();
       charts.update(changed);
     } catch (error) {
       fail(error, "panel");

@@ -79,8 +79,11 @@ function createChart(store, { title, lines, span }) {
 
   // Of all charts before any is drawn, or each would have the page laid out anew.
   chart.measure = () => { chart.width = frame.clientWidth; };
-  const picturise = inView(element, () => {
+  chart.draw = inView(element, () => {
+    chart.lines = lines();
     if (!chart.width) return;
+    heading.textContent = title();
+    frame.setAttribute("aria-label", `${title()} by step`);
     const how = {
       span: span(), width: chart.width, height: CHART_HEIGHT, log: store.get().scale === "log",
       inks: INKS[themeOf()], id: chart.id,
@@ -89,16 +92,8 @@ function createChart(store, { title, lines, span }) {
     chart.place = place;
     const size = `width="${how.width}" height="${how.height}"`;
     picture.innerHTML = `<svg ${size} viewBox="0 0 ${how.width} ${how.height}" aria-hidden="true">${text}</svg>`;
-  });
-
-  // What can be read is always true, in view or not.
-  chart.draw = () => {
-    chart.lines = lines();
-    heading.textContent = title();
-    frame.setAttribute("aria-label", `${title()} by step`);
-    picturise();
     chart.point();
-  };
+  });
 
   // The step that is read off, or the newest.
   chart.point = () => {
