@@ -131,6 +131,31 @@ def test_a_zoom_asks_for_finer_points_and_draws_them(shown):
     assert [points(path) for path in curves(page, "loss (total)")] == [before[0] + 1, before[1]]
 
 
+def test_what_is_out_of_view_is_drawn_when_it_comes_into_view_or_after_seconds(shown):
+    page = shown()
+    page.set_viewport_size({"width": 1000, "height": 200})
+    page.evaluate("window.scrollTo(0, 0)")
+    settled(page)
+    page.wait_for_timeout(300)
+    frame = page.get_by_role("slider", name="gradient norm by step")
+    (before, *_), read = curves(page, "gradient norm"), frame.get_attribute("aria-valuetext")
+    news = "tell('msg:custom', {type: 'news', runs: {0: {curves: {gradient_norm: [[STEP], [2]]}}}})"
+    page.evaluate(news.replace("STEP", "60"))  # the first may be drawn: the last drawing may be seconds ago
+    page.evaluate(news.replace("STEP", "70"))
+    settled(page)
+    drawn = points(curves(page, "gradient norm")[0])
+    assert drawn <= points(before) + 1
+    page.wait_for_timeout(4500)
+    assert points(curves(page, "gradient norm")[0]) == points(before) + 2
+    assert frame.get_attribute("aria-valuetext") != read
+    page.evaluate(news.replace("STEP", "80"))
+    settled(page)
+    assert points(curves(page, "gradient norm")[0]) == points(before) + 2
+    frame.scroll_into_view_if_needed()
+    page.wait_for_timeout(300)
+    assert points(curves(page, "gradient norm")[0]) == points(before) + 3
+
+
 def test_scale_and_smoothing(shown):
     page = shown()
     before = curves(page, "loss (total)")

@@ -48,7 +48,7 @@ def test_a_missing_run_comes_with_the_training_of_its_teacher_first(where):
     assert [c.config for c in trained] == [f"laptop/sit-nano-2{suffix}" for suffix in ("", "-teacher", "")]
     config = load_config(trained[0].config, trained[0].overrides)
     (teacher,) = runs_of("laptop", ["sit-nano-2-teacher"], [1], where["root"], where["overrides"]).all
-    assert config.objective.options["teacher"] == str(teacher.folder) and config.training.seed == 1
+    assert config.objective.options["teacher"] == teacher.name and config.training.seed == 1
     # What the command trains is the run that was asked for, by the fingerprint by which it is found.
     asked = resolve("laptop/sit-nano-2", wanted["other"].overrides, where["overrides"], 1, where["root"])
     assert run_fingerprint(config, where["root"]) == asked.fingerprint

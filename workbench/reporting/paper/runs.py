@@ -87,25 +87,24 @@ def runs_of(
             else:
                 found.setdefault(row, {})[seed] = run
         if lacking:
-            command = _command(scale, wanted, overrides, lacking, root, known)
+            command = _command(scale, wanted, overrides, lacking, known)
             missing.append(Missing(f"runs of {told}, {_listed(lacking)}", command))
         if bare:
             line = {one.fingerprint for training in bare.values() for one in training.line}
             away = [f"workbench trash {run.name} --force" for mark, run in known.items() if mark in line and _bare(run)]
-            command = " && ".join([*away, _command(scale, wanted, overrides, bare, root, known)])
+            command = " && ".join([*away, _command(scale, wanted, overrides, bare, known)])
             missing.append(Missing(f"weights of {told}, {_listed(bare)}: only records are here", command))
     return Found(found, tuple(missing))
 
 
-def train_command(training: Training, root: Path, known: Mapping[str, Run] | None = None) -> str:
-    """`workbench train` of a run after that of its teachers, which are named by the folders they have or will have.
+def train_command(training: Training, known: Mapping[str, Run]) -> str:
+    """`workbench train` of a run after that of its teachers, which are named as they are or will be.
 
     Teachers among the `known` runs, by fingerprint, are not trained again.
     """
-    known = {} if known is None else known
     there = {mark for mark, run in known.items() if _finished(run) and run.checkpoints}
     line = [one for one in training.line if one is training or one.fingerprint not in there]
-    return " && ".join(_trained(one, root, known) for one in line)
+    return " && ".join(_trained(one, known) for one in line)
 
 
 def sweep_command(scale: str, wanted: Wanted, shared: Sequence[str] = ()) -> str | None:
@@ -146,21 +145,21 @@ def _command(
     wanted: Wanted,
     shared: Sequence[str],
     lacking: Mapping[int, Training],
-    root: Path,
     known: Mapping[str, Run],
 ) -> str:
     swept = sweep_command(scale, wanted, shared)
-    return swept or " && ".join(dict.fromkeys(train_command(one, root, known) for one in lacking.values()))
+    return swept or " && ".join(dict.fromkeys(train_command(one, known) for one in lacking.values()))
 
 
-def _trained(training: Training, root: Path, known: Mapping[str, Run]) -> str:
+def _trained(training: Training, known: Mapping[str, Run]) -> str:
     changes = [*training.shared, *training.overrides, f"training.seed={training.seed}"]
     if training.teacher is not None:
-        changes.append(f"objective.teacher={_folder(training.teacher, root, known)}")
+        changes.append(f"objective.teacher={_name(training.teacher, known)}")
     return shlex.join(["workbench", "train", training.source, *changes])
 
 
-def _folder(training: Training, root: Path, known: Mapping[str, Run]) -> Path:
+def _name(training: Training, known: Mapping[str, Run]) -> str:
+    """The name that the run has, or will have."""
     if training.fingerprint in known:
-        return known[training.fingerprint].folder
-    return root / f"{training.config.name.replace('/', '-')}-{training.fingerprint[:8]}"
+        return known[training.fingerprint].name
+    return f"{training.config.name.replace('/', '-')}-{training.fingerprint[:8]}"
