@@ -177,7 +177,7 @@ def test_a_copy_owns_its_weights_and_tables():
 
 
 def test_errors_say_what_came_and_what_is_allowed():
-    with pytest.raises(ValueError, match="'s' is unknown; allowed are nano, b, l, xl, 1p0b, 1p6b"):
+    with pytest.raises(ValueError, match="'s' is unknown; allowed are pico, nano, b, l, xl, 1p0b, 1p6b"):
         Backbone(size="s", **SHAPE)
     with pytest.raises(ValueError, match=r"layer 13 is outside 0\.\.12"):
         randomised().features(*batch(), (13,))
