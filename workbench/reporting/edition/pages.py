@@ -78,10 +78,12 @@ def write_readme(
     lines = [f"# {title}", "", lead, "", "Made by:", "", *(f"    {command}" for command in commands), ""]
     if packed:
         spent = sum(run.status.get("seconds", 0.0) for run in packed)
+        count = f"{len(packed)} run{'s'[: len(packed) != 1]}"
         lines += [
-            f"The {len(packed)} run{'s'[: len(packed) != 1]} took {duration(spent)} of training in all. Records, "
-            f"without weights, are in [{RUNS}]({RUNS}): `workbench unpack {RUNS}` places them, and the last command "
-            "makes the tables and curves again.",
+            f"The {count} took {duration(spent)} of training in all, by the clock, with "
+            "whatever else the machine did or however long it slept meanwhile: `workbench bench step --all` compares "
+            f"costs. Records, without weights, are in [{RUNS}]({RUNS}): `workbench unpack {RUNS}` places them, and the "
+            "last command makes the tables and curves again.",
             "",
         ]
     if rows:

@@ -77,7 +77,7 @@ def fig1(
         },
         alts={
             "layers": f"Token maps of layers {', '.join(map(str, shown))} of {plain.config.name} at steps "
-            "{', '.join(map(str, steps))}, on {', '.join(names)}.",
+            f"{', '.join(map(str, steps))}, on {', '.join(names)}.",
             "guides": f"Token maps of the guiding features {', '.join(TITLES[g.name] for g in guides)}, same images.",
         },
         tables={"layers": table},
