@@ -92,9 +92,10 @@ class Run:
         chosen = [c for c in available if step is None or c.step == step]
         if not chosen:
             steps = ", ".join(str(c.step) for c in available) or "none"
-            raise ValueError(
-                f"run {self.name} has no checkpoint{'' if step is None else f' of step {step}'}; it has: {steps}"
-            )
+            of = "" if step is None else f" of step {step}"
+            bare = not available and (self.folder / "metrics.jsonl").is_file()
+            hint = f"; to train it again, `workbench trash {self.name} --force` first" if bare else ""
+            raise ValueError(f"run {self.name} has no checkpoint{of}; it has: {steps}{hint}")
         return chosen[-1]
 
     def write_status(self, state: str, step: int, **more: Any) -> None:
