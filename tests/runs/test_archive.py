@@ -64,7 +64,9 @@ def test_other_files_and_taken_places_are_refused(runs, tmp_path):
         archive.writestr("a/b.txt", "hello")
     with zipfile.ZipFile(tmp_path / "broken.zip", "w") as archive:
         archive.writestr("a/provenance.json", "{")
-    for name in ("text.zip", "other.zip", "broken.zip", "none.zip"):
+    with zipfile.ZipFile(tmp_path / "untrained.zip", "w") as archive:
+        archive.writestr("a/provenance.json", '{"fingerprint": "ab", "created": 1.0}')
+    for name in ("text.zip", "other.zip", "broken.zip", "untrained.zip", "none.zip"):
         with pytest.raises(ValueError, match=rf"{name} holds no records of runs"):
             unpack_records(tmp_path / name, tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / runs[0].name).mkdir()

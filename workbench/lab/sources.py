@@ -204,7 +204,8 @@ def choose(
 
 def opened_runs(runs: Sequence[RunLike] | RunLike) -> list[Run]:
     """Different runs, at least one."""
-    several = [_opened(run) for run in ([runs] if isinstance(runs, RunLike) else runs)]
+    named = [runs] if isinstance(runs, RunLike) else runs
+    several = [run if isinstance(run, Run) else open_run(run) for run in named]
     if not several or len({run.folder.resolve() for run in several}) < len(several):
         raise ValueError(f"got the runs {[run.name for run in several]}; allowed are different ones, at least one")
     return several
@@ -250,10 +251,6 @@ def depth_of(run: Run) -> int:
 def tokens_of(run: Run) -> int:
     """The number of tokens of an image."""
     return (run.provenance["latents"]["height"] // run.config.backbone.options["patch"]) ** 2
-
-
-def _opened(one: RunLike) -> Run:
-    return one if isinstance(one, Run) else open_run(one)
 
 
 def _layers(runs: Sequence[Run], layers: Sequence[int] | None, most: float) -> tuple[int, ...]:

@@ -54,7 +54,7 @@ def unpack_records(file: Path, root: Path) -> list[Run]:
             for job in jobs:
                 if not (root / job).exists():
                     archive.extract(job, root)
-    except (OSError, zipfile.BadZipFile, KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, zipfile.BadZipFile, LookupError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{file} holds no records of runs that can be read: {error}") from error
     if not marks:
         raise ValueError(f"{file} holds no records of runs")
