@@ -114,21 +114,25 @@ function createFrame(store, kind = "") {
 }
 
 // `draw` at once while the element is in view, else at most every few seconds: what nobody sees costs the training that
-// it shows, but a screen reader may be there.
-function inView(element, draw) {
+// it shows, but a screen reader may be there. `again` has everything drawn anew, where errors are caught and said.
+function inView(element, draw, again) {
   let [seen, last, later] = [true, -Infinity, 0];
-  const now = () => {
+  new IntersectionObserver(([entry]) => {
+    seen = entry.isIntersecting;
+    if (seen && later) again();
+  }, { rootMargin: "100px" }).observe(element);
+  const wake = () => {
+    later = 0;
+    again();
+  };
+  return () => {
+    const rest = last + UNSEEN - performance.now();
+    if (!seen && rest > 0) {
+      later ||= setTimeout(wake, rest);
+      return;
+    }
     clearTimeout(later);
     [later, last] = [0, performance.now()];
     draw();
-  };
-  new IntersectionObserver(([entry]) => {
-    seen = entry.isIntersecting;
-    if (seen && later) now();
-  }, { rootMargin: "100px" }).observe(element);
-  return () => {
-    const rest = last + UNSEEN - performance.now();
-    if (seen || rest <= 0) now();
-    else later ||= setTimeout(now, rest);
   };
 }

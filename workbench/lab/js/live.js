@@ -60,7 +60,7 @@ function render({ model, el }) {
     make("div", { class: "wb-foot" }, savers(model, runs, charts, ui), status));
   el.replaceChildren(root);
 
-  const showRuns = inView(cards, () => panels.forEach((panel) => panel.update()));
+  const showRuns = inView(cards, () => panels.forEach((panel) => panel.update()), () => store.touch("data"));
   const update = (_, changed) => {
     try {
       ui.refresh();

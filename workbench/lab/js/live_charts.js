@@ -93,7 +93,7 @@ function createChart(store, { title, lines, span }) {
     const size = `width="${how.width}" height="${how.height}"`;
     picture.innerHTML = `<svg ${size} viewBox="0 0 ${how.width} ${how.height}" aria-hidden="true">${text}</svg>`;
     chart.point();
-  });
+  }, () => store.touch("data"));
 
   // The step that is read off, or the newest.
   chart.point = () => {
