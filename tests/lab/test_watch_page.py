@@ -45,13 +45,25 @@ def curves(page, title: str) -> list[str]:
     )
 
 
-def points(path: str) -> int:
-    return path.count("M") + path.count("L")
+def points(page, title: str) -> list[int]:
+    """Of each curve, with those that it went on by; a piece begins with the point before it."""
+    return (
+        page.get_by_role("slider", name=f"{title} by step")
+        .locator(".wb-curve")
+        .evaluate_all(
+            """(all) => all.map((one) => {
+          let count = one.getAttribute("d").match(/[ML]/g).length;
+          for (let next = one.nextSibling; next?.classList.contains("wb-more"); next = next.nextSibling)
+            count += next.getAttribute("d").match(/[ML]/g).length - 1;
+          return count;
+        })"""
+        )
+    )
 
 
 def test_runs_lie_over_each_other_and_new_points_join_them(shown):
     page = shown()
-    assert [points(path) for path in curves(page, "loss (total)")] == [3, 11]
+    assert points(page, "loss (total)") == [3, 11]
     styles = (
         page.get_by_role("slider", name="loss (total) by step")
         .locator(".wb-curve")
@@ -63,13 +75,58 @@ def test_runs_lie_over_each_other_and_new_points_join_them(shown):
         "tell('msg:custom', {type: 'news', runs: {0: {curves: {loss: [[30, 40], [9, 2]], norm_x: [[40], [1]]}}}})"
     )
     settled(page)
-    assert [points(path) for path in curves(page, "loss (total)")] == [4, 11]  # step 30 was there
+    assert points(page, "loss (total)") == [4, 11]  # step 30 was there
     assert page.get_by_role("slider", name="feature norm, x by step").count() == 1
     many = "[Array.from({length: 2000}, (_, at) => 41 + at), Array(2000).fill(1)]"
     page.evaluate("tell('msg:custom', {type: 'news', runs: {0: {whole: true, name: 'a', curves: {}}}})")
     page.evaluate(f"tell('msg:custom', {{type: 'news', runs: {{0: {{curves: {{loss: {many}}}}}}}}})")
     page.evaluate("tell('msg:custom', {type: 'news', runs: {0: {curves: {loss: [[9000], [1]]}}}})")
     assert page.evaluate("sent").count({"type": "ready"}) == 2  # too many points: it asks for thinner ones
+
+
+def test_only_what_a_line_went_on_by_is_drawn_while_it_stays_within_the_borders(shown):
+    page = shown()
+    news = "tell('msg:custom', {type: 'news', runs: {1: {curves: {loss: [[STEP], [VALUE]]}}}})"
+    frame = page.get_by_role("slider", name="loss (total) by step")
+    pieces, first = frame.locator(".wb-more"), points(page, "loss (total)")[1]
+    value = page.evaluate("values.opening[1].curves.loss[1].at(-1)")
+
+    def grow(step: int, value: float) -> int:
+        page.evaluate(news.replace("STEP", str(step)).replace("VALUE", str(value)))
+        settled(page)
+        return pieces.count()
+
+    assert grow(56, value) == 0  # it was drawn to its last step; now there is room for 3 steps
+    before = curves(page, "loss (total)")
+    assert grow(57, value) == 1 and grow(58, value) == 2 and curves(page, "loss (total)") == before
+    assert points(page, "loss (total)")[1] == first + 3
+    assert grow(59, 100 * abs(value) + 1) == 0  # far above the others
+    assert curves(page, "loss (total)") != before and points(page, "loss (total)")[1] == first + 4
+    assert grow(60, value) == 0  # beyond the room
+    assert grow(61, value) == 1
+    slider = page.get_by_role("slider", name="smoothing", exact=True)
+    slider.focus()
+    page.keyboard.press("End")
+    settled(page)
+    assert pieces.count() == 0 and points(page, "loss (total)")[1] == first + 6
+    assert grow(62, value) == 2  # of the curve and of what it smooths
+
+
+def test_all_charts_show_the_same_steps(shown):
+    page = shown()
+    for step in (56, 57, 75):
+        more = f"[[{step}], [1]]"
+        page.evaluate(
+            f"tell('msg:custom', {{type: 'news', runs: {{1: {{curves: {{loss: {more}, denoise: {more}}}}}}}}})"
+        )
+        settled(page)
+        first, second = (
+            page.get_by_role("slider", name=f"{name} by step")
+            .locator("text[text-anchor=middle]")
+            .evaluate_all("(all) => all.map((one) => [one.textContent, one.getAttribute('x')])")
+            for name in ("loss (total)", "gradient norm")
+        )
+        assert first == second and len(first) > 2
 
 
 def test_zoom_by_dragging_and_by_keys_in_all_charts(shown):
@@ -109,7 +166,7 @@ def test_zoom_by_dragging_and_by_keys_in_all_charts(shown):
 
 def test_a_zoom_asks_for_finer_points_and_draws_them(shown):
     page = shown()
-    before = [points(path) for path in curves(page, "loss (total)")]
+    before = points(page, "loss (total)")
     frame = page.get_by_role("slider", name="loss (total) by step")
     frame.focus()
     page.keyboard.press("+")
@@ -119,41 +176,43 @@ def test_a_zoom_asks_for_finer_points_and_draws_them(shown):
     finer = {"loss": [list(range(20, 41)), [1.0] * 21]}
     page.evaluate("(m) => tell('msg:custom', m)", {"type": "finer", "range": [0, 1], "runs": {"0": finer}})
     settled(page)
-    assert [points(path) for path in curves(page, "loss (total)")] == before  # of a stretch that nobody looks at
+    assert points(page, "loss (total)") == before  # of a stretch that nobody looks at
     page.evaluate("(m) => tell('msg:custom', m)", {"type": "finer", "range": asked["range"], "runs": {"0": finer}})
     settled(page)
-    assert [points(path) for path in curves(page, "loss (total)")] == [21, before[1]]
+    assert points(page, "loss (total)") == [21, before[1]]
     page.evaluate("tell('msg:custom', {type: 'news', runs: {0: {curves: {loss: [[60], [2]]}}}})")
     settled(page)
-    assert points(curves(page, "loss (total)")[0]) == 22
+    assert points(page, "loss (total)")[0] == 22
     page.get_by_role("button", name="All steps").click()
     settled(page)
-    assert [points(path) for path in curves(page, "loss (total)")] == [before[0] + 1, before[1]]
+    assert points(page, "loss (total)") == [before[0] + 1, before[1]]
 
 
 def test_what_is_out_of_view_is_drawn_when_it_comes_into_view_or_after_seconds(shown):
     page = shown()
+    page.clock.install()
     page.set_viewport_size({"width": 1000, "height": 200})
     page.evaluate("window.scrollTo(0, 0)")
     settled(page)
     page.wait_for_timeout(300)
     frame = page.get_by_role("slider", name="gradient norm by step")
-    (before, *_), read = curves(page, "gradient norm"), frame.get_attribute("aria-valuetext")
+    (before, *_), read = points(page, "gradient norm"), frame.get_attribute("aria-valuetext")
     news = "tell('msg:custom', {type: 'news', runs: {0: {curves: {gradient_norm: [[STEP], [2]]}}}})"
     page.evaluate(news.replace("STEP", "60"))  # the first may be drawn: the last drawing may be seconds ago
     page.evaluate(news.replace("STEP", "70"))
     settled(page)
-    drawn = points(curves(page, "gradient norm")[0])
-    assert drawn <= points(before) + 1
-    page.wait_for_timeout(4500)
-    assert points(curves(page, "gradient norm")[0]) == points(before) + 2
+    drawn = points(page, "gradient norm")[0]
+    assert drawn <= before + 1
+    page.clock.fast_forward(20_500)
+    settled(page)
+    assert points(page, "gradient norm")[0] == before + 2
     assert frame.get_attribute("aria-valuetext") != read
     page.evaluate(news.replace("STEP", "80"))
     settled(page)
-    assert points(curves(page, "gradient norm")[0]) == points(before) + 2
+    assert points(page, "gradient norm")[0] == before + 2
     frame.scroll_into_view_if_needed()
     page.wait_for_timeout(300)
-    assert points(curves(page, "gradient norm")[0]) == points(before) + 3
+    assert points(page, "gradient norm")[0] == before + 3
 
 
 def test_scale_and_smoothing(shown):
@@ -232,7 +291,7 @@ def test_a_line_is_drawn_soon_after_it_is_heard(shown):
     page = shown()
     taken = page.evaluate("""async () => {
       const taken = [];
-      const drawn = () => document.querySelector(".wb-curve").getAttribute("d").split(/[ML]/).length;
+      const drawn = () => document.querySelector(".wb-chart").outerHTML;
       for (let step = 100; step < 130; step += 1) {
         const [start, before] = [performance.now(), drawn()];
         tell("msg:custom", {type: "news", runs: {0: {curves: {loss: [[step], [1]], denoise: [[step], [1]]}}}});

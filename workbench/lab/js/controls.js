@@ -1,6 +1,6 @@
 // Controls that every pane shares. Each is native, has a name and its true value, and shows the state at any time.
 const OKABE_ITO = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"];
-const UNSEEN = 4000; // ms between two drawings of what is not in view
+const UNSEEN = 20000; // ms between two drawings of what is not in view
 const MARKERS = ["circle", "square", "triangle", "diamond", "cross", "plus", "down", "star"];
 
 // `say(text, isError)` writes the status line, `fail(error, where)` an error with its place.

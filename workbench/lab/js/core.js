@@ -150,6 +150,11 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+// Only if it differs: a text that is set again is laid out again.
+function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
 function svgElement(tag, attributes = {}) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);

@@ -71,7 +71,7 @@ function paintCell(cell, at, table, state) {
     cell.label.setAttribute("fill", known ? inkOn(colour) : "#111");
     cell.fill = fill;
   }
-  if (cell.label.textContent !== text) cell.label.textContent = text;
+  setText(cell.label, text);
   cell.group.setAttribute("aria-label", table.sentence(state, at));
 }
 

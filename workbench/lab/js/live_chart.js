@@ -108,15 +108,16 @@ function placement(lines, { span, width, height, log }) {
   };
 }
 
-function pathOf(steps, values, place, log) {
+// From point number `first` on.
+function pathOf(steps, values, place, log, first = 0) {
   let text = "";
   let open = false;
-  steps.forEach((step, at) => {
+  for (let at = first; at < steps.length; at += 1) {
     const value = values[at];
     const known = value !== null && value !== undefined && !(log && value <= 0);
-    if (known) text += `${open ? "L" : "M"}${place.x(step).toFixed(1)} ${place.y(value).toFixed(1)}`;
+    if (known) text += `${open ? "L" : "M"}${place.x(steps[at]).toFixed(1)} ${place.y(value).toFixed(1)}`;
     open = known;
-  });
+  }
   return text;
 }
 
@@ -148,7 +149,7 @@ function lineText(line, place, log) {
   const { steps, values, drawn, lows, highs, level, colour, dash, marked } = line;
   const stroke = `fill="none" stroke="${colour}" stroke-linejoin="round"`;
   let text = "";
-  if (drawn !== values) text += `<path d="${pathOf(steps, values, place, log)}" ${stroke} opacity="0.25"/>`;
+  if (drawn !== values) text += `<path class="wb-raw" d="${pathOf(steps, values, place, log)}" ${stroke} opacity="0.25"/>`;
   text += `<path class="wb-curve" d="${pathOf(steps, drawn, place, log)}" ${stroke} stroke-width="1.8"`
     + ` stroke-dasharray="${dash}"/>`;
   if (level !== null && level !== undefined && !(log && level <= 0)) {

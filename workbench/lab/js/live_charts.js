@@ -5,6 +5,7 @@ const TITLES = {
   images_per_second: "throughput (images/s)",
 };
 const CHART_HEIGHT = 190;
+const ROOM = 1 / 16; // of the steps that are drawn
 let charted = 0; // clip paths need names that nothing else in the page has
 
 function titleOf(name) {
@@ -25,7 +26,7 @@ function curveLines(runs, name, keep, range) {
     const found = (known && run.finer.curves[name]) || run.curves[name];
     if (!found) return [];
     const [steps, values] = found;
-    return [{ ...lineStyle(index), run: run.name, steps, values, drawn: smoothed(values, keep) }];
+    return [{ ...lineStyle(index), run: run.name, from: found, steps, values, drawn: smoothed(values, keep) }];
   });
 }
 
@@ -33,7 +34,7 @@ function scoreLines(runs) {
   return runs.flatMap((run, index) => {
     if (!run.scores) return [];
     const [steps, values, lows, highs] = [0, 1, 2, 3].map((column) => run.scores.points.map((point) => point[column]));
-    const style = { ...lineStyle(index), run: run.name, marked: true };
+    const style = { ...lineStyle(index), run: run.name, from: run.scores, marked: true };
     return [{ ...style, steps, values, drawn: values, lows, highs, level: run.scores.floor }];
   });
 }
@@ -66,7 +67,8 @@ function readings(lines, step) {
 }
 
 // A chart: a figure whose frame is a slider over the steps to the keyboard and to screen readers.
-function createChart(store, { title, lines, span }) {
+// `drawn()` is the span of its picture, which may have room for steps to come.
+function createChart(store, { title, lines, span, drawn }) {
   const heading = make("span", { class: "wb-chart-title" });
   const read = make("span", { class: "wb-chart-read" });
   const frame = make("div", { class: "wb-chart-frame", role: "slider", tabindex: 0 });
@@ -75,23 +77,21 @@ function createChart(store, { title, lines, span }) {
   const picture = make("div", { class: "wb-chart-picture" });
   frame.append(picture, mark, box);
   const element = make("figure", { class: "wb-chart" }, make("figcaption", {}, heading, read), frame);
-  const chart = { element, frame, place: null, width: 0, id: (charted += 1), lines: [] };
+  const chart = { element, frame, place: null, width: 0, lines: [] };
+  const drawing = createDrawing(picture);
+  const id = (charted += 1);
 
   // Of all charts before any is drawn, or each would have the page laid out anew.
   chart.measure = () => { chart.width = frame.clientWidth; };
   chart.draw = inView(element, () => {
     chart.lines = lines();
     if (!chart.width) return;
-    heading.textContent = title();
+    setText(heading, title());
     frame.setAttribute("aria-label", `${title()} by step`);
-    const how = {
-      span: span(), width: chart.width, height: CHART_HEIGHT, log: store.get().scale === "log",
-      inks: INKS[themeOf()], id: chart.id,
-    };
-    const { place, text } = chartText(chart.lines, how);
-    chart.place = place;
-    const size = `width="${how.width}" height="${how.height}"`;
-    picture.innerHTML = `<svg ${size} viewBox="0 0 ${how.width} ${how.height}" aria-hidden="true">${text}</svg>`;
+    const { scale, smoothing } = store.get();
+    chart.place = drawing.draw(chart.lines, {
+      span: drawn(), width: chart.width, height: CHART_HEIGHT, log: scale === "log", inks: INKS[themeOf()], smoothing, id,
+    });
     chart.point();
   }, () => store.touch("data"));
 
@@ -104,9 +104,15 @@ function createChart(store, { title, lines, span }) {
     const inside = step !== null && chart.place && at >= low && at <= high;
     mark.hidden = !inside;
     if (inside) mark.style.left = `${chart.place.x(at)}px`;
-    read.replaceChildren(...(step === null ? [] : [make("span", {}, `step ${numberText(at)}`)]),
-      ...found.map(({ colour, text }) => make("span", { class: "wb-read" },
-        make("i", { style: `background:${colour}` }), text)));
+    const texts = [...(step === null ? [] : [`step ${numberText(at)}`]), ...found.map(({ text }) => text)];
+    const colours = [...(step === null ? [] : [null]), ...found.map(({ colour }) => colour)];
+    if (String(colours) !== chart.colours) {
+      chart.colours = String(colours);
+      read.replaceChildren(...colours.map((colour) => (colour
+        ? make("span", { class: "wb-read" }, make("i", { style: `background:${colour}` }), "")
+        : make("span", {}, ""))));
+    }
+    texts.forEach((text, place) => setText(read.children[place].lastChild, text));
     frame.setAttribute("aria-valuemin", Math.round(low));
     frame.setAttribute("aria-valuemax", Math.round(high));
     frame.setAttribute("aria-valuenow", at);
@@ -196,6 +202,16 @@ function pressed(store, chart, span, event) {
 function createCharts(host, runs, store) {
   const charts = new Map();
   const span = () => store.get().range ?? fullSpan(runs);
+  // A span that grows is drawn with room for what comes next, the same in all charts.
+  let reach = null;
+  const drawn = () => {
+    if (store.get().range) return store.get().range;
+    const [low, high] = fullSpan(runs);
+    const room = (high - low) * ROOM;
+    const holds = reach && reach[0] === low && reach[1] >= high && reach[1] <= high + room;
+    if (!holds) reach = [low, reach && high > reach[1] ? high + room : high];
+    return reach;
+  };
   const wanted = () => [...curveNames(runs), ...(runs.some((run) => run.scores) ? ["score"] : [])];
   const sourceOf = (name) => (name === "score"
     ? { title: () => scoreTitle(runs), lines: () => scoreLines(runs) }
@@ -205,7 +221,7 @@ function createCharts(host, runs, store) {
   function update(changed) {
     const names = wanted();
     names.forEach((name) => {
-      if (!charts.has(name)) charts.set(name, createChart(store, { ...sourceOf(name), span }));
+      if (!charts.has(name)) charts.set(name, createChart(store, { ...sourceOf(name), span, drawn }));
     });
     const elements = names.length ? names.map((name) => charts.get(name).element) : [empty];
     // Only when there are others: a chart that is put in its place again loses the focus.
@@ -215,7 +231,7 @@ function createCharts(host, runs, store) {
     if ([...changed].every((key) => key === "_cursor")) {
       shown.forEach((chart) => chart.point());
     } else {
-      shown.forEach((chart) => chart.measure());
+      shown.filter((chart) => !chart.width || changed.has("size")).forEach((chart) => chart.measure());
       shown.forEach((chart) => chart.draw());
     }
   }

@@ -58,25 +58,25 @@ function createRun(run, index, ui, ask) {
   function update() {
     const status = run.status ?? { state: "unreadable", can: {}, step: 0, steps: 1, remark: "" };
     const bad = WORSE.includes(status.state) || !run.status;
-    state.textContent = status.state;
+    setText(state, status.state);
     element.classList.toggle("wb-worse", bad);
     element.dataset.state = status.state;
     Object.assign(progress, { max: Math.max(1, status.steps), value: status.step });
     progress.setAttribute("aria-valuetext", speedText(status));
-    speed.textContent = speedText(status);
-    remark.textContent = [run.error, status.remark].filter(Boolean).join("; ");
+    setText(speed, speedText(status));
+    setText(remark, [run.error, status.remark].filter(Boolean).join("; "));
     const said = status.answer;
-    answer.textContent = said ? `${said.what} at step ${numberText(said.step)}: ${said.result}` : "";
+    setText(answer, said ? `${said.what} at step ${numberText(said.step)}: ${said.result}` : "");
     buttons.forEach((button) => { button.disabled = !status.can[button.dataset.what]; });
     const named = ["created", "paused"].indexOf(status.state) === 0 ? "Start" : "Resume";
-    buttons[1].textContent = named;
+    setText(buttons[1], named);
     buttons[1].setAttribute("aria-label", `${named} ${run.name}`);
     rate.update(status.can.set, run.settings?.learning_rate);
     figure.hidden = !run.samples;
     if (run.samples) showSamples(samples, caption, run.samples);
     details.hidden = !run.log?.length;
     const text = (run.log ?? []).join("\n");
-    if (log.textContent !== text) log.textContent = text;
+    setText(log, text);
     if (bad && !worse && text) details.open = true;
     worse = bad;
   }
@@ -89,7 +89,7 @@ function showSamples(image, caption, { step, names, count, png }) {
   if (image.getAttribute("src") !== source) image.src = source;
   image.alt = `samples at step ${numberText(step)}: ${names.join(", ")}`;
   image.title = names.join(", ");
-  caption.textContent = `newest ${count} samples, step ${numberText(step)}`;
+  setText(caption, `newest ${count} samples, step ${numberText(step)}`);
 }
 
 // The learning rate: what is typed stays until it is set, however often the panel is drawn meanwhile.

@@ -54,7 +54,7 @@ function classRow(name, mark, onclick) {
 
 function fillRow({ cells, named }, { selected, all, right, rightAll }) {
   const texts = [`${counted(selected)} of ${counted(all)}`, shareText(right, selected), shareText(rightAll, all)];
-  texts.forEach((text, i) => { if (cells[i].textContent !== text) cells[i].textContent = text; });
+  texts.forEach((text, i) => setText(cells[i], text));
   cells[1].title = selected ? `${right} of ${selected} right` : "none selected";
   cells[2].title = `${rightAll} of ${all} right`;
   const pressed = selected === 0 ? "false" : selected === all ? "true" : "mixed";

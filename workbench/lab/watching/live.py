@@ -21,7 +21,7 @@ from workbench.training.launch import Launched
 # all, which costs a training on the same machine more than all the rest. Slower, curves would come too late.
 _QUICK, _SLOW = 0.8, 1.6
 _PATIENT = 20.0  # seconds without news after which the slow ones do: runs mostly log more often
-_SCRIPTS = ("live_chart", "live_charts", "live_run", "live")
+_SCRIPTS = ("live_chart", "live_drawing", "live_charts", "live_run", "live")
 _open: dict[tuple[Path, ...], "LivePanel"] = {}  # so that a cell that runs again does not start another thread
 
 

@@ -17,7 +17,7 @@ from workbench.runs.history import read_history, settings_of
 from workbench.runs.state import LIVE, TRAINING
 from workbench.runs.store import Run
 
-POINTS = 2000  # of a curve in the page
+POINTS = 1000  # of a curve in the page: more than one a pixel; a stretch that is zoomed into is read anew
 OPENED = POINTS // 2  # of a curve when it is opened; it grows to POINTS before it is read anew
 _FIRST_SCORES = ("fd-clf64", "fid")  # the score that is drawn is the first of these that the run has, else any distance
 
