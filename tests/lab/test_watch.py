@@ -253,6 +253,33 @@ def test_two_runs_in_one_panel(run, tmp_path, panels, log, make_run):
     assert [one["curves"]["loss"][0] for one in panel.sent[-1]["runs"].values()] == [[10, 20, 30], [5, 6]]
 
 
+def test_what_no_page_shows_is_looked_at_less_often_until_it_is_seen(run, monkeypatch, log):
+    for name, seconds in {"_QUICK": 0.05, "_SLOW": 0.05, "_UNSEEN": 60.0}.items():
+        monkeypatch.setattr(live, name, seconds)
+    looks = threading.Semaphore(0)
+    monkeypatch.setattr(LivePanel, "look", lambda self: looks.release() or True)
+    panel = LivePanel([run])
+
+    def looked(seconds: float) -> bool:
+        return looks.acquire(timeout=seconds)
+
+    def seen(view: str, value: bool) -> None:
+        panel._heard(panel, {"type": "seen", "view": view, "value": value}, [])
+
+    try:
+        assert looked(10)  # no page has said anything yet
+        seen("a", True)
+        seen("b", False)
+        assert looked(10) and looked(10)
+        seen("a", False)
+        while looked(1.0):
+            pass
+        seen("b", True)
+        assert looked(10) and looked(10)
+    finally:
+        panel.close()
+
+
 def test_the_same_runs_have_one_panel_until_it_is_closed(run, panels):
     panel = panels(run)
     assert watch(run.folder) is panel

@@ -61,6 +61,12 @@ def points(page, title: str) -> list[int]:
     )
 
 
+def sent(page, seen: bool = False) -> list[dict]:
+    """What the kernel was sent: of whether the panel is seen, or all else."""
+    messages = page.evaluate("JSON.parse(JSON.stringify(sent))")
+    return [message for message in messages if (message["type"] == "seen") == seen]
+
+
 def test_runs_lie_over_each_other_and_new_points_join_them(shown):
     page = shown()
     assert points(page, "loss (total)") == [3, 11]
@@ -70,7 +76,7 @@ def test_runs_lie_over_each_other_and_new_points_join_them(shown):
         .evaluate_all("(all) => all.map((one) => [one.getAttribute('stroke'), one.getAttribute('stroke-dasharray')])")
     )
     assert styles[0][0] != styles[1][0] and styles[0][1] != styles[1][1]
-    assert page.evaluate("sent") == [{"type": "ready"}]
+    assert sent(page) == [{"type": "ready"}]
     page.evaluate(
         "tell('msg:custom', {type: 'news', runs: {0: {curves: {loss: [[30, 40], [9, 2]], norm_x: [[40], [1]]}}}})"
     )
@@ -81,7 +87,7 @@ def test_runs_lie_over_each_other_and_new_points_join_them(shown):
     page.evaluate("tell('msg:custom', {type: 'news', runs: {0: {whole: true, name: 'a', curves: {}}}})")
     page.evaluate(f"tell('msg:custom', {{type: 'news', runs: {{0: {{curves: {{loss: {many}}}}}}}}})")
     page.evaluate("tell('msg:custom', {type: 'news', runs: {0: {curves: {loss: [[9000], [1]]}}}})")
-    assert page.evaluate("sent").count({"type": "ready"}) == 2  # too many points: it asks for thinner ones
+    assert sent(page).count({"type": "ready"}) == 2  # too many points: it asks for thinner ones
 
 
 def test_only_what_a_line_went_on_by_is_drawn_while_it_stays_within_the_borders(shown):
@@ -171,7 +177,7 @@ def test_a_zoom_asks_for_finer_points_and_draws_them(shown):
     frame.focus()
     page.keyboard.press("+")
     page.wait_for_timeout(150)
-    asked = page.evaluate("sent.at(-1)")
+    asked = sent(page)[-1]
     assert asked["type"] == "range" and asked["range"] == page.evaluate("values.choices.range")
     finer = {"loss": [list(range(20, 41)), [1.0] * 21]}
     page.evaluate("(m) => tell('msg:custom', m)", {"type": "finer", "range": [0, 1], "runs": {"0": finer}})
@@ -215,6 +221,17 @@ def test_what_is_out_of_view_is_drawn_when_it_comes_into_view_or_after_seconds(s
     assert points(page, "gradient norm")[0] == before + 3
 
 
+def test_the_kernel_hears_whether_a_panel_is_seen(shown):
+    page = shown()
+    page.wait_for_function("sent.some(({type}) => type === 'seen')")
+    page.evaluate("document.body.style.paddingTop = '3000px'")
+    page.wait_for_function("sent.filter(({type}) => type === 'seen').length === 2")
+    page.get_by_role("slider", name="loss (total) by step").scroll_into_view_if_needed()
+    page.wait_for_function("sent.filter(({type}) => type === 'seen').length === 3")
+    assert [message["value"] for message in sent(page, seen=True)] == [True, False, True]
+    assert len({message["view"] for message in sent(page, seen=True)}) == 1
+
+
 def test_scale_and_smoothing(shown):
     page = shown()
     before = curves(page, "loss (total)")
@@ -248,7 +265,7 @@ def test_a_lost_run_shows_its_log_and_resumes(shown, run):
         {"type": "command", "run": 0, "what": "resume"},
         {"type": "command", "run": 0, "what": "set", "value": 5e-4},
     ]
-    assert page.evaluate("JSON.parse(JSON.stringify(sent.slice(1)))") == asked
+    assert sent(page)[1:] == asked
     page.evaluate("tell('msg:custom', {type: 'said', text: 'ValueError: no room', wrong: true})")
     assert page.get_by_role("alert").inner_text() == "ValueError: no room"
 

@@ -70,7 +70,8 @@ function render({ model, el }) {
       fail(error, "panel");
     }
   };
-  const stops = [store.subscribe(update), remember(model, store), listen(model, { runs, store, say }), ...around(root, store)];
+  const stops = [store.subscribe(update), remember(model, store), listen(model, { runs, store, say }),
+    sayWhetherSeen(model, root), ...around(root, store)];
   update(store.get(), new Set(["data"]));
   // The frame has no width before it is in the page.
   store.touch("size");
@@ -158,6 +159,33 @@ function listen(model, { runs, store, say }) {
   model.on("msg:custom", heard);
   ask();
   return () => model.off("msg:custom", heard);
+}
+
+// The kernel looks at the runs of a panel less often while nobody sees it.
+function sayWhetherSeen(model, root) {
+  const view = Math.random().toString(36).slice(2);
+  let [inside, said] = [true, null];
+  const say = () => {
+    const value = inside && !document.hidden;
+    try {
+      if (value !== said) model.send({ type: "seen", view, value });
+      said = value;
+    } catch {
+      // The kernel has gone, and looks no more.
+    }
+  };
+  const observer = new IntersectionObserver((entries) => {
+    inside = entries[entries.length - 1].isIntersecting;
+    say();
+  });
+  observer.observe(root);
+  document.addEventListener("visibilitychange", say);
+  return () => {
+    observer.disconnect();
+    document.removeEventListener("visibilitychange", say);
+    inside = false;
+    say();
+  };
 }
 
 function around(root, store) {

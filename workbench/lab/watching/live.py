@@ -21,6 +21,7 @@ from workbench.training.launch import Launched
 # all, which costs a training on the same machine more than all the rest. Slower, curves would come too late.
 _QUICK, _SLOW = 0.8, 1.6
 _PATIENT = 20.0  # seconds without news after which the slow ones do: runs mostly log more often
+_UNSEEN = 8.0  # for a panel that is scrolled away or whose tab is hidden
 _SCRIPTS = ("live_chart", "live_drawing", "live_charts", "live_run", "live")
 _open: dict[tuple[Path, ...], "LivePanel"] = {}  # so that a cell that runs again does not start another thread
 
@@ -103,6 +104,7 @@ class LivePanel(anywidget.AnyWidget):
         self._lookouts = [Lookout(run) for run in self.runs]
         self._turn = threading.RLock()  # one message after another: news before the whole they add to would be lost
         self._woken, self._over = threading.Event(), False
+        self._views: dict[str, bool] = {}  # of this panel in pages, and whether each is in view
         code = calling("watch", ", ".join(named(self.runs)))
         super().__init__(_esm=module(*_SCRIPTS), opening=[one.whole() for one in self._lookouts], code=code)
         self.on_msg(self._heard)
@@ -126,7 +128,7 @@ class LivePanel(anywidget.AnyWidget):
     def _follow(self) -> None:
         quiet, said = 0.0, ""
         while not self._over:
-            beat = _QUICK if quiet < _PATIENT else _SLOW
+            beat = self._beat(quiet)
             wait = beat - time.monotonic() % beat
             if self._woken.wait(wait):
                 self._woken.clear()
@@ -138,6 +140,11 @@ class LivePanel(anywidget.AnyWidget):
                     said = str(error)
                     self._say(f"{type(error).__name__}: {error}", True)
 
+    def _beat(self, quiet: float) -> float:
+        if self._views and not any(self._views.values()):
+            return _UNSEEN
+        return _QUICK if quiet < _PATIENT else _SLOW
+
     def _heard(self, _widget: Any, content: Any, _buffers: Any) -> None:
         kind = content.get("type") if isinstance(content, dict) else None
         if kind == "ready":
@@ -145,6 +152,10 @@ class LivePanel(anywidget.AnyWidget):
                 self.send({"type": "news", "runs": {number: one.whole() for number, one in enumerate(self._lookouts)}})
         elif kind == "range":
             self._send_finer(content["range"])
+        elif kind == "seen":
+            self._views[str(content["view"])] = seen = bool(content["value"])
+            if seen:
+                self._woken.set()
         elif kind == "command":
             # Not here: a run that is launched again takes seconds to begin.
             threading.Thread(target=self.command, args=(content,), daemon=True).start()
