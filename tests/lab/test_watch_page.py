@@ -189,6 +189,7 @@ def test_a_zoom_asks_for_finer_points_and_draws_them(shown):
     page.evaluate("tell('msg:custom', {type: 'news', runs: {0: {curves: {loss: [[60], [2]]}}}})")
     settled(page)
     assert points(page, "loss (total)")[0] == 22
+    assert page.locator(".wb-more").count() == 1  # what lies beyond the stretch does not have it drawn anew
     page.get_by_role("button", name="All steps").click()
     settled(page)
     assert points(page, "loss (total)") == [before[0] + 1, before[1]]

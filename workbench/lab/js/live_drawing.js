@@ -4,11 +4,12 @@ const PIECES = 100; // that a line is drawn in before it becomes one path again
 
 // `draw(lines, how)` gives the placement, or null if there is nothing to place. `how` is that of `chartText`.
 function createDrawing(host) {
-  let there = null; // what is drawn: {place, key, counts, pieces}
+  let there = null; // what is drawn: {place, key, end, counts, pieces}
 
-  const fits = ({ drawn, steps }, from) => {
+  // What lies beyond the last step that is drawn has no height to fit.
+  const fits = ({ steps, drawn }, first) => {
     const [low, high] = there.place.shown;
-    return drawn.slice(from).every((value) => value >= low && value <= high) && steps[steps.length - 1] <= there.end;
+    return drawn.slice(first).every((value, at) => steps[first + at] > there.end || (value >= low && value <= high));
   };
 
   // Whether the lines are those that are drawn and went on within their borders, if at all.
