@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from workbench.config import coerce, fingerprint, from_dict, load_config, presets, to_yaml
+from workbench.reporting.sweep.rows import resolve
 
 
 @pytest.mark.parametrize(
@@ -167,6 +168,18 @@ def test_lists_become_tuples_of_the_right_length():
 def test_one_word_changes_the_method_with_what_is_published_for_the_size(method, expected):
     options = load_config("paper/sit-xl-2-256", [f"objective.name={method}"]).objective.options
     assert {key: options[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("name", presets())
+def test_naming_the_recipe_in_force_changes_nothing(name):
+    config = load_config(name)
+    if config.recipe:
+        assert load_config(name, [f"recipe={config.recipe}"]) == config
+
+
+def test_a_student_hands_its_recipe_on_without_undoing_what_its_teacher_says(tmp_path):
+    teacher = resolve("laptop/table5/by-repa", root=tmp_path).teacher
+    assert teacher.config == load_config("laptop/sit-nano-2-repa")
 
 
 def test_a_recipe_changes_its_switches_and_leaves_the_placement():

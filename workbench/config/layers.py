@@ -72,13 +72,14 @@ def _expand_recipe(layer: dict[str, Any], below: Mapping[str, Any]) -> dict[str,
 
     A layer that names the recipe, or another objective under a recipe named earlier, brings the recipe's switches in;
     another objective also the placement that is published for the backbone. Placement stays when only the recipe
-    changes, for there the two do not differ.
+    changes, for there the two do not differ. To name the recipe that is in force already changes nothing: what layers
+    below said otherwise since holds, as for a preset whose student hands its own recipe on.
     """
     merged = _merge(below, {key: mapping(key, layer[key]) if key in PLUGINS else layer[key] for key in layer})
     name = merged.get("objective", {}).get("name", "denoise")
     another = name != below.get("objective", {}).get("name", "denoise")
     recipe = layer.get("recipe", below.get("recipe") if another else None)
-    if recipe is None:
+    if recipe is None or (recipe == below.get("recipe") and not another):
         return layer
     module = inspect.getmodule(plugin_class("objective", name))
     refuse_unknown("recipe", recipe, module.RECIPES)
