@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from workbench.reporting import paper
+from workbench.reporting.paper import style
 from workbench.reporting.paper.exhibit import Exhibit, encoded, timed
 
 EXPECTED = {f"fig{n}" for n in (1, 2, 4, 5, 6, 7, 8, 9, 10)} | {f"table{n}" for n in range(1, 6)}
@@ -143,3 +144,11 @@ def test_a_notebook_for_each_committed_clean(name):
     names = dict(pair.split("=") for pair in found[1].split(", "))
     assert set(names.values()) | {"scale", "folder"} == {key for key in given if not key.startswith("__")}
     assert names.keys() <= inspect.signature(paper.exhibits()[name]).parameters.keys()
+
+
+@pytest.mark.parametrize("names", [("plain", "ours"), ("Self-Transcendence, never stopped", "REPA, never stopped")])
+def test_the_legend_is_as_wide_as_the_figure_allows(names):
+    figure = style.lines([style.Curve(name, {}, [1.0, 2.0], [1.0, 2.0]) for name in names], "step", "score")
+    (legend,) = figure.legends
+    assert legend.get_window_extent().width <= figure.bbox.width
+    assert len({text.get_window_extent().y0 for text in legend.get_texts()}) == (1 if names[0] == "plain" else 2)

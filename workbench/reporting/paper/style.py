@@ -104,8 +104,19 @@ def lines(curves: Sequence[Curve], x: str, y: str, *, width: float = COLUMN, flo
         axis.set(xlabel=f"{x}\n(real images: {floor:.2g})" if far else x, ylabel=y)
         thousands(axis)
         if curves:
-            figure.legend(loc="outside upper center", ncols=2 if width < PAGE else 4, handlelength=3, columnspacing=1)
+            _legend(figure, 2 if width < PAGE else 4)
     return figure
+
+
+def _legend(figure: Figure, columns: int) -> None:
+    """Above the axes, in as many columns as the width has room for."""
+    while True:
+        legend = figure.legend(loc="outside upper center", ncols=columns, handlelength=3, columnspacing=1)
+        figure.draw_without_rendering()
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
+        columns -= 1
 
 
 def _curve(axis: Axes, curve: Curve, shift: float, few: bool) -> None:

@@ -42,9 +42,9 @@ def compute(
         title="Score against total compute",
         caption=(
             f"Frechet distance of every scored step against the seconds of training behind it, for the guided model "
-            f"those of its guiding model too ({scale} scale, as logged, with whatever else the machine did, mean over "
-            f"seeds): {scores.how}. Means with 95 % t "
-            "intervals over seeds."
+            f"those of its guiding model too ({scale} scale; each step counts as the median of those logged in its "
+            f"phase, beside whatever else the machine did, mean over seeds): {scores.how}. Means with 95 % t intervals "
+            "over seeds."
         ),
         figures={"compute": figure},
         alts={"compute": _alt(scores, spent)},

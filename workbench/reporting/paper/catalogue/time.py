@@ -24,7 +24,7 @@ def time(
 ) -> Exhibit:
     """Section 4.5: steps a second of each phase and the whole, the paper's beside ours, relative to plain training.
 
-    Ours are seconds as they were logged, with whatever else the machine did; `workbench bench step` compares costs.
+    Ours are medians of what was logged, beside whatever else the machine did; `workbench bench step` compares costs.
     """
     rows = paper_numbers().time
     found = runs_of(
@@ -40,7 +40,8 @@ def time(
         caption=(
             "Time relative to plain training: the paper's (SiT-B/2, batch 256, one million steps on eight A800) and "
             "ours "
-            f"({scale} scale, as logged, with whatever else the machine did; means over seeds).{encoder}"
+            f"({scale} scale; each step counts as the median of those logged in its phase, beside whatever else the "
+            f"machine did; means over seeds).{encoder}"
         ),
         figures={"total": _bars(paper, ours)},
         alts={"total": _alt(paper, ours)},
