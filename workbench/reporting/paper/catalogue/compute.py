@@ -43,27 +43,24 @@ def compute(
         caption=(
             f"Frechet distance of every scored step against the seconds of training behind it, for the guided model "
             f"those of its guiding model too ({scale} scale; each step counts as the median of those logged in its "
-            f"phase, beside whatever else the machine did, mean over seeds): {scores.how}. Means with 95 % t intervals "
-            "over seeds."
+            f"phase, in the least disturbed seed): {scores.how}. Means with 95 % t intervals over seeds."
         ),
         figures={"compute": figure},
         alts={"compute": _alt(scores, spent)},
         tables={"compute": _table(scores, spent)},
-        claims=(_claim(found, scores),),
+        claims=(_claim(scores, spent),),
         made_of=distinct(found.all),
         missing=(*found.missing, *scores.missing),
     )
 
 
 def _spent(found: Found, scores: Series, method: str) -> dict[int, tuple[float, float]]:
-    """Seconds by step, teacher included, and the teacher's alone, means over the seeds that were scored."""
-    spent = {}
-    for step, by_seed in scores.values[method].items():
-        runs = [found.runs[method][seed] for seed in by_seed]
-        before = [teacher_seconds(run, found.runs.get("teacher", {})) for run in runs]
-        own = [float(seconds_at(run, [step])[0]) for run in runs]
-        spent[step] = (float(np.mean(np.add(own, before))), float(np.mean(before)))
-    return spent
+    """Seconds by step, teacher included, and the teacher's alone."""
+    runs = list(found.runs[method].values())
+    before = teacher_seconds(runs[0], list(found.runs.get("teacher", {}).values()))
+    steps = list(scores.values[method])
+    own = seconds_at(runs, steps)
+    return {step: (float(seconds) + before, before) for step, seconds in zip(steps, own, strict=True)}
 
 
 def _table(scores: Series, spent: Mapping[str, Mapping[int, tuple[float, float]]]) -> Table:
@@ -87,30 +84,26 @@ def _table(scores: Series, spent: Mapping[str, Mapping[int, tuple[float, float]]
     return Table(f"The points of the figure. {scores.how}.", columns, rows_of(lines))
 
 
-def _claim(found: Found, scores: Series) -> Claim:
+def _claim(scores: Series, spent: Mapping[str, Mapping[int, tuple[float, float]]]) -> Claim:
     """Guided against plain at the guided run's whole cost, seed by seed, plain's curve interpolated, never extended."""
     text = "Self-Transcendence is better than plain training at equal total compute"
     guided, plain = scores.values.get("guided", {}), scores.values.get("plain", {})
-    if not guided or not plain:
+    if "guided" not in spent or "plain" not in spent:
         return claim(text, {}, {}, lower=True, of=scores.name, names=("plain", "ours"))
-    last, base, other, short = max(guided), {}, {}, []
-    for seed, value in guided[last].items():
-        points = [(step, values[seed]) for step, values in sorted(plain.items()) if seed in values]
-        if not points:
-            continue
-        run = found.runs["guided"][seed]
-        cost = float(seconds_at(run, [last])[0]) + teacher_seconds(run, found.runs.get("teacher", {}))
-        times = seconds_at(found.runs["plain"][seed], [step for step, _ in points])
-        if times[0] <= cost <= times[-1]:
-            base[seed], other[seed] = float(np.interp(cost, times, [v for _, v in points])), value
-        else:
-            short.append(cost / times[-1])
-    if not base and short:
-        ratio = sum(short) / len(short)
+    last, (cost, _) = max(spent["guided"].items())
+    times = [seconds for seconds, _ in spent["plain"].values()]
+    if not min(times) <= cost <= max(times):
+        ratio = cost / max(times)
         confidence = (
             f"The guided run with its teacher cost {ratio:.2f} times the plain one, which was trained no longer."
         )
         return Claim(text, "cannot be told: plain was not trained as long", confidence)
+    base = {}
+    for seed in guided[last]:
+        points = sorted((spent["plain"][step][0], values[seed]) for step, values in plain.items() if seed in values)
+        if points and points[0][0] <= cost <= points[-1][0]:
+            base[seed] = float(np.interp(cost, *zip(*points, strict=True)))
+    other = {seed: guided[last][seed] for seed in base}
     return claim(text, base, other, lower=True, of=scores.name, names=("plain", "ours"))
 
 
