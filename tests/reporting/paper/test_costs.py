@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from workbench.config import load_config
-from workbench.reporting.paper.costs import seconds_at, timed_run
+from workbench.reporting.paper.costs import seconds_at, timed_runs
 from workbench.runs.store import prepare_run
 
 
@@ -21,7 +21,7 @@ def trained(root, *overrides: str, paces: dict[int, float]):
 def test_a_pause_does_not_count(tmp_path):
     run = trained(tmp_path, paces={10: 3.0, 50: 0.5, 60: 90.0, 100: 0.5})  # it is compiled at first
     np.testing.assert_allclose(seconds_at([run], [0, 50, 100]), [0, 25, 50])
-    assert timed_run(run).total == pytest.approx(50) and timed_run(run).rates == pytest.approx((2.0,))
+    assert timed_runs([run]).total == pytest.approx(50) and timed_runs([run]).rates == pytest.approx((2.0,))
 
 
 def test_of_runs_that_do_the_same_the_least_disturbed_counts(tmp_path):
@@ -31,14 +31,14 @@ def test_of_runs_that_do_the_same_the_least_disturbed_counts(tmp_path):
 
 def test_each_phase_has_its_own_pace(tmp_path):
     run = trained(tmp_path, "objective.stop_step=40", paces={40: 2.0, 100: 1.0})
-    timed = timed_run(run)
+    timed = timed_runs([run])
     assert timed.steps == (40, 60) and timed.seconds == pytest.approx((80.0, 60.0))
     np.testing.assert_allclose(seconds_at([run], [20, 40, 70]), [40, 80, 110])
 
 
 def test_a_phase_shorter_than_the_logging_has_the_pace_around_it(tmp_path):
     run = trained(tmp_path, "objective.stop_step=2", paces={10: 2.0, 100: 1.0})
-    assert timed_run(run).rates == pytest.approx((0.5, 1.0))
+    assert timed_runs([run]).rates == pytest.approx((0.5, 1.0))
 
 
 def test_a_run_that_was_never_trained_is_named(tmp_path):

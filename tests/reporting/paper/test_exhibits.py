@@ -152,3 +152,10 @@ def test_the_legend_is_as_wide_as_the_figure_allows(names):
     (legend,) = figure.legends
     assert legend.get_window_extent().width <= figure.bbox.width
     assert len({text.get_window_extent().y0 for text in legend.get_texts()}) == (1 if names[0] == "plain" else 2)
+
+
+@pytest.mark.parametrize(("places", "stay"), [(([1.0, 2.0], [1.0, 2.0]), False), (([1.0, 2.0], [1.5, 2.5]), True)])
+def test_marks_are_moved_aside_only_where_they_would_hide_each_other(places, stay):
+    figure = style.lines([style.Curve(f"{x}", {}, x, [1.0, 2.0]) for x in places], "seconds", "score")
+    drawn = [list(line.get_xdata()) for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
+    assert (drawn == [*places]) == stay

@@ -25,10 +25,10 @@ class Timed:
         return sum(self.seconds)
 
 
-def timed_run(run: Run) -> Timed:
-    """Seconds of each phase of a run, as `seconds_at` counts; ValueError if nothing was logged."""
-    ends = _phases(run)
-    steps, seconds = np.diff([0, *ends]), np.diff(seconds_at([run], [0, *ends]))
+def timed_runs(runs: Sequence[Run]) -> Timed:
+    """Seconds of each phase, as `seconds_at` counts them of these runs; ValueError if nothing was logged."""
+    ends = _phases(runs[0])
+    steps, seconds = np.diff([0, *ends]), np.diff(seconds_at(runs, [0, *ends]))
     return Timed(tuple(int(count) for count in steps), tuple(float(part) for part in seconds))
 
 

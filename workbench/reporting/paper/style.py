@@ -94,9 +94,10 @@ def lines(curves: Sequence[Curve], x: str, y: str, *, width: float = COLUMN, flo
         axis = figure.subplots()
         few = max((len(curve.x) for curve in curves), default=0) < _BANDS
         places = [place for curve in curves for place in curve.x]
+        shared = len(set(places)) < len(places)  # then marks would hide each other
         span = max(places, default=1) - min(places, default=0) or max(places, default=1)
         for number, curve in enumerate(curves):
-            shift = 0.018 * span * (number - (len(curves) - 1) / 2) if few else 0.0
+            shift = 0.018 * span * (number - (len(curves) - 1) / 2) if few and shared else 0.0
             _curve(axis, curve, shift, few)
         far = floor is not None and _far(floor, curves)
         if floor is not None and not far:

@@ -7,11 +7,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from workbench.reporting.paper import style
-from workbench.reporting.paper.costs import Timed, timed_run
+from workbench.reporting.paper.costs import Timed, timed_runs
 from workbench.reporting.paper.exhibit import Exhibit, distinct, timed
 from workbench.reporting.paper.numbers import TimeRow, paper_numbers
 from workbench.reporting.paper.runs import MAIN, runs_of
-from workbench.reporting.paper.series import summary
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
 
 _HOUR = 3600.0
@@ -24,13 +23,14 @@ def time(
 ) -> Exhibit:
     """Section 4.5: steps a second of each phase and the whole, the paper's beside ours, relative to plain training.
 
-    Ours are medians of what was logged, beside whatever else the machine did; `workbench bench step` compares costs.
+    Ours are medians of what was logged, of the least disturbed seed; `workbench bench step` compares costs in turn.
     """
     rows = paper_numbers().time
     found = runs_of(
         scale, {row.row: row.presets[scale] for row in rows if scale in row.presets}, seeds, root, overrides
     )
-    ours = {row: {seed: timed_run(run) for seed, run in by_seed.items()} for row, by_seed in found.runs.items()}
+    ours = {row: timed_runs(list(by_seed.values())) for row, by_seed in found.runs.items()}
+    seeds_of = {row: {s: timed_runs([run]) for s, run in by_seed.items()} for row, by_seed in found.runs.items()}
     paper = {row.row: _printed(row) for row in rows}
     stored = any(run.config.objective.options.get("stored") for run in found.runs.get("repa", {}).values())
     encoder = " REPA's targets were stored beforehand here, so its encoder's cost is not in it." if stored else ""
@@ -40,13 +40,13 @@ def time(
         caption=(
             "Time relative to plain training: the paper's (SiT-B/2, batch 256, one million steps on eight A800) and "
             "ours "
-            f"({scale} scale; each step counts as the median of those logged in its phase, beside whatever else the "
-            f"machine did; means over seeds).{encoder}"
+            f"({scale} scale; each step counts as the median of those logged in its phase, in the least disturbed "
+            f"seed).{encoder}"
         ),
         figures={"total": _bars(paper, ours)},
         alts={"total": _alt(paper, ours)},
-        tables={"phases": _phases(rows, ours), "total": _totals(rows, paper, ours)},
-        claims=tuple(_claims(ours)),
+        tables={"phases": _phases(rows, ours, seeds_of), "total": _totals(rows, ours, seeds_of)},
+        claims=tuple(_claims(seeds_of)),
         said=_said(rows, paper),
         made_of=distinct(found.all),
         missing=found.missing,
@@ -57,77 +57,73 @@ def _printed(row: TimeRow) -> Timed:
     return Timed(tuple(p.steps for p in row.phases), tuple(p.steps / p.rate for p in row.phases))
 
 
-def _phases(rows: Sequence[TimeRow], ours: Mapping[str, Mapping[int, Timed]]) -> Table:
+def _phases(rows: Sequence[TimeRow], ours: Mapping[str, Timed], seeds_of: Mapping[str, Mapping[int, Timed]]) -> Table:
     columns = (
         Column("model"),
         Column("phase"),
         Column("paper", "paper", "steps/s"),
         Column("paper: time of a step against plain", "number", "%"),
         Column("ours", "number", "steps/s"),
-        Column("95 % interval", "text", "over seeds"),
         Column("ours: time of a step against plain", "number", "%"),
+        Column("most disturbed seed", "number", "steps/s"),
         Column("seeds", "count"),
     )
-    plain = {seed: found.rates[0] for seed, found in ours.get("plain", {}).items()}
     base = next(row for row in rows if row.row == "plain").phases[0].rate
     lines = []
     for row in rows:
+        own = ours.get(row.row)
         for place, phase in enumerate(row.phases):
-            rates = {seed: of.rates[place] for seed, of in ours.get(row.row, {}).items() if place < len(of.rates)}
-            change = [100 * (plain[seed] / rate - 1) for seed, rate in rates.items() if seed in plain]
-            number = _number(list(rates.values()), 2)
+            rate = own.rates[place] if own and place < len(own.rates) else None
+            against = 100 * (ours["plain"].rates[0] / rate - 1) if rate and "plain" in ours else None
+            slowest = min(of.rates[place] for of in seeds_of[row.row].values()) if rate else None
             lines.append(
                 (
                     row.label,
                     _phase_name(row, place),
                     Number(phase.rate, 2),
                     Number(100 * (base / phase.rate - 1), 1, signed=True) if row.row != "plain" else None,
-                    number,
-                    number and number.interval,
-                    _number(change, 1, signed=True) if row.row != "plain" else None,
-                    len(rates) or None,
+                    _number(rate, 2),
+                    _number(against, 1, signed=True) if row.row != "plain" else None,
+                    _number(slowest, 2),
+                    len(seeds_of[row.row]) if rate else None,
                 )
             )
     return Table("Steps a second of each phase.", columns, rows_of(lines), keys=2)
 
 
-def _totals(rows: Sequence[TimeRow], paper: Mapping[str, Timed], ours: Mapping[str, Mapping[int, Timed]]) -> Table:
+def _totals(rows: Sequence[TimeRow], ours: Mapping[str, Timed], seeds_of: Mapping[str, Mapping[int, Timed]]) -> Table:
     columns = (
         Column("model"),
         Column("paper", "paper", "hours"),
         Column("paper, guiding model included", "number", "hours"),
         Column("ours", "number", "seconds"),
-        Column("95 % interval", "text", "over seeds"),
         Column("ours, guiding model included", "number", "seconds"),
+        Column("most disturbed seed", "number", "seconds"),
         Column("seeds", "count"),
     )
-    teacher = next(row for row in rows if row.row == "teacher")
+    hours = next(row for row in rows if row.row == "teacher").hours
     lines = []
     for row in rows:
-        own = ours.get(row.row, {})
-        more = ours.get("teacher", {}) if row.row == "guided" else None
-        whole = [of.total + (more[seed].total if more else 0.0) for seed, of in own.items() if not more or seed in more]
-        number = _number([of.total for of in own.values()], 1)
+        own, teacher = ours.get(row.row), ours.get("teacher")
+        guided = row.row == "guided"
+        whole = own.total + (teacher.total if guided else 0.0) if own and (teacher or not guided) else None
+        slowest = max(of.total for of in seeds_of[row.row].values()) if own else None
         lines.append(
             (
                 row.label,
                 Number(row.hours, 2),
-                Number(row.hours + (teacher.hours if row.row == "guided" else 0), 2),
-                number,
-                number and number.interval,
-                None if more is not None and not more else _number(whole, 1),
-                len(own) or None,
+                Number(row.hours + (hours if guided else 0), 2),
+                _number(own and own.total, 1),
+                _number(whole, 1),
+                _number(slowest, 1),
+                len(seeds_of[row.row]) if own else None,
             )
         )
     return Table("Time to the end of training.", columns, rows_of(lines))
 
 
-def _number(values: Sequence[float], digits: int, signed: bool = False) -> Number | None:
-    if not values:
-        return None
-    mean, low, high = summary(values)
-    ends = (low, high) if len(values) > 1 else (None, None)
-    return Number(mean, digits, *ends, n=len(values), signed=signed)
+def _number(value: float | None, digits: int, signed: bool = False) -> Number | None:
+    return None if value is None else Number(value, digits, signed=signed)
 
 
 def _parts(row: str, timed_row: Timed, teacher: float) -> dict[str, float]:
@@ -147,17 +143,8 @@ def _relative(of: Mapping[str, Timed]) -> dict[str, dict[str, float]]:
     return {row: {k: v / whole for k, v in _parts(row, of[row], teacher).items()} for row in rows}
 
 
-def _means(ours: Mapping[str, Mapping[int, Timed]]) -> dict[str, Timed]:
-    found = {}
-    for row, by_seed in ours.items():
-        several = list(by_seed.values())
-        places = range(len(several[0].steps))
-        found[row] = Timed(several[0].steps, tuple(sum(o.seconds[p] for o in several) / len(several) for p in places))
-    return found
-
-
-def _bars(paper: Mapping[str, Timed], ours: Mapping[str, Mapping[int, Timed]]) -> Figure:
-    sets = {"paper": _relative(paper), "ours": _relative(_means(ours))}
+def _bars(paper: Mapping[str, Timed], ours: Mapping[str, Timed]) -> Figure:
+    sets = {"paper": _relative(paper), "ours": _relative(ours)}
     lines = [(f"{style.NAMES[row]}, {who}", sets[who][row]) for row in ("plain", "repa", "guided") for who in sets
              if row in sets[who]]  # fmt: skip
     with style.look():
@@ -182,10 +169,10 @@ def _bars(paper: Mapping[str, Timed], ours: Mapping[str, Mapping[int, Timed]]) -
     return figure
 
 
-def _claims(ours: Mapping[str, Mapping[int, Timed]]):
+def _claims(seeds_of: Mapping[str, Mapping[int, Timed]]):
     from workbench.reporting.paper.claims import claim
 
-    totals = {row: {seed: of.total for seed, of in by_seed.items()} for row, by_seed in ours.items()}
+    totals = {row: {seed: of.total for seed, of in by_seed.items()} for row, by_seed in seeds_of.items()}
     teacher = totals.get("teacher", {})
     whole = {seed: of + teacher[seed] for seed, of in totals.get("guided", {}).items() if seed in teacher}
     how = {"lower": True, "of": "training seconds"}
@@ -215,7 +202,7 @@ def _phase_name(row: TimeRow, place: int) -> str:
     return "whole"
 
 
-def _alt(paper: Mapping[str, Timed], ours: Mapping[str, Mapping[int, Timed]]) -> str:
-    sets = {"the paper's": _relative(paper), "ours": _relative(_means(ours))}
+def _alt(paper: Mapping[str, Timed], ours: Mapping[str, Timed]) -> str:
+    sets = {"the paper's": _relative(paper), "ours": _relative(ours)}
     told = [f"{who} {style.NAMES[row]} {sum(parts.values()):.2f}" for who in sets for row, parts in sets[who].items()]
     return f"Time to the end of training, guiding model included, plain being 1: {', '.join(told)}."
