@@ -1,6 +1,5 @@
 // Controls that every pane shares. Each is native, has a name and its true value, and shows the state at any time.
 const OKABE_ITO = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"];
-const UNSEEN = 20000; // ms between two drawings of what is not in view
 const MARKERS = ["circle", "square", "triangle", "diamond", "cross", "plus", "down", "star"];
 
 // `say(text, isError)` writes the status line, `fail(error, where)` an error with its place.
@@ -111,28 +110,4 @@ function createFrame(store, kind = "") {
   // JupyterLab's shortcuts would take the keys from whatever has the focus, unless it says no itself.
   root.addEventListener("focusin", ({ target }) => target.setAttribute("data-lm-suppress-shortcuts", "true"));
   return { root, status, say, fail, ui: createUi(store, say, fail) };
-}
-
-// `draw` at once while the element is in view, else at most every few seconds: what nobody sees costs the training that
-// it shows, but a screen reader may be there. `again` has everything drawn anew, where errors are caught and said.
-function inView(element, draw, again) {
-  let [seen, last, later] = [true, -Infinity, 0];
-  new IntersectionObserver(([entry]) => {
-    seen = entry.isIntersecting;
-    if (seen && later) again();
-  }, { rootMargin: "100px" }).observe(element);
-  const wake = () => {
-    later = 0;
-    again();
-  };
-  return () => {
-    const rest = last + UNSEEN - performance.now();
-    if (!seen && rest > 0) {
-      later ||= setTimeout(wake, rest);
-      return;
-    }
-    clearTimeout(later);
-    [later, last] = [0, performance.now()];
-    draw();
-  };
 }

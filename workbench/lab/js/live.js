@@ -161,33 +161,6 @@ function listen(model, { runs, store, say }) {
   return () => model.off("msg:custom", heard);
 }
 
-// The kernel looks at the runs of a panel less often while nobody sees it.
-function sayWhetherSeen(model, root) {
-  const view = Math.random().toString(36).slice(2);
-  let [inside, said] = [true, null];
-  const say = () => {
-    const value = inside && !document.hidden;
-    try {
-      if (value !== said) model.send({ type: "seen", view, value });
-      said = value;
-    } catch {
-      // The kernel has gone, and looks no more.
-    }
-  };
-  const observer = new IntersectionObserver((entries) => {
-    inside = entries[entries.length - 1].isIntersecting;
-    say();
-  });
-  observer.observe(root);
-  document.addEventListener("visibilitychange", say);
-  return () => {
-    observer.disconnect();
-    document.removeEventListener("visibilitychange", say);
-    inside = false;
-    say();
-  };
-}
-
 function around(root, store) {
   const theme = () => {
     root.dataset.theme = themeOf();

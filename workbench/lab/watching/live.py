@@ -22,7 +22,7 @@ from workbench.training.launch import Launched
 _QUICK, _SLOW = 0.8, 1.6
 _PATIENT = 20.0  # seconds without news after which the slow ones do: runs mostly log more often
 _UNSEEN = 8.0  # for a panel that is scrolled away or whose tab is hidden
-_SCRIPTS = ("live_chart", "live_drawing", "live_charts", "live_run", "live")
+_SCRIPTS = ("live_seen", "live_chart", "live_drawing", "live_charts", "live_run", "live")
 _open: dict[tuple[Path, ...], "LivePanel"] = {}  # so that a cell that runs again does not start another thread
 
 

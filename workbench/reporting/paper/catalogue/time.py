@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from workbench.reporting.paper import style
+from workbench.reporting.paper.claims import claim
 from workbench.reporting.paper.costs import Timed, timed_runs
 from workbench.reporting.paper.exhibit import Exhibit, distinct, timed
 from workbench.reporting.paper.numbers import TimeRow, paper_numbers
@@ -170,8 +171,6 @@ def _bars(paper: Mapping[str, Timed], ours: Mapping[str, Timed]) -> Figure:
 
 
 def _claims(seeds_of: Mapping[str, Mapping[int, Timed]]):
-    from workbench.reporting.paper.claims import claim
-
     totals = {row: {seed: of.total for seed, of in by_seed.items()} for row, by_seed in seeds_of.items()}
     teacher = totals.get("teacher", {})
     whole = {seed: of + teacher[seed] for seed, of in totals.get("guided", {}).items() if seed in teacher}
