@@ -4,6 +4,13 @@ import os
 import shutil
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Generated examples: the same few in every run by default; thousands of new ones with --hypothesis-profile=long.
+_FUZZ = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+settings.register_profile("short", max_examples=25, derandomize=True, database=None, **_FUZZ)
+settings.register_profile("long", max_examples=2000, **_FUZZ)
+settings.load_profile("short")
 
 # Processes of pytest-xdist side by side, each with as many threads as cores, would slow each other down.
 if "PYTEST_XDIST_WORKER" in os.environ:

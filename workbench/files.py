@@ -47,17 +47,32 @@ def write_json(path: Path, record: Any) -> None:
     write_atomically(path, json.dumps(record, indent=1).encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file; ValueError naming the file if it is missing, damaged or holds something else."""
+def parse_json(raw: bytes | str, name: str) -> Any:
+    """The value in a JSON text; ValueError calling it ``name`` if it is no JSON or is nested too deeply to read."""
     try:
-        record = json.loads(path.read_bytes())
+        return json.loads(raw)
+    except ValueError as error:
+        raise ValueError(f"{name} is damaged: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"{name} is damaged: it is nested too deeply") from error
+
+
+def parse_mapping(raw: bytes | str, name: str) -> dict[str, Any]:
+    """The mapping in a JSON text; ValueError calling it ``name`` if it holds anything else."""
+    record = parse_json(raw, name)
+    if not isinstance(record, dict):
+        raise ValueError(f"{name} is damaged: it holds {type(record).__name__} instead of a mapping")
+    return record
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; ValueError naming the file if it is missing, unreadable or holds something else."""
+    try:
+        return parse_mapping(path.read_bytes(), str(path))
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{path} is damaged: it holds no mapping but {type(record).__name__}")
-    return record
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
