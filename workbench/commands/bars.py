@@ -1,5 +1,6 @@
 """Progress bars of every command."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -19,7 +20,7 @@ def bars(console: Console) -> Iterator[Callable[..., None]]:
         TextColumn("{task.fields[note]}"),
     )
     tasks, tenths = {}, {}
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars, _logged(console):
 
         def update(stage: str, done: int, total: int, note: str = "") -> None:
             if stage not in tasks:
@@ -31,3 +32,28 @@ def bars(console: Console) -> Iterator[Callable[..., None]]:
                 console.print(f"{stage}: {done}/{total} {note}", soft_wrap=True)
 
         yield update
+
+
+class _Lines(logging.Handler):
+    """What the library logs, as lines above the bars."""
+
+    def __init__(self, console: Console):
+        super().__init__(logging.INFO)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _logged(console: Console) -> Iterator[None]:
+    log, handler = logging.getLogger("workbench"), _Lines(console)
+    before, log.propagate = (log.level, log.propagate), False
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before[0])
+        log.propagate = before[1]

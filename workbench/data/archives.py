@@ -5,62 +5,63 @@ Members are listed once; an image is read where it lies. Errors call a member ``
 
 import contextlib
 import glob
-import hashlib
 import io
 import os
 import re
+import stat
 import tarfile
 import zipfile
 import zlib
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Int
 
 from workbench.config import DataConfig
-from workbench.data.folder import (
+from workbench.data.checksums import Progress, cached, load_arrays, save_arrays, settle, stamp
+from workbench.data.folder import data_path, read_image
+from workbench.data.images import Images
+from workbench.data.tree import (
+    MAX_CLASSES,
     SPLITS,
     SUFFIXES,
+    LeftOut,
     Tree,
-    choose,
+    arrange,
     class_names,
-    data_path,
     images_of_tree,
     in_split,
-    read_image,
+    is_image,
+    joined,
+    left_out_reason,
+    printable,
     split_folder,
 )
-from workbench.data.images import Images
-from workbench.files import write_atomically
+
+MAX_MEMBERS = 20_000_000  # of an archive; ImageNet has 1.3 million images
+MAX_MEMBER_BYTES = 1 << 30  # of one image file, which is held in memory
+_HEADER_BYTES = 1 << 20  # of the extended headers of a member of a tar file
+_LABEL_BYTES = 100  # of a .cls file
 
 
 def load_image_zip(config: DataConfig, path: Path, split: str) -> Images:
-    """``path!/[train|test|val/]class/image.png``, also when one folder encloses all that.
+    """``path!/[train|test|val/]class/image.png``, also when folders enclose all that.
 
     Divided and hashed as a folder is. ValueError naming the archive or the member that is damaged, encrypted, empty
     or no image.
     """
     archive = ZipArchive(path)
-    members = archive.members()
-    enclosing = {name.split("/")[0] for name in members}
-    prefix = ""
-    undivided = enclosing.isdisjoint(part for parts in SPLITS.values() for part in parts)
-    if len(enclosing) == 1 and undivided and all(name.count("/") > 1 for name in members):
-        prefix = f"{enclosing.pop()}/"
-    tops = {name.removeprefix(prefix).split("/")[0] for name in members if "/" in name.removeprefix(prefix)}
-    part = split_folder(tops, split, f"{path}!{prefix}".rstrip("!/"))
-    prefix += f"{part}/" if part else ""
-    files = [(n.removeprefix(prefix), size) for n, size in members.items() if n.startswith(prefix)]
-    files = [
-        (name, size) for name, size in files if "/" in name
-    ]  # as in a folder, files beside the classes are not read
-    classes = sorted({name.split("/")[0] for name, _ in files})
-    tree = choose(files, classes, split, part is not None, f"{path}!{prefix}")
-    read = partial(_read_zip, archive, [prefix + name for name in tree.names], config.size, config.crop)
-    return images_of_tree(config, split, tree, path, read)
+    listing = Members(archive)
+    tree = arrange(listing, split, unwrap=True)
+    names = [listing.raw[tree.prefix + name] for name in tree.names]
+    checks = np.array([listing.checksums[tree.prefix + name] for name in tree.names], dtype=np.int64)
+    read = partial(_read_zip, archive, names, config.size, config.crop)
+    return images_of_tree(config, split, tree, checks, path, read)
 
 
 class ZipArchive:
@@ -72,42 +73,132 @@ class ZipArchive:
     def __reduce__(self) -> tuple:
         return ZipArchive, (self.path,)
 
-    def members(self) -> dict[str, int]:
-        """Names and sizes of all files."""
-        return {info.filename: info.file_size for info in self._file().infolist() if not info.is_dir()}
+    def members(self) -> list[zipfile.ZipInfo]:
+        """All files; ValueError for several archives in one file, of which zip readers see the last only."""
+        members = self._file().infolist()
+        if len(members) > MAX_MEMBERS:
+            raise ValueError(f"{self.path} has {len(members):,} members; at most {MAX_MEMBERS:,} are read")
+        first = min((info.header_offset for info in members), default=0)
+        with self.path.open("rb") as file:
+            if first and file.read(4) == b"PK\x03\x04":
+                raise ValueError(f"{self.path} holds another archive in its first {first:,} bytes; unpack both")
+        return [info for info in members if not info.is_dir()]
 
     def read(self, name: str) -> bytes:
         """The content of a member, checked against its checksum."""
         try:
             return self._file().read(name)
         # The last two are what zipfile raises for encrypted members and for methods that it does not know.
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-            raise ValueError(f"{self.path}!{name} is damaged or cannot be unpacked: {error}") from error
+        except _ZIP_DAMAGE as error:
+            raise ValueError(f"{self.path}!{printable(name)} is damaged or cannot be unpacked: {error}") from error
 
     def _file(self) -> zipfile.ZipFile:
         if self._process != os.getpid():
             try:
+                if not stat.S_ISREG(os.stat(self.path).st_mode):
+                    raise ValueError(f"{self.path} is no file")
                 self._opened = zipfile.ZipFile(self.path)
             except FileNotFoundError as error:
                 raise ValueError(f"{self.path} does not exist") from error
-            except (zipfile.BadZipFile, OSError) as error:
+            except _ZIP_DAMAGE as error:
                 raise ValueError(f"{self.path} is damaged or not a zip archive: {error}") from error
             self._process = os.getpid()
         return self._opened
 
 
+_ZIP_DAMAGE = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    RuntimeError,  # an encrypted member
+    NotImplementedError,  # a method or version that is not known
+    UnicodeError,
+    OverflowError,
+    MemoryError,
+)
+
+
+class Members:
+    """The files of a zip archive as a tree (`data.tree.Listing`): their raw names and checksums by path."""
+
+    def __init__(self, archive: ZipArchive):
+        self.where, self.left_out = f"{archive.path}!", LeftOut()
+        self.raw: dict[str, str] = {}
+        self.checksums: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}
+        self._folders: dict[str, dict[str, None]] = defaultdict(dict)
+        self._files: dict[str, list[str]] = defaultdict(list)
+        for info in archive.members():
+            self._add(info)
+
+    def folders(self, inside: str) -> list[str]:
+        return sorted(self._folders.get(inside, ()))
+
+    def files(self, inside: str) -> list[str]:
+        return sorted(self._files.get(inside, ()))
+
+    def walk(self, inside: str) -> Iterator[tuple[str, int]]:
+        for name in self.files(inside):
+            yield joined(inside, name), self._sizes[joined(inside, name)]
+        for name in self.folders(inside):
+            yield from self.walk(joined(inside, name))
+
+    def _add(self, info: zipfile.ZipInfo) -> None:
+        *folders, file = _parts(info)
+        if ".." in folders or not file:
+            raise ValueError(f"{self.where}{printable(info.filename)} is no name of a file inside the archive")
+        for number, name in enumerate(folders, start=1):
+            reason = left_out_reason(name, folder=True)
+            if reason:
+                self.left_out.add(reason, "/".join(folders[:number]))
+                return
+        path = "/".join([*folders, file])
+        reason = left_out_reason(file, folder=False)
+        if reason:
+            self.left_out.add(reason, path)
+            return
+        if path in self.raw:
+            raise ValueError(f"{self.where}{printable(path)} is in the archive twice")
+        if info.file_size > MAX_MEMBER_BYTES:
+            raise ValueError(
+                f"{self.where}{printable(path)} unpacks to {info.file_size:,} bytes, more than {MAX_MEMBER_BYTES:,}"
+            )
+        if stat.S_ISLNK(info.external_attr >> 16) and is_image(file):
+            raise ValueError(f"{self.where}{printable(path)} is a link; pack the file it leads to")
+        self.raw[path], self.checksums[path], self._sizes[path] = info.filename, info.CRC, info.file_size
+        self._files["/".join(folders)].append(file)
+        for number, name in enumerate(folders):
+            self._folders["/".join(folders[:number])][name] = None
+
+
+def _parts(info: zipfile.ZipInfo) -> list[str]:
+    """Folders and file of a member, whatever program wrote the name."""
+    name = info.filename
+    if not info.flag_bits & 0x800 and not name.isascii():  # no mark of UTF-8: zipfile takes it for the DOS code page
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    if info.create_system == 0:  # DOS and Windows
+        name = name.replace("\\", "/")
+    return [part for part in name.split("/") if part not in ("", ".")]
+
+
 def _read_zip(archive: ZipArchive, names: list[str], size: int, crop: str, indices: np.ndarray) -> np.ndarray:
     chosen = [names[index] for index in indices]
-    return np.stack([read_image(io.BytesIO(archive.read(n)), f"{archive.path}!{n}", size, crop) for n in chosen])
+    return np.stack(
+        [read_image(io.BytesIO(archive.read(n)), f"{archive.path}!{printable(n)}", size, crop) for n in chosen]
+    )
 
 
 @dataclass(frozen=True)
 class TarIndex:
-    """The samples of one tar file in its order: names, places and sizes of the images, and their labels."""
+    """The samples of one tar file in its order: names, places, sizes and CRC-32 of the images, and their labels."""
 
     names: list[str]
     offsets: Int[np.ndarray, "n"]
     sizes: Int[np.ndarray, "n"]
+    checksums: Int[np.ndarray, "n"]
     labels: Int[np.ndarray, "n"]
 
 
@@ -116,24 +207,40 @@ def load_web_dataset(config: DataConfig, split: str) -> Images:
 
     ``config.path`` is a folder of them or a pattern. The split is a subfolder, or the files with the word train,
     test, val or validation in their names; where there are neither, every tenth image of each class is for tests.
-    A ``classes.txt`` in the folder names the classes, one a line; without it they are numbers. Other members are
-    left alone. ValueError naming the archive or member that is damaged, empty, or half of a sample.
+    A ``classes.txt`` in the folder names the classes, one a line; without it they are numbers, from 0 to the largest
+    label of any split. A shard without samples is passed over; other members, and hidden files, are left alone.
+    ValueError naming the archive or member that is damaged, empty, or half of a sample.
     """
     path = data_path(config, "a folder with .tar files or a pattern such as shards/train-*.tar")
-    folder, archives, divided = _find_archives(path, split)
-    indexes = [index_tar(archive) for archive in archives]
-    labels, offsets, sizes = (
-        np.concatenate([getattr(index, column) for index in indexes]) for column in ("labels", "offsets", "sizes")
+    found = _find_archives(path, split)
+    tell = Progress(f"shards of {path} indexed", len(found.archives) + len(found.others))
+    indexes = []
+    for number, archive in enumerate(found.archives):
+        tell(number)
+        indexes.append(index_tar(archive))
+    empty = [archive.name for archive, index in zip(found.archives, indexes, strict=True) if not index.names]
+    if len(empty) == len(indexes):
+        raise ValueError(f"{found.archives[0]} holds no samples key.jpg with key.cls")
+    labels, offsets, sizes, checks = (
+        np.concatenate([getattr(index, column) for index in indexes])
+        for column in ("labels", "offsets", "sizes", "checksums")
     )
-    classes = class_names(folder, labels)
-    kept = _share(labels, split, divided)
+    elsewhere = [int(index_tar(archive).labels.max(initial=0)) for archive in found.others]
+    classes = class_names([found.folder], max(int(labels.max()), *elsewhere, 0))
+    kept = _share(labels, split, found.divided)
     if not len(kept):
         raise ValueError(f"{path} holds no images for the {split} split")
     names = [name for index in indexes for name in index.names]
-    numbers = np.repeat(np.arange(len(archives)), [len(index.names) for index in indexes])
-    tree = Tree(classes, [names[place] for place in kept], sizes[kept], labels[kept])
-    read = partial(_read_tar, archives, numbers[kept], offsets[kept], tree, config.size, config.crop)
-    return images_of_tree(config, split, tree, path, read)
+    numbers = np.repeat(np.arange(len(found.archives)), [len(index.names) for index in indexes])
+    notes = list(found.notes)
+    if empty:
+        notes.append(f"{len(empty)} shard{'s' if len(empty) > 1 else ''} without samples ({empty[0]})")
+    absent = len(classes) - len(np.unique(labels[kept]))
+    if absent:
+        notes.append(f"no {split} images of {absent} class{'es' if absent > 1 else ''}")
+    tree = Tree(classes, [names[place] for place in kept], sizes[kept], labels[kept], notes=tuple(notes))
+    read = partial(_read_tar, found.archives, numbers[kept], offsets[kept], tree, config.size, config.crop)
+    return images_of_tree(config, split, tree, checks[kept], path, read)
 
 
 def _share(labels: Int[np.ndarray, "n"], split: str, divided: bool) -> Int[np.ndarray, "m"]:
@@ -148,89 +255,197 @@ def _share(labels: Int[np.ndarray, "n"], split: str, divided: bool) -> Int[np.nd
 
 
 def index_tar(path: Path) -> TarIndex:
-    """The samples of a tar file; what was found is kept in the user's cache, since every header has to be visited."""
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} tar-1".encode()).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    kept = cache / "workbench" / "indexes" / f"{key[:32]}.npz"
-    try:
-        with np.load(kept) as arrays:
-            names = arrays["names"].tobytes().decode().split("\0")
-            return TarIndex(names, arrays["offsets"], arrays["sizes"], arrays["labels"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        index = _scan_tar(path)
-    arrays = {"offsets": index.offsets, "sizes": index.sizes, "labels": index.labels}
-    buffer = io.BytesIO()
-    np.savez(buffer, names=np.frombuffer("\0".join(index.names).encode(), np.uint8), **arrays)
-    with contextlib.suppress(OSError):  # a cache that cannot be written is only slow
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(kept, buffer.getvalue())
+    """The samples of a tar file; what was found is kept in the user's cache, since every byte has to be read."""
+    mark = stamp(path)
+    settle(np.array([mark], dtype=np.int64))
+    kept = cached(f"tar-2 {path.resolve()} {mark}")
+    known = load_arrays(kept, ("names", "offsets", "sizes", "checksums", "labels"))
+    if known is not None:
+        text = known.pop("names").tobytes().decode("utf-8", "surrogateescape")
+        return TarIndex(text.split("\0") if text else [], **known)
+    index = _scan_tar(path)
+    if stamp(path) != mark:
+        raise ValueError(f"{path} changed while it was read")
+    columns = {name: getattr(index, name) for name in ("offsets", "sizes", "checksums", "labels")}
+    names = np.frombuffer("\0".join(index.names).encode("utf-8", "surrogateescape"), np.uint8)
+    save_arrays(kept, {"names": names, **columns})
     return index
 
 
 def _scan_tar(path: Path) -> TarIndex:
-    samples: dict[str, dict[str, Any]] = {}
+    """Every sample of a file; archives that were joined (``cat a.tar b.tar``) are read one after the other."""
+    samples: list[dict[str, Any]] = []
     try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                stem, dot, suffix = os.path.basename(member.name).partition(".")
-                sample = samples.setdefault(os.path.join(os.path.dirname(member.name), stem), {})
-                if member.isreg() and f".{suffix.lower()}" in SUFFIXES:
-                    if "image" in sample:
-                        raise ValueError(f"{path}!{member.name} is a second image of its sample")
-                    if member.size == 0:
-                        raise ValueError(f"{path}!{member.name} is empty")
-                    sample["image"] = (member.name, member.offset_data, member.size)
-                elif member.isreg() and suffix.lower() == "cls":
-                    sample["label"] = _read_label(archive, member, path)
-            # tarfile takes a header cut short for the end.
-            archive.fileobj.seek(archive.offset)
-            if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("it ends without an end mark")
-    except (tarfile.TarError, OSError, EOFError) as error:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise OSError("it is no file")
+        with path.open("rb") as file:
+            size, start = os.fstat(file.fileno()).st_size, 0
+            if size == 0:
+                raise tarfile.ReadError("it is empty")
+            while start is not None:
+                found, start = _scan_part(path, file, start, size)
+                samples += found
+                if len(samples) > MAX_MEMBERS:
+                    raise ValueError(f"{path} has more than {MAX_MEMBERS:,} samples")
+    # Headers that lie are met by tarfile with errors of many kinds.
+    except (tarfile.TarError, OSError, EOFError, OverflowError, MemoryError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or not an uncompressed tar archive: {error}") from error
-    samples = {key: sample for key, sample in samples.items() if sample}
-    for key, sample in samples.items():
+    for sample in samples:
         if "label" not in sample:
-            raise ValueError(f"{path}!{sample['image'][0]} has no label {key}.cls")
+            raise ValueError(f"{path}!{printable(sample['image'][0])} has no label {printable(sample['key'])}.cls")
         if "image" not in sample:
-            raise ValueError(f"{path}!{key}.cls has no image ({', '.join(SUFFIXES)})")
-    if not samples:
-        raise ValueError(f"{path} holds no samples key.jpg with key.cls")
-    names, offsets, sizes = zip(*(sample["image"] for sample in samples.values()), strict=True)
-    labels = [sample["label"] for sample in samples.values()]
-    return TarIndex(list(names), *(np.array(column, dtype=np.int64) for column in (offsets, sizes, labels)))
+            raise ValueError(f"{path}!{printable(sample['key'])}.cls has no image ({', '.join(SUFFIXES)})")
+    images = [sample["image"] for sample in samples]
+    columns = [np.array([image[k] for image in images], dtype=np.int64) for k in (1, 2, 3)]
+    labels = np.array([sample["label"] for sample in samples], dtype=np.int64)
+    return TarIndex([image[0] for image in images], *columns, labels)
+
+
+class _Bounded:
+    """A file of which no more is read at once than a tar header may hold."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > _HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size:,} bytes; at most {_HEADER_BYTES:,} are read")
+        return self._file.read(size)
+
+
+def _scan_part(path: Path, file: BinaryIO, start: int, size: int) -> tuple[list[dict[str, Any]], int | None]:
+    """The samples of the archive that begins at ``start``, and where the next one does, if there is one."""
+    samples: dict[str, dict[str, Any]] = {}
+    file.seek(start)
+    with tarfile.open(fileobj=_Bounded(file), mode="r:") as archive:
+        for member in archive:
+            name = member.name
+            stem, _, suffix = os.path.basename(name).partition(".")
+            wanted = f".{suffix.lower()}" in SUFFIXES or suffix.lower() == "cls"
+            folders = os.path.dirname(name).split("/")
+            if not stem or not wanted or any(folder != "." and left_out_reason(folder, True) for folder in folders):
+                continue  # webdataset, too, passes over names that begin with a dot
+            if not member.isreg() or member.issparse():
+                raise ValueError(f"{path}!{printable(name)} is a link or no plain file; pack the file itself")
+            key = os.path.join(os.path.dirname(name), stem)
+            sample = samples.setdefault(key, {"key": key})
+            if suffix.lower() == "cls":
+                if "label" in sample:
+                    raise ValueError(f"{path}!{printable(name)} is a second label of its sample")
+                sample["label"] = _read_label(archive, member, path)
+                continue
+            if "image" in sample:
+                raise ValueError(f"{path}!{printable(name)} is a second image of its sample")
+            if member.size == 0:
+                raise ValueError(f"{path}!{printable(name)} is empty")
+            if member.size > MAX_MEMBER_BYTES:
+                raise ValueError(
+                    f"{path}!{printable(name)} has {member.size:,} bytes; at most {MAX_MEMBER_BYTES:,} are read"
+                )
+            sample["image"] = (name, member.offset_data, member.size, _checksum(file, member))
+        # tarfile takes a header cut short for the end.
+        file.seek(archive.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("it ends without an end mark")
+    return list(samples.values()), _next_part(file, size)
+
+
+def _next_part(file: BinaryIO, size: int) -> int | None:
+    """Where the padding after an archive's end mark stops; None at the end of the file."""
+    while file.tell() < size:
+        block = file.read(tarfile.BLOCKSIZE)
+        if block.strip(b"\0"):
+            return file.tell() - len(block)
+    return None
+
+
+def _checksum(file: BinaryIO, member: tarfile.TarInfo) -> int:
+    file.seek(member.offset_data)
+    value, left = 0, member.size
+    while left:
+        chunk = file.read(min(left, _HEADER_BYTES))
+        if not chunk:
+            raise tarfile.ReadError(f"{printable(member.name)} is cut short")
+        value, left = zlib.crc32(chunk, value), left - len(chunk)
+    return value
 
 
 def _read_label(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> int:
-    text = archive.extractfile(member).read(100).decode(errors="replace").strip()
-    if not text.isdecimal():
-        raise ValueError(f"{path}!{member.name} holds {text!r}, not a class number")
+    text = archive.extractfile(member).read(_LABEL_BYTES).decode(errors="replace").strip()
+    if not (text.isascii() and text.isdecimal()) or member.size > _LABEL_BYTES:
+        raise ValueError(f"{path}!{printable(member.name)} holds {text!r}, not a class number")
+    if len(text) > len(str(MAX_CLASSES)) + 20 or int(text) >= MAX_CLASSES:
+        raise ValueError(
+            f"{path}!{printable(member.name)} holds {text}; class numbers go from 0 to at most {MAX_CLASSES - 1:,}"
+        )
     return int(text)
 
 
-def _find_archives(path: Path, split: str) -> tuple[Path, list[Path], bool]:
-    """The folder where classes.txt may lie, the split's archives in order of name, and whether they are all of it."""
+@dataclass(frozen=True)
+class Shards:
+    """The tar files of a split and of the other one; ``divided`` if they are all of the split's."""
+
+    folder: Path
+    archives: list[Path]
+    others: list[Path]
+    divided: bool
+    notes: tuple[str, ...] = ()
+
+
+def _find_archives(path: Path, split: str) -> Shards:
+    """The split's archives in order of name, and the folder where classes.txt may lie."""
+    other = "train" if split == "test" else "test"
     if path.is_dir():
-        part = split_folder({child.name for child in path.iterdir() if child.is_dir()}, split, str(path))
-        folder, found = path, sorted((path / (part or "")).glob("*.tar"))
+        folders = sorted(child.name for child in path.iterdir() if child.is_dir() and child.name[0] != ".")
+        part = split_folder(folders, split, str(path))
+        folder, found = path, _tar_files(path / (part or ""))
+        if part:
+            rest = [name for name in folders if name.lower() in SPLITS[other]]
+            others = _tar_files(path / split_folder(rest, other, str(path))) if rest else []
+            return Shards(folder, _some(found, path / part), others, True)
+        inner = [f"{name}/" for name in folders if _tar_files(path / name)]
+        notes = (f"folders with .tar files beside the shards ({', '.join(inner[:3])})",) if inner and found else ()
+        if inner and not found:
+            where = ", ".join(inner[:3])
+            raise ValueError(f"there are no .tar files at {path}, but in {where}; give a pattern: {path}/*/*.tar")
     else:
-        part, folder = None, path.parent
-        found = sorted(Path(name) for name in glob.glob(str(path)))
+        folder, notes = path.parent, ()
+        try:
+            found = [path] if path.is_file() else sorted(Path(name) for name in glob.glob(str(path)))
+        except re.error as error:
+            raise ValueError(f"data.path {path} is no pattern of file names: {error}") from error
+        _refuse_packed(found)
+    words = {archive: set(re.split("[^a-z]+", archive.name.lower())) for archive in _some(found, path)}
+    if not any(words[archive] & {*SPLITS["train"], *SPLITS["test"]} for archive in found):
+        return Shards(folder, found, [], False, notes)
+    chosen, others = ([archive for archive in found if words[archive] & {*SPLITS[part]}] for part in (split, other))
+    if not chosen:
+        raise ValueError(f"no .tar file at {path} has {' or '.join(SPLITS[split][:3])} in its name")
+    unnamed = [archive.name for archive in found if archive not in chosen and archive not in others]
+    if unnamed:
+        notes = (*notes, f"{len(unnamed)} shards of no split ({unnamed[0]})")
+    return Shards(folder, chosen, others, True, notes)
+
+
+def _some(found: list[Path], path: Path) -> list[Path]:
     if not found:
         raise ValueError(f"there are no .tar files at {path}")
-    if part:
-        return folder, found, True
-    words = {archive: set(re.split("[^a-z]+", archive.name.lower())) for archive in found}
-    if not any(words[archive] & {*SPLITS["train"], *SPLITS["test"]} for archive in found):
-        return folder, found, False
-    chosen = [archive for archive in found if words[archive] & {*SPLITS[split]}]
-    if not chosen:
-        raise ValueError(f"no .tar file at {path} has {' or '.join(SPLITS[split])} in its name")
-    return folder, chosen, True
+    return found
+
+
+def _tar_files(folder: Path) -> list[Path]:
+    """The tar files directly in a folder; ValueError for compressed ones, which cannot be read at random."""
+    files = [file for file in sorted(folder.iterdir()) if file.name[0] != "." and not file.is_dir()]
+    _refuse_packed(files)
+    return [file for file in files if file.suffix.lower() == ".tar"]
+
+
+def _refuse_packed(files: list[Path]) -> None:
+    for file in files:
+        if file.name.lower().endswith((".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")):
+            raise ValueError(
+                f"{file} is a compressed shard, of which samples cannot be read at random: unpack it to .tar"
+            )
 
 
 def _read_tar(
@@ -248,5 +463,5 @@ def _read_tar(
         with archive.open("rb", buffering=0) as file:
             file.seek(offsets[i])
             raw = file.read(tree.sizes[i])
-        images.append(read_image(io.BytesIO(raw), f"{archive}!{tree.names[i]}", size, crop))
+        images.append(read_image(io.BytesIO(raw), f"{archive}!{printable(tree.names[i])}", size, crop))
     return np.stack(images)

@@ -36,6 +36,7 @@ def encode(
     if processes < 1:
         raise ValueError(f"processes must be at least 1; got {processes}")
     source = latent_source(config, split)
+    source.report()
     folder = source.folder(root)
     with turn_to_write(folder) as wanted:
         if wanted and processes == 1:

@@ -1,170 +1,194 @@
 """Trees of class folders: found by name, read when asked, cropped as ADM does."""
 
-import hashlib
 import io
+import logging
 import os
+import stat
 import struct
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
-from PIL import Image
+from jaxtyping import UInt8
+from PIL import Image, PngImagePlugin
 
 from workbench.config import DataConfig
+from workbench.data.checksums import checksums
 from workbench.data.images import Images
+from workbench.data.tree import LeftOut, arrange, images_of_tree, joined, left_out_reason, printable
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
+log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Tree:
-    """The images of one split: names relative to the folder of the classes (class/image.png), sizes and labels."""
-
-    classes: tuple[str, ...]
-    names: list[str]
-    sizes: Int[np.ndarray, "n"]
-    labels: Int[np.ndarray, "n"]
+# Pillow tells the format from the content and knows formats that are programs: PostScript goes to Ghostscript.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+MAX_PIXELS = 178_956_970  # half a gigabyte of RGB, Pillow's own bound, and far above the images of any set we know
+# Programs keep whole workflows in text chunks, which are not looked at here; Pillow refuses those above a megabyte.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+_noted: set[str] = set()  # what was said of images' content, once in a process
 
 
 def load_image_folder(config: DataConfig, split: str) -> Images:
     """``config.path/[train|test|val]/class/*.png`` as RGB images of ``config.size`` pixels; the path may be a .zip.
 
-    Without split folders every tenth image of each class is the test split. Files are opened when they are read;
-    an empty file, one that is no image and, with ``crop: none``, one of another size raise a ValueError that names it.
-    The content hash covers names, byte sizes and labels, so that a folder and a zip archive of it are the same set.
+    Classes and splits are those of `data.tree.arrange`. Files are opened when they are read; an empty file, one that is
+    no image and, with ``crop: none``, one of another size raise a ValueError that names it.
+    The content hash covers names, bytes and labels, so that a folder and a zip archive of it are the same set.
     """
     root = data_path(config, "a folder or a .zip file with one folder for each class")
-    if root.suffix.lower() == ".zip":
+    if root.suffix.lower() == ".zip" and not root.is_dir():
         from workbench.data.archives import load_image_zip
 
         return load_image_zip(config, root, split)
     if not root.is_dir():
         raise ValueError(f"data.path {root} is not a folder")
-    part = split_folder({child.name for child in root.iterdir() if child.is_dir()}, split, str(root))
-    folder = root / part if part else root
-    classes = sorted(child.name for child in folder.iterdir() if child.is_dir())
-    tree = choose(_walk(folder, classes), classes, split, part is not None, f"{folder}/")
+    tree = arrange(Folder(root), split, unwrap=False)
+    folder = root / tree.prefix
     read = partial(read_files, [folder / name for name in tree.names], config.size, config.crop)
-    return images_of_tree(config, split, tree, root, read)
+    return images_of_tree(config, split, tree, checksums(folder, tree.names, kind=split), root, read)
 
 
 def data_path(config: DataConfig, what: str) -> Path:
     """``data.path`` with ``~`` expanded; ValueError saying ``what`` it has to be when it is missing."""
-    if config.path is None:
+    if config.path is None or not config.path.strip():
         raise ValueError(f"data.name={config.name} needs data.path, {what}")
-    return Path(config.path).expanduser()
+    try:
+        return Path(config.path).expanduser()
+    except RuntimeError as error:  # no such user, or none at all
+        raise ValueError(f"data.path {config.path} names a home that is not known: {error}") from error
 
 
-def split_folder(folders: Iterable[str], split: str, where: str) -> str | None:
-    """Which of the folders holds the split; None if none is for any split, ValueError if only the other one is."""
-    folders = set(folders)
-    found = next((name for name in SPLITS[split] if name in folders), None)
-    if found is None and any(name in folders for names in SPLITS.values() for name in names):
-        raise ValueError(f"{where} has no folder {' or '.join(SPLITS[split])} for the {split} split")
-    return found
+class Folder:
+    """The files below a folder of the disk (`data.tree.Listing`); links are followed."""
 
+    def __init__(self, root: Path):
+        self.root, self.where, self.left_out = root, f"{root}/", LeftOut()
+        self._seen: dict[str, tuple[list[str], list[str]]] = {}
 
-def choose(files: Iterable[tuple[str, int]], classes: Sequence[str], split: str, divided: bool, where: str) -> Tree:
-    """The files (name, bytes) in order of class and name; unless ``divided`` already, the split's share of each class.
+    def folders(self, inside: str) -> list[str]:
+        return self._look(inside)[0]
 
-    ``where`` + name is how errors call a file; ValueError for one that is empty or has no image's suffix.
-    """
-    if not classes:
-        raise ValueError(f"{where.rstrip('/!')} holds no class folders")
-    found: dict[str, list[tuple[list[str], str, int]]] = {name: [] for name in classes}
-    for name, size in files:
-        if os.path.splitext(name)[1].lower() not in SUFFIXES:
-            raise ValueError(f"{where}{name} is not an image file ({', '.join(SUFFIXES)})")
-        if size == 0:
-            raise ValueError(f"{where}{name} is empty")
-        parts = name.split("/")
-        found[parts[0]].append((parts, name, size))
-    rows = []
-    for label, name in enumerate(classes):
-        for place, (_, file, size) in enumerate(sorted(found[name])):
-            if divided or in_split(place, split):
-                rows.append((file, size, label))
-    if not rows:
-        raise ValueError(f"{where.rstrip('/!')} holds no images for the {split} split")
-    names, sizes, labels = zip(*rows, strict=True)
-    return Tree(tuple(classes), list(names), np.array(sizes, dtype=np.int64), np.array(labels, dtype=np.int64))
+    def files(self, inside: str) -> list[str]:
+        return self._look(inside)[1]
 
+    def walk(self, inside: str) -> Iterator[tuple[str, int]]:
+        return self._walk(inside, ())
 
-def in_split(place: int, split: str) -> bool:
-    """Whether an undivided set has the image at ``place`` of its class in this split: every tenth is for tests."""
-    return (place % 10 == 9) == (split == "test")
+    def _walk(self, inside: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, int]]:
+        status = self._stat(inside)
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            raise ValueError(f"{self.where}{inside} is a link to a folder that encloses it")
+        folders, files = self._scan(inside)
+        for name in files:
+            path = joined(inside, name)
+            yield path, self._regular(path)
+        for name in folders:
+            yield from self._walk(joined(inside, name), (*above, here))
 
+    def _look(self, inside: str) -> tuple[list[str], list[str]]:
+        if inside not in self._seen:
+            self._seen[inside] = self._scan(inside)
+        return self._seen[inside]
 
-def class_names(folder: Path, labels: Int[np.ndarray, "n"]) -> tuple[str, ...]:
-    """The lines of ``folder/classes.txt``, or the numbers from 0 to the largest label if there is no such file.
+    def _scan(self, inside: str) -> tuple[list[str], list[str]]:
+        folders, files = [], []
+        try:
+            with os.scandir(self.root / inside) as entries:
+                for entry in entries:
+                    is_folder = entry.is_dir()
+                    reason = left_out_reason(entry.name, is_folder)
+                    if reason:
+                        self.left_out.add(reason, joined(inside, entry.name))
+                    else:
+                        (folders if is_folder else files).append(entry.name)
+        except OSError as error:
+            raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
+        return sorted(folders), sorted(files)
 
-    ValueError if a label has no line.
-    """
-    largest = int(labels.max())
-    file = folder / "classes.txt"
-    if not file.is_file():
-        return tuple(str(label) for label in range(largest + 1))
-    names = tuple(line.strip() for line in file.read_text().splitlines() if line.strip())
-    if largest >= len(names):
-        raise ValueError(f"{file} names {len(names)} classes, but there is a label {largest} (they count from 0)")
-    return names
+    def _regular(self, path: str) -> int:
+        status = self._stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{self.where}{printable(path)} is neither a file nor a folder")
+        return status.st_size
 
-
-def images_of_tree(
-    config: DataConfig, split: str, tree: Tree, origin: Path, read: Callable[[np.ndarray], np.ndarray]
-) -> Images:
-    """The image set of a tree, with the hash of its names, sizes and labels."""
-    digest = hashlib.sha256(f"{config.size} {config.crop}".encode())
-    for name, size, label in zip(tree.names, tree.sizes.tolist(), tree.labels.tolist(), strict=True):
-        digest.update(f"{name} {size} {label}\n".encode())
-    return Images(
-        name=config.name,
-        split=split,
-        labels=tree.labels,
-        classes=tree.classes,
-        channels=3,
-        size=config.size,
-        origin=str(origin),
-        content=digest.hexdigest(),
-        read=read,
-    )
-
-
-def _walk(folder: Path, classes: Sequence[str]) -> Iterable[tuple[str, int]]:
-    def refuse(error: OSError) -> None:
-        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
-
-    for name in classes:
-        for where, _, files in os.walk(folder / name, onerror=refuse):
-            inside = Path(where).relative_to(folder).as_posix()
-            for file in files:
-                try:
-                    yield f"{inside}/{file}", os.stat(os.path.join(where, file)).st_size
-                except OSError as error:  # a link to nowhere
-                    refuse(error)
+    def _stat(self, path: str) -> os.stat_result:
+        try:
+            return os.stat(self.root / path)
+        except OSError as error:  # a link to nowhere
+            raise ValueError(f"{self.where}{printable(path)} cannot be read: {error.strerror}") from error
 
 
 def read_files(files: list[Path], size: int, crop: str, indices: np.ndarray) -> np.ndarray:
-    return np.stack([read_image(files[index], str(files[index]), size, crop) for index in indices])
+    return np.stack([read_image(files[index], printable(str(files[index])), size, crop) for index in indices])
 
 
 def read_image(
     source: Path | io.BytesIO, name: str, size: int, crop: str = "adm"
 ) -> UInt8[np.ndarray, "3 {size} {size}"]:
-    """One image file as uint8 ``3 size size``; ValueError naming it as ``name`` if it cannot be."""
+    """One image file as uint8 ``3 size size``; ValueError naming it as ``name`` if it cannot be.
+
+    As ADM and torchvision read them: transparency is dropped, orientation tags and colour profiles are not applied, of
+    several frames the first counts. Unlike them, 16-bit grey is scaled to 8 bits, where Pillow would clip it. The first
+    image of each such kind is named in the log.
+    """
     try:
-        with Image.open(source) as opened:
-            image = opened.convert("RGB")
+        with Image.open(source, formats=FORMATS) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise ValueError(f"it has {opened.width}x{opened.height} pixels, at most {MAX_PIXELS:,} are read")
+            _note_kind(opened, name)
+            image = _rgb(opened)
     # Pillow's plugins let errors of many kinds through for damaged files.
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} is damaged or not an image: {error}") from error
+    except _DAMAGE as error:
+        raise ValueError(f"{name} is damaged or not an image ({', '.join(FORMATS)}): {error}") from error
     if crop == "none" and image.size != (size, size):
         raise ValueError(f"{name} is {image.width}x{image.height}; with data.crop=none all must be {size}x{size}")
+    if max(image.size) * size**2 > MAX_PIXELS * min(image.size):
+        raise ValueError(f"{name} is {image.width}x{image.height}: too long to be scaled to {size} pixels")
     return np.asarray(adm_center_crop(image, size)).transpose(2, 0, 1)
+
+
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65_535:
+            raise ValueError("its grey levels are not those of 16 bits")
+        # 65,535 is white, and 257 times 255.
+        return Image.fromarray(((values.astype(np.uint32) * 255 + 32_767) // 65_535).astype(np.uint8)).convert("RGB")
+    if "transparency" in image.info and image.mode != "RGBA":
+        image = image.convert("RGBA")  # as Pillow asks for, with a warning, of palettes with transparency
+    return image.convert("RGB")
+
+
+def _note_kind(image: Image.Image, name: str) -> None:
+    """Say of the first image of each kind what becomes of it."""
+    kinds = {
+        "is partly transparent, which is dropped as torchvision does": image.mode in ("LA", "PA", "RGBA", "La", "RGBa")
+        or "transparency" in image.info,
+        "has 16 bits a pixel, scaled to 8": image.mode.startswith("I"),
+        "is CMYK, made RGB without a colour profile": image.mode == "CMYK",
+        "has several frames, of which the first counts": getattr(image, "n_frames", 1) > 1,
+        "has an orientation tag, which ADM does not apply": image.getexif().get(0x0112, 1) != 1,
+    }
+    for kind, holds in kinds.items():
+        if holds and kind not in _noted:
+            _noted.add(kind)
+            log.warning("%s %s (said of the first such image)", name, kind)
 
 
 def adm_center_crop(image: Image.Image, size: int) -> Image.Image:

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import math
 import os
 import zlib
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ class Images:
     """A split of a labelled image set.
 
     ``read(indices)`` returns uint8 ``b c h w`` as a numpy array; ``labels`` are 0 .. len(classes)-1;
-    ``content`` is a hash of pixels and labels (of names, sizes and labels for folders too large to read twice).
+    ``content`` is a hash of pixels and labels (of names, bytes and labels for files). ``notes`` say what was left out.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Images:
     origin: str
     content: str
     read: Callable[[np.ndarray], np.ndarray] = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,6 +57,17 @@ class Images:
     def batch(self, indices: Sequence[int] | np.ndarray) -> UInt8[Tensor, "b c h w"]:
         """Images at ``indices``, uint8 in 0..255."""
         return torch.from_numpy(self.read(np.asarray(indices)))
+
+    @property
+    def summary(self) -> str:
+        """What was read, in a line."""
+        return summary(f"{self.split} images", len(self), self.classes, self.origin, self.notes)
+
+
+def summary(what: str, count: int, classes: Sequence[str], origin: str, notes: Sequence[str]) -> str:
+    """Such as "1,000 train images of 3 classes, cat to emu, from /data/set; left out: 1 hidden folder (.git)"."""
+    kinds = f"{len(classes):,} classes, {classes[0]} to {classes[-1]}" if len(classes) > 1 else f"1 class, {classes[0]}"
+    return f"{count:,} {what} of {kinds}, from {origin}{'; '.join(['', *notes])}"
 
 
 def to_float(images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -67,6 +80,7 @@ def to_uint8(images: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
     return (images * 127.5 + 128.0).clamp(0, 255).to(torch.uint8)
 
 
+_IDX_BYTES = 1 << 30  # of an IDX file, unpacked; Fashion-MNIST's largest has 47 MB
 QUANTISATION = "trunc(clip(127.5 x + 128, 0, 255))"
 
 
@@ -128,6 +142,8 @@ def _pad_to(pixels: np.ndarray, size: int) -> np.ndarray:
 
 def _fashion_mnist(config: DataConfig, split: str) -> Images:
     refuse_unknown("data.source", config.source, ("auto", "embedded", "full"))
+    if config.path and (config.source == "embedded" or not _is_full(*_fashion_folders(config.path)[:2])):
+        raise _foreign_path(config)
     full = None if config.source == "embedded" else _full_fashion_folder(config.path)
     if config.source == "full" and full is None:
         raise ValueError(
@@ -139,8 +155,12 @@ def _fashion_mnist(config: DataConfig, split: str) -> Images:
         prefix = "train" if split == "train" else "t10k"
         pixels = read_idx(_idx_file(full, f"{prefix}-images-idx3-ubyte"))
         labels = read_idx(_idx_file(full, f"{prefix}-labels-idx1-ubyte"))
+        if pixels.ndim != 3 or pixels.shape[1:] != (28, 28) or labels.ndim != 1:
+            raise ValueError(f"{full} must hold images of 28x28 and labels; it holds {pixels.shape} and {labels.shape}")
         if len(pixels) != len(labels):
             raise ValueError(f"{full} holds {len(pixels)} {prefix} images but {len(labels)} labels")
+        if labels.max(initial=0) >= len(FASHION_CLASSES):
+            raise ValueError(f"{full} has a label {labels.max()}; Fashion-MNIST's labels go from 0 to 9")
         return _from_arrays("fashion-mnist", split, _pad_to(pixels, 32), labels, FASHION_CLASSES, str(full))
     asset = ASSETS / "fashion_mnist.npz"
     expected = (ASSETS / "fashion_mnist.sha256").read_text().split()[0]
@@ -159,10 +179,21 @@ def _fashion_folders(path: str | None) -> list[Path]:
 
 
 def _full_fashion_folder(path: str | None) -> Path | None:
-    for folder in _fashion_folders(path):
-        if _idx_file(folder, "train-images-idx3-ubyte") and _idx_file(folder, "t10k-images-idx3-ubyte"):
-            return folder
-    return None
+    return next((folder for folder in _fashion_folders(path) if _is_full(folder)), None)
+
+
+def _is_full(*folders: Path) -> bool:
+    """Whether one of the folders holds the full Fashion-MNIST."""
+    stems = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    return any(all(_idx_file(folder, stem) for stem in stems) for folder in folders)
+
+
+def _foreign_path(config: DataConfig) -> ValueError:
+    """For a path that a built-in set has no use for: most often data.name was forgotten."""
+    return ValueError(
+        f"data.path {config.path} holds nothing for data.name={config.name}; "
+        f"for your own images set data.name=image-folder (or web-dataset)"
+    )
 
 
 def _idx_file(folder: Path, stem: str) -> Path | None:
@@ -172,17 +203,20 @@ def _idx_file(folder: Path, stem: str) -> Path | None:
 def read_idx(file: Path) -> np.ndarray:
     """A uint8 array from an IDX file (the MNIST format), plain or gzipped; ValueError naming a damaged file."""
     try:
-        raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
+            raw = opened.read(_IDX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{file} is damaged: {error}") from error
+    if len(raw) > _IDX_BYTES:
+        raise ValueError(f"{file} unpacks to more than {_IDX_BYTES:,} bytes, which no MNIST-like set has")
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
         raise ValueError(f"{file} is not an IDX file of bytes: it starts with {raw[:4].hex()}")
     if len(raw) < 4 + 4 * raw[3]:
         raise ValueError(f"{file} is damaged: it ends inside its header")
-    shape = np.frombuffer(raw, ">u4", count=raw[3], offset=4).astype(int)
+    shape = np.frombuffer(raw, ">u4", count=raw[3], offset=4).tolist()
     body = np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3])
-    if body.size != shape.prod():
-        raise ValueError(f"{file} is damaged: {body.size} bytes where its header promises {shape.prod()}")
+    if body.size != math.prod(shape):
+        raise ValueError(f"{file} is damaged: {body.size} bytes where its header promises {math.prod(shape)}")
     return body.reshape(shape)
 
 
@@ -190,6 +224,8 @@ def _digits(config: DataConfig, split: str) -> Images:
     """scikit-learn's 8x8 digits, each pixel repeated to 32x32: every fifth image is the test split."""
     from sklearn.datasets import load_digits
 
+    if config.path:
+        raise _foreign_path(config)
     data = load_digits()
     chosen = (np.arange(len(data.target)) % 5 == 4) == (split == "test")
     pixels = np.minimum(data.images[chosen] * 16, 255).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)

@@ -5,6 +5,8 @@ with VA-VAE (64 x 16 x 16); mirrored images double that, ``data.precision: float
 """
 
 import hashlib
+import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ from workbench.data.images import Images, load_images
 from workbench.data.shards import SHARD_ROWS, Rows, Shards, open_shards, rows_of_a_shard, write_shards
 from workbench.data.stores import STORES, Store, check_codec, open_store
 from workbench.files import hold_lock
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,16 +94,22 @@ class Latents:
 
 @dataclass(frozen=True)
 class Source:
-    """What a folder of latents is to hold: its rows by number, and its description."""
+    """What a folder of latents is to hold: its rows by number, its description, and what was read in a line."""
 
     labels: Int[np.ndarray, "n"]
     rows: Rows
     row_bytes: int
     described: dict[str, Any]
+    summary: str
 
     def folder(self, root: Path) -> Path:
         """Where it lies under ``root``."""
         return root / self.described["content"][:16]
+
+    def report(self) -> None:
+        """Log what was read, once for all processes of a training."""
+        if os.environ.get("RANK", "0") == "0":
+            log.info("%s", self.summary)
 
 
 def open_latents(config: Config, split: str, root: Path, progress: Callable[[int, int], None] | None = None) -> Latents:
@@ -108,7 +118,9 @@ def open_latents(config: Config, split: str, root: Path, progress: Callable[[int
     ``progress(done, total)`` is called while encoding, which `data.encode` does in several processes. Raises
     ValueError for damaged shards, naming the file.
     """
-    folder = latent_source(config, split).folder(root)
+    source = latent_source(config, split)
+    source.report()
+    folder = source.folder(root)
     with turn_to_write(folder) as wanted:
         if wanted:
             write_latents(config, split, folder, progress=progress)
@@ -179,7 +191,7 @@ def latent_source(config: Config, split: str, device: torch.device | str = "cpu"
         "flip": data.flip,
         "sample": sample,
     }
-    return Source(images.labels, partial(_rows, images, codec, data), row_bytes, described)
+    return Source(images.labels, partial(_rows, images, codec, data), row_bytes, described, images.summary)
 
 
 def _rows(images: Images | Store, codec: Codec, data: DataConfig, indices: np.ndarray) -> dict[str, np.ndarray]:

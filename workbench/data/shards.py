@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Integer
 
-from workbench.files import write_atomically, write_json
+from workbench.files import parse_mapping, read_json, write_atomically, write_json
 
 SHARD_ROWS = 10_000
 _SHARD_BYTES = 1_000_000_000  # a shard is held in memory while it is written, and an interruption loses one at most
-_DTYPES = {"F16": np.float16, "F32": np.float32, "I64": np.int64, "U8": np.uint8}
+_HEADER_BYTES = 100_000_000  # safetensors' own bound
+_DTYPES = {"F16": np.float16, "F32": np.float32, "I64": np.int64, "I32": np.int32, "U8": np.uint8}
 _VERIFIED_BYTES = 1_000_000_000  # larger tables are checked by size only: hashing them costs minutes
 
 _TELLS = hasattr(os, "RWF_NOWAIT") and hasattr(os, "posix_fadvise")  # Linux
@@ -75,14 +76,26 @@ class ShardFile:
         try:
             self._file = path.open("rb", buffering=0)
             length = int.from_bytes(self._file.read(8), "little")
-            header = json.loads(self._file.read(min(length, 100_000_000)))
+            if length > _HEADER_BYTES:
+                raise ValueError(f"a header of {length:,} bytes; at most {_HEADER_BYTES:,} are read")
+            header = parse_mapping(self._file.read(length), "its header")
             header.pop("__metadata__", None)
             self.shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
             self.dtypes = {name: np.dtype(_DTYPES[entry["dtype"]]) for name, entry in header.items()}
             self._offsets = {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            for name, entry in header.items():
+                self._check_place(name, entry["data_offsets"][1] + 8 + length)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, MemoryError) as error:
             wanted = ", ".join(_DTYPES)
             raise ValueError(f"{path} is missing, damaged or no safetensors file of {wanted}: {error}") from error
+
+    def _check_place(self, name: str, end: int) -> None:
+        """ValueError unless a column's shape is one and fills its bytes, which lie within the file."""
+        shape, start = self.shapes[name], self._offsets[name]
+        if not shape or not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
+            raise ValueError(f"{name} has the shape {shape} at bytes {start} to {end}")
+        if end > os.fstat(self._file.fileno()).st_size or math.prod(shape) * self.dtypes[name].itemsize != end - start:
+            raise ValueError(f"{name} of shape {shape} does not fill bytes {start} to {end}, or the file ends before")
 
     def row_if_in_memory(self, column: str, number: int, out: np.ndarray) -> bool:
         """Read a row only if that needs no disk; whether it was read. If not, the system begins to fetch it."""
@@ -175,7 +188,7 @@ def rows_of_a_shard(row_bytes: int, wanted: int = SHARD_ROWS) -> int:
 def open_shards(folder: Path) -> Shards:
     """Open a finished folder; ValueError naming the file that is missing or damaged."""
     try:
-        shards = Shards(folder, json.loads((folder / "index.json").read_text()))
+        shards = Shards(folder, read_json(folder / "index.json"))
         total = sum(shard["bytes"] for shard in shards.index["shards"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'index.json'} is missing or damaged; delete {folder} to encode again") from error
@@ -258,8 +271,8 @@ def _full_disk_named(folder: Path, done: int, wanted: int) -> Iterator[None]:
 def _record(file: Path, start: int, stop: int) -> dict[str, Any] | None:
     """What was noted about a finished shard of these rows; None if it is not there whole."""
     try:
-        record = json.loads(file.with_suffix(".json").read_text())
+        record = read_json(file.with_suffix(".json"))
         whole = file.stat().st_size == record["bytes"] and (record["start"], record["rows"]) == (start, stop - start)
         return record if whole else None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -5,7 +5,6 @@ once and written into shards of our own by `data.latents`: one file an image is 
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,11 +16,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.config import DataConfig
+from workbench.data.checksums import checksums
 from workbench.data.codecs import Autoencoder, Codec
-from workbench.data.folder import SUFFIXES, Tree, class_names, data_path, images_of_tree, read_files, split_folder
-from workbench.data.images import Images, limited_rows
+from workbench.data.folder import Folder, data_path, read_files
+from workbench.data.images import Images, limited_rows, summary
 from workbench.data.shards import ShardFile, gather
+from workbench.data.tree import (
+    MAX_CLASSES,
+    SPLITS,
+    SUFFIXES,
+    Tree,
+    class_names,
+    images_of_tree,
+    printable,
+    split_folder,
+)
 from workbench.data.weights import STATISTICS, read_statistics
+from workbench.files import read_json
 
 STORES = ("repa-latents", "lightningdit-latents")
 
@@ -47,14 +58,20 @@ class Store:
     def channels(self) -> int:
         return self.shape[0] if self.sample else self.shape[0] // 2
 
+    @property
+    def summary(self) -> str:
+        """What was read, in a line."""
+        return summary("stored latents", len(self.labels), self.classes, str(self.origin), ())
+
 
 def open_store(config: DataConfig, split: str) -> Store:
     """The store ``config`` names; all of it is for training unless ``data.path`` has folders train and test (or val).
 
     Raises ValueError, naming the file, for labels or latents that are missing, damaged, or do not go together.
     """
-    folder = _split_of(config, split)
-    store = _open_repa(folder) if config.name == "repa-latents" else _open_lightningdit(folder)
+    folder, other = _splits_of(config, split)
+    open_folder = _open_repa if config.name == "repa-latents" else _open_lightningdit
+    store = open_folder(folder, other)
     return store if config.limit is None else _limited(store, config.limit)
 
 
@@ -98,46 +115,60 @@ def check_codec(store: Store, codec: Codec, config: DataConfig) -> None:
 
 def load_store_images(config: DataConfig, split: str) -> Images:
     """The images beside REPA's latents, in the order of the latents; ValueError for stores without images."""
-    folder = _split_of(config, split)
+    folder, other = _splits_of(config, split)
     pixels = folder / "images"
     if config.name != "repa-latents" or not pixels.is_dir():
         raise ValueError(
             f"{folder} holds latents and no images; targets of an encoder and scores against real images need them: "
             f"use data.name=image-folder"
         )
-    store = _open_repa(folder)
+    store = _open_repa(folder, other)
     names, labels = _labelled(pixels, SUFFIXES)
     if not np.array_equal(labels, store.labels):
         raise ValueError(f"the labels in {pixels} and in {folder / 'vae-sd'} are not the same")
     files = [pixels / name for name in names]
     sizes = np.array([file.stat().st_size for file in files], dtype=np.int64)
-    tree = Tree(store.classes, names, sizes, labels)
-    images = images_of_tree(config, split, tree, folder, partial(read_files, files, config.size, config.crop))
+    tree, read = Tree(store.classes, names, sizes, labels), partial(read_files, files, config.size, config.crop)
+    images = images_of_tree(config, split, tree, checksums(pixels, names), folder, read)
     return replace(images, content=store.content)  # the mark by which latents and images are known to be the same set
 
 
-def _split_of(config: DataConfig, split: str) -> Path:
+def _splits_of(config: DataConfig, split: str) -> tuple[Path, Path | None]:
+    """The folder of a split, and the one of the other split if there is one."""
     root = data_path(config, "the folder that the other program wrote")
     if not root.is_dir():
         raise ValueError(f"data.path {root} is not a folder")
-    part = split_folder({child.name for child in root.iterdir() if child.is_dir()}, split, str(root))
+    folders = [child.name for child in root.iterdir() if child.is_dir()]
+    part = split_folder(folders, split, str(root))
     if part is None and split == "test":
         raise ValueError(f"{root} has one split, which is for training; another goes into a folder test beside train")
-    return root / part if part else root
+    if part is None:
+        return root, None
+    rest = "train" if split == "test" else "test"
+    other = next((name for word in SPLITS[rest] for name in folders if name.lower() == word), None)
+    return root / part, root / other if other else None
 
 
-def _open_repa(folder: Path) -> Store:
+def _classes(folder: Path, labels: Int[np.ndarray, "n"], others: Int[np.ndarray, "m"]) -> tuple[str, ...]:
+    """One name is one label in every split, so the numbers go to the largest label of all of them."""
+    return class_names([folder, folder.parent], int(max(labels.max(), others.max(initial=0))))
+
+
+def _open_repa(folder: Path, other: Path | None) -> Store:
     """REPA: ``vae-sd/00000/img-mean-std-00000000.npy`` (mean, then deviation), labels in ``vae-sd/dataset.json``."""
     latents = folder / "vae-sd"
     if not latents.is_dir():
         raise ValueError(f"{folder} has no folder vae-sd with REPA's latents")
     names, labels = _labelled(latents, (".npy",))
     shape = _load_array(latents / names[0]).shape
-    if len(shape) != 3 or shape[0] % 2:
+    if len(shape) != 3 or shape[0] % 2 or 0 in shape:
         raise ValueError(f"{latents / names[0]} must hold mean and deviation, 2c h w; its shape is {shape}")
-    digest = hashlib.sha256(f"repa {shape}".encode())
-    for name, label in zip(names, labels.tolist(), strict=True):
-        digest.update(f"{name} {label}\n".encode())
+    listing = other / "vae-sd" / "dataset.json" if other else None
+    others = _listed(listing)[1] if listing and listing.is_file() else labels
+    classes = _classes(folder, labels, others)
+    digest = hashlib.sha256("\0".join([f"repa-2 {shape}", *classes]).encode())
+    for name, checksum, label in zip(names, checksums(latents, names).tolist(), labels.tolist(), strict=True):
+        digest.update(f"{name} {checksum:08x} {label}\n".encode("utf-8", "surrogateescape"))
 
     def read(indices: np.ndarray, mirrored: bool) -> np.ndarray:
         assert not mirrored
@@ -148,59 +179,93 @@ def _open_repa(folder: Path) -> Store:
                 raise ValueError(f"{file} has shape {arrays[-1].shape}, the first one {shape}")
         return np.stack(arrays)
 
-    return Store(folder, labels, class_names(folder, labels), shape, False, False, digest.hexdigest(), read)
+    return Store(folder, labels, classes, shape, False, False, digest.hexdigest(), read)
 
 
-def _open_lightningdit(folder: Path) -> Store:
+def _open_lightningdit(folder: Path, other: Path | None) -> Store:
     """LightningDiT: ``*.safetensors`` with one posterior sample (``latents``, ``latents_flip``) and ``labels`` each."""
-    files = [ShardFile(path) for path in sorted(folder.glob("*.safetensors"))]
+    files = _shard_files(folder)
     if not files:
         raise ValueError(f"{folder} has no .safetensors files with LightningDiT's latents")
-    digest = hashlib.sha256(b"lightningdit")
+    digest = hashlib.sha256(b"lightningdit-2")
     shape, columns = files[0].shapes.get("latents", ())[1:], {"latents", "labels"}
     columns |= {"latents_flip"} & files[0].shapes.keys()
     for file in files:
         if not columns <= file.shapes.keys():
             raise ValueError(f"{file.path} lacks {', '.join(sorted(columns - file.shapes.keys()))}")
-        rows = file.shapes["labels"][0]
+        rows = file.shapes["labels"][0] if len(file.shapes["labels"]) == 1 else -1
         if any(file.shapes[name] != (rows, *shape) for name in columns - {"labels"}) or len(shape) != 3:
             raise ValueError(
                 f"{file.path} must hold latents of {rows} x {shape} like the first; it holds {file.shapes}"
             )
-        digest.update(f"{file.path.name} {file.path.stat().st_size}\n".encode())
-    labels = np.concatenate([file.column("labels") for file in files]).astype(np.int64)
-    _check_labels(labels, folder)
-    digest.update(labels.tobytes())
+    names = [file.path.name for file in files]
+    for name, checksum in zip(names, checksums(folder, names).tolist(), strict=True):
+        digest.update(f"{name} {checksum:08x}\n".encode("utf-8", "surrogateescape"))
+    labels = _stored_labels(files, folder)
+    others = _stored_labels(found, other) if other and (found := _shard_files(other)) else labels
+    classes, mirrored = _classes(folder, labels, others), "latents_flip" in columns
+    digest.update(labels.tobytes() + "\0".join(classes).encode())
     starts = np.cumsum([0, *(file.shapes["labels"][0] for file in files[:-1])])
 
     def read(indices: np.ndarray, mirrored: bool) -> np.ndarray:
         rows = gather(files, starts, "latents_flip" if mirrored else "latents", indices)
         return rows.astype(np.float32, copy=False)
 
-    classes, mirrored = class_names(folder, labels), "latents_flip" in columns
     file = folder / STATISTICS
     found = read_statistics(file, shape[0]) if file.is_file() else None
     return Store(folder, labels, classes, shape, True, mirrored, digest.hexdigest(), read, found)
 
 
+def _shard_files(folder: Path) -> list[ShardFile]:
+    return [ShardFile(path) for path in sorted(folder.glob("*.safetensors")) if path.name[0] != "."]
+
+
+def _stored_labels(files: Sequence[ShardFile], folder: Path) -> Int[np.ndarray, "n"]:
+    """The labels of all files, which are whole numbers in a column of their own."""
+    for file in files:
+        kind = file.dtypes.get("labels")
+        if kind is None or not np.issubdtype(kind, np.integer) or len(file.shapes["labels"]) != 1:
+            raise ValueError(f"{file.path} must hold labels, one whole number a row; it holds {file.shapes}")
+    labels = np.concatenate([file.column("labels") for file in files]).astype(np.int64)
+    _check_labels(labels, folder)
+    return labels
+
+
 def _labelled(folder: Path, suffixes: Sequence[str]) -> tuple[list[str], Int[np.ndarray, "n"]]:
     """The names of a folder's files, sorted as REPA pairs them, and their labels from ``dataset.json``."""
     listing = folder / "dataset.json"
-    try:
-        labels = dict(json.loads(listing.read_text())["labels"])
-        values = np.array(list(labels.values()), dtype=np.int64)
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise ValueError(f"{listing} is missing, damaged, or has no list of [name, class]") from error
-    found = set()
-    for where, _, files in os.walk(folder):
-        inside = Path(where).relative_to(folder)
-        found |= {(inside / file).as_posix() for file in files if os.path.splitext(file)[1].lower() in suffixes}
-    for problem, names in (("are missing", labels.keys() - found), ("have no label in it", found - labels.keys())):
-        if names:
-            raise ValueError(f"{len(names)} files of {listing} {problem}, the first is {folder / min(names)}")
-    _check_labels(values, listing)
-    names = sorted(labels)
-    return names, np.array([labels[name] for name in names], dtype=np.int64)
+    names, labels = _listed(listing)
+    found = {path for path, _ in Folder(folder).walk("") if os.path.splitext(path)[1].lower() in suffixes}
+    listed = set(names)
+    for problem, rest in (("are missing", listed - found), ("have no label in it", found - listed)):
+        if rest:
+            first = printable(str(folder / min(rest)))
+            raise ValueError(f"{len(rest)} files of {listing} {problem}, the first is {first}")
+    order = sorted(range(len(names)), key=names.__getitem__)
+    return [names[place] for place in order], labels[order]
+
+
+def _listed(listing: Path) -> tuple[list[str], Int[np.ndarray, "n"]]:
+    """The names and labels of ``dataset.json``, in its order; each name once, each label a whole number."""
+    entries = read_json(listing).get("labels")
+    if not isinstance(entries, list):
+        raise ValueError(f"{listing} is missing, damaged, or has no list of [name, class] under labels")
+    names, labels = {}, []
+    for place, entry in enumerate(entries):
+        if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str) and type(entry[1]) is int):
+            raise ValueError(f"entry {place} of {listing} must be [name, whole number]; it is {str(entry)[:80]}")
+        name, label = entry
+        if name in names:
+            raise ValueError(f"{listing} lists {name!r} twice")
+        if not 0 <= label < MAX_CLASSES:
+            raise ValueError(
+                f"{listing} has a label {str(label)[:20]}; labels go from 0 to at most {MAX_CLASSES - 1:,}"
+            )
+        names[name] = None
+        labels.append(label)
+    if not labels:
+        raise ValueError(f"{listing} has no labels")
+    return list(names), np.array(labels, dtype=np.int64)
 
 
 def _check_labels(labels: Int[np.ndarray, "n"], where: Path) -> None:
@@ -208,10 +273,16 @@ def _check_labels(labels: Int[np.ndarray, "n"], where: Path) -> None:
         raise ValueError(f"{where} has no labels")
     if labels.min() < 0:
         raise ValueError(f"{where} has a label {labels.min()}; they count from 0")
+    if labels.max() >= MAX_CLASSES:
+        raise ValueError(f"{where} has a label {labels.max()}; labels go from 0 to at most {MAX_CLASSES - 1:,}")
 
 
 def _load_array(file: Path) -> Float[np.ndarray, "..."]:
     try:
-        return np.load(file, allow_pickle=False).astype(np.float32, copy=False)
-    except (OSError, ValueError, EOFError) as error:
+        # A map is refused if the file is shorter than its header says, before anything of that size is allocated.
+        values = np.load(file, mmap_mode="r", allow_pickle=False)
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+            raise ValueError(f"it holds {getattr(values, 'dtype', type(values).__name__)} instead of real numbers")
+        return np.asarray(values).astype(np.float32)
+    except (OSError, ValueError, EOFError, OverflowError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(f"{file} is damaged or not an array: {error}") from error
