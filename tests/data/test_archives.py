@@ -226,3 +226,123 @@ def test_readers_survive_pickling_and_forking(folder, shards, tmp_path):
             os._exit(0 if same else 1)
         assert all(torch.equal(images.batch(range(10)), expected) for _ in range(20))
         assert os.waitpid(child, 0)[1] == 0
+
+
+def test_zips_that_were_joined_are_refused(tmp_path):
+    first, second = (pack(tmp_path / f"{name}.zip", {f"{name}/0.png": image(0)}) for name in ("cat", "dog"))
+    joined = tmp_path / "joined.zip"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    with pytest.raises(ValueError, match="joined.zip holds another archive in its first"):
+        load(joined)
+
+
+def test_tar_files_that_were_joined_are_read_one_after_the_other(tmp_path):
+    parts = [pack_tar(tmp_path / f"{k}.tar", samples(range(4 * k, 4 * k + 4))) for k in range(3)]
+    pack_tar(tmp_path / "set" / "joined.tar", {}).write_bytes(b"".join(part.read_bytes() for part in parts))
+    images = web(tmp_path / "set")
+    assert images.batch(range(12))[:, 0, 8, 8].tolist() == list(range(12))
+    (tmp_path / "set" / "joined.tar").write_bytes(parts[0].read_bytes() + b"rest" * 200)
+    with pytest.raises(ValueError, match="joined.tar is damaged or not an uncompressed tar archive"):
+        web(tmp_path / "set")
+
+
+def test_shards_without_samples_are_passed_over_and_said(shards, tmp_path):
+    before = web(shards)
+    pack_tar(shards / "part-3.tar", {"notes.txt": b"nothing"})
+    pack_tar(shards / "part-4.tar", {})
+    after = web(shards)
+    assert after.content == before.content and "2 shards without samples (part-3.tar)" in after.summary
+    (shards / "part-5.tar").write_bytes(b"")
+    with pytest.raises(ValueError, match="part-5.tar is damaged .* it is empty"):
+        web(shards)
+    (shards / "part-5.tar").rename(shards / "part-5.tar.gz")
+    with pytest.raises(ValueError, match="part-5.tar.gz is a compressed shard"):
+        web(shards)
+
+
+def test_labels_are_the_same_in_every_split_of_shards(tmp_path):
+    pack_tar(tmp_path / "set" / "train-0.tar", samples(range(9)))
+    pack_tar(tmp_path / "set" / "val-0.tar", samples([0, 3, 1]))
+    train, test = web(tmp_path / "set"), web(tmp_path / "set", "test")
+    assert train.classes == test.classes == ("0", "1", "2") and test.labels.tolist() == [0, 0, 1]
+    assert "no test images of 1 class" in test.summary
+
+
+@pytest.mark.parametrize("text", ["100000", "999999999", "9" * 60, "٣", "1.5", "1" + " " * 200])
+def test_class_numbers_without_bound_are_refused(tmp_path, text):
+    path = pack_tar(tmp_path / "bad.tar", {"a.png": image(0), "a.cls": text.encode()})
+    with pytest.raises(ValueError, match="bad.tar!a.cls holds"):
+        web(path)
+
+
+def test_hidden_members_of_shards_are_left_alone(tmp_path):
+    hidden = {
+        f"{folder}{name}": b"x" for folder in ("", "__MACOSX/") for name in ("._0000.png", "._0000.cls", ".x.jpg")
+    }
+    plain = web(pack_tar(tmp_path / "plain" / "0.tar", samples(range(3))))
+    mixed = web(pack_tar(tmp_path / "mixed" / "0.tar", {**hidden, **samples(range(3))}))
+    assert mixed.content == plain.content
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_links_in_shards_are_refused(tmp_path, kind):
+    with tarfile.open(tmp_path / "bad.tar", "w") as archive:
+        for name, data in samples([0]).items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+        link = tarfile.TarInfo("0001.png")
+        link.type, link.linkname = kind, "0000.png"
+        archive.addfile(link)
+    with pytest.raises(ValueError, match="bad.tar!0001.png is a link or no plain file"):
+        web(tmp_path / "bad.tar")
+
+
+def test_headers_of_tar_files_that_lie_are_refused(tmp_path):
+    info = tarfile.TarInfo("a.png")
+    info.size = 10**12
+    giant = tarfile.TarInfo("x")
+    giant.type, giant.size = tarfile.XHDTYPE, 10**10
+    for name, header in (("long", info), ("giant", giant)):
+        (tmp_path / f"{name}.tar").write_bytes(header.tobuf() + bytes(2048))
+        with pytest.raises(ValueError, match=f"{name}.tar is damaged|{name}.tar!a.png has 1,000,000,000,000 bytes"):
+            web(tmp_path / f"{name}.tar")
+    with pytest.raises(ValueError, match="is no file|there are no .tar files"):
+        web("/dev/zero")
+
+
+def test_names_in_zips_of_every_program(tmp_path):
+    unmarked = "größe/1.png".encode()
+    place_holder = "x" * len(unmarked)
+    names = ["größe/0.png", place_holder, "dog\\0.png", "./dog/1.png"]
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for number, name in enumerate(names):
+            info = zipfile.ZipInfo("x")
+            info.filename, info.create_system = name, 0 if "\\" in name else 3
+            archive.writestr(info, image(number))
+    # Info-ZIP writes the bytes of UTF-8 without saying so.
+    (tmp_path / "set.zip").write_bytes((tmp_path / "set.zip").read_bytes().replace(place_holder.encode(), unmarked))
+    images = load(tmp_path / "set.zip")
+    assert images.classes == ("dog", "größe") and images.labels.tolist() == [0, 0, 1, 1]
+    assert images.batch(range(4))[:, 0, 0, 0].tolist() == [2, 3, 0, 1]
+
+
+def test_zips_that_lie_are_refused(tmp_path):
+    pack(tmp_path / "twice.zip", {"cat/0.png": image(0)})
+    with zipfile.ZipFile(tmp_path / "twice.zip", "a") as archive, pytest.warns(UserWarning):
+        archive.writestr("cat/0.png", image(1))
+    with pytest.raises(ValueError, match="twice.zip!cat/0.png is in the archive twice"):
+        load(tmp_path / "twice.zip")
+    with pytest.raises(ValueError, match="up.zip!../cat/0.png is no name of a file inside"):
+        load(pack(tmp_path / "up.zip", {"../cat/0.png": image(0)}))
+    path = pack(tmp_path / "giant.zip", {"cat/0.png": image(0)}, zipfile.ZIP_STORED)
+    raw = bytearray(path.read_bytes())
+    place = raw.index(b"PK\x01\x02") + 24
+    raw[place : place + 4] = (2**32 - 2).to_bytes(4, "little")
+    path.write_bytes(raw)
+    with pytest.raises(ValueError, match="giant.zip!cat/0.png unpacks to 4,294,967,294 bytes, more than"):
+        load(path)
+    raw[place - 18 : place - 16] = (99).to_bytes(2, "little")  # the version that unpacking needs
+    path.write_bytes(raw)
+    with pytest.raises(ValueError, match="giant.zip is damaged or not a zip archive: zip file version 9.9"):
+        load(path)
