@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from workbench.data.autoencoders import load_autoencoder
 from workbench.data.codecs import load_codec
-from workbench.data.images import to_float, to_uint8
+from workbench.data.images import ASSETS, to_float, to_uint8
 
 SMALL = {
     "in_channels": 3,
@@ -141,3 +141,42 @@ def test_an_answer_of_the_hub_that_lacks_a_file_is_no_answer(monkeypatch):
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", answer)
     with pytest.raises(ValueError, match=r"ft-ema' has no weights here and the model hub gave none \(EntryNotFound\)"):
         load_codec("sd-vae", 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"block_out_channels": "many"}, "describes no autoencoder that can be built"),
+        ({"block_out_channels": [32, 64, 64]}, "describes no autoencoder that can be built|do not fit"),
+        ({"norm_num_groups": 0}, "describes no autoencoder that can be built"),
+        ({"scaling_factor": "x"}, "config.json has a scale or shift that is no number"),
+        ({"scaling_factor": float("nan")}, "config.json has a scale or shift that is not finite"),
+        ({"latents_mean": [[0]], "latents_std": [0.0] * 4}, "config.json has a scale or shift that is not finite"),
+    ],
+)
+def test_a_damaged_description_is_named(tmp_path, change, said):
+    diffusers_folder(tmp_path / "set", **change)
+    with pytest.raises(ValueError, match=said):
+        load_codec(str(tmp_path / "set"), 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"architecture": {"layers": 3}}, "codec.json describes no autoencoder of these weights"),
+        ({"architecture": None}, "codec.json describes no autoencoder of these weights"),
+        ({"scale": float("inf")}, "codec.json must hold a finite shift and a scale above 0"),
+        ({"scale": [1, 2]}, "codec.json describes no autoencoder of these weights"),
+        ({"sha256": None}, "codec.safetensors is damaged"),
+    ],
+)
+def test_a_damaged_record_of_our_own_is_named(tmp_path, change, said):
+    for file in ("codec.json", "codec.safetensors"):
+        (tmp_path / file).write_bytes((ASSETS / "kl-f4" / file).read_bytes())
+    record = json.loads((tmp_path / "codec.json").read_text())
+    (tmp_path / "codec.json").write_text(json.dumps({**record, **change}))
+    with pytest.raises(ValueError, match=said):
+        load_codec(str(tmp_path), 1)
+    (tmp_path / "codec.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="codec.json is damaged: it is nested too deeply|codec.json is damaged"):
+        load_codec(str(tmp_path), 1)

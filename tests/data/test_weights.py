@@ -106,3 +106,19 @@ def test_a_silent_hub_is_given_up_soon(hub, monkeypatch):
         with pytest.raises(Exception, match="(?i)time"):
             hub_folder("some/model", ("a",))
     assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (torch.tensor([1.0, float("nan"), float("inf")]), "b of .*x.pt has 2 of 3 numbers that are not finite"),
+        (torch.tensor([1 + 2j]), "b of .*x.pt is no dense tensor of real numbers: it is complex64"),
+        (torch.eye(2).to_sparse(), "b of .*x.pt is no dense tensor of real numbers: .*sparse_coo"),
+        (torch.empty(2, device="meta"), "b of .*x.pt is no dense tensor of real numbers: .* meta"),
+    ],
+    ids=["not finite", "complex", "sparse", "meta"],
+)
+def test_tensors_that_are_no_weights_are_named(tmp_path, value, said):
+    torch.save({"a": torch.ones(1), "b": value}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=said):
+        read_tensors(tmp_path / "x.pt")

@@ -65,8 +65,13 @@ def load_autoencoder(name: str, device: torch.device | str) -> Autoencoder:
     folder = _find(published) if name in PUBLISHED else Path(name).expanduser()
     diffusers = published != "va-vae" if name in PUBLISHED else (folder / "config.json").is_file()
     parts = _read_diffusers(folder) if diffusers else _read_va_vae(folder)
-    with torch.device("meta"):  # the weights replace what an initialisation would have drawn
-        model = AutoencoderKL.from_config(dict(parts.architecture))
+    try:
+        with torch.device("meta"):  # the weights replace what an initialisation would have drawn
+            model = AutoencoderKL.from_config(dict(parts.architecture))
+    # What a damaged config.json makes of diffusers' constructor is an error of any kind.
+    except (TypeError, ValueError, KeyError, IndexError, RuntimeError, ZeroDivisionError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{folder} describes no autoencoder that can be built: {reason}") from error
     _load_strictly(model, parts.tensors, parts.file)
     model.eval().requires_grad_(False).to(device)
     record = {"source": str(parts.file), "architecture": dict(parts.architecture), "ignored": parts.ignored}
@@ -95,11 +100,16 @@ def _read_diffusers(folder: Path) -> _Parts:
     if kind != "AutoencoderKL":
         raise ValueError(f"{folder} holds a {kind}; a codec is an AutoencoderKL")
     file = _only(folder, (".safetensors",), preferred=_DIFFUSERS_FILES[1])
-    scale = torch.tensor(config.get("scaling_factor") or 0.18215).reshape(1, 1, 1)
-    shift = torch.tensor(config.get("shift_factor") or 0.0).reshape(1, 1, 1)
-    if config.get("latents_mean") and config.get("latents_std"):
-        shift = torch.tensor(config["latents_mean"]).reshape(-1, 1, 1)
-        scale = scale / torch.tensor(config["latents_std"]).reshape(-1, 1, 1)
+    try:
+        scale = torch.tensor(float(config.get("scaling_factor") or 0.18215)).reshape(1, 1, 1)
+        shift = torch.tensor(float(config.get("shift_factor") or 0.0)).reshape(1, 1, 1)
+        if config.get("latents_mean") and config.get("latents_std"):
+            shift = torch.tensor(config["latents_mean"]).reshape(-1, 1, 1).float()
+            scale = scale / torch.tensor(config["latents_std"]).reshape(-1, 1, 1)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{folder / _DIFFUSERS_FILES[0]} has a scale or shift that is no number: {error}") from error
+    if not (scale.isfinite().all() and shift.isfinite().all() and (scale != 0).all()):
+        raise ValueError(f"{folder / _DIFFUSERS_FILES[0]} has a scale or shift that is not finite, or a scale of 0")
     old = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
     tensors = {}
     for key, value in read_tensors(file).items():

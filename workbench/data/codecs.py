@@ -6,7 +6,6 @@ are read in `data.autoencoders`.
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from workbench.config import refuse_unknown
 from workbench.data.images import ASSETS, to_float, to_uint8
+from workbench.files import read_json
 
 
 @runtime_checkable
@@ -149,16 +149,30 @@ def load_codec(name: str, pixel_channels: int, device: torch.device | str = "cpu
 
 def _read(name: str, folder: Path, device: torch.device | str) -> Autoencoder:
     from diffusers.models import AutoencoderKL
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
-    record = json.loads((folder / "codec.json").read_text())
-    weights = (folder / "codec.safetensors").read_bytes()
+    file, record = folder / "codec.safetensors", read_json(folder / "codec.json")
+    missing = [key for key in ("sha256", "architecture", "scale", "shift") if key not in record]
+    if missing:
+        raise ValueError(f"{folder / 'codec.json'} is damaged: it lacks {', '.join(missing)}")
+    try:
+        weights = file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
     digest = hashlib.sha256(weights).hexdigest()
     if digest != record["sha256"]:
-        raise ValueError(f"{folder / 'codec.safetensors'} is damaged: its SHA-256 is not the one in codec.json")
-    model = AutoencoderKL(**record["architecture"])
-    # Stored in half precision to stay small, used in single: the rounding is part of the codec.
-    model.load_state_dict({key: value.float() for key, value in load(weights).items()})
+        raise ValueError(f"{file} is damaged: its SHA-256 is not the one in codec.json")
+    try:
+        model = AutoencoderKL(**record["architecture"])
+        # Stored in half precision to stay small, used in single: the rounding is part of the codec.
+        model.load_state_dict({key: value.float() for key, value in load(weights).items()})
+        scale, shift = (torch.tensor(float(record[key])).reshape(1, 1, 1) for key in ("scale", "shift"))
+    # What a damaged record makes of diffusers' constructor is an error of any kind.
+    except (TypeError, ValueError, KeyError, IndexError, RuntimeError, ZeroDivisionError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{folder / 'codec.json'} describes no autoencoder of these weights: {reason}") from error
+    if not (scale.isfinite().all() and shift.isfinite().all() and (scale > 0).all()):
+        raise ValueError(f"{folder / 'codec.json'} must hold a finite shift and a scale above 0")
     model.eval().requires_grad_(False).to(device)
-    scale, shift = (torch.tensor(record[key]).reshape(1, 1, 1) for key in ("scale", "shift"))
     return Autoencoder(name, digest, model, scale, shift, record)

@@ -38,7 +38,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     """The named tensors of a .safetensors file, or of a pickle (under "state_dict" if it has that), as float32.
 
     Entries that are no tensors are left out; no code in the file is run. Raises ValueError naming a file that is
-    missing, damaged, asks for code, or holds no tensors.
+    missing, damaged, asks for code, or holds no tensors, and a tensor that is not dense, real and finite.
     """
     if not file.is_file():
         raise ValueError(f"{file} does not exist")
@@ -56,10 +56,22 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         ) from error
     table = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
     named = table if isinstance(table, Mapping) else {}
-    tensors = {key: value.float() for key, value in named.items() if isinstance(value, Tensor)}
+    tensors = {str(key): _plain(value, f"{key} of {file}") for key, value in named.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ValueError(f"{file} holds no table of tensors")
     return tensors
+
+
+def _plain(value: Tensor, name: str) -> Tensor:
+    """A tensor as float32; ValueError naming it unless it is dense, real and finite."""
+    if value.layout != torch.strided or value.is_quantized or value.is_meta or value.is_complex():
+        kind = f"{value.dtype} with layout {value.layout} on {value.device}"
+        raise ValueError(f"{name} is no dense tensor of real numbers: it is {kind}".replace("torch.", ""))
+    value = value.float()
+    wrong = int((~value.isfinite()).sum())
+    if wrong:
+        raise ValueError(f"{name} has {wrong:,} of {value.numel():,} numbers that are not finite")
+    return value
 
 
 def read_statistics(file: Path, channels: int) -> tuple[Float[Tensor, "{channels}"], Float[Tensor, "{channels}"]]:
