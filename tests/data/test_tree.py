@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import socket
 import zipfile
 
@@ -166,10 +167,12 @@ def test_accents_in_two_forms_are_one_class(place):
 
 def test_a_class_folder_without_images_is_refused(tmp_path):
     for name in ("cat", "dog"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "cat" / "0.png").write_bytes(image(0))
-    with pytest.raises(ValueError, match="dog is a class folder without images"):
-        load(tmp_path)
+        (tmp_path / "set" / name).mkdir(parents=True)
+    (tmp_path / "set" / "cat" / "0.png").write_bytes(image(0))
+    shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path / "set")
+    for path in ("set", "set.zip"):
+        with pytest.raises(ValueError, match="dog is a class folder without images"):
+            load(tmp_path / path)
 
 
 def test_images_without_a_class_folder_are_refused(place):

@@ -74,7 +74,7 @@ class ZipArchive:
         return ZipArchive, (self.path,)
 
     def members(self) -> list[zipfile.ZipInfo]:
-        """All files; ValueError for several archives in one file, of which zip readers see the last only."""
+        """All files and folders; ValueError for several archives in one file, of which readers see the last only."""
         members = self._file().infolist()
         if len(members) > MAX_MEMBERS:
             raise ValueError(f"{self.path} has {len(members):,} members; at most {MAX_MEMBERS:,} are read")
@@ -82,7 +82,7 @@ class ZipArchive:
         with self.path.open("rb") as file:
             if first and file.read(4) == b"PK\x03\x04":
                 raise ValueError(f"{self.path} holds another archive in its first {first:,} bytes; unpack both")
-        return [info for info in members if not info.is_dir()]
+        return members
 
     def read(self, name: str) -> bytes:
         """The content of a member, checked against its checksum."""
@@ -147,13 +147,17 @@ class Members:
 
     def _add(self, info: zipfile.ZipInfo) -> None:
         *folders, file = _parts(info)
-        if ".." in folders or not file:
+        if ".." in folders:
             raise ValueError(f"{self.where}{printable(info.filename)} is no name of a file inside the archive")
         for number, name in enumerate(folders, start=1):
             reason = left_out_reason(name, folder=True)
             if reason:
                 self.left_out.add(reason, "/".join(folders[:number]))
                 return
+        for number, name in enumerate(folders):
+            self._folders["/".join(folders[:number])][name] = None
+        if not file:  # a folder's own entry
+            return
         path = "/".join([*folders, file])
         reason = left_out_reason(file, folder=False)
         if reason:
@@ -169,19 +173,18 @@ class Members:
             raise ValueError(f"{self.where}{printable(path)} is a link; pack the file it leads to")
         self.raw[path], self.checksums[path], self._sizes[path] = info.filename, info.CRC, info.file_size
         self._files["/".join(folders)].append(file)
-        for number, name in enumerate(folders):
-            self._folders["/".join(folders[:number])][name] = None
 
 
 def _parts(info: zipfile.ZipInfo) -> list[str]:
-    """Folders and file of a member, whatever program wrote the name."""
+    """Folders and file of a member, whatever program wrote the name; the file is "" for a folder."""
     name = info.filename
     if not info.flag_bits & 0x800 and not name.isascii():  # no mark of UTF-8: zipfile takes it for the DOS code page
         with contextlib.suppress(UnicodeError):
             name = name.encode("cp437").decode("utf-8")
     if info.create_system == 0:  # DOS and Windows
         name = name.replace("\\", "/")
-    return [part for part in name.split("/") if part not in ("", ".")]
+    *folders, file = name.split("/")
+    return [*(part for part in folders if part not in ("", ".")), file]
 
 
 def _read_zip(archive: ZipArchive, names: list[str], size: int, crop: str, indices: np.ndarray) -> np.ndarray:
