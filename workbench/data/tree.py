@@ -196,8 +196,9 @@ def joined(inside: str, name: str) -> str:
 
 
 def printable(name: str) -> str:
-    """A file's name as text that can be printed and stored: bytes that are no UTF-8 as \\xe9, one form of accents."""
+    """A file's name as text that can be printed and stored: bytes that are no UTF-8 and control characters as \\xe9."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return unicodedata.normalize("NFC", text)
 
 
