@@ -136,7 +136,7 @@ def turned(x, side: int):
     angles = torch.zeros(side * side, 2 * pairs, dtype=x.dtype)
     for token in range(side * side):
         for j in range(pairs):
-            frequency = 10_000 ** (-2 * j / (2 * pairs)) * 16 / side
+            frequency = 10_000 ** (-2 * j / (2 * pairs))
             angles[token, j] = (token // side) * frequency
             angles[token, pairs + j] = (token % side) * frequency
     z = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * torch.exp(1j * angles)[:, None]
@@ -217,9 +217,26 @@ def test_rotary_angles_by_hand():
     torch.testing.assert_close(Rotation(16, 8)(x)[0, 0, 18], expected)
 
 
-def test_an_eight_by_eight_grid_takes_every_second_place_of_sixteen():
-    fine = rotary_angles(16, 72).reshape(16, 16, 72)
-    torch.testing.assert_close(rotary_angles(8, 72).reshape(8, 8, 72), fine[::2, ::2], rtol=0, atol=0)
+@pytest.mark.parametrize("side", [4, 8, 32])
+def test_every_grid_counts_its_own_places(side):
+    # Row 1, column 2 turns by 1 and 2 on any grid, as on 16 x 16 above; the last token by side - 1 both ways.
+    by_hand = torch.tensor([1, 1, 0.01, 0.01, 2, 2, 0.02, 0.02], dtype=torch.float64)
+    angles = rotary_angles(side, 8)
+    torch.testing.assert_close(angles[side + 2], by_hand)
+    last = torch.tensor([1, 1, 0.01, 0.01] * 2, dtype=torch.float64) * (side - 1)
+    torch.testing.assert_close(angles[-1], last)
+    corner = rotary_angles(32, 72).reshape(32, 32, 72)[:side, :side]
+    torch.testing.assert_close(rotary_angles(side, 72).reshape(side, side, 72), corner, rtol=0, atol=0)
+
+
+def test_tables_of_other_positions_are_not_loaded():
+    model = tiny()  # 8 x 8 latents, patches of 2
+    own, stretched = model.state_dict(), rotary_angles(4, model.width // model.heads) * 16 / 4
+    model.load_state_dict({name: value.bfloat16() for name, value in own.items()})
+    for part, table in (("cos", stretched.cos()), ("sin", stretched.sin())):
+        with pytest.raises(ValueError, match=rf"rotary positions \(freqs_{part}\) are not 0..3 of its 4 x 4 grid"):
+            model.load_state_dict({**own, f"feat_rope.freqs_{part}": table.float()})
+    assert torch.equal(model.feat_rope.freqs_cos, own["feat_rope.freqs_cos"].bfloat16().float())
 
 
 def test_rotated_scores_depend_on_offsets_alone():

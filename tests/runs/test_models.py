@@ -1,15 +1,18 @@
 """Models of runs: which teachers and which latents a run may go with."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 
 from workbench.backbones.base import Size
-from workbench.config import Plugin, load_config, plugin_class
+from workbench.backbones.lightningdit import rotary_angles
+from workbench.config import Plugin, load_config, plugin_class, to_yaml
 from workbench.data.latents import Latents, open_latents
 from workbench.files import write_json
-from workbench.runs.models import check_latents_of, load_backbone, load_teacher
+from workbench.runs.checkpoints import save_checkpoint
+from workbench.runs.models import check_latents_of, load_backbone, load_teacher, stale_positions
 from workbench.runs.store import Run, prepare_run
 from workbench.training.loop import fit
 
@@ -101,3 +104,50 @@ def test_a_codec_known_by_its_name(teacher, latents, tmp_path):
     check_latents_of(run, changed(latents, codec={"name": "sd-vae-ft-mse", "hash": "any"}))  # of the same encoder
     with pytest.raises(ValueError, match="codec 'sd-vae', .* not codec 'va-vae'"):
         check_latents_of(run, changed(latents, codec={"name": "va-vae", "hash": "any"}))
+
+
+def as_before_the_correction(run: Run, side: int) -> None:
+    """Give a LightningDiT run the rescaled positions that it had, in its weights and in its records."""
+    checkpoint = run.checkpoint()
+    parts = {part: checkpoint.load(part) for part in checkpoint.parts}
+    for part, prefix in (("model", "backbone."), ("ema", "")):
+        tables = parts[part][f"{prefix}feat_rope.freqs_cos"], parts[part][f"{prefix}feat_rope.freqs_sin"]
+        angles = rotary_angles(side, tables[0].shape[1]) * 16 / side
+        tables[0].copy_(angles.cos())
+        tables[1].copy_(angles.sin())
+    save_checkpoint(run.folder / "checkpoints", checkpoint.step, parts, checkpoint.state)
+    write_json(run.folder / "provenance.json", {k: v for k, v in run.provenance.items() if k != "rotary"})
+
+
+def test_a_lightningdit_of_rescaled_positions_is_out_of_date(tmp_path):
+    lightning = ("backbone.name=lightningdit", "backbone.size=pico", "training.steps=2")
+    run = train(tmp_path, *lightning)
+    assert run.provenance["rotary"] == "0..side-1" and stale_positions(run) is None
+    assert len(list(fit(run.config, tmp_path))) == 0  # finished
+    as_before_the_correction(run, side=4)
+    out_of_date = (
+        f"run {run.name} was trained with rotary positions rescaled to a 16 x 16 grid, .* 0..3: it is out of date"
+    )
+    assert re.match(out_of_date, stale_positions(run))
+    with pytest.raises(
+        ValueError, match=f"{out_of_date} until it is trained again, after `workbench trash {run.name}`"
+    ):
+        list(fit(run.config, tmp_path))
+    assert run.status["state"] == "finished"
+    for weights in ("ema", "raw"):  # sampled, looked into, or a teacher
+        with pytest.raises(
+            ValueError, match=f"run {run.name} cannot be used: its rotary positions .* not 0..3 of its 4"
+        ):
+            load_backbone(run, weights=weights)
+    bare = train(tmp_path, *lightning, "backbone.rope=false")
+    assert "rotary" not in bare.provenance and stale_positions(bare) is None
+
+
+def test_nothing_changed_for_other_backbones_and_on_sixteen_by_sixteen(teacher, tmp_path):
+    assert "rotary" not in teacher.provenance and stale_positions(teacher) is None
+    config = load_config("paper/lightningdit-b-1-256-plain")
+    trained = {"fingerprint": "0", "created": 0.0, "latents": {"height": 16}}
+    for height, stale in ((16, False), (32, True)):
+        (tmp_path / "config.yaml").write_text(to_yaml(config))
+        write_json(tmp_path / "provenance.json", {**trained, "latents": {"height": height}})
+        assert (stale_positions(Run(tmp_path)) is not None) == stale

@@ -3,8 +3,10 @@
 Time is this package's, t = 1 noise. The state dict is that of the published files, key for key.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,19 +18,19 @@ from workbench.backbones.base import Size, TransformerBackbone
 from workbench.backbones.layers import MAX_PERIOD, Attention, FinalLayer, Linear, modulate
 from workbench.backbones.sit import Mlp, plain_norm
 
-ROTARY_GRID = 16  # tokens a side of the published latents (16x16, patch 1); other grids are stretched over it
+_ROUNDED = 1e-2  # more than a table loses in half precision, far less than the next place turns it
 
 
 def rotary_angles(side: int, head: int) -> Float[Tensor, "n e"]:
     """Rotary angles of a side x side grid, tokens row by row, for heads of width `head`, in float64 (EVA).
 
     The row coordinate turns the first half of a head, the column coordinate the second; in each half the
-    neighbours 2i and 2i + 1 turn together by coordinate * 10000^(-2i / (head/2)). Coordinates run from 0 in
-    steps of 16 / side, so that grids of any side span the same angles.
+    neighbours 2i and 2i + 1 turn together by coordinate * 10000^(-2i / (head/2)). Coordinates are 0 .. side - 1 on
+    every grid: the released model is built for its own grid, so nothing is rescaled.
     """
     assert head % 4 == 0, f"head width {head} is not a multiple of 4"
     frequencies = MAX_PERIOD ** (-torch.arange(0, head // 2, 2, dtype=torch.float64) / (head // 2))
-    places = torch.arange(side, dtype=torch.float64) * ROTARY_GRID / side
+    places = torch.arange(side, dtype=torch.float64)
     axis = repeat(torch.outer(places, frequencies), "side pair -> side (pair two)", two=2)
     row = repeat(axis, "h half -> (h w) half", w=side)
     column = repeat(axis, "w half -> (h w) half", h=side)
@@ -39,7 +41,8 @@ class Rotation(nn.Module):
     """Rotary positions: every pair of neighbouring numbers of a query or key, turned by `rotary_angles`.
 
     The cosines and sines are buffers of the published files, "n e". A cast to less than float32 leaves them
-    in float32, and they are applied in their own precision: only the result is rounded.
+    in float32, and they are applied in their own precision: only the result is rounded. Loading tables of other
+    positions raises ValueError: weights that were trained with them are another model's.
     """
 
     def __init__(self, side: int, head: int):
@@ -59,6 +62,10 @@ class Rotation(nn.Module):
         quarter = rearrange(torch.stack([-odd, even]), "two b heads n pair -> b heads n (pair two)")
         return (x * self.freqs_cos + quarter * self.freqs_sin).to(x.dtype)
 
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        check_rotation({name: state_dict[prefix + name] for name in self._buffers if prefix + name in state_dict})
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Rotation":
         exact = dict(self.named_buffers())
         super()._apply(fn, recurse)
@@ -67,6 +74,25 @@ class Rotation(nn.Module):
             if moved.dtype.itemsize < torch.float32.itemsize:
                 setattr(self, name, table.to(moved.device))
         return self
+
+
+def check_rotation(tables: Mapping[str, Tensor]) -> None:
+    """ValueError unless the `freqs_cos` and `freqs_sin` among `tables` are those of their grid, rounding allowed.
+
+    A table whose shape is no square grid's is left to the check of shapes.
+    """
+    for name, table in tables.items():
+        side = math.isqrt(table.shape[0]) if table.ndim == 2 else 0
+        if side == 0 or side**2 != table.shape[0] or table.shape[1] % 4:
+            continue
+        angles = rotary_angles(side, table.shape[1]).to(table.device)
+        expected = angles.cos() if name.endswith("cos") else angles.sin()
+        if not torch.allclose(table.double(), expected, rtol=0, atol=_ROUNDED):
+            raise ValueError(
+                f"its rotary positions ({name}) are not 0..{side - 1} of its {side} x {side} grid, unscaled, as the "
+                f"released LightningDiT has them; a run that was trained before they were corrected has to be trained "
+                f"again"
+            )
 
 
 class RMSNorm(nn.Module):

@@ -13,13 +13,14 @@ from workbench.data.latents import Latents
 from workbench.runs.checkpoints import Checkpoint
 from workbench.runs.store import Run, find_teacher
 
+ROTARY = "0..side-1"  # in the provenance of trainings with rotary positions: those of the released LightningDiT
 _NOT_IN_FEATURES = ("learn_sigma", "checkpoint_blocks")  # options of a backbone that change none of its features
 
 
 def load_backbone(run: Run, step: int | None = None, weights: str = "ema") -> TransformerBackbone:
     """The frozen backbone of ``run`` at ``step`` (the newest if None), "ema" or "raw" weights.
 
-    Raises ValueError for a step that was not kept and for damaged weights.
+    Raises ValueError for a step that was not kept, for damaged weights and for those of other rotary positions.
     """
     shape = run.provenance["latents"]
     backbone = plugin_class("backbone", run.config.backbone.name)(
@@ -28,7 +29,10 @@ def load_backbone(run: Run, step: int | None = None, weights: str = "ema") -> Tr
         height=shape["height"],
         classes=len(shape["classes"]),
     )
-    backbone.load_state_dict(load_weights(run, step, weights))
+    try:
+        backbone.load_state_dict(load_weights(run, step, weights))
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"the weights of run {run.name} cannot be used: {' '.join(str(error).split())}") from error
     return backbone.eval().requires_grad_(False)
 
 
@@ -80,6 +84,26 @@ def load_teacher(config: Config, latents: Latents, root: Path) -> TransformerBac
     elif step < 1:
         raise ValueError(f"objective.teacher_step must be at least 1, or null for the teacher's last; got {step}")
     return load_backbone(run, step, options.get("teacher_weights", "ema"))
+
+
+def stale_positions(run: Run) -> str | None:
+    """Why the numbers of a LightningDiT run are out of date, as a sentence; None if they are not.
+
+    Until its rotary positions were corrected they were rescaled to a grid of 16 x 16, on which nothing changed.
+    Trainings since then carry `ROTARY` in their provenance. Weights are checked when they are loaded, which decides
+    for imported runs.
+    """
+    backbone, provenance = run.config.backbone, run.provenance
+    trained = provenance.get("latents")
+    if not backbone.options.get("rope") or trained is None or "origin" in provenance:
+        return None
+    side = trained["height"] // backbone.options["patch"]
+    if side == 16 or provenance.get("rotary") == ROTARY:
+        return None
+    return (
+        f"run {run.name} was trained with rotary positions rescaled to a 16 x 16 grid, as its {backbone.name} had them "
+        f"until they were corrected to 0..{side - 1}: it is out of date until it is trained again"
+    )
 
 
 def check_null_class(run: Run, purpose: str) -> None:

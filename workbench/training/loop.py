@@ -18,7 +18,7 @@ from workbench.diffusion.sampling import evaluations
 from workbench.files import write_json
 from workbench.objectives.base import Batch
 from workbench.runs.checkpoints import latest_resumable, save_checkpoint, thin
-from workbench.runs.models import load_teacher
+from workbench.runs.models import ROTARY, load_teacher, stale_positions
 from workbench.runs.store import Run, prepare_run, runs_root
 from workbench.training.attend import Attendant, StopSignals
 from workbench.training.batches import draw_batch, prefetched
@@ -276,8 +276,13 @@ class _Trainer:
             "codec": index["codec"],
             "pixel_channels": index["pixel_channels"],
         }
+        if "latents" not in provenance and self.config.backbone.options.get("rope"):
+            provenance["rotary"] = ROTARY
         if provenance.setdefault("latents", described)["content"] != self.latents.content:
             raise ValueError(f"run {self.run.name} was trained on other images or another codec than there are now")
+        stale = stale_positions(self.run)
+        if stale is not None:
+            raise ValueError(f"{stale}, after `workbench trash {self.run.name}`")
         if self.accelerator.is_main_process:
             write_json(self.run.folder / "provenance.json", provenance)
         self.accelerator.wait_for_everyone()
