@@ -215,6 +215,32 @@ def test_the_stop_step_turns_the_objective_on_again_exactly(tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_a_changed_stop_step_leaves_a_decaying_weight_alone(tmp_path):
+    options = ("backbone.size=pico", "training.steps=8", "training.log_every=1", "training.checkpoint_every=3")
+    decay = ("objective.weight=0.5", "objective.decay_start=2", "objective.decay_length=2")
+    config = load_config("demo/plain", (*SMALL, *options, "objective.name=sra", *decay))
+
+    def trained(root: Path, leave: int | None) -> Run:
+        """With stop_step set to 6 at step 3; left after step ``leave`` and resumed."""
+        run = prepare_run(config, root)
+        record_event(run.folder, 3, "set", option="stop_step", old=None, new=6)
+        for record in fit(config, root) if leave else ():
+            if record["step"] == leave:
+                break
+        for _ in fit(config, root):
+            pass
+        return run
+
+    whole = trained(tmp_path / "whole", None)
+    used = [(r["loss"] - r["denoise"]) / r["alignment"] if r["alignment"] else 0 for r in whole.metrics]
+    # 0.5 until step 2 (counted from 0), then tenfold less every two steps, nothing from step 6 on.
+    assert used == pytest.approx([0.5, 0.5, 0.5, 0.5 / 10**0.5, 0.05, 0.05 / 10**0.5, 0, 0], rel=1e-3, abs=1e-9)
+    first = weights(whole)
+    for leave in (2, 4, 7):  # before the change, between it and the stop, after the stop
+        second = weights(trained(tmp_path / str(leave), leave))
+        assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
 def test_an_objective_without_a_stop_step_is_given_one(tmp_path):
     options = ("training.steps=4", "training.log_every=1", "objective.name=vae_align", "objective.head_width=16")
     config = load_config("demo/plain", (*SMALL, *options, "objective.layer=2"))

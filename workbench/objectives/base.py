@@ -104,7 +104,10 @@ class Objective(nn.Module):
         self.context = context
 
     def weight_at(self, step: int) -> float:
-        """The factor of the alignment loss at ``step`` (counted from 0); at 0 nothing of the objective runs."""
+        """The factor of the alignment loss at ``step`` (counted from 0); at 0 nothing of the objective runs.
+
+        It reads ``stop_step`` at each call: the trainer sets that to the one in force, which may change as it trains.
+        """
         return self.weight if self.stop_step is None or step < self.stop_step else 0.0
 
     def loss(self, inputs: Inputs) -> Alignment:

@@ -152,11 +152,11 @@ class _Trainer:
                 yield partial(draw_batch, self.config, self.latents, targets, step, rows)
 
     def _weight_at(self, step: int) -> float:
-        """The objective's weight at a step, under a stop step that may have changed since."""
-        if all(change.option != "stop_step" for change in self.attendant.settings.changes):
-            return self.objective.weight_at(step)
-        stop = self.attendant.settings.at(step)["stop_step"]
-        return self.objective.weight if stop is None or step < stop else 0.0
+        """The objective's weight at a step, under the stop step that is in force there."""
+        settings = self.attendant.settings.at(step)
+        if "stop_step" in settings:
+            self.objective.stop_step = settings["stop_step"]
+        return self.objective.weight_at(step)
 
     def _step(self, batches: Iterator[Batch]) -> tuple[list[Losses], torch.Tensor]:
         """One optimizer step: the batch in micro-batches, the sum of both losses, clip, update, average."""
