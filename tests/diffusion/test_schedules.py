@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from workbench.diffusion.paths import COSINE, LINEAR
 from workbench.diffusion.schedules import sample_time, time_grid
 
 
@@ -20,10 +21,26 @@ def test_lognormal_quantiles():
     torch.testing.assert_close(sample_time(u, "lognormal"), expected)
 
 
-def test_lognormal_is_symmetric_increasing_and_inside():
+def test_lognormal_times_on_the_cosine_path():
+    # n = 1 and -1 (Phi(1) = 0.841344746...): tan(pi t / 2) = e and 1/e, so t = 2/pi atan(e) = 0.77...
+    u = torch.tensor([0.841344746068543, 0.158655253931457, 0.5], dtype=torch.float64)
+    expected = torch.tensor([2 / math.pi * math.atan(math.e), 2 / math.pi * math.atan(1 / math.e), 0.5]).double()
+    torch.testing.assert_close(sample_time(u, "lognormal", COSINE), expected, rtol=0, atol=1e-7)
+    assert 0.77 < expected[0] < 0.78 and sample_time(u, "uniform", COSINE).equal(u)
+
+
+@pytest.mark.parametrize("path", [LINEAR, COSINE], ids=["linear", "cosine"])
+def test_lognormal_is_of_the_ratio_of_noise_to_data(path):
+    n = torch.linspace(-3, 3, 13, dtype=torch.float64)
+    t = sample_time(torch.special.ndtr(n), "lognormal", path)
+    torch.testing.assert_close((path.b(t) / path.a(t)).log(), n)
+
+
+@pytest.mark.parametrize("path", [LINEAR, COSINE], ids=["linear", "cosine"])
+def test_lognormal_is_symmetric_increasing_and_inside(path):
     u = torch.linspace(0.001, 0.999, 501, dtype=torch.float64)
-    t = sample_time(u, "lognormal")
-    torch.testing.assert_close(t + sample_time(1 - u, "lognormal"), torch.ones_like(t))
+    t = sample_time(u, "lognormal", path)
+    torch.testing.assert_close(t + sample_time(1 - u, "lognormal", path), torch.ones_like(t))
     assert (t.diff() > 0).all()
     assert 0 < t.min() < t.max() < 1
 

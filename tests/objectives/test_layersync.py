@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from workbench.config import from_dict, load_config, to_yaml
+from workbench.config import fingerprint, from_dict, load_config, to_yaml
 from workbench.objectives.layersync import Objective
 
 
@@ -33,6 +33,15 @@ def test_pairs_add_up(context, inputs):
     torch.testing.assert_close(found.metrics["cosine"], (one.metrics["cosine"] + other.metrics["cosine"]) / 2)
     assert both.taps == (2, 4, 5, 8) and not list(both.parameters())
     assert Objective(context, pairs=((2, 5), (5, 8))).taps == (2, 5, 8)
+
+
+def test_the_last_pair_counts_as_released(context, inputs):
+    pairs = ((2, 5), (4, 8))
+    last, alone = Objective(context, pairs=pairs, counted="last"), Objective(context, pairs=pairs[-1:])
+    assert torch.equal(last.loss(inputs).loss, alone.loss(inputs).loss)
+    assert last.loss(inputs).metrics == alone.loss(inputs).metrics and last.taps == (4, 8)
+    with pytest.raises(ValueError, match="objective.pairs 13 is outside"):  # the others are checked all the same
+        Objective(context, pairs=((2, 13), (4, 8)), counted="last")
 
 
 def test_only_the_shallow_side_gets_gradient(context, inputs):
@@ -72,9 +81,21 @@ def test_pairs_survive_the_file():
 
 
 def test_recipes():
-    for recipe in ("paper", "released"):
+    for recipe, counted in (("paper", "all"), ("released", "last")):
         config = load_config("demo/plain", ["objective.name=layersync", f"recipe={recipe}"])
-        assert config.objective.options == {"pairs": ((4, 8),), "weight": 0.2, "stop_step": None}
+        expected = {"pairs": ((4, 8),), "counted": counted, "weight": 0.2, "stop_step": None}
+        assert config.objective.options == expected
+    two = ["objective.name=layersync", "recipe=released", "objective.pairs=[[2,5],[4,8]]"]
+    assert load_config("demo/plain", two).objective.options["counted"] == "last"
+
+
+def test_the_fingerprint_counts_which_pairs_do():
+    def mark(*options):
+        return fingerprint(load_config("demo/plain", ["objective.name=layersync", *options]))
+
+    several, last = "objective.pairs=[[2,5],[4,8]]", "objective.counted=last"
+    assert mark(several) != mark(several, last)
+    assert mark() == mark(last) and mark(several) == mark(several, "objective.counted=all")
 
 
 def test_training_synchronises_until_the_stop(train):

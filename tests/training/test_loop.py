@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from workbench.config import load_config
+from workbench.data.latents import open_latents
 from workbench.runs.store import Run, find_runs, open_run, prepare_run
-from workbench.training.batches import prefetched
+from workbench.training.batches import draw_batch, prefetched
 from workbench.training.loop import Diverged, fit
 
 SMALL = (
@@ -203,3 +204,13 @@ def test_batch_that_processes_cannot_share(tmp_path):
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and "cannot be shared by 2 processes" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_log_normal_times_follow_the_path(tmp_path):
+    plain = load_config("demo/plain", (*SMALL, "diffusion.time=lognormal"))
+    turned = load_config("demo/plain", (*SMALL, "diffusion.time=lognormal", "diffusion.path=cosine"))
+    latents = open_latents(plain, "train", tmp_path)
+    straight, bent = (draw_batch(config, latents, {}, 3, range(8)).t.double() for config in (plain, turned))
+    # The same ratio of noise to data on both paths: t / (1 - t) on the straight one, tan(pi t / 2) on the other.
+    torch.testing.assert_close(torch.tan(torch.pi / 2 * bent), straight / (1 - straight), rtol=1e-4, atol=0)
+    assert (bent - straight).abs().max() > 0.01

@@ -117,6 +117,9 @@ def fingerprint(config: Config, teacher: str | None = None) -> str:
     for section, keys in _FREE.items():
         for key in keys:
             del tree[section][key]
+    tree["objective"] = plugin_class("objective", config.objective.name).deciding(tree["objective"])
+    if (config.diffusion.path, config.diffusion.time) == ("cosine", "lognormal"):
+        tree["diffusion"]["time"] = "lognormal ratio"  # it drew other times on this path before
     if "teacher" in tree["objective"]:
         tree["objective"]["teacher"] = teacher
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

@@ -37,6 +37,10 @@ class Path(ABC):
     def db(self, t: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
         """Derivative of b."""
 
+    @abstractmethod
+    def time_of(self, log_ratio: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        """The time t at which log(b/a), noise over data, is `log_ratio`: increasing, 1/2 at 0."""
+
 
 class _Linear(Path):
     def a(self, t: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
@@ -51,6 +55,9 @@ class _Linear(Path):
     def db(self, t: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
         return torch.ones_like(t)
 
+    def time_of(self, log_ratio: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        return torch.sigmoid(log_ratio)  # t / (1 - t) = e^n
+
 
 class _Cosine(Path):
     def a(self, t: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
@@ -64,6 +71,9 @@ class _Cosine(Path):
 
     def db(self, t: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
         return math.pi / 2 * torch.cos(math.pi / 2 * t)
+
+    def time_of(self, log_ratio: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        return 2 / math.pi * torch.atan(log_ratio.exp())  # tan(pi t / 2) = e^n
 
 
 LINEAR: Path = _Linear("linear")

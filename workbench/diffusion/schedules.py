@@ -6,24 +6,27 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from workbench.diffusion.paths import LINEAR, Path
+
 _LAWS = {
-    "uniform": lambda u: u,
-    "lognormal": lambda u: torch.sigmoid(torch.special.ndtri(u)),
+    "uniform": lambda u, path: u,
+    "lognormal": lambda u, path: path.time_of(torch.special.ndtri(u)),
 }
 
 
-def sample_time(u: Float[Tensor, "b"], law: str) -> Float[Tensor, "b"]:
-    """Training times t from uniform draws u: the quantile function of the law of t.
+def sample_time(u: Float[Tensor, "b"], law: str, path: Path = LINEAR) -> Float[Tensor, "b"]:
+    """Training times t from uniform draws u: the quantile function of the law of t on a path.
 
-    "uniform" (SiT, REPA, the paper) is the identity; "lognormal" (LightningDiT) is t = sigmoid(n) with n
-    standard normal, median 1/2 and symmetric about it. u lies strictly inside (0, 1), as `randomness.uniform`
-    draws it.
+    "uniform" (SiT, REPA, the paper) is the identity; "lognormal" (LightningDiT, REPA's option) makes the ratio of
+    noise to data, b(t)/a(t), log-normal: log(b/a) = n is standard normal. That is t = sigmoid(n) on the linear path
+    and t = 2/pi atan(e^n) on the cosine one, both of median 1/2 and symmetric about it. u lies strictly inside (0, 1),
+    as `randomness.uniform` draws it.
 
     Raises ValueError for another law.
     """
     if law not in _LAWS:
         raise ValueError(f"unknown law of t {law!r}; allowed: {', '.join(_LAWS)}")
-    return _LAWS[law](u)
+    return _LAWS[law](u, path)
 
 
 def time_grid(steps: int, last_step: float | None = None, shift: float = 1.0) -> Float64[Tensor, "{steps}+1"]:

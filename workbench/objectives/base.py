@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -102,6 +102,11 @@ class Objective(nn.Module):
     def __init__(self, context: Context):
         super().__init__()
         self.context = context
+
+    @classmethod
+    def deciding(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the ``options`` that decide what is trained, for the fingerprint: all, unless a subclass says."""
+        return dict(options)
 
     def weight_at(self, step: int) -> float:
         """The factor of the alignment loss at ``step`` (counted from 0); at 0 nothing of the objective runs.

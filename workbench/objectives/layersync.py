@@ -1,5 +1,8 @@
 """LayerSync (Haghighi et al. 2025): a shallow layer turns towards a deeper one of the same forward pass."""
 
+from collections.abc import Mapping
+from typing import Any, Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -7,7 +10,11 @@ from torch import Tensor
 
 from workbench.objectives import base
 
-RECIPES = {recipe: {"backbone.qk_norm": False} for recipe in ("paper", "released")}
+# With several pairs the released code overwrites the loss of each with that of the next: the last one counts.
+RECIPES = {
+    "paper": {"objective.counted": "all", "backbone.qk_norm": False},
+    "released": {"objective.counted": "last", "backbone.qk_norm": False},
+}
 
 # Published for depth 28 only; the other pairs are ours, twice as deep as well. The released code's own default pair,
 # 8 and 8, trains nothing.
@@ -21,8 +28,9 @@ PLACEMENT = {
 class Objective(base.Objective):
     """Minus the cosine between f_shallow and f_deep, mean over tokens, summed over ``pairs`` of (shallow, deep).
 
-    No head and no teacher; the deep side is detached. A pair lies in -1..1 and is -1 for equal directions, as at the
-    start, where the blocks of a new model pass their tokens on unchanged (adaLN-zero).
+    ``counted`` "last" takes the last pair alone, as the released code does with several; with one pair there is no
+    difference. No head and no teacher; the deep side is detached. A pair lies in -1..1 and is -1 for equal
+    directions, as at the start, where the blocks of a new model pass their tokens on unchanged (adaLN-zero).
 
     Raises ValueError unless each pair is two layers of the student, shallow before deep: a layer with itself would be
     a constant -1.
@@ -33,6 +41,7 @@ class Objective(base.Objective):
         context: base.Context,
         *,
         pairs: tuple[tuple[int, int], ...] = ((4, 8),),
+        counted: Literal["all", "last"] = "all",
         weight: float = 0.2,
         stop_step: int | None = None,
     ):
@@ -44,9 +53,15 @@ class Objective(base.Objective):
             self.check_layer("pairs", deep)
             if shallow >= deep:
                 raise ValueError(f"objective.pairs [{shallow}, {deep}] must be a shallow layer, then a deeper one")
-        self.pairs = pairs
-        self.taps = tuple(sorted({layer for pair in pairs for layer in pair}))
+        self.pairs = pairs if counted == "all" else pairs[-1:]
+        self.taps = tuple(sorted({layer for pair in self.pairs for layer in pair}))
         self.weight, self.stop_step = weight, stop_step
+
+    @classmethod
+    def deciding(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Without ``counted`` where it changes nothing: runs from before the option keep their fingerprint."""
+        same = options["counted"] == "all" or len(options["pairs"]) == 1
+        return {key: value for key, value in options.items() if key != "counted" or not same}
 
     def loss(self, inputs: base.Inputs) -> base.Alignment:
         f = inputs.features

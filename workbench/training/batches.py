@@ -32,10 +32,11 @@ def draw_batch(config: Config, latents: Latents, targets: Mapping[str, Targets],
     flipped = (uniform(seed, "flip", positions, 1)[:, 0] < 0.5).numpy() if config.data.flip else None
     z = sample_posterior(latents.moments(indices, flipped), normal(seed, "posterior", positions, shape))
     eps = normal(seed, "noise", positions, shape)
-    t = sample_time(uniform(seed, "time", positions, 1)[:, 0], config.diffusion.time)
+    path = get_path(config.diffusion.path)
+    t = sample_time(uniform(seed, "time", positions, 1)[:, 0], config.diffusion.time, path)
     labels = torch.from_numpy(latents.labels[indices])
     dropped = uniform(seed, "label", positions, 1)[:, 0] < config.diffusion.label_dropout
-    noised = interpolate(get_path(config.diffusion.path), z, eps, t)
+    noised = interpolate(path, z, eps, t)
     y = labels.masked_fill(dropped, len(latents.classes))
     return Batch(
         z=z,
