@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,12 @@ import torch
 
 from workbench.config import load_config
 from workbench.data.latents import open_latents
+from workbench.diffusion.sampling import sample
+from workbench.evaluation.generate import generate
 from workbench.runs.store import Run, find_runs, open_run, prepare_run
 from workbench.training.batches import draw_batch, prefetched
 from workbench.training.loop import Diverged, fit
+from workbench.training.state import TrainState
 
 SMALL = (
     "data.name=digits",
@@ -166,6 +170,34 @@ def test_batches_come_in_order_one_ahead():
         time.sleep(0.05)
         assert drawn == list(range(min(4, len(taken) + 1)))
     assert taken == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_tf32_is_of_the_training_alone(tmp_path, monkeypatch, asked):
+    def allowed() -> list:
+        places = torch.backends.cuda.matmul, torch.backends.cudnn
+        return [*(place.allow_tf32 for place in places), torch.get_float32_matmul_precision()]
+
+    before, seen, update = allowed(), [], TrainState.update
+    monkeypatch.setattr(TrainState, "update", lambda *given: seen.append(allowed()[:2]) or update(*given))
+    config = load_config("demo/plain", (*SMALL, "backbone.size=pico", f"training.tf32={asked}"))
+    for record in fit(config, tmp_path):
+        assert allowed() == before
+        if record["step"] == 4:
+            break
+    assert allowed() == before
+    run = train(config, tmp_path)
+    assert seen == [[asked, asked]] * 12 and allowed() == before
+    with pytest.raises(Diverged):
+        list(fit(load_config("demo/plain", (*SMALL, "training.learning_rate=1e30")), tmp_path))
+    assert allowed() == before
+    seen.clear()
+    settings = replace(run.config.sampling, count=2, steps=2)
+    monkeypatch.setattr(
+        "workbench.evaluation.generate.sample", lambda *a, **k: seen.append(allowed()[:2]) or sample(*a, **k)
+    )
+    generate(run, 12, settings)
+    assert seen == [[asked, asked]] and allowed() == before
 
 
 def test_an_error_while_drawing_is_raised():

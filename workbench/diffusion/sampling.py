@@ -30,7 +30,7 @@ class _GuidedVelocity:
 
     velocity: Callable[[Tensor, Tensor, Tensor], Tensor]
     labels: Tensor
-    null_label: int
+    null_label: int | None
     guidance: Guidance
     dtype: torch.dtype
 
@@ -79,7 +79,7 @@ def sample(
     noise: Float[Tensor, "b c h w"],
     labels: Int[Tensor, "b"],
     *,
-    null_label: int,
+    null_label: int | None,
     sampler: str = "euler",
     steps: int = 50,
     guidance: Guidance = UNGUIDED,
@@ -106,9 +106,12 @@ def sample(
     every evaluation it makes; any other step runs the b conditional rows alone. `progress(done, steps)` is
     called after each step.
 
-    Raises ValueError for an unknown sampler, a wrong grid, or an SDE without `step_noise`.
+    Raises ValueError for an unknown sampler, a wrong grid, an SDE without `step_noise`, or guidance with a
+    `null_label` of None, that of a model that has none.
     """
     times = _grid(sampler, steps, last_step, shift).tolist()
+    if guidance.scale != 1 and null_label is None:
+        raise ValueError(f"guidance of scale {guidance.scale} needs a null label, and null_label is None")
     if sampler == "euler-maruyama" and step_noise is None:
         raise ValueError("sampler 'euler-maruyama' needs step_noise(i), the standard normal noise of step i")
     network = _GuidedVelocity(velocity, labels, null_label, guidance, noise.dtype)

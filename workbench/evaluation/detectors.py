@@ -5,8 +5,8 @@ scores with may call its numbers FID.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from workbench.config import refuse_unknown
 from workbench.data.encoders import portions
+from workbench.diffusion.precision import tf32
 
 DETECTORS = ("clf64", "effnet-lite0", "randomconv", "pixels-pca64", "inception-2015", "dinov2")
 DETECTION_BATCH = 256
@@ -166,15 +167,6 @@ def joined(parts: Sequence[Detected]) -> Detected:
     return Detected(**{name: None if rows[0] is None else torch.cat(rows) for name, rows in columns.items()})
 
 
-@contextmanager
-def single_precision() -> Iterator[None]:
+def single_precision() -> AbstractContextManager[None]:
     """Products and convolutions of full float32 within, whatever a training in the same process has allowed."""
-    places = torch.backends.cuda.matmul, torch.backends.cudnn
-    allowed = [place.allow_tf32 for place in places]
-    for place in places:
-        place.allow_tf32 = False
-    try:
-        yield
-    finally:
-        for place, before in zip(places, allowed, strict=True):
-            place.allow_tf32 = before
+    return tf32(False)

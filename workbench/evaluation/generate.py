@@ -19,6 +19,7 @@ from workbench.data.images import QUANTISATION
 from workbench.data.workers import Progress, device_of, run_workers, serve
 from workbench.diffusion.guidance import Guidance
 from workbench.diffusion.paths import get_path
+from workbench.diffusion.precision import tf32
 from workbench.diffusion.randomness import generator, normal
 from workbench.diffusion.sampling import evaluations, sample
 from workbench.evaluation.archives import read_samples, write_samples
@@ -187,12 +188,13 @@ def _drawer(
     backbone, codec = load_backbone(run, step, settings.weights).to(device), load_run_codec(run, device)
     shape = (backbone.channels, backbone.height, backbone.height)
 
+    @tf32(run.config.training.tf32)
     def draw(rows: np.ndarray, labels: Int[Tensor, "b"]) -> UInt8[Tensor, "b c x y"]:
         z = sample(
             backbone,
             normal(settings.seed, "sample", rows, shape).to(device),
             labels.to(device),
-            null_label=backbone.null_label,
+            null_label=None if settings.guidance_scale == 1 else backbone.null_label,
             sampler=settings.sampler,
             steps=settings.steps,
             guidance=Guidance.of(settings),

@@ -13,6 +13,7 @@ from workbench.backbones.base import TransformerBackbone
 from workbench.data.codecs import sample_posterior
 from workbench.data.latents import open_latents
 from workbench.diffusion.paths import get_path, interpolate
+from workbench.diffusion.precision import tf32
 from workbench.diffusion.randomness import normal
 from workbench.evaluation.similarity import attention_entropy
 from workbench.runs.models import check_latents_of, load_backbone
@@ -57,7 +58,7 @@ def attention_entropies(
             at = torch.full((len(chosen),), t)
             x_t = interpolate(path, z, normal(seed, "feature-noise", chosen, shape), at).x_t
             y = torch.full((len(chosen),), backbone.null_label)
-            with attention_of(backbone, layers) as seen:
+            with tf32(run.config.training.tf32), attention_of(backbone, layers) as seen:
                 backbone.features(x_t.to(device), at.to(device), y.to(device), (max(layers),))
             for row, layer in enumerate(layers):
                 total[row, place] += attention_entropy(seen[layer]).cpu().numpy() * len(chosen)

@@ -17,6 +17,7 @@ from workbench.config import DataConfig, flatten
 from workbench.data.codecs import sample_posterior
 from workbench.data.latents import Latents, open_latents
 from workbench.diffusion.paths import get_path, interpolate
+from workbench.diffusion.precision import tf32
 from workbench.diffusion.randomness import normal
 from workbench.evaluation.leakage import wrong_labels
 from workbench.evaluation.similarity import local_distant_similarity
@@ -86,7 +87,8 @@ def extract(
                 backbone = load_backbone(run, checkpoint.step, weights).to(device)
                 job = _Job(grid, backbone, latents, run.config.diffusion.path, seed, np.dtype(dtype))
                 make_room(root, list(chain(*_files(grid).values())), *job.sizes(missing))
-                job.run(missing, progress)
+                with tf32(run.config.training.tf32):
+                    job.run(missing, progress)
     return grid
 
 
@@ -170,8 +172,10 @@ class _Job:
         grid, device = self.grid, next(self.backbone.parameters()).device
         noise, told = LABELS[label]
         shape = (self.latents.channels, self.latents.height, self.latents.height)
-        null = torch.full_like(grid.true, self.backbone.null_label)
-        names = {"null": null, "true": grid.true, "given": grid.given}[told]
+        if told == "null":
+            names = torch.full_like(grid.true, self.backbone.null_label)
+        else:
+            names = {"true": grid.true, "given": grid.given}[told]
         for start in range(0, len(grid.rows), _BATCH):
             chosen = np.asarray(grid.rows[start : start + _BATCH])
             if noise:  # standard normal like a latent, so x_t has about the spread that the model knows at this time

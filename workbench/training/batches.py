@@ -1,8 +1,9 @@
 """What the network sees at a step: a function of (seed, position in the data order), of nothing else."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from workbench.diffusion.paths import get_path, interpolate
 from workbench.diffusion.randomness import normal, permutation, uniform
 from workbench.diffusion.schedules import sample_time
 from workbench.objectives.base import Batch
+
+T = TypeVar("T")
 
 
 def draw_batch(config: Config, latents: Latents, targets: Mapping[str, Targets], step: int, rows: range) -> Batch:
@@ -51,17 +54,42 @@ def draw_batch(config: Config, latents: Latents, targets: Mapping[str, Targets],
     )
 
 
-def prefetched(draws: Iterable[Callable[[], Batch]]) -> Iterator[Batch]:
+def prefetched(draws: Iterable[Callable[[], T]]) -> "Prefetched[T]":
     """The results of ``draws`` in order, the next one being drawn while the last one is used."""
-    with ThreadPoolExecutor(1) as worker:
-        waiting = None
-        for draw in draws:
-            ahead = worker.submit(draw)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = ahead
-        if waiting is not None:
-            yield waiting.result()
+    return Prefetched(iter(draws))
+
+
+class Prefetched(Iterator[T]):
+    """What ``draws`` give, batches in training, drawn one ahead by another thread, until it is closed."""
+
+    def __init__(self, draws: Iterator[Callable[[], T]]):
+        self._draws, self._worker = draws, ThreadPoolExecutor(1)
+        self._ahead: Future[T] | None = None
+        self._begun = False
+
+    def __next__(self) -> T:
+        if not self._begun:
+            self._begun = True
+            self._draw_ahead()
+        if self._ahead is None:
+            self.close()
+            raise StopIteration
+        drawn = self._ahead
+        self._draw_ahead()
+        return drawn.result()
+
+    def settle(self) -> None:
+        """Wait until nothing is being drawn: settings of the whole process may change then."""
+        if self._ahead is not None:
+            wait([self._ahead])
+
+    def close(self) -> None:
+        """End the thread, after what it is drawing."""
+        self._worker.shutdown(cancel_futures=True)
+
+    def _draw_ahead(self) -> None:
+        draw = next(self._draws, None)
+        self._ahead = None if draw is None else self._worker.submit(draw)
 
 
 @lru_cache(maxsize=2)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from workbench.config import Config, from_dict
 from workbench.data.encoders import load_encoder
+from workbench.diffusion.precision import tf32
 from workbench.objectives.base import Batch
 from workbench.training.state import TrainState, accelerate
 from workbench.training.student import build_backbone, build_student
@@ -108,7 +109,8 @@ def bench_steps(
     for done in range(repeats + 1):
         draw = _draw(batch, shape.height, done)
         for kind, (state, targets) in states.items():
-            taken, kept = _time_step(state, draw, targets)
+            with tf32(state.config.tf32):
+                taken, kept = _time_step(state, draw, targets)
             seconds[kind].append(taken)
             memory[kind] = kept
         if done:

@@ -14,6 +14,7 @@ from workbench.config import Config
 from workbench.data.latents import Latents, latent_source, open_latents
 from workbench.data.targets import Targets, open_targets
 from workbench.diffusion.guidance import Guidance
+from workbench.diffusion.precision import advanced_in, tf32
 from workbench.diffusion.sampling import evaluations
 from workbench.files import write_json
 from workbench.objectives.base import Batch
@@ -21,7 +22,7 @@ from workbench.runs.checkpoints import latest_resumable, save_checkpoint, thin
 from workbench.runs.models import ROTARY, load_teacher, stale_positions
 from workbench.runs.store import Run, prepare_run, runs_root
 from workbench.training.attend import Attendant, StopSignals
-from workbench.training.batches import draw_batch, prefetched
+from workbench.training.batches import Prefetched, draw_batch, prefetched
 from workbench.training.state import TrainState, accelerate
 from workbench.training.student import Losses, Student, build_student
 from workbench.training.tracker import Tracker, check_tracker
@@ -44,6 +45,7 @@ def fit(
     happen. SIGTERM, SIGINT and leaving the generator save a checkpoint and end it; a kill at any moment loses no more
     than the steps since the last checkpoint, and the resumed run ends with the same weights, bit for bit on a CPU.
     What `training.control.Control` asks of the run is done between two steps; changed options hold over a resume.
+    Products are of the precision that ``training.tf32`` says while it trains, and as before for whoever reads a record.
 
     Raises ValueError for a batch that the processes cannot share, a teacher that is missing or does not fit, a run
     that another process is training, a full disk, and Diverged when a loss is not finite.
@@ -66,7 +68,7 @@ def fit(
     with run.lock() if accelerator.is_main_process else contextlib.nullcontext(), StopSignals() as signals:
         trainer = _Trainer(config, run, latents, targets, accelerator, student, signals)
         try:
-            yield from trainer.train()
+            yield from advanced_in(partial(tf32, config.training.tf32), trainer.train())
         except (ValueError, OSError, RuntimeError) as error:
             with contextlib.suppress(OSError):  # a full disk must not hide what filled it
                 trainer.status("failed", error=str(error))
@@ -118,7 +120,7 @@ class _Trainer:
                 stopped = yield from self._train(batches)
         self.status("finished" if self.step == self.config.training.steps else "stopped")
 
-    def _train(self, batches: Iterator[Batch]) -> Generator[dict[str, Any], None, bool]:
+    def _train(self, batches: Prefetched[Batch]) -> Generator[dict[str, Any], None, bool]:
         """Step until told to stop (True), to draw anew, or there are no more steps."""
         steps = self.config.training.steps
         logged, since = self.step, time.monotonic()
@@ -136,6 +138,7 @@ class _Trainer:
                 record = self._log(losses, norm, (self.step - logged) / elapsed)
                 if saving:
                     self.save()
+                batches.settle()  # the precision of products is the reader's while the reader has the record
                 yield record
                 # Neither saving nor what the reader of the records does is training.
                 logged, since = self.step, time.monotonic()

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from workbench.config import Config, from_dict, to_dict
 from workbench.data.encoders import load_encoder
+from workbench.diffusion.precision import tf32
 from workbench.files import read_json, write_json
 from workbench.objectives.base import Batch
 from workbench.runs.store import machine
@@ -223,4 +224,6 @@ if __name__ == "__main__":
     described = asked["shape"]
     where = Shape(described["channels"], described["height"], tuple(described["classes"]))
     os.environ.pop("WORKBENCH_PROCESSES", None)
-    print(json.dumps(asdict(_measure(from_dict(asked["config"]), where, asked["processes"]))))
+    config = from_dict(asked["config"])
+    with tf32(config.training.tf32):
+        print(json.dumps(asdict(_measure(config, where, asked["processes"]))))

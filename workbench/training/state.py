@@ -114,7 +114,6 @@ def accelerate(config: Config) -> Accelerator:
     accelerator = Accelerator(mixed_precision=training.precision, cpu=not torch.cuda.is_available())
     if training.precision == "fp16" and accelerator.scaler is None:
         raise ValueError("training.precision fp16 needs a GPU; on a CPU take bf16 or no")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = training.tf32
     processes = accelerator.num_processes
     expected = int(os.environ.get("WORKBENCH_PROCESSES", processes))
     if processes != expected:
