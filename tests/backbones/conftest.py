@@ -124,7 +124,7 @@ def _original(tensors: dict, x, t, y):
 
 def _build(found, dtype=torch.float64):
     model = plugin_class("backbone", found.backbone)(
-        **found.options, channels=found.channels, height=found.height, classes=found.classes
+        **found.options, channels=found.channels, height=found.height, classes=found.classes, null_row=found.null_row
     ).to(dtype)
     model.load_state_dict(found.tensors)
     return model.eval().requires_grad_(False)

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import resource
 import warnings
 from dataclasses import asdict, replace
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from workbench.__main__ import main
 from workbench.backbones.base import Size
 from workbench.backbones.conversion import FAMILIES, to_published
 from workbench.backbones.released import read_released
@@ -130,7 +132,7 @@ def test_refusals_leave_nothing_behind(tmp_path, monkeypatch):
     torch.save({name: value for name, value in tensors.items() if "blocks.3.mlp" not in name}, file)
     with pytest.raises(ValueError, match=r"a.pt: it is not the sit .* lacks 4 tensors: blocks.\*.mlp.fc1 \(2\)"):
         import_run(file, root, family="repa", codec="identity")
-    torch.save(tensors, file)
+    torch.save({"ema": tensors, "args": {"num_classes": 10}}, file)
     with pytest.raises(ValueError, match="no codec is usual for latents of 1 channels"):
         import_run(file, root, family="repa")
     with pytest.raises(ValueError, match="codec 'kl-f4' makes latents of 4 channels; the model takes 1"):
@@ -179,13 +181,14 @@ def test_it_teaches(run, tmp_path):
 
 def test_a_teacher_without_a_step_and_of_other_latents(tmp_path):
     torch.save(weights_of("sit", **DIGITS), tmp_path / "flat.pt")
-    teacher = import_run(tmp_path / "flat.pt", tmp_path / "runs", family="sra", codec="identity")
+    read = {"family": "sra", "codec": "identity"}
+    teacher = import_run(tmp_path / "flat.pt", tmp_path / "runs", **read, classes=10)
     assert len(list(fit(guided(teacher), tmp_path / "runs"))) == 2
-    taller = import_run(tmp_path / "flat.pt", tmp_path / "runs", family="sra", codec="identity", height=64)
+    taller = import_run(tmp_path / "flat.pt", tmp_path / "runs", **read, classes=10, height=64)
     with pytest.raises(ValueError, match="codec 'identity', 1 x 64, 10 classes, not .* 1 x 32, 10"):
         list(fit(guided(taller), tmp_path / "runs"))
     torch.save(weights_of("sit", **DIGITS | {"classes": 11}), tmp_path / "more.pt")
-    more = import_run(tmp_path / "more.pt", tmp_path / "runs", family="sra", codec="identity")
+    more = import_run(tmp_path / "more.pt", tmp_path / "runs", **read, classes=11)
     with pytest.raises(ValueError, match="11 classes, not .* 10 classes"):
         list(fit(guided(more), tmp_path / "runs"))
 
@@ -218,7 +221,8 @@ def test_exported_and_imported_again_they_are_the_same(tmp_path, family, suffix)
     file = export_run(run, tmp_path / "out" / f"x{suffix}", family=family)
     content = load_file(file) if suffix == ".safetensors" else torch.load(file, weights_only=True)
     if kind.wrapped and suffix == ".pt":
-        assert content.keys() == {"model", "ema", "steps"} and content["steps"] == 7
+        assert content.keys() == {"model", "ema", "steps", "args"} and content["steps"] == 7
+        assert content["args"] == {"num_classes": 1000}
         assert content["model"].keys() == content["ema"].keys()
         content = content["ema"]
     assert content.keys() == (theirs | HEADS).keys()
@@ -254,6 +258,96 @@ def test_a_trained_run_goes_out_and_comes_back(tmp_path):
     assert not (tmp_path / "no.pt").exists()
     back = import_run(tmp_path / "st.pt", tmp_path, family="self-transcendence", codec="identity")
     assert all(torch.equal(back.checkpoint().load("ema")[n], v) for n, v in ema.items())
+    again = import_run(tmp_path / "raw.safetensors", tmp_path, family="sit", codec="identity")
+    for one in (back, again):  # told by the file
+        assert one.provenance["origin"]["label_table"] == "11 rows read as 10 classes and a null row"
+
+
+@pytest.fixture
+def without_null(tmp_path):
+    """A run of a digits model that was trained on all labels: case 19."""
+    tensors = weights_of("sit", **DIGITS)
+    tensors["y_embedder.embedding_table.weight"] = tensors["y_embedder.embedding_table.weight"][:10].clone()
+    torch.save(tensors, tmp_path / "ten.pt")
+    return import_run(tmp_path / "ten.pt", tmp_path / "runs", family="repa", codec="identity", classes=10)
+
+
+def test_a_model_without_a_null_row_draws_its_classes(without_null, tmp_path):
+    run, table = without_null, weights_of("sit", **DIGITS)["y_embedder.embedding_table.weight"]
+    latents = run.provenance["latents"]
+    assert len(latents["classes"]) == 10 and latents["null_row"] is False
+    assert run.config.diffusion.label_dropout == 0
+    assert torch.equal(load_backbone(run).y_embedder.embedding_table.weight, table[:10])  # class 9 is class 9
+    samples = generate(run, 0, replace(run.config.sampling, count=10, steps=2))
+    assert samples.labels.tolist() == list(range(10)) and samples.images.float().std() > 1
+    data = load_config("demo/plain", SMALL[:5]).data
+    f_c = extract(run, 3, [8], [0.5], labels=("true",), data=data, root=tmp_path).read(8, 0.5, "true")
+    assert f_c.isfinite().all()
+    for family in ("repa", "sit"):
+        content = torch.load(export_run(run, tmp_path / "out.pt", family=family), weights_only=True)
+        assert len(content.get("ema", content)["y_embedder.embedding_table.weight"]) == 10
+
+
+def test_nothing_is_unconditional_without_a_null_row(without_null, tmp_path):
+    run, data = without_null, load_config("demo/plain", SMALL[:5]).data
+    with pytest.raises(ValueError, match=f"run {run.name} has no null row in its label table; it cannot be guided"):
+        generate(run, 0, replace(run.config.sampling, count=10, steps=2, guidance_scale=2.0))
+    for labels in (("null", "true"), ("noise-null",)):
+        with pytest.raises(ValueError, match="label table of 10 classes and no null row: .* unconditional features"):
+            extract(run, 3, [8], [0.5], labels=labels, data=data, root=tmp_path)
+    with pytest.raises(ValueError, match="no null row in its label table; it cannot be a teacher"):
+        list(fit(guided(run), tmp_path / "runs"))
+    with pytest.raises(ValueError, match="no null row in its label table; diffusers' class"):
+        export_diffusers(run, tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
+def test_one_file_read_with_and_without_a_null_row_is_two_runs(without_null, tmp_path):
+    read = {"family": "repa", "codec": "identity"}
+    nine = import_run(tmp_path / "ten.pt", tmp_path / "runs", **read, classes=9)
+    assert nine.folder != without_null.folder and len(nine.provenance["latents"]["classes"]) == 9
+    assert import_run(tmp_path / "ten.pt", tmp_path / "runs", **read, classes=10).folder == without_null.folder
+
+
+def test_import_asks_for_the_classes_and_says_what_it_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "runs"))
+    torch.save(weights_of("sit", **DIGITS), tmp_path / "flat.pt")
+    command = ["import", str(tmp_path / "flat.pt"), "--family", "repa", "--codec", "identity"]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 2 and not (tmp_path / "runs").exists()
+    assert (
+        "10 classes and a null row or 11 classes and none; state the number of classes (--classes"
+        in capsys.readouterr().err
+    )
+    main([*command, "--classes", "10"])
+    assert "11 rows read as 10 classes and a null row" in capsys.readouterr().out
+    torch.save(weights_of("sit"), tmp_path / "imagenet.pt")
+    main(["import", str(tmp_path / "imagenet.pt"), "--family", "repa"])
+    assert "1001 rows read as 1000 classes and a null row" in capsys.readouterr().out
+
+
+def test_names_of_runs_are_folders_everywhere(repa_file, tmp_path):
+    odd = import_run(repa_file, tmp_path / "runs", codec="identity", name="a/../b\n\0" + "c" * 500)
+    assert odd.folder.parent == tmp_path / "runs" and odd.name.startswith("a-..-b--ccc") and len(odd.name) == 69
+    assert find_runs(tmp_path / "runs")[0].folder == odd.folder
+
+
+def test_an_export_without_room_says_so(run, tmp_path):
+    limit, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, most))  # as on a disk with so much room
+    try:
+        for name, family in (("a.pt", "repa"), ("a.safetensors", "repa"), ("b.pt", "sit")):
+            with pytest.raises(ValueError, match=f"{name} cannot be written: "):
+                export_run(run, tmp_path / "out" / name, family=family)
+        with pytest.raises(ValueError, match="diffusion_pytorch_model.safetensors cannot be written"):
+            export_diffusers(run, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+    assert list((tmp_path / "out").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="a.pt cannot be written: "):
+        export_run(run, tmp_path / "file" / "a.pt", family="repa")
 
 
 def test_heads_go_back_into_their_own_family_alone(run, tmp_path):

@@ -46,13 +46,14 @@ class TransformerBackbone(nn.Module):
     """The trunk of the diffusion transformers; a subclass names its `sizes`, sets `blocks` and `final_layer`.
 
     `channels` and `height` are those of the square latent; `classes` counts the real classes, and label
-    `classes` is the null one. `learn_sigma` doubles the output channels as the original SiT and DiT files do;
-    the second half is dropped. `checkpoint_blocks` recomputes each block in the backward pass instead of
-    keeping its activations. A new model's weights are all zero: call `initialize` or load a checkpoint.
+    `classes` is the null one, unless `null_row` is off: some published models have none. `learn_sigma` doubles
+    the output channels as the original SiT and DiT files do; the second half is dropped. `checkpoint_blocks`
+    recomputes each block in the backward pass instead of keeping its activations. A new model's weights are
+    all zero: call `initialize` or load a checkpoint.
     """
 
     sizes: ClassVar[dict[str, Size]]
-    SUPPLIED: ClassVar[tuple[str, ...]] = ("channels", "height", "classes")  # by the data, not by options
+    SUPPLIED: ClassVar[tuple[str, ...]] = ("channels", "height", "classes", "null_row")  # by the data, not by options
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class TransformerBackbone(nn.Module):
         channels: int,
         height: int,
         classes: int,
+        null_row: bool,
         learn_sigma: bool,
         checkpoint_blocks: bool,
     ):
@@ -73,14 +75,24 @@ class TransformerBackbone(nn.Module):
         self.depth, self.width, self.heads = self.sizes[size]
         self.patch, self.channels, self.height = patch, channels, height
         self.tokens = (height // patch) ** 2
-        self.classes = self.null_label = classes
+        self.classes, self.null_row = classes, null_row
         self.pixels = patch * patch * channels * (2 if learn_sigma else 1)
         self.checkpoint_blocks = checkpoint_blocks
         positions = self._positions().to(torch.get_default_dtype())
         self.pos_embed = nn.Parameter(positions, requires_grad=False)
         self.x_embedder = PatchEmbed(channels, patch, self.width)
         self.t_embedder = TimestepEmbedder(self.width)
-        self.y_embedder = LabelEmbedder(classes, self.width)
+        self.y_embedder = LabelEmbedder(classes, self.width, null_row)
+
+    @property
+    def null_label(self) -> int:
+        """The label of no class; ValueError for a model whose label table has no row for it."""
+        if not self.null_row:
+            raise ValueError(
+                f"the model has a label table of {self.classes} classes and no null row: it gives nothing without a "
+                f"class, so it can neither be guided nor have unconditional features"
+            )
+        return self.classes
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:

@@ -107,11 +107,14 @@ class TimestepEmbedder(nn.Module):
 
 
 class LabelEmbedder(nn.Module):
-    """One vector for each of the `classes` labels, and one more, at index `classes`, for the null label."""
+    """One vector for each of the `classes` labels, and one more, at index `classes`, for the null label.
 
-    def __init__(self, classes: int, width: int):
+    Without a `null_row` there is none: published models that were trained on all labels have no such row.
+    """
+
+    def __init__(self, classes: int, width: int, null_row: bool = True):
         super().__init__()
-        self.embedding_table = Embedding(classes + 1, width)
+        self.embedding_table = Embedding(classes + null_row, width)
 
     def forward(self, y: Int[Tensor, "b"]) -> Float[Tensor, "b d"]:
         return self.embedding_table(y)

@@ -5,11 +5,12 @@ What a file holds is told from its tensors; nothing in it is executed.
 
 import argparse
 import math
+import mmap
 import pickle
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,19 +20,25 @@ from torch import Tensor
 
 from workbench.backbones.conversion import FAMILIES, Weights, turn_time
 from workbench.backbones.layers import sincos_positions
-from workbench.backbones.lightningdit import Rotation
+from workbench.backbones.lightningdit import Rotation, check_rotation
 from workbench.config import plugin_class, plugin_options, refuse_unknown
 
 _HEADS = ("projectors", "projectors_final", "ap_head")  # of REPA, Self-Transcendence and SRA
 _PATHS = {"linear": "linear", "cosine": "cosine", "cos": "cosine", "gvp": "cosine"}
-_NEEDED = (
-    "pos_embed",
-    "x_embedder.proj.weight",
-    "t_embedder.mlp.0.weight",
-    "y_embedder.embedding_table.weight",
-    "blocks.0.adaLN_modulation.1.weight",
-    "final_layer.linear.weight",
-)
+_NEEDED = {  # and the number of their axes
+    "pos_embed": 3,
+    "x_embedder.proj.weight": 4,
+    "t_embedder.mlp.0.weight": 2,
+    "y_embedder.embedding_table.weight": 2,
+    "blocks.0.adaLN_modulation.1.weight": 2,
+    "final_layer.linear.weight": 2,
+}
+_NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_NAME = re.compile(r"[A-Za-z0-9_][\w.\-]{0,199}", re.ASCII)
+MOST_CLASSES = 1_000_000  # a name is kept for each
+MOST_SIDE = 256  # tokens a side: attention is between all pairs of the 65,536 tokens
+_MOST_STRUCTURE = 32_000_000  # bytes of a file's pickle, that is without its numbers; published ones have below 2 MB
+_TEXT = 1000  # characters of a setting that are kept
 
 
 @dataclass(frozen=True)
@@ -39,8 +46,9 @@ class Released:
     """A published checkpoint: `tensors` are a backbone's weights in this package's convention, float32.
 
     `options` are those of the backbone of `family`; `channels`, `height` and `classes` describe its latents, `path`
-    its noise path. `heads` are the weights that only its training used, under their published names; `args` are the
-    plain settings that came with it. `step` is 0 where the file does not tell.
+    its noise path. `null_row` tells whether the label table has a row for no class, without which nothing is guided.
+    `heads` are the weights that only its training used, under their published names; `args` are the plain settings
+    that came with it. `step` is 0 where the file does not tell.
     """
 
     family: str
@@ -48,6 +56,7 @@ class Released:
     channels: int
     height: int
     classes: int
+    null_row: bool
     path: str
     step: int
     wrapped: bool
@@ -59,33 +68,55 @@ class Released:
     def backbone(self) -> str:
         return FAMILIES[self.family].backbone
 
+    @property
+    def label_table(self) -> str:
+        """How the rows of the label table were read, in words."""
+        null = "and a null row" if self.null_row else "and no null row: it cannot be guided"
+        return f"{self.classes + self.null_row} rows read as {self.classes} classes {null}"
+
 
 def read_released(
-    path: str | Path, *, family: str | None = None, weights: str = "ema", height: int | None = None
+    path: str | Path,
+    *,
+    family: str | None = None,
+    weights: str = "ema",
+    height: int | None = None,
+    classes: int | None = None,
 ) -> Released:
     """The checkpoint in a published .pt, .pth or .safetensors file, converted and checked tensor by tensor.
 
     `family` is one of `FAMILIES`; None lets the file's heads, names and arguments decide. `weights` chooses "ema" or
     "raw" of a file that holds both. `height` moves the model to latents of another height (256 to 512 pixels: 32 to
-    64) by computing its positions anew. Raises ValueError, naming the file, for anything that is not such a
-    checkpoint, that might run code, that does not fit its backbone exactly, whose family cannot be told, or that
-    proves another backbone or direction of time than `family` has.
+    64) by computing its positions anew. `classes` is the number of real classes, for a file that does not tell it:
+    its label table may or may not have a null row besides; 1001 rows are taken for ImageNet's 1000 and one.
+
+    Raises ValueError, naming the file, for anything that is not such a checkpoint, that might run code, that does not
+    fit its backbone exactly, whose family or classes cannot be told, that proves another backbone, direction of time
+    or number of classes than is stated, and for numbers that are not finite.
     """
     refuse_unknown("weights", weights, ("ema", "raw"))
     if family is not None:
         refuse_unknown("family", family, FAMILIES)
+    if classes is not None and not 1 <= classes <= MOST_CLASSES:
+        raise ValueError(f"classes must be 1 to {MOST_CLASSES:,}; got {classes:,}")
     path = Path(path)
     content = load_file(path)
     try:
-        return _understand(content, family, weights, height)
+        found, wrapped = _choose(content, weights)
+        named = _plain_names(found)
+        _check_numbers(named, path.stat().st_size)
+        check_rotation({name: value for name, value in named.items() if name.startswith("feat_rope.")})
+        settings = {"args": _metadata(path)} if path.suffix == ".safetensors" else content
+        return _understand(_owned(named), wrapped, settings, family, height, classes)
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
 
 
-def load_file(path: Path) -> dict[str, Any]:
+def load_file(path: Path) -> dict[Any, Any]:
     """What a .pt, .pth or .safetensors file holds, its tensors on the CPU; of classes, only argparse.Namespace.
 
-    Raises ValueError for a missing or damaged file, another kind of file, and one that asks for any other class.
+    Raises ValueError for a missing, unreadable or damaged file, another kind of file, one that asks for any other
+    class, and one that would unpack to more than its own size.
     """
     refuse_unknown("the ending of a checkpoint's name", path.suffix, (".pt", ".pth", ".safetensors"))
     if not path.is_file():
@@ -95,12 +126,17 @@ def load_file(path: Path) -> dict[str, Any]:
             from safetensors.torch import load_file as load_safetensors
 
             return load_safetensors(path)
+        _check_packing(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         problem = f"asks for {asked[1]}, which could run code" if asked else "is damaged or holds more than settings"
         raise ValueError(f"{path} {problem}; it is not loaded") from error
+    except PermissionError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except _Refused:
+        raise
     except Exception as error:  # a damaged file ends in almost any of them
         raise ValueError(f"{path} is damaged or not a checkpoint ({type(error).__name__})") from error
     if not isinstance(content, Mapping):
@@ -108,30 +144,136 @@ def load_file(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _understand(content: Mapping[str, Any], family: str | None, weights: str, height: int | None) -> Released:
-    found, wrapped = _choose(content, weights)
-    named = _plain_names(found)
-    heads = {name: value for name, value in named.items() if name.split(".")[0] in _HEADS}
-    tensors = {name: value.float().contiguous() for name, value in named.items() if name not in heads}
+def _metadata(path: Path) -> dict[str, Any]:
+    """The settings beside the tensors of a .safetensors file: the number of classes, which an exported one tells."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        told = (file.metadata() or {}).get("num_classes", "")
+    return {"num_classes": int(told)} if re.fullmatch(r"[0-9]{1,9}", told) else {}
+
+
+class _Refused(ValueError):
+    """What a file is refused for before it is loaded."""
+
+
+def _check_packing(path: Path) -> None:
+    """ValueError for what a file of `torch.save` never holds, and which may unpack to any size."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            # Members are mapped into memory as they lie in the file, which compressed ones cannot be.
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise _Refused(f"{path} has compressed members; torch.save stores them as they are")
+            asked, there = sum(member.file_size for member in members), path.stat().st_size
+            if asked > there:
+                raise _Refused(f"{path} would unpack to {asked:,} bytes and has {there:,}")
+            structures = [member for member in members if member.filename.endswith(".pkl")]
+            size = sum(member.file_size for member in structures)
+            if size > _MOST_STRUCTURE:
+                raise _Refused(f"{path} has {size:,} bytes beside its numbers; at most {_MOST_STRUCTURE:,} are read")
+            hungry = any(_is_hungry(archive.read(member)) for member in structures)
+    else:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            hungry = _is_hungry(content)
+    if hungry:
+        raise _Refused(f"{path} asks for memory beside its tensors; torch.save writes no such file")
+
+
+def _is_hungry(structure: bytes | mmap.mmap) -> bool:
+    """Whether a pickle names what PyTorch's restricted reader knows and a few bytes blow up to gigabytes."""
+    return any(structure.find(name) >= 0 for name in (b"bytearray", b"_codecs"))
+
+
+def _check_numbers(named: Mapping[str, Tensor], room: int) -> None:
+    """ValueError for a tensor that is not plain finite numbers, naming it, or tensors of more bytes than `room`."""
+    asked, broken = 0, {}
+    for name, value in named.items():
+        problem = _unusual(value)
+        if problem:
+            kinds = ", ".join(str(kind).removeprefix("torch.") for kind in _NUMBERS)
+            raise ValueError(f"{name} {problem}; weights are dense tensors of {kinds}")
+        asked += value.numel() * value.element_size()
+        if asked > room:  # views of the same numbers, over and over
+            raise ValueError(f"up to {name} its tensors take {asked:,} bytes, and the whole file has {room:,}")
+    for name, value in named.items():
+        wrong = value.numel() - int(value.detach().float().isfinite().sum())
+        if wrong:
+            broken[name] = f"{wrong:,} of the {value.numel():,} numbers of {name} are NaN or infinite in float32"
+    if broken:
+        more = f", and some of {len(broken) - 1} more tensors" if len(broken) > 1 else ""
+        raise ValueError(f"{next(iter(broken.values()))}{more}")
+
+
+def _unusual(value: Tensor) -> str | None:
+    """What makes a tensor no dense tensor of real numbers."""
+    if type(value) not in (Tensor, torch.nn.Parameter):
+        return f"is a {type(value).__name__}"
+    if value.is_meta:
+        return "has a shape but no numbers (it is a meta tensor)"
+    if value.is_nested or value.layout is not torch.strided:
+        return f"is {'nested' if value.is_nested else f'sparse ({value.layout})'}"
+    if value.is_quantized:
+        return f"is quantised ({value.dtype})"
+    if value.is_complex():
+        return f"has complex numbers ({value.dtype})"
+    if value.dtype not in _NUMBERS:
+        return f"has numbers of {value.dtype}"
+    return None
+
+
+def _owned(named: Mapping[str, Tensor]) -> Weights:
+    """Contiguous tensors, those of the backbone in float32, none of which shares its memory with another."""
+    taken, owned = set(), {}
+    for name, value in named.items():
+        own = value.detach().contiguous() if _is_head(name) else value.detach().float().contiguous()
+        place = own.untyped_storage().data_ptr()
+        owned[name] = own.clone() if place in taken else own
+        taken.add(place)
+    return owned
+
+
+def _is_head(name: str) -> bool:
+    return name.split(".")[0] in _HEADS
+
+
+def _understand(
+    named: Weights,
+    wrapped: bool,
+    settings: Mapping[Any, Any],
+    family: str | None,
+    height: int | None,
+    classes: int | None,
+) -> Released:
+    heads = {name: value for name, value in named.items() if _is_head(name)}
+    tensors = {name: value for name, value in named.items() if name not in heads}
     absent = [name for name in _NEEDED if name not in tensors]
     if absent:
         raise ValueError(f"it is no diffusion transformer of a known kind: it lacks {', '.join(absent)}")
-    args = _arguments(content)
+    for name, axes in _NEEDED.items():
+        if tensors[name].ndim != axes or 0 in tensors[name].shape:
+            raise ValueError(f"{name} has the shape {tuple(tensors[name].shape)}; it must have {axes} axes, none empty")
+    args = _arguments(settings)
     family = _family(family, tensors, heads, args)
     backbone = FAMILIES[family].backbone
     options = _options(tensors, backbone)
     _, channels, patch, _ = tensors["x_embedder.proj.weight"].shape
     own_height = patch * math.isqrt(tensors["pos_embed"].shape[1])
+    _check_side(own_height, patch)
     if height not in (None, own_height):
         tensors |= _moved(tensors, options, backbone, height)
-    shape = {"channels": channels, "height": height or own_height, "classes": _classes(tensors, args)}
-    check_fit(tensors, backbone, options, shape)
+    shape = {"channels": channels, "height": height or own_height}
+    rows = len(tensors["y_embedder.embedding_table.weight"])
+    check_fit(tensors, backbone, options, {**shape, "classes": rows, "null_row": False})
+    classes, null_row = _classes(rows, args, classes)
     return Released(
         family=family,
         options=options,
         **shape,
+        classes=classes,
+        null_row=null_row,
         path=_path(args),
-        step=next((int(content[key]) for key in ("steps", "step") if isinstance(content.get(key), int)), 0),
+        step=_step(settings),
         wrapped=wrapped,
         tensors=turn_time(tensors) if FAMILIES[family].data_at_one else tensors,
         heads=heads,
@@ -139,7 +281,7 @@ def _understand(content: Mapping[str, Any], family: str | None, weights: str, he
     )
 
 
-def _choose(content: Mapping[str, Any], weights: str) -> tuple[Mapping[str, Tensor], bool]:
+def _choose(content: Mapping[Any, Any], weights: str) -> tuple[Mapping[Any, Tensor], bool]:
     """The state dict asked for, and whether it was one of a wrapped file's."""
     sets = {key: content[name] for key, name in (("ema", "ema"), ("raw", "model")) if _all_tensors(content.get(name))}
     if weights in sets:
@@ -147,34 +289,67 @@ def _choose(content: Mapping[str, Any], weights: str) -> tuple[Mapping[str, Tens
     if sets:
         raise ValueError(f"it has no {weights!r} weights, only {', '.join(map(repr, sets))} ones; ask for those")
     if not _all_tensors(content):
-        raise ValueError(
-            f"it holds no weights under 'ema', 'model' or no name; it holds {', '.join(map(repr, content))}"
-        )
+        raise ValueError(f"it holds no weights under 'ema', 'model' or no name; it holds {_listed(content)}")
     if weights == "raw":
         raise ValueError("it holds one set of weights, which count as the 'ema' ones; it has no 'raw' ones")
     return content, False
+
+
+def _listed(keys: Iterable[Any]) -> str:
+    """The first keys of a file, which may be of any length and kind."""
+    keys = list(keys)
+    shown = [repr(key[:40]) if isinstance(key, str) else f"a key of type {type(key).__name__}" for key in keys[:6]]
+    return ", ".join([*shown, *([f"and {len(keys) - 6:,} more"] if len(keys) > 6 else [])]) or "nothing"
 
 
 def _all_tensors(value: Any) -> bool:
     return isinstance(value, Mapping) and bool(value) and all(isinstance(item, Tensor) for item in value.values())
 
 
-def _plain_names(tensors: Mapping[str, Tensor]) -> Weights:
-    """Without the prefixes of DDP and torch.compile, and with REPA's old `decoder_blocks` after its `blocks`."""
+def _plain_names(tensors: Mapping[Any, Tensor]) -> Weights:
+    """Without the prefixes of DDP and torch.compile, and with REPA's old `decoder_blocks` after its `blocks`.
+
+    ValueError for keys that are no names of weights, and for one name that two of them come to.
+    """
+    for name in tensors:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(f"its weights are not named: it holds {_listed([name])}")
     plain = {re.sub(r"^((module|_orig_mod)\.)+", "", name): value for name, value in tensors.items()}
-    encoder = [int(name.split(".")[1]) for name in plain if name.startswith("blocks.")]
-    depth = 1 + max(encoder, default=-1)
-    return {
-        re.sub(r"^decoder_blocks\.(\d+)", lambda match: f"blocks.{int(match[1]) + depth}", name): value
+    depth = 1 + max(_blocks(plain), default=-1)
+    moved = {
+        re.sub(r"^decoder_blocks\.(\d{1,6})(?=\.)", lambda match: f"blocks.{int(match[1]) + depth}", name): value
         for name, value in plain.items()
     }
+    if len(moved) < len(tensors):
+        raise ValueError(f"{len(tensors) - len(moved)} of its weights have the name of another one")
+    return moved
 
 
-def _arguments(content: Mapping[str, Any]) -> dict[str, Any]:
+def _blocks(names: Iterable[str]) -> list[int]:
+    """The numbers of the blocks that weights belong to."""
+    found = (re.match(r"blocks\.(\d{1,6})\.", name) for name in names)
+    return [int(match[1]) for match in found if match]
+
+
+def _arguments(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """The settings of a file that are plain values, long texts left out."""
     args = content.get("args", content.get("config", {}))
     args = vars(args) if isinstance(args, argparse.Namespace) else args
     plain = (str, int, float, bool, type(None))
-    return {key: value for key, value in args.items() if isinstance(value, plain)} if isinstance(args, dict) else {}
+    named = {k: v for k, v in args.items() if isinstance(k, str)} if isinstance(args, dict) else {}
+    return {
+        key: value
+        for key, value in named.items()
+        if isinstance(value, plain) and len(key) <= _TEXT and len(repr(value)) <= _TEXT and value == value
+    }
+
+
+def _step(content: Mapping[Any, Any]) -> int:
+    """The step that a file tells, or 0."""
+    told = [content[key] for key in ("steps", "step") if type(content.get(key)) is int]
+    if told and not 0 <= told[0] < 10**12:
+        raise ValueError(f"its step is {str(told[0])[:40]}; allowed are 0 to 999,999,999,999")
+    return told[0] if told else 0
 
 
 def _family(stated: str | None, tensors: Weights, heads: Weights, args: dict[str, Any]) -> str:
@@ -221,7 +396,7 @@ def _evident_family(tensors: Weights, heads: Weights, args: dict[str, Any]) -> t
 def _options(tensors: Weights, backbone: str) -> dict[str, Any]:
     """The backbone's options that the names and shapes of a state dict imply."""
     width = tensors["pos_embed"].shape[-1]
-    depth = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks."))
+    depth = 1 + max(_blocks(tensors))
     sizes = plugin_class("backbone", backbone).sizes
     size = next((name for name, size in sizes.items() if (size.depth, size.width) == (depth, width)), None)
     if size is None:
@@ -242,11 +417,29 @@ def _options(tensors: Weights, backbone: str) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key in plugin_options("backbone", backbone)}
 
 
-def _classes(tensors: Weights, args: dict[str, Any]) -> int:
-    rows = len(tensors["y_embedder.embedding_table.weight"])
-    if rows == args.get("num_classes", 1000):
-        raise ValueError(f"its label table has {rows} rows for {rows} classes: no null class, which guidance needs")
-    return rows - 1
+def _classes(rows: int, args: Mapping[str, Any], stated: int | None) -> tuple[int, bool]:
+    """The number of classes of a label table, and whether it has a null row besides; ValueError if that is not told.
+
+    DiT's code adds the null row only if labels are dropped in training, so the rows alone do not tell. A wrong guess
+    is seen in no number: the last class would be drawn for no class.
+    """
+    if rows > MOST_CLASSES + 1:
+        raise ValueError(f"its label table has {rows:,} rows; at most {MOST_CLASSES + 1:,} are read")
+    told = args.get("num_classes")
+    told = told if type(told) is int and told > 0 else None
+    if None not in (stated, told) and stated != told:
+        raise ValueError(f"it was trained on {told} classes by its own settings, not on {stated}")
+    known = stated or told or (1000 if rows == 1001 else None)
+    if known is None:
+        raise ValueError(
+            f"its label table has {rows} rows, which may be {rows - 1} classes and a null row or {rows} classes and "
+            f"none; state the number of classes (--classes {rows - 1} or --classes {rows})"
+        )
+    if rows not in (known, known + 1):
+        raise ValueError(
+            f"its label table has {rows} rows; {known} classes have {known}, or {known + 1} with a null row"
+        )
+    return known, rows == known + 1
 
 
 def _path(args: dict[str, Any]) -> str:
@@ -262,6 +455,7 @@ def _moved(tensors: Weights, options: Mapping[str, Any], backbone: str, height: 
     width, patch = tensors["pos_embed"].shape[-1], options["patch"]
     if height < patch or height % patch:
         raise ValueError(f"latents of height {height} cannot be cut into patches of {patch}")
+    _check_side(height, patch)
     side = height // patch
     moved = {"pos_embed": sincos_positions(side, width)[None].float()}
     if "feat_rope.freqs_cos" in tensors:
@@ -269,6 +463,15 @@ def _moved(tensors: Weights, options: Mapping[str, Any], backbone: str, height: 
         rotation = Rotation(side, width // heads).state_dict()
         moved |= {f"feat_rope.{name}": value for name, value in rotation.items()}
     return moved
+
+
+def _check_side(height: int, patch: int) -> None:
+    side = height // patch
+    if not 1 <= side <= MOST_SIDE:
+        raise ValueError(
+            f"latents of height {height:,} are {side:,} x {side:,} tokens in patches of {patch}; at most {MOST_SIDE} x "
+            f"{MOST_SIDE} can be used"
+        )
 
 
 def check_fit(tensors: Weights, backbone: str, options: Mapping[str, Any], shape: Mapping[str, int]) -> None:

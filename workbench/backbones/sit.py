@@ -73,6 +73,7 @@ class Backbone(TransformerBackbone):
         channels: int,
         height: int,
         classes: int,
+        null_row: bool = True,
         learn_sigma: bool = False,
         checkpoint_blocks: bool = False,
     ):
@@ -82,6 +83,7 @@ class Backbone(TransformerBackbone):
             channels=channels,
             height=height,
             classes=classes,
+            null_row=null_row,
             learn_sigma=learn_sigma,
             checkpoint_blocks=checkpoint_blocks,
         )

@@ -19,13 +19,16 @@ def importfile(command) -> None:
         codec=command.codec,
         pixel_channels=command.pixel_channels,
         height=command.height,
+        classes=command.classes,
     )
     origin = run.provenance["origin"]
-    Console().print(
+    said = [
         f"{origin['family']}, {origin['layout']} file: {origin['tensors']} tensors, {len(origin['heads'])} more of "
-        f"heads kept apart; converted: {origin['converted']}\n{run.folder}",
-        soft_wrap=True,
-    )
+        f"heads kept apart; converted: {origin['converted']}",
+        origin.get("label_table"),  # runs that were imported before do not have it
+        str(run.folder),
+    ]
+    Console().print("\n".join(filter(None, said)), soft_wrap=True, markup=False)
 
 
 def exportrun(command) -> None:

@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,11 +27,12 @@ from workbench.config import Config, from_dict, plugin_class, refuse_unknown, to
 from workbench.data.codecs import load_codec
 from workbench.files import hold_lock, write_atomically, write_json
 from workbench.runs.checkpoints import save_checkpoint
-from workbench.runs.models import load_weights, part_of_model
+from workbench.runs.models import check_null_row, load_weights, part_of_model
 from workbench.runs.store import Run, find_runs, machine
 
 _PATIENCE = 60.0  # seconds that another process may take to make a run
 _USUAL_CODECS = {4: ("sd-vae", 8), 32: ("va-vae", 16)}  # by channels: that of the published files, and its factor
+_NAME = 60  # characters of a run's name, at most four bytes each
 _HEADS = "heads."  # in the checkpoint's model part: weights of the file that are not the backbone's
 
 
@@ -54,29 +56,33 @@ def import_run(
     codec: str | None = None,
     pixel_channels: int = 3,
     height: int | None = None,
+    classes: int | None = None,
 ) -> Run:
     """The run under ``root`` of a published file, read by ``read_released``; the same file read alike is one run.
 
     ``codec`` is the codec of its latents, loaded now to record its hash, for images of ``pixel_channels``. None
     takes the usual one by name alone ("sd-vae" for 4 channels, "va-vae" for 32), and any codec of that name counts
-    as the right one. Raises ValueError, with nothing written, for a file that cannot be used as it is, a codec that
-    does not fit, and latents of any other number of channels without a codec.
+    as the right one. ``classes`` is the number of classes, for a file that does not tell it. Raises ValueError, with
+    nothing written, for a file that cannot be used as it is, a codec that does not fit, and latents of any other
+    number of channels without a codec.
     """
     path = Path(path)
-    released = read_released(path, family=family, weights=weights, height=height)
+    released = read_released(path, family=family, weights=weights, height=height, classes=classes)
     source = _source(codec, released.channels, pixel_channels)
     with path.open("rb") as file:  # gigabytes: not read at once
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     way = [digest, released.family, weights, released.height, source.name, source.hash]
+    if not released.null_row:  # of one file the rows are given, so this tells the two ways of reading them apart
+        way.append("no null row")
     mark = hashlib.sha256(json.dumps(way).encode()).hexdigest()[:16]
     existing = _find(mark, root)
     if existing is not None:
         return existing
-    name = name or f"{released.family}-{path.stem}"
+    name = _printable(name or f"{released.family}-{path.stem}")
     origin = {"file": path.name, "sha256": digest, "weights": weights}
     root.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=root, prefix=".import-") as temporary:
-        run = Run(Path(temporary) / f"{name.replace('/', '-')}-{mark[:8]}")
+        run = Run(Path(temporary) / f"{name}-{mark[:8]}")
         run.folder.mkdir()
         _write(run, released, _config(released, name, source))
         return _publish(run, root, _provenance(mark, released, source, origin))
@@ -86,9 +92,10 @@ def export_run(run: Run, path: str | Path, *, family: str, step: int | None = No
     """Write a run's weights as the code of ``family`` loads them, to a .pt, .pth or .safetensors file.
 
     SiT and DiT have flat files, and a .safetensors file is always flat: it holds ``weights`` ("ema" or "raw"). The
-    others hold both, as "ema" and "model", and "steps". The heads of an imported file go back into its own family;
-    heads trained here have other names and are left out, so code that insists on them needs ``strict=False``.
-    Raises ValueError for a family of another backbone and a step that was not kept.
+    others hold both, as "ema" and "model", "steps", and under "args" the number of classes. The heads of an imported
+    file go back into its own family; heads trained here have other names and are left out, so code that insists on
+    them needs ``strict=False``. Raises ValueError for a family of another backbone, a step that was not kept and a
+    file that cannot be written.
     """
     refuse_unknown("family", family, FAMILIES)
     refuse_unknown("weights", weights, ("ema", "raw"))
@@ -105,11 +112,12 @@ def export_run(run: Run, path: str | Path, *, family: str, step: int | None = No
     def published(which: str) -> dict[str, Tensor]:
         return {**to_published(load_weights(run, checkpoint.step, which), family), **heads}
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    classes = _shape(run)["classes"]  # the label table alone does not tell
     if path.suffix == ".safetensors":
-        _save(path, lambda file: save_file(published(weights), file))
+        _save(path, lambda file: save_file(published(weights), file, metadata={"num_classes": str(classes)}))
     elif kind.wrapped:
         both = {"model": published("raw"), "ema": published("ema"), "steps": checkpoint.step}
+        both["args"] = {"num_classes": classes}
         _save(path, lambda file: torch.save(both, file))
     else:
         _save(path, lambda file: torch.save(published(weights), file))
@@ -120,9 +128,11 @@ def export_diffusers(run: Run, folder: str | Path, *, step: int | None = None, w
     """Write config.json, diffusion_pytorch_model.safetensors and a README.md that says how to call the model.
 
     A SiT or DiT without norms of queries and keys becomes a ``DiTTransformer2DModel`` of diffusers; another backbone,
-    for which diffusers has no class, keeps its own names beside its own configuration.
+    for which diffusers has no class, keeps its own names beside its own configuration. Raises ValueError for a model
+    without a null row.
     """
     refuse_unknown("weights", weights, ("ema", "raw"))
+    check_null_row(run, "diffusers' class and the README of the folder count on one")
     folder, backbone, shape = Path(folder), run.config.backbone, _shape(run)
     checkpoint = run.checkpoint(step)
     tensors = load_weights(run, checkpoint.step, weights)
@@ -132,7 +142,6 @@ def export_diffusers(run: Run, folder: str | Path, *, step: int | None = None, w
         tensors = to_diffusers(tensors, config["num_layers"], velocity=backbone.name == "sit")
     else:
         config, note = {"backbone": backbone.name, **backbone.options, **shape}, _PLAIN
-    folder.mkdir(parents=True, exist_ok=True)
     weights_file = folder / "diffusion_pytorch_model.safetensors"
     _save(weights_file, lambda file: save_file(tensors, file, metadata={"format": "pt"}))
     write_json(folder / "config.json", config)
@@ -155,6 +164,11 @@ def _source(name: str | None, channels: int, pixel_channels: int) -> _Source:
     return _Source(name, codec.hash, codec.factor, codec.pixel_channels)
 
 
+def _printable(name: str) -> str:
+    """A name that can be a folder's on any file system: no slashes, nothing unprintable, not too long."""
+    return "".join(letter if letter.isprintable() and letter != "/" else "-" for letter in name)[:_NAME]
+
+
 def _config(released: Released, name: str, source: _Source) -> Config:
     """A complete configuration, sampled as its family's code does; how it was trained, untold, is at the defaults."""
     return from_dict(
@@ -163,7 +177,7 @@ def _config(released: Released, name: str, source: _Source) -> Config:
             "data": {"name": "image-folder", "size": released.height * source.factor},
             "codec": {"name": source.name},
             "backbone": {"name": released.backbone, **released.options},
-            "diffusion": {"path": released.path},
+            "diffusion": {"path": released.path, **({} if released.null_row else {"label_dropout": 0.0})},
             "training": {"steps": max(released.step, 1)},
             "sampling": dict(FAMILIES[released.family].sampling),
         }
@@ -182,6 +196,7 @@ def _provenance(mark: str, released: Released, source: _Source, origin: dict[str
             "channels": released.channels,
             "height": released.height,
             "classes": [str(label) for label in range(released.classes)],
+            "null_row": released.null_row,
             "codec": {"name": source.name, "hash": source.hash},
             "pixel_channels": source.pixel_channels,
         },
@@ -189,6 +204,7 @@ def _provenance(mark: str, released: Released, source: _Source, origin: dict[str
             **origin,
             "family": released.family,
             "layout": "wrapped" if released.wrapped else "flat",
+            "label_table": released.label_table,
             "converted": "t -> 1 - t, v -> -v" if turned else "nothing",
             "tensors": len(released.tensors),
             "heads": sorted(released.heads),
@@ -224,12 +240,16 @@ def _publish(run: Run, root: Path, provenance: dict[str, Any]) -> Run:
 
 
 def _save(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a file of gigabytes beside ``path``, then put it there."""
-    with TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-        temporary = Path(folder) / path.name
-        write(temporary)
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
+    """Let ``write`` fill a file of gigabytes beside ``path``, then put it there; ValueError if it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+            temporary = Path(folder) / path.name
+            write(temporary)
+            temporary.chmod(0o644)
+            os.replace(temporary, path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is each of them, by who writes
+        raise ValueError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
 
 
 def _find(mark: str, root: Path) -> Run | None:

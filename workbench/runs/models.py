@@ -22,13 +22,11 @@ def load_backbone(run: Run, step: int | None = None, weights: str = "ema") -> Tr
 
     Raises ValueError for a step that was not kept, for damaged weights and for those of other rotary positions.
     """
-    shape = run.provenance["latents"]
-    backbone = plugin_class("backbone", run.config.backbone.name)(
-        **run.config.backbone.options,
-        channels=shape["channels"],
-        height=shape["height"],
-        classes=len(shape["classes"]),
-    )
+    trained = run.provenance["latents"]
+    shape = {"channels": trained["channels"], "height": trained["height"], "classes": len(trained["classes"])}
+    if not _has_null_row(run):
+        shape["null_row"] = False
+    backbone = plugin_class("backbone", run.config.backbone.name)(**run.config.backbone.options, **shape)
     try:
         backbone.load_state_dict(load_weights(run, step, weights))
     except (ValueError, RuntimeError) as error:
@@ -106,12 +104,23 @@ def stale_positions(run: Run) -> str | None:
     )
 
 
+def check_null_row(run: Run, purpose: str) -> None:
+    """ValueError if the label table of ``run``, an imported one, has no row for no class."""
+    if not _has_null_row(run):
+        raise ValueError(f"run {run.name} has no null row in its label table; {purpose}")
+
+
 def check_null_class(run: Run, purpose: str) -> None:
-    """ValueError if ``run`` was trained with every label in place: its null class is as it was drawn."""
+    """ValueError if ``run`` has no null class, or was trained with every label in place: it is as it was drawn."""
+    check_null_row(run, purpose)
     if run.config.diffusion.label_dropout == 0:
         raise ValueError(
             f"run {run.name} was trained with diffusion.label_dropout 0, so its null class is untrained; {purpose}"
         )
+
+
+def _has_null_row(run: Run) -> bool:
+    return run.provenance.get("latents", {}).get("null_row", True)
 
 
 def check_latents_of(run: Run, latents: Latents) -> None:

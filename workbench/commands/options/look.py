@@ -27,6 +27,8 @@ class ImportFile:
     """Channels of that codec's images."""
     height: int | None = None
     """Move the model to latents of this height, such as 64 for 512 pixels."""
+    classes: int | None = None
+    """Number of real classes, where the file does not tell it: its label table may have a null row besides or not."""
 
 
 @dataclass(frozen=True)
