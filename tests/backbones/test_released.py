@@ -6,6 +6,7 @@ import os
 import pathlib
 import struct
 import zipfile
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -377,6 +378,19 @@ def test_shared_and_foreign_views_become_tensors_of_their_own(tmp_path, publishe
 def test_state_dicts_of_odd_shapes(tmp_path, content, said, published, save):
     with pytest.raises(ValueError, match=f"^file.pt: .*{said}"):
         read_released(save(tmp_path, content(published())), family="repa")
+
+
+def test_objects_with_attributes_of_their_own_are_no_weights(tmp_path, published, save):
+    odd = OrderedDict(published())
+    odd.values = odd.keys = "no method"
+    with pytest.raises(ValueError, match=r"file.pt is damaged or not a checkpoint \(\w+Error\)"):
+        read_released(save(tmp_path, odd), family="repa")
+    with pytest.raises(ValueError, match="file.pt: what it holds behaves like no weights"):
+        read_released(save(tmp_path, {"ema": odd}), family="repa")
+    tensors = published()
+    tensors["pos_embed"].numel = 5
+    with pytest.raises(ValueError, match="file.pt: what it holds behaves like no weights"):
+        read_released(save(tmp_path, tensors), family="repa")
 
 
 def test_settings_that_are_kept_are_short_and_plain(tmp_path, published, save):

@@ -110,6 +110,9 @@ def read_released(
         return _understand(_owned(named), wrapped, settings, family, height, classes)
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
+    except (TypeError, AttributeError, RuntimeError) as error:  # a pickle may give its objects any attributes
+        problem = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path.name}: what it holds behaves like no weights ({problem})") from error
 
 
 def load_file(path: Path) -> dict[Any, Any]:
@@ -129,6 +132,8 @@ def load_file(path: Path) -> dict[Any, Any]:
         _check_packing(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        if isinstance(content, dict):
+            return dict(content)
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         problem = f"asks for {asked[1]}, which could run code" if asked else "is damaged or holds more than settings"
@@ -139,9 +144,7 @@ def load_file(path: Path) -> dict[Any, Any]:
         raise
     except Exception as error:  # a damaged file ends in almost any of them
         raise ValueError(f"{path} is damaged or not a checkpoint ({type(error).__name__})") from error
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not named tensors")
-    return dict(content)
+    raise ValueError(f"{path} holds a {type(content).__name__}, not named tensors")
 
 
 def _metadata(path: Path) -> dict[str, Any]:
