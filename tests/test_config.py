@@ -1,15 +1,10 @@
 """Configuration: layers, types, nearest names, recipes, fingerprints."""
 
-import json
-import zipfile
-from collections import Counter
-
 import pytest
 import yaml
 
 from workbench.config import coerce, fingerprint, from_dict, load_config, presets, to_yaml
 from workbench.reporting.sweep.rows import resolve
-from workbench.shipped import shipped
 
 
 @pytest.mark.parametrize(
@@ -207,20 +202,3 @@ def test_nothing_published_for_a_depth_is_said():
         load_config("paper/sit-l-2-256", ["objective.name=sra"])
     given = ["objective.name=sra", "objective.layer=6", "objective.teacher_layer=16"]
     assert load_config("paper/sit-l-2-256", given).objective.options["layer"] == 6
-
-
-def test_runs_of_the_edition_keep_their_fingerprints():
-    """Options that come later leave the records of before as they are; a teacher's mark is not in the configuration."""
-    checked = Counter()
-    with zipfile.ZipFile(shipped("reports/laptop/runs.zip")) as archive:
-        for name in archive.namelist():
-            folder, _, file = name.rpartition("/")
-            if file != "config.yaml":
-                continue
-            config = from_dict(yaml.load(archive.read(name), yaml.CSafeLoader))
-            if "teacher" not in config.objective.options:
-                recorded = json.loads(archive.read(f"{folder}/provenance.json"))["fingerprint"]
-                assert fingerprint(config) == recorded, folder
-                checked[config.backbone.name, config.objective.name] += 1
-    assert {backbone for backbone, _ in checked} == {"sit", "lightningdit"}
-    assert {objective for _, objective in checked} == {"denoise", "vae_align", "repa", "sra", "layersync", "dispersive"}
