@@ -29,6 +29,7 @@ def test_a_block_leaves_the_process_as_it_was(asked):
     before = ambient()
     with tf32(asked):
         assert allowed() == [asked, asked]
+        assert torch.get_float32_matmul_precision() == ("high" if asked else "highest")
         with tf32(not asked):
             assert allowed() == [not asked, not asked]
         assert allowed() == [asked, asked]

@@ -14,6 +14,7 @@ from workbench.files import write_json
 from workbench.runs.checkpoints import save_checkpoint
 from workbench.runs.models import check_latents_of, load_backbone, load_teacher, stale_positions
 from workbench.runs.store import Run, prepare_run
+from workbench.training.launch import launch
 from workbench.training.loop import fit
 
 SMALL = ("data.name=digits", "data.source=auto", "data.limit=64", "codec.name=identity", "backbone.patch=8")
@@ -133,6 +134,8 @@ def test_a_lightningdit_of_rescaled_positions_is_out_of_date(tmp_path):
         ValueError, match=f"{out_of_date} until it is trained again, after `workbench trash {run.name}`"
     ):
         list(fit(run.config, tmp_path))
+    with pytest.raises(ValueError, match=out_of_date):  # not "finished, nothing was started"
+        launch(run.config, root=tmp_path)
     assert run.status["state"] == "finished"
     for weights in ("ema", "raw"):  # sampled, looked into, or a teacher
         with pytest.raises(

@@ -15,6 +15,8 @@ def tf32(allowed: bool) -> Iterator[None]:
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before, named = (matmul.allow_tf32, cudnn.allow_tf32), _named_precision()
     matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+    if _named_precision() is None:  # the process had another precision by name, which compiling would stumble over
+        torch.set_float32_matmul_precision("high" if allowed else "highest")
     try:
         yield
     finally:
@@ -24,10 +26,7 @@ def tf32(allowed: bool) -> Iterator[None]:
 
 
 def _named_precision() -> str | None:
-    """PyTorch's name for the precision of matrix products; None where its backends differ and it refuses to name one.
-
-    So they do inside `tf32` in a process that has set another precision by name.
-    """
+    """PyTorch's name for the precision of matrix products; None where its backends differ, which it refuses to name."""
     try:
         return torch.get_float32_matmul_precision()
     except RuntimeError:

@@ -119,6 +119,13 @@ def check_null_class(run: Run, purpose: str) -> None:
         )
 
 
+def check_current(run: Run) -> None:
+    """ValueError if a run of this configuration has to be trained again, as `stale_positions` says."""
+    stale = stale_positions(run)
+    if stale is not None:
+        raise ValueError(f"{stale}, after `workbench trash {run.name}`")
+
+
 def _has_null_row(run: Run) -> bool:
     return run.provenance.get("latents", {}).get("null_row", True)
 

@@ -18,6 +18,7 @@ import workbench
 from workbench.config import Config, load_config, to_dict
 from workbench.files import is_locked
 from workbench.runs.history import me, read_history, record_event
+from workbench.runs.models import check_current
 from workbench.runs.state import LIVE, STARTER_LOCK, TRAINER_LOCK, TRAINING, last_log_lines
 from workbench.runs.store import Run, prepare_run, run_fingerprint, runs_root
 from workbench.training import queue as jobs
@@ -83,6 +84,7 @@ def launch(
     possible = candidates(devices, processes)
     root = (root or runs_root()).resolve()
     run = prepare_run(config, root)
+    check_current(run)
     if run.status["state"] == "finished":
         return Launched(run, None, "finished", attached=True)
     overrides = _overrides(config, run, root)

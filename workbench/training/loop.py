@@ -19,7 +19,7 @@ from workbench.diffusion.sampling import evaluations
 from workbench.files import write_json
 from workbench.objectives.base import Batch
 from workbench.runs.checkpoints import latest_resumable, save_checkpoint, thin
-from workbench.runs.models import ROTARY, load_teacher, stale_positions
+from workbench.runs.models import ROTARY, check_current, load_teacher
 from workbench.runs.store import Run, prepare_run, runs_root
 from workbench.training.attend import Attendant, StopSignals
 from workbench.training.batches import Prefetched, draw_batch, prefetched
@@ -283,9 +283,7 @@ class _Trainer:
             provenance["rotary"] = ROTARY
         if provenance.setdefault("latents", described)["content"] != self.latents.content:
             raise ValueError(f"run {self.run.name} was trained on other images or another codec than there are now")
-        stale = stale_positions(self.run)
-        if stale is not None:
-            raise ValueError(f"{stale}, after `workbench trash {self.run.name}`")
+        check_current(self.run)
         if self.accelerator.is_main_process:
             write_json(self.run.folder / "provenance.json", provenance)
         self.accelerator.wait_for_everyone()
