@@ -4,15 +4,20 @@ A lock belongs to an open file, so the kernel frees it at any death of its holde
 """
 
 import contextlib
+import errno
 import fcntl
 import glob
 import json
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
+
+JSON_LIMIT = 256_000_000  # bytes: the longest index that we write has tens of MB
+LINES_LIMIT = 1_000_000_000  # bytes: millions of records
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -27,19 +32,20 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     What killed writers of the same path left behind is removed.
     """
-    _remove_leftovers(path)
-    handle, temporary = _temporary(path)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with naming(path):
+        _remove_leftovers(path)
+        handle, temporary = _temporary(path)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                os.chmod(temporary, 0o644)
+                os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
 
 
 def write_json(path: Path, record: Any) -> None:
@@ -65,36 +71,97 @@ def parse_mapping(raw: bytes | str, name: str) -> dict[str, Any]:
     return record
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, limit: int = JSON_LIMIT) -> dict[str, Any]:
     """The mapping in a JSON file; ValueError naming the file if it is missing, unreadable or holds something else."""
-    try:
-        return parse_mapping(path.read_bytes(), str(path))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} does not exist") from error
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    return parse_mapping(read_file(path, limit), str(path))
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file; a missing file is empty, a last line cut short is left out."""
-    if not path.is_file():
+def read_jsonl(path: Path, limit: int = LINES_LIMIT) -> list[dict[str, Any]]:
+    """The records of a JSON-lines file, each a mapping; a missing file is empty, a last line cut short is left out.
+
+    Any other line that is no mapping is a ValueError naming the file and the line.
+    """
+    if not os.path.lexists(path):
         return []
+    lines = read_file(path, limit).split(b"\n")
+    if not lines[-1]:
+        lines.pop()
     records = []
-    lines = path.read_bytes().splitlines()
     for number, line in enumerate(lines, start=1):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            if number < len(lines):
-                raise ValueError(f"{path} is damaged at line {number}") from error
+        if number == len(lines) and is_cut_short(line):
+            break
+        records.append(parse_line(line, path, number))
     return records
+
+
+def parse_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    """The mapping in a line of a JSON-lines file; ValueError naming the file and the line if it holds another thing."""
+    try:
+        return parse_mapping(line, "it")
+    except ValueError as error:
+        raise damaged(path, str(error).removeprefix("it is damaged: "), number) from error
+
+
+def damaged(name: Path | str, problem: str, line: int | None = None) -> ValueError:
+    """The error that says what is wrong with a file, or with one of its lines."""
+    return ValueError(f"{name} is damaged{'' if line is None else f' at line {line}'}: {problem}")
+
+
+def is_cut_short(line: bytes) -> bool:
+    """Whether the last line of a JSON-lines file is no JSON: what was being written when its writer was killed."""
+    try:
+        parse_json(line, "")
+    except ValueError as error:
+        return not isinstance(error.__cause__, RecursionError)
+    return False
 
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
     """Add a line to a JSON-lines file, after mending a last one without an end: completed if whole, else dropped."""
-    _end_last_line(path)
-    with path.open("a") as handle:
-        handle.write(json.dumps(record) + "\n")
+    with naming(path):
+        _end_last_line(path)
+        with path.open("a") as handle:
+            handle.write(json.dumps(record) + "\n")
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """The content of a regular file; ValueError naming it if it is missing, unreadable or longer than ``limit``."""
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise ValueError(f"{path} has {size:,} bytes; at most {limit:,} are read")
+            content = file.read(limit + 1)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} does not exist") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > limit:  # it grew meanwhile, or has no size, as files of /proc
+        raise ValueError(f"{path} has more than {limit:,} bytes; no more are read")
+    return content
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file, open for reading; OSError for anything else, which might never end or never begin."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait for its writer
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the operating system inside name ``path`` if they name no file, as when a disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise type(error)(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -163,8 +230,7 @@ def _end_last_line(path: Path) -> None:
         handle.seek(0)
         content = handle.read()
         start = content.rfind(b"\n") + 1
-        try:
-            json.loads(content[start:])
-            handle.write(b"\n")
-        except ValueError:
+        if is_cut_short(content[start:]):
             handle.truncate(start)
+        else:
+            handle.write(b"\n")

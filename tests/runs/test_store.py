@@ -1,5 +1,7 @@
 """Run folders: found, made once, and read while they are written; damaged ones are named."""
 
+import json
+
 import pytest
 import torch
 
@@ -13,6 +15,10 @@ from workbench.runs.store import find_runs, open_run, prepare_run
 def save(folder, *steps: int) -> None:
     for step in steps:
         save_checkpoint(folder, step, {part: {"w": torch.ones(3)} for part in ("model", "ema", "optimizer")}, {})
+
+
+def fid(value: float) -> dict:
+    return {"metric": "fid", "value": value}
 
 
 @pytest.fixture
@@ -100,12 +106,12 @@ def test_teacher_step_is_part_of_the_fingerprint(tmp_path):
 
 
 def test_appending_after_a_cut_line_keeps_the_file_whole(run):
-    run.append("results.jsonl", {"fid": 1})
+    run.append("results.jsonl", fid(1))
     with (run.folder / "results.jsonl").open("a") as file:
-        file.write('{"fid": 2, "sa')
-    run.append("results.jsonl", {"fid": 3})
-    run.append("results.jsonl", {"fid": 4})
-    assert [record["fid"] for record in run.results] == [1, 3, 4]
+        file.write('{"metric": "fid", "value": 2, "sa')
+    run.append("results.jsonl", fid(3))
+    run.append("results.jsonl", fid(4))
+    assert [record["value"] for record in run.results] == [1, 3, 4]
 
 
 def test_damage_in_the_middle_is_named(tmp_path):
@@ -174,11 +180,13 @@ def test_another_run_in_the_place_of_a_new_one_is_kept(run, tmp_path):
     assert open_run(name, tmp_path).config == load_config("demo/plain")
 
 
-@pytest.mark.parametrize("line, kept", [('{"fid": 2}', [1, 2, 3]), ('{"fid": 2', [1, 3]), ("\0\0", [1, 3])])
+@pytest.mark.parametrize(
+    "line, kept", [(json.dumps(fid(2)), [1, 2, 3]), (json.dumps(fid(2))[:-1], [1, 3]), ("\0\0", [1, 3])]
+)
 def test_a_last_line_without_an_end_is_kept_if_it_is_whole(run, line, kept):
-    run.append("results.jsonl", {"fid": 1})
+    run.append("results.jsonl", fid(1))
     with (run.folder / "results.jsonl").open("a") as file:
         file.write(line)
-    assert [record["fid"] for record in run.results] == kept[:-1]
-    run.append("results.jsonl", {"fid": 3})
-    assert [record["fid"] for record in run.results] == kept
+    assert [record["value"] for record in run.results] == kept[:-1]
+    run.append("results.jsonl", fid(3))
+    assert [record["value"] for record in run.results] == kept

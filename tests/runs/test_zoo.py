@@ -45,7 +45,7 @@ def test_it_is_copied_once_with_its_teacher_and_counts_as_trained(tmp_path):
     config = load_config("zoo/guided")
     assert run_fingerprint(config, tmp_path) == run.fingerprint
     assert prepare_run(config, tmp_path).folder == run.folder
-    assert {path.name for path in tmp_path.iterdir()} == {run.name, zoo("teacher", tmp_path).name, ".lock", ".zoo-lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {run.name, zoo("teacher", tmp_path).name, ".zoo-lock"}
 
 
 def test_a_run_of_the_same_fingerprint_that_has_not_finished_is_left_alone(tmp_path):

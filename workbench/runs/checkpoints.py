@@ -17,12 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.files import sync_folder
+from workbench.files import naming, open_regular, read_json, sync_folder
+from workbench.runs.records import SMALL, check_fields
 
 if TYPE_CHECKING:  # who only lists checkpoints does not wait for torch
     from torch import Tensor
 
 PARTS = ("model", "ema", "optimizer")
+
+
+class FellBack(UserWarning):
+    """An older checkpoint is used because the newest is damaged or gone; the command line then ends with code 3."""
 
 
 class DiskFull(ValueError):
@@ -48,15 +53,23 @@ class Checkpoint:
 
     def load(self, part: str, device: str = "cpu") -> dict[str, "Tensor"]:
         """The tensors of ``part`` ("model", "ema" or "optimizer"); ValueError if the file is damaged or not there."""
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
         if part not in self.state["files"]:
             raise ValueError(f"checkpoint {self.folder} has no {part} weights; it has: {', '.join(self.parts)}")
         file = self.folder / f"{part}.safetensors"
-        content = file.read_bytes()
+        try:
+            with open_regular(file) as opened:
+                content = opened.read()
+        except OSError as error:
+            raise ValueError(f"{file} cannot be read: {error.strerror}") from error
         if hashlib.sha256(content).hexdigest() != self.state["files"][part]:
             raise ValueError(f"{file} is damaged: its SHA-256 is not the one in state.json")
-        return {name: tensor.to(device) for name, tensor in load(content).items()}
+        try:
+            return {name: tensor.to(device) for name, tensor in load(content).items()}
+        except (SafetensorError, RuntimeError, KeyError, OverflowError) as error:  # a header that was made by hand
+            raise ValueError(f"{file} is damaged: {error}") from error
 
     def hash(self, part: str) -> str:
         """SHA-256 of the file of ``part``, as recorded when it was written."""
@@ -103,24 +116,27 @@ def save_checkpoint(
 
 def checkpoints(folder: Path) -> list[Checkpoint]:
     """The complete checkpoints in ``folder`` by step; damaged ones are warned about and passed over."""
-    found = []
-    for path in sorted(folder.glob("step-*")):
-        try:
-            state = json.loads((path / "state.json").read_text())
-            present = [part for part in PARTS if (path / f"{part}.safetensors").is_file()]
-            # An optimizer is thrown away when a checkpoint is thinned; raw weights may never have been there.
-            needed = ["ema", *(part for part in state["files"] if part == "model")]
-            missing = [part for part in needed if part not in present]
-            if missing:
-                raise ValueError(f"{missing[0]}.safetensors is missing")
-            absent = [part for part in present if part not in state["files"]]
-            if absent:
-                raise ValueError(f"state.json has no hash of {absent[0]}")
-            found.append(Checkpoint(path, int(state["step"]), state))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            if path.exists():  # else its trainer has just removed it
-                warnings.warn(f"checkpoint {path} is damaged and passed over: {error}", stacklevel=2)
-    return sorted(found, key=lambda checkpoint: checkpoint.step)
+    found, bad = _scan(folder)
+    for path, problem in bad.items():
+        warnings.warn(f"checkpoint {path} is damaged and passed over: {problem}", stacklevel=2)
+    return found
+
+
+def newest(folder: Path, finished: int | None = None) -> list[Checkpoint]:
+    """`checkpoints`, for who takes the last of them: the warning `FellBack` says if there was, or is, a later one.
+
+    ``finished`` is the last step of a run that has finished, whose checkpoint is to be expected.
+    """
+    found, bad = _scan(folder)
+    if found:
+        last = found[-1]
+        later = [f"{path} is damaged: {problem}" for path, problem in bad.items() if _step_of(path) > last.step]
+        if not later and finished is not None and finished > last.step:
+            later = [f"{folder} has none of step {finished}, at which the run finished"]
+        if later:
+            message = f"the checkpoint of step {last.step} is used instead of the newest: {later[-1]}"
+            warnings.warn(message, FellBack, stacklevel=3)
+    return found
 
 
 def latest_resumable(folder: Path) -> tuple[Checkpoint, dict[str, dict[str, "Tensor"]]] | None:
@@ -133,6 +149,51 @@ def latest_resumable(folder: Path) -> tuple[Checkpoint, dict[str, dict[str, "Ten
         except (OSError, ValueError) as error:
             warnings.warn(f"checkpoint {checkpoint.folder} is damaged and passed over: {error}", stacklevel=2)
     return None
+
+
+def _scan(folder: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
+    """The complete checkpoints by step, and what is wrong with the others."""
+    found, bad = [], {}
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.startswith("step-"))
+    except FileNotFoundError:
+        return [], {}
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be read: {error.strerror}") from error
+    for path in (folder / name for name in names):
+        try:
+            found.append(_read(path))
+        except (OSError, ValueError) as error:
+            if os.path.lexists(path):  # else its trainer has just removed it
+                bad[path] = str(error)
+    return sorted(found, key=lambda checkpoint: checkpoint.step), bad
+
+
+def _read(path: Path) -> Checkpoint:
+    """The checkpoint in a folder; ValueError that says why it is not complete."""
+    file = path / "state.json"
+    state = read_json(file, SMALL)
+    check_fields(state, file, {"step": int, "files": dict}, {"seconds": float, "scaler": dict})
+    if state["step"] != _step_of(path):
+        raise ValueError(f"state.json is of step {state['step']}")
+    if not all(isinstance(digest, str) for digest in state["files"].values()):
+        raise ValueError("state.json has no hashes of its files")
+    present = [part for part in PARTS if (path / f"{part}.safetensors").is_file()]
+    # An optimizer is thrown away when a checkpoint is thinned; raw weights may never have been there.
+    needed = ["ema", *(part for part in state["files"] if part == "model")]
+    missing = [part for part in needed if part not in present]
+    if missing:
+        raise ValueError(f"{missing[0]}.safetensors is missing")
+    absent = [part for part in present if part not in state["files"]]
+    if absent:
+        raise ValueError(f"state.json has no hash of {absent[0]}")
+    return Checkpoint(path, state["step"], state)
+
+
+def _step_of(path: Path) -> int:
+    """The step in a checkpoint's name; -1 if there is none."""
+    digits = path.name.removeprefix("step-")
+    return int(digits) if digits.isdecimal() and digits.isascii() and len(digits) < 20 else -1
 
 
 def thin(folder: Path, keep: int, milestone_every: int | None, newest: int) -> None:
@@ -164,7 +225,7 @@ def _discard(checkpoint: Path) -> None:
 
 
 def _write(file: Path, content: bytes) -> None:
-    with file.open("wb") as handle:
+    with naming(file), file.open("wb") as handle:
         handle.write(content)
         handle.flush()
         os.fsync(handle.fileno())

@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from workbench.files import hold_lock, write_atomically
+from workbench.files import damaged, hold_lock, open_regular, parse_json, write_atomically
+from workbench.runs.records import check_metrics, parse_metrics
 from workbench.runs.store import Run
 
 _CHUNK = 4_000_000  # bytes parsed at once: a fraction of a second
 _SAMPLED = 1000  # lines read from a part that there was no time to parse
 _LINE = 4096  # bytes that hold a line, for finding one
+_COLUMNS = 1000  # names of numbers that a run may log: each costs eight bytes a record
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,12 @@ def read_curves(run: Run, points: int = 2000, since: int | None = None, patience
     if points < 2:
         raise ValueError(f"points must be at least 2; got {points}")
     file = run.folder / "metrics.jsonl"
-    if not file.is_file():
+    if not os.path.lexists(file):
         return Curves({}, 0, True)
-    columns, rows, complete = _numbers(file, patience)
+    try:
+        columns, rows, complete = _numbers(file, patience)
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
     steps = rows[:, columns.index("step")] if len(rows) else np.empty(0)
     first = 0 if since is None else int(np.searchsorted(steps, since))
     curves = {}
@@ -102,11 +107,22 @@ class Follower:
         self._number = number
         if size == self._end:
             return News([])
-        with self._file.open("rb") as handle:
-            handle.seek(self._end)
-            whole, newline, _ = handle.read(size - self._end).rpartition(b"\n")
-        self._end += len(whole) + len(newline)
-        return News([json.loads(line) for line in whole.splitlines()])
+        try:
+            with open_regular(self._file) as handle:
+                handle.seek(self._end)
+                whole, newline, _ = handle.read(size - self._end).rpartition(b"\n")
+        except OSError as error:
+            raise ValueError(f"{self._file} cannot be read: {error.strerror}") from error
+        if not newline:
+            return News([])
+        begin, self._end = self._end, self._end + len(whole) + 1
+        try:
+            return News([parse_metrics(line, self._file, number) for number, line in enumerate(whole.split(b"\n"), 1)])
+        except ValueError:
+            before = _lines_before(self._file, begin)
+            for number, line in enumerate(whole.split(b"\n"), before + 1):
+                parse_metrics(line, self._file, number)
+            raise
 
     def _now(self) -> tuple[int | None, int]:
         try:
@@ -123,17 +139,18 @@ def follow(run: Run) -> Follower:
 
 def _numbers(file: Path, patience: float) -> tuple[list[str], np.ndarray, bool]:
     """Columns, rows and whether they are all, from what is kept and the rest of the file; what is new is kept."""
-    deadline, size = time.monotonic() + patience, file.stat().st_size
-    columns, kept = _load(file)
-    fresh, end = [], int(kept[-1, 0]) if len(kept) else 0
-    with file.open("rb") as handle:
+    deadline = time.monotonic() + patience
+    with open_regular(file) as handle:
+        size = os.fstat(handle.fileno()).st_size
+        columns, kept = _load(file)
+        fresh, end = [], int(kept[-1, 0]) if len(kept) else 0
         while end < size and (not fresh or time.monotonic() < deadline):
             handle.seek(end)
             whole, newline, _ = handle.read(_CHUNK).rpartition(b"\n")
             if not newline:  # the last line is not whole yet
                 end = size
                 break
-            parsed = _parse(whole, end, columns)
+            parsed = _parse(whole, end, columns, file)
             fresh.append(parsed)
             end += len(whole) + 1
     rows = _joined([kept, *fresh], len(columns))
@@ -144,29 +161,50 @@ def _numbers(file: Path, patience: float) -> tuple[list[str], np.ndarray, bool]:
     return columns, _joined([rows, _sampled(file, end, size, columns)], len(columns)), False
 
 
-def _parse(lines: bytes, start: int, columns: list[str]) -> np.ndarray:
+def _parse(lines: bytes, start: int, columns: list[str], file: Path) -> np.ndarray:
     """Rows of whole lines that begin at ``start``; names not seen before are added to ``columns``."""
     try:
-        records = json.loads(b"[" + lines.replace(b"\n", b",") + b"]")
-    except ValueError as error:
-        raise ValueError(f"metrics.jsonl is damaged between bytes {start} and {start + len(lines)}") from error
+        # All at once is several times as fast as line by line.
+        records = parse_json(b"[" + lines.replace(b"\n", b",") + b"]", "")
+        if len(records) != lines.count(b"\n") + 1:
+            raise ValueError("a line holds several records")
+        for record in records:
+            if not isinstance(record, dict):
+                raise ValueError("a line holds no mapping")
+            check_metrics(record, "", None)
+    except ValueError:
+        # Which line it is, is looked for only now.
+        before = _lines_before(file, start)
+        for number, line in enumerate(lines.split(b"\n"), start=before + 1):
+            parse_metrics(line, file, number)
+        raise damaged(file, f"between lines {before + 1} and {before + lines.count(10) + 1}") from None
     columns += [name for name in dict.fromkeys(chain.from_iterable(records)) if name not in columns]
+    if len(columns) > _COLUMNS:
+        raise damaged(file, f"it logs more than {_COLUMNS} different numbers")
     ends = np.flatnonzero(np.frombuffer(lines + b"\n", np.uint8) == ord("\n")) + 1 + start
     table = [ends.astype(float)]
     table += [np.array([record.get(name) for record in records], float) for name in columns[1:]]
     return np.stack(table, axis=1)
 
 
+def _lines_before(file: Path, position: int) -> int:
+    with open_regular(file) as handle:
+        count = 0
+        while position > 0 and (chunk := handle.read(min(position, _CHUNK))):
+            count, position = count + chunk.count(b"\n"), position - len(chunk)
+    return count
+
+
 def _sampled(file: Path, start: int, size: int, columns: list[str]) -> np.ndarray:
     """Rows of lines at even distances in a part of the file."""
     lines = []
-    with file.open("rb") as handle:
+    with open_regular(file) as handle:
         for position in np.linspace(start, max(start, size - 2 * _LINE), _SAMPLED).astype(int):
             handle.seek(position)
             found = handle.read(_LINE).split(b"\n", 2)
             if len(found) == 3 and (not lines or lines[-1] != found[1]):
                 lines.append(found[1])
-    return _parse(b"\n".join(lines), 0, columns) if lines else np.empty((0, len(columns)))
+    return _parse(b"\n".join(lines), 0, columns, file) if lines else np.empty((0, len(columns)))
 
 
 def _joined(parts: Sequence[np.ndarray], width: int) -> np.ndarray:
@@ -181,13 +219,15 @@ def _joined(parts: Sequence[np.ndarray], width: int) -> np.ndarray:
 def _load(file: Path) -> tuple[list[str], np.ndarray]:
     """What is kept and still agrees with the file: a resumed run has taken back, and written anew, its last lines."""
     try:
-        with (file.parent / ".curves").open("rb") as handle:
-            columns = json.loads(handle.readline())
+        with open_regular(file.parent / ".curves") as handle:
+            columns = parse_json(handle.readline(_CHUNK), ".curves")
             offset = handle.tell()
+        if columns[:1] != ["end"] or "step" not in columns or not all(isinstance(name, str) for name in columns):
+            raise ValueError("not the names of columns")
         content = np.memmap(file.parent / ".curves", np.uint8, "r", offset)
         width = len(columns) * 8
         rows = content[: len(content) // width * width].view(np.float64).reshape(-1, len(columns))
-    except (OSError, ValueError, TypeError):  # none, half written, or empty
+    except (OSError, ValueError, TypeError, KeyError):  # none, half written, or of another kind
         return ["end"], np.empty((0, 1))
     low, high = 0, len(rows)  # the number of rows that agree lies between them
     while low < high:
@@ -202,16 +242,20 @@ def _load(file: Path) -> tuple[list[str], np.ndarray]:
 
 def _agrees(file: Path, columns: list[str], rows: np.ndarray, number: int) -> bool:
     """Whether row ``number`` is what its place in the file says; seconds of training are never twice the same."""
-    start, end = int(rows[number - 1, 0]) if number else 0, int(rows[number, 0])
-    with file.open("rb") as handle:
-        handle.seek(start)
-        line = handle.read(max(0, end - start))
+    start, end = rows[number - 1, 0] if number else 0, rows[number, 0]
+    if not 0 <= start < end < start + _CHUNK:
+        return False
+    with open_regular(file) as handle:
+        handle.seek(int(start))
+        line = handle.read(int(end - start))
+    if not line.endswith(b"\n") or line.count(b"\n") != 1:
+        return False
     try:
-        record = json.loads(line) if line.endswith(b"\n") and line.count(b"\n") == 1 else {}
+        record = parse_metrics(line, file, number)
     except ValueError:
         return False
     values = np.array([record.get(name) for name in columns[1:]], float)
-    return bool(record) and np.array_equal(values, rows[number, 1:], equal_nan=True)
+    return np.array_equal(values, rows[number, 1:], equal_nan=True)
 
 
 def _save(file: Path, columns: list[str], rows: np.ndarray, kept: int) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config import Config, coerce, refuse_unknown
-from workbench.files import append_jsonl, read_jsonl
+from workbench.files import append_jsonl, naming
+from workbench.runs.records import read_events
 
 _KINDS = {"learning_rate": float, "stop_step": int, "log_every": int, "checkpoint_every": int}
 
@@ -76,13 +77,13 @@ def settings_of(config: Config, history: Iterable[Mapping[str, Any]] = ()) -> Se
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """Every event of a run, oldest first; a last line cut short by a crash is left out."""
-    return read_jsonl(folder / "history.jsonl")
+    return read_events(folder)
 
 
 def record_event(folder: Path, step: int, what: str, by: str | None = None, **more: Any) -> None:
     """Add a line to ``history.jsonl`` and flush it to disk: what follows may depend on it."""
     append_jsonl(folder / "history.jsonl", {"time": time.time(), "step": step, "what": what, "by": by or me(), **more})
-    with (folder / "history.jsonl").open("rb") as file:
+    with naming(folder / "history.jsonl"), (folder / "history.jsonl").open("rb") as file:
         os.fsync(file.fileno())
 
 

@@ -5,6 +5,7 @@ that changed is read again, so the rows are the same with the index, without it,
 """
 
 import contextlib
+import errno
 import json
 import os
 import warnings
@@ -17,13 +18,26 @@ from typing import Any
 import yaml
 
 from workbench.config import load_config, presets
-from workbench.files import read_json, read_jsonl, write_atomically
+from workbench.files import (
+    damaged,
+    is_cut_short,
+    open_regular,
+    parse_mapping,
+    read_file,
+    read_json,
+    write_atomically,
+)
+from workbench.runs.records import check_fields, check_metrics, read_notes_file, read_provenance, read_results
 from workbench.runs.state import read_status
-from workbench.runs.store import run_fingerprint
+from workbench.runs.store import CONFIG_LIMIT, run_fingerprint, run_folders
 
 _INDEX = ".index.json"
-_VERSION = 1  # of what the index keeps
+_VERSION = 2  # of what the index keeps
 _TAIL = 16_384  # bytes that hold the last record of metrics.jsonl
+# Of what a row shows: checked again when it comes from the index, which anybody may have written.
+_FIELDS = {"fingerprint": str, "created": float, "method": str, "backbone": str, "guidance_scale": float}
+_FIELDS |= {"layers": list, "teacher": str, "teacher_step": int, "recipe": str, "seed": int, "steps": int}
+_FIELDS |= {"loss": float, "seconds": float, "scores": dict, "tags": list, "notes": str}
 
 
 @dataclass(frozen=True)
@@ -57,22 +71,25 @@ class RunRow:
 
     def value(self, column: str) -> Any:
         """A column by its name, or a score by its metric's; None if the run has none."""
-        return getattr(self, column) if hasattr(self, column) else dict(self.scores).get(column)
+        return getattr(self, column) if column in self.__dataclass_fields__ else dict(self.scores).get(column)
 
 
 def runs_table(root: Path) -> list[RunRow]:
-    """A row for each run under ``root``, oldest first; damaged ones are rows that say so."""
+    """A row for each run under ``root``, oldest first; damaged ones are rows that say so.
+
+    ValueError if ``root`` cannot be read.
+    """
     known = _load(root)
     seen: dict[str, dict] = {}
     records = []
-    for file in root.glob("*/provenance.json"):
-        kept = _Kept(known.get(file.parent.name, {}))
-        with contextlib.suppress(FileNotFoundError):  # moved away meanwhile
-            records.append(_record(file.parent, kept))
-            seen[file.parent.name] = kept.entries
+    for folder in run_folders(root):
+        record, entries = _record(folder, known.get(folder.name))
+        if os.path.lexists(folder):  # else it was moved away meanwhile
+            records.append(record)
+            seen[folder.name] = entries
     if seen != known:
         _save(root, seen)
-    teachers = {key: record for record in records for key in (record["name"], record["fingerprint"])}
+    teachers = {key: record for record in records for key in (record["name"], record["fingerprint"]) if key}
     known_presets = frozenset(presets())
     rows = [_row(record, _teacher(record, teachers, root, known_presets)) for record in records]
     return sorted(rows, key=lambda row: (row.created, row.name))
@@ -84,49 +101,57 @@ class _Kept:
     def __init__(self, entries: dict[str, dict]):
         self._old, self.entries = entries, {}
 
-    def read(self, file: Path, reader: Callable[[Path], Any]) -> Any:
-        """What ``reader`` makes of the file, read again only if it changed; None if there is none."""
+    def read(self, file: Path, reader: Callable[[Path], dict[str, Any]], needed: bool = False) -> dict[str, Any]:
+        """What ``reader`` makes of the file, read again only if it changed; nothing if it may be missing and is."""
         try:
             found = os.stat(file)
-        except FileNotFoundError:
-            return None
+        except FileNotFoundError as error:
+            if needed or os.path.lexists(file):
+                raise ValueError(f"{file} {'does not exist' if needed else 'is a link to nothing'}") from error
+            return {}
         mark = [found.st_mtime_ns, found.st_size, found.st_ino]
         entry = self._old.get(file.name)
-        if entry is None or entry["mark"] != mark:
+        if not isinstance(entry, dict) or entry.get("mark") != mark or not isinstance(entry.get("value"), dict):
             entry = {"mark": mark, "value": reader(file)}
+        _check_kept(entry["value"])
         self.entries[file.name] = entry
         return entry["value"]
 
 
-def _record(folder: Path, kept: _Kept) -> dict[str, Any]:
-    """Everything of a run that its row needs."""
+def _record(folder: Path, known: Any) -> tuple[dict[str, Any], dict[str, dict]]:
+    """Everything of a run that its row needs, and what the index keeps of it."""
     record: dict[str, Any] = {"name": folder.name, "folder": folder, "fingerprint": "", "created": 0.0}
     record |= {"state": "damaged", "step": 0, "damage": ""}
+    kept = _Kept(known if isinstance(known, dict) else {})
     try:
-        record |= kept.read(folder / "provenance.json", _identity)
-        record |= kept.read(folder / "config.yaml", _options) or {}
-        record |= kept.read(folder / "metrics.jsonl", _last_metrics) or {}
-        record["scores"] = tuple((name, value) for name, value in kept.read(folder / "results.jsonl", _scores) or ())
-        record |= kept.read(folder / "notes.json", read_json) or {}
+        record |= kept.read(folder / "provenance.json", _identity, needed=True)
+        record |= kept.read(folder / "config.yaml", _options, needed=True)
+        record |= kept.read(folder / "metrics.jsonl", _last_metrics)
+        record |= kept.read(folder / "results.jsonl", _scores)
+        record |= kept.read(folder / "notes.json", _notes)
         # Never kept: whether the process lives is not in any file.
         status = read_status(folder)
-        record |= {"state": status["state"], "step": status["step"], "remark": status.get("remark", "")}
+        record |= {"state": status["state"], "step": status["step"], "remark": status.get("remark") or ""}
         record["steps"] = status.get("steps") or record.get("steps")
         record["seconds"] = status.get("seconds") or record.get("seconds")
-    except (ValueError, KeyError, TypeError) as error:
-        record["damage"] = " ".join(str(error).split())
-    return record
+    except (ValueError, OSError) as error:
+        if known:  # it may be the index that is damaged
+            return _record(folder, None)
+        problem = f"{error.filename} cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+        record["damage"] = " ".join(problem.split())
+    return record, kept.entries
 
 
 def _row(record: dict[str, Any], teacher: dict[str, Any] | None) -> RunRow:
     cost = record.get("seconds")
     if teacher and cost is not None and teacher.get("seconds") is not None:
-        taught = record.get("teacher_step") or teacher["step"]
+        taught = max(0, record.get("teacher_step") or teacher["step"])
         cost += teacher["seconds"] * min(1.0, taught / max(teacher["step"], 1))
     fields = {key: value for key, value in record.items() if key in RunRow.__dataclass_fields__ and value is not None}
     name = teacher["name"] if teacher else record.get("teacher")
+    scores = tuple(record.get("scores", {}).items())
     return RunRow(**{**fields, "teacher": name, "cost": cost, "layers": tuple(record.get("layers", ())),
-                     "tags": tuple(record.get("tags", ()))})  # fmt: skip
+                     "tags": tuple(record.get("tags", ())), "scores": scores})  # fmt: skip
 
 
 def _teacher(
@@ -137,7 +162,7 @@ def _teacher(
     if reference is None:
         return None
     if reference in known_presets:
-        with contextlib.suppress(ValueError):  # the preset's own teacher is not here
+        with contextlib.suppress(ValueError, OSError):  # the preset's own teacher is not here
             return runs.get(_preset_mark(reference, record.get("recipe"), root))
         return None
     return runs.get(Path(reference).name)
@@ -149,56 +174,79 @@ def _preset_mark(name: str, recipe: str | None, root: Path) -> str:
 
 
 def _identity(file: Path) -> dict[str, Any]:
-    record = read_json(file)
+    record = read_provenance(file.parent)
     return {"fingerprint": record["fingerprint"], "created": record["created"]}
 
 
 def _options(file: Path) -> dict[str, Any]:
     """What a row shows of ``config.yaml``, read without the plug-ins that would check it."""
     try:
-        tree = yaml.load(file.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        tree = yaml.load(read_file(file, CONFIG_LIMIT), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         objective, backbone, training = tree["objective"], tree["backbone"], tree["training"]
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+        layers = [objective[key] for key in ("layer", "teacher_layer") if isinstance(objective.get(key), int)]
+        found = {
+            "method": objective["name"],
+            "backbone": f"{backbone['name']}-{backbone['size']}" if backbone.get("size") else backbone["name"],
+            "guidance_scale": objective.get("guidance_scale"),
+            "layers": layers,
+            "teacher": objective.get("teacher"),
+            "teacher_step": objective.get("teacher_step"),
+            "recipe": tree.get("recipe"),
+            "seed": training["seed"],
+            "steps": training["steps"],
+        }
+    except KeyError as error:
+        raise ValueError(f"{file} cannot be used: it lacks {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"{file} cannot be used: it is nested too deeply") from error
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} cannot be used: {error}") from error
-    layers = [objective[key] for key in ("layer", "teacher_layer") if isinstance(objective.get(key), int)]
-    return {
-        "method": objective["name"],
-        "backbone": f"{backbone['name']}-{backbone['size']}" if backbone.get("size") else backbone["name"],
-        "guidance_scale": objective.get("guidance_scale"),
-        "layers": layers,
-        "teacher": objective.get("teacher"),
-        "teacher_step": objective.get("teacher_step"),
-        "recipe": tree.get("recipe"),
-        "seed": training["seed"],
-        "steps": training["steps"],
-    }
+    check_fields(found, file, {"method": str, "backbone": str}, _FIELDS)
+    return found
 
 
 def _last_metrics(file: Path) -> dict[str, Any]:
     """Loss and seconds of the last whole line."""
-    with file.open("rb") as handle:
-        handle.seek(max(0, handle.seek(0, os.SEEK_END) - _TAIL))
-        lines = handle.read().split(b"\n")[-2:]
-    for line in reversed(lines):
-        with contextlib.suppress(ValueError):
-            record = json.loads(line)
-            return {"loss": record["loss"], "seconds": record["seconds"]}
-    return {}
+    with open_regular(file) as handle:
+        size = handle.seek(0, os.SEEK_END)
+        handle.seek(max(0, size - _TAIL))
+        *whole, last = handle.read().split(b"\n")
+    if len(whole) < 2 and size > _TAIL:
+        raise damaged(file, f"its last line has more than {_TAIL:,} bytes")
+    line = whole[-1] if whole and is_cut_short(last) else last  # mostly empty, or it is being written
+    if is_cut_short(line) and not whole:
+        return {}
+    record = parse_mapping(line, f"the last line of {file}")
+    check_metrics(record, file, None)
+    return {"loss": record.get("loss"), "seconds": record.get("seconds")}
 
 
-def _scores(file: Path) -> list[list]:
-    """The newest value of each metric, as pairs."""
+def _scores(file: Path) -> dict[str, Any]:
+    """The newest value of each metric."""
     newest: dict[str, float] = {}
-    for record in read_jsonl(file):
-        place = f" of layer {record['layer']}" if "layer" in record else ""
+    for record in read_results(file.parent):
+        place = f" of layer {record['layer']}" if record.get("layer") is not None else ""
         newest[record["metric"] + place] = record["value"]
-    return [[name, value] for name, value in newest.items()]
+    return {"scores": newest}
+
+
+def _notes(file: Path) -> dict[str, Any]:
+    return read_notes_file(file.parent)
+
+
+def _check_kept(value: dict[str, Any]) -> None:
+    """ValueError unless every field has the type that a row shows."""
+    check_fields(value, _INDEX, {}, _FIELDS)
+    for key, kind in (("layers", int), ("tags", str), ("scores", float)):
+        inside = value.get(key) or {}
+        inside = inside if isinstance(inside, dict) else {str(number): one for number, one in enumerate(inside)}
+        check_fields(inside, _INDEX, dict.fromkeys(inside, kind))
 
 
 def _load(root: Path) -> dict[str, dict]:
     with contextlib.suppress(ValueError, OSError):
         index = read_json(root / _INDEX)
-        if index.get("version") == _VERSION:
+        if index.get("version") == _VERSION and isinstance(index.get("runs"), dict):
             return index["runs"]
     return {}
 
@@ -206,7 +254,7 @@ def _load(root: Path) -> dict[str, dict]:
 def _save(root: Path, runs: dict[str, dict]) -> None:
     try:
         write_atomically(root / _INDEX, json.dumps({"version": _VERSION, "runs": runs}).encode())
-    except PermissionError:  # somebody else's folder: it is read each time
-        pass
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):  # somebody else's folder: it is read each time
+            return
         warnings.warn(f"the index of {root} was not written: {error}", stacklevel=3)

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from workbench.files import is_locked, read_json, write_atomically
+from workbench.files import damaged, is_locked, open_regular, write_atomically
+from workbench.runs.records import read_status_record
 
 STATES = ("created", "queued", "starting", "running", "paused", "finished", "stopped", "failed", "lost")
 TRAINING = ("running", "paused")  # while the trainer holds the run
 LIVE = ("queued", "starting", *TRAINING)
 TRAINER_LOCK, STARTER_LOCK = ".lock", ".starter"
-_KEYS = ("state", "step", "host")
 _SILENCE = 60.0  # seconds without a word after which a trainer on another machine counts as lost
 _TAIL = 65_536  # bytes of the log that hold its last lines
 
@@ -51,21 +51,24 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 
 def last_log_lines(folder: Path, count: int) -> list[str]:
-    """The last ``count`` lines of ``log.txt``, what a launched training printed; none if there is no log."""
+    """The last ``count`` lines of ``log.txt``, what a launched training printed; none if there is no log.
+
+    Of a log that cannot be read the one line says so: everything else of the run can be shown.
+    """
     try:
-        with (folder / "log.txt").open("rb") as file:
+        with open_regular(folder / "log.txt") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
             return file.read().decode(errors="replace").splitlines()[-count:]
     except FileNotFoundError:
         return []
+    except OSError as error:
+        return [f"log.txt cannot be read: {error.strerror}"]
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    file = folder / "status.json"
-    record = read_json(file)
-    missing = [key for key in _KEYS if key not in record]
-    if missing:
-        raise ValueError(f"{file} is damaged: it lacks {', '.join(missing)}")
+    record = read_status_record(folder)
+    if record["state"] not in STATES:
+        raise damaged(folder / "status.json", f"state must be one of {', '.join(STATES)}; it is {record['state']!r}")
     return record
 
 
@@ -77,7 +80,7 @@ def _without_a_process(status: dict[str, Any]) -> dict[str, Any]:
 
 
 def _by_the_clock(status: dict[str, Any]) -> dict[str, Any]:
-    silent = max(0.0, time.time() - status.get("updated", 0.0))
+    silent = max(0.0, time.time() - (status.get("updated") or 0.0))
     patience = max(_SILENCE, 5 / status["rate"] if status.get("rate") else 0.0)
     if status["state"] not in TRAINING or silent < patience:
         return status

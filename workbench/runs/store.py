@@ -5,14 +5,15 @@ to it), ``log.txt``, ``checkpoints/``, ``samples/``, ``results.jsonl`` (scores w
 ``provenance.json``. Everything is written atomically or appended line by line, so a run can be read while it trains.
 """
 
-import json
+import difflib
 import os
 import platform
+import signal
 import subprocess
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -22,11 +23,16 @@ from typing import Any
 import yaml
 
 from workbench.config import Config, fingerprint, from_dict, load_config, presets, to_yaml
-from workbench.files import append_jsonl, hold_lock, read_json, read_jsonl, write_atomically, write_json
+from workbench.files import append_jsonl, hold_lock, open_regular, read_file, write_atomically, write_json
 from workbench.runs import state as states
-from workbench.runs.checkpoints import Checkpoint, checkpoints, remove_leftovers
+from workbench.runs.checkpoints import Checkpoint, checkpoints, newest, remove_leftovers
+from workbench.runs.records import parse_metrics, read_metrics, read_provenance, read_results
 
-_IDENTITY = ("fingerprint", "created")  # keys that provenance.json cannot do without
+CONFIG_LIMIT = 1_000_000  # bytes of config.yaml: we write two thousand
+_BEGINNING, _DIGITS = 3, 6  # the least of a name, and of a fingerprint, that names a run
+_NAMED = 8  # runs that a message names
+_NO_RUNS = ("sweeps", "lost+found")  # folders among the runs that others than their owner may be unable to enter
+_GIT_PATIENCE = 10.0  # seconds: a checkout may lie on a slow network disk
 _TRAINER_PATIENCE = 2.0  # seconds: who looks at a lock holds it for microseconds
 _MAKER_PATIENCE = 60.0  # seconds: a run is made in a fraction of one, unless git is slow
 
@@ -45,13 +51,14 @@ class Run:
     def config(self) -> Config:
         """The complete configuration; ValueError naming ``config.yaml`` if it is missing or unreadable."""
         file = self.folder / "config.yaml"
+        raw = read_file(file, CONFIG_LIMIT)
         try:
-            tree = yaml.safe_load(file.read_bytes())
+            tree = yaml.safe_load(raw)
             if not isinstance(tree, dict):
                 raise ValueError(f"it holds no mapping but {type(tree).__name__}")
             return from_dict(tree)
-        except FileNotFoundError as error:
-            raise ValueError(f"{file} does not exist") from error
+        except RecursionError as error:
+            raise ValueError(f"{file} cannot be used: it is nested too deeply") from error
         except (ValueError, yaml.YAMLError) as error:
             raise ValueError(f"{file} cannot be used: {' '.join(str(error).split())}") from error
 
@@ -62,7 +69,7 @@ class Run:
     @property
     def provenance(self) -> dict[str, Any]:
         """Fingerprint, date, versions, machine, latents; ValueError naming the file if it is missing or damaged."""
-        return _record(self.folder / "provenance.json", _IDENTITY)
+        return read_provenance(self.folder)
 
     @property
     def status(self) -> dict[str, Any]:
@@ -74,21 +81,25 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """Logged training records by step; a last line cut short by a crash is left out."""
-        return read_jsonl(self.folder / "metrics.jsonl")
+        """Logged training records by step; a last line cut short by a crash is left out. ValueError for damage."""
+        return read_metrics(self.folder)
 
     @property
     def results(self) -> list[dict[str, Any]]:
-        """Scores, each with how it was measured."""
-        return read_jsonl(self.folder / "results.jsonl")
+        """Scores, each with how it was measured. ValueError naming the line of anything else."""
+        return read_results(self.folder)
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
         return checkpoints(self.folder / "checkpoints")
 
     def checkpoint(self, step: int | None = None) -> Checkpoint:
-        """The checkpoint of ``step``, or the newest; ValueError that lists the steps there are."""
-        available = self.checkpoints
+        """The checkpoint of ``step``, or the newest; ValueError that lists the steps there are.
+
+        If a newer one is damaged, or the run finished at a later step, the warning `FellBack` says so.
+        """
+        folder = self.folder / "checkpoints"
+        available = newest(folder, self._finished_at()) if step is None else checkpoints(folder)
         chosen = [c for c in available if step is None or c.step == step]
         if not chosen:
             steps = ", ".join(str(c.step) for c in available) or "none"
@@ -97,6 +108,13 @@ class Run:
             hint = f"; to train it again, `workbench trash {self.name} --force` first" if bare else ""
             raise ValueError(f"run {self.name} has no checkpoint{of}; it has: {steps}{hint}")
         return chosen[-1]
+
+    def _finished_at(self) -> int | None:
+        """The last step of a run that finished; None if it has not, or if that cannot be read."""
+        with suppress(ValueError, OSError):
+            status = self.status
+            return status["step"] if status["state"] == "finished" else None
+        return None
 
     def write_status(self, state: str, step: int, **more: Any) -> None:
         """Replace ``status.json``."""
@@ -107,15 +125,25 @@ class Run:
         append_jsonl(self.folder / file, record)
 
     def rewind(self, step: int) -> None:
-        """Drop the metrics that a resumed run will log again: those after ``step``."""
+        """Drop the metrics that a resumed run will log again: those after ``step``.
+
+        ValueError naming the line if one that would have to be looked at is damaged: nothing is dropped then.
+        """
         file = self.folder / "metrics.jsonl"
-        content = file.read_bytes() if file.is_file() else b""
+        content = b""
+        if os.path.lexists(file):
+            try:
+                with open_regular(file) as opened:
+                    content = opened.read()
+            except OSError as error:
+                raise ValueError(f"{file} cannot be read: {error.strerror}") from error
         end = content.rfind(b"\n") + 1
+        number = content.count(b"\n")
         while end:
             start = content.rfind(b"\n", 0, end - 1) + 1
-            if json.loads(content[start:end])["step"] <= step:
+            if parse_metrics(content[start:end], file, number)["step"] <= step:
                 break
-            end = start
+            end, number = start, number - 1
         if end < len(content) or not file.is_file():
             write_atomically(file, content[:end])
 
@@ -155,6 +183,9 @@ def prepare_run(config: Config, root: Path) -> Run:
     if the new folder's place is taken by a damaged or another run.
     """
     mark = run_fingerprint(config, root)
+    there = [run for run in find_runs(root) if run.fingerprint == mark]
+    if there:  # found before anything is written: a run in a folder that is read-only can be looked at
+        return there[0]
     root.mkdir(parents=True, exist_ok=True)
     with hold_lock(root / ".lock", _MAKER_PATIENCE):
         existing = [run for run in find_runs(root) if run.fingerprint == mark]
@@ -200,45 +231,104 @@ def find_teacher(config: Config, root: Path) -> Run:
 
 
 def find_runs(root: Path | None = None) -> list[Run]:
-    """Every run folder under ``root``, oldest first; one whose ``provenance.json`` is damaged is warned about."""
+    """Every run folder under ``root``, oldest first; one whose ``provenance.json`` is damaged is warned about.
+
+    ValueError if there is such a folder ``root`` but it cannot be read.
+    """
     found = []
-    for path in (root or runs_root()).glob("*/provenance.json"):
+    for folder in run_folders(root or runs_root()):
         try:
-            found.append((Run(path.parent).provenance["created"], path.parent))
+            found.append((read_provenance(folder)["created"], folder))
         except ValueError as error:
-            warnings.warn(f"run {path.parent.name} is passed over: {error}", stacklevel=2)
+            if folder.exists():  # else it was moved away meanwhile
+                warnings.warn(f"run {folder.name} is passed over: {error}", stacklevel=2)
     return [Run(folder) for _, folder in sorted(found)]
 
 
-def open_run(reference: str | Path, root: Path | None = None) -> Run:
+def run_folders(root: Path) -> list[Path]:
+    """The folders of runs under ``root`` by name, damaged ones too; none if there is no ``root``.
+
+    ValueError if it cannot be read.
+    """
+    try:
+        names = sorted(os.listdir(root))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ValueError(f"the runs folder {root} cannot be read: {error.strerror}") from error
+    return [root / name for name in names if is_run_folder(root / name)]
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a folder is a run's, be it damaged: it has a ``provenance.json``, or what only a training writes."""
+    try:
+        os.lstat(folder / "provenance.json")
+        return True
+    except FileNotFoundError:
+        return any(os.path.lexists(folder / name) for name in ("metrics.jsonl", "checkpoints"))
+    except PermissionError:
+        return not folder.name.startswith(".") and folder.name not in _NO_RUNS
+    except (OSError, ValueError):  # a file, a name that no file can have
+        return False
+
+
+def open_run(reference: str | Path, root: Path | None = None, damaged: bool = False) -> Run:
     """The run at a path, of a folder name, or whose name or fingerprint starts with ``reference``.
 
-    Raises ValueError if there is none or more than one, with the names there are, and if its ``provenance.json`` is
-    damaged.
+    Of a name three characters are needed, unless it is all that the configuration calls it, of a fingerprint six
+    digits. Raises ValueError if there is none or more than one, with some of the names there are, and if its
+    ``provenance.json`` is damaged: only ``damaged`` opens such a run, by its path or whole name.
     """
-    root = root or runs_root()
-    places = (Path(reference), root / str(reference))
+    root, text = root or runs_root(), str(reference)
+    if not text.strip():
+        raise ValueError("the name of a run is empty, as from a variable that is not set; `workbench runs` lists them")
+    places = _places(text, root)
     for folder in places:
-        if (folder / "provenance.json").is_file():
-            _record(folder / "provenance.json", _IDENTITY)
-            return Run(folder)
+        if is_run_folder(folder):
+            run = Run(folder if folder.name not in ("", "..") else folder.resolve())
+            if damaged:
+                return run
+            if os.path.lexists(folder / "provenance.json"):
+                read_provenance(folder)
+                return run
     runs = find_runs(root)
-    found = [r for r in runs if r.name.startswith(str(reference)) or r.fingerprint.startswith(str(reference))]
+    found = [run for run in runs if _is_called(run, text, _BEGINNING, _DIGITS)]
     if len(found) == 1:
         return found[0]
-    names = ", ".join(run.name for run in (found or runs)) or "no runs"
     problem = "is ambiguous" if found else "is not a run folder or the name of a run"
     if not found and any(folder.is_dir() for folder in places):
         problem = "is a folder but no run, because it has no provenance.json"
-    raise ValueError(f"{str(reference)!r} {problem}; {root} holds: {names}")
+    elif not found and any(_is_called(run, text, 1, 1) for run in runs):
+        problem = (
+            f"is not a run folder or the name of a run, and too short for a part of one: it takes {_BEGINNING} "
+            f"characters of a name or {_DIGITS} digits of a fingerprint"
+        )
+    raise ValueError(f"{text!r} {problem}; {root} holds: {_some([run.name for run in found or runs], text)}")
 
 
-def _record(file: Path, keys: tuple[str, ...]) -> dict[str, Any]:
-    record = read_json(file)
-    missing = [key for key in keys if key not in record]
-    if missing:
-        raise ValueError(f"{file} is damaged: it lacks {', '.join(missing)}")
-    return record
+def _places(text: str, root: Path) -> list[Path]:
+    """Where a reference may lie as a path: here, or under ``root`` unless it says no name."""
+    if "\0" in text:
+        return []
+    named = any(part not in (".", "..", "/") for part in Path(text).parts)
+    return [Path(text), root / text] if named else [Path(text)]
+
+
+def _is_called(run: Run, text: str, beginning: int, digits: int) -> bool:
+    """Whether a text names a run: all that its configuration calls it, or enough of its name or fingerprint."""
+    mark = run.fingerprint
+    if run.name == f"{text.replace('/', '-')}-{mark[:8]}":
+        return True
+    of_name = len(text) >= beginning and run.name.startswith(text)
+    return of_name or (len(text) >= digits and mark.startswith(text))
+
+
+def _some(names: list[str], text: str) -> str:
+    """A handful of names, the nearest first."""
+    near = difflib.get_close_matches(text[:200], names, n=_NAMED)
+    listed = [*near, *(name for name in reversed(names) if name not in near)][:_NAMED]
+    more = f" and {len(names) - len(listed)} more" if len(names) > len(listed) else ""
+    return ", ".join(listed) + more or "no runs"
 
 
 def machine() -> dict[str, Any]:
@@ -254,10 +344,20 @@ def machine() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
+    """The commit of this package's checkout; None without git, and if it fails or takes too long."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip() or None
-    except OSError:
+        # A group of its own, so that what git has started ends with it: it would hold the output open.
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        ) as git:
+            try:
+                said = git.communicate(timeout=_GIT_PATIENCE)[0].decode(errors="replace").strip()
+            finally:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(git.pid, signal.SIGKILL)
+        return said or None if git.returncode == 0 else None
+    except (OSError, subprocess.SubprocessError):
         return None
 
 

@@ -1,0 +1,157 @@
+"""What the records of a run's files must hold, checked where they are read: every reader gets the types it expects.
+
+Each function gives what its file holds or a ValueError that names the file, the line and the field. Imports nothing
+heavy.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from workbench.files import damaged, parse_line, read_json, read_jsonl
+
+SMALL = 16_000_000  # bytes: of a file that holds one record, a thousand times what we write
+_LARGEST = 2**63  # a larger whole number fits no array and overflows as a float
+_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+_KINDS |= {list: "a list", dict: "a mapping"}
+_LOGGED = {int, float, type(None)}
+_FINGERPRINT = re.compile("[0-9a-f]{16}")
+_LATENTS = {"channels": int, "height": int, "classes": list, "codec": dict, "pixel_channels": int}
+_EVENT = {"processes": int, "queue": bool, "devices": list, "after": str, "command": int, "option": str, "by": str}
+_STATUS = {"pid": int, "updated": float, "steps": int, "processes": int, "rate": float, "seconds": float}
+_STATUS |= {"answer": dict, "error": str, "remark": str, "after": str}
+_RESULT = {"step": int, "layer": int, "low": float, "high": float, "floor": float, "n_generated": int}
+_ANSWER = {"number": int, "what": str, "result": str, "step": int}
+
+
+def check_fields(
+    record: Mapping[str, Any],
+    name: Path | str,
+    needed: Mapping[str, type],
+    optional: Mapping[str, type] | None = None,
+    line: int | None = None,
+) -> None:
+    """ValueError, calling the record ``name``, unless it has every ``needed`` field and each field has its type.
+
+    An int is taken for a float, a bool for neither; fields in ``optional`` may be missing or null.
+    """
+    for key, kind in needed.items():
+        if key not in record:
+            raise damaged(name, f"it lacks {key}", line)
+        _check(record[key], kind, name, key, line)
+    for key, kind in (optional or {}).items():
+        if record.get(key) is not None:
+            _check(record[key], kind, name, key, line)
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """``provenance.json``: fingerprint, date, versions, machine, latents."""
+    file = folder / "provenance.json"
+    record = read_json(file, SMALL)
+    check_provenance(record, file)
+    return record
+
+
+def check_provenance(record: Mapping[str, Any], name: Path | str) -> None:
+    """ValueError, calling the record ``name``, unless it is a run's provenance."""
+    check_fields(record, name, {"fingerprint": str, "created": float}, {"latents": dict, "origin": dict})
+    if not _FINGERPRINT.fullmatch(record["fingerprint"]):
+        shown = record["fingerprint"][:40]
+        raise damaged(name, f"a fingerprint has 16 digits of 0-9 and a-f; it has {shown!r}")
+    if record.get("latents") is not None:
+        check_fields(record["latents"], name, _LATENTS)
+
+
+def read_status_record(folder: Path) -> dict[str, Any]:
+    """``status.json`` as it was written: state, step, host, and what is known of the process."""
+    file = folder / "status.json"
+    record = read_json(file, SMALL)
+    check_fields(record, file, {"state": str, "step": int, "host": str}, _STATUS)
+    if record.get("answer") is not None:
+        check_fields(record["answer"], file, _ANSWER)
+    return record
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """``metrics.jsonl``: records by step; a last line cut short by a crash is left out."""
+    return _checked(folder / "metrics.jsonl", check_metrics)
+
+
+def parse_metrics(line: bytes, file: Path, number: int) -> dict[str, Any]:
+    """One line of ``metrics.jsonl``."""
+    record = parse_line(line, file, number)
+    check_metrics(record, file, number)
+    return record
+
+
+def check_metrics(record: Mapping[str, Any], file: Path | str, line: int | None) -> None:
+    """ValueError unless the record is what a training logs: a step, and numbers or null."""
+    # Millions of them are read, so what is mostly right is looked at first.
+    values = record.values()
+    plain = type(record.get("step")) is int and {type(value) for value in values} <= _LOGGED
+    if plain and max(map(abs, filter(None, values)), default=0) < _LARGEST:
+        return
+    check_fields(record, file, {"step": int}, dict.fromkeys(record, float), line)
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """``results.jsonl``: scores, each with how it was measured."""
+    return _checked(folder / "results.jsonl", check_result)
+
+
+def check_result(record: Mapping[str, Any], file: Path | str, line: int | None) -> None:
+    """ValueError unless the record is a score."""
+    check_fields(record, file, {"metric": str, "value": float}, _RESULT, line)
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """``history.jsonl``: what was done to a run, oldest first."""
+    return _checked(folder / "history.jsonl", check_event)
+
+
+def check_event(record: Mapping[str, Any], file: Path | str, line: int | None) -> None:
+    """ValueError unless the record is an event of a run's history."""
+    check_fields(record, file, {"what": str, "step": int}, _EVENT, line)
+    if record["what"] == "set":
+        check_fields(record, file, {"option": str, "new": object}, line=line)
+    for device in record.get("devices") or ():
+        _check(device, int, file, "devices", line)
+
+
+def read_notes_file(folder: Path) -> dict[str, Any]:
+    """``notes.json``: the run's tags and its notes, empty if nothing was noted."""
+    file = folder / "notes.json"
+    record = read_json(file, SMALL) if os.path.lexists(file) else {}
+    found = {"tags": record.get("tags", []), "notes": record.get("notes", "")}
+    check_fields(found, file, {"tags": list, "notes": str})
+    for tag in found["tags"]:
+        _check(tag, str, file, "tags", None)
+    return found
+
+
+def _checked(file: Path, check: Callable[[Mapping[str, Any], Path, int], None]) -> list[dict[str, Any]]:
+    records = read_jsonl(file)
+    for number, record in enumerate(records, start=1):
+        check(record, file, number)
+    return records
+
+
+def _check(value: Any, kind: type, name: Path | str, key: str, line: int | None) -> None:
+    if kind is object:
+        return
+    if not isinstance(value, (int, float) if kind is float else kind) or (isinstance(value, bool) and kind is not bool):
+        raise damaged(name, f"{key} must be {_KINDS[kind]}; it is {repr(value)[:60]}", line)
+    if isinstance(value, int) and abs(value) >= _LARGEST:
+        raise damaged(name, f"{key} is beyond any number that a run can have", line)
+    if isinstance(value, str) and not _is_unicode(value):
+        raise damaged(name, f"{key} is no Unicode text", line)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
