@@ -1,21 +1,39 @@
 """Runs in a zip file: what tables and curves are made of, without the weights, so that many runs are a small file.
 
 Of each run its configuration, log, history, scores and origin, and of the rows of sweeps that made it their records.
+A file that comes from elsewhere is read within bounds and checked as a whole before anything of it is placed.
 """
 
-import json
 import os
+import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
-from workbench.files import hold_lock, read_json, replacing
-from workbench.runs.store import Run, find_runs
+from workbench.files import hold_lock, naming, open_regular, parse_mapping, read_json, replacing
+from workbench.runs.records import check_fields, check_provenance, read_events
+from workbench.runs.store import CONFIG_LIMIT, Run, find_runs
 
 _RECORDS = ("config.yaml", "provenance.json", "metrics.jsonl", "history.jsonl", "results.jsonl")
 _PATIENCE = 60.0  # seconds that another process may take to unpack
+# What a file from elsewhere may come to. The edition of the paper has a thousand members and 4 MB, unpacked.
+_MEMBERS = 20_000
+_TOTAL = 1_000_000_000  # bytes, unpacked
+_LARGEST = {"config.yaml": CONFIG_LIMIT, "provenance.json": 4_000_000, "job.json": 4_000_000}  # bytes, unpacked
+_LARGEST |= dict.fromkeys(("metrics.jsonl", "history.jsonl", "results.jsonl"), 64_000_000)
+_DIRECTORY = 300 * _MEMBERS  # bytes of the list of members
+_END = 65_557  # bytes that hold the end of a zip file, a comment of any length included
+# Names that are the same on every system, in a table and in a page.
+_NAME = re.compile(r"(?!\.)[^<>:\"/\\|?*]{1,200}")
+_UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
+    *(LookupError, ValueError, RuntimeError, OverflowError),
+)  # what zipfile raises for damaged and for odd files
 
 
 def pack_records(runs: Iterable[Run], file: Path) -> Path:
@@ -40,25 +58,30 @@ def pack_records(runs: Iterable[Run], file: Path) -> Path:
 def unpack_records(file: Path, root: Path) -> list[Run]:
     """The runs of such a file that are not under `root`, placed there; each is whole or absent.
 
-    They count as finished: tables and curves are made of them, but nothing that takes weights. ValueError for what is
-    not such a file, and if the place of a run is taken.
+    They count as finished: tables and curves are made of them, but nothing that takes weights. ValueError, with
+    nothing placed, for what is not such a file, for a run in it that is damaged, and if the place of a run is taken.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    try:
-        with zipfile.ZipFile(file) as archive, hold_lock(root / ".unpack-lock", _PATIENCE):
-            jobs = [name for name in archive.namelist() if name.startswith("sweeps/")]
-            marks = {name.rpartition("/")[0]: name for name in archive.namelist() if name.endswith("/provenance.json")}
-            known = {run.fingerprint for run in find_runs(root)}
-            fresh = [name for name, mark in marks.items() if json.loads(archive.read(mark))["fingerprint"] not in known]
-            placed = [place_run(archive, f"{name}/", root / Path(name).name) for name in fresh]
-            for job in jobs:
-                if not (root / job).exists():
-                    archive.extract(job, root)
-    except (OSError, zipfile.BadZipFile, LookupError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} holds no records of runs that can be read: {error}") from error
-    if not marks:
-        raise ValueError(f"{file} holds no records of runs")
-    return placed
+    with _writing(root):
+        root.mkdir(parents=True, exist_ok=True)
+    runs, jobs = _read_records(file)
+    marks = {name: _fingerprint(file, name, members) for name, members in runs.items()}
+    with _writing(root), hold_lock(root / ".unpack-lock", _PATIENCE):
+        known = {run.fingerprint for run in find_runs(root)}
+        fresh = [name for name in runs if marks[name] not in known]
+        for name in fresh:
+            _refuse_taken(root / name, file)
+        with TemporaryDirectory(dir=root, prefix=".unpack-") as temporary:
+            for name in fresh:
+                _write(Path(temporary) / name, runs[name], file)
+            for name in fresh:
+                os.replace(Path(temporary) / name, root / name)
+            for name, content in jobs.items():
+                if not (root / name).exists():
+                    (root / name).parent.mkdir(parents=True, exist_ok=True)
+                    with naming(root / name):
+                        (Path(temporary) / "job.json").write_bytes(content)
+                        os.replace(Path(temporary) / "job.json", root / name)
+    return [Run(root / name) for name in fresh]
 
 
 def write_archive(file: BinaryIO, members: Mapping[str, bytes]) -> None:
@@ -68,21 +91,147 @@ def write_archive(file: BinaryIO, members: Mapping[str, bytes]) -> None:
             archive.writestr(zipfile.ZipInfo(name), members[name], zipfile.ZIP_DEFLATED)
 
 
-def place_run(archive: zipfile.ZipFile, inside: str, folder: Path) -> Run:
-    """The run whose files begin with `inside` in an archive, finished, in `folder`: complete or absent.
+def place_run(archive: zipfile.ZipFile, folder: Path) -> Run:
+    """The run whose files are those of an archive of our own, finished, in `folder`: complete or absent.
 
     ValueError if the folder is there already.
     """
-    if folder.exists():
-        raise ValueError(f"{folder} is there already, and is not the run of {archive.filename}")
+    _refuse_taken(folder, archive.filename)
     with TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as temporary:
-        within = Path(temporary) / "files"
-        archive.extractall(within, [name for name in archive.namelist() if name.startswith(inside)])
-        run = Run(within / inside)
-        last = run.metrics[-1]
-        run.write_status("finished", last["step"], steps=last["step"], seconds=last["seconds"])
+        run = Run(Path(temporary) / "files")
+        archive.extractall(run.folder)
+        _finish(run)
         os.replace(run.folder, folder)
     return Run(folder)
+
+
+@contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    """Errors of the operating system are those of the place, not of the file that is unpacked."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{error.filename or root} cannot be written: {error.strerror}") from error
+
+
+def _read_records(file: Path) -> tuple[dict[str, dict[str, bytes]], dict[str, bytes]]:
+    """The files of each run by its name, and the records of sweeps by path; ValueError for anything else in it."""
+    runs: dict[str, dict[str, bytes]] = {}
+    jobs: dict[str, bytes] = {}
+    for path, content in _members(file):
+        parts = path.split("/")
+        if not all(_NAME.fullmatch(part) and part.isprintable() and part == part.strip() for part in parts):
+            raise _unusable(file, f"{path[:200]!r} is no name that a run or its file can have")
+        if len(parts) == 2 and parts[0] != "sweeps" and parts[1] in _RECORDS:
+            runs.setdefault(parts[0], {})[parts[1]] = content
+        elif len(parts) == 4 and (parts[0], parts[3]) == ("sweeps", "job.json"):
+            _check_job(file, path, content)
+            jobs[path] = content
+        else:
+            raise _unusable(file, f"{path[:200]!r} is no file of a run's records")
+    if not runs:
+        raise ValueError(f"{file} holds no records of runs")
+    return runs, jobs
+
+
+def _members(file: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each member of a zip file, within bounds; ValueError for what is beyond, and for damage."""
+    try:
+        with open_regular(file) as opened:
+            _check_directory(opened)
+            with zipfile.ZipFile(opened) as archive:
+                yield from _contents(archive)
+    except FileNotFoundError as error:
+        raise _unusable(file, "there is no such file") from error
+    except _UNREADABLE as error:
+        raise _unusable(file, getattr(error, "strerror", None) or str(error) or "it is damaged") from error
+
+
+def _contents(archive: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
+    infos = [info for info in archive.infolist() if not info.is_dir()]
+    if len(infos) > _MEMBERS:
+        raise ValueError(f"it has {len(infos):,} members; at most {_MEMBERS:,} are read")
+    seen, total = set(), 0
+    for info in infos:
+        if info.filename in seen:
+            raise ValueError(f"{info.filename[:200]!r} is in it twice")
+        seen.add(info.filename)
+        if info.flag_bits & 0x1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{info.filename[:200]!r} is encrypted or packed by another method than deflate")
+        limit = _LARGEST.get(info.filename.rpartition("/")[2], 0)
+        with archive.open(info) as member:
+            content = member.read(limit + 1)  # of what is really there: the sizes in an archive are only claims
+        if len(content) > limit > 0:
+            raise ValueError(f"{info.filename[:200]!r} unpacks to more than the {limit:,} bytes that are allowed")
+        total += len(content)
+        if total > _TOTAL:
+            raise ValueError(f"it unpacks to more than the {_TOTAL:,} bytes that are allowed; share fewer runs at once")
+        yield info.filename, content
+
+
+def _check_directory(file: BinaryIO) -> None:
+    """ValueError if the list of members, which is read as a whole, is longer than that of any file of ours."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _END))
+    tail = file.read()
+    place = tail.rfind(b"PK\5\6")
+    listed = int.from_bytes(tail[place + 12 : place + 16], "little") if place >= 0 else 0
+    # Of a list that is longer than 4 GB, or said to be, the length stands in another record.
+    if listed > _DIRECTORY or b"PK\6\7" in tail[max(0, place - 20) : max(0, place)]:
+        raise ValueError(f"its list of members is longer than the {_DIRECTORY:,} bytes that are allowed")
+    file.seek(0)
+
+
+def _fingerprint(file: Path, name: str, members: Mapping[str, bytes]) -> str:
+    """The fingerprint of a run in a file; ValueError naming the run unless it has the files that every run has."""
+    try:
+        for needed in _RECORDS[:3]:
+            if not members.get(needed):
+                raise ValueError(f"{needed} is {'empty' if needed in members else 'missing'}")
+        provenance = parse_mapping(members["provenance.json"], "provenance.json")
+        check_provenance(provenance, "provenance.json")
+    except ValueError as error:
+        raise _unusable(file, f"run {name!r} in the archive: {error}") from error
+    return provenance["fingerprint"]
+
+
+def _check_job(file: Path, path: str, content: bytes) -> None:
+    try:
+        check_fields(parse_mapping(content, path), path, {}, {"run": str, "state": str})
+    except ValueError as error:
+        raise _unusable(file, str(error)) from error
+
+
+def _write(folder: Path, members: Mapping[str, bytes], file: Path) -> None:
+    """Write a run into a new folder, finished; ValueError naming the run if a file of it cannot be used."""
+    folder.mkdir()
+    for name, content in members.items():
+        with naming(folder / name):
+            (folder / name).write_bytes(content)
+    run = Run(folder)
+    try:
+        _finish(run)
+        _ = run.config, run.results, read_events(folder)
+    except ValueError as error:
+        raise _unusable(file, f"run {folder.name!r} in the archive: {error}".replace(f"{folder}/", "")) from error
+
+
+def _finish(run: Run) -> None:
+    """Say that a run has finished, at the last step that it logged."""
+    records = run.metrics
+    if not records:
+        raise ValueError("metrics.jsonl holds no record")
+    check_fields(records[-1], "metrics.jsonl", {"seconds": float}, line=len(records))
+    run.write_status("finished", records[-1]["step"], steps=records[-1]["step"], seconds=records[-1]["seconds"])
+
+
+def _refuse_taken(folder: Path, file: Path | str) -> None:
+    if os.path.lexists(folder):
+        raise ValueError(f"{folder} is there already, and is not the run of {file}")
+
+
+def _unusable(file: Path, problem: str) -> ValueError:
+    return ValueError(f"{file} holds no records of runs that can be read: {' '.join(problem.split())}")
 
 
 def _records(run: Run) -> Iterator[Path]:

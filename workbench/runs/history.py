@@ -19,6 +19,7 @@ from workbench.config import Config, coerce, refuse_unknown
 from workbench.files import append_jsonl, naming
 from workbench.runs.records import read_events
 
+_AT_MOST = 10**12  # steps: more than any run will have
 _KINDS = {"learning_rate": float, "stop_step": int, "log_every": int, "checkpoint_every": int}
 
 
@@ -56,10 +57,9 @@ class Settings:
         value = coerce(option, value, _KINDS[option])
         if option == "learning_rate" and not (math.isfinite(value) and value > 0):
             raise ValueError(f"learning_rate must be a finite number above 0; got {value}")
-        if option == "stop_step" and value < 0:
-            raise ValueError(f"stop_step must be at least 0; got {value}")
-        if option.endswith("_every") and value < 1:
-            raise ValueError(f"{option} must be at least 1; got {value}")
+        least = 0 if option == "stop_step" else 1
+        if option != "learning_rate" and not least <= value <= _AT_MOST:
+            raise ValueError(f"{option} must be at least {least} and at most {_AT_MOST:,}; got {value}")
         return value
 
 
@@ -71,7 +71,11 @@ def settings_of(config: Config, history: Iterable[Mapping[str, Any]] = ()) -> Se
     settings = Settings(first)
     for event in history:
         if event["what"] == "set":
-            settings = settings.changed(Change(event["step"], event["option"], event["new"]))
+            try:
+                value = settings.check(event["option"], event["new"])
+            except ValueError as error:
+                raise ValueError(f"history.jsonl is damaged: at step {event['step']} {error}") from error
+            settings = settings.changed(Change(event["step"], event["option"], value))
     return settings
 
 

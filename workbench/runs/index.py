@@ -29,7 +29,7 @@ from workbench.files import (
 )
 from workbench.runs.records import check_fields, check_metrics, read_notes_file, read_provenance, read_results
 from workbench.runs.state import read_status
-from workbench.runs.store import CONFIG_LIMIT, run_fingerprint, run_folders
+from workbench.runs.store import CONFIG_LIMIT, YAML_LOADER, run_fingerprint, run_folders
 
 _INDEX = ".index.json"
 _VERSION = 2  # of what the index keeps
@@ -181,7 +181,7 @@ def _identity(file: Path) -> dict[str, Any]:
 def _options(file: Path) -> dict[str, Any]:
     """What a row shows of ``config.yaml``, read without the plug-ins that would check it."""
     try:
-        tree = yaml.load(read_file(file, CONFIG_LIMIT), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        tree = yaml.load(read_file(file, CONFIG_LIMIT), YAML_LOADER)
         objective, backbone, training = tree["objective"], tree["backbone"], tree["training"]
         layers = [objective[key] for key in ("layer", "teacher_layer") if isinstance(objective.get(key), int)]
         found = {

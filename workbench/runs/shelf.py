@@ -2,40 +2,47 @@
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from workbench.files import is_locked, read_json, write_json
+from workbench.config import Config
+from workbench.files import is_locked, write_json
+from workbench.runs.records import read_notes_file
 from workbench.runs.state import STARTER_LOCK, TRAINER_LOCK
-from workbench.runs.store import Run, find_runs, find_teacher
+from workbench.runs.store import Run, find_teacher, run_folders
 
 TRASH = ".trash"
 
 
 def read_notes(run: Run) -> dict[str, Any]:
     """``notes.json``: the run's tags and its notes, empty if nothing was noted."""
-    file = run.folder / "notes.json"
-    return {"tags": [], "notes": "", **(read_json(file) if file.is_file() else {})}
+    return read_notes_file(run.folder)
 
 
 def set_notes(run: Run, tags: Iterable[str] | None = None, notes: str | None = None) -> None:
-    """Replace the tags, the notes or both; what is None stays."""
+    """Replace the tags, the notes or both; what is None stays. A damaged file is replaced if both are given."""
     given = {"tags": None if tags is None else sorted(set(tags)), "notes": notes}
-    write_json(run.folder / "notes.json", read_notes(run) | {k: v for k, v in given.items() if v is not None})
+    given = {key: value for key, value in given.items() if value is not None}
+    try:
+        kept = {} if len(given) == 2 else read_notes(run)
+    except ValueError as error:
+        raise ValueError(f"{error}; give both tags and text to replace it") from error
+    write_json(run.folder / "notes.json", kept | given)
 
 
 def trash(run: Run, force: bool = False) -> Path:
-    """Move a run to the trash folder beside it and return where it is.
+    """Move a run, be it damaged, to the trash folder beside it and return where it is.
 
     Raises ValueError if a process holds it and, without ``force``, if it is the teacher of other runs.
     """
     if any(is_locked(run.folder / lock) for lock in (TRAINER_LOCK, STARTER_LOCK)):
-        raise ValueError(f"run {run.name} is {run.status['state']}: `workbench stop {run.name}` first")
+        raise ValueError(f"run {run.name} is held by a process: `workbench stop {run.name}` first")
     students = [] if force else _students(run)
     if students:
         raise ValueError(f"run {run.name} is the teacher of {', '.join(students)}, which could not be resumed")
     target = run.folder.parent / TRASH / run.name
-    if target.exists():
+    if os.path.lexists(target):
         raise ValueError(f"{target} holds an earlier run of that name: remove or restore it first")
     target.parent.mkdir(exist_ok=True)
     os.rename(run.folder, target)
@@ -44,7 +51,7 @@ def trash(run: Run, force: bool = False) -> Path:
 
 def trashed(root: Path) -> list[str]:
     """Names of the runs in the trash."""
-    return sorted(path.parent.name for path in (root / TRASH).glob("*/provenance.json"))
+    return [folder.name for folder in run_folders(root / TRASH)]
 
 
 def restore(name: str, root: Path) -> Run:
@@ -59,13 +66,20 @@ def restore(name: str, root: Path) -> Run:
 
 
 def _students(run: Run) -> list[str]:
-    """Names of the runs that learn from ``run``."""
-    found = []
-    for other in find_runs(run.folder.parent):
-        try:
-            if other.config.objective.options.get("teacher") is not None:
-                teacher = find_teacher(other.config, run.folder.parent)
-                found += [other.name] if teacher.fingerprint == run.fingerprint else []
-        except ValueError:  # damaged, or its teacher is gone already
+    """Names of the runs that learn from ``run``, as their ``config.yaml`` says; their other files may be damaged."""
+    root, found = run.folder.parent, []
+    for folder in run_folders(root):
+        if folder.name == run.name:
             continue
+        with suppress(ValueError, OSError):  # its configuration is damaged, or its teacher is gone already
+            config = Run(folder).config
+            reference = config.objective.options.get("teacher")
+            if reference is not None and _is_taught(config, str(reference), run, root):
+                found.append(folder.name)
     return found
+
+
+def _is_taught(config: Config, reference: str, run: Run, root: Path) -> bool:
+    if Path(reference).name == run.name:
+        return True
+    return find_teacher(config, root).fingerprint == run.fingerprint

@@ -40,7 +40,7 @@ def zoo(name: str = "guided", root: Path | None = None) -> Run:
         mark = json.loads(archive.read("provenance.json"))["fingerprint"]
         there = next((run for run in find_runs(root) if run.fingerprint == mark), None)
         if there is None:
-            return place_run(archive, "", root / f"zoo-{name}-{mark[:8]}")
+            return place_run(archive, root / f"zoo-{name}-{mark[:8]}")
     if there.status["state"] != "finished":
         status = there.status
         raise ValueError(

@@ -66,11 +66,16 @@ class Control:
         """Change learning_rate, stop_step, log_every or checkpoint_every from the next step on, resumes included.
 
         Of a run that nobody trains, it holds from the step that it will resume from. Raises ValueError for another
-        option or value, with what is allowed.
+        option or value, with what is allowed, and for a run that has finished.
         """
         settings = settings_of(self.run.config, read_history(self.run.folder))
         value = settings.check(option, value)
-        if self.run.status["state"] in LIVE:
+        status = self.run.status
+        if status["state"] == "finished":
+            raise ValueError(
+                f"run {self.run.name} finished at step {status['step']:,}: no step is left that {option} could change"
+            )
+        if status["state"] in LIVE:
             return self._ask("set", option=option, value=value)
         with self.run.lock():
             step = max((c.step for c in self.run.checkpoints if c.resumable), default=0)

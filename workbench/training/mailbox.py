@@ -3,15 +3,19 @@
 import contextlib
 import os
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from workbench.files import hold_lock, read_json, write_json
-from workbench.runs.history import me
+from workbench.files import damaged, hold_lock, read_json, write_json
+from workbench.runs.history import me, read_history
+from workbench.runs.records import SMALL, check_fields
+from workbench.runs.state import read_status
 
 COMMANDS = ("pause", "resume", "checkpoint", "stop", "set")
+_FIELDS = {"number": int, "what": str, "by": str, "time": float, "options": dict}
 _KEPT = 100  # of the newest commands
 _PATIENCE = 10.0  # seconds: whoever writes holds the lock for milliseconds
 
@@ -28,9 +32,16 @@ class Command:
 
 
 def send(folder: Path, what: str, **options: Any) -> int:
-    """Add a command to the run's ``control.json`` and return its number; the trainer answers in ``status.json``."""
+    """Add a command to the run's ``control.json`` and return its number; the trainer answers in ``status.json``.
+
+    A damaged file is replaced: what it held cannot be carried out any more.
+    """
     with hold_lock(folder / ".control-lock", _PATIENCE):
-        commands = _read(folder)
+        try:
+            commands = _read(folder)
+        except ValueError as error:
+            warnings.warn(f"{error}; it is replaced", stacklevel=2)
+            commands = []
         number = last_number(folder) + 1
         commands.append(Command(number, what, me(), time.time(), options))
         write_json(folder / "control.json", {"commands": [asdict(command) for command in commands[-_KEPT:]]})
@@ -38,8 +49,15 @@ def send(folder: Path, what: str, **options: Any) -> int:
 
 
 def last_number(folder: Path) -> int:
-    """The number of the newest command, 0 if there was none."""
-    return max((command.number for command in _read(folder)), default=0)
+    """The number of the newest command, 0 if there was none; of a damaged file, the newest that was carried out."""
+    numbers = [0]
+    with contextlib.suppress(ValueError):
+        return max((command.number for command in _read(folder)), default=0)
+    with contextlib.suppress(ValueError):
+        numbers += [event.get("command") or 0 for event in read_history(folder)]
+    with contextlib.suppress(ValueError, OSError):  # a refused one is answered, but no part of the history
+        numbers.append((read_status(folder).get("answer") or {"number": 0})["number"])
+    return max(numbers)
 
 
 class Mailbox:
@@ -68,9 +86,14 @@ class Mailbox:
 
 def _read(folder: Path) -> list[Command]:
     file = folder / "control.json"
-    if not file.is_file():
+    if not os.path.lexists(file):
         return []
-    try:
-        return [Command(**command) for command in read_json(file)["commands"]]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
+    record = read_json(file, SMALL)
+    check_fields(record, file, {"commands": list})
+    for command in record["commands"]:
+        if not isinstance(command, dict):
+            raise damaged(file, f"a command must be a mapping; it is {type(command).__name__}")
+        check_fields(command, file, _FIELDS)
+        if command.keys() != _FIELDS.keys():
+            raise damaged(file, f"a command has {', '.join(_FIELDS)}; it has {', '.join(map(str, command))[:200]}")
+    return [Command(**command) for command in record["commands"]]

@@ -8,18 +8,23 @@ file imports nothing heavy: it is what waits.
 import contextlib
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from workbench.files import is_locked, read_json, write_json
+from workbench.files import damaged, is_locked, read_json, write_json
+from workbench.runs.records import SMALL, check_fields
 from workbench.runs.state import LIVE, STARTER_LOCK, TRAINER_LOCK, read_status, write_status
 from workbench.training.slots import Slots, choose_slots, hold_queue, queue_folder, take
 
 _COLOURS = ("FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE")
+_FIELDS = {"number": str, "run": str, "command": list, "environment": dict, "cwd": str, "candidates": list}
+_FIELDS |= {"needed": int, "submitted": float, "by": str}
 _POLL = 0.5  # seconds between looks whether it is one's turn
 
 
@@ -55,9 +60,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Place:
-    """A job as the queue shows it; ``state`` is "training", "waiting", "after RUN" or "no process"."""
+    """A job as the queue shows it; ``state`` is "training", "waiting", "after RUN", "no process" or "damaged: WHY".
 
-    job: Job
+    ``job`` is None where its file cannot be read; ``name`` is then that of the file, else the run's.
+    """
+
+    name: str
+    job: Job | None
     state: str
     devices: tuple[str, ...]
 
@@ -66,39 +75,30 @@ def submit(**record) -> Job:
     """Add a job at the end of the queue and start nothing; `start_waiter` does."""
     with hold_queue():
         # Never used twice, and in order even if the clock is put back.
-        newest = max((int(path.stem) for path in queue_folder().glob("[0-9]*.json")), default=0)
+        newest = max((int(path.stem) for path in _files()), default=0)
         job = Job(f"{max(newest + 1, time.time_ns())}", submitted=time.time(), **record)
         write_json(job.file, asdict(job))
     return job
 
 
 def jobs() -> list[Job]:
-    """The jobs in order, without those whose training is over, which are removed."""
+    """The jobs in order, without those whose training is over, which are removed, and without damaged ones."""
     found = []
-    for path in sorted(queue_folder().glob("[0-9]*.json")):
-        record = read_json(path)
-        job = Job(**{**record, "command": tuple(record["command"]), "candidates": tuple(record["candidates"])})
-        if _is_over(job):
-            _remove(job)
-        else:
-            found.append(job)
+    for path in _files():
+        with contextlib.suppress(ValueError, OSError):
+            job = _job(path)
+            if _is_over(job):
+                _remove(job)
+            else:
+                found.append(job)
     return found
 
 
 def places() -> list[Place]:
-    """The queue, in order."""
+    """The queue, in order; a job that cannot be read is a place that says why."""
     with hold_queue():
-        found = []
-        for job in jobs():
-            devices = tuple(read_json(job.started)["devices"]) if job.started.is_file() else ()
-            if not is_locked(job.lock):
-                found.append(Place(job, "no process", ()))
-            elif devices:
-                found.append(Place(job, "training", devices))
-            else:
-                state = "waiting" if _may_start(job) else f"after {Path(job.after).name}"
-                found.append(Place(job, state, job.candidates))
-        return found
+        whole = {job.number: job for job in jobs()}
+        return [_place(path, whole.get(path.stem)) for path in _files()]
 
 
 def forget(run: Path) -> None:
@@ -114,12 +114,31 @@ def cancel(run: Path) -> None:
     with hold_queue():
         found = [job for job in jobs() if Path(job.run) == run]
         if not found:
-            raise ValueError(f"run {run.name} is not in the queue {queue_folder()}")
+            unread = damaged_jobs()
+            hint = f"; it holds damaged jobs, which may be its: {', '.join(unread)}" if unread else ""
+            raise ValueError(f"run {run.name} is not in the queue {queue_folder()}{hint}")
         if found[0].started.is_file() and is_locked(found[0].lock):
             raise ValueError(f"run {run.name} is training already: `workbench stop {run.name}`")
         _remove(found[0])
-        step = read_status(run)["step"]
-        write_status(run, "stopped" if step else "created", step, remark="taken out of the queue")
+        with contextlib.suppress(ValueError):  # a damaged status stays as it is
+            step = read_status(run)["step"]
+            write_status(run, "stopped" if step else "created", step, remark="taken out of the queue")
+
+
+def damaged_jobs() -> list[str]:
+    """Names of the job files that cannot be read."""
+    return [path.name for path in _files() if not _is_readable(path)]
+
+
+def discard(name: str) -> None:
+    """Remove a job file that cannot be read, one of `damaged_jobs`."""
+    with hold_queue():
+        for ending in (".json", ".started", ".lock"):
+            path = (queue_folder() / name).with_suffix(ending)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def resume(everything: bool = True) -> list[Job]:
@@ -131,10 +150,10 @@ def resume(everything: bool = True) -> list[Job]:
     with hold_queue():
         idle = [job for job in jobs() if not is_locked(job.lock)]
         for job in idle:
-            same_boot = job.started.is_file() and read_json(job.started)["boot"] == _boot()
+            same_boot = job.started.is_file() and _start(job)["boot"] == _boot()
             if everything or not same_boot:
                 begun.append(job)
-    return [job for job in begun if start_waiter(job)]
+    return [job for job in begun if _starts(job)]
 
 
 def start_waiter(job: Job, starter: int | None = None) -> subprocess.Popen | None:
@@ -143,8 +162,7 @@ def start_waiter(job: Job, starter: int | None = None) -> subprocess.Popen | Non
     own = take(run / STARTER_LOCK) if starter is None else starter
     if own is None:
         return None
-    step = read_status(run)["step"]
-    write_status(run, "queued", step, **({"after": Path(job.after).name} if job.after else {}))
+    write_status(run, "queued", _step(run), **({"after": Path(job.after).name} if job.after else {}))
     with (run / "log.txt").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "workbench.training.queue", job.number],
@@ -189,14 +207,14 @@ def wait_for_turn(number: str) -> None:
                 return
             problem = _problem(job)
             if problem:
-                write_status(Path(job.run), "failed", read_status(Path(job.run))["step"], error=problem)
+                write_status(Path(job.run), "failed", _step(Path(job.run)), error=problem)
                 print(problem, flush=True)
                 _remove(job)
                 return
             slots = _turn(job)
             if slots:
                 write_json(job.started, {"devices": slots.devices, "boot": _boot()})
-                write_status(Path(job.run), "starting", read_status(Path(job.run))["step"])
+                write_status(Path(job.run), "starting", _step(Path(job.run)))
                 break
         time.sleep(_POLL)
     print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} its turn, on {', '.join(slots.devices)}", flush=True)
@@ -217,7 +235,7 @@ def _turn(job: Job) -> Slots | None:
 
 
 def _may_start(job: Job) -> bool:
-    return job.after is None or read_status(Path(job.after))["state"] == "finished"
+    return job.after is None or _state(Path(job.after)) == "finished"
 
 
 def _problem(job: Job) -> str | None:
@@ -227,9 +245,8 @@ def _problem(job: Job) -> str | None:
     name = Path(job.after).name
     if not (Path(job.after) / "status.json").is_file():
         return f"it was to start after run {name}, which is gone"
-    status = read_status(Path(job.after))
-    if status["state"] == "failed":
-        return f"it was to start after run {name}, which failed: {status.get('error', 'see its log.txt')}"
+    if _state(Path(job.after)) == "failed":
+        return f"it was to start after run {name}, which failed: {_error(Path(job.after))}"
     return None
 
 
@@ -239,7 +256,89 @@ def _is_over(job: Job) -> bool:
         return True
     if is_locked(job.lock) or not job.started.is_file():
         return False
-    return read_status(Path(job.run))["state"] not in (*LIVE, "lost")
+    return _state(Path(job.run)) not in (*LIVE, "lost", "damaged")
+
+
+def _files() -> list[Path]:
+    """The files of jobs, in order."""
+    return sorted(path for path in queue_folder().glob("[0-9]*.json") if path.stem.isdecimal() and path.stem.isascii())
+
+
+def _job(path: Path) -> Job:
+    """The job in a file; ValueError naming the file if it is damaged."""
+    record = read_json(path, SMALL)
+    check_fields(record, path, _FIELDS, {"after": str})
+    if record.keys() != Job.__dataclass_fields__.keys():
+        raise damaged(path, f"a job has {', '.join(Job.__dataclass_fields__)}; it has {', '.join(record)[:200]}")
+    texts = [*record["command"], *record["candidates"], *record["environment"].values()]
+    if record["number"] != path.stem or not record["command"] or not all(isinstance(text, str) for text in texts):
+        raise damaged(path, "its number, command, devices or environment are not those of a job")
+    return Job(**{**record, "command": tuple(record["command"]), "candidates": tuple(record["candidates"])})
+
+
+def _is_readable(path: Path) -> bool:
+    with contextlib.suppress(ValueError):
+        _job(path)
+        return True
+    return False
+
+
+def _place(path: Path, job: Job | None) -> Place:
+    try:
+        job = job or _job(path)
+    except ValueError as error:
+        return Place(path.name, None, f"damaged: {error}", ())
+    name, state = Path(job.run).name, _state(Path(job.run))
+    if state == "damaged":
+        return Place(name, job, f"damaged: {_error(Path(job.run))}", ())
+    if not is_locked(job.lock):
+        return Place(name, job, "no process", ())
+    if job.started.is_file():
+        return Place(name, job, "training", tuple(_start(job)["devices"]))
+    return Place(name, job, "waiting" if _may_start(job) else f"after {Path(job.after).name}", job.candidates)
+
+
+def _start(job: Job) -> dict:
+    """The devices that a job's training took, and the start of the machine; neither if that cannot be read."""
+    try:
+        record = read_json(job.started, SMALL)
+        check_fields(record, job.started, {"devices": list, "boot": str})
+        return {"devices": [str(device) for device in record["devices"]], "boot": record["boot"]}
+    except ValueError:
+        return {"devices": [], "boot": ""}
+
+
+def _starts(job: Job) -> bool:
+    """Start the waiting process of a job; one that cannot start hinders no other."""
+    try:
+        return start_waiter(job) is not None
+    except OSError as error:
+        warnings.warn(f"job {job.number} of run {Path(job.run).name} does not start: {error}", stacklevel=3)
+        return False
+
+
+def _state(run: Path) -> str:
+    """The state of a run, "damaged" if it cannot be read."""
+    try:
+        return read_status(run)["state"]
+    except (ValueError, OSError):
+        return "damaged"
+
+
+def _step(run: Path) -> int:
+    """The step of a run, 0 if it cannot be read: the training will say it anew."""
+    try:
+        return read_status(run)["step"]
+    except (ValueError, OSError):
+        return 0
+
+
+def _error(run: Path) -> str:
+    """Why a run failed, or cannot be read."""
+    try:
+        return read_status(run).get("error") or "see its log.txt"
+    except (ValueError, OSError) as error:
+        return str(error)
 
 
 def _remove(job: Job) -> None:

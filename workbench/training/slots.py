@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.files import hold_lock, is_locked, read_json, write_json
+from workbench.runs.records import SMALL
 
 CPU = "cpu"
 _LOOK = 0.3  # seconds: who only looks at a lock holds it for microseconds
@@ -97,10 +98,18 @@ def _holders(device: str) -> list[str]:
     names = []
     for file in sorted(folder.glob("*.json")):
         if is_locked(file):
-            names.append(Path(read_json(file)["run"]).name)
+            names.append(_run_of(file))
         else:
             file.unlink()
     return names
+
+
+def _run_of(file: Path) -> str:
+    """Name of the run that holds a slot; it holds it, whatever became of what is written there."""
+    try:
+        return Path(str(read_json(file, SMALL)["run"])).name
+    except (ValueError, KeyError):
+        return "an unknown run"
 
 
 def _slots(device: str) -> int:
