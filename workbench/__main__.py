@@ -7,6 +7,7 @@ import sys
 import tyro
 
 from workbench.commands.options import console, judge, lab, look, measure, report, sweep, train
+from workbench.commands.terminal import shown, warnings_as_sentences
 
 COMMANDS = {
     "demo": train.Demo,
@@ -48,7 +49,10 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command; exit code 0, 2 for what the user can mend, 130 when interrupted."""
+    """Run one command; exit code 0, 2 for what the user can mend, 130 when interrupted.
+
+    It is 3 if all was done, but with an older checkpoint than was to be expected.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # "codec train" reads better than "codec-train": two words make one command.
     if len(arguments) > 1 and f"{arguments[0]}-{arguments[1]}" in COMMANDS:
@@ -62,13 +66,18 @@ def main(arguments: list[str] | None = None) -> None:
         args=arguments,
     )
     try:
-        _run(command)
+        with warnings_as_sentences() as came:
+            _run(command)
     except (ValueError, OSError) as error:
-        print(f"workbench: {error}", file=sys.stderr)
+        print(f"workbench: {shown(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("workbench: interrupted; what was finished is kept, run it again to go on", file=sys.stderr)
         sys.exit(130)
+    from workbench.runs.checkpoints import FellBack
+
+    if FellBack in came:
+        sys.exit(3)
 
 
 def _run(command: object) -> None:

@@ -4,25 +4,27 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from workbench.commands.terminal import Console, on_one_line
 
 
 @contextmanager
 def bars(console: Console) -> Iterator[Callable[..., None]]:
     """Progress bars with time left, one a stage; without a terminal, one line for each tenth of a stage."""
     columns = (
-        TextColumn("{task.description:<16}"),
+        TextColumn("{task.description:<16}", markup=False),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.completed}/{task.total}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     tasks, tenths = {}, {}
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars, _logged(console):
 
         def update(stage: str, done: int, total: int, note: str = "") -> None:
+            stage, note = on_one_line(stage), on_one_line(note)
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total, note=note)
             bars.update(tasks[stage], completed=done, total=total, note=note)
@@ -42,7 +44,7 @@ class _Lines(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+        self._console.print(record.getMessage(), highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -5,9 +5,9 @@ import time
 
 import yaml
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
+from workbench.commands.terminal import Console, on_one_line
 from workbench.config import refuse_unknown
 from workbench.runs.archive import unpack_records
 from workbench.runs.index import RunRow, runs_table
@@ -42,7 +42,7 @@ def runs(command) -> None:
     for number in shown:
         table.add_column(names[number], overflow="fold")
     for _, cells in ordered:
-        table.add_row(*(cells[number] for number in shown))
+        table.add_row(*(on_one_line(cells[number]) for number in shown))
     console = Console()
     (console if console.is_terminal else Console(width=200)).print(table)
 
@@ -97,7 +97,7 @@ def setoption(command) -> None:
         option, equals, value = change.removeprefix("training.").removeprefix("objective.").partition("=")
         if not equals:
             raise ValueError(f"a change looks like learning_rate=1e-4; got {change!r}")
-        _print(run.name, Control(run).set(option, yaml.safe_load(value)))
+        _print(run.name, Control(run).set(option, _value(change, value)))
 
 
 def queue(command) -> None:
@@ -106,26 +106,37 @@ def queue(command) -> None:
 
     table = Table("", "run", "state", "devices", "waits since", "by")
     for number, place in enumerate(places(), start=1):
-        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(place.job.submitted))
-        name = place.job.run.rpartition("/")[2]
-        table.add_row(str(number), name, place.state, " ".join(place.devices), since, place.job.by)
+        since, by = (_moment(place.job.submitted), place.job.by) if place.job else ("", "")
+        cells = (str(number), place.name, place.state, " ".join(place.devices), since, by)
+        table.add_row(*map(on_one_line, cells))
     Console().print(table if table.row_count else f"the queue {queue_folder()} is empty", soft_wrap=True)
 
 
 def queuecancel(command) -> None:
     """A run leaves the queue."""
-    from workbench.training.queue import cancel
+    from workbench.training.queue import cancel, damaged_jobs, discard
 
-    run = open_run(command.run)
+    unread = damaged_jobs()
+    for name in (command.run, f"{command.run}.json"):
+        if name in unread:
+            discard(name)
+            Console().print(f"removed the damaged job {name}", soft_wrap=True)
+            return
+    run = open_run(command.run, damaged=True)
     cancel(run.folder.resolve())
     Console().print(f"{run.name} left the queue", soft_wrap=True)
 
 
 def queueresume(command) -> None:
     """Those in the queue without a process wait again."""
-    from workbench.training.queue import resume
+    from workbench.training.queue import damaged_jobs, resume
 
     names = [job.run.rpartition("/")[2] for job in resume()]
+    unread = damaged_jobs()
+    if unread:
+        Console().print(
+            f"damaged, left alone: {', '.join(unread)}; `workbench queue-cancel` removes one", soft_wrap=True
+        )
     Console().print(f"waiting again: {', '.join(names)}" if names else "every job has its process", soft_wrap=True)
 
 
@@ -137,7 +148,7 @@ def note(command) -> None:
 
 def trash(command) -> None:
     """A run goes to the trash."""
-    Console().print(f"moved to {trash_run(open_run(command.run), command.force)}", soft_wrap=True)
+    Console().print(f"moved to {trash_run(open_run(command.run, damaged=True), command.force)}", soft_wrap=True)
 
 
 def restore(command) -> None:
@@ -160,6 +171,22 @@ def _tell(reference: str, what: str) -> None:
 
     run = open_run(reference)
     _print(run.name, getattr(Control(run), what)())
+
+
+def _moment(seconds: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):  # no date that a calendar has
+        return ""
+
+
+def _value(change: str, text: str) -> object:
+    """A number, or the text as it is; ValueError for anything else that YAML would read."""
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"a change looks like learning_rate=1e-4; got {change[:100]!r}") from error
+    return value if isinstance(value, int | float | str | None) else text
 
 
 def _print(name: str, answer) -> None:

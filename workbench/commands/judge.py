@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from workbench.commands.bars import bars
+from workbench.commands.terminal import Console
 from workbench.config import load_config
 from workbench.files import write_json
 from workbench.runs.store import open_run, runs_root
@@ -73,7 +73,7 @@ def compare(command) -> None:
     lines.append(
         "Differences are run - baseline by training seed; each interval is of its row alone and takes them as normal."
     )
-    console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
+    console.print("\n".join(lines), soft_wrap=True, highlight=False)
 
 
 def _score_run(command, detector: str, progress) -> list[dict]:
@@ -83,6 +83,8 @@ def _score_run(command, detector: str, progress) -> list[dict]:
     from workbench.evaluation.suite import score
 
     run = open_run(command.run)
+    if command.reference == "":
+        raise ValueError("--reference is empty, as from a variable that is not set; leave it out, or name a file")
     changes = parse_overrides(f"sampling.{change.removeprefix('sampling.')}" for change in command.overrides)
     tree = to_dict(run.config)
     settings = from_dict({**tree, "sampling": {**tree["sampling"], **changes.get("sampling", {})}}).sampling
@@ -102,7 +104,7 @@ def _score_run(command, detector: str, progress) -> list[dict]:
 def _score_samples(command, detector: str, progress) -> list[dict]:
     from workbench.evaluation.suite import score_file
 
-    if command.reference is None:
+    if not command.reference:
         raise ValueError("--samples needs --reference: an .npz file, or a preset whose training images are meant")
     # Without a run the first word is an override too.
     overrides = [word for word in (command.run, *command.overrides) if word is not None]

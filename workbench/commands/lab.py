@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 import workbench
+from workbench.commands.terminal import Console
 from workbench.runs.store import open_run, runs_root
 from workbench.shipped import shipped
 

@@ -1,7 +1,6 @@
 """Commands that carry runs in and out: import, export, the zoo; presets."""
 
-from rich.console import Console
-
+from workbench.commands.terminal import Console
 from workbench.config import presets as preset_names
 from workbench.runs.store import open_run, runs_root
 
@@ -35,12 +34,14 @@ def exportrun(command) -> None:
     """A run's weights for other code."""
     from workbench.runs.imported import export_diffusers, export_run
 
-    run, chosen = open_run(command.run), {"step": command.step, "weights": command.weights}
+    run = open_run(command.run)
+    step = run.checkpoint(command.step).step
+    chosen = {"step": step, "weights": command.weights}
     if command.family == "diffusers":
         path = export_diffusers(run, command.path, **chosen)
     else:
         path = export_run(run, command.path, family=command.family, **chosen)
-    Console().print(f"{run.name} as {command.family}: {path}", soft_wrap=True)
+    Console().print(f"{run.name}, step {step}, as {command.family}: {path}", soft_wrap=True)
 
 
 def zoo(command) -> None:

@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from workbench.commands.bars import bars
+from workbench.commands.terminal import Console, shown
 from workbench.config import load_config
 from workbench.runs.store import runs_root
 
@@ -102,7 +103,7 @@ def benchscores(command) -> None:
         for timing in bench_scores(dimensions=command.dimensions, count=command.count):
             found.append(timing)
             table.add_row(timing.score, timing.program, f"{timing.seconds:.3g}", f"{timing.value:.12g}")
-            status.update(f"{timing.score}, {timing.program}: {timing.seconds:.3g} s")
+            status.update(Text(f"{timing.score}, {timing.program}: {timing.seconds:.3g} s"))
     console.print(table)
     if command.report:
         command.report.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +190,7 @@ def _write_report(file: Path | None, figures: dict, before: list[float], drawing
 def _saying(console: Console) -> Iterator[Callable[[str], None]]:
     """What is being measured; without a terminal nothing turns, so that it is printed."""
     with console.status("measuring") as status:
-        yield status.update if console.is_terminal else console.print
+        yield (lambda text: status.update(Text(shown(text)))) if console.is_terminal else console.print
 
 
 def _console_table(rows) -> Table:

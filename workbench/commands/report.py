@@ -3,9 +3,8 @@
 import sys
 import time
 
-from rich.console import Console
-
 from workbench.commands.bars import bars
+from workbench.commands.terminal import Console
 from workbench.runs.store import runs_root
 
 

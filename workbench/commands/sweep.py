@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.box import SIMPLE
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from workbench.commands.terminal import Console, on_one_line
 from workbench.reporting.findings import duration
 from workbench.runs.store import runs_root
 
@@ -52,10 +53,10 @@ def _conclude(console: Console, spec, command, progress) -> None:
         console.print(_scores(found))
     console.print(f"{len(found)} results: {place.results}", soft_wrap=True, highlight=False)
     for outcome in progress.failures:
-        console.print(f"[red]{outcome.id}[/red]", end="", highlight=False)
-        console.print(str(outcome).removeprefix(outcome.id), soft_wrap=True, highlight=False, markup=False)
+        console.print(outcome.id, end="", highlight=False, style="red")
+        console.print(str(outcome).removeprefix(outcome.id), soft_wrap=True, highlight=False)
         if outcome.notebook and outcome.state == "failed":
-            console.print(f"  record: {outcome.notebook}", soft_wrap=True, highlight=False, markup=False)
+            console.print(f"  record: {outcome.notebook}", soft_wrap=True, highlight=False)
     if progress.stopping:
         again = shlex.join(["workbench", "sweep", *sys.argv[2:]])
         console.print(f"stopped; what was trained is saved. To go on: {again}", soft_wrap=True, highlight=False)
@@ -88,7 +89,7 @@ def _tell(spec, command, workers: int) -> None:
         name = " = ".join(job.names) if job.names else f"{job.id} (only teaches)"
         teaches = f"{each.teaches} rows" if each.teaches > 1 else "1 row" if each.teaches else ""
         seed, method = str(job.training.seed), job.training.config.objective.name
-        table.add_row(name, seed, method, each.there, teaches, time_left)
+        table.add_row(on_one_line(name), seed, method, each.there, teaches, time_left)
     console = Console()
     (console if console.is_terminal else Console(width=200)).print(table)
     known, unknown = [each.seconds for each in found if each.seconds is not None], len(found)
@@ -139,7 +140,7 @@ def _picture(progress) -> Group:
     bar = Table.grid(padding=(0, 1))
     head = f"{progress.done:.1f} of {progress.total} rows"
     bar.add_row(head, ProgressBar(progress.total, progress.done, width=40), _left(progress))
-    return Group(bar, *(Text(f"  {each}") for each in progress.active))
+    return Group(bar, *(Text(on_one_line(f"  {each}")) for each in progress.active))
 
 
 def _left(progress) -> str:
@@ -176,7 +177,7 @@ class _Lines:
         self.ended = len(progress.ended)
 
     def _print(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+        self.console.print(text, soft_wrap=True, highlight=False)
 
 
 def _scores(rows: Sequence[dict[str, Any]]) -> Table:
@@ -187,5 +188,5 @@ def _scores(rows: Sequence[dict[str, Any]]) -> Table:
         table.add_column(name, overflow="fold")
     for row in rows:
         values = (f"{row['scores'][name]:.4g}" if name in row["scores"] else "" for name in names)
-        table.add_row(row["row"], str(row["seed"]), row["run"], *values)
+        table.add_row(on_one_line(row["row"]), str(row["seed"]), on_one_line(row["run"]), *values)
     return table

@@ -3,11 +3,10 @@
 import os
 import sys
 
-from rich.console import Console
-
 from workbench.commands.bars import bars
+from workbench.commands.terminal import Console
 from workbench.config import Config, DataConfig, load_config
-from workbench.runs.store import open_run, prepare_run, runs_root
+from workbench.runs.store import Run, find_runs, open_run, prepare_run, run_fingerprint, runs_root
 
 
 def demo(command) -> None:
@@ -18,7 +17,7 @@ def demo(command) -> None:
     configs = demo_configs(command.seed, command.overrides)
     plain = configs["plain"]
     console.print(
-        f"[bold]Self-Transcendence, demo edition[/bold]: {plain.data.name}, SiT-{plain.backbone.options['size']}, "
+        f"Self-Transcendence, demo edition: {plain.data.name}, SiT-{plain.backbone.options['size']}, "
         f"batch {plain.training.batch}\n"
         f"  1. teacher  VAE-aligned, {configs['teacher'].training.steps} steps\n"
         f"  2. plain    no alignment, {plain.training.steps} steps\n"
@@ -55,7 +54,7 @@ def train(command) -> None:
         _print(command, config.name)
     elif command.dry_run:
         _plan(command, config)
-    elif command.detach or command.queue or command.after:
+    elif command.detach or command.queue or command.after is not None:
         _launch(command, config)
     else:
         _train_here(command, config)
@@ -95,7 +94,7 @@ def _launch(command, config: Config) -> None:
     from workbench.training.launch import launch
 
     queue = command.queue or command.after is not None
-    after = open_run(command.after) if command.after else None
+    after = None if command.after is None else open_run(command.after)
     launched = launch(
         config, processes=command.processes, queue=queue, devices=command.devices or None, after=after, patience=30.0
     )
@@ -116,6 +115,10 @@ def _train_here(command, config: Config) -> None:
         sys.exit(code)
     if "WORKBENCH_PROCESSES" in os.environ:
         die_with_parent()
+    done = _finished_in_a_folder_of_others(config)
+    if done is not None:
+        Console().print(f"finished at step {done.status['step']}: {done.folder}", soft_wrap=True)
+        return
     try:
         from workbench.training.loop import fit
 
@@ -128,6 +131,16 @@ def _train_here(command, config: Config) -> None:
         raise
     run = prepare_run(config, root)
     console.print(f"{run.status['state']} at step {run.status['step']}: {run.folder}", soft_wrap=True)
+
+
+def _finished_in_a_folder_of_others(config: Config) -> Run | None:
+    """The run of a configuration if it has finished and can only be read, so that nothing is left to be done."""
+    root = runs_root()
+    if not root.is_dir() or os.access(root, os.W_OK):
+        return None
+    mark = run_fingerprint(config, root)
+    found = [run for run in find_runs(root) if run.fingerprint == mark and run.status["state"] == "finished"]
+    return found[0] if found else None
 
 
 def codec(command) -> None:

@@ -7,12 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from workbench.commands.terminal import Console, on_one_line, shown
 from workbench.runs.curves import Curves, read_curves
 from workbench.runs.state import LIVE, last_log_lines
 from workbench.runs.store import Run
@@ -31,7 +32,7 @@ def watch_runs(runs: Sequence[Run], once: bool = False) -> None:
         console.print(view(runs, console.width))
         return
     with Live(view(runs, console.width, read), console=console, auto_refresh=False) as live, _keys() as pressed:
-        while not pressed("q", _REFRESH) and any(run.status["state"] in (*LIVE, "created") for run in runs):
+        while not pressed("q", _REFRESH) and any(map(_may_go_on, runs)):
             live.update(view(runs, console.width, read), refresh=True)
         live.update(view(runs, console.width, read), refresh=True)
 
@@ -75,23 +76,37 @@ def sparkline(values: Sequence[float], width: int) -> str:
     return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
 
 
+def _may_go_on(run: Run) -> bool:
+    with contextlib.suppress(ValueError, OSError):
+        return run.status["state"] in (*LIVE, "created")
+    return False
+
+
 def _panel(run: Run, width: int, read: Callable[[Run], Curves]) -> Panel:
+    name = on_one_line(run.name)
     try:
-        status, drawn = run.status, read(run)
-    except ValueError as error:
-        return Panel(Text(str(error)), title=run.name)
+        lines, state = _lines(run, width, read)
+    except (ValueError, OSError) as error:  # a damaged run hides none of the others
+        return Panel(Text(shown(str(error))), title=Text(name))
+    colour = _COLOURS.get(state, "blue")
+    return Panel(Group(*lines), title=Text.assemble(f"{name} - ", (state, colour)), border_style=colour)
+
+
+def _lines(run: Run, width: int, read: Callable[[Run], Curves]) -> tuple[list[Text | Table], str]:
+    """What the panel of a run shows, and the run's state."""
+    status, drawn = run.status, read(run)
     lines = [Text(_head(run, status)), _curves(drawn, width)]
-    scores = {r["metric"]: r["value"] for r in run.results if "layer" not in r}
+    scores = {r["metric"]: r["value"] for r in run.results if r.get("layer") is None}
     if scores:
-        lines.append(Text("   ".join(f"{name} {value:.4g}" for name, value in scores.items())))
+        lines.append(Text(on_one_line("   ".join(f"{name} {value:.4g}" for name, value in scores.items()))))
     if status.get("answer"):
         answer = status["answer"]
-        lines.append(Text(f"{answer['what']} at step {answer['step']:,}: {answer['result']}"))
+        lines.append(Text(shown(f"{answer['what']} at step {answer['step']:,}: {answer['result']}")))
     said = [status[key] for key in ("error", "remark") if status.get(key)]
-    lines += [Text(text, style="red") for text in said]
-    lines += [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in last_log_lines(run.folder, 3)]
-    colour = _COLOURS.get(status["state"], "blue")
-    return Panel(Group(*lines), title=f"{run.name} - [{colour}]{status['state']}[/]", border_style=colour)
+    lines += [Text(shown(text), style="red") for text in said]
+    log = last_log_lines(run.folder, 3)
+    lines += [Text(on_one_line(line), style="dim", no_wrap=True, overflow="ellipsis") for line in log]
+    return lines, status["state"]
 
 
 def _head(run: Run, status: dict) -> str:
@@ -114,7 +129,8 @@ def _curves(drawn: Curves, width: int) -> Table:
     for name in names:
         _, values = drawn.curves[name]
         if len(values):
-            table.add_row(name.replace("_", " "), f"{values[-1]:.4g}", sparkline(values.tolist(), max(10, width - 45)))
+            label = on_one_line(name.replace("_", " "))
+            table.add_row(label, f"{values[-1]:.4g}", sparkline(values.tolist(), max(10, width - 45)))
     return table
 
 

@@ -20,8 +20,9 @@ def reported(progress: Report | None) -> Iterator[Report]:
     if progress is not None:
         yield progress
     elif console.is_terminal and not console.is_jupyter:
-        columns = TextColumn("{task.description:<16}"), BarColumn(), TextColumn("{task.completed}/{task.total}")
-        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bars:
+        text = [TextColumn(form, markup=False) for form in ("{task.description:<16}", "{task.completed}/{task.total}")]
+        columns = (text[0], BarColumn(), text[1], TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as bars:
             tasks: dict[str, int] = {}
 
             def update(stage: str, done: int, total: int) -> None:
