@@ -128,14 +128,15 @@ def newest(folder: Path, finished: int | None = None) -> list[Checkpoint]:
     ``finished`` is the last step of a run that has finished, whose checkpoint is to be expected.
     """
     found, bad = _scan(folder)
-    if found:
-        last = found[-1]
-        later = [f"{path} is damaged: {problem}" for path, problem in bad.items() if _step_of(path) > last.step]
-        if not later and finished is not None and finished > last.step:
-            later = [f"{folder} has none of step {finished}, at which the run finished"]
-        if later:
-            message = f"the checkpoint of step {last.step} is used instead of the newest: {later[-1]}"
-            warnings.warn(message, FellBack, stacklevel=3)
+    if not found:
+        return checkpoints(folder)  # which says what is wrong with those that there are
+    last = found[-1]
+    later = [f"{path} is damaged: {problem}" for path, problem in bad.items() if _step_of(path) > last.step]
+    if not later and finished is not None and finished > last.step:
+        later = [f"{folder} has none of step {finished}, at which the run finished"]
+    if later:
+        message = f"the checkpoint of step {last.step} is used instead of the newest: {later[-1]}"
+        warnings.warn(message, FellBack, stacklevel=3)
     return found
 
 

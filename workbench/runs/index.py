@@ -27,7 +27,14 @@ from workbench.files import (
     read_json,
     write_atomically,
 )
-from workbench.runs.records import check_fields, check_metrics, read_notes_file, read_provenance, read_results
+from workbench.runs.records import (
+    check_fields,
+    check_metrics,
+    read_events,
+    read_notes_file,
+    read_provenance,
+    read_results,
+)
 from workbench.runs.state import read_status
 from workbench.runs.store import CONFIG_LIMIT, YAML_LOADER, run_fingerprint, run_folders
 
@@ -126,14 +133,16 @@ def _record(folder: Path, known: Any) -> tuple[dict[str, Any], dict[str, dict]]:
     try:
         record |= kept.read(folder / "provenance.json", _identity, needed=True)
         record |= kept.read(folder / "config.yaml", _options, needed=True)
-        record |= kept.read(folder / "metrics.jsonl", _last_metrics)
-        record |= kept.read(folder / "results.jsonl", _scores)
-        record |= kept.read(folder / "notes.json", _notes)
         # Never kept: whether the process lives is not in any file.
         status = read_status(folder)
         record |= {"state": status["state"], "step": status["step"], "remark": status.get("remark") or ""}
-        record["steps"] = status.get("steps") or record.get("steps")
-        record["seconds"] = status.get("seconds") or record.get("seconds")
+        record |= {key: status[key] for key in ("steps", "seconds") if status.get(key)}
+        logged = kept.read(folder / "metrics.jsonl", _last_metrics)
+        record |= {"loss": logged.get("loss"), "seconds": record.get("seconds") or logged.get("seconds")}
+        record |= kept.read(folder / "results.jsonl", _scores)
+        record |= kept.read(folder / "notes.json", _notes)
+        kept.read(folder / "history.jsonl", _history)
+        _refuse_other_than_folder(folder / "checkpoints")
     except (ValueError, OSError) as error:
         if known:  # it may be the index that is damaged
             return _record(folder, None)
@@ -228,6 +237,16 @@ def _scores(file: Path) -> dict[str, Any]:
         place = f" of layer {record['layer']}" if record.get("layer") is not None else ""
         newest[record["metric"] + place] = record["value"]
     return {"scores": newest}
+
+
+def _history(file: Path) -> dict[str, Any]:
+    read_events(file.parent)  # a run with a damaged history cannot be resumed
+    return {}
+
+
+def _refuse_other_than_folder(path: Path) -> None:
+    if os.path.lexists(path) and not path.is_dir():
+        raise ValueError(f"{path} is damaged: it is no folder")
 
 
 def _notes(file: Path) -> dict[str, Any]:
