@@ -83,8 +83,6 @@ def _score_run(command, detector: str, progress) -> list[dict]:
     from workbench.evaluation.suite import score
 
     run = open_run(command.run)
-    if command.reference == "":
-        raise ValueError("--reference is empty, as from a variable that is not set; leave it out, or name a file")
     changes = parse_overrides(f"sampling.{change.removeprefix('sampling.')}" for change in command.overrides)
     tree = to_dict(run.config)
     settings = from_dict({**tree, "sampling": {**tree["sampling"], **changes.get("sampling", {})}}).sampling
@@ -104,7 +102,7 @@ def _score_run(command, detector: str, progress) -> list[dict]:
 def _score_samples(command, detector: str, progress) -> list[dict]:
     from workbench.evaluation.suite import score_file
 
-    if not command.reference:
+    if command.reference is None:
         raise ValueError("--samples needs --reference: an .npz file, or a preset whose training images are meant")
     # Without a run the first word is an override too.
     overrides = [word for word in (command.run, *command.overrides) if word is not None]

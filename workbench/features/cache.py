@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ def features_folder(root: Path, described: Mapping[str, Any]) -> Path:
     """The folder of the set of features that ``described`` tells, made if it is not there."""
     key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
     folder = root / ".features" / key
+    if not (folder / "set.json").is_file():
+        folder = _place(root) / key
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "set.json").is_file():
         write_json(folder / "set.json", dict(described))
@@ -135,12 +138,13 @@ def make_room(root: Path, wanted: Collection[Path], request: int, missing: int) 
     The cap is ``$WORKBENCH_FEATURES_GB``, 20 GB by default. ValueError, with nothing deleted, if that cannot be.
     """
     cap, keep = _cap(), set(wanted)
-    others = [path for path in (root / ".features").glob("*/*.npy") if path not in keep]
-    for folder in (root / ".features").glob("*/"):
+    place = _place(root)
+    others = [path for path in place.glob("*/*.npy") if path not in keep]
+    for folder in place.glob("*/"):
         with contextlib.suppress(ValueError), hold_lock(folder / ".lock", patience=0.0):
             _remove_parts(folder)
     used = sorted((stat.st_mtime, stat.st_size, path) for path in others if (stat := _stat(path)))
-    stored, free = sum(size for _, size, _ in used), shutil.disk_usage(root).free
+    stored, free = sum(size for _, size, _ in used), shutil.disk_usage(place if place.is_dir() else root).free
     if request > cap:
         raise ValueError(
             f"these features take {_gb(request)}, more than the {_gb(cap)} that WORKBENCH_FEATURES_GB allows; raise it "
@@ -148,7 +152,7 @@ def make_room(root: Path, wanted: Collection[Path], request: int, missing: int) 
         )
     if missing > free + stored:
         raise ValueError(
-            f"these features need {_gb(missing)} more; the disk of {root} has {_gb(free)} free, and other features "
+            f"these features need {_gb(missing)} more; the disk of {place} has {_gb(free)} free, and other features "
             f"that could be deleted take {_gb(stored)}"
         )
     for _, size, path in used:
@@ -156,6 +160,18 @@ def make_room(root: Path, wanted: Collection[Path], request: int, missing: int) 
             break
         path.unlink(missing_ok=True)
         stored, free = stored - size, free + size
+
+
+def _place(root: Path) -> Path:
+    """Where features are kept: among the runs or, if these can only be read, in a temporary folder of one's own."""
+    place = root / ".features"
+    if not root.is_dir() or os.access(place if place.is_dir() else root, os.W_OK):
+        return place
+    place = Path(tempfile.gettempdir()) / f"workbench-features-{os.getuid()}"
+    place.mkdir(mode=0o700, exist_ok=True)
+    if place.is_symlink() or place.stat().st_uid != os.getuid():
+        raise ValueError(f"{root} cannot be written, and {place} is another user's: set TMPDIR to a folder of your own")
+    return place
 
 
 def _mapped(path: Path) -> np.memmap:

@@ -4,6 +4,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -83,13 +84,19 @@ class Measured:
 
 def demo_run() -> Run:
     """The plain run of the demo among the runs here, the newest; ValueError saying how to make one."""
-    found = [run for run in find_runs() if run.config.name == "demo-plain" and run.checkpoints]
+    found = [run for run in find_runs() if _is_demo(run)]
     if not found:
         raise ValueError(
             f"there is no run of the demo in {runs_root()}: `workbench demo` makes one in ten minutes, "
             "or name another run"
         )
     return found[-1]
+
+
+def _is_demo(run: Run) -> bool:
+    with suppress(ValueError):  # a damaged run is passed over
+        return run.config.name == "demo-plain" and bool(run.checkpoints)
+    return False
 
 
 def bench_views(run: Run, *, presses: int = 30, images: int = 2000, say: Report = print) -> Iterator[Measured]:

@@ -99,7 +99,8 @@ def place_run(archive: zipfile.ZipFile, folder: Path) -> Run:
     _refuse_taken(folder, archive.filename)
     with TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as temporary:
         run = Run(Path(temporary) / "files")
-        archive.extractall(run.folder)
+        with naming(folder):
+            archive.extractall(run.folder)
         _finish(run)
         os.replace(run.folder, folder)
     return Run(folder)

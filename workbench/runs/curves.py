@@ -127,7 +127,7 @@ class Follower:
     def _now(self) -> tuple[int | None, int]:
         try:
             found = os.stat(self._file)
-        except FileNotFoundError:
+        except OSError:  # not there yet, or it cannot be read: then what reads it says so
             return None, 0
         return found.st_ino, found.st_size
 

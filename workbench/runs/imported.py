@@ -249,7 +249,9 @@ def _save(path: Path, write: Callable[[Path], None]) -> None:
             temporary.chmod(0o644)
             os.replace(temporary, path)
     except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is each of them, by who writes
-        raise ValueError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
+        free = shutil.disk_usage(path.parent).free / 1e6 if path.parent.is_dir() else 0.0
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be written, its disk has {free:,.1f} MB free: {reason}") from error
 
 
 def _find(mark: str, root: Path) -> Run | None:

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,9 @@ _INDEX = ".index.json"
 _VERSION = 2  # of what the index keeps
 _TAIL = 16_384  # bytes that hold the last record of metrics.jsonl
 # Of what a row shows: checked again when it comes from the index, which anybody may have written.
-_FIELDS = {"fingerprint": str, "created": float, "method": str, "backbone": str, "guidance_scale": float}
+_FIELDS = {"fingerprint": str, "created": float, "method": str, "backbone": str, "guidance_scale": Real}
 _FIELDS |= {"layers": list, "teacher": str, "teacher_step": int, "recipe": str, "seed": int, "steps": int}
-_FIELDS |= {"loss": float, "seconds": float, "scores": dict, "tags": list, "notes": str}
+_FIELDS |= {"loss": Real, "seconds": Real, "scores": dict, "tags": list, "notes": str}
 
 
 @dataclass(frozen=True)
@@ -256,7 +257,7 @@ def _notes(file: Path) -> dict[str, Any]:
 def _check_kept(value: dict[str, Any]) -> None:
     """ValueError unless every field has the type that a row shows."""
     check_fields(value, _INDEX, {}, _FIELDS)
-    for key, kind in (("layers", int), ("tags", str), ("scores", float)):
+    for key, kind in (("layers", int), ("tags", str), ("scores", Real)):
         inside = value.get(key) or {}
         inside = inside if isinstance(inside, dict) else {str(number): one for number, one in enumerate(inside)}
         check_fields(inside, _INDEX, dict.fromkeys(inside, kind))

@@ -7,6 +7,7 @@ heavy.
 import os
 import re
 from collections.abc import Callable, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from workbench.files import damaged, parse_line, read_json, read_jsonl
 
 SMALL = 16_000_000  # bytes: of a file that holds one record, a thousand times what we write
 _LARGEST = 2**63  # a larger whole number fits no array and overflows as a float
-_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+_KINDS = {int: "a whole number", float: "a finite number", Real: "a number", str: "text", bool: "true or false"}
 _KINDS |= {list: "a list", dict: "a mapping"}
 _LOGGED = {int, float, type(None)}
 _FINGERPRINT = re.compile("[0-9a-f]{16}")
@@ -22,7 +23,7 @@ _LATENTS = {"channels": int, "height": int, "classes": list, "codec": dict, "pix
 _EVENT = {"processes": int, "queue": bool, "devices": list, "after": str, "command": int, "option": str, "by": str}
 _STATUS = {"pid": int, "updated": float, "steps": int, "processes": int, "rate": float, "seconds": float}
 _STATUS |= {"answer": dict, "error": str, "remark": str, "after": str}
-_RESULT = {"step": int, "layer": int, "low": float, "high": float, "floor": float, "n_generated": int}
+_RESULT = {"step": int, "layer": int, "low": Real, "high": Real, "floor": Real, "n_generated": int}
 _ANSWER = {"number": int, "what": str, "result": str, "step": int}
 
 
@@ -35,7 +36,8 @@ def check_fields(
 ) -> None:
     """ValueError, calling the record ``name``, unless it has every ``needed`` field and each field has its type.
 
-    An int is taken for a float, a bool for neither; fields in ``optional`` may be missing or null.
+    An int is taken for a float, which must be finite, a bool for neither; a ``Real`` may be infinite or NaN. Fields in
+    ``optional`` may be missing or null.
     """
     for key, kind in needed.items():
         if key not in record:
@@ -93,7 +95,7 @@ def check_metrics(record: Mapping[str, Any], file: Path | str, line: int | None)
     plain = type(record.get("step")) is int and {type(value) for value in values} <= _LOGGED
     if plain and max(map(abs, filter(None, values)), default=0) < _LARGEST:
         return
-    check_fields(record, file, {"step": int}, dict.fromkeys(record, float), line)
+    check_fields(record, file, {"step": int}, dict.fromkeys(record, Real), line)
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
@@ -103,7 +105,7 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
 def check_result(record: Mapping[str, Any], file: Path | str, line: int | None) -> None:
     """ValueError unless the record is a score."""
-    check_fields(record, file, {"metric": str, "value": float}, _RESULT, line)
+    check_fields(record, file, {"metric": str, "value": Real}, _RESULT, line)
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
@@ -141,7 +143,8 @@ def _checked(file: Path, check: Callable[[Mapping[str, Any], Path, int], None]) 
 def _check(value: Any, kind: type, name: Path | str, key: str, line: int | None) -> None:
     if kind is object:
         return
-    if not isinstance(value, (int, float) if kind is float else kind) or (isinstance(value, bool) and kind is not bool):
+    right = isinstance(value, (int, float) if kind is float else kind) and not (kind is float and value - value != 0)
+    if not right or (isinstance(value, bool) and kind is not bool):
         raise damaged(name, f"{key} must be {_KINDS[kind]}; it is {repr(value)[:60]}", line)
     if isinstance(value, int) and abs(value) >= _LARGEST:
         raise damaged(name, f"{key} is beyond any number that a run can have", line)

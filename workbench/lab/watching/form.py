@@ -4,6 +4,7 @@ import inspect
 import json
 import typing
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from workbench.config.records import TrainingConfig
 from workbench.data.autoencoders import PUBLISHED
 from workbench.data.encoders import ENCODERS
 from workbench.data.images import SETS
-from workbench.runs.store import find_runs, open_run
+from workbench.runs.store import Run, find_runs, open_run
 
 TEACHER_STEPS = "teacher.steps"
 _TRAINING = ("steps", "batch", "learning_rate", "seed")
@@ -164,8 +165,14 @@ def _teachers(preset: str, root: Path) -> list[str]:
     """Presets of teachers of the same edition, then finished runs."""
     edition = preset.partition("/")[0]
     named = [name for name in presets() if name.endswith("teacher") and name.startswith(f"{edition}/")]
-    finished = [run.name for run in reversed(find_runs(root)) if run.status["state"] == "finished"]
+    finished = [run.name for run in reversed(find_runs(root)) if _has_finished(run)]
     return [*(named or [name for name in presets() if name.endswith("teacher")]), *finished[:_RUNS]]
+
+
+def _has_finished(run: Run) -> bool:
+    with suppress(ValueError, OSError):  # a damaged run is no teacher to choose
+        return run.status["state"] == "finished"
+    return False
 
 
 def _field(

@@ -4,6 +4,8 @@ import os
 import re
 from pathlib import Path
 
+from workbench.files import open_regular
+
 _LINES, _WIDTH = 12, 400
 _TAIL = 16_384  # bytes: enough for the lines, little enough to be read whenever a bar moves
 # What moves the cursor or erases a line, other sequences of a terminal, and text between them.
@@ -13,7 +15,7 @@ _TOKENS = re.compile(r"\n|\r|\x1b\[(?P<count>\d*)(?P<what>[AK])|\x1b\[[0-9;?]*[A
 def last_shown(file: Path) -> list[str]:
     """The last twelve lines, without colours and empty ones, each of 400 characters at most; none without a log."""
     try:
-        with file.open("rb") as log:
+        with open_regular(file) as log:
             start = max(0, log.seek(0, os.SEEK_END) - _TAIL)
             log.seek(start)
             text = log.read().decode(errors="replace")

@@ -115,7 +115,7 @@ def scores_of(run: Run) -> dict[str, Any] | None:
 
     Only numbers that were measured alike make a curve: the way that most steps have, of several the newest.
     """
-    records = [record for record in run.results if "layer" not in record]
+    records = [record for record in run.results if record.get("layer") is None and record.get("step") is not None]
     metrics = {record["metric"] for record in records}
     names = [name for name in (*_FIRST_SCORES, *sorted(metrics)) if name in metrics and name.startswith(("fd", "fid"))]
     if not names:

@@ -176,7 +176,7 @@ def _row(row: RunRow) -> dict[str, Any]:
     plain = ("name", "created", "state", "step", "steps", "method", "backbone", "teacher", "seed", "notes")
     return {
         **{name: getattr(row, name) for name in plain},
-        "w": row.guidance_scale,
+        "w": short(row.guidance_scale),
         "layers": " → ".join(map(str, reversed(row.layers))),
         "loss": short(row.loss),
         "cost": short(row.cost),

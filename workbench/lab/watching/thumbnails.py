@@ -2,7 +2,10 @@
 
 import base64
 import io
+import math
+import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +19,23 @@ from workbench.runs.store import Run
 
 COUNT = 10
 _SIDE = 64  # pixels at most
+_LARGEST = 100_000_000  # bytes of ten images
+_STEP = re.compile("step-[0-9]{8}")
 
 
 def newest_samples(run: Run) -> dict[str, Any] | None:
     """The first ten images of the newest step that has samples: step, class names, count, one PNG; None without any."""
-    files = sorted((run.folder / "samples").glob("step-*.npz"), key=lambda file: (file.name[:13], file.stat().st_mtime))
+    found = [file for file in (run.folder / "samples").glob("step-*.npz") if _STEP.match(file.name)]
+    files = sorted(found, key=lambda file: (file.name[:13], file.stat().st_mtime))
     if not files:
         return None
-    images = first_rows(files[-1], "arr_0", COUNT)
-    names = run.provenance.get("latents", {}).get("classes", [])
-    labels = first_rows(files[-1], "labels", COUNT)
-    known = labels.max(initial=0) < len(names)
+    images, labels = first_rows(files[-1], "arr_0", COUNT), first_rows(files[-1], "labels", COUNT)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
+        raise ValueError(f"{files[-1]} holds no images in arr_0, but {images.dtype} of shape {images.shape}")
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise ValueError(f"{files[-1]} holds no labels, but {labels.dtype} of shape {labels.shape}")
+    names = (run.provenance.get("latents") or {}).get("classes", [])
+    known = labels.min(initial=0) >= 0 and labels.max(initial=0) < len(names)
     return {
         "step": int(files[-1].name.removeprefix("step-")[:8]),
         "names": [str(names[label]) for label in labels] if known else [str(label) for label in labels],
@@ -44,9 +53,12 @@ def first_rows(file: Path, name: str, count: int) -> np.ndarray:
             shape, fortran, dtype = read(stored)
             if fortran or dtype.hasobject:
                 raise ValueError("its rows are not stored one after another")
-            shape = (min(count, shape[0]), *shape[1:])
-            return np.frombuffer(stored.read(int(np.prod(shape)) * dtype.itemsize), dtype).reshape(shape)
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+            shape = (min(count, *shape[:1]), *shape[1:])
+            size = math.prod(shape) * dtype.itemsize
+            if not shape or size > _LARGEST:
+                raise ValueError(f"its first rows, of shape {shape}, would take {size:,} of {_LARGEST:,} bytes")
+            return np.frombuffer(stored.read(size), dtype).reshape(shape)
+    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, RuntimeError, OSError) as error:
         raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
 
 
