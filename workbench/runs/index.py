@@ -106,7 +106,7 @@ def runs_table(root: Path) -> list[RunRow]:
 class _Kept:
     """What was read from a run's files, by file, with the marks that tell a changed one."""
 
-    def __init__(self, entries: dict[str, dict]):
+    def __init__(self, entries: dict[str, Any]):
         self._old, self.entries = entries, {}
 
     def read(self, file: Path, reader: Callable[[Path], dict[str, Any]], needed: bool = False) -> dict[str, Any]:
@@ -126,11 +126,11 @@ class _Kept:
         return entry["value"]
 
 
-def _record(folder: Path, known: Any) -> tuple[dict[str, Any], dict[str, dict]]:
+def _record(folder: Path, known: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, dict]]:
     """Everything of a run that its row needs, and what the index keeps of it."""
     record: dict[str, Any] = {"name": folder.name, "folder": folder, "fingerprint": "", "created": 0.0}
     record |= {"state": "damaged", "step": 0, "damage": ""}
-    kept = _Kept(known if isinstance(known, dict) else {})
+    kept = _Kept(known or {})
     try:
         record |= kept.read(folder / "provenance.json", _identity, needed=True)
         record |= kept.read(folder / "config.yaml", _options, needed=True)
@@ -267,7 +267,7 @@ def _load(root: Path) -> dict[str, dict]:
     with contextlib.suppress(ValueError, OSError):
         index = read_json(root / _INDEX)
         if index.get("version") == _VERSION and isinstance(index.get("runs"), dict):
-            return index["runs"]
+            return {name: entries for name, entries in index["runs"].items() if isinstance(entries, dict)}
     return {}
 
 
@@ -275,6 +275,6 @@ def _save(root: Path, runs: dict[str, dict]) -> None:
     try:
         write_atomically(root / _INDEX, json.dumps({"version": _VERSION, "runs": runs}).encode())
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):  # somebody else's folder: it is read each time
-            return
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            return  # somebody else's folder: it is read each time
         warnings.warn(f"the index of {root} was not written: {error}", stacklevel=3)
