@@ -1,14 +1,20 @@
 """Checkpoints: complete or absent, whatever happens."""
 
 import errno
+import hashlib
+import json
+import os
 import shutil
+import warnings
 from collections import namedtuple
 
 import pytest
 import torch
 
+from workbench.config import load_config
 from workbench.runs import checkpoints as module
-from workbench.runs.checkpoints import DiskFull, checkpoints, latest_resumable, save_checkpoint, thin
+from workbench.runs.checkpoints import DiskFull, FellBack, checkpoints, latest_resumable, save_checkpoint, thin
+from workbench.runs.store import prepare_run
 
 
 def parts(value: float) -> dict[str, dict[str, torch.Tensor]]:
@@ -137,3 +143,89 @@ def test_thinning_leaves_what_training_stands_at(tmp_path):
     save(tmp_path, 5, 10, 15)
     thin(tmp_path, keep=1, milestone_every=None, newest=10)
     assert [c.step for c in checkpoints(tmp_path)] == [10, 15]
+
+
+def test_falling_back_to_an_older_step_is_said(tmp_path):
+    run = prepare_run(load_config("demo/plain"), tmp_path)
+    folder = run.folder / "checkpoints"
+    save(folder, 10, 20, 30)
+    run.write_status("finished", 30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FellBack)
+        assert run.checkpoint().step == 30
+        (folder / "step-00000010" / "state.json").write_text("{")
+        with pytest.warns(UserWarning, match="step-00000010 is damaged"):
+            assert [c.step for c in run.checkpoints] == [20, 30]
+        assert run.checkpoint().step == 30  # what is older was not asked for
+    (folder / "step-00000030" / "ema.safetensors").unlink()
+    with pytest.warns(FellBack, match="of step 20 is used .*step-00000030 is damaged: ema.safetensors is missing"):
+        assert run.checkpoint().step == 20
+    shutil.rmtree(folder / "step-00000030")
+    with pytest.warns(FellBack, match="has none of step 30, at which the run finished"):
+        assert run.checkpoint().step == 20
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FellBack)
+        run.write_status("stopped", 30)  # not saved yet, perhaps
+        assert run.checkpoint().step == 20
+
+
+HEADERS = {
+    "absurd length": b"\xff" * 8,
+    "length beyond the file": (10**6).to_bytes(8, "little") + b"{}",
+    "no JSON": (4).to_bytes(8, "little") + b"nope",
+    "deep": (100_000).to_bytes(8, "little") + b"[" * 100_000,
+    "absurd shape": b'{"w": {"dtype": "F32", "shape": [4611686018427387904, 4], "data_offsets": [0, 0]}}',
+    "beyond the numbers": b'{"w": {"dtype": "F32", "shape": [1000000000], "data_offsets": [0, 4000000000]}}',
+    "negative": b'{"w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}',
+    "another type": b'{"w": {"dtype": "X7", "shape": [1], "data_offsets": [0, 4]}}',
+    "a list": b"[1, 2]",
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_weights_with_an_absurd_header_are_refused(tmp_path, header):
+    """Also when somebody has made the hash fit."""
+    save(tmp_path, 1)
+    content = HEADERS[header]
+    if content.startswith((b"{", b"[")):
+        content = len(content).to_bytes(8, "little") + content + bytes(4)
+    (tmp_path / "step-00000001" / "ema.safetensors").write_bytes(content)
+    state = tmp_path / "step-00000001" / "state.json"
+    record = json.loads(state.read_text())
+    record["files"]["ema"] = hashlib.sha256(content).hexdigest()
+    state.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="ema.safetensors is damaged: "):
+        checkpoints(tmp_path)[0].load("ema")
+    with pytest.warns(UserWarning, match="is damaged and passed over"):
+        assert latest_resumable(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": 3},
+        {"step": "1"},
+        {"step": None},
+        {"files": []},
+        {"files": {"ema": 5}},
+        {"seconds": "x"},
+        {"seconds": 1e999},
+    ],
+)
+def test_a_state_of_other_types_is_passed_over(tmp_path, change):
+    save(tmp_path, 1)
+    state = tmp_path / "step-00000001" / "state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), **change}))
+    with pytest.warns(UserWarning, match="step-00000001 is damaged and passed over"):
+        assert checkpoints(tmp_path) == []
+
+
+def test_a_pipe_in_place_of_weights_is_not_waited_for(tmp_path):
+    save(tmp_path, 1)
+    file = tmp_path / "step-00000001" / "ema.safetensors"
+    found = checkpoints(tmp_path)[0]
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ValueError, match="ema.safetensors cannot be read: it is no regular file"):
+        found.load("ema")

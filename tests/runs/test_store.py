@@ -1,6 +1,8 @@
 """Run folders: found, made once, and read while they are written; damaged ones are named."""
 
 import json
+import os
+import time
 
 import pytest
 import torch
@@ -190,3 +192,66 @@ def test_a_last_line_without_an_end_is_kept_if_it_is_whole(run, line, kept):
     assert [record["value"] for record in run.results] == kept[:-1]
     run.append("results.jsonl", fid(3))
     assert [record["value"] for record in run.results] == kept
+
+
+def test_short_and_empty_references_are_refused(run, tmp_path, monkeypatch):
+    other = prepare_run(load_config("demo/teacher"), tmp_path)
+    mark = run.fingerprint
+    for reference in ("", " ", "\n", "\t  "):
+        with pytest.raises(ValueError, match="the name of a run is empty.*a variable that is not set"):
+            open_run(reference, tmp_path)
+    for digits in range(1, 6):
+        with pytest.raises(ValueError, match="too short for a part of one.*6 digits of a fingerprint"):
+            open_run(mark[:digits], tmp_path)
+    assert open_run(mark[:6], tmp_path).name == run.name
+    with pytest.raises(ValueError, match="too short for a part of one: it takes 3 characters of a name"):
+        open_run("d", tmp_path)
+    # All that a configuration calls its run is its name, be it short.
+    short = prepare_run(load_config("demo/plain", ["name=a", "training.seed=5"]), tmp_path)
+    assert open_run("a", tmp_path).name == short.name and open_run("demo/plain", tmp_path).name == run.name
+    for reference in (".", "..", "/", "./", "../", "~", "no\0name", "x" * 300, "-", "*", "?", "[a-z]*"):
+        with pytest.raises(ValueError, match="is not a run folder|is a folder but no run"):
+            open_run(reference, tmp_path)
+    monkeypatch.chdir(run.folder)
+    assert open_run(".", tmp_path).name == run.name  # this folder is one
+    monkeypatch.chdir(run.folder / "..")
+    assert open_run(f"{other.name}/", tmp_path).name == other.name
+
+
+def test_a_handful_of_many_runs_is_named(run, tmp_path):
+    record = json.loads((run.folder / "provenance.json").read_text())
+    for number in range(40):
+        (tmp_path / f"many-{number:02d}").mkdir()
+        changed = {**record, "fingerprint": f"{number:016x}"}
+        (tmp_path / f"many-{number:02d}" / "provenance.json").write_text(json.dumps(changed))
+    for reference, first in (("many", "many-39"), ("mny-07", "many-07"), ("zzzz", "many-39")):
+        with pytest.raises(ValueError, match=r"and \d\d more$") as caught:
+            open_run(reference, tmp_path)
+        listed = str(caught.value).partition(" holds: ")[2]
+        assert listed.startswith(first) and listed.count(",") < 9
+
+
+@pytest.mark.parametrize(
+    "fingerprint",
+    [None, "", "abc", "0" * 15, "0" * 17, "G" * 16, "0123456789ABCDEF", 5, ["0" * 16], "../../../etc/pass"],
+)
+def test_a_fingerprint_has_sixteen_digits(run, tmp_path, fingerprint):
+    file = run.folder / "provenance.json"
+    file.write_text(json.dumps({"fingerprint": fingerprint, "created": 1.0}))
+    with pytest.raises(ValueError, match="provenance.json is damaged: .*fingerprint"):
+        open_run(run.name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "script", ["sleep 100 & sleep 100", "kill -9 $$", "exit 3", "printf '\\377'", "printf v1 && exit 1"]
+)
+def test_git_that_hangs_or_dies_costs_the_commit_alone(tmp_path, monkeypatch, script):
+    """A checkout on a slow disk; what git has started holds its output open after git itself was ended."""
+    (tmp_path / "git").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(store, "_GIT_PATIENCE", 0.3)
+    since = time.monotonic()
+    run = prepare_run(load_config("demo/plain"), tmp_path / "runs")
+    assert time.monotonic() - since < 5
+    assert run.provenance["commit"] in (None, "\ufffd") and run.provenance["cores"] == os.cpu_count()

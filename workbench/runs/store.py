@@ -297,7 +297,7 @@ def open_run(reference: str | Path, root: Path | None = None, damaged: bool = Fa
     if len(found) == 1:
         return found[0]
     problem = "is ambiguous" if found else "is not a run folder or the name of a run"
-    if not found and any(folder.is_dir() for folder in places):
+    if not found and any(map(os.path.isdir, places)):
         problem = "is a folder but no run, because it has no provenance.json"
     elif not found and any(_is_called(run, text, 1, 1) for run in runs):
         problem = (
