@@ -170,7 +170,9 @@ def filled(*given):
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
     return student
 loop.build_student = filled
+seen = []
 def checked(self, rate):
+    seen[:] = [self]
     assert self.sharded == (self.config.sharding == "fsdp")
     assert all(isinstance(p, DTensor) == self.sharded for p in self.student.parameters())
     return update(self, rate)
@@ -178,6 +180,13 @@ state.TrainState.update = checked
 for tree in json.loads((root / "pairs.json").read_text()):
     for _ in loop.fit(from_dict(tree), root):
         pass
+# What is not finite in one process alone is found by all.
+name, parameter = list(seen[0].student.named_parameters())[-1]
+assert seen[0].not_finite() is None
+if seen[0].accelerator.is_last_process:
+    with torch.no_grad():
+        (parameter.to_local() if seen[0].sharded else parameter).view(-1)[-1] = torch.nan
+assert seen[0].not_finite() == f"model {name}", (seen[0].not_finite(), name)
 """
 
 

@@ -1,3 +1,4 @@
+import copy
 import hashlib
 import json
 
@@ -162,6 +163,15 @@ def test_saving_leaves_two_files_and_replaces_them(trained, folder):
 def test_saving_refuses_a_record_without_a_recipe(tmp_path):
     with pytest.raises(ValueError, match="lacks channels, recipe"):
         save_clf64(Classifier64(10), tmp_path, {"classes": 10})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_saving_refuses_weights_that_are_not_finite(trained, tmp_path):
+    model = copy.deepcopy(trained[-1]["model"])
+    with torch.no_grad():
+        model.head.bias[3] = torch.nan
+    with pytest.raises(ValueError, match="head.bias of clf64 is not finite"):
+        save_clf64(model, tmp_path, trained[-1]["record"])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from workbench.config import DataConfig
 from workbench.data.codecs import load_codec
@@ -151,6 +153,19 @@ def test_a_loss_that_is_not_finite_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"loss is (nan|inf) at step \d+; lower learning_rate"):
         train(tmp_path, replace(TINY, learning_rate=1e30, precision="no"))
     assert not (tmp_path / "codec.json").exists()
+
+
+def test_a_weight_that_is_not_finite_is_not_saved(tmp_path):
+    train(tmp_path, stop_after=4)
+    file = tmp_path / UNFINISHED
+    with safe_open(file, "pt") as content:
+        tensors, header = {name: content.get_tensor(name) for name in content.keys()}, content.metadata()  # noqa: SIM118
+    tensors["optimizer/encoder.conv_in.weight/exp_avg"][:] = torch.nan  # the loss sees it one step later
+    save_file(tensors, file, header)
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match=r"^encoder\.conv_in\.weight of the codec is not finite after step 5; lower"):
+        train(tmp_path, replace(TINY, save_every=1))
+    assert file.read_bytes() == before and not (tmp_path / "codec.json").exists()
 
 
 @pytest.mark.parametrize("steps", [7, 100, 333])

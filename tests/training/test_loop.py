@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from workbench.config import load_config
 from workbench.data.latents import open_latents
 from workbench.diffusion.sampling import sample
 from workbench.evaluation.generate import generate
+from workbench.runs.checkpoints import save_checkpoint
 from workbench.runs.store import Run, find_runs, open_run, prepare_run
 from workbench.training.batches import draw_batch, prefetched
 from workbench.training.loop import Diverged, fit
@@ -213,6 +215,28 @@ def test_not_a_number_names_step_seed_and_checkpoint(tmp_path):
     with pytest.raises(Diverged, match=r"step \d+ \(data seed 0.*last good checkpoint is"):
         list(fit(config, tmp_path))
     assert prepare_run(config, tmp_path).status["state"] == "failed"
+
+
+def test_a_last_update_that_is_not_finite_fails(tmp_path):
+    # The only loss and the norm of its gradient are finite; what the update makes of the weights is not.
+    config = load_config("demo/plain", (*SMALL, "training.learning_rate=3e38", "training.warmup_steps=0"))
+    config = replace(config, training=replace(config.training, steps=1))
+    with pytest.raises(Diverged, match=r"^model backbone\.\S+ is not finite after step 1; .* checkpoint is none"):
+        list(fit(config, tmp_path))
+    run = prepare_run(config, tmp_path)
+    assert run.status["state"] == "failed" and run.checkpoints == []
+
+
+def test_a_checkpoint_that_is_not_finite_is_not_gone_on_from(tmp_path):
+    run = train(load_config("demo/plain", SMALL), tmp_path)
+    found = run.checkpoint(12)
+    for part, name in (("optimizer", "backbone.x_embedder.proj.weight/exp_avg_sq"), ("ema", "x_embedder.proj.weight")):
+        parts = {kind: found.load(kind) for kind in ("model", "ema", "optimizer")}
+        parts[part][name].view(-1)[3] = torch.inf
+        found = save_checkpoint(run.folder / "checkpoints", 12, parts, found.state)
+        with pytest.raises(Diverged, match=rf"^{part} {re.escape(name)} is not finite after step 12; .* is step 6"):
+            list(fit(run.config, tmp_path))
+        assert open_run(run.folder).status["state"] == "failed"
 
 
 def test_changed_latents_are_refused(tmp_path):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from workbench.data.images import FASHION_CLASSES
 from workbench.evaluation.detectors import DETECTION_BATCH, SPATIAL, Detected, check_images, joined, single_precision
 from workbench.files import write_atomically
+from workbench.runs.finite import name_of_not_finite
 
 ASSETS = Path(__file__).parents[1] / "data" / "assets"
 SIZE = 32
@@ -139,13 +140,15 @@ def save_clf64(model: Classifier64, folder: Path, record: dict[str, Any]) -> Non
     """Write clf64.safetensors and clf64.json into `folder`, each complete or not at all.
 
     The record is the one `train_clf64` gave; the sha256 of the weights file is added. ValueError if a key is
-    missing.
+    missing or a weight is not finite.
     """
     weights = write_tensors({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
     record = {**record, "sha256": hashlib.sha256(weights).hexdigest()}
     missing = [key for key in RECORD_KEYS if key not in record]
     if missing:
         raise ValueError(f"the record of clf64 lacks {', '.join(missing)}")
+    if name := name_of_not_finite(model.state_dict()):
+        raise ValueError(f"{name} of clf64 is not finite: its training diverged")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "clf64.safetensors", weights)
     write_atomically(folder / "clf64.json", (json.dumps(record, indent=2) + "\n").encode())

@@ -20,6 +20,7 @@ from workbench.data.codecs import load_codec
 from workbench.data.images import Images, to_float
 from workbench.diffusion.randomness import normal, permutation
 from workbench.files import write_atomically, write_json
+from workbench.runs.finite import name_of_not_finite
 
 UNFINISHED = ".training.safetensors"
 
@@ -48,7 +49,7 @@ def train_codec(train: Images, test: Images, folder: Path, settings: CodecTraini
     that was cut off goes on from what it saved last and ends with the same weights, bit for bit on one machine.
 
     Raises ValueError if ``folder`` holds an unfinished training with other settings or images, or a damaged one, and
-    when the loss is not finite.
+    when the loss or a weight is not finite.
     """
     from diffusers.models import AutoencoderKL
 
@@ -68,6 +69,8 @@ def train_codec(train: Images, test: Images, folder: Path, settings: CodecTraini
         _update(model, optimizer, loss, *one_cycle(step - 1, settings.steps, settings.learning_rate))
         last, seconds = step == settings.steps, time.monotonic() - started
         if last or step % settings.save_every == 0:
+            if name := name_of_not_finite(model.state_dict()):
+                raise ValueError(f"{name} of the codec is not finite after step {step}; lower learning_rate")
             unfinished.save(step, seconds)
         if last or step % settings.log_every == 0:
             yield {"step": step, "steps": settings.steps, "loss": loss.item(), "seconds": seconds}

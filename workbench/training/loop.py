@@ -1,6 +1,7 @@
 """The training loop: the only one. ``fit(config)`` yields a record for each logged step and can be stopped anywhere."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
@@ -31,7 +32,7 @@ _ENCODED_AT_ONCE = 50_000  # images that one process encodes well within the oth
 
 
 class Diverged(ValueError):
-    """A loss was not finite."""
+    """A loss, a weight or a moment of the optimizer was not finite."""
 
 
 def fit(
@@ -48,7 +49,8 @@ def fit(
     Products are of the precision that ``training.tf32`` says while it trains, and as before for whoever reads a record.
 
     Raises ValueError for a batch that the processes cannot share, a teacher that is missing or does not fit, a run
-    that another process is training, a full disk, and Diverged when a loss is not finite.
+    that another process is training, a full disk, and Diverged when a loss, a weight or
+    the optimizer is not finite: no checkpoint is written then, and the run is "failed".
     """
     root = root or runs_root()
     accelerator = accelerate(config)
@@ -113,6 +115,7 @@ class _Trainer:
         """Step until the last one, logging and saving when due, and do what is asked between steps."""
         self.status("running")
         self.attendant.event(self.step, "train", processes=self.accelerator.num_processes)
+        self._refuse_divergence()  # of a checkpoint that another program wrote
         stopped = False
         while self.step < self.config.training.steps and not stopped:
             # The batch ahead was drawn under the settings before: a change of what is drawn begins afresh.
@@ -196,15 +199,19 @@ class _Trainer:
     def _refuse_divergence(self) -> None:
         found = self.accelerator.gather(self.bad_step.reshape(1))
         found = found[found >= 0]
-        if not len(found):
+        if len(found):
+            step = int(found.min())
+            positions = f"{step * self.config.training.batch}..{(step + 1) * self.config.training.batch - 1}"
+            what = f"the loss is not finite at step {step}"
+            what += f" (data seed {self.config.training.seed}, positions {positions})"
+        elif name := self.state.not_finite():  # the last update is in no loss yet
+            what = f"{name} is not finite after step {self.step}"
+        else:
             return
-        step = int(found.min())
-        good = max((c.step for c in self.run.checkpoints), default=None)
+        good = max((c.step for c in self.run.checkpoints if c.step != self.step), default=None)
         raise Diverged(
-            f"the loss is not finite at step {step} (data seed {self.config.training.seed}, positions "
-            f"{step * self.config.training.batch}..{(step + 1) * self.config.training.batch - 1}); the last good "
-            f"checkpoint is {'none' if good is None else f'step {good}'}; lower training.learning_rate or set "
-            f"training.precision=no"
+            f"{what}; the last good checkpoint is {'none' if good is None else f'step {good}'}; "
+            f"lower training.learning_rate or set training.precision=no"
         )
 
     def _log(self, parts: list[Losses], norm: torch.Tensor, rate: float) -> dict[str, Any]:
@@ -236,7 +243,7 @@ class _Trainer:
     def _mean_where_known(self, values: torch.Tensor) -> float | None:
         """Mean over the micro-batches, of all processes, that know the value; None where no sample counted."""
         number = self.accelerator.gather(values.float()).nanmean().item()
-        return number if number == number else None
+        return number if math.isfinite(number) else None
 
     def save(self) -> None:
         """Write a checkpoint of the step that training stands at."""

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from workbench.config import Config
 from workbench.objectives.base import Batch
+from workbench.runs.finite import first_not_finite
 from workbench.training.optimizer import build_optimizer
 from workbench.training.student import Losses, Student
 
@@ -87,13 +88,33 @@ class TrainState:
 
         Every process has to ask, because shards are gathered.
         """
+        return {
+            part: {name: _whole(value) for name, value in tensors.items()} for part, tensors in self._named().items()
+        }
+
+    def not_finite(self) -> str | None:
+        """The first tensor of ``parts`` that is not finite, as ``model backbone.blocks.0.attn.qkv.weight``, or None.
+
+        Every process has to ask, because each looks at its own shards.
+        """
+        named = {
+            f"{part} {name}": value
+            for part, tensors in self._named().items()
+            for name, value in tensors.items()
+            if value.is_floating_point() and not name.endswith("/step")  # a count, which stays on the CPU
+        }
+        first = first_not_finite(_local(named.values())).to(self.accelerator.device)
+        index = int(self.accelerator.gather(first.reshape(1)).min())
+        return list(named)[index] if index < len(named) else None
+
+    def _named(self) -> dict[str, dict[str, Tensor]]:
+        """The tensors of ``parts`` as this process holds them."""
         optimizer = {
             f"{name}/{key}": value
             for name, parameter in self.student.named_parameters()
             for key, value in self.optimizer.state.get(parameter, {}).items()
         }
-        named = {"model": self.student.state_dict(), "ema": self.ema.state_dict(), "optimizer": optimizer}
-        return {part: {name: _whole(value) for name, value in tensors.items()} for part, tensors in named.items()}
+        return {"model": self.student.state_dict(), "ema": self.ema.state_dict(), "optimizer": optimizer}
 
     def restore(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Put back what ``parts`` gave, on any number of processes."""
