@@ -19,7 +19,7 @@ FLOORS = [
     {"__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-GROUND = {"config", "files", "shipped"}
+GROUND = {"arrays", "config", "files", "shipped"}
 
 
 def imports(path: Path) -> set[str]:

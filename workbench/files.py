@@ -8,6 +8,7 @@ import errno
 import fcntl
 import glob
 import json
+import math
 import os
 import stat
 import tempfile
@@ -49,8 +50,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_json(path: Path, record: Any) -> None:
-    """Write ``record`` as indented JSON, atomically."""
-    write_atomically(path, json.dumps(record, indent=1).encode())
+    """Write ``record`` as indented JSON, atomically; ValueError as `to_json`."""
+    write_atomically(path, to_json(record, str(path), indent=1).encode())
+
+
+def to_json(record: Any, name: str, indent: int | None = None) -> str:
+    """``record`` as JSON; ValueError naming ``name`` and the first number that is not finite, which JSON has not."""
+    try:
+        return json.dumps(record, indent=indent, allow_nan=False)
+    except ValueError as error:
+        place, value = next(_not_finite(record, ""), ("", None))
+        if value is None:  # another error: a record inside itself
+            raise
+        raise ValueError(f"{name} cannot hold {place} = {value}: JSON has finite numbers only") from error
 
 
 def parse_json(raw: bytes | str, name: str) -> Any:
@@ -117,11 +129,15 @@ def is_cut_short(line: bytes) -> bool:
 
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
-    """Add a line to a JSON-lines file, after mending a last one without an end: completed if whole, else dropped."""
+    """Add a line to a JSON-lines file, after mending a last one without an end: completed if whole, else dropped.
+
+    ValueError as `to_json`, with nothing written.
+    """
+    line = to_json(record, str(path)) + "\n"
     with naming(path):
         _end_last_line(path)
         with path.open("a") as handle:
-            handle.write(json.dumps(record) + "\n")
+            handle.write(line)
 
 
 def read_file(path: Path, limit: int) -> bytes:
@@ -199,6 +215,20 @@ def is_locked(path: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def _not_finite(record: Any, place: str) -> Iterator[tuple[str, float]]:
+    """The dotted places of numbers that are not finite, with the numbers."""
+    if isinstance(record, Mapping):
+        record = record.items()
+    elif isinstance(record, list | tuple):
+        record = enumerate(record)
+    else:
+        if isinstance(record, float) and not math.isfinite(record):
+            yield place, record
+        return
+    for key, value in record:
+        yield from _not_finite(value, f"{place}.{key}" if place else str(key))
 
 
 def _temporary(path: Path) -> tuple[int, str]:

@@ -66,6 +66,16 @@ def test_a_data_set_is_seen_once(tmp_path, monkeypatch):
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ValueError, match=f"{file.name} is damaged"):
         reference_of_data(DIGITS, detector, tmp_path)
+    rows, d = 1438, len(first.basis.mean)
+    whole = {"count": rows, "features": np.zeros((rows, d), np.float32), "mean": np.zeros(d), "covariance": np.eye(d)}
+    for changed, said in (
+        ({"mean": np.full(d, np.nan)}, "its mean is not finite"),
+        ({"features": np.zeros((5, d), np.float32)}, r"its arrays are of shapes .*, for 1438 images"),
+        ({"covariance": np.zeros(d, object)}, "covariance holds Python objects"),
+    ):
+        np.savez(file, **{**whole, **changed})
+        with pytest.raises(ValueError, match=f"{file.name}.*{said}.*; delete it, and it is made again"):
+            reference_of_data(DIGITS, detector, tmp_path)
 
 
 def test_rows_beyond_those_kept_still_count(tmp_path, monkeypatch):

@@ -148,6 +148,10 @@ def test_an_embedding_is_kept_until_anything_changes(digits, tmp_path, monkeypat
     with pytest.warns(UserWarning, match="damaged and computed again"):
         mended = embed_cached(tmp_path / "new", rows, "pca", seed=0)
     assert torch.equal(mended.points, first.points) and len(calls) == 5
+    np.savez(file, points=np.full((COUNT, 2), np.nan, np.float32), trust=0.9, settings="{}")
+    with pytest.warns(UserWarning, match=f"damaged and computed again: its points are not {COUNT} finite ones"):
+        mended = embed_cached(tmp_path / "new", rows, "pca", seed=0)
+    assert torch.equal(mended.points, first.points) and len(calls) == 6
 
 
 def test_a_sequence_is_kept_link_by_link(digits, tmp_path):

@@ -6,11 +6,8 @@
 
 import hashlib
 import json
-import math
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +18,14 @@ from einops import rearrange
 from jaxtyping import Int, Integer, UInt8
 from torch import Tensor
 
+from workbench.arrays import Arrays, Header, is_npy, map_npy, npy_header, open_npz
 from workbench.evaluation.frechet import Statistics
-from workbench.files import replacing
+from workbench.files import parse_mapping, replacing
 
 _ROWS = 500  # images written at once
 _ASYMMETRY = 1e-6  # of the largest entry: sums in another order, stored as float32, differ by less
-_NOT_READABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, RuntimeError)
+_MOST_CLASSES = 100_000  # counts are kept of each class; ImageNet-21k has 21,841
+_MOST_DIMENSIONS = 16_384  # of moments: a covariance takes 2 GB there; Inception's have 2,048 and 2,023
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,17 +87,16 @@ def read_samples(file: Path) -> SampleFile:
     Uncompressed images stay on disk, after a check that they are undamaged. ValueError for a file that is missing,
     damaged or neither, pickles, images that are not uint8 n x h x w x 1 or 3, and labels that do not fit them.
     """
-    if _magic(file).startswith(b"\x93NUMPY"):
-        with _told(file, "its array"):
-            rows = np.load(file, mmap_mode="r", allow_pickle=False)
-        return SampleFile(_checked(rows, file), None, None, None, _content(file))
-    with _opened(file) as arrays:
+    if is_npy(file):
+        _check_images(npy_header(file), file)
+        return SampleFile(map_npy(file), None, None, None, _content(file))
+    with open_npz(file) as arrays:
         if "arr_0" not in arrays:
-            raise ValueError(f"{file} holds {', '.join(arrays.files) or 'nothing'}; wanted is arr_0, the images")
-        rows = _checked(_member(arrays, "arr_0", file), file)
+            raise ValueError(f"{file} holds {arrays.listed}; wanted is arr_0, the images")
+        rows = _images(arrays)
         names = [name for name in ("labels", "arr_1") if name in arrays]
-        labels = _labels(_array(arrays, names[0], file), names[0], len(rows), file) if names else None
-        moments = _moments(arrays, "mu", "sigma", None, file), _moments(arrays, "mu_s", "sigma_s", None, file)
+        labels = _labels(arrays, names[0], len(rows)) if names else None
+        moments = _moments(arrays, "mu", "sigma", None), _moments(arrays, "mu_s", "sigma_s", None)
     return SampleFile(rows, labels, *moments, _content(file))
 
 
@@ -117,13 +115,13 @@ def read_reference(file: Path) -> ReferenceFile:
     ValueError as `read_samples`, for neither, half a pair of moments, shapes that do not fit, a moment that is not
     finite or a covariance that is not symmetric, each by name.
     """
-    with _opened(file) as arrays:
-        if not {"arr_0", "mu", "sigma"} & {*arrays.files}:
-            raise ValueError(f"{file} holds {', '.join(arrays.files) or 'nothing'}; wanted are arr_0, mu and sigma")
-        rows = _checked(_member(arrays, "arr_0", file), file) if "arr_0" in arrays else None
-        about = _about(_array(arrays, "about", file), file) if "about" in arrays else None
+    with open_npz(file) as arrays:
+        if not any(name in arrays for name in ("arr_0", "mu", "sigma")):
+            raise ValueError(f"{file} holds {arrays.listed}; wanted are arr_0, mu and sigma")
+        rows = _images(arrays) if "arr_0" in arrays else None
+        about = _about(arrays) if "about" in arrays else None
         count = about.get("count") if about else None
-        moments = _moments(arrays, "mu", "sigma", count, file), _moments(arrays, "mu_s", "sigma_s", count, file)
+        moments = _moments(arrays, "mu", "sigma", count), _moments(arrays, "mu_s", "sigma_s", count)
     return ReferenceFile(None if rows is None else StoredImages(rows), *moments, about, _content(file))
 
 
@@ -147,118 +145,83 @@ def write_reference(
     _write(file, images, {**moments, "about": np.array(json.dumps({**about, "count": pooled.count}))})
 
 
-def _magic(file: Path) -> bytes:
-    if file.is_dir():
-        raise ValueError(f"{file} is a folder; allowed are .npz and .npy files")
-    try:
-        with file.open("rb") as opened:
-            return opened.read(6)
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+def _images(arrays: Arrays) -> UInt8[np.ndarray, "n x y c"]:
+    _check_images(arrays.header("arr_0"), arrays.file)
+    return arrays.map("arr_0")
 
 
-@contextmanager
-def _opened(file: Path) -> Iterator[np.lib.npyio.NpzFile]:
-    magic = _magic(file)
-    if not magic.startswith(b"PK"):
-        raise ValueError(f"{file} is {'no .npz file' if magic else 'empty'}: it does not begin as a zip archive does")
-    try:
-        arrays = np.load(file, allow_pickle=False)
-    except _NOT_READABLE as error:
-        raise ValueError(f"{file} is damaged or cut short: {error}") from error
-    with arrays:
-        yield arrays
-
-
-@contextmanager
-def _told(file: Path, name: str) -> Iterator[None]:
-    """What goes wrong in reading an array, as a ValueError that names it."""
-    try:
-        yield
-    except _NOT_READABLE as error:
-        if "allow_pickle" in str(error) or "Python objects" in str(error):
-            raise ValueError(f"{file}: {name} holds Python objects, which are not loaded: save numbers") from error
-        raise ValueError(f"{file} is damaged: {name} cannot be read ({error})") from error
-
-
-def _array(arrays: np.lib.npyio.NpzFile, name: str, file: Path) -> np.ndarray:
-    with _told(file, name):
-        return arrays[name]
-
-
-def _member(arrays: np.lib.npyio.NpzFile, name: str, file: Path) -> np.ndarray:
-    """An array of the archive: mapped from disk where it lies there as it is, else loaded."""
-    with _told(file, name):
-        entry = arrays.zip.getinfo(f"{name}.npy")
-        with arrays.zip.open(entry) as stream:
-            if np.lib.format.read_magic(stream) != (1, 0):
-                return arrays[name]
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-            start, size = stream.tell(), math.prod(shape) * dtype.itemsize
-            if entry.compress_type or dtype.hasobject or not size or entry.file_size != start + size:
-                return arrays[name]
-            while stream.read(2**20):  # at the end the checksum is compared, which a mapped file never is
-                pass
-        with file.open("rb") as opened:
-            opened.seek(entry.header_offset + 26)  # the entry's own header; the directory's extra field may differ
-            lengths = np.frombuffer(opened.read(4), "<u2").tolist()  # of its name and extra field
-        return np.memmap(file, dtype, "r", entry.header_offset + 30 + sum(lengths) + start, shape, "CF"[fortran])
-
-
-def _checked(rows: np.ndarray, file: Path) -> UInt8[np.ndarray, "n x y c"]:
-    shape = " x ".join(map(str, rows.shape))
-    if rows.dtype != np.uint8:
+def _check_images(header: Header, file: Path) -> None:
+    shape = " x ".join(map(str, header.shape))
+    if header.dtype != np.uint8:
         how = "to whole numbers first: from 0..1 by (255 * x).round(), from -1..1 by (127.5 * x + 127.5).round()"
-        raise ValueError(f"{file}: arr_0 is {rows.dtype}; allowed is uint8, 0..255: convert floats {how}")
-    if rows.ndim != 4 or rows.shape[3] not in (1, 3):
-        turned = rows.ndim == 4 and rows.shape[1] in (1, 3)
+        raise ValueError(f"{file}: arr_0 is {header.dtype}; allowed is uint8, 0..255: convert floats {how}")
+    if len(header.shape) != 4 or header.shape[3] not in (1, 3):
+        turned = len(header.shape) == 4 and header.shape[1] in (1, 3)
         how = ": it is n x channels x height x width, turn it by arr.transpose(0, 2, 3, 1)" if turned else ""
         raise ValueError(f"{file}: arr_0 is {shape}; allowed is n x height x width x 1 or 3 channels{how}")
-    if 0 in rows.shape:
+    if 0 in header.shape:
         raise ValueError(f"{file}: arr_0 is {shape}, which holds no images")
-    return rows
 
 
-def _labels(values: np.ndarray, name: str, count: int, file: Path) -> Int[Tensor, " n"]:
-    if values.dtype.kind not in "iu" or values.shape != (count,):
-        raise ValueError(f"{file}: {name} is {values.dtype} of shape {values.shape}; wanted are {count} whole numbers")
+def _labels(arrays: Arrays, name: str, count: int) -> Int[Tensor, " n"]:
+    header = arrays.header(name)
+    if header.dtype.kind not in "iu" or header.shape != (count,):
+        came = f"{header.dtype} of shape {header.shape}"
+        raise ValueError(f"{arrays.file}: {name} is {came}; wanted are {count} whole numbers")
+    values = arrays.read(name)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= _MOST_CLASSES:
+        raise ValueError(f"{arrays.file}: {name} runs from {low} to {high}; allowed are 0 to {_MOST_CLASSES - 1}")
     return torch.from_numpy(values.astype(np.int64))
 
 
-def _moments(
-    arrays: np.lib.npyio.NpzFile, mean: str, covariance: str, count: int | None, file: Path
-) -> Statistics | None:
-    there = [name for name in (mean, covariance) if name in arrays]
+def _moments(arrays: Arrays, mean: str, covariance: str, count: int | None) -> Statistics | None:
+    file, there = arrays.file, [name for name in (mean, covariance) if name in arrays]
     if not there:
         return None
     if len(there) == 1:
         raise ValueError(f"{file} holds {there[0]} alone of {mean} and {covariance}; wanted are both or neither")
-    found = {name: _array(arrays, name, file) for name in there}
-    for name, values in found.items():
-        if values.dtype.kind not in "fiu":
-            raise ValueError(f"{file}: {name} is {values.dtype}; allowed are real numbers")
-        if not np.isfinite(values).all():
-            place = np.argwhere(~np.isfinite(values))[0].tolist()
-            raise ValueError(f"{file}: {name}{place} is {values[tuple(place)]}; moments must be finite")
-    mu, sigma = (values.astype(np.float64) for values in found.values())
-    if mu.ndim != 1 or not mu.size or sigma.shape != (len(mu), len(mu)):
+    for name in there:
+        if arrays.header(name).dtype.kind not in "fiu":
+            raise ValueError(f"{file}: {name} is {arrays.header(name).dtype}; allowed are real numbers")
+    d, square = (arrays.header(name).shape for name in there)
+    if len(d) != 1 or not 0 < d[0] <= _MOST_DIMENSIONS or square != (*d, *d):
         raise ValueError(
-            f"{file}: {mean} is of shape {mu.shape}, {covariance} of {sigma.shape}; wanted are d and d x d"
+            f"{file}: {mean} is of shape {d}, {covariance} of {square}; wanted are d and d x d, "
+            f"with d from 1 to {_MOST_DIMENSIONS}"
         )
+    found = {name: arrays.read(name).astype(np.float64) for name in there}
+    for name, values in found.items():
+        # As moments of float32, whose products and sums of squares are finite: beyond them a distance overflows.
+        broken = np.argwhere(~(np.abs(values) <= np.finfo(np.float32).max))
+        if len(broken):
+            place = broken[0].tolist()
+            raise ValueError(f"{file}: {name}{place} is {values[tuple(place)]:g}; moments must be finite, as float32")
+    mu, sigma = found.values()
     gap = np.abs(sigma - sigma.T)
     if gap.max() > _ASYMMETRY * np.abs(sigma).max():
         i, j = map(int, np.unravel_index(gap.argmax(), gap.shape))
         raise ValueError(
             f"{file}: {covariance} is not symmetric: {covariance}[{i}, {j}] is {sigma[i, j]}, [{j}, {i}] {sigma[j, i]}"
         )
+    if (negative := np.flatnonzero(sigma.diagonal() < 0)).size:
+        i = int(negative[0])
+        raise ValueError(f"{file}: {covariance}[{i}, {i}] is {sigma[i, i]}; a variance is 0 or more")
     return Statistics(count, mu, sigma)
 
 
-def _about(value: np.ndarray, file: Path) -> dict[str, Any]:
+def _about(arrays: Arrays) -> dict[str, Any]:
+    header = arrays.header("about")
+    if header.dtype.kind != "U" or header.shape != ():
+        raise ValueError(f"{arrays.file}: about is no mapping in JSON: it is {header.dtype} of shape {header.shape}")
     try:
-        return dict(json.loads(str(value)))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file}: about is no mapping in JSON: {error}") from error
+        about = parse_mapping(str(arrays.read("about", kinds="U")), "it")
+    except ValueError as error:
+        raise ValueError(f"{arrays.file}: about is no mapping in JSON: {error}") from error
+    count = about.get("count")
+    if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 2):
+        raise ValueError(f"{arrays.file}: about says that the moments are of {count!r} images; allowed are 2 and more")
+    return about
 
 
 def _content(file: Path) -> str:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Float64, Int, UInt8
 from torch import Tensor
 
+from workbench.arrays import open_npz
 from workbench.config import DataConfig
 from workbench.data.images import Images, limited_rows, load_images
 from workbench.evaluation.archives import ReferenceFile, read_reference, write_reference
@@ -24,6 +25,7 @@ from workbench.evaluation.moments import Moments
 from workbench.files import write_atomically
 
 _BATCH = 500
+_ARRAYS = ("count", "features", "logits", "mean", "covariance", "spatial_mean", "spatial_covariance")
 _KEPT = 60_000  # feature rows kept of a set; its moments are of all rows
 _MANIFOLD = 10_000  # rows that span the real manifold, as many as ADM's files hold
 _NEIGHBOURS = {"precision": 3, "density": 5}  # ADM's evaluator; Naeem et al. 2020
@@ -262,14 +264,26 @@ def _written(seen: Seen) -> bytes:
 
 
 def _read(file: Path, labels: Int[Tensor, " k"]) -> Seen:
+    again = "delete it, and it is made again"
     try:
-        with np.load(file) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-        count = int(found["count"])
-        statistics = Statistics(count, found["mean"], found["covariance"])
-        maps = [found[key] for key in ("spatial_mean", "spatial_covariance") if key in found]
-        logits = torch.from_numpy(found["logits"]) if "logits" in found else None
-        features = torch.from_numpy(found["features"])
-    except Exception as error:  # numpy and zipfile have many names for a damaged file
-        raise ValueError(f"{file} is damaged ({error}); delete it, and it is made again") from error
-    return Seen(statistics, Statistics(count, *maps) if maps else None, features, logits, labels)
+        with open_npz(file) as arrays:
+            found = {name: arrays.read(name) for name in _ARRAYS if name in arrays}
+    except ValueError as error:
+        raise ValueError(f"{error}; {again}") from error
+    missing = [name for name in ("count", "features", "mean", "covariance") if name not in found]
+    if missing:
+        raise ValueError(f"{file} is damaged: it lacks {', '.join(missing)}; {again}")
+    shapes = {name: values.shape for name, values in found.items()}
+    d, rows = shapes["mean"], len(labels)
+    fits = shapes["count"] == () and shapes["features"] == (rows, *d) and shapes["covariance"] == (*d, *d)
+    broken = [name for name, values in found.items() if not np.isfinite(values).all()]
+    if not fits or broken:
+        what = f"its {broken[0]} is not finite" if broken else f"its arrays are of shapes {shapes}, for {rows} images"
+        raise ValueError(f"{file} is damaged: {what}; {again}")
+    count = int(found["count"])
+    statistics = Statistics(count, found["mean"], found["covariance"])
+    maps = [found[key] for key in ("spatial_mean", "spatial_covariance") if key in found]
+    logits = torch.from_numpy(found["logits"]) if "logits" in found else None
+    return Seen(
+        statistics, Statistics(count, *maps) if maps else None, torch.from_numpy(found["features"]), logits, labels
+    )

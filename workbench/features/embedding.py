@@ -21,8 +21,9 @@ import torch
 from jaxtyping import Float, Float32, Float64, Integer
 from torch import Tensor
 
+from workbench.arrays import open_npz
 from workbench.features.directions import principal, procrustes
-from workbench.files import write_atomically
+from workbench.files import parse_mapping, write_atomically
 
 METHODS = {"pca": "torch", "tsne": "openTSNE", "umap": "umap-learn"}  # the library that has a say in the result
 _EXACT_ROWS = 5000  # up to here neighbours are found by trying all
@@ -247,13 +248,15 @@ def _key(rows: Tensor, method: str, options: Mapping[str, Any]) -> str:
 
 def _read(path: Path, count: int, method: str) -> Embedding | None:
     """The embedding in a file; None if there is none, or none that is whole."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            points, trust = torch.from_numpy(file["points"]), float(file["trust"])
-            settings = json.loads(str(file["settings"]))
-    except FileNotFoundError:
+    if not path.is_file():
         return None
-    except Exception as error:  # numpy, zipfile and zlib raise a dozen kinds for a damaged file
+    try:
+        with open_npz(path) as arrays:
+            points, trust = torch.from_numpy(arrays.read("points")), arrays.read("trust")
+            settings = parse_mapping(str(arrays.read("settings", kinds="U")), "settings")
+        if points.shape != (count, 2) or not (points.isfinite().all() and np.isfinite(trust).all()):
+            raise ValueError(f"its points are not {count} finite ones")
+        return Embedding(points, method, settings, float(trust))
+    except (ValueError, TypeError) as error:
         warnings.warn(f"{path} is damaged and computed again: {error}", stacklevel=3)
         return None
-    return Embedding(points, method, settings, trust) if points.shape == (count, 2) else None
