@@ -225,3 +225,11 @@ def test_full_set_with_fewer_labels_than_images(tmp_path):
         (tmp_path / f"{prefix}-labels-idx1-ubyte").write_bytes(labels)
     with pytest.raises(ValueError, match="3 train images but 2 labels"):
         load_images(DataConfig(source="full", path=str(tmp_path)), "train")
+
+
+def test_what_is_not_finite_is_no_grey():
+    images = torch.zeros(3, 1, 2, 2)
+    images[1, 0, 1, 1] = torch.nan
+    with pytest.raises(ValueError, match="image 1 of 3 is not finite"):
+        to_uint8(images)
+    assert to_uint8(images[:1]).unique().tolist() == [128]

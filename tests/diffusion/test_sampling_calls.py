@@ -5,7 +5,7 @@ import torch
 
 from workbench.diffusion.guidance import Guidance
 from workbench.diffusion.randomness import normal
-from workbench.diffusion.sampling import evaluations, sample
+from workbench.diffusion.sampling import SAMPLERS, NotFinite, evaluations, sample
 from workbench.diffusion.schedules import time_grid
 
 SHAPE = (2, 4, 4)
@@ -187,3 +187,24 @@ def test_step_noise_of_one_row_is_not_spread_over_the_batch():
             sampler="euler-maruyama",
             step_noise=lambda step: normal(0, "step", [0], SHAPE),
         )
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_the_first_row_and_step_that_are_not_finite_are_named(sampler, value):
+    """The network breaks row 2 at its second step, row 1 at its third."""
+    times = []
+
+    def velocity(x, t, y):
+        times.append(float(t[0]))
+        step = len(set(times))
+        v = torch.zeros_like(x)
+        v[2 if step == 2 else 1] = value if step > 1 else 0.0
+        return v
+
+    noise = torch.zeros(4, 1, 2, 2)
+    options = {"null_label": 5, "steps": 4, "sampler": sampler, "step_noise": lambda i: torch.zeros_like(noise)}
+    with pytest.raises(NotFinite, match="row . of the samples is not finite after step . of 4") as caught:
+        sample(velocity, noise, torch.zeros(4, dtype=torch.long), **options)
+    # Heun looks ahead: its corrector of step 1 is the network's second time.
+    assert (caught.value.row, caught.value.step) == ((2, 1) if sampler == "heun" else (2, 2))

@@ -20,6 +20,7 @@ from workbench.evaluation.statistics import PROTOCOL
 from workbench.evaluation.suite import score
 from workbench.features.extract import extract
 from workbench.features.maps import layer_and_guided_maps
+from workbench.runs.checkpoints import save_checkpoint
 from workbench.runs.store import Run, prepare_run
 from workbench.training.loop import fit
 
@@ -269,3 +270,23 @@ def test_guided_features_and_their_maps(run):
     assert len(maps.panels) == 4
     for _, colours in maps.panels:
         assert colours.shape == (4, 2, 2, 3) and colours.min() >= 0 and colours.max() <= 1
+
+
+def test_images_that_are_not_finite_are_named(run):
+    checkpoint = run.checkpoint(2)
+    parts = {part: checkpoint.load(part) for part in ("model", "ema", "optimizer")}
+    parts["ema"]["y_embedder.embedding_table.weight"][7] = torch.nan  # the label of samples 7, 17, ...
+    save_checkpoint(run.folder / "checkpoints", 2, parts, checkpoint.state)
+    settings = replace(run.config.sampling, count=20)
+    said = rf"^sample 7 of run {run.name} at step 2 is not finite after step 1 of 2 of the sampler; did the run div"
+    with pytest.raises(ValueError, match=said):
+        generate(run, 2, settings)
+    assert not list(run.folder.glob("samples/*.npz")) and not list(run.folder.glob(".held-*"))
+    assert torch.isfinite(generate(run, 2, replace(settings, count=7)).images.float()).all()
+
+
+def test_weights_that_were_not_kept_are_named(run):
+    checkpoint = run.checkpoint(2)
+    save_checkpoint(run.folder / "checkpoints", 2, {"ema": checkpoint.load("ema")}, {})
+    with pytest.raises(ValueError, match="has no model weights; it has: ema"):
+        generate(run, 2, replace(run.config.sampling, weights="raw"))

@@ -10,12 +10,14 @@ import torch
 
 from workbench.config import Plugin, to_yaml
 from workbench.data.images import load_images
+from workbench.evaluation import suite
 from workbench.evaluation.archives import write_samples
 from workbench.evaluation.detectors import load_detector
 from workbench.evaluation.generate import generate
 from workbench.evaluation.reference import write_reference_of_data
 from workbench.evaluation.statistics import PROTOCOL
 from workbench.evaluation.suite import probe_layers, score, score_file, supervisors
+from workbench.runs.checkpoints import save_checkpoint, thin
 from workbench.runs.store import Run
 
 METRICS = ["fd-clf64", "sfd-clf64", "kid-clf64", "is-clf64", "precision-clf64", "recall-clf64", "density-clf64"]
@@ -34,6 +36,16 @@ def copy(run, tmp_path):
         if (run.folder.parent / name).is_dir():
             (tmp_path / name).symlink_to(run.folder.parent / name)
     return Run(tmp_path / run.name)
+
+
+@pytest.fixture
+def fresh(copy, monkeypatch):
+    """A run of which nothing was scored or generated, against a reference that is not seen yet."""
+    monkeypatch.setattr(suite, "_references", {})
+    (copy.folder.parent / ".references").unlink(missing_ok=True)
+    (copy.folder / "results.jsonl").unlink(missing_ok=True)
+    shutil.rmtree(copy.folder / "samples", ignore_errors=True)
+    return copy
 
 
 def test_scores_say_how_they_were_measured(run):
@@ -127,7 +139,51 @@ def test_training_images_as_samples_are_refused(run, tmp_path):
 def test_images_that_a_detector_does_not_take(run, tmp_path):
     write_samples(tmp_path / "large.npz", torch.zeros(4, 3, 64, 64, dtype=torch.uint8))
     with pytest.raises(ValueError, match="clf64 takes"):
-        score_file(tmp_path / "large.npz", run.config.data, run.folder.parent)
+        score_file(tmp_path / "large.npz", run.config.data, run.folder.parent, small_ok=True)
+
+
+def test_a_run_that_trains_on_is_scored_at_the_step_that_was_chosen(fresh):
+    checkpoint, stages = fresh.checkpoint(4), []
+
+    def meanwhile(stage, done, total):
+        stages.append(stage)
+        if stage == "reference" and done < total and len(fresh.checkpoints) == 1:
+            assert fresh.checkpoint().step == 4
+            parts = {part: checkpoint.load(part) for part in ("model", "ema", "optimizer")}
+            save_checkpoint(fresh.folder / "checkpoints", 6, parts, checkpoint.state)
+            thin(fresh.folder / "checkpoints", 1, None, 6)
+
+    settings = replace(few(fresh), count=8)
+    records = score(fresh, 4, settings, small_ok=True, progress=meanwhile)
+    assert "reference" in stages and [c.step for c in fresh.checkpoints] == [6]
+    assert {record["step"] for record in records} == {record["step"] for record in fresh.results} == {4}
+    assert score(fresh, 4, settings, small_ok=True) == records  # known, though its weights are gone
+    with pytest.raises(ValueError, match="has no checkpoint of step 4; it has: 6"):
+        score(fresh, 4, replace(settings, count=9), small_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"steps": -3}, "steps"),
+        ({"count": 0}, "count is 0; allowed are 1 to 10,000,000"),
+        ({"count": 1}, "got 1 images; a score needs at least 2"),
+        ({"count": 10**9}, "count is 1000000000; allowed are 1 to 10,000,000"),
+        ({"count": 30}, "got 30 rows of 64 dimensions"),
+        ({"guidance_scale": float("nan")}, "guidance scale must be finite"),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused_before_the_reference_is_seen(fresh, changes, said):
+    with pytest.raises(ValueError, match=said):
+        score(fresh, 4, replace(few(fresh), **changes), progress=lambda *seen: pytest.fail(str(seen)))
+    assert not (fresh.folder.parent / ".references").exists() and not fresh.results
+
+
+def test_scores_that_are_not_finite_are_not_kept(fresh, monkeypatch):
+    monkeypatch.setattr(suite, "agreement", lambda _: {"value": 0.5, "low": float("nan"), "high": 1.0})
+    with pytest.raises(ValueError, match="^class-agreement cannot hold low = nan: JSON has finite numbers only"):
+        score(fresh, 4, few(fresh), small_ok=True)
+    assert fresh.results == []
 
 
 def test_probe_of_layers_is_recorded(run):

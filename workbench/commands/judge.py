@@ -1,27 +1,30 @@
 """Commands that judge: scores of runs and files, reference files, and what differences between runs are worth."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.table import Table
 
+from workbench.arrays import is_npy
 from workbench.commands.bars import bars
 from workbench.commands.terminal import Console
-from workbench.config import load_config
+from workbench.config import from_dict, load_config, parse_overrides, refuse_unknown, to_dict
+from workbench.evaluation.names import DETECTORS
 from workbench.files import write_json
 from workbench.runs.store import open_run, runs_root
 
 
 def evaluate(command) -> None:
     """Scores of a run or of a file of images."""
-    scored = _score_run if command.samples is None else _score_samples
+    _check_evaluate(command)
     console, records = Console(), []
     with bars(console) as update:
-        for detector in command.detector:
-            records += scored(command, detector, lambda stage, done, total: update(stage, done, total))
+        scored = _score_run(command, update) if command.samples is None else _score_samples(command, update)
+        for found in scored:
+            records += found
     _print(console, records)
     if command.report:
-        command.report.parent.mkdir(parents=True, exist_ok=True)
         write_json(command.report, {"scores": records})
 
 
@@ -76,43 +79,72 @@ def compare(command) -> None:
     console.print("\n".join(lines), soft_wrap=True, highlight=False)
 
 
-def _score_run(command, detector: str, progress) -> list[dict]:
-    if command.run is None:
-        raise ValueError("give a run, or --samples FILE.npz")
-    from workbench.config import from_dict, parse_overrides, to_dict
-    from workbench.evaluation.suite import score
+def _check_evaluate(command) -> None:
+    """ValueError for options that do not fit together, before anything heavy is imported or read."""
+    if command.reference == "":
+        raise ValueError("--reference is empty, as of a shell variable that is not set; give a file, or leave it out")
+    if command.processes < 1:
+        raise ValueError(f"--processes must be at least 1; got {command.processes}")
+    for detector in command.detector:
+        refuse_unknown("detector", detector, DETECTORS)
+    if command.report:
+        if command.report.is_dir():
+            raise ValueError(f"--report {command.report} is a folder; give a JSON file")
+        command.report.parent.mkdir(parents=True, exist_ok=True)
+    if command.reference is not None and (command.samples is None or command.reference.endswith(".npz")):
+        is_npy(Path(command.reference))  # refuses what is no file
+    if command.samples is None:
+        if command.run is None:
+            raise ValueError("give a run, or --samples FILE.npz")
+        return
+    if command.run is not None and "=" not in command.run:
+        raise ValueError(f"give a run or --samples, not both; got {command.run!r} and {command.samples}")
+    if command.reference is None:
+        raise ValueError("--samples needs --reference: an .npz file, or a preset whose training images are meant")
+    is_npy(command.samples)
+    others = {"--step": command.step is not None, "--processes": command.processes > 1, "--force": command.force}
+    if useless := [name for name, given in others.items() if given]:
+        raise ValueError(f"{useless[0]} is of runs; a file of --samples has none")
 
+
+def _score_run(command, progress) -> Iterator[list[dict]]:
+    """The scores of one checkpoint, held until all detectors have seen its images."""
     run = open_run(command.run)
     changes = parse_overrides(f"sampling.{change.removeprefix('sampling.')}" for change in command.overrides)
     tree = to_dict(run.config)
     settings = from_dict({**tree, "sampling": {**tree["sampling"], **changes.get("sampling", {})}}).sampling
-    return score(
-        run,
-        run.checkpoint(command.step).step,
-        settings,
-        detector=detector,
-        reference=Path(command.reference) if command.reference else None,
-        small_ok=command.small_ok,
-        force=command.force,
-        processes=command.processes,
-        progress=progress,
-    )
+    run.checkpoint(command.step)
+    # What is wrong is said before torch is imported, which takes seconds.
+    from workbench.evaluation.suite import score
+    from workbench.runs.held import held
+
+    with held(run, command.step) as kept:
+        for detector in command.detector:
+            yield score(
+                kept,
+                kept.checkpoint(command.step).step,
+                settings,
+                detector=detector,
+                reference=Path(command.reference) if command.reference else None,
+                small_ok=command.small_ok,
+                force=command.force,
+                processes=command.processes,
+                progress=progress,
+            )
 
 
-def _score_samples(command, detector: str, progress) -> list[dict]:
-    from workbench.evaluation.suite import score_file
-
-    if command.reference is None:
-        raise ValueError("--samples needs --reference: an .npz file, or a preset whose training images are meant")
+def _score_samples(command, progress) -> Iterator[list[dict]]:
     # Without a run the first word is an override too.
     overrides = [word for word in (command.run, *command.overrides) if word is not None]
-    if command.run is not None and "=" not in command.run:
-        raise ValueError(f"give a run or --samples, not both; got {command.run!r} and {command.samples}")
     is_file = command.reference.endswith(".npz")
+    if is_file and overrides:
+        raise ValueError(f"{overrides[0]} changes nothing of a reference file; overrides are of a preset")
     against = Path(command.reference) if is_file else load_config(command.reference, overrides).data
-    return score_file(
-        command.samples, against, runs_root(), detector=detector, small_ok=command.small_ok, progress=progress
-    )
+    from workbench.evaluation.suite import score_file
+
+    options = {"small_ok": command.small_ok, "progress": progress}
+    for detector in command.detector:
+        yield score_file(command.samples, against, runs_root(), detector=detector, **options)
 
 
 def _print(console: Console, records: list[dict]) -> None:

@@ -16,12 +16,16 @@ from workbench.runs.store import runs_root
 
 def encode(command) -> None:
     """Latents ahead of training, where ``train`` finds them."""
+    config, console = load_config(command.config, command.overrides), Console()
+    if command.processes < 1:
+        raise ValueError(f"--processes must be at least 1; got {command.processes}")
     import torch
 
     from workbench.data.encode import encode as encode_images
     from workbench.data.targets import open_targets
 
-    config, console = load_config(command.config, command.overrides), Console()
+    if command.device is not None:
+        _check_device(command.device)
     with bars(console) as update:
         latents = encode_images(
             config,
@@ -43,6 +47,15 @@ def encode(command) -> None:
     size = sum(shard["bytes"] for shard in latents.index["shards"]) / 1e6
     what = f"{len(latents)} images of {len(latents.classes)} classes, {size:,.0f} MB, checked"
     console.print(f"{what}: {latents.shards.folder}", soft_wrap=True)
+
+
+def _check_device(name: str) -> None:
+    """ValueError for a device that this machine has not, also where nothing is left to compute on it."""
+    import torch
+
+    there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if name not in (there if len(there) == 1 else [*there, "cuda"]):
+        raise ValueError(f"--device is {name!r}; this machine has {', '.join(there)}")
 
 
 def benchstep(command) -> None:

@@ -76,7 +76,13 @@ def to_float(images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
 
 
 def to_uint8(images: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
-    """Float -1..1 to uint8: clip(127.5 x + 128) truncated, SiT's and LightningDiT's rounding."""
+    """Float -1..1 to uint8: clip(127.5 x + 128) truncated, SiT's and LightningDiT's rounding.
+
+    ValueError for an image that is not finite, which no grey stands for.
+    """
+    finite = images.isfinite().flatten(1).all(dim=1)
+    if not finite.all():
+        raise ValueError(f"image {int((~finite).nonzero()[0])} of {len(images)} is not finite")
     return (images * 127.5 + 128.0).clamp(0, 255).to(torch.uint8)
 
 

@@ -15,6 +15,15 @@ from workbench.diffusion.schedules import time_grid
 
 SAMPLERS = ("euler", "heun", "euler-maruyama")
 
+
+class NotFinite(ValueError):
+    """The state of a sampler is not finite: of row ``row`` of the batch, first after step ``step``, from 1."""
+
+    def __init__(self, row: int, step: int, steps: int):
+        super().__init__(f"row {row} of the samples is not finite after step {step} of {steps} of the sampler")
+        self.row, self.step = row, step
+
+
 LAST_STEP = 0.04  # size of the noiseless last step of the SDE: the published setting of SiT and REPA
 
 
@@ -107,7 +116,7 @@ def sample(
     called after each step.
 
     Raises ValueError for an unknown sampler, a wrong grid, an SDE without `step_noise`, or guidance with a
-    `null_label` of None, that of a model that has none.
+    `null_label` of None, that of a model that has none; and NotFinite.
     """
     times = _grid(sampler, steps, last_step, shift).tolist()
     if guidance.scale != 1 and null_label is None:
@@ -116,6 +125,7 @@ def sample(
         raise ValueError("sampler 'euler-maruyama' needs step_noise(i), the standard normal noise of step i")
     network = _GuidedVelocity(velocity, labels, null_label, guidance, noise.dtype)
     x = noise.to(torch.float64)
+    broken = torch.zeros(len(x), dtype=torch.int64, device=x.device)  # the first step after which, from 1
     for step, (t, t_next) in enumerate(pairwise(times)):
         field = partial(network, guided=guidance.active(t))
         last = step == steps - 1
@@ -125,8 +135,13 @@ def sample(
             x = _heun_step(field, x, t, t_next)
         else:
             x = _euler_step(field, x, t, t_next)
+        finite = x.to(noise.dtype).isfinite().flatten(1).all(dim=1)
+        broken = torch.where(~finite & (broken == 0), step + 1, broken)  # read once, at the end: no step waits
         if progress is not None:
             progress(step + 1, steps)
+    if broken.any():
+        first = int(broken[broken > 0].min())
+        raise NotFinite(int((broken == first).nonzero()[0]), first, steps)
     return x.to(noise.dtype)
 
 

@@ -3,6 +3,7 @@
 Only what run folders hold is read; nothing is trained or generated.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -99,7 +100,7 @@ def compare(
     groups = group(runs)
     if len(groups) < 2:
         raise ValueError(f"a comparison needs two configurations or more; got {_listed(g.label for g in groups)}")
-    records = _records(groups)
+    records, notes = _records(groups)
     rows, how, alone = [], {}, {}
     for column in _columns(records, metrics):
         steps = {other.label: _step(records, column, groups[0], other, step) for other in groups[1:]}
@@ -109,7 +110,7 @@ def compare(
             pairs = _seeds(records, column, groups[0], other, steps[other.label])
             if missing := {*groups[0].runs, *other.runs} - {*pairs}:
                 alone.setdefault((other.label, tuple(sorted(missing))), []).append(column)
-    notes = [
+    notes += [
         f"{label} and {groups[0].label} have no pair of seed {_listed(seeds)} in {_listed(columns)}"
         for (label, seeds), columns in alone.items()
     ]
@@ -192,13 +193,22 @@ def _column(record: Mapping[str, Any]) -> str:
     return record["metric"] + (f" of layer {record['layer']} at t = {record['t']:g}" if "layer" in record else "")
 
 
-def _records(groups: Sequence[Group]) -> Records:
+def _records(groups: Sequence[Group]) -> tuple[Records, list[str]]:
+    """What was measured, and notes on numbers that are left out because they are not finite."""
     records: Records = {}
+    left_out: list[str] = []
     for one in groups:
         for seed, run in one.runs.items():
-            for record in run.results:
-                records.setdefault((one.label, seed, _column(record), record["step"]), []).append(record)
-    return records
+            for number, record in enumerate(run.results, start=1):
+                missing = [key for key in ("metric", "step", "value") if key not in record]
+                if missing:
+                    raise ValueError(f"{run.folder / 'results.jsonl'}: record {number} lacks {', '.join(missing)}")
+                value = record["value"]
+                if isinstance(value, int | float) and math.isfinite(value):
+                    records.setdefault((one.label, seed, _column(record), record["step"]), []).append(record)
+                else:
+                    left_out.append(f"{_column(record)} of {run.name} at step {record['step']} is {value}, left out")
+    return records, left_out
 
 
 def _columns(records: Records, metrics: Sequence[str]) -> list[str]:

@@ -17,8 +17,8 @@ from torch import Tensor
 from workbench.config import refuse_unknown
 from workbench.data.encoders import portions
 from workbench.diffusion.precision import tf32
+from workbench.evaluation.names import DETECTORS
 
-DETECTORS = ("clf64", "effnet-lite0", "randomconv", "pixels-pca64", "inception-2015", "dinov2")
 DETECTION_BATCH = 256
 SPATIAL = 7  # channels of a map that the spatial Frechet distance reads
 _OWN_NAMES = {"fd": "fid", "sfd": "sfid", "fd-inf": "fid-inf"}  # of the network that FID is defined by

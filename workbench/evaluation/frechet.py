@@ -185,16 +185,22 @@ def _statistics(rows: Float64[np.ndarray, "n d"]) -> Statistics:
     return Statistics(len(rows), mean, centred.T @ centred / (len(rows) - 1))
 
 
+def check_rows(count: int, dimensions: int, small_ok: bool) -> bool:
+    """Whether so many rows are few for a Frechet distance; ValueError if they are and `small_ok` does not allow it."""
+    small = count < 2 * dimensions
+    if small and not small_ok:
+        raise ValueError(
+            f"got {count} rows of {dimensions} dimensions; the Frechet distance needs at least {2 * dimensions}, twice "
+            f"as many, since sets of little variance score too well below that; small_ok (--small-ok) allows and marks "
+            f"it"
+        )
+    return small
+
+
 def _small(n: int | None, m: int | None, d: int, other: int, small_ok: bool) -> bool:
     if d != other:
         raise ValueError(f"the sets have {d} and {other} dimensions; both must come from one detector")
-    least = min(count for count in (n, m, 2 * d) if count is not None)
-    if least < 2 * d and not small_ok:
-        raise ValueError(
-            f"got {least} rows of {d} dimensions; the Frechet distance needs at least {2 * d}, twice as many, since "
-            f"sets of little variance score too well below that; small_ok (--small-ok) allows and marks it"
-        )
-    return least < 2 * d
+    return check_rows(min(count for count in (n, m, 2 * d) if count is not None), d, small_ok)
 
 
 def _root(covariance: Float64[np.ndarray, "d d"]) -> Float64[np.ndarray, "d d"]:

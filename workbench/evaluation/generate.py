@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from workbench.config import SamplingConfig
@@ -21,15 +21,17 @@ from workbench.diffusion.guidance import Guidance
 from workbench.diffusion.paths import get_path
 from workbench.diffusion.precision import tf32
 from workbench.diffusion.randomness import generator, normal
-from workbench.diffusion.sampling import evaluations, sample
+from workbench.diffusion.sampling import NotFinite, evaluations, sample
 from workbench.evaluation.archives import read_samples, write_samples
 from workbench.files import hold_lock
+from workbench.runs.held import HeldRun, held
 from workbench.runs.models import check_null_class, load_backbone, load_run_codec
 from workbench.runs.store import Run
 
 _WORKER = "from workbench.evaluation.generate import work; work()"
 _BATCH = 100
 _PART = 1000  # images that a kill can cost a process; a multiple of the batch
+_MOST = 10_000_000  # images
 _FEW_PARTS = 16  # so many at least, where a batch each is asked for, so that processes have something to share
 
 
@@ -49,13 +51,27 @@ def generate(
     Process k takes every ``processes``-th part of some 1,000 images from the k-th on, on GPU k modulo their number.
     Killed at any moment it loses the parts in work; called again, with any number of processes, it goes on after those
     that are there, and makes damaged ones again. On one kind of processor with as many threads a process, the images
-    are the same bit for bit in every case. ``progress(done, count)`` counts images. Raises ValueError for a step that
-    was not kept, for guidance of a run whose null class was not trained, and for a process that was killed.
+    are the same bit for bit in every case. ``progress(done, count)`` counts images. The checkpoint is held: training
+    may go on and thin it. Raises ValueError as `check_sampling`, for a step that was not kept, for images that are not
+    finite, and for a process that was killed.
     """
+    check_sampling(run, settings, processes)
+    with held(run, step) as kept:
+        return _generate(kept, step, settings, progress, processes)
+
+
+def check_sampling(run: Run, settings: SamplingConfig, processes: int = 1) -> None:
+    """ValueError for what `generate` cannot do: sampler, steps, count, or guidance without a trained null class."""
     if processes < 1:
         raise ValueError(f"processes must be at least 1; got {processes}")
+    if not 1 <= settings.count <= _MOST:
+        raise ValueError(f"sampling.count is {settings.count}; allowed are 1 to {_MOST:,}")
+    evaluations(settings.sampler, settings.steps, Guidance.of(settings), settings.last_step, settings.shift)
     if settings.guidance_scale != 1:
         check_null_class(run, "it cannot be guided: set sampling.guidance_scale to 1")
+
+
+def _generate(run: Run, step: int, settings: SamplingConfig, progress: Progress | None, processes: int) -> Samples:
     file = _file(run, step, settings)
     parts, lock = file.with_suffix(""), file.with_name(f".{file.stem}.lock")
     if not file.is_file():
@@ -131,13 +147,16 @@ def _make_parts(
     if processes == 1:
         _make_share(run, step, settings, folder, device_of(0), (0, 1), progress)
         return
-    order = {"run": str(run.folder), "step": step, "settings": asdict(settings), "folder": str(folder)}
+    kept = str(run.kept) if isinstance(run, HeldRun) else None
+    order = {"run": str(run.folder), "kept": kept, "step": step, "settings": asdict(settings), "folder": str(folder)}
     shares = [{**order, "share": (k, processes), "device": device_of(k)} for k in range(processes)]
     run_workers(_WORKER, "generating", shares, settings.count, progress)
 
 
 def _make_share_of_order(order: dict[str, Any], progress: Progress) -> None:
-    run, settings, folder = Run(Path(order["run"])), SamplingConfig(**order["settings"]), Path(order["folder"])
+    place, kept = Path(order["run"]), order["kept"]
+    run = Run(place) if kept is None else HeldRun(place, Path(kept))
+    settings, folder = SamplingConfig(**order["settings"]), Path(order["folder"])
     _make_share(run, order["step"], settings, folder, order["device"], tuple(order["share"]), progress)
 
 
@@ -188,9 +207,8 @@ def _drawer(
     backbone, codec = load_backbone(run, step, settings.weights).to(device), load_run_codec(run, device)
     shape = (backbone.channels, backbone.height, backbone.height)
 
-    @tf32(run.config.training.tf32)
-    def draw(rows: np.ndarray, labels: Int[Tensor, "b"]) -> UInt8[Tensor, "b c x y"]:
-        z = sample(
+    def latents(rows: np.ndarray, labels: Int[Tensor, "b"]) -> Float[Tensor, "b c h w"]:
+        return sample(
             backbone,
             normal(settings.seed, "sample", rows, shape).to(device),
             labels.to(device),
@@ -203,7 +221,19 @@ def _drawer(
             shift=settings.shift,
             step_noise=lambda i: normal(settings.seed, f"sample-step-{i}", rows, shape).to(device),
         )
-        return codec.decode(z).cpu()
+
+    @tf32(run.config.training.tf32)
+    def draw(rows: np.ndarray, labels: Int[Tensor, "b"]) -> UInt8[Tensor, "b c x y"]:
+        which, cause = f"of run {run.name} at step {step}", f"did the run diverge before step {step}?"
+        try:
+            z = latents(rows, labels)
+        except NotFinite as error:
+            after = f"step {error.step} of {settings.steps} of the sampler"
+            raise ValueError(f"sample {rows[error.row]} {which} is not finite after {after}; {cause}") from error
+        try:
+            return codec.decode(z).cpu()
+        except ValueError as error:
+            raise ValueError(f"samples {rows[0]} to {rows[-1]} {which}, decoded: {error}; {cause}") from error
 
     return draw
 

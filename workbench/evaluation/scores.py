@@ -183,6 +183,6 @@ def _share(value: float, count: int) -> dict[str, Any]:
 
 def _by_class(hits: torch.Tensor, labels: torch.Tensor) -> list[float | None]:
     """Share of hits of each class, None of one that has no image."""
-    classes = int(labels.max()) + 1
-    of_class = [hits[labels == label] for label in range(classes)]
-    return [float(found.double().mean()) if len(found) else None for found in of_class]
+    counts = torch.bincount(labels)
+    shares = torch.bincount(labels, hits.double(), len(counts)) / counts
+    return [float(share) if count else None for share, count in zip(shares, counts, strict=True)]

@@ -1,6 +1,7 @@
 """Scores of a run or of a file of images, each stored with how it was measured."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,11 +13,14 @@ from workbench.config import DataConfig, SamplingConfig
 from workbench.data.encoders import ENCODERS
 from workbench.evaluation.archives import read_samples
 from workbench.evaluation.detectors import Detector, load_detector, metric_name
-from workbench.evaluation.generate import described, generate
+from workbench.evaluation.frechet import check_rows
+from workbench.evaluation.generate import check_sampling, described, generate
 from workbench.evaluation.probe import linear_probe
 from workbench.evaluation.reference import Reference, Seen, reference_of_data, reference_of_file, see
 from workbench.evaluation.scores import agreement, kinds, measure
 from workbench.features.extract import extract
+from workbench.files import to_json
+from workbench.runs.held import held
 from workbench.runs.store import Run, find_teacher, machine
 
 _BATCH = 500
@@ -42,24 +46,29 @@ def score(
     Against the training images of the run's data set, with floors from its test images, or against a reference file.
     ``scores.measure`` says what the scores are; class agreement joins them where the detector knows the run's classes.
     ValueError for a detector whose network taught the run or its teacher, unless ``force`` (then each record carries
-    ``supervised``), for too few images unless ``small_ok`` (then ``small``), and as ``generate``.
+    ``supervised``), for too few images unless ``small_ok`` (then ``small``), for scores that are not finite, and as
+    ``generate``. The checkpoint is held from the beginning: a run that trains may thin it meanwhile.
     """
+    check_sampling(run, settings, processes)
     judge = _detector(detector)
+    _check_count(settings.count, judge, small_ok)
     supervised = judge.encoder is not None and any(name.startswith(judge.encoder) for name in supervisors(run))
     if supervised and not force:
         raise ValueError(
             f"{detector} taught run {run.name} or its teacher, so it is no judge of it: choose another detector, or "
             f"allow and mark it with --force"
         )
-    seen = _reference(run.config.data, detector, reference, run.folder.parent, progress)
-    how = {"step": step, **described(run, step, settings), **_how(judge, seen)}
-    how |= {"supervised": True} if supervised else {}
-    expected = _metrics(judge, seen, settings.count, run.provenance["latents"]["classes"])
-    known = {r["metric"]: r for r in run.results if all(r.get(key) == value for key, value in how.items())}
-    if known.keys() >= set(expected):  # a killed process may have written some of them
-        return [known[metric] for metric in expected]
-    stage = _staged(progress, "generate")
-    samples = generate(run, step, settings, stage, processes=processes)
+    described(run, step, settings)  # what it refuses comes before the reference is seen
+    there = step in {checkpoint.step for checkpoint in run.checkpoints}  # else its scores may be known all the same
+    with held(run, step) if there else nullcontext(run) as kept:
+        seen = _reference(run.config.data, detector, reference, run.folder.parent, progress)
+        how = {"step": step, **described(run, step, settings), **_how(judge, seen)}
+        how |= {"supervised": True} if supervised else {}
+        expected = _metrics(judge, seen, settings.count, run.provenance["latents"]["classes"])
+        known = {r["metric"]: r for r in run.results if all(r.get(key) == value for key, value in how.items())}
+        if known.keys() >= set(expected):  # a killed process may have written some of them
+            return [known[metric] for metric in expected]
+        samples = generate(kept, step, settings, _staged(progress, "generate"), processes=processes)
     batches = samples.images.split(_BATCH)
     found = see(batches, judge, labels=samples.labels, progress=_counted(progress, "detect", len(samples.images)))
     records = _records(found, seen, judge, expected, seed=settings.seed, small_ok=small_ok)
@@ -86,6 +95,7 @@ def score_file(
     ValueError as ``archives.read_samples``, and as ``score``.
     """
     samples, judge = read_samples(file), _detector(detector)
+    _check_count(len(samples), judge, small_ok)
     data, path = (None, against) if isinstance(against, Path) else (against, None)
     seen = _reference(data, detector, path, root, progress)
     if samples.content == seen.content:
@@ -155,7 +165,18 @@ def _records(
     agreed = metric_name(judge.name, "class-agreement")
     if agreed in expected:
         named[agreed] = agreement(found)
+    for metric in expected:
+        to_json(named[metric], metric)  # nothing is kept, or shown, of scores that are not finite
     return [{"metric": metric, **named[metric]} for metric in expected]
+
+
+def _check_count(count: int, judge: Detector, small_ok: bool) -> None:
+    """ValueError for too few images before any are seen, where the detector tells its dimensions."""
+    if count < 2:
+        raise ValueError(f"got {count} images; a score needs at least 2")
+    dimensions = judge.reduction or judge.dimensions
+    if dimensions:
+        check_rows(count, dimensions, small_ok)
 
 
 @lru_cache(maxsize=2)

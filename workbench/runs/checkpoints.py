@@ -56,8 +56,7 @@ class Checkpoint:
         from safetensors import SafetensorError
         from safetensors.torch import load
 
-        if part not in self.state["files"]:
-            raise ValueError(f"checkpoint {self.folder} has no {part} weights; it has: {', '.join(self.parts)}")
+        self._check_part(part)
         file = self.folder / f"{part}.safetensors"
         try:
             with open_regular(file) as opened:
@@ -72,8 +71,13 @@ class Checkpoint:
             raise ValueError(f"{file} is damaged: {error}") from error
 
     def hash(self, part: str) -> str:
-        """SHA-256 of the file of ``part``, as recorded when it was written."""
+        """SHA-256 of the file of ``part``, as recorded when it was written; ValueError if there is no such part."""
+        self._check_part(part)
         return self.state["files"][part]
+
+    def _check_part(self, part: str) -> None:
+        if part not in self.state["files"]:
+            raise ValueError(f"checkpoint {self.folder} has no {part} weights; it has: {', '.join(self.parts)}")
 
 
 def save_checkpoint(
