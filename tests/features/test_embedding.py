@@ -1,5 +1,9 @@
 import itertools
 import logging
+import os
+import shutil
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -182,3 +186,34 @@ def test_what_is_refused(digits, tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can become another user")
+def test_umap_works_where_neither_packages_nor_home_can_be_written():
+    keep = "+dac_read_search"  # to read packages that root alone may
+    other = [
+        "setpriv",
+        "--reuid=54321",
+        "--regid=54321",
+        "--clear-groups",
+        f"--inh-caps={keep}",
+        f"--ambient-caps={keep}",
+    ]
+    environment = {key: value for key, value in os.environ.items() if key not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
+    # Importing it is what fails where nothing can be cached; compiling takes half a minute.
+    code = "from workbench.features.embedding import _let_numba_cache as let; let(); import umap, os; "
+    code += "print(os.listdir(os.environ['NUMBA_CACHE_DIR']))"
+    done = subprocess.run(
+        [*other, sys.executable, "-W", "ignore", "-c", code],
+        env={**environment, "HOME": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        cwd="/",
+    )
+    assert done.returncode == 0 and done.stdout.startswith("["), done.stderr
+
+
+def test_a_folder_for_the_compiler_that_cannot_be_written_is_named(monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/dev/null/numba")
+    with pytest.raises(ValueError, match="NUMBA_CACHE_DIR is /dev/null/numba, which cannot be written"):
+        embed(draw(20, 4), "umap", seed=0, neighbours=5)

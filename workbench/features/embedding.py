@@ -4,15 +4,21 @@ Gaps between clusters, their areas and densities mean nothing in t-SNE and UMAP:
 So each embedding carries numbers that say how far it may be trusted, and separability is measured on the rows.
 """
 
+import atexit
 import contextlib
 import hashlib
 import io
 import json
 import logging
+import os
+import shutil
+import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -201,11 +207,52 @@ def _umap(
         # It warns of packages it can do without, and of renamed arguments in others that it calls.
         warnings.filterwarnings("ignore", module=r"(umap|sklearn|pynndescent|numba)\b")
         warnings.filterwarnings("ignore", message=".*Tensorflow.*")
+        _let_numba_cache()
         from umap import UMAP
 
         first = scores[:, :2] * (10 / np.abs(scores[:, :2]).max()) if start is None else start.double().numpy()
         model = UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1, init=first.astype(np.float32))
         return np.array(model.fit_transform(scores.astype(np.float32)), np.float64)
+
+
+def _let_numba_cache() -> None:
+    """Give UMAP's compiler a folder: it refuses to compile where neither the packages nor the home can be written.
+
+    ValueError if no folder can be, not even a temporary one, or not that of ``$NUMBA_CACHE_DIR``.
+    """
+    if said := os.environ.get("NUMBA_CACHE_DIR"):
+        if not _can_write(Path(said)):
+            raise ValueError(f"NUMBA_CACHE_DIR is {said}, which cannot be written: UMAP compiles into it; name another")
+        return
+    packages = [Path(find_spec(name).origin).parent / "__pycache__" for name in ("umap", "pynndescent")]
+    if all(map(_can_write, packages)) or ((cache := _user_cache()) and _can_write(cache / "numba")):
+        return
+    try:
+        folder = tempfile.mkdtemp(prefix="workbench-numba-")
+    except OSError as error:
+        raise ValueError(
+            "UMAP finds no folder that can be written, which its compiler needs: set NUMBA_CACHE_DIR to one"
+        ) from error
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["NUMBA_CACHE_DIR"] = folder
+    if numba := sys.modules.get("numba"):  # which has read the variable before
+        numba.config.CACHE_DIR = folder
+
+
+def _user_cache() -> Path | None:
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return None
+
+
+def _can_write(folder: Path) -> bool:
+    """Whether a file can be made there, as the compiler looks for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def _trustworthiness(values: Float64[Tensor, "n d"], points: Float32[Tensor, "n 2"]) -> float:
