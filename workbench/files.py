@@ -21,6 +21,14 @@ JSON_LIMIT = 256_000_000  # bytes: the longest index that we write has tens of M
 LINES_LIMIT = 1_000_000_000  # bytes: millions of records
 
 
+def home_path(path: str) -> Path:
+    """``path`` with a leading ``~`` as the home it means; ValueError for a home that is not known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # no such user, or one without a home
+        raise ValueError(f"{path} begins with a home that is not known; set HOME, or give the whole path") from error
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` beside ``path``, flush it to disk, then rename it into place."""
     with replacing(path) as file:

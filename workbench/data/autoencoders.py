@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from workbench.data.codecs import Autoencoder
 from workbench.data.weights import STATISTICS, hub_folder, read_statistics, read_tensors, weights_folder
-from workbench.files import read_json
+from workbench.files import home_path, read_json
 
 _DIFFUSERS_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 # The repository at the model hub, and the files that are needed of it.
@@ -62,7 +62,7 @@ def load_autoencoder(name: str, device: torch.device | str) -> Autoencoder:
     from diffusers.models import AutoencoderKL
 
     published = _SAME.get(name, name)
-    folder = _find(published) if name in PUBLISHED else Path(name).expanduser()
+    folder = _find(published) if name in PUBLISHED else home_path(name)
     diffusers = published != "va-vae" if name in PUBLISHED else (folder / "config.json").is_file()
     parts = _read_diffusers(folder) if diffusers else _read_va_vae(folder)
     try:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from workbench.config import refuse_unknown
 from workbench.data.images import ASSETS, to_float, to_uint8
-from workbench.files import read_json
+from workbench.files import home_path, read_json
 
 
 @runtime_checkable
@@ -131,7 +131,7 @@ def load_codec(name: str, pixel_channels: int, device: torch.device | str = "cpu
     """
     from workbench.data.autoencoders import PUBLISHED, load_autoencoder
 
-    folder = ASSETS / "kl-f4" if name == "kl-f4" else Path(name).expanduser()
+    folder = ASSETS / "kl-f4" if name == "kl-f4" else home_path(name)
     if name == "identity":
         return Identity(pixel_channels)
     if (folder / "codec.json").is_file():

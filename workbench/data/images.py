@@ -1,5 +1,6 @@
 """Labelled image sets behind one interface: in memory, in a tree of class folders, or in archives."""
 
+import contextlib
 import gzip
 import hashlib
 import math
@@ -16,8 +17,10 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from workbench.config import DataConfig, refuse_unknown
+from workbench.files import home_path
 
 ASSETS = Path(__file__).parent / "assets"
+_TORCHVISION = "~/.cache/torchvision"  # unless $TORCHVISION_DATA says otherwise
 FASHION_CLASSES = (
     "T-shirt",
     "trouser",
@@ -180,8 +183,10 @@ def _fashion_mnist(config: DataConfig, split: str) -> Images:
 def _fashion_folders(path: str | None) -> list[Path]:
     """Where a complete copy may lie: the given folder, Debian's package, torchvision's download."""
     given = [Path(path), Path(path) / "FashionMNIST" / "raw"] if path else []
-    home = Path(os.environ.get("TORCHVISION_DATA", "~/.cache/torchvision")).expanduser()
-    return [*given, Path("/usr/share/datasets/fashion-mnist"), home / "FashionMNIST" / "raw"]
+    folders = [*given, Path("/usr/share/datasets/fashion-mnist")]
+    with contextlib.suppress(ValueError):  # a user without a home
+        folders.append(home_path(os.environ.get("TORCHVISION_DATA") or _TORCHVISION) / "FashionMNIST" / "raw")
+    return folders
 
 
 def _full_fashion_folder(path: str | None) -> Path | None:
@@ -242,7 +247,7 @@ def _digits(config: DataConfig, split: str) -> Images:
 def _cifar10(config: DataConfig, split: str) -> Images:
     from torchvision.datasets import CIFAR10
 
-    root = Path(config.path or os.environ.get("TORCHVISION_DATA", "~/.cache/torchvision")).expanduser()
+    root = home_path(config.path or os.environ.get("TORCHVISION_DATA") or _TORCHVISION)
     try:
         data = CIFAR10(root, train=split == "train", download=not (root / CIFAR10.base_folder).is_dir())
     except (RuntimeError, OSError) as error:  # torchvision raises either for a failed download

@@ -8,13 +8,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from workbench.files import home_path
+
 STATISTICS = "latents_stats.pt"  # LightningDiT's name for the mean and deviation of each latent channel
 _HUB_SECONDS = 5.0
 
 
 def weights_folder() -> Path:
     """Where weight files that the user fetched are looked for: ``$WORKBENCH_WEIGHTS``, or ``~/.cache/workbench``."""
-    return Path(os.environ.get("WORKBENCH_WEIGHTS", "~/.cache/workbench")).expanduser()
+    return home_path(os.environ.get("WORKBENCH_WEIGHTS") or "~/.cache/workbench")
 
 
 def hub_folder(repository: str, files: Sequence[str]) -> Path:

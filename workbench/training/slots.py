@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.files import hold_lock, is_locked, read_json, write_json
+from workbench.files import hold_lock, home_path, is_locked, read_json, write_json
 from workbench.runs.records import SMALL
 
 CPU = "cpu"
@@ -21,7 +21,7 @@ _PATIENCE = 30.0  # seconds: the queue is held for milliseconds
 
 def queue_folder() -> Path:
     """Where the queue lives: ``$WORKBENCH_QUEUE``, or ``~/.cache/workbench/queue``."""
-    return Path(os.environ.get("WORKBENCH_QUEUE") or Path.home() / ".cache" / "workbench" / "queue")
+    return home_path(os.environ.get("WORKBENCH_QUEUE") or "~/.cache/workbench/queue")
 
 
 @dataclass(frozen=True)
