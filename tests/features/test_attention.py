@@ -1,9 +1,13 @@
+import shutil
+
 import pytest
 import torch
 from einops import rearrange
 
 from workbench.features.attention import attention_entropies, attention_of
+from workbench.runs.checkpoints import save_checkpoint
 from workbench.runs.models import load_backbone
+from workbench.runs.store import Run
 
 
 @pytest.mark.parametrize("name", ["sit", "lightningdit"])
@@ -44,3 +48,17 @@ def test_entropies_of_a_run(run):
     assert found[1, 1] == pytest.approx(again[0, 0], rel=1e-6)
     with pytest.raises(ValueError, match="allowed are 1 to"):
         attention_entropies(run, 12, [0], [0.2], root=run.folder.parent)
+    for times, said in (([0.2, float("nan")], "times has nan; allowed are 0 to 1"), ([], "times has nothing")):
+        with pytest.raises(ValueError, match=said):
+            attention_entropies(run, 12, [1], times, root=run.folder.parent)
+
+
+def test_attention_that_is_not_finite_is_named(run, tmp_path):
+    shutil.copytree(run.folder, tmp_path / run.name)
+    (tmp_path / ".latents").symlink_to(run.folder.parent / ".latents")
+    broken = Run(tmp_path / run.name)
+    weights = broken.checkpoint().load("ema")
+    weights["blocks.2.attn.qkv.weight"][0, 0] = torch.nan
+    save_checkpoint(broken.folder / "checkpoints", broken.checkpoint().step, {"ema": weights}, {})
+    with pytest.raises(ValueError, match=rf"layer 3, t = 0.2: attention is not finite; did {run.name} diverge"):
+        attention_entropies(broken, 4, [2, 3], [0.2], root=tmp_path)

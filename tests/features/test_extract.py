@@ -12,6 +12,7 @@ from workbench.data.latents import open_latents
 from workbench.diffusion.randomness import normal
 from workbench.evaluation.similarity import local_distant_similarity
 from workbench.features.extract import extract
+from workbench.features.grid import whole_numbers
 
 EVERY = ("null", "true", "wrong", "noise-null", "noise-true")
 ROWS = (5, 3, 40, 12)
@@ -145,6 +146,15 @@ def test_guidance_is_linear_and_exact_at_both_ends(run, root, passes):
         torch.testing.assert_close(grid.guided(7, 0.4, 30.0, image), f_u + 30 * (f_c - f_u))
     with pytest.raises(ValueError, match="image is 'null'; allowed are true, wrong, noise"):
         grid.guided(7, 0.4, 1.0, "null")
+    with pytest.raises(ValueError, match="scale is nan; allowed are finite numbers"):
+        grid.guided(7, 0.4, float("nan"))
+
+
+def test_no_number_is_rounded_to_a_layer():
+    assert whole_numbers("layers", np.arange(2)) == [0, 1] == whole_numbers("layers", torch.arange(2))
+    for given, said in (([1, 1.7], "layers has 1.7"), (2.5, "layers is 2.5"), ("ab", "layers has 'a'")):
+        with pytest.raises(ValueError, match=f"^{said}; allowed are whole numbers"):
+            whole_numbers("layers", given)
 
 
 def test_what_was_not_extracted_is_refused_with_what_was(run, root, passes):

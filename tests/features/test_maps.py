@@ -117,12 +117,21 @@ def test_a_flat_component_is_black_and_the_note_says_where_one_has_all():
     assert map_components(tokens, "single").note == "mostly position or norm outliers"
 
 
+def _spoilt(tokens):
+    tokens = tokens.clone()
+    tokens[1, 2, 1] = torch.inf
+    return tokens
+
+
 def test_what_is_refused():
     tokens = tokens_of()
     for call, words in (
         (lambda: map_components(tokens, "whole"), "allowed are joint, per map, foreground, single"),
         (lambda: map_components(tokens[:, :2], "per map"), "need 3 of each"),
         (lambda: map_components(torch.ones(2, 4, 5), "per map"), "image 0 are equal"),
+        (lambda: map_components(_spoilt(tokens), "per map"), "tokens of image 1 are not all finite"),
+        (lambda: map_components(_spoilt(tokens)), "not all finite"),
+        (lambda: colours(_spoilt(tokens)[..., :3]), "not all finite; no colour"),
         (lambda: map_components(tokens[:, :15]).colours(), "square"),
         (lambda: colours(tokens[..., :2]), "allowed are 3"),
         (lambda: colours(tokens[..., :3], "sigma"), "allowed are percentile, minmax"),

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -203,6 +204,11 @@ def test_what_is_refused():
     projection = project(f_u, f_c, components=4)
     for call, words in (
         (lambda: projection.at(0.5, 1.0), "there are 0.3, 0.7"),
+        (lambda: projection.at(0.3, math.nan), "w is nan; allowed are finite"),
+        (lambda: projection.energy(0.3, math.inf), "w is inf; allowed are finite"),
+        (lambda: projection.refit(0.3, -math.inf), "w is -inf; allowed are finite"),
+        (lambda: projection.aligned_to(torch.full((3, 16, 3), torch.nan), 0.3), "the reference are not all finite"),
+        (lambda: principal(torch.full((3, 3), torch.nan).double(), 2), "not all finite"),
         (lambda: projection.refit(0.3, 1.0, 5), "allowed are 1 to the 4"),
         (lambda: projection.aligned_to(draw(3, 9, 3), 0.3), "must be the same tokens"),
         (lambda: project(f_u, f_c, components=13), "allowed are 1 to the width, 12"),

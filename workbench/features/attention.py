@@ -16,6 +16,7 @@ from workbench.diffusion.paths import get_path, interpolate
 from workbench.diffusion.precision import tf32
 from workbench.diffusion.randomness import normal
 from workbench.evaluation.similarity import attention_entropy
+from workbench.features.grid import whole_numbers
 from workbench.runs.models import check_latents_of, load_backbone
 from workbench.runs.store import Run, runs_root
 
@@ -38,16 +39,21 @@ def attention_entropies(
     """Entropy of each head's attention in each layer and time (`attention_entropy`): 1 uniform, 0 one token.
 
     Over the first `images` of the run's training set with the null label and the noise that `extract` gives them. Layer
-    k is the attention inside the k-th block, so there is none of layer 0. ValueError for a layer the model has not.
+    k is the attention inside the k-th block, so there is none of layer 0. ValueError for a layer the model has not, a
+    time outside 0 to 1, and attention that is not finite.
     """
     latents = open_latents(run.config, "train", (runs_root() if root is None else root) / ".latents")
     check_latents_of(run, latents)
     backbone = load_backbone(run, step, weights)
     backbone = backbone.to("cuda" if torch.cuda.is_available() else "cpu")
+    layers = whole_numbers("layers", layers)
     if not layers or not 1 <= min(layers) <= max(layers) <= backbone.depth:
         raise ValueError(f"layers are {list(layers)}; allowed are 1 to {backbone.depth}, whose blocks have attention")
     if not 1 <= images <= len(latents):
         raise ValueError(f"images is {images}; allowed are 1 to {len(latents)}")
+    wrong = [t for t in times if not 0 <= t <= 1]
+    if wrong or not len(times):
+        raise ValueError(f"times has {wrong[0] if wrong else 'nothing'}; allowed are 0 to 1")
     total = np.zeros((len(layers), len(times), backbone.heads))
     path, device = get_path(run.config.diffusion.path), next(backbone.parameters()).device
     shape = (latents.channels, latents.height, latents.height)
@@ -61,6 +67,8 @@ def attention_entropies(
             with tf32(run.config.training.tf32), attention_of(backbone, layers) as seen:
                 backbone.features(x_t.to(device), at.to(device), y.to(device), (max(layers),))
             for row, layer in enumerate(layers):
+                if not seen[layer].isfinite().all():
+                    raise ValueError(f"layer {layer}, t = {t:g}: attention is not finite; did {run.name} diverge?")
                 total[row, place] += attention_entropy(seen[layer]).cpu().numpy() * len(chosen)
             if progress:
                 progress(place * images + int(chosen[-1]) + 1, len(times) * images)

@@ -88,13 +88,15 @@ def colours(
 
     Unless `limits` are given, those of another picture say, they are each component's 2nd and 98th percentile over
     all images, or its extremes ("minmax"); what is outside gets the colour of the limit. ValueError for another scale
-    or number of components, or tokens that form no square.
+    or number of components, what is not finite, or tokens that form no square.
     """
     count = coordinates.shape[2]
     if count not in (1, 3):
         raise ValueError(f"got {count} components; allowed are 3 (red, green, blue) or 1 (viridis)")
     if limits is None:
         limits = _limits(rearrange(coordinates, "n m c -> (n m) c"), scale)
+    if not (coordinates.isfinite().all() and np.isfinite(limits).all()):
+        raise ValueError("the components or their limits are not all finite; no colour stands for those")
     low, high = limits[..., :1, :], limits[..., 1:, :]
     values = ((coordinates.double().numpy() - low) / np.maximum(high - low, 1e-9)).clip(0, 1)
     maps = rearrange(to_map(torch.from_numpy(values)).numpy(), "n c h w -> n h w c")
@@ -116,6 +118,8 @@ def _per_map(tokens: Float[Tensor, "n m d"]) -> MapComponents:
         raise ValueError(f"got {tokens.shape[1]} tokens of width {tokens.shape[2]}; three components need 3 of each")
     coordinates, shares = [], []
     for image, each in enumerate(tokens.detach().cpu().double()):
+        if not each.isfinite().all():
+            raise ValueError(f"the tokens of image {image} are not all finite")
         rows = each - each.mean(dim=0)
         _, sizes, directions = torch.linalg.svd(rows, full_matrices=False)
         if not sizes.any():

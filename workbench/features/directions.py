@@ -8,7 +8,13 @@ _OUTLIERS = 0.9
 
 
 def procrustes(scores: Float[Tensor, "r a"], reference: Float[Tensor, "r a"]) -> Float64[Tensor, "a a"]:
-    """The orthogonal R that makes scores R nearest to `reference`, both about their means (Schonemann 1966)."""
+    """The orthogonal R that makes scores R nearest to `reference`, both about their means (Schonemann 1966).
+
+    ValueError for what is not finite.
+    """
+    for name, rows in (("scores", scores), ("reference", reference)):
+        if not rows.isfinite().all():
+            raise ValueError(f"the {name} are not all finite; no rotation lays them on others")
     first, second = (rows.double() - rows.double().mean(dim=0) for rows in (scores, reference))
     return nearest_rotation(first.T @ second)
 
@@ -22,11 +28,13 @@ def nearest_rotation(cross: Float64[Tensor, "a a"]) -> Float64[Tensor, "a a"]:
 def principal(covariance: Float64[Tensor, "d d"], count: int) -> tuple[Float64[Tensor, "d k"], Float64[Tensor, " k"]]:
     """The first `count` eigenvectors, largest loading positive, and their shares of the trace.
 
-    ValueError if the trace is zero, or for more than d.
+    ValueError if the trace is zero, a number is not finite, or for more than d.
     """
     width, total = len(covariance), covariance.trace()
     if not 1 <= count <= width:
         raise ValueError(f"got {count} components; allowed are 1 to the width, {width}")
+    if not covariance.isfinite().all():
+        raise ValueError("the features are not all finite, or too large for a covariance")
     if not total > 0:
         raise ValueError("all tokens are equal; there are no directions in which they vary")
     values, vectors = torch.linalg.eigh(covariance)

@@ -22,7 +22,7 @@ from workbench.diffusion.randomness import normal
 from workbench.evaluation.leakage import wrong_labels
 from workbench.evaluation.similarity import local_distant_similarity
 from workbench.features.cache import ArrayWriter, array_file, damage, features_folder, make_room, turn_to_compute
-from workbench.features.grid import FEWEST_TOKENS, LABELS, FeatureGrid
+from workbench.features.grid import FEWEST_TOKENS, LABELS, FeatureGrid, whole_numbers
 from workbench.runs.models import check_latents_of, load_backbone
 from workbench.runs.store import Run, runs_root
 
@@ -102,7 +102,9 @@ def _grid(
     return FeatureGrid(
         run=name,
         step=described["step"],
-        layers=_chosen("layers", map(int, layers), lambda layer: layer >= 0, "0 (the patch embedding) and more"),
+        layers=_chosen(
+            "layers", whole_numbers("layers", layers), lambda layer: layer >= 0, "0 (the patch embedding) and more"
+        ),
         times=_chosen("times", map(float, times), lambda t: 0 <= t <= 1, "0 to 1"),
         labels=_chosen("labels", labels, LABELS.__contains__, ", ".join(LABELS)),
         pooling=described["pooling"],
@@ -247,7 +249,7 @@ def _whole(file: Path, numbers: bool) -> bool:
 
 
 def _rows(images: int | Sequence[int], count: int) -> list[int]:
-    rows = list(range(images)) if isinstance(images, int) else [int(row) for row in images]
+    rows = list(range(images)) if isinstance(images, int) else whole_numbers("images", images)
     if not rows or not 0 <= min(rows) <= max(rows) < count or len(set(rows)) < len(rows):
         came = (
             images if isinstance(images, int) else f"{len(rows)} row numbers, {sorted(rows)[:1]} to {sorted(rows)[-1:]}"

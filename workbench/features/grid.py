@@ -1,7 +1,11 @@
 """Features of a run over a grid of layers and times, with the label modes kept apart, read from the disk."""
 
+import math
+import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -22,6 +26,19 @@ LABELS = {
     "noise-true": (True, "true"),
 }
 _PAIRS = {"true": ("null", "true"), "wrong": ("null", "wrong"), "noise": ("noise-null", "noise-true")}
+
+
+def whole_numbers(name: str, values: Any) -> list[int]:
+    """Layers, steps or row numbers as a user gave them; ValueError for one that is no whole number: none is rounded."""
+    if not isinstance(values, Iterable):
+        raise ValueError(f"{name} is {values!r}; allowed are whole numbers")
+    found = []
+    for value in values:
+        try:
+            found.append(operator.index(value))
+        except TypeError as error:
+            raise ValueError(f"{name} has {value!r}; allowed are whole numbers") from error
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +75,8 @@ class FeatureGrid:
         `image` says of what: "true" and "wrong" take f_c of the true and the wrong label, "noise" both features of
         noise in place of the image.
         """
+        if not math.isfinite(scale):
+            raise ValueError(f"scale is {scale}; allowed are finite numbers")
         if image not in _PAIRS:
             raise ValueError(f"image is {image!r}; allowed are {', '.join(_PAIRS)}")
         f_u, f_c = (self.read(layer, t, label).float() for label in _PAIRS[image])

@@ -4,6 +4,7 @@ Guidance is linear (Eq. 3), and so is a projection: coordinates of f_g = f_u + w
 the covariance of f_g is a quadratic in w. A picture at a new w needs two arrays and three small matrices, no network.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -90,13 +91,15 @@ class GuidedProjection:
         return self.pooled.diagonal() / self.total
 
     def at(self, t: float, w: float) -> Float32[Tensor, "n m k"]:
-        """Coordinates of f_g - mean at scale w, u + w d (Eq. 3): 0 gives f_u, 1 gives f_c. ValueError for another t."""
-        self._check(t)
+        """Coordinates of f_g - mean at scale w, u + w d (Eq. 3): 0 gives f_u, 1 gives f_c.
+
+        ValueError for another t, or a w that is not finite."""
+        self._check(t, w)
         return self.u[t] + w * self.d[t]
 
     def energy(self, t: float, w: float) -> Float64[Tensor, " c"]:
         """Share of the variance of f_g at t and w that each of the (first three) fixed components shows."""
-        self._check(t)
+        self._check(t, w)
         moments = self.moments[t]
         return moments.covariance(w).diagonal()[:_COLOURS] / moments.total(w)
 
@@ -107,7 +110,7 @@ class GuidedProjection:
         Procrustes so that colours keep their meaning; else each has its largest loading positive. ValueError for
         another t, or more components than k.
         """
-        self._check(t)
+        self._check(t, w)
         k = self.basis.shape[1]
         if not 1 <= components <= k:
             raise ValueError(f"got {components} components; allowed are 1 to the {k} of the projection")
@@ -138,7 +141,9 @@ class GuidedProjection:
             )
         return _aligned(self, scores, reference)
 
-    def _check(self, t: float) -> None:
+    def _check(self, t: float, w: float) -> None:
+        if not math.isfinite(w):
+            raise ValueError(f"w is {w}; allowed are finite numbers")
         if t not in self.u:
             raise ValueError(f"t = {t!r} is not in this projection; there are {', '.join(map(repr, self.times))}")
 

@@ -61,7 +61,8 @@ class Axis:
             raise ValueError(
                 f"axis {self.label!r} has the values {list(self.values)}; allowed are one or more, distinct"
             )
-        if self.continuous and not (len(self.values) == 3 and self.values[0] < self.values[1] and self.values[2] > 0):
+        fits = len(self.values) == 3 and self.values[0] < self.values[1] and self.values[2] > 0
+        if self.continuous and not (fits and all(map(math.isfinite, self.values))):
             raise ValueError(f"axis {self.label!r} is continuous and needs (lowest, highest, step), not {self.values}")
         if self.texts and len(self.texts) != len(self.values):
             raise ValueError(f"axis {self.label!r} has {len(self.texts)} texts for {len(self.values)} values")

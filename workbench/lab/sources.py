@@ -16,7 +16,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from workbench.config import DataConfig, plugin_class
 from workbench.data.images import Images, load_images
 from workbench.features.extract import extract
-from workbench.features.grid import FeatureGrid
+from workbench.features.grid import FeatureGrid, whole_numbers
 from workbench.features.guides import CLEAN, GUIDES, guide_tokens
 from workbench.lab.panes import Axis
 from workbench.lab.progress import Report, part_of
@@ -228,7 +228,7 @@ def four_layers(places: int, tokens: int) -> float:
 def choose_rows(labels: Integer[np.ndarray, " n"], images: int | Sequence[int]) -> list[int]:
     """Row numbers: of a count the first image of each class in turn, then the second of each, and so on."""
     if not isinstance(images, int):
-        rows = [int(row) for row in images]
+        rows = whole_numbers("images", images)
         if not rows or not 0 <= min(rows) <= max(rows) < len(labels) or len(set(rows)) < len(rows):
             raise ValueError(
                 f"images has {len(rows)} row numbers; allowed are different ones of 0 to {len(labels) - 1}"
@@ -259,7 +259,7 @@ def _layers(runs: Sequence[Run], layers: Sequence[int] | None, most: float) -> t
         whole = depth + 1 <= min(_ALL_LAYERS, most)
         count = depth + 1 if whole else max(_FEWEST_LAYERS, min(_FEW_LAYERS, int(min(most, depth + 1))))
         layers = np.linspace(0, depth, min(count, depth + 1)).round().astype(int).tolist()
-    chosen = tuple(dict.fromkeys(map(int, layers)))
+    chosen = tuple(dict.fromkeys(whole_numbers("layers", layers)))
     wrong = [layer for layer in chosen if not 0 <= layer <= depth]
     if wrong or not chosen:
         what = wrong[0] if wrong else "empty"
@@ -272,7 +272,8 @@ def steps_of(runs: Sequence[Run], steps: Steps) -> list[tuple[int, ...]]:
     if isinstance(steps, int):
         return steps_of(runs, [steps])
     if not (steps is None or steps == "all"):
-        return [tuple(run.checkpoint(step).step for step in dict.fromkeys(steps)) for run in runs]
+        wanted = dict.fromkeys(whole_numbers("steps", steps))
+        return [tuple(run.checkpoint(step).step for step in wanted) for run in runs]
     last = [run.checkpoint().step for run in runs]  # which tells of a run without any
     kept: Mapping[int, set[int]] = {i: {c.step for c in run.checkpoints} for i, run in enumerate(runs)}
     common = sorted(set.intersection(*kept.values()))
