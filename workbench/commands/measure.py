@@ -1,5 +1,6 @@
 """Commands about data and speed: encoding, and what steps and reading cost."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,16 +17,13 @@ from workbench.runs.store import runs_root
 
 def encode(command) -> None:
     """Latents ahead of training, where ``train`` finds them."""
-    config, console = load_config(command.config, command.overrides), Console()
-    if command.processes < 1:
-        raise ValueError(f"--processes must be at least 1; got {command.processes}")
     import torch
 
     from workbench.data.encode import encode as encode_images
     from workbench.data.targets import open_targets
 
-    if command.device is not None:
-        _check_device(command.device)
+    config, console = load_config(command.config, command.overrides), Console()
+    _check_device(command.device)
     with bars(console) as update:
         latents = encode_images(
             config,
@@ -49,13 +47,19 @@ def encode(command) -> None:
     console.print(f"{what}: {latents.shards.folder}", soft_wrap=True)
 
 
-def _check_device(name: str) -> None:
-    """ValueError for a device that this machine has not, also where nothing is left to compute on it."""
+def _check_device(name: str | None) -> None:
+    """ValueError for a device that images cannot be encoded on, or that this machine does not have."""
     import torch
 
-    there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    if name not in (there if len(there) == 1 else [*there, "cuda"]):
-        raise ValueError(f"--device is {name!r}; this machine has {', '.join(there)}")
+    if name is None:
+        return
+    if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:[0-9]{1,3})?", name):
+        raise ValueError(f"--device {name!r} is not known; allowed are such as cpu, cuda and cuda:1")
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        problem = f"{error}".splitlines()[0].partition(". ")[0]
+        raise ValueError(f"--device {name!r} cannot be used here: {problem}") from error
 
 
 def benchstep(command) -> None:

@@ -1,5 +1,6 @@
 """What images are compared with: real images as a detector sees them, from a data set or from a reference file."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -246,8 +247,9 @@ def _seen(images: Images, detector: Detector, folder: Path, progress: Callable[[
     if file.is_file():
         return _read(file, labels)
     seen = see(batches_of(images, order), detector, labels=labels, keep=len(rows), progress=progress)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, _written(seen))
+    with contextlib.suppress(OSError):  # where it cannot be kept it is seen again
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, _written(seen))
     return seen
 
 

@@ -1,5 +1,6 @@
 """Scores of a run or of a file of images, each stored with how it was measured."""
 
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -58,6 +59,8 @@ def score(
             f"{detector} taught run {run.name} or its teacher, so it is no judge of it: choose another detector, or "
             f"allow and mark it with --force"
         )
+    if not (os.access(run.folder, os.W_OK) or any(record.get("step") == step for record in run.results)):
+        raise ValueError(f"{run.folder} cannot be written, and scores are kept there: copy the run, and score the copy")
     described(run, step, settings)  # what it refuses comes before the reference is seen
     there = step in {checkpoint.step for checkpoint in run.checkpoints}  # else its scores may be known all the same
     with held(run, step) if there else nullcontext(run) as kept:
