@@ -219,8 +219,8 @@ def _about(arrays: Arrays) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{arrays.file}: about is no mapping in JSON: {error}") from error
     count = about.get("count")
-    if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 2):
-        raise ValueError(f"{arrays.file}: about says that the moments are of {count!r} images; allowed are 2 and more")
+    if count is not None and (not isinstance(count, int) or isinstance(count, bool) or not 2 <= count <= 10**12):
+        raise ValueError(f"{arrays.file}: about says that the moments are of {count!r} images; allowed are 2 to 10^12")
     return about
 
 
