@@ -11,7 +11,6 @@ import io
 import logging
 import os
 import time
-import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from workbench.files import write_atomically
+from workbench.arrays import open_npz
+from workbench.files import home_path, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -65,26 +65,31 @@ def settle(stamps: Int[np.ndarray, "n 3"]) -> None:
     time.sleep(min(max(newest + _TICK - time.time(), 0.0), _TICK))
 
 
-def cached(key: str) -> Path:
-    """Where the user's cache keeps what is known under a key."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    with contextlib.suppress(RuntimeError):  # a user without a home
-        folder = folder.expanduser()
+def cached(key: str) -> Path | None:
+    """Where the user's cache keeps what is known under a key; None for a user without a home."""
+    try:
+        folder = home_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    except ValueError:
+        return None
     digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
     return folder / "workbench" / "indexes" / f"{digest[:32]}.npz"
 
 
-def load_arrays(file: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
+def load_arrays(file: Path | None, names: Sequence[str]) -> dict[str, np.ndarray] | None:
     """Arrays of a cache file; None if it is missing or damaged, which only costs time."""
+    if file is None:
+        return None
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError):
+        with open_npz(file) as arrays:
+            return {name: arrays.read(name) for name in names}
+    except (OSError, ValueError, KeyError):
         return None
 
 
-def save_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def save_arrays(file: Path | None, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a cache file, if the cache can be written."""
+    if file is None:
+        return
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     with contextlib.suppress(OSError):

@@ -17,6 +17,7 @@ from workbench.config import DataConfig
 from workbench.data.checksums import checksums
 from workbench.data.images import Images
 from workbench.data.tree import LeftOut, arrange, images_of_tree, joined, left_out_reason, printable
+from workbench.files import home_path
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +53,7 @@ def data_path(config: DataConfig, what: str) -> Path:
     """``data.path`` with ``~`` expanded; ValueError saying ``what`` it has to be when it is missing."""
     if config.path is None or not config.path.strip():
         raise ValueError(f"data.name={config.name} needs data.path, {what}")
-    try:
-        return Path(config.path).expanduser()
-    except RuntimeError as error:  # no such user, or none at all
-        raise ValueError(f"data.path {config.path} names a home that is not known: {error}") from error
+    return home_path(config.path)
 
 
 class Folder:

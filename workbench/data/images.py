@@ -182,7 +182,7 @@ def _fashion_mnist(config: DataConfig, split: str) -> Images:
 
 def _fashion_folders(path: str | None) -> list[Path]:
     """Where a complete copy may lie: the given folder, Debian's package, torchvision's download."""
-    given = [Path(path), Path(path) / "FashionMNIST" / "raw"] if path else []
+    given = [home_path(path), home_path(path) / "FashionMNIST" / "raw"] if path else []
     folders = [*given, Path("/usr/share/datasets/fashion-mnist")]
     with contextlib.suppress(ValueError):  # a user without a home
         folders.append(home_path(os.environ.get("TORCHVISION_DATA") or _TORCHVISION) / "FashionMNIST" / "raw")

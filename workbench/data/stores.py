@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from workbench.arrays import map_npy
 from workbench.config import DataConfig
 from workbench.data.checksums import checksums
 from workbench.data.codecs import Autoencoder, Codec
@@ -34,6 +35,7 @@ from workbench.data.tree import (
 from workbench.data.weights import STATISTICS, read_statistics
 from workbench.files import read_json
 
+_LISTING_BYTES = 4_000_000_000  # of dataset.json; ImageNet's has 60 MB
 STORES = ("repa-latents", "lightningdit-latents")
 
 
@@ -247,7 +249,7 @@ def _labelled(folder: Path, suffixes: Sequence[str]) -> tuple[list[str], Int[np.
 
 def _listed(listing: Path) -> tuple[list[str], Int[np.ndarray, "n"]]:
     """The names and labels of ``dataset.json``, in its order; each name once, each label a whole number."""
-    entries = read_json(listing).get("labels")
+    entries = read_json(listing, _LISTING_BYTES).get("labels")
     if not isinstance(entries, list):
         raise ValueError(f"{listing} is missing, damaged, or has no list of [name, class] under labels")
     names, labels = {}, []
@@ -279,10 +281,7 @@ def _check_labels(labels: Int[np.ndarray, "n"], where: Path) -> None:
 
 def _load_array(file: Path) -> Float[np.ndarray, "..."]:
     try:
-        # A map is refused if the file is shorter than its header says, before anything of that size is allocated.
-        values = np.load(file, mmap_mode="r", allow_pickle=False)
-        if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
-            raise ValueError(f"it holds {getattr(values, 'dtype', type(values).__name__)} instead of real numbers")
-        return np.asarray(values).astype(np.float32)
-    except (OSError, ValueError, EOFError, OverflowError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
-        raise ValueError(f"{file} is damaged or not an array: {error}") from error
+        return np.asarray(map_npy(file)).astype(np.float32)
+    except (OSError, ValueError) as error:
+        reason = str(error).removeprefix(str(file)).removeprefix(" is damaged").removeprefix(": ")
+        raise ValueError(f"{file} is damaged or not an array: {reason}") from error
