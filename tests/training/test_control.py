@@ -18,7 +18,7 @@ from workbench.runs.store import Run, find_runs, prepare_run
 from workbench.training.control import Control
 from workbench.training.launch import launch
 from workbench.training.loop import fit
-from workbench.training.mailbox import Mailbox, send
+from workbench.training.mailbox import Mailbox, last_number, send
 
 SMALL = (
     "data.name=digits",
@@ -267,3 +267,50 @@ def test_a_configuration_that_changed_is_refused(tmp_path):
     file.write_text(file.read_text().replace("batch: 4", "batch: 8"))
     with pytest.raises(ValueError, match=f"config.yaml was changed since the run was made.*{run.fingerprint}"):
         launch(LONG, root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "5", "{}", '{"commands": [5]}', '{"commands": [{"number": "x"}]}', "[" * 50_000]
+)
+def test_damaged_commands_stop_no_training(tmp_path, content):
+    """They are lost; those that come later are heard."""
+    config = load_config("demo/plain", (*SMALL, "training.steps=3"))
+    run = prepare_run(config, tmp_path)
+    record_event(run.folder, 0, "pause", command=7)
+    (run.folder / "control.json").write_text(content)
+    assert last_number(run.folder) == 7
+    assert [record["step"] for record in fit(config, tmp_path)][-1] == 3 and run.status["state"] == "finished"
+    with pytest.warns(UserWarning, match="control.json is damaged: .*; it is replaced"):
+        assert send(run.folder, "stop") == 8
+    assert send(run.folder, "stop") == 9 == last_number(run.folder)
+
+
+def test_a_finished_run_takes_no_changes(tmp_path):
+    config = load_config("demo/plain", SMALL)
+    run = prepare_run(config, tmp_path)
+    run.write_status("finished", 700)
+    with pytest.raises(ValueError, match=r"finished at step 700: no step is left that log_every could change"):
+        Control(run).set("log_every", 5)
+    run.write_status("stopped", 7)
+    for value in (10**23, 10**12 + 1, 0, -1, "x", None, [1], True, 1.5):
+        with pytest.raises(ValueError, match="log_every must be"):
+            Control(run).set("log_every", value)
+    assert Control(run).set("log_every", 5).result == "done: log_every 10 -> 5"
+
+
+SET = '{"what": "set", "step": 1, "option": %s, "new": %s}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["5", "[1, 2]", "null", "{}", '{"what": "set", "step": 1}', SET % ('"log_every"', '"x"'), SET % ("[]", "1")]
+    + ['{"what": "launch", "step": 0, "devices": "all"}'],
+)
+def test_a_damaged_history_is_one_sentence(tmp_path, line):
+    config = load_config("demo/plain", SMALL)
+    run = prepare_run(config, tmp_path)
+    run.write_status("stopped", 7)
+    (run.folder / "history.jsonl").write_text(f"{line}\n{line}\n")
+    for ask in (lambda: Control(run).set("log_every", 5), Control(run).resume, lambda: list(fit(config, tmp_path))):
+        with pytest.raises(ValueError, match="history.jsonl is damaged"):
+            ask()

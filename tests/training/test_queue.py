@@ -7,12 +7,13 @@ import time
 
 import pytest
 
+from workbench.__main__ import main
 from workbench.config import load_config
 from workbench.runs.history import read_history
 from workbench.runs.store import prepare_run
 from workbench.training.launch import launch
-from workbench.training.queue import cancel, places, resume
-from workbench.training.slots import take_slots
+from workbench.training.queue import cancel, damaged_jobs, discard, jobs, places, resume, submit
+from workbench.training.slots import queue_folder, take_slots
 
 TINY = (
     "data.name=digits",
@@ -138,3 +139,68 @@ def test_a_queue_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_QUEUE", str(tmp_path / "file"))
     with pytest.raises(ValueError, match="set WORKBENCH_QUEUE to a folder"):
         take_slots(("cpu",), 1, tmp_path)
+
+
+def submit_for(run, **more):
+    record = {"run": str(run.folder), "command": ("true",), "environment": {}, "cwd": "/", "candidates": ("cpu",)}
+    return submit(**{**record, "needed": 1, "after": None, "by": "me", **more})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"5", b"null", b"[]", b"{}", b"[" * 50_000, b"\xff", b'{"number": 5}']
+    + [{"number": "7"}, {"command": []}, {"command": "true"}, {"command": [1]}, {"candidates": None}]
+    + [{"environment": {"A": 1}}, {"submitted": "x"}, {"run": 5}, {"after": 5}, {"more": 1}],
+)
+def test_a_damaged_job_hinders_no_other(tmp_path, content):
+    runs = [prepare_run(config(seed), tmp_path / "runs") for seed in (0, 1)]
+    bad, good = map(submit_for, runs)
+    if isinstance(content, dict):
+        content = json.dumps({**json.loads(bad.file.read_text()), **content}).encode()
+    bad.file.write_bytes(content)
+    first, second = places()
+    assert (first.name, first.job) == (bad.file.name, None) and first.state.startswith(f"damaged: {bad.file}")
+    assert (second.name, second.state) == (runs[1].name, "no process")
+    assert [job.number for job in jobs()] == [good.number] and damaged_jobs() == [bad.file.name]
+    with pytest.raises(ValueError, match=f"is not in the queue .*damaged jobs, which may be its: {bad.file.name}"):
+        cancel(runs[0].folder)
+    third = submit_for(runs[0])
+    assert int(third.number) > int(good.number)
+    discard(bad.file.name)
+    cancel(runs[1].folder)
+    assert [place.name for place in places()] == [runs[0].name]
+
+
+def test_a_run_with_a_damaged_status_hinders_no_other_job(tmp_path):
+    runs = [prepare_run(config(seed), tmp_path / "runs") for seed in (0, 1)]
+    for number, run in enumerate(runs):
+        submit_for(run, after=str(runs[0].folder) if number else None)
+    (runs[0].folder / "status.json").write_text("{")
+    first, second = places()
+    assert first.name == runs[0].name and first.state.startswith(f"damaged: {runs[0].folder / 'status.json'}")
+    assert (second.name, second.state) == (runs[1].name, "no process")
+    cancel(runs[0].folder)
+    assert (runs[0].folder / "status.json").read_text() == "{"
+    assert [place.name for place in places()] == [runs[1].name]
+
+
+def test_the_commands_of_the_queue_take_a_damaged_job_away(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "runs"))
+    bad = submit_for(prepare_run(config(), tmp_path / "runs"))
+    bad.file.write_text('{"number": 5}')
+    main(["queue"])
+    main(["queue-resume"])
+    printed = capsys.readouterr().out
+    assert "damaged" in printed and f"damaged, left alone: {bad.file.name}" in printed
+    main(["queue-cancel", bad.number])
+    main(["queue"])
+    assert f"removed the damaged job {bad.file.name}" in capsys.readouterr().out and places() == []
+
+
+def test_a_slot_is_held_whatever_is_written_in_it(tmp_path):
+    held = take_slots(("cpu",), 1, tmp_path / "run")
+    for content in ("", "{", "5", '{"run": null}', "{}"):
+        (slot,) = (queue_folder() / "slots" / "cpu").iterdir()
+        slot.write_text(content)
+        assert take_slots(("cpu",), 1, tmp_path / "other") is None
+    os.close(held.handles[0])

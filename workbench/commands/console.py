@@ -202,7 +202,7 @@ def _matches(row: RunRow, cells: list[str], text: str) -> bool:
 
 
 def _cells(row: RunRow) -> list[str]:
-    def number(value: float | None, form: str) -> str:
+    def number(value: float | int | None, form: str) -> str:
         return "" if value is None else format(value, form)
 
     return [

@@ -17,7 +17,7 @@ import torch
 import workbench
 from workbench.config import Config, load_config, to_dict
 from workbench.files import is_locked
-from workbench.runs.history import me, read_history, record_event
+from workbench.runs.history import me, read_history, record_event, settings_of
 from workbench.runs.models import check_current
 from workbench.runs.state import LIVE, STARTER_LOCK, TRAINER_LOCK, TRAINING, last_log_lines
 from workbench.runs.store import Run, prepare_run, run_fingerprint, runs_root
@@ -107,7 +107,9 @@ def launch(
 def relaunch(run: Run, patience: float = 5.0) -> Launched:
     """Launch a run that ended before its last step as it was launched last: it goes on from its newest checkpoint."""
     how: dict = {}
-    for event in read_history(run.folder):
+    history = read_history(run.folder)
+    settings_of(run.config, history)  # what cannot be resumed is refused here, not in the log of the process
+    for event in history:
         if event["what"] in ("launch", "train"):
             how |= {key: event[key] for key in ("processes", "queue", "devices", "after") if key in event}
     after = Run(Path(how.pop("after"))) if how.get("after") else None
