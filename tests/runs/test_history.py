@@ -37,9 +37,9 @@ def test_a_change_replaces_those_that_were_to_come():
 @pytest.mark.parametrize(
     ("option", "value", "sentence"),
     [
-        ("learning_rate", float("nan"), "finite number above 0"),
+        ("learning_rate", float("nan"), "must be a finite number.*; got nan; allowed is above 0"),
         ("learning_rate", "fast", "learning_rate must be float; got 'fast'"),
-        ("log_every", 0, "log_every must be at least 1; got 0"),
+        ("log_every", 0, "log_every must be at least 1 and at most 1,000,000,000,000; got 0"),
         ("checkpoint_every", 2.5, "checkpoint_every must be int; got 2.5"),
         ("stop_step", -1, "stop_step must be at least 0"),
         ("batch", 3, "'batch' is not known. Allowed: learning_rate, log_every, checkpoint_every, stop_step"),

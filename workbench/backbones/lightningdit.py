@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from workbench.backbones.base import Size, TransformerBackbone
 from workbench.backbones.layers import MAX_PERIOD, Attention, FinalLayer, Linear, modulate
 from workbench.backbones.sit import Mlp, plain_norm
+from workbench.config.ranges import Patch
 
 _ROUNDED = 1e-2  # more than a table loses in half precision, far less than the next place turns it
 
@@ -182,7 +183,7 @@ class Backbone(TransformerBackbone):
         self,
         *,
         size: str = "nano",
-        patch: int = 1,
+        patch: Patch = 1,
         qk_norm: bool = False,
         swiglu: bool = True,
         rope: bool = True,

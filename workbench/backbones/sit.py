@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from workbench.backbones.base import Size, TransformerBackbone
 from workbench.backbones.layers import Attention, FinalLayer, Linear, modulate
+from workbench.config.ranges import Patch
 
 
 def plain_norm(width: int) -> nn.LayerNorm:
@@ -68,7 +69,7 @@ class Backbone(TransformerBackbone):
         self,
         *,
         size: str = "nano",
-        patch: int = 1,
+        patch: Patch = 1,
         qk_norm: bool = False,
         channels: int,
         height: int,

@@ -9,7 +9,6 @@ so the YAML beside the weights can be read without the code that wrote it.
 import hashlib
 import inspect
 import json
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
@@ -26,7 +25,9 @@ from workbench.config.checks import (
     refuse_unknown,
     refuse_unknown_keys,
 )
-from workbench.config.layers import layered, parse_overrides, presets
+from workbench.config.layers import as_overrides, layered, parse_overrides, presets, written
+from workbench.config.ranges import OfDepth, OptionError, Range, layers_of
+from workbench.config.reading import parse_value, parse_yaml, read_yaml
 from workbench.config.records import (
     CodecConfig,
     Config,
@@ -35,6 +36,7 @@ from workbench.config.records import (
     Plugin,
     SamplingConfig,
     TrainingConfig,
+    record_options,
 )
 
 __all__ = [
@@ -45,38 +47,49 @@ __all__ = [
     "Plugin",
     "SamplingConfig",
     "TrainingConfig",
+    "Range",
+    "as_overrides",
     "coerce",
     "fingerprint",
     "flatten",
     "from_dict",
     "load_config",
     "parse_overrides",
+    "parse_value",
+    "parse_yaml",
     "plugin_class",
     "plugin_options",
     "presets",
+    "read_yaml",
+    "record_options",
     "refuse_unknown",
     "to_dict",
     "to_yaml",
+    "written",
 ]
 
 # What changes neither the weights nor the order of what is computed, so not the fingerprint either.
 _FREE = {"training": ("log_every", "checkpoint_every", "keep", "milestone_every", "sharding", "tracker")}
 
 
-def load_config(source: str | Path, overrides: Iterable[str] = ()) -> Config:
+def load_config(source: str | Path, overrides: str | Iterable[str] = ()) -> Config:
     """The configuration of a preset ("demo/guided") or YAML file, with overrides like "training.steps=500".
 
-    Raises ValueError for an unknown preset, key or option, naming the nearest right one, and for a value of the
-    wrong type.
+    Raises ValueError for an unknown preset, key or option, naming the nearest right one, for a value of the wrong
+    type or outside its range, and for YAML that does not say one thing; with file and line if it stands in a file.
     """
-    return from_dict(layered(source, overrides))
+    layers = layered(source, overrides)
+    try:
+        return from_dict(layers.tree)
+    except OptionError as error:
+        raise layers.located(error) from error
 
 
 def from_dict(tree: Mapping[str, Any]) -> Config:
     """A checked configuration from nested dictionaries, as they are read from ``config.yaml``."""
     values: dict[str, Any] = {}
-    hints = typing.get_type_hints(Config)
-    refuse_unknown_keys("", tree, hints)
+    hints = record_options(Config)
+    refuse_unknown_keys("", mapping("a configuration", tree), hints)
     for key, value in tree.items():
         if key in PLUGINS:
             values[key] = _plugin(key, value)
@@ -85,7 +98,9 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
         else:
             values[key] = coerce(key, value, hints[key])
     config = Config(**values)
-    return replace(config, **{key: _plugin(key, flatten(getattr(config, key))) for key in PLUGINS})
+    config = replace(config, **{key: _plugin(key, flatten(getattr(config, key))) for key in PLUGINS})
+    _check_layers(config)
+    return config
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -126,7 +141,7 @@ def fingerprint(config: Config, teacher: str | None = None) -> str:
 
 
 def _section(name: str, kind: type, tree: Any) -> Any:
-    hints = typing.get_type_hints(kind)
+    hints = record_options(kind)
     refuse_unknown_keys(name, mapping(name, tree), hints)
     return kind(**{key: coerce(f"{name}.{key}", value, hints[key]) for key, value in tree.items()})
 
@@ -142,5 +157,19 @@ def _plugin(section: str, tree: Any) -> Plugin:
         values[key] = coerce(f"{section}.{key}", value, options[key].annotation)
     missing = [key for key, value in values.items() if value is inspect.Parameter.empty]
     if missing:
-        raise ValueError(f"{section} {name!r} needs {section}.{missing[0]}")
+        raise OptionError(section, f"{section} {name!r} needs {section}.{missing[0]}")
+    for low in (key for key in values if key.endswith("_low")):
+        high = f"{low.removesuffix('_low')}_high"
+        if values[low] >= values[high]:
+            both = f"{section}.{low} {values[low]} must be below {section}.{high} {values[high]}"
+            raise OptionError(f"{section}.{low}", both)
     return Plugin(name, values)
+
+
+def _check_layers(config: Config) -> None:
+    """Every layer that an option names is one of the backbone's, which has a size that is listed."""
+    sizes, size = plugin_class("backbone", config.backbone.name).sizes, config.backbone.options["size"]
+    refuse_unknown("backbone.size", size, sizes)
+    for key, parameter in plugin_options("objective", config.objective.name).items():
+        for layer in layers_of(parameter.annotation, config.objective.options[key]):
+            OfDepth().check(f"objective.{key}", layer, sizes[size].depth)

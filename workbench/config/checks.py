@@ -3,17 +3,25 @@
 import difflib
 import importlib
 import inspect
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from workbench.config.ranges import OptionError, Range, shown
+from workbench.config.reading import NUMBER, WrittenFloat, WrittenInt
 
 # Sections whose keys are those of a file found by name, and what each file must export.
 PLUGINS = {
     "backbone": ("workbench.backbones", "Backbone"),
     "objective": ("workbench.objectives", "Objective"),
 }
+_LISTED = 20  # allowed values that are all named; of more only the nearest
+_SINGLE = 3.4028234e38  # the largest number in single precision
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_WORDS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 
 
 def plugin_class(section: str, name: str) -> type:
@@ -28,54 +36,110 @@ def plugin_names(section: str) -> list[str]:
     package, exported = PLUGINS[section]
     folder = Path(__file__).parent.parent / package.rpartition(".")[2]
     names = sorted(path.stem for path in folder.glob("*.py") if path.stem != "base")
-    return [stem for stem in names if f"class {exported}(" in (folder / f"{stem}.py").read_text()]
+    return [stem for stem in names if f"class {exported}(" in (folder / f"{stem}.py").read_text(encoding="utf-8")]
 
 
-def refuse_unknown(what: str, value: Any, allowed: Iterable[Any]) -> None:
-    """ValueError that names the nearest allowed value and all of them, unless ``value`` is one."""
+def refuse_unknown(what: str, value: Any, allowed: Iterable[Any], listed_by: str | None = None) -> None:
+    """ValueError that names the nearest allowed value, unless ``value`` is one.
+
+    It names all of them if they are few, or else says that the command ``listed_by`` lists them.
+    """
     allowed = [str(option) for option in allowed]
-    if str(value) in allowed:
+    if isinstance(value, str | int | float) and str(value) in allowed:
         return
-    near = difflib.get_close_matches(str(value), allowed, n=1)
+    near = difflib.get_close_matches(str(value)[:200], allowed, n=1) if isinstance(value, str) else []
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise ValueError(f"{what} {value!r} is not known{hint} Allowed: {', '.join(allowed) or 'none'}")
+    if len(allowed) <= _LISTED:
+        hint += f" Allowed: {', '.join(allowed) or 'none'}"
+    elif listed_by:
+        hint += f" {listed_by} lists them"
+    elif not near:
+        hint += f" Allowed are {len(allowed)}, such as {', '.join(allowed[:5])}"
+    raise OptionError(what, f"{what} {shown(value)} is not known{hint}")
 
 
 def refuse_unknown_keys(section: str, given: Iterable[str], allowed: Iterable[str]) -> None:
     """ValueError for the first key of ``given`` that is not allowed in ``section``."""
     allowed = list(allowed)
     for key in given:
-        refuse_unknown(f"option {section}.{key}:" if section else "option", key, allowed)
+        try:
+            refuse_unknown(f"option {section}.{key}:" if section else "option", key, allowed)
+        except ValueError as error:
+            raise OptionError(f"{section}.{key}" if section else str(key), f"{error}") from error
 
 
 def coerce(what: str, value: Any, hint: Any) -> Any:
-    """``value`` as the type that ``hint`` asks for (int to float, list to tuple); ValueError naming both otherwise."""
+    """``value`` as the type that ``hint`` asks for (int to float, list to tuple, a number's spelling to text).
+
+    ValueError that gives what came and what is allowed otherwise: another type, a number outside the ``Range`` that
+    ``hint`` is annotated with, one that is not finite, empty text.
+    """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        value = "no" if value is False and "no" in arguments else value  # YAML reads a bare no as false
-        refuse_unknown(what, value, arguments)
+    if origin is Annotated:
+        ranges = [mark for mark in hint.__metadata__ if isinstance(mark, Range)]
+        try:
+            value = coerce(what, value, arguments[0])
+        except OptionError as error:
+            raise OptionError(what, "; ".join([f"{error}", *(f"allowed is {one}" for one in ranges)])) from error
+        for one in ranges:
+            one.check(what, value)
         return value
+    if origin is Literal:
+        value = "no" if value is False and "no" in arguments else value  # YAML 1.1 reads a bare no as false
+        refuse_unknown(what, value, arguments)
+        return next(argument for argument in arguments if str(argument) == str(value))
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
             return None
         return coerce(what, value, next(argument for argument in arguments if argument is not type(None)))
     if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"{what} must be a list; got {value!r}")
-        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
-        if len(kinds) != len(value):
-            raise ValueError(f"{what} must be a list of {len(kinds)}; got {value!r}")
-        return tuple(coerce(what, item, kind) for item, kind in zip(value, kinds, strict=True))
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, str):
-        try:  # YAML reads 1e-4 as text
-            return float(value)
-        except ValueError:
-            pass
-    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return _tuple(what, value, arguments)
+    if hint is float:
+        return _float(what, value)
+    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
+    if hint is str and isinstance(value, str | int | float):
+        return _text(what, value)
+    if hint is bool and isinstance(value, str) and value.lower() in _WORDS:
+        return _WORDS[value.lower()]
+    if hint not in (int, str) and isinstance(value, hint):
         return value
-    raise ValueError(f"{what} must be {getattr(hint, '__name__', hint)}; got {value!r}")
+    raise OptionError(what, f"{what} must be {getattr(hint, '__name__', hint)}; got {shown(value)}")
+
+
+def _tuple(what: str, value: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise OptionError(what, f"{what} must be a list; got {shown(value)}")
+    kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+    if len(kinds) != len(value):
+        raise OptionError(what, f"{what} must be a list of {len(kinds)}; got {shown(value)}")
+    return tuple(coerce(what, item, kind) for item, kind in zip(value, kinds, strict=True))
+
+
+def _float(what: str, value: Any) -> float:
+    """A finite number, also from text such as "1e-4", which YAML 1.1 does not read as a number."""
+    written = isinstance(value, str) and NUMBER.fullmatch(value)
+    if isinstance(value, bool) or not (written or isinstance(value, int | float)):
+        raise OptionError(what, f"{what} must be float; got {shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = float("inf")
+    if not abs(number) <= _SINGLE:  # NaN is not
+        raise OptionError(what, f"{what} must be a finite number in single precision; got {shown(value)}")
+    return number
+
+
+def _text(what: str, value: str | int | float) -> str:
+    """Text, which is what stands in the file or behind the = where a number or a truth value was read from it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = value.text if isinstance(value, WrittenInt | WrittenFloat) else str(value)
+    if not text.strip():
+        raise OptionError(what, f"{what} is empty; leave it out, or give it a value")
+    if _CONTROL.search(text):
+        raise OptionError(what, f"{what} holds a control character; got {shown(text)}")
+    return text
 
 
 def plugin_options(section: str, name: str) -> dict[str, inspect.Parameter]:
@@ -88,5 +152,5 @@ def plugin_options(section: str, name: str) -> dict[str, inspect.Parameter]:
 
 def mapping(section: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{section} must be a section with keys of its own; got {value!r}")
+        raise OptionError(section, f"{section} must be a section with keys of its own; got {shown(value)}")
     return value

@@ -2,69 +2,172 @@
 
 import inspect
 import json
+import os
 import types
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from workbench.config.checks import PLUGINS, mapping, plugin_class, refuse_unknown
+from workbench.config.checks import PLUGINS, coerce, mapping, plugin_class, refuse_unknown, refuse_unknown_keys
+from workbench.config.ranges import OptionError, shown
+from workbench.config.reading import NULL, Document, WrittenFloat, WrittenInt, parse_value, read_yaml
+from workbench.config.records import Config, record_options
 
 PRESETS = Path(__file__).parent.parent / "presets"
+_MOST_LAYERS = 100
 
 
-def layered(source: str | Path, overrides: Iterable[str]) -> dict[str, Any]:
-    """The nested dictionaries of a preset or YAML file with everything it builds on, and overrides on top."""
+@dataclass(frozen=True)
+class Layered:
+    """The nested dictionaries of every layer over each other, and the layers, the overrides last."""
+
+    tree: dict[str, Any]
+    layers: tuple[Document, ...]
+
+    def located(self, error: OptionError) -> ValueError:
+        """The error with the file and line before it in which its option was last set, if that was in a file."""
+        section, _, key = error.option.partition(".")
+        for layer in reversed(self.layers):
+            value = layer.value.get(section)
+            if section in layer.value and (not key or not isinstance(value, dict) or key in value):
+                return _at(layer, error)
+        return error
+
+
+def layered(source: str | Path, overrides: str | Iterable[str]) -> Layered:
+    """A preset or YAML file with everything it builds on, and overrides on top.
+
+    ValueError, with file and line, for what one layer alone says wrongly: an unknown section, a value out of range.
+    """
+    layers = [*_layers(source), Document("", parse_overrides(overrides))]
     tree: dict[str, Any] = {}
-    for layer in [*_layers(source), parse_overrides(overrides)]:
-        tree = _merge(tree, _expand_recipe(layer, tree))
-    return tree
+    for layer in layers:  # before a plug-in is imported, which takes seconds
+        try:
+            _check_sections(layer.value)
+        except OptionError as error:
+            raise _at(layer, error) from error
+    for layer in layers:
+        try:
+            tree = _merge(tree, _expand_recipe(layer.value, tree))
+        except OptionError as error:
+            raise _at(layer, error) from error
+    return Layered(tree, tuple(layers))
+
+
+def _at(layer: Document, error: OptionError) -> ValueError:
+    section, _, key = error.option.partition(".")
+    return ValueError(f"{layer.where(section, key)}: {error}") if layer.name else error
+
+
+def _check_sections(tree: Mapping[str, Any]) -> None:
+    """ValueError for an unknown section or option, or a wrong value, as far as no plug-in has to be imported."""
+    hints = record_options(Config)
+    refuse_unknown_keys("", tree, hints)
+    for key, value in tree.items():
+        if key in PLUGINS:
+            mapping(key, value)
+        elif is_dataclass(hints[key]):
+            options = record_options(hints[key])
+            refuse_unknown_keys(key, mapping(key, value), options)
+            for option, one in value.items():
+                coerce(f"{key}.{option}", one, options[option])
+        else:
+            coerce(key, value, hints[key])
 
 
 def presets() -> list[str]:
     """Names of the presets that come with the package, such as "demo/guided"; files with _ are only built upon."""
-    return sorted(path.relative_to(PRESETS).with_suffix("").as_posix() for path in PRESETS.rglob("[!_]*.yaml"))
+    return sorted(name.removesuffix(".yaml") for name in _shipped() if not name.rpartition("/")[2].startswith("_"))
 
 
-def _layers(source: str | Path) -> list[dict[str, Any]]:
-    path = Path(source)
-    if path.suffix not in (".yaml", ".yml"):
-        path = PRESETS / f"{source}.yaml"
-        if not path.is_file():
-            refuse_unknown("preset", source, presets())
+def _shipped() -> set[str]:
+    return {path.relative_to(PRESETS).as_posix() for path in PRESETS.rglob("*.yaml")}
+
+
+def _layers(source: str | Path, chain: tuple[str, ...] = (), found: list[Document] | None = None) -> list[Document]:
+    """The file that ``source`` names, after everything that it builds on; ``chain`` names those that build on it."""
+    path = _file(source)
+    name, found = str(path), [] if found is None else found
+    if os.path.realpath(path) in map(os.path.realpath, chain):
+        raise ValueError(f"base goes round in a circle: {' -> '.join([*chain, name])}")
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
+        document = read_yaml(path)
     except FileNotFoundError as error:
-        raise ValueError(f"there is no configuration file {path}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path} must hold a mapping of sections; it holds {type(tree).__name__}")
-    base = tree.pop("base", [])
-    bases = [base] if isinstance(base, str) else base
-    return [*(layer for name in bases for layer in _layers(name)), tree]
+        needed = f", which {chain[-1]} builds on" if chain else ""
+        raise ValueError(f"there is no configuration file {path}{needed}") from error
+    if not isinstance(document.value, dict):
+        raise ValueError(f"{path} must hold a mapping of sections; it holds {_held(document.value)}")
+    bases = document.value.pop("base", [])
+    if not document.value and bases in ([], {}):
+        raise ValueError(f"{path} says nothing; name a preset to build on, such as base: demo/plain")
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) and base.strip() for base in bases):
+        where = document.where("base")
+        raise ValueError(f"{where}: base must be a preset or a file, or a list of them; got {shown(bases)}")
+    for base in bases:
+        try:
+            _layers(base, (*chain, name), found)
+        except OptionError as error:
+            raise ValueError(f"{document.where('base')}: {error}") from error
+    found.append(document)
+    if len(found) > _MOST_LAYERS:
+        raise ValueError(f"{source} builds on more than {_MOST_LAYERS} files")
+    return found
 
 
-def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+def _file(source: str | Path) -> Path:
+    """The file of a preset or YAML file; ValueError for a preset that does not exist."""
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    if not isinstance(source, str) or f"{source}.yaml" not in _shipped():
+        refuse_unknown("preset", str(source), presets(), listed_by="`workbench presets`")
+    return PRESETS / f"{source}.yaml"
+
+
+def _held(value: Any) -> str:
+    return "nothing" if value is None else f"{type(value).__name__} {shown(value)}"
+
+
+def as_overrides(overrides: str | Iterable[str]) -> tuple[str, ...]:
+    """Overrides as a tuple; one alone may be text, as papermill's ``-p overrides training.steps=20`` gives it."""
+    given = (overrides,) if isinstance(overrides, str) else tuple(overrides)
+    for text in given:
+        if not isinstance(text, str):
+            raise ValueError(f"an override looks like training.steps=500; got {shown(text)}")
+    return given
+
+
+def parse_overrides(overrides: str | Iterable[str]) -> dict[str, Any]:
     """Nested dictionaries from texts like "training.steps=500", the values read as YAML; ValueError otherwise."""
     tree: dict[str, Any] = {}
-    for text in overrides:
+    for text in as_overrides(overrides):
         key, equals, value = text.removeprefix("--").partition("=")
-        if not equals:
-            raise ValueError(f"an override looks like training.steps=500; got {text!r}")
+        if not equals or not key:
+            raise ValueError(f"an override looks like training.steps=500; got {shown(text)}")
         section, dot, option = key.partition(".")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ValueError(f"the value of {key} is not valid YAML: {value!r}") from error
+        parsed = parse_value(value, key, only_text=_only_text(section, option, value))
         if dot:
             if not isinstance(tree.setdefault(section, {}), dict):
-                raise ValueError(f"{section} must be a section with keys of its own; got {tree[section]!r}")
+                raise ValueError(f"{section} must be a section with keys of its own; got {shown(tree[section])}")
             tree[section][option] = parsed
         else:
             tree[section] = parsed
     return tree
+
+
+def _only_text(section: str, option: str, value: str) -> bool:
+    """Whether an option of a record, or of the configuration itself, can have this ``value`` as text only."""
+    hint = record_options(Config).get(section)
+    if option and is_dataclass(hint):
+        hint = record_options(hint).get(option)
+    return hint is str or (hint == str | None and value not in NULL)
+
+
+def written(value: Any) -> str:
+    """A value as an override has it behind the =: JSON, which YAML reads back, and numbers as they were spelled."""
+    return value.text if isinstance(value, WrittenInt | WrittenFloat) else json.dumps(value, ensure_ascii=False)
 
 
 def _expand_recipe(layer: dict[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +194,7 @@ def _expand_recipe(layer: dict[str, Any], below: Mapping[str, Any]) -> dict[str,
     values = {k: v(depth) if callable(v) else v for k, v in module.RECIPES[recipe].items()}
     if another or below.get("recipe") is None:
         values |= _placement(module, backbone, depth, layer.get("objective", {}))
-    return _merge(parse_overrides(f"{key}={json.dumps(v)}" for key, v in values.items()), layer)
+    return _merge(parse_overrides(f"{key}={written(v)}" for key, v in values.items()), layer)
 
 
 def _placement(module: types.ModuleType, backbone: str, depth: int, said: Mapping[str, Any]) -> dict[str, Any]:

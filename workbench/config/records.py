@@ -1,8 +1,23 @@
 """The records of a configuration: what can be set, with a reason beside each default."""
 
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from workbench.config.checks import coerce
+from workbench.config.ranges import Count, FromStep, NotNegative, Positive, Range, Seed, Share, Steps, shown
+
+_NAME_BYTES = 240  # of a folder's 255, with a hyphen and eight digits of the fingerprint
+_BelowOne = Annotated[float, Range(at_least=0, below=1)]
+_Channels = Annotated[int, Range(at_least=1, at_most=65_536)]
+
+
+@cache
+def record_options(kind: type) -> dict[str, Any]:
+    """The options of a record with their types and ranges."""
+    return typing.get_type_hints(kind, include_extras=True)
 
 
 @dataclass(frozen=True)
@@ -12,9 +27,9 @@ class DataConfig:
     name: str = "fashion-mnist"
     source: str = "auto"  # fashion-mnist: embedded subset, full set, or the full set when there is one
     path: str | None = None
-    size: int = 256
+    size: Annotated[int, Range(at_least=1, at_most=8192)] = 256
     crop: Literal["adm", "none"] = "adm"
-    limit: int | None = None  # so many images: the first, or evenly spread where they are listed class by class
+    limit: Count | None = None  # so many images: the first, or evenly spread where they are listed class by class
     flip: bool = False  # mirrored images too, each drawn half the time: SiT and LightningDiT do, REPA's family not
     precision: Literal["float32", "float16"] = "float32"  # of stored latents; half as much disk is half as exact
 
@@ -32,33 +47,33 @@ class DiffusionConfig:
 
     path: Literal["linear", "cosine"] = "linear"
     time: Literal["uniform", "lognormal"] = "uniform"
-    label_dropout: float = 0.1  # share of samples that see the null class (SiT, REPA and the paper)
-    cosine_weight: float = 0.0  # of LightningDiT's 1 - cos(v_hat, v) along the channels; its own default is 1
+    label_dropout: _BelowOne = 0.1  # share of samples that see the null class (SiT, REPA and the paper)
+    cosine_weight: NotNegative = 0.0  # of LightningDiT's 1 - cos(v_hat, v) along the channels; its own default is 1
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """The optimisation recipe; defaults are those of SiT (methods of Table 1)."""
 
-    steps: int = 400_000
-    batch: int = 256  # over all processes and accumulation steps
-    accumulation: int = 1
-    learning_rate: float = 1e-4
-    warmup_steps: int = 0  # the published recipes use none
-    beta1: float = 0.9
-    beta2: float = 0.999
-    weight_decay: float = 0.0
-    clip: float | None = 1.0  # REPA and Self-Transcendence; SiT itself does not clip
-    ema: float = 0.9999
+    steps: Steps = 400_000
+    batch: Annotated[int, Range(at_least=1, at_most=10**6)] = 256  # over all processes and accumulation steps
+    accumulation: Annotated[int, Range(at_least=1, at_most=10**6)] = 1
+    learning_rate: Positive = 1e-4
+    warmup_steps: FromStep = 0  # the published recipes use none
+    beta1: _BelowOne = 0.9
+    beta2: _BelowOne = 0.999
+    weight_decay: NotNegative = 0.0
+    clip: Positive | None = 1.0  # REPA and Self-Transcendence; SiT itself does not clip
+    ema: _BelowOne = 0.9999
     precision: Literal["no", "fp16", "bf16"] = "no"
     compile: bool = False
     tf32: bool = True  # single-precision products on a GPU in TF32, as every published code has it
     sharding: Literal["ddp", "fsdp"] = "ddp"  # a copy in each process, or a share of parameters and optimizer
-    seed: int = 0
-    log_every: int = 100
-    checkpoint_every: int = 10_000
-    keep: int = 2  # newest checkpoints that can be resumed from
-    milestone_every: int | None = 50_000  # checkpoints whose weights are kept for ever, for looking at
+    seed: Seed = 0
+    log_every: Steps = 100
+    checkpoint_every: Steps = 10_000
+    keep: Count = 2  # newest checkpoints that can be resumed from
+    milestone_every: Steps | None = 50_000  # checkpoints whose weights are kept for ever, for looking at
     tracker: Literal["none", "tensorboard"] = "none"  # records also go to RUN/tensorboard
 
 
@@ -67,19 +82,19 @@ class SamplingConfig:
     """How images are drawn when the run is scored."""
 
     sampler: Literal["euler", "heun", "euler-maruyama"] = "euler-maruyama"
-    steps: int = 250
-    last_step: float = 0.04
-    shift: float = 1.0  # LightningDiT's timestep shift: below 1 spends more steps near noise
-    guidance_scale: float = 1.0
-    guidance_low: float = 0.0
-    guidance_high: float = 1.0
-    guidance_channels: int | None = None  # 3 guides the first three channels only, as original SiT
+    steps: Annotated[int, Range(at_least=1, at_most=10**6)] = 250
+    last_step: Annotated[float, Range(above=0, below=1)] = 0.04
+    shift: Positive = 1.0  # LightningDiT's timestep shift: below 1 spends more steps near noise
+    guidance_scale: NotNegative = 1.0
+    guidance_low: Share = 0.0
+    guidance_high: Share = 1.0
+    guidance_channels: _Channels | None = None  # 3 guides the first three channels only, as original SiT
     weights: Literal["ema", "raw"] = "ema"
-    count: int = 50_000
+    count: Count = 50_000
     # Equal counts, as LDM- and MAR-type code has them; DiT, SiT and REPA draw each label at random, and their scores
     # differ (LDM #262: its published FID needs 50 images a class).
     labels: Literal["balanced", "random"] = "balanced"
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
@@ -105,24 +120,20 @@ class Config:
     sampling: SamplingConfig = SamplingConfig()
 
     def __post_init__(self) -> None:
-        training = self.training
-        for key in ("steps", "batch", "accumulation", "log_every", "checkpoint_every", "keep"):
-            if getattr(training, key) < 1:
-                raise ValueError(f"training.{key} must be at least 1; got {getattr(training, key)}")
-        for key in ("learning_rate", "clip", "milestone_every"):
-            value = getattr(training, key)
-            if value is not None and value <= 0:
-                raise ValueError(f"training.{key} must be above 0; got {value}")
-        for key in ("beta1", "beta2", "ema"):
-            if not 0 <= getattr(training, key) < 1:
-                raise ValueError(f"training.{key} must be in [0, 1); got {getattr(training, key)}")
-        if self.sampling.count < 1:
-            raise ValueError(f"sampling.count must be at least 1; got {self.sampling.count}")
-        if self.data.limit is not None and self.data.limit < 1:
-            raise ValueError(f"data.limit must be at least 1; got {self.data.limit}")
+        """Every value again, for a record may be made without `from_dict`, and what one range alone cannot say."""
+        for section in ("data", "codec", "diffusion", "training", "sampling"):
+            record = getattr(self, section)
+            for key, hint in record_options(type(record)).items():
+                coerce(f"{section}.{key}", getattr(record, key), hint)
+        if len(self.name.encode()) > _NAME_BYTES:
+            raise ValueError(f"name is longer than {_NAME_BYTES} bytes, which no folder could have: {shown(self.name)}")
+        training, sampling = self.training, self.sampling
         if training.batch % training.accumulation:
             raise ValueError(
                 f"training.batch {training.batch} is not divisible by training.accumulation {training.accumulation}"
             )
-        if not 0 <= self.diffusion.label_dropout < 1:
-            raise ValueError(f"diffusion.label_dropout must be in [0, 1); got {self.diffusion.label_dropout}")
+        if sampling.guidance_low > sampling.guidance_high:
+            raise ValueError(
+                f"sampling.guidance_low {sampling.guidance_low} must be at most "
+                f"sampling.guidance_high {sampling.guidance_high}"
+            )

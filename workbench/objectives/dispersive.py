@@ -8,6 +8,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
+from workbench.config.ranges import FromStep, Layer, NotNegative, Positive
 from workbench.objectives import base
 
 # The paper's layer is a quarter of the depth, the PyTorch release's the last. Both take the distances inside one
@@ -46,10 +47,10 @@ class Objective(base.Objective):
         self,
         context: base.Context,
         *,
-        layer: int = 3,
-        temperature: float = 0.5,
-        weight: float = 0.5,
-        stop_step: int | None = None,
+        layer: Layer = 3,
+        temperature: Positive = 0.5,
+        weight: NotNegative = 0.5,
+        stop_step: FromStep | None = None,
         gather: bool = False,
     ):
         super().__init__(context)

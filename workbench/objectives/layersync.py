@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from workbench.config.ranges import FromStep, Layer, NotNegative
 from workbench.objectives import base
 
 # With several pairs the released code overwrites the loss of each with that of the next: the last one counts.
@@ -40,10 +41,10 @@ class Objective(base.Objective):
         self,
         context: base.Context,
         *,
-        pairs: tuple[tuple[int, int], ...] = ((4, 8),),
+        pairs: tuple[tuple[Layer, Layer], ...] = ((4, 8),),
         counted: Literal["all", "last"] = "all",
-        weight: float = 0.2,
-        stop_step: int | None = None,
+        weight: NotNegative = 0.2,
+        stop_step: FromStep | None = None,
     ):
         super().__init__(context)
         if not pairs:

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from workbench.config import refuse_unknown
+from workbench.config.ranges import FromStep, Layer, NotNegative, Width
 from workbench.objectives import base, heads
 
 # Paper and code agree. The encoder runs at each step, as published: stored tokens of DINOv2-B for ImageNet would fill
@@ -44,10 +45,10 @@ class Objective(base.Objective):
         *,
         encoder: str = "effnet-lite0",
         stored: bool = True,
-        layer: int = 4,
-        head_width: int = 2048,
-        weight: float = 0.5,
-        stop_step: int | None = None,
+        layer: Layer = 4,
+        head_width: Width = 2048,
+        weight: NotNegative = 0.5,
+        stop_step: FromStep | None = None,
     ):
         super().__init__(context)
         self.layer = self.check_layer("layer", layer)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from workbench.config.ranges import FromStep, Layer, NotNegative, Share, Steps, Width
 from workbench.diffusion.guidance import guide
 from workbench.objectives import base, heads
 
@@ -70,20 +71,20 @@ class Objective(base.Objective):
         context: base.Context,
         *,
         teacher: str,
-        teacher_step: int | None = None,
+        teacher_step: Steps | None = None,
         teacher_weights: Literal["ema", "raw"] = "ema",
         teacher_precision: Literal["ambient", "float32", "bfloat16"] = "ambient",
         teacher_labels: Literal["original", "student"] = "original",
-        teacher_layer: int = 8,
-        layer: int = 6,
-        guidance_scale: float = 30.0,
+        teacher_layer: Layer = 8,
+        layer: Layer = 6,
+        guidance_scale: NotNegative = 30.0,
         normalize: bool = False,
-        head_width: int = 2048,
-        weight: float = 0.5,
-        stop_step: int | None = 100_000,
+        head_width: Width = 2048,
+        weight: NotNegative = 0.5,
+        stop_step: FromStep | None = 100_000,
         window: Literal["none", "select", "scale"] = "none",
-        window_low: float = 0.4,
-        window_high: float = 0.7,
+        window_low: Share = 0.4,
+        window_high: Share = 0.7,
     ):
         super().__init__(context)
         base.check_window(window_low, window_high)

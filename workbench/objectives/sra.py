@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from workbench.config.ranges import FromStep, Layer, NotNegative, Positive, Share, Steps
 from workbench.diffusion.paths import get_path, interpolate
 from workbench.objectives import base
 
@@ -62,16 +63,16 @@ class Objective(base.Objective):
         self,
         context: base.Context,
         *,
-        layer: int = 3,
-        teacher_layer: int = 8,
+        layer: Layer = 3,
+        teacher_layer: Layer = 8,
         loss: Literal["smooth-l1", "cosine"] = "smooth-l1",
-        beta: float = 0.05,
+        beta: Positive = 0.05,
         axis: Literal["channels", "tokens"] = "channels",
-        offset: float = 0.2,
-        weight: float = 0.2,
-        decay_start: int | None = None,
-        decay_length: int = 1000 * _EPOCH,
-        stop_step: int | None = None,
+        offset: Share = 0.2,
+        weight: NotNegative = 0.2,
+        decay_start: FromStep | None = None,
+        decay_length: Steps = 1000 * _EPOCH,
+        stop_step: FromStep | None = None,
     ):
         super().__init__(context)
         if not 0 <= offset <= 1:

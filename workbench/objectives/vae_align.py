@@ -9,6 +9,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from workbench.config.ranges import FromStep, Layer, NotNegative, Share, Width
 from workbench.diffusion.tokens import patchify
 from workbench.objectives import base, heads
 
@@ -42,15 +43,15 @@ class Objective(base.Objective):
         self,
         context: base.Context,
         *,
-        layer: int = 2,
+        layer: Layer = 2,
         target: Literal["clean", "velocity"] = "clean",
         head: Literal["mlp", "mlp-norm-linear"] = "mlp",
-        head_width: int = 2048,
-        weight: float = 0.5,
-        stop_step: int | None = None,
+        head_width: Width = 2048,
+        weight: NotNegative = 0.5,
+        stop_step: FromStep | None = None,
         window: Literal["none", "select", "scale"] = "none",
-        window_low: float = 0.4,
-        window_high: float = 0.7,
+        window_low: Share = 0.4,
+        window_high: Share = 0.7,
     ):
         super().__init__(context)
         base.check_window(window_low, window_high)

@@ -6,7 +6,6 @@ run that was killed afterwards ends with the weights of one that was not.
 """
 
 import getpass
-import math
 import os
 import platform
 import time
@@ -15,12 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workbench.config import Config, coerce, refuse_unknown
+from workbench.config import Config, TrainingConfig, coerce, record_options, refuse_unknown
+from workbench.config.ranges import FromStep
 from workbench.files import append_jsonl, naming
 from workbench.runs.records import read_events
 
-_AT_MOST = 10**12  # steps: more than any run will have
-_KINDS = {"learning_rate": float, "stop_step": int, "log_every": int, "checkpoint_every": int}
+_KINDS = {
+    **{key: record_options(TrainingConfig)[key] for key in ("learning_rate", "log_every", "checkpoint_every")},
+    "stop_step": FromStep,
+}
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,7 @@ class Settings:
     def check(self, option: str, value: Any) -> float | int:
         """``value`` as the option's type; ValueError that says what is allowed."""
         refuse_unknown("an option that cannot change while a run trains:", option, self.first)
-        value = coerce(option, value, _KINDS[option])
-        if option == "learning_rate" and not (math.isfinite(value) and value > 0):
-            raise ValueError(f"learning_rate must be a finite number above 0; got {value}")
-        least = 0 if option == "stop_step" else 1
-        if option != "learning_rate" and not least <= value <= _AT_MOST:
-            raise ValueError(f"{option} must be at least {least} and at most {_AT_MOST:,}; got {value}")
-        return value
+        return coerce(option, value, _KINDS[option])
 
 
 def settings_of(config: Config, history: Iterable[Mapping[str, Any]] = ()) -> Settings:

@@ -13,6 +13,7 @@ import yaml
 from workbench.config import Config, load_config, parse_overrides, plugin_class, plugin_options, presets
 from workbench.config.checks import plugin_names
 from workbench.config.layers import layered
+from workbench.config.reading import WrittenFloat, WrittenInt
 from workbench.config.records import TrainingConfig
 from workbench.data.autoencoders import PUBLISHED
 from workbench.data.encoders import ENCODERS
@@ -49,7 +50,7 @@ def fields(preset: str, changes: Mapping[str, str], root: Path) -> list[dict[str
         made.append(_field(f"training.{key}", label, "Training", tree.get("training", {}).get(key, default)))
     teacher = tree.get("objective", {}).get("teacher")
     if teacher in presets():
-        steps = layered(teacher, ()).get("training", {}).get("steps", TrainingConfig.steps)
+        steps = layered(teacher, ()).tree.get("training", {}).get("steps", TrainingConfig.steps)
         text = changes.get(TEACHER_STEPS, steps)
         made.append(_field(TEACHER_STEPS, "steps of the teacher", "Training", text))
     return made
@@ -84,7 +85,7 @@ def configs(preset: str, changes: Mapping[str, str], root: Path) -> tuple[Config
 
 def overrides(changes: Mapping[str, str]) -> list[str]:
     """The changes as dotted overrides of the run itself."""
-    return [f"{key}={text}" for key, text in changes.items() if key != TEACHER_STEPS]
+    return [f"{key}={text or 'null'}" for key, text in changes.items() if key != TEACHER_STEPS]
 
 
 def code(preset: str, changes: Mapping[str, str], root: Path) -> str:
@@ -110,9 +111,9 @@ def _teacher_overrides(config: Config, changes: Mapping[str, str]) -> list[str]:
 def _tree(preset: str, changes: Mapping[str, str]) -> dict[str, Any]:
     """What the form shows: the layers of preset and changes or, if those cannot be, one laid over the other."""
     try:
-        return layered(preset, overrides(changes))
+        return layered(preset, overrides(changes)).tree
     except ValueError:
-        tree = layered(preset, ())
+        tree = layered(preset, ()).tree
     for key, text in changes.items():
         try:
             parsed = parse_overrides([f"{key}={text}"])
@@ -191,7 +192,7 @@ def _field(
 
 def _text(value: Any) -> str:
     """A value as it is typed, which YAML reads."""
-    if isinstance(value, str):
-        return value
+    if isinstance(value, str | WrittenInt | WrittenFloat):
+        return str(value)
     plain = yaml.safe_load(yaml.safe_dump([list(value) if isinstance(value, tuple) else value])) if value else [value]
     return yaml.safe_dump(plain[0], default_flow_style=True).splitlines()[0]

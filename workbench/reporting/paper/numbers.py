@@ -7,9 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from workbench.config import coerce, refuse_unknown
+from workbench.config import coerce, read_yaml, refuse_unknown
 from workbench.reporting.paper.table import UNSTATED
 from workbench.shipped import shipped
 
@@ -122,9 +120,8 @@ def paper_numbers(file: Path | None = None) -> PaperNumbers:
 @lru_cache(maxsize=4)
 def _read(file: Path) -> PaperNumbers:
     try:
-        tree = yaml.safe_load(file.read_text())
-        return _numbers(_mapping("it", tree, _KEYS, _KEYS))
-    except (OSError, yaml.YAMLError, ValueError) as error:
+        return _numbers(_mapping("it", read_yaml(file).value, _KEYS, _KEYS))
+    except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be used: {' '.join(str(error).split())}") from error
 
 

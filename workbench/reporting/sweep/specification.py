@@ -1,23 +1,31 @@
 """What a sweep's YAML says: rows or a grid over presets, seeds, and how every run is scored."""
 
 import itertools
-import json
+import math
 import re
-import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from workbench.config import SamplingConfig, coerce, refuse_unknown
+from workbench.config import (
+    SamplingConfig,
+    TrainingConfig,
+    as_overrides,
+    coerce,
+    read_yaml,
+    record_options,
+    refuse_unknown,
+    written,
+)
+from workbench.config.ranges import shown
 from workbench.evaluation.detectors import DETECTORS
 
 _NAME = re.compile(r"\w[\w.+=,-]*")  # names of folders on every system
 _UNFIT = re.compile(r"[^\w.+-]+")
 _KEYS = ("name", "base", "overrides", "rows", "grid", "seeds", "evaluate")
 _ROW_KEYS = ("name", "base", "overrides")
+_MOST_ROWS = 10_000
 _SAMPLING = ("count", "sampler", "steps", "guidance_scale")
 
 
@@ -84,11 +92,9 @@ def load_sweep(file: str | Path) -> SweepSpec:
     """
     file = Path(file)
     try:
-        tree = yaml.safe_load(file.read_text())
+        tree = read_yaml(file).value
     except FileNotFoundError as error:
         raise ValueError(f"there is no sweep file {file}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     try:
         return sweep_of(_mapping("a sweep", tree), file.stem)
     except ValueError as error:
@@ -105,10 +111,16 @@ def sweep_of(tree: Mapping[str, Any], name: str = "sweep") -> SweepSpec:
             raise ValueError("a sweep needs rows, or a base for its grid")
         rows = [_row({}, tree["base"])]
     grid = _mapping("grid", tree.get("grid", {}))
+    count = math.prod([len(rows), *(len(_list(f"grid {key}", values)) for key, values in grid.items())])
+    if count > _MOST_ROWS:
+        raise ValueError(f"rows and grid come to {count:,} rows; a sweep has {_MOST_ROWS:,} at most")
     return SweepSpec(
-        name=str(tree.get("name", name)),
+        name=coerce("name", tree.get("name", name), str),
         rows=tuple(crossed for row in rows for crossed in _crossed(row, grid)),
-        seeds=tuple(coerce("seeds", seed, int) for seed in _list("seeds", tree.get("seeds", [0]))),
+        seeds=tuple(
+            coerce("seeds", seed, record_options(TrainingConfig)["seed"])
+            for seed in _list("seeds", tree.get("seeds", [0]))
+        ),
         overrides=_overrides("overrides", tree.get("overrides", {})),
         evaluate=evaluation_of(tree.get("evaluate", {})),
     )
@@ -117,7 +129,7 @@ def sweep_of(tree: Mapping[str, Any], name: str = "sweep") -> SweepSpec:
 def evaluation_of(tree: Mapping[str, Any]) -> Evaluation:
     """How to score, from the keys of ``evaluate``; ValueError for an unknown key or detector."""
     known = {field.name for field in fields(Evaluation)}
-    hints, values = typing.get_type_hints(SamplingConfig), {}
+    hints, values = record_options(SamplingConfig), {}
     for key, value in _mapping("evaluate", tree).items():
         refuse_unknown("option of evaluate", key, sorted(known))
         if key == "detector":
@@ -131,7 +143,7 @@ def evaluation_of(tree: Mapping[str, Any]) -> Evaluation:
 
 def overrides_of(values: Mapping[str, Any]) -> tuple[str, ...]:
     """Overrides like "training.steps=500" from values by dotted option."""
-    return tuple(f"{key}={json.dumps(value)}" for key, value in values.items())
+    return tuple(f"{key}={written(value)}" for key, value in values.items())
 
 
 def _row(tree: Any, base: str | None) -> RowSpec:
@@ -141,7 +153,7 @@ def _row(tree: Any, base: str | None) -> RowSpec:
     preset = tree.get("base", base)
     if not isinstance(preset, str):
         raise ValueError(f"row {tree.get('name', '')!r} needs base: a preset or a configuration file; got {preset!r}")
-    name = str(tree.get("name", name_of(preset)))
+    name = coerce("the name of a row", tree.get("name", name_of(preset)), str)
     return RowSpec(name, preset, _overrides(f"overrides of row {name}", tree.get("overrides", {})))
 
 
@@ -160,13 +172,13 @@ def _crossed(row: RowSpec, grid: Mapping[str, Any]) -> Iterable[RowSpec]:
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else written(value)
 
 
 def _overrides(what: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, Mapping):
         return overrides_of({str(key): one for key, one in value.items()})
-    return tuple(str(text) for text in _list(what, value))
+    return as_overrides(value if isinstance(value, str) else _list(what, value))
 
 
 def _sets(overrides: Iterable[str], option: str) -> bool:
@@ -175,11 +187,11 @@ def _sets(overrides: Iterable[str], option: str) -> bool:
 
 def _mapping(what: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{what} must be keys with values; got {value!r}")
+        raise ValueError(f"{what} must be keys with values; got {shown(value)}")
     return value
 
 
 def _list(what: str, value: Any) -> Sequence[Any]:
     if not isinstance(value, list | tuple):
-        raise ValueError(f"{what} must be a list; got {value!r}")
+        raise ValueError(f"{what} must be a list; got {shown(value)}")
     return value
