@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "load_config": "workbench.config",
+    "as_overrides": "workbench.config",
     "load_images": "workbench.data.images",
     "load_codec": "workbench.data.codecs",
     "fit": "workbench.training.loop",

@@ -1,13 +1,16 @@
 """The command line. Each command parses its options and calls one function; errors are one sentence, exit code 2."""
 
+import errno
 import importlib
 import os
 import sys
 
 import tyro
 
+from workbench.commands.checking import check_arguments, check_command
 from workbench.commands.options import console, judge, lab, look, measure, report, sweep, train
 from workbench.commands.terminal import shown, warnings_as_sentences
+from workbench.runs.store import runs_root
 
 COMMANDS = {
     "demo": train.Demo,
@@ -57,6 +60,10 @@ def main(arguments: list[str] | None = None) -> None:
     # "codec train" reads better than "codec-train": two words make one command.
     if len(arguments) > 1 and f"{arguments[0]}-{arguments[1]}" in COMMANDS:
         arguments[:2] = [f"{arguments[0]}-{arguments[1]}"]
+    try:
+        check_arguments(arguments, COMMANDS)
+    except ValueError as error:
+        _refuse(f"{error}")
     # Idle threads that spin would take the cores from another process on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     command = tyro.extras.subcommand_cli_from_dict(
@@ -66,11 +73,17 @@ def main(arguments: list[str] | None = None) -> None:
         args=arguments,
     )
     try:
+        check_command(command)
         with warnings_as_sentences() as came:
             _run(command)
-    except (ValueError, OSError) as error:
-        print(f"workbench: {shown(str(error))}", file=sys.stderr)
-        sys.exit(2)
+    except ValueError as error:
+        _refuse(f"{error}")
+    except OSError as error:
+        _refuse(_sentence(error))
+    except RuntimeError as error:  # pathlib's, where ~ stands for nothing
+        if "home directory" not in str(error):
+            raise
+        _refuse("this user has no home directory: set HOME to a folder that can be written")
     except KeyboardInterrupt:
         print("workbench: interrupted; what was finished is kept, run it again to go on", file=sys.stderr)
         sys.exit(130)
@@ -78,6 +91,29 @@ def main(arguments: list[str] | None = None) -> None:
 
     if FellBack in came:
         sys.exit(3)
+
+
+def _refuse(sentence: str) -> None:
+    print(f"workbench: {shown(sentence)}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _sentence(error: OSError) -> str:
+    """What the system refused, with the file or, where it names none, the folders that are written to."""
+    if not error.strerror:
+        return f"{error}"
+    if error.filename is not None:
+        named = [name for name in (error.filename, error.filename2) if name is not None]
+        place = " -> ".join(os.path.abspath(name) if isinstance(name, str | bytes) else f"{name}" for name in named)
+    else:
+        place = f"a file among the runs in {runs_root().absolute()}, or the file that was asked for,"
+    more = {
+        errno.ENOSPC: ": free some space there, or set WORKBENCH_RUNS to a folder on another disk",
+        errno.EDQUOT: ": free some space there, or set WORKBENCH_RUNS to a folder on another disk",
+        errno.EROFS: ": choose a folder that can be written; WORKBENCH_RUNS is that of the runs",
+        errno.EACCES: ": choose a folder that can be written; WORKBENCH_RUNS is that of the runs",
+    }.get(error.errno, "")
+    return f"{place} cannot be used: {error.strerror}{more}"
 
 
 def _run(command: object) -> None:

@@ -38,13 +38,10 @@ def demo(command) -> None:
 
 def train(command) -> None:
     """One run, in this process or in several."""
+    _refuse_idle(command)
     config = load_config(command.config, command.overrides)
     count = command.processes * command.nodes
-    if command.processes < 1 or command.nodes < 1:
-        raise ValueError(f"processes and nodes must be at least 1; got {command.processes} and {command.nodes}")
     printed = command.print_launch or command.print_slurm
-    if command.nodes > 1 and not printed:
-        raise ValueError("--nodes is for --print-launch and --print-slurm: each node has to run the command itself")
     if config.training.batch % (count * config.training.accumulation):
         raise ValueError(
             f"training.batch {config.training.batch} cannot be shared by {count} processes with "
@@ -60,12 +57,30 @@ def train(command) -> None:
         _train_here(command, config)
 
 
+def _refuse_idle(command) -> None:
+    """ValueError for an option that does nothing beside the others."""
+    only = [
+        f"--{name.replace('_', '-')}" for name in ("print_launch", "print_slurm", "dry_run") if getattr(command, name)
+    ]
+    sent = [f"--{name}" for name in ("detach", "queue", "after") if getattr(command, name)]
+    if len(only) > 1:
+        raise ValueError(f"{' and '.join(only)} exclude each other")
+    if only and sent:
+        raise ValueError(f"{only[0]} starts nothing, so that {sent[0]} has no effect; leave one of them out")
+    if command.devices and not sent:
+        raise ValueError("--devices is for --detach, --queue and --after; here, set CUDA_VISIBLE_DEVICES")
+    if command.nodes > 1 and not (command.print_launch or command.print_slurm):
+        raise ValueError("--nodes is for --print-launch and --print-slurm: each node has to run the command itself")
+    if command.hours is not None and not command.print_slurm:
+        raise ValueError("--hours is for --print-slurm")
+
+
 def _print(command, name: str) -> None:
     from workbench.training.cluster import launch_commands, slurm_script
 
     arguments = [command.config, *command.overrides]
     if command.print_slurm:
-        print(slurm_script(arguments, name, command.processes, command.nodes, command.hours))
+        print(slurm_script(arguments, name, command.processes, command.nodes, command.hours or 48))
     else:
         print(launch_commands(arguments, command.processes, command.nodes))
 

@@ -18,6 +18,7 @@ PLUGINS = {
     "backbone": ("workbench.backbones", "Backbone"),
     "objective": ("workbench.objectives", "Objective"),
 }
+PLUGIN_TEXT = ("name", "size", "teacher", "encoder")  # options of theirs that are text
 _LISTED = 20  # allowed values that are all named; of more only the nearest
 _SINGLE = 3.4028234e38  # the largest number in single precision
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")

@@ -9,7 +9,15 @@ from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.config.checks import PLUGINS, coerce, mapping, plugin_class, refuse_unknown, refuse_unknown_keys
+from workbench.config.checks import (
+    PLUGIN_TEXT,
+    PLUGINS,
+    coerce,
+    mapping,
+    plugin_class,
+    refuse_unknown,
+    refuse_unknown_keys,
+)
 from workbench.config.ranges import OptionError, shown
 from workbench.config.reading import NULL, Document, WrittenFloat, WrittenInt, parse_value, read_yaml
 from workbench.config.records import Config, record_options
@@ -40,19 +48,24 @@ def layered(source: str | Path, overrides: str | Iterable[str]) -> Layered:
 
     ValueError, with file and line, for what one layer alone says wrongly: an unknown section, a value out of range.
     """
-    layers = [*_layers(source), Document("", parse_overrides(overrides))]
-    tree: dict[str, Any] = {}
-    for layer in layers:  # before a plug-in is imported, which takes seconds
-        try:
-            _check_sections(layer.value)
-        except OptionError as error:
-            raise _at(layer, error) from error
+    layers, tree = read_layers(source, overrides), {}
     for layer in layers:
         try:
             tree = _merge(tree, _expand_recipe(layer.value, tree))
         except OptionError as error:
             raise _at(layer, error) from error
     return Layered(tree, tuple(layers))
+
+
+def read_layers(source: str | Path, overrides: str | Iterable[str]) -> list[Document]:
+    """Every file of a configuration, lowest first, and its overrides, as far checked as no plug-in need be imported."""
+    layers = [*_layers(source), Document("", parse_overrides(overrides))]
+    for layer in layers:
+        try:
+            _check_sections(layer.value)
+        except OptionError as error:
+            raise _at(layer, error) from error
+    return layers
 
 
 def _at(layer: Document, error: OptionError) -> ValueError:
@@ -158,7 +171,9 @@ def parse_overrides(overrides: str | Iterable[str]) -> dict[str, Any]:
 
 
 def _only_text(section: str, option: str, value: str) -> bool:
-    """Whether an option of a record, or of the configuration itself, can have this ``value`` as text only."""
+    """Whether an option can have this ``value`` as text only, as far as that is known without importing plug-ins."""
+    if section in PLUGINS:
+        return option in PLUGIN_TEXT
     hint = record_options(Config).get(section)
     if option and is_dataclass(hint):
         hint = record_options(hint).get(option)

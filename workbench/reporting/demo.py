@@ -1,13 +1,13 @@
 """The main job: teacher, plain and guided run on embedded data, scored and reported, resumable at any moment."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from workbench.config import Config, load_config
+from workbench.config import Config, as_overrides, load_config
 from workbench.data.images import load_images
 from workbench.data.latents import open_latents
 from workbench.evaluation.generate import generate
@@ -33,15 +33,16 @@ class Progress:
     note: str = ""
 
 
-def demo_configs(seed: int, overrides: tuple[str, ...] = ()) -> dict[str, Config]:
+def demo_configs(seed: int, overrides: str | Iterable[str] = ()) -> dict[str, Config]:
     """The three configurations by role; the guided one's teacher is the teacher's preset with the same changes."""
-    changes = (*overrides, f"training.seed={seed}")
+    changes = (*as_overrides(overrides), f"training.seed={seed}")
     return {role: load_config(f"demo/{role}", changes) for role in ROLES}
 
 
-def taught_by(teacher: Run, seed: int, overrides: tuple[str, ...] = ()) -> Config:
+def taught_by(teacher: Run, seed: int, overrides: str | Iterable[str] = ()) -> Config:
     """The guided configuration with this run for its teacher."""
-    return load_config("demo/guided", (*overrides, f"training.seed={seed}", f"objective.teacher={teacher.folder}"))
+    changes = (*as_overrides(overrides), f"training.seed={seed}", f"objective.teacher={teacher.folder}")
+    return load_config("demo/guided", changes)
 
 
 def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...] = ()) -> Iterator[Progress]:

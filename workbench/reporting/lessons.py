@@ -11,7 +11,7 @@ from workbench.training.loop import fit
 
 
 def demo_runs(
-    seed: int = 0, overrides: Sequence[str] = (), root: Path | None = None, progress: Report | None = None
+    seed: int = 0, overrides: str | Sequence[str] = (), root: Path | None = None, progress: Report | None = None
 ) -> dict[str, Run]:
     """The demo's finished runs as "teacher", "plain" and "guided"; what is missing of them is trained first.
 
@@ -19,9 +19,9 @@ def demo_runs(
     on where the other stopped. ValueError as `trained`.
     """
     root, runs = home() if root is None else root, {}
-    configs = demo_configs(seed, tuple(overrides))
+    configs = demo_configs(seed, overrides)
     for role in ROLES:
-        config = configs[role] if role != "guided" else taught_by(runs["teacher"], seed, tuple(overrides))
+        config = configs[role] if role != "guided" else taught_by(runs["teacher"], seed, overrides)
         runs[role] = trained(config, root, progress)
     return runs
 

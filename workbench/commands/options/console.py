@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from workbench.commands.options import Reference
+from workbench.commands.options import Names, Reference, RunReference
 
 
 @dataclass(frozen=True)
@@ -32,35 +32,35 @@ class Watch:
 class Stop:
     """Save after the current step and end the training, or take the run out of the queue."""
 
-    run: Reference
+    run: RunReference
 
 
 @dataclass(frozen=True)
 class Pause:
     """Let a training wait after the current step, everything kept in memory and its device held."""
 
-    run: Reference
+    run: RunReference
 
 
 @dataclass(frozen=True)
 class Resume:
     """Let a paused training go on, or launch one that was stopped, lost or failed again, exactly as it was."""
 
-    run: Reference
+    run: RunReference
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """Save after the current step and go on."""
 
-    run: Reference
+    run: RunReference
 
 
 @dataclass(frozen=True)
 class SetOption:
     """Change learning_rate, stop_step, log_every or checkpoint_every from the next step on, resumes included."""
 
-    run: Reference
+    run: RunReference
     changes: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Such as learning_rate=1e-4."""
 
@@ -111,4 +111,4 @@ class Restore:
 class Unpack:
     """Place the runs of an edition's runs.zip, without weights, beside the others: tables are made of them again."""
 
-    file: Annotated[Path, tyro.conf.Positional]
+    file: Annotated[Path, tyro.conf.Positional, Names.FILE]

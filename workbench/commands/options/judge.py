@@ -6,18 +6,19 @@ from typing import Annotated, Literal
 
 import tyro
 
-from workbench.commands.options import Overrides, Reference
+from workbench.commands.options import ConfigReference, Names, Overrides, Processes
+from workbench.config.ranges import FromStep
 
 
 @dataclass(frozen=True)
 class Evaluate:
     """Score a run at a step (the newest by default), or a file of images by any program, and print the scores."""
 
-    run: Annotated[str | None, tyro.conf.Positional] = None
+    run: Annotated[str | None, tyro.conf.Positional, Names.RUN] = None
     overrides: Overrides = ()
     """Other sampling than the run's own, such as guidance_scale=4 count=2000 sampler=heun labels=random."""
-    step: int | None = None
-    samples: Path | None = None
+    step: FromStep | None = None
+    samples: Annotated[Path | None, Names.FILE] = None
     """Score this .npz (ADM's layout, uint8 arr_0) instead of a run."""
     reference: str | None = None
     """A reference .npz (ADM's, or by `workbench reference`), or with --samples a preset or YAML file whose training
@@ -25,7 +26,7 @@ class Evaluate:
     detector: tuple[str, ...] = ("clf64",)
     """clf64, effnet-lite0, randomconv, pixels-pca64, inception-2015 (the only one whose scores are FID, sFID and IS) or
     dinov2."""
-    processes: int = 1
+    processes: Processes = 1
     """Processes that generate, GPUs in turn."""
     small_ok: bool = False
     """Allow, and mark, fewer images than twice the detector's dimensions."""
@@ -39,7 +40,7 @@ class Evaluate:
 class ReferenceFile:
     """Write a data set's reference .npz in ADM's layout: 10,000 images, and moments of all for FID and sFID."""
 
-    config: Reference
+    config: ConfigReference
     file: Annotated[Path, tyro.conf.Positional]
     overrides: Overrides = ()
     """Dotted options, such as data.path=/data/imagenet."""
@@ -55,10 +56,10 @@ class Compare:
     Runs that differ only in seed are one group; a group's name is its configuration's.
     """
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, Names.RUN]
     metric: tuple[str, ...] = ()
     """Such as fd-clf64; by default every score that belongs to no layer."""
-    step: int | None = None
+    step: FromStep | None = None
     """By default the last step at which most seeds can be paired."""
     force: bool = False
     """Also compare, and mark, numbers that were not measured alike."""

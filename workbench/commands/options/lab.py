@@ -6,14 +6,15 @@ from typing import Annotated, Literal
 
 import tyro
 
-from workbench.commands.options import Reference
+from workbench.commands.options import RunReference
+from workbench.config.ranges import Count, Range
 
 
 @dataclass(frozen=True)
 class Lab:
     """Open JupyterLab on the notebooks: for this machine alone, with a random token, asking nothing of the network."""
 
-    port: int = 0
+    port: Annotated[int, Range(at_least=0, at_most=65_535)] = 0
     """0 takes any that is free."""
     folder: Path | None = None
     """Where the notebooks are, or are copied to; by default ./notebooks if there is one, else ./workbench-notebooks.
@@ -26,8 +27,8 @@ class Lab:
 class Page:
     """Write a view of a run as one HTML file that works offline and without Python: for a class, for a colleague."""
 
-    run: Reference
+    run: RunReference
     file: Annotated[Path, tyro.conf.Positional]
     view: Literal["maps", "embedding", "separability", "leakage", "samples", "explore"] = "maps"
-    images: int | None = None
+    images: Count | None = None
     """How many images are shown and measured, or samples a row; each view has its own default."""

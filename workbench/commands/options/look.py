@@ -2,30 +2,31 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
-from workbench.commands.options import Reference
+from workbench.commands.options import Names, RunReference
+from workbench.config.ranges import FromStep, Range
 
 
 @dataclass(frozen=True)
 class ImportFile:
     """Make a run of a published checkpoint: a .pt, .pth or .safetensors file; nothing in it is executed."""
 
-    file: Annotated[Path, tyro.conf.Positional]
+    file: Annotated[Path, tyro.conf.Positional, Names.FILE]
     family: str | None = None
     """Whose code wrote it: sit, repa, self-transcendence, sra, layersync, lightningdit or dit; told from the file if
     it can be."""
-    weights: str = "ema"
+    weights: Literal["ema", "raw"] = "ema"
     """"raw" takes a file's weights before averaging."""
     name: str | None = None
     """Name of the run; the family and the file's own by default."""
     codec: str | None = None
     """Codec of its latents; by default sd-vae for 4 channels and va-vae for 32."""
-    pixel_channels: int = 3
+    pixel_channels: Annotated[int, Range(at_least=1, at_most=64)] = 3
     """Channels of that codec's images."""
-    height: int | None = None
+    height: Annotated[int, Range(at_least=1, at_most=1024)] | None = None
     """Move the model to latents of this height, such as 64 for 512 pixels."""
     classes: int | None = None
     """Number of real classes, where the file does not tell it: its label table may have a null row besides or not."""
@@ -35,12 +36,12 @@ class ImportFile:
 class ExportRun:
     """Write a run's weights as a published code base loads them, or as a folder for diffusers."""
 
-    run: Reference
+    run: RunReference
     path: Annotated[Path, tyro.conf.Positional]
     family: str
     """sit, repa, self-transcendence, sra, layersync, lightningdit, dit, or diffusers (the path is then a folder)."""
-    step: int | None = None
-    weights: str = "ema"
+    step: FromStep | None = None
+    weights: Literal["ema", "raw"] = "ema"
     """The set of a flat file; files of training hold both."""
 
 

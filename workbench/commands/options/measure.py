@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from workbench.commands.options import Overrides, Reference
+from workbench.commands.options import ConfigReference, Names, Overrides, Processes, Repeats
+from workbench.config.ranges import Count, Patch, Range, Width
 
 
 @dataclass(frozen=True)
@@ -15,10 +16,10 @@ class BenchStep:
 
     backbone: str = "sit"
     size: str = "nano"
-    patch: int | None = None
+    patch: Patch | None = None
     """1 for nano, 2 for the others, by default."""
-    batch: int = 32
-    repeats: int = 7
+    batch: Repeats = 32
+    repeats: Repeats = 7
     all: bool = False
     """Every method, not only the guided steps."""
     fast: bool = False
@@ -36,9 +37,9 @@ class BenchStep:
 class BenchLoading:
     """Time reading latents in random batches: shards, one file an image, and a memory copy, on generated data."""
 
-    images: int = 4096
-    batch: int = 256
-    repeats: int = 9
+    images: Count = 4096
+    batch: Repeats = 256
+    repeats: Repeats = 9
     folder: Path | None = None
     """On the disk to measure; the system's temporary folder by default."""
 
@@ -47,8 +48,8 @@ class BenchLoading:
 class BenchScores:
     """Time each score beside SciPy and torch-fidelity (extra "test") on the same numbers, one thread each."""
 
-    dimensions: int = 2048
-    count: int = 5000
+    dimensions: Width = 2048
+    count: Count = 5000
     report: Path | None = None
     """Also write the figures, with the machine, to this JSON file."""
 
@@ -57,15 +58,15 @@ class BenchScores:
 class BenchViews:
     """Measure how soon views answer in JupyterLab and in an exported page, in headless Chromium, beside the goals."""
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, Names.RUN] = ()
     """The demo's newest plain run by default."""
     report: Path | None = None
     """Also write the figures, with the machine, versions and load, to this JSON file."""
-    presses: int = 30
+    presses: Repeats = 30
     """Key presses of each slider; ten times as many moves for the growth of memory."""
     extraction: bool = True
     """Also time the extraction of features, into a cache of its own."""
-    images: int = 2000
+    images: Count = 2000
     """How many images it is of."""
 
 
@@ -75,13 +76,13 @@ class BenchConsole:
 
     overrides: Overrides = ()
     """Dotted options of the training, which is that of demo/plain, such as backbone.size=small."""
-    seconds: float = 60.0
+    seconds: Annotated[float, Range(above=0, at_most=86_400)] = 60.0
     """Of lines that are drawn, and of blocks without panels and as many with, in a kernel and in a browser each."""
     report: Path | None = None
     """Also write the figures, with the machine, versions and load, to this JSON file."""
-    logged: int = 1_000_000
+    logged: Count = 1_000_000
     """Steps of the long run that is opened."""
-    listed: int = 200
+    listed: Repeats = 200
     """Runs that are listed."""
 
 
@@ -89,11 +90,11 @@ class BenchConsole:
 class Encode:
     """Encode a configuration's images into latents ahead of training; stopped, it goes on when run again."""
 
-    config: Reference
+    config: ConfigReference
     overrides: Overrides = ()
     """Dotted options, such as data.path=/data/imagenet."""
     split: Literal["train", "test"] = "train"
-    processes: int = 1
+    processes: Processes = 1
     """Processes on this machine; several share a GPU, so that one reads images while another encodes."""
     device: str | None = None
     """Such as cuda:1 or cpu; by default the GPUs in turn, or the CPU if there are none."""

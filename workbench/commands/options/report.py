@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from workbench.commands.options import Processes
+
 
 @dataclass(frozen=True)
 class Report:
@@ -16,7 +18,7 @@ class Report:
     """Some of them, such as fig4,table1."""
     out: Path = Path("reports/out")
     """Pages go into a folder of the scale's name in it."""
-    workers: int | None = None
+    workers: Processes | None = None
     """Notebooks executed at a time; half of the cores and one, by default."""
     score: bool = False
     """Score first what an exhibit shows and was not scored, such as steps before the last: seconds to minutes a run."""

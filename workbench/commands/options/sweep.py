@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from workbench.commands.options import Names, Processes
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -14,8 +16,8 @@ class Sweep:
     After a stop, a kill or a failure the same command goes on.
     """
 
-    file: Annotated[Path, tyro.conf.Positional]
-    workers: int | None = None
+    file: Annotated[Path, tyro.conf.Positional, Names.FILE]
+    workers: Processes | None = None
     """Rows at a time, which share the cores: by default one for each GPU, else one for every two cores."""
     only: tuple[str, ...] = ()
     """Only these rows, and the teachers that they need."""

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from workbench.commands.options import Overrides, Reference
+from workbench.commands.options import ConfigReference, Device, Names, Overrides, Processes, Repeats
+from workbench.config.ranges import Range, Seed, Steps
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Demo:
 
     overrides: Overrides = ()
     """Changes to all three runs, such as training.steps=200."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of initial weights, data order and noise."""
     report: Path = Path("reports/out/demo.html")
     """Where the report goes."""
@@ -28,20 +29,20 @@ class Demo:
 class Train:
     """Train a preset ("demo/guided") or a YAML file; the same fingerprint continues or reuses its run."""
 
-    config: Reference
+    config: ConfigReference
     overrides: Overrides = ()
     """Dotted options, such as objective.guidance_scale=5."""
-    processes: int = 1
+    processes: Processes = 1
     """Processes on this machine, CPU or GPU; on each node with --print-launch and --print-slurm."""
     detach: bool = False
     """Train in a process that outlives this terminal; its output goes to log.txt of the run."""
     queue: bool = False
     """Detached, when a device is free and those who asked before had their turn."""
-    after: str | None = None
+    after: Annotated[str | None, Names.RUN] = None
     """Detached, in the queue, once this run has finished: a student after its teacher."""
-    devices: tuple[int, ...] = ()
+    devices: tuple[Device, ...] = ()
     """GPUs that a detached training may take; all by default."""
-    nodes: int = 1
+    nodes: Processes = 1
     """Machines, for --print-launch and --print-slurm."""
     print_launch: bool = False
     """Print the torchrun and accelerate commands of this training and start nothing."""
@@ -51,8 +52,8 @@ class Train:
     """Print what it would take, its teacher included: parameters, memory, time, disk, what is reused; train nothing.
 
     The time is measured, some seconds of real steps, once on a machine."""
-    hours: int = 48
-    """Time that --print-slurm asks for."""
+    hours: Annotated[int, Range(at_least=1, at_most=8760)] | None = None
+    """Time that --print-slurm asks for; 48 by default."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class Codec:
     """
 
     folder: Annotated[Path, tyro.conf.Positional]
-    steps: int = 4500
-    seed: int = 0
+    steps: Steps = 4500
+    seed: Seed = 0
     data: str = "fashion-mnist"
 
 
@@ -73,5 +74,5 @@ class Classifier:
     """Train the 64-dimension classifier that FD-clf64 uses and write clf64.safetensors and clf64.json."""
 
     folder: Annotated[Path, tyro.conf.Positional]
-    epochs: int = 12
-    seed: int = 0
+    epochs: Repeats = 12
+    seed: Seed = 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from workbench.config import load_config, refuse_unknown
+from workbench.config import as_overrides, load_config, refuse_unknown
 from workbench.reporting.paper.exhibit import Missing
 from workbench.reporting.sweep.rows import Training, resolve
 from workbench.reporting.sweep.specification import SweepSpec, load_sweep
@@ -61,7 +61,7 @@ def runs_of(
     scale, preset or option.
     """
     refuse_unknown("scale", scale, SCALES)
-    root = home() if root is None else Path(root)
+    root, overrides = home() if root is None else Path(root), as_overrides(overrides)
     named = dict(rows) if isinstance(rows, Mapping) else {row: row for row in rows}
     known = {run.fingerprint: run for run in find_runs(root)} if root.is_dir() else {}
     found: dict[str, dict[int, Run]] = {}
@@ -72,7 +72,7 @@ def runs_of(
         told = " ".join([source, *wanted.overrides])
         for seed in seeds:
             try:
-                training = resolve(source, wanted.overrides, tuple(overrides), seed, root)
+                training = resolve(source, wanted.overrides, overrides, seed, root)
             except ValueError as error:
                 load_config(source, (*overrides, *wanted.overrides))  # what does not exist is refused
                 # The rest is one row's trouble, such as a teacher that is not trained long enough.

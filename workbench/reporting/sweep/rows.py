@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workbench.config import Config, SamplingConfig, fingerprint, load_config, presets, refuse_unknown
+from workbench.config import Config, SamplingConfig, as_overrides, fingerprint, load_config, presets, refuse_unknown
 from workbench.diffusion.guidance import Guidance
 from workbench.diffusion.sampling import evaluations
 from workbench.reporting.sweep.specification import Evaluation, RowSpec, SweepSpec, name_of
@@ -77,7 +77,11 @@ class Job:
 
 
 def resolve(
-    source: str, overrides: Iterable[str] = (), shared: Iterable[str] = (), seed: int = 0, root: Path = Path("runs")
+    source: str,
+    overrides: str | Iterable[str] = (),
+    shared: str | Iterable[str] = (),
+    seed: int = 0,
+    root: Path = Path("runs"),
 ) -> Training:
     """The run of a preset or file with ``overrides`` and a seed; a teacher named by preset has the same seed.
 
@@ -85,7 +89,7 @@ def resolve(
     the two must agree: data, codec, backbone, noise path. ValueError for an unknown option, for a teacher that is
     neither a preset nor a run under ``root``, and for one whose step will not be kept.
     """
-    overrides, shared = tuple(overrides), tuple(shared)
+    overrides, shared = as_overrides(overrides), as_overrides(shared)
     config = load_config(source, (*shared, *overrides, f"training.seed={seed}"))
     options = config.objective.options
     reference = options.get("teacher")

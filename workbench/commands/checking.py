@@ -1,0 +1,67 @@
+"""What is looked at before a command runs: empty arguments, mistyped commands, ranges, whether what is named exists.
+
+Nothing heavy is imported here, so that a mistake is answered at once.
+"""
+
+import difflib
+import typing
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+from workbench.commands.options import Names
+from workbench.config.layers import read_layers
+from workbench.config.ranges import Range
+from workbench.runs.store import open_run
+
+_MAY_BE_EMPTY = ("--text", "--filter")  # notes that are cleared, and all runs
+
+
+def check_arguments(arguments: Sequence[str], commands: Collection[str]) -> None:
+    """ValueError for a command that does not exist, and for an empty argument, as an unset shell variable leaves it."""
+    if arguments and arguments[0] not in commands and not arguments[0].startswith("-"):
+        longer = [name for name in commands if name.startswith(f"{arguments[0]}-")]
+        near = longer or difflib.get_close_matches(arguments[0][:100], commands, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else "`workbench --help` lists the commands"
+        raise ValueError(f"the command {arguments[0][:100]!r} is not known; {hint}")
+    for before, argument in pairwise(["workbench", *arguments]):
+        name, equals, value = argument.partition("=")
+        if not (equals and name.startswith("--")) or "." in name:
+            name, value = before, argument
+        if not value.strip() and name not in _MAY_BE_EMPTY:
+            raise ValueError(f"the value after {name} is empty; is a shell variable not set?")
+
+
+def check_command(command: Any) -> None:
+    """ValueError for a number outside its range, and for a run, preset or file that is not there."""
+    hints = typing.get_type_hints(type(command), include_extras=True)
+    for field in fields(command):
+        what = f"--{field.name.replace('_', '-')}"
+        for value, marks in _values(hints[field.name], getattr(command, field.name)):
+            for mark in marks:
+                if isinstance(mark, Range):
+                    mark.check(what, value)
+                elif mark is Names.RUN:
+                    open_run(value)
+                elif mark is Names.CONFIG:
+                    read_layers(value, getattr(command, "overrides", ()))
+                elif mark is Names.FILE and not Path(value).exists():
+                    raise ValueError(f"there is no file {value}")
+
+
+def _values(hint: Any, value: Any, marks: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """Every single value of an option with what its annotation says of it; nothing where none is given."""
+    if value is None:
+        return
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is Annotated:
+        yield from _values(arguments[0], value, (*marks, *hint.__metadata__))
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _values(arguments[0], item, marks)
+    elif type(None) in arguments:
+        yield from _values(next(one for one in arguments if one is not type(None)), value, marks)
+    else:
+        yield value, marks
