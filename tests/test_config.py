@@ -1,10 +1,41 @@
 """Configuration: layers, types, nearest names, recipes, fingerprints."""
 
+import math
+import os
+import subprocess
+import sys
+import typing
+from collections.abc import Iterator
+from dataclasses import is_dataclass, replace
+from typing import Annotated, Any
+
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from workbench.config import coerce, fingerprint, from_dict, load_config, presets, to_yaml
+from workbench.config import (
+    Config,
+    as_overrides,
+    coerce,
+    fingerprint,
+    from_dict,
+    load_config,
+    plugin_options,
+    presets,
+    read_yaml,
+    reading,
+    record_options,
+    to_dict,
+    to_yaml,
+    written,
+)
+from workbench.config.checks import PLUGIN_TEXT, PLUGINS, plugin_names
+from workbench.config.ranges import OfDepth, Range
+from workbench.reporting.demo import demo_configs
 from workbench.reporting.sweep.rows import resolve
+
+BASE = "base: demo/plain\n"
 
 
 @pytest.mark.parametrize(
@@ -96,8 +127,9 @@ def test_types_of_overrides():
 
 def test_a_bare_no_is_the_word():
     assert load_config("demo/plain", ["training.precision=no"]).training.precision == "no"
-    with pytest.raises(ValueError, match="objective.window False"):
+    with pytest.raises(ValueError, match="objective.window 'no' is not known"):
         load_config("demo/teacher", ["objective.window=no"])
+    assert from_dict({"training": {"precision": False}}).training.precision == "no"  # as YAML 1.1 reads it
 
 
 @pytest.mark.parametrize(
@@ -106,7 +138,13 @@ def test_a_bare_no_is_the_word():
         (["training.steps"], "an override looks like"),
         (["training.steps=[1"], "the value of training.steps is not valid YAML"),
         (["objective=x", "objective.layer=3"], "objective must be a section"),
-        (["objective="], "objective must be a section"),
+        (["objective=5"], "objective must be a section"),
+        (["objective="], "the value of objective is empty; write null for none"),
+        (["data.path= "], "the value of data.path is empty"),
+        (["=5"], "an override looks like"),
+        (["training.seed=\udcff"], "the value of training.seed is not valid YAML: .* UTF-8"),
+        (["training.seed={a: 1, a: 2}"], "the key 'a' stands twice"),
+        (["objective.pairs=!!python/name:os.system"], "the tag .* is not read"),
     ],
 )
 def test_malformed_overrides(overrides, said):
@@ -118,7 +156,7 @@ def test_damaged_files_are_named(tmp_path):
     file = tmp_path / "mine.yaml"
     with pytest.raises(ValueError, match="there is no configuration file .*mine.yaml"):
         load_config(file)
-    for content, said in (("a: [", "mine.yaml is not valid YAML"), ("- 1", "mine.yaml must hold a mapping")):
+    for content, said in (("a: [", "mine.yaml, line 2: not valid YAML"), ("- 1", "mine.yaml must hold a mapping")):
         file.write_text(content)
         with pytest.raises(ValueError, match=said):
             load_config(file)
@@ -202,3 +240,355 @@ def test_nothing_published_for_a_depth_is_said():
         load_config("paper/sit-l-2-256", ["objective.name=sra"])
     given = ["objective.name=sra", "objective.layer=6", "objective.teacher_layer=16"]
     assert load_config("paper/sit-l-2-256", given).objective.options["layer"] == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("training:\n  batch: 8\ntraining:\n  steps: 20\n", "line 4: the key 'training' stands twice, first in line 2"),
+        ("training: {steps: 1, steps: 2}", "line 2: the key 'steps' stands twice"),
+        ("objective: {name: repa, x: [{a: 1, a: 1}]}", "line 2: the key 'a' stands twice"),
+        ("training:\n  seed: 1:30", "line 3: training.seed must be int; got '1:30'; allowed is at least 0 and"),
+        ("training: {seed: 0x1F}", "line 2: training.seed must be int; got '0x1F'"),
+        ("training: {batch: 1_000}", "line 2: training.batch must be int; got '1_000'"),
+        ("training:\n\n  clip: .nan", "line 4: training.clip must be a finite number .*; got .nan; allowed is above"),
+        ("training: {clip: inf}", "line 2: training.clip must be float; got 'inf'; allowed is above 0"),
+        ("training: {clip: 1e400}", "line 2: training.clip must be a finite number .*; got 1e400"),
+        ("training: {stepz: 1}", "line 2: option training.stepz: 'stepz' is not known; did you mean 'steps'"),
+        ("trainin: {steps: 1}", "line 2: option 'trainin' is not known; did you mean 'training'"),
+        ("training:", "line 2: training must be a section with keys of its own; got None"),
+        ("objective: [1]", "line 2: objective must be a section"),
+        ("objective:\n  name: repa\n  head_width: 0", "line 4: objective.head_width must be at least 1 and at most"),
+        ("objective:\n  name: repa\n  layer: 99", r"line 4: objective.layer 99 is outside 1\.\.12"),
+        ("objective: {name: layersync, pairs: [[4, 13]]}", r"line 2: objective.pairs 13 is outside 1\.\.12"),
+        ("objective: {name: vae_align, window_low: 0.9}", "line 2: objective.window_low 0.9 must be below .*_high 0.7"),
+        ("backbone: {size: huge}", "line 2: backbone.size 'huge' is not known. Allowed: pico, nano"),
+        ("name: ''", "line 2: name is empty"),
+        ('name: "a\\nb"', "line 2: name holds a control character"),
+        ("data: {path: null, limit: [1]}", "line 2: data.limit must be int; got"),
+        ("5: 1", "line 2: the key '5' is not text"),
+        ("null: 1", "line 2: the key 'null' is not text"),
+        ("? [a]\n: 1", "line 2: a key must be text"),
+        ("a: &a [*a]", r"line 2: the alias \*a .* stands for nothing that ended before it"),
+        ("a: !!set {b}", "line 2: the tag .* is not read"),
+        ("---\na: 1", "line 2: a second document starts"),
+        ("a: " + "[" * 40 + "]" * 40, "line 2: it is nested more than 32 levels deep"),
+        ("a: " + "[" * 5000, "it is nested more than 32 levels deep"),
+        ("a: " + "{b: " * 3000, "it is nested more than 32 levels deep"),
+        ("#" * reading.MAX_BYTES, "is larger than 1,000,000 bytes"),
+        ("name: a\x00b", "not valid YAML: control characters"),
+        ("training: {seed: " + "9" * 5000 + "}", "training.seed must be int; got"),
+    ],
+)  # fmt: skip
+def test_what_a_file_says_wrongly_is_refused_with_its_line(tmp_path, text, said):
+    file = tmp_path / "mine.yaml"
+    file.write_text(BASE + text, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"(?s)^{file}.*{said}") as raised:
+        load_config(file)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 600
+
+
+def test_aliases_are_counted_as_often_as_they_are_used(tmp_path):
+    file = tmp_path / "laughs.yaml"
+    lines = ["a0: &a0 [" + ", ".join("1" * 10) + "]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    file.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match="line 5: it comes to more than 100,000 values with its aliases"):
+        read_yaml(file)
+    file.write_text("a: &a {b: 1, c: 2}\nd: {<<: *a, c: 3}\ne: [*a, *a]\nf: {<<: [{b: 5, g: 6}, *a]}")
+    a = {"b": 1, "c": 2}
+    assert read_yaml(file).value == {"a": a, "d": {"b": 1, "c": 3}, "e": [a, a], "f": {"b": 5, "g": 6, "c": 2}}
+
+
+def test_the_reader_without_libyaml_reads_the_same(monkeypatch):
+    text = "a: [010, 1e-3, -.5, yes, 'q', ~]\nb: {c: 2024-01-01, d: |\n  x\n}"
+    text = "a: [010, 1e-3, -.5, yes, 'q', ~]\nb:\n  c: 2024-01-01\n  d: |\n    x\n"
+    expected = {"a": [10, 0.001, -0.5, "yes", "q", None], "b": {"c": "2024-01-01", "d": "x\n"}}
+    assert reading.parse_yaml(text, "x").value == expected
+    monkeypatch.setattr(reading, "_LOADER", yaml.SafeLoader)
+    assert reading.parse_yaml(text, "x").value == expected
+    for text, said in (("a: [", "line 1: not valid"), ("a: 1\na: 2", "line 2: the key"), ("[" * 999, "nested more")):
+        with pytest.raises(ValueError, match=said):
+            reading.parse_yaml(text, "x")
+
+
+@pytest.mark.parametrize("content", ["", "null", "~", "# nothing", "---", "{}", "base: []", "5", "text", "[]"])
+def test_a_file_that_says_nothing_does_not_start_a_training(tmp_path, content):
+    file = tmp_path / "empty.yaml"
+    file.write_text(content)
+    with pytest.raises(ValueError, match="empty.yaml (must hold a mapping of sections; it holds|says nothing)"):
+        load_config(file)
+
+
+def test_bases_are_texts_and_go_round_in_no_circle(tmp_path):
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    for base in ("5", "", "null", "[[1]]", "{a: b}", "['']", "true"):
+        one.write_text(f"name: x\nbase: {base}")
+        with pytest.raises(
+            ValueError, match="one.yaml, line 2: base must be a preset or a file, or a list of them; got"
+        ):
+            load_config(one)
+    one.write_text(f"base: {one}")
+    with pytest.raises(ValueError, match=f"^base goes round in a circle: {one} -> {one}$"):
+        load_config(one)
+    one.write_text(f"base: [demo/plain, {two}]")
+    two.write_text(f"base: {one}")
+    with pytest.raises(ValueError, match=f"circle: {one} -> {two} -> {one}"):
+        load_config(one)
+    two.write_text("base: demo/plian")
+    with pytest.raises(
+        ValueError, match="two.yaml, line 1: preset 'demo/plian' is not known; did you mean 'demo/plain'"
+    ):
+        load_config(one)
+    two.unlink()
+    with pytest.raises(ValueError, match=f"no configuration file {two}, which {one} builds on"):
+        load_config(one)
+    files = [tmp_path / f"{n}.yaml" for n in range(8)]
+    for file, below in zip(files, files[1:], strict=False):
+        file.write_text(f"base: [{below}, {below}]")
+    files[-1].write_text(BASE)
+    with pytest.raises(ValueError, match="builds on more than 100 files"):
+        load_config(files[0])
+
+
+def test_yaml_is_utf8_whatever_the_locale(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(b"\xef\xbb\xbf" + f"{BASE}name: größe\n".encode())
+    code = f"from workbench.config import load_config; print(ascii(load_config({str(file)!r}).name))"
+    plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    found = subprocess.run([sys.executable, "-c", code], env={**os.environ, **plain}, capture_output=True, text=True)
+    assert found.stdout.strip() == r"'gr\xf6\xdfe'", found.stderr
+    for content, line in ((f"{BASE}name: größe".encode("latin-1"), 2), ("a: 1".encode("utf-16"), 1)):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=f"mine.yaml, line {line}: it is not UTF-8"):
+            load_config(file)
+
+
+def test_what_is_no_file_is_said(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    for name, said in (("pipe", "is not a regular file"), ("folder", "is a folder"), ("x" * 300, "File name too long")):
+        with pytest.raises(ValueError, match=f"yaml .*{said}|yaml {said}"):
+            load_config(tmp_path / f"{name}.yaml")
+
+
+def test_numbers_are_what_they_look_like():
+    for text, value in (("010", 10), ("08", 8), ("+5", 5), ("0", 0)):
+        assert load_config("demo/plain", [f"training.seed={text}"]).training.seed == value
+    for text, value in (("1e-4", 1e-4), (".5", 0.5), ("5.", 5.0), ("1E2", 100.0), ("'1e-4'", 1e-4), ("2", 2.0)):
+        assert load_config("demo/plain", [f"training.learning_rate={text}"]).training.learning_rate == value
+    for text in ("0x10", "0o10", "0b1", "1_0", "1:30", "1e2", "1.0", "'3'", "٣", "true", "[1]"):
+        with pytest.raises(ValueError, match=r"training.seed must be int; got .*; allowed is at least 0"):
+            load_config("demo/plain", [f"training.seed={text}"])
+    for word, value in (("yes", True), ("On", True), ("TRUE", True), ("no", False), ("off", False), ("false", False)):
+        assert load_config("demo/plain", [f"data.flip={word}"]).data.flip is value
+
+
+def test_what_can_only_be_text_is_text(tmp_path):
+    texts = ("2024", "010", "1.10", "1e5", "true", "null", "~", "no", "2024-01-01", "a: b", "[x", "#1", "@home", ".nan")
+    for text in texts:
+        assert load_config("demo/plain", [f"name={text}"]).name == text
+    for text in texts:
+        if text not in ("null", "~"):
+            assert load_config("demo/plain", [f"data.path={text}"]).data.path == text
+    assert load_config("demo/plain", ["data.path=null"]).data.path is None
+    assert load_config("demo/plain", ['name="a b"', "data.path='/x'"]).data.path == "/x"
+    assert load_config("demo/guided", ["objective.teacher=2024"]).objective.options["teacher"] == "2024"
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"{BASE}name: 2024.10\ndata: {{path: 010}}")
+    config = load_config(file)
+    assert (config.name, config.data.path) == ("2024.10", "010")
+    assert from_dict(yaml.safe_load(to_yaml(config))) == config
+    options = {
+        (section, key)
+        for section in PLUGINS
+        for name in plugin_names(section)
+        for key, option in plugin_options(section, name).items()
+        if option.annotation in (str, str | None)
+    }
+    assert {key for _, key in options} <= set(PLUGIN_TEXT)
+
+
+def test_a_value_written_out_is_read_back():
+    for value in ("a: b", "1e5", "😀", None, True, 2, 0.1, [[4, 8]], "2024"):
+        assert reading.parse_value(written(value), "x") == value
+    assert written(reading.parse_value("1.10", "x")) == "1.10"
+
+
+def test_one_override_may_be_text():
+    # papermill hands `-p overrides training.steps=20` over as one text.
+    assert load_config("demo/plain", "training.steps=20").training.steps == 20
+    assert as_overrides("a=1") == ("a=1",) and as_overrides(["a=1", "b=2"]) == ("a=1", "b=2")
+    assert {config.training.steps for config in demo_configs(0, "training.steps=20").values()} == {20}
+    assert resolve("demo/plain", "training.steps=20", "training.batch=8").config.training.steps == 20
+
+
+def numeric_options() -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Every option of every record and plug-in with its type, and what else a configuration with it needs."""
+    for section, hint in record_options(Config).items():
+        if is_dataclass(hint):
+            yield from ((f"{section}.{key}", kind, {}) for key, kind in record_options(hint).items())
+    for section in PLUGINS:
+        for name in plugin_names(section):
+            options = plugin_options(section, name)
+            needed = {"teacher": "x"} if "teacher" in options else {}
+            for key, option in options.items():
+                yield f"{section}.{key}", option.annotation, {section: {"name": name, **needed}}
+
+
+def numbers_in(hint: Any, marks: tuple = ()) -> list[tuple[type, tuple]]:
+    """The kinds of number that an annotation allows, each with what is said of it."""
+    if typing.get_origin(hint) is Annotated:
+        return numbers_in(hint.__origin__, (*marks, *hint.__metadata__))
+    if hint in (int, float):
+        return [(hint, marks)]
+    kinds = [kind for kind in typing.get_args(hint) if kind is not Ellipsis]
+    return [
+        number for kind in kinds if typing.get_origin(hint) is not typing.Literal for number in numbers_in(kind, marks)
+    ]
+
+
+def wrong_numbers(kind: type, limits: Range | OfDepth) -> list[Any]:
+    """Values outside, the first of them as near as can be."""
+    wrong = [math.nan, math.inf, -math.inf, 10**400, -(10**400), True, False, "text", "nan", "1_0", "", [1], {"a": 1}]
+    if isinstance(limits, OfDepth):
+        return [0, 13, -1, 1.5, *wrong]
+    one = 1 if kind is int else None
+
+    def beyond(end: float, to: float) -> float:
+        return end + int(math.copysign(1, to)) if one else math.nextafter(end, to)
+
+    ends = [(limits.at_least, -math.inf), (limits.at_most, math.inf)]
+    wrong += [beyond(end, to) for end, to in ends if end is not None]
+    wrong += [end for end in (limits.above, limits.below) if end is not None]
+    return [*wrong, *([1.5] if kind is int else [])]
+
+
+def test_every_number_has_a_range_that_is_kept():
+    seen = 0
+    for option, hint, needed in numeric_options():
+        for kind, marks in numbers_in(hint):
+            limits = next((mark for mark in marks if isinstance(mark, Range | OfDepth)), None)
+            assert limits is not None, f"{option} has no range"
+            if kind is int and isinstance(limits, Range):
+                assert limits.at_least is not None and limits.at_most is not None, f"{option} has no upper or lower end"
+            section, _, key = option.partition(".")
+            for value in wrong_numbers(kind, limits):
+                given = [[1, value]] if key == "pairs" else value
+                tree = {**needed, section: {**needed.get(section, {}), key: given}}
+                with pytest.raises(ValueError) as raised:
+                    from_dict(tree)
+                said = str(raised.value)
+                assert said.startswith(f"{option} ") and "\n" not in said and len(said) < 400, said
+                plain = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+                assert not plain or f"{value}"[:9] in said or f"{float(value)}" in said, said
+                if isinstance(limits, Range):
+                    assert str(limits) in said, said
+                seen += 1
+    assert seen > 600
+
+
+def test_ends_of_ranges_are_allowed_or_not_as_they_say():
+    limits = Range(at_least=0, below=1)
+    assert 0 in limits and 0.999 in limits and 1 not in limits and -1e-9 not in limits and math.nan not in limits
+    assert (
+        str(limits) == "at least 0 and below 1"
+        and str(Range(above=0, at_most=10**6)) == "above 0 and at most 1,000,000"
+    )
+    assert 0 not in Range(above=0) and 10**400 in Range(above=0)
+
+
+def test_records_made_by_hand_are_checked_too():
+    config = load_config("demo/plain")
+    with pytest.raises(ValueError, match="training.clip must be a finite number"):
+        replace(config, training=replace(config.training, clip=math.nan))
+    with pytest.raises(ValueError, match="guidance_low 0.9 must be at most sampling.guidance_high 0.5"):
+        load_config("demo/plain", ["sampling.guidance_low=0.9", "sampling.guidance_high=0.5"])
+    with pytest.raises(ValueError, match="name is longer than 240 bytes"):
+        load_config("demo/plain", [f"name={'x' * 300}"])
+
+
+def test_messages_stay_short():
+    with pytest.raises(ValueError) as raised:
+        load_config("demo/plain", [f"training.seed={'[' * 20}{'1, ' * 3000}{']' * 20}"])
+    assert len(str(raised.value)) < 400
+    with pytest.raises(ValueError, match=r"preset 'nothing-like-it' is not known. `workbench presets` lists them$"):
+        load_config("nothing-like-it")
+
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(min_value=10**18),
+    st.floats(),
+    st.text(max_size=20),
+    st.sampled_from(
+        ["010", "1:30", ".nan", "-.inf", "0x1F", "no", "<<", "*a", "&a 1", "!!set", "~", "demo/plain", "x.yaml"]
+    ),
+)
+OPTIONS = sorted({"name", "base", "recipe", *(key for option, _, _ in numeric_options() for key in option.split("."))})
+KEYS = st.one_of(st.sampled_from(OPTIONS), st.text(max_size=8))
+TREES = st.recursive(
+    SCALARS,
+    lambda below: st.one_of(st.lists(below, max_size=4), st.dictionaries(KEYS, below, max_size=4)),
+    max_leaves=12,
+)
+SECTIONS = st.dictionaries(
+    st.sampled_from(sorted(record_options(Config)) + ["base"]),
+    st.one_of(st.dictionaries(st.sampled_from(OPTIONS), TREES, max_size=4), TREES),
+    max_size=4,
+)
+TEXTS = st.one_of(
+    SECTIONS.map(lambda tree: yaml.safe_dump(tree, allow_unicode=True)),
+    TREES.map(lambda tree: yaml.safe_dump({"objective": tree})),
+    st.text(alphabet="ab:,[]{}&*!|>'\"#%@`-? \n\t<0123456789.eE~\ufeff\x85é", max_size=60),
+    st.text(max_size=60),
+)
+
+
+@pytest.mark.fuzz
+@given(text=TEXTS, raw=st.binary(max_size=40))
+def test_whatever_a_file_holds_only_valueerror_comes_out(tmp_path_factory, text, raw):
+    file = tmp_path_factory.getbasetemp() / "fuzz.yaml"
+    for content in (text.encode("utf-8", "surrogatepass"), text.encode("utf-8", "surrogatepass") + raw):
+        file.write_bytes(content)
+        try:
+            config = load_config(file)
+        except ValueError as error:
+            assert "\n" not in str(error) and len(str(error)) < 2000
+        else:
+            assert from_dict(reading.parse_yaml(to_yaml(config), "again").value) == config
+
+
+@pytest.mark.fuzz
+@given(tree=st.one_of(SECTIONS, st.dictionaries(KEYS, TREES, max_size=4)))
+def test_whatever_a_tree_holds_only_valueerror_comes_out(tree):
+    try:
+        config = from_dict(tree)
+    except ValueError:
+        return
+    assert from_dict(to_dict(config)) == config
+
+
+@pytest.mark.fuzz
+@given(
+    overrides=st.lists(
+        st.one_of(
+            st.text(max_size=30),
+            st.tuples(
+                st.sampled_from(
+                    [f"{option}=" for option, _, _ in numeric_options()] + ["name=", "recipe=", "objective="]
+                ),
+                st.one_of(SCALARS.map(str), TREES.map(lambda t: yaml.safe_dump(t, default_flow_style=True)), st.text()),
+            ).map("".join),
+        ),
+        max_size=3,
+    )
+)
+def test_whatever_overrides_hold_only_valueerror_comes_out(overrides):
+    try:
+        config = load_config("demo/plain", overrides)
+    except ValueError:
+        return
+    assert from_dict(reading.parse_yaml(to_yaml(config), "again").value) == config

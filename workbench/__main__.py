@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _refuse(sentence: str) -> None:
-    print(f"workbench: {shown(sentence)}", file=sys.stderr)
+    print(f"workbench: {shown(' '.join(sentence.split()))}", file=sys.stderr)
     sys.exit(2)
 
 

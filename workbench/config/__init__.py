@@ -149,7 +149,7 @@ def _section(name: str, kind: type, tree: Any) -> Any:
 def _plugin(section: str, tree: Any) -> Plugin:
     """A plugin whose options are checked against the constructor's keyword arguments and completed."""
     tree = dict(mapping(section, tree))
-    name = tree.pop("name", Config.__dataclass_fields__[section].default.name)
+    name = coerce(f"{section}.name", tree.pop("name", Config.__dataclass_fields__[section].default.name), str)
     options = plugin_options(section, name)
     refuse_unknown_keys(section, tree, options)
     values = {key: parameter.default for key, parameter in options.items()}

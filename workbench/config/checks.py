@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from workbench.config.ranges import OptionError, Range, shown
+from workbench.config.ranges import OptionError, Range, named, shown
 from workbench.config.reading import NUMBER, WrittenFloat, WrittenInt
 
 # Sections whose keys are those of a file found by name, and what each file must export.
@@ -64,7 +64,7 @@ def refuse_unknown_keys(section: str, given: Iterable[str], allowed: Iterable[st
     allowed = list(allowed)
     for key in given:
         try:
-            refuse_unknown(f"option {section}.{key}:" if section else "option", key, allowed)
+            refuse_unknown(f"option {section}.{named(key)}:" if section else "option", key, allowed)
         except ValueError as error:
             raise OptionError(f"{section}.{key}" if section else str(key), f"{error}") from error
 

@@ -18,7 +18,7 @@ from workbench.config.checks import (
     refuse_unknown,
     refuse_unknown_keys,
 )
-from workbench.config.ranges import OptionError, shown
+from workbench.config.ranges import OptionError, named, shown
 from workbench.config.reading import NULL, Document, WrittenFloat, WrittenInt, parse_value, read_yaml
 from workbench.config.records import Config, record_options
 
@@ -160,7 +160,7 @@ def parse_overrides(overrides: str | Iterable[str]) -> dict[str, Any]:
         if not equals or not key:
             raise ValueError(f"an override looks like training.steps=500; got {shown(text)}")
         section, dot, option = key.partition(".")
-        parsed = parse_value(value, key, only_text=_only_text(section, option, value))
+        parsed = parse_value(value, named(key), only_text=_only_text(section, option, value))
         if dot:
             if not isinstance(tree.setdefault(section, {}), dict):
                 raise ValueError(f"{section} must be a section with keys of its own; got {shown(tree[section])}")
@@ -194,16 +194,16 @@ def _expand_recipe(layer: dict[str, Any], below: Mapping[str, Any]) -> dict[str,
     below said otherwise since holds, as for a preset whose student hands its own recipe on.
     """
     merged = _merge(below, {key: mapping(key, layer[key]) if key in PLUGINS else layer[key] for key in layer})
-    name = merged.get("objective", {}).get("name", "denoise")
+    name = coerce("objective.name", merged.get("objective", {}).get("name", "denoise"), str)
     another = name != below.get("objective", {}).get("name", "denoise")
     recipe = layer.get("recipe", below.get("recipe") if another else None)
     if recipe is None or (recipe == below.get("recipe") and not another):
         return layer
     module = inspect.getmodule(plugin_class("objective", name))
     refuse_unknown("recipe", recipe, module.RECIPES)
-    backbone = merged.get("backbone", {}).get("name", "sit")
+    backbone = coerce("backbone.name", merged.get("backbone", {}).get("name", "sit"), str)
     kind = plugin_class("backbone", backbone)
-    size = merged.get("backbone", {}).get("size", "nano")
+    size = coerce("backbone.size", merged.get("backbone", {}).get("size", "nano"), str)
     refuse_unknown("backbone.size", size, kind.sizes)
     depth = kind.sizes[size].depth
     values = {k: v(depth) if callable(v) else v for k, v in module.RECIPES[recipe].items()}

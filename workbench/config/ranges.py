@@ -64,6 +64,11 @@ def shown(value: Any) -> str:
         return "a number of thousands of digits"
 
 
+def named(key: str) -> str:
+    """A key as it is, or in quotes and cut if it would not stand in a sentence."""
+    return key if key.isprintable() and len(key) <= 120 else shown(key)
+
+
 def layers_of(hint: Any, value: Any) -> list[int]:
     """The layers that an option's value names, by its annotation."""
     if value is None:
