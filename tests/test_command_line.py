@@ -1,12 +1,17 @@
 """The command line: quick to answer, one clear sentence and exit code 2 for what the user can mend."""
 
+import json
 import os
 import subprocess
 import sys
 import time
+import typing
+from pathlib import Path
 
 import pytest
 
+from workbench.__main__ import COMMANDS, main, sentence_of
+from workbench.commands.checking import check_arguments
 from workbench.commands.watch import sparkline
 from workbench.config import load_config
 from workbench.runs.store import prepare_run
@@ -31,6 +36,39 @@ def workbench(tmp_path, *arguments: str) -> subprocess.CompletedProcess:
         (("train", "demo/guided"), "the teacher 'demo/teacher' has not been trained"),
         (("train", "demo/guided", "objective.teacher=nowhere"), "is not a run folder or the name of a run"),
         (("train", "no-such-file.yaml"), "there is no configuration file"),
+        (("trian", "demo/plain"), "the command 'trian' is not known; did you mean `train`?"),
+        (("codec", "trian"), "the command 'codec' is not known; did you mean `codec-train`?"),
+        (("zzzz",), "the command 'zzzz' is not known; `workbench --help` lists the commands"),
+        (("train", "nothing-like-it"), "preset 'nothing-like-it' is not known. `workbench presets` lists them\n"),
+        (("train", "demo/plain", "--after", ""), "the value after --after is empty; is a shell variable not set?"),
+        (("train", "demo/plain", "--after="), "the value after --after is empty"),
+        (("train", ""), "the value after train is empty"),
+        (("train", "demo/plain", "data.path="), "the value of data.path is empty"),
+        (("evaluate", " "), "the value after evaluate is empty"),
+        (("evaluate", "x", "--reference", ""), "the value after --reference is empty"),
+        (("evaluate", "x", "--detector", ""), "the value after --detector is empty"),
+        (("train", "demo/plain", "--devices", "0"), "--devices is for --detach, --queue and --after"),
+        (("train", "demo/plain", "--detach", "--devices", "-1"), "--devices must be at least 0 and at most 1,023; got"),
+        (("train", "demo/plain", "--queue", "--devices", "9" * 20), "--devices must be at least 0 and at most 1,023;"),
+        (("train", "demo/plain", "--hours", "5"), "--hours is for --print-slurm"),
+        (("train", "demo/plain", "--print-slurm", "--hours", "0"), "--hours must be at least 1 and at most 8,760;"),
+        (("train", "demo/plain", "--nodes", "2"), "--nodes is for --print-launch and --print-slurm"),
+        (("train", "demo/plain", "--processes", "0"), "--processes must be at least 1 and at most 4,096; got 0"),
+        (("train", "demo/plain", "--dry-run", "--detach"), "--dry-run starts nothing, so that --detach has no effect"),
+        (("train", "demo/plain", "--print-slurm", "--dry-run"), "--print-slurm and --dry-run exclude each other"),
+        (("encode", "demo/plain", "--processes", "-3"), "--processes must be at least 1"),
+        (("encode", "demo/plain", "data.limit=33", "--device", "abc"), "--device 'abc' is not known; allowed are"),
+        (("encode", "demo/plain", "data.limit=33", "--device", "meta"), "--device 'meta' is not known"),
+        (("import", "gone.pt"), "there is no file gone.pt"),
+        (("unpack", "gone.zip"), "there is no file gone.zip"),
+        (("evaluate", "--samples", "gone.npz"), "there is no file gone.npz"),
+        (("sweep", "gone.yaml"), "there is no file gone.yaml"),
+        (("report", "laptop", "--workers", "0"), "--workers must be at least 1"),
+        (("demo", "--seed", "-1"), "--seed must be at least 0"),
+        (("page", "nothing", "x.html"), "is not a run folder or the name of a run"),
+        (("export", "nothing", "x.pt", "--family", "sit"), "is not a run folder or the name of a run"),
+        (("compare", "nothing", "either"), "is not a run folder or the name of a run"),
+        (("watch", "nothing"), "is not a run folder or the name of a run"),
         (("evaluate", "nothing"), "is not a run folder or the name of a run"),
         (("stop", "nothing"), "is not a run folder or the name of a run"),
         (("runs", "--sort", "stepp"), "did you mean 'step'?"),
@@ -43,11 +81,79 @@ def workbench(tmp_path, *arguments: str) -> subprocess.CompletedProcess:
         ),
     ],
 )  # fmt: skip
-def test_mistakes_are_one_sentence_and_code_2(tmp_path, arguments, sentence):
-    done = workbench(tmp_path, *arguments)
-    assert done.returncode == 2, done.stderr
-    assert sentence in done.stderr
-    assert "Traceback" not in done.stderr
+def test_mistakes_are_one_sentence_and_code_2(tmp_path, monkeypatch, capsys, arguments, sentence):
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "runs"))
+    with pytest.raises(SystemExit) as left:
+        main(list(arguments))
+    said = capsys.readouterr()
+    assert left.value.code == 2, said
+    assert sentence in said.err and said.err.count("\n") == 1 and said.err.startswith("workbench: ")
+
+
+def test_a_mistake_is_answered_before_anything_heavy_is_imported(tmp_path):
+    mistakes = [
+        *(["stop", "gone"], ["pause", "gone"], ["resume", "gone"], ["checkpoint", "gone"], ["set", "gone", "a=1"]),
+        *(["evaluate", "gone"], ["compare", "gone", "gone"], ["page", "gone", "x.html"], ["bench-views", "gone"]),
+        *(["export", "gone", "x", "--family", "sit"], ["import", "gone.pt"], ["sweep", "gone.yaml"], ["trian"]),
+        *(["train", "gone"], ["train", "demo/plain", "--after", "gone"], ["train", "demo/plain", "training.clip=.nan"]),
+        *(
+            ["encode", "gone"],
+            ["encode", "demo/plain", "data.size=0"],
+            ["reference", "gone", "x.npz"],
+            ["trash", "gone"],
+        ),
+        *(["evaluate", "--samples", "gone.npz"], ["note", "gone"], ["watch", "gone"], ["unpack", "gone.zip"]),
+    ]
+    code = """
+import json, sys
+from workbench.__main__ import main
+for arguments in json.loads(sys.argv[1]):
+    try:
+        main(arguments)
+    except SystemExit as left:
+        assert left.code == 2, arguments
+    assert not {"torch", "umap", "diffusers"} & sys.modules.keys(), arguments
+"""
+    environment = {**os.environ, "WORKBENCH_RUNS": str(tmp_path), "WORKBENCH_QUEUE": str(tmp_path / "queue")}
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(mistakes)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("workbench: ") == done.stderr.count("\n") == len(mistakes)
+    assert time.perf_counter() - began < 2 * len(mistakes)
+
+
+def test_empty_text_is_allowed_where_it_clears(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path))
+    run = prepare_run(load_config("demo/plain"), tmp_path)
+    main(["note", run.name, "--text", ""])
+    assert json.loads((run.folder / "notes.json").read_text())["notes"] == ""
+    check_arguments(["runs", "--filter", ""], COMMANDS)
+
+
+def test_what_the_disk_refuses_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path))
+    with pytest.raises(OSError) as full, open("/dev/full", "w") as file:
+        file.write("x")
+        file.flush()
+    assert str(tmp_path) in sentence_of(full.value) and "No space left on device: free some space" in sentence_of(
+        full.value
+    )
+    assert "Errno" not in sentence_of(full.value)
+    monkeypatch.chdir("/proc")
+    with pytest.raises(OSError) as refused:
+        Path("runs").mkdir()
+    assert sentence_of(refused.value).startswith("/proc/runs cannot be used: ")
+    assert sentence_of(OSError("a sentence of ours")) == "a sentence of ours"
+
+
+def test_every_number_and_name_of_the_command_line_says_what_is_allowed():
+    for command in COMMANDS.values():
+        for option, hint in typing.get_type_hints(command, include_extras=True).items():
+            text = str(hint)
+            if "int" in text.replace("Print", "") and "Literal" not in text or "float" in text:
+                assert "Range(" in text, f"{command.__name__}.{option} has no range"
 
 
 def test_lists(tmp_path):

@@ -10,7 +10,6 @@ import tyro
 from workbench.commands.checking import check_arguments, check_command
 from workbench.commands.options import console, judge, lab, look, measure, report, sweep, train
 from workbench.commands.terminal import shown, warnings_as_sentences
-from workbench.runs.store import runs_root
 
 COMMANDS = {
     "demo": train.Demo,
@@ -79,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
     except ValueError as error:
         _refuse(f"{error}")
     except OSError as error:
-        _refuse(_sentence(error))
+        _refuse(sentence_of(error))
     except RuntimeError as error:  # pathlib's, where ~ stands for nothing
         if "home directory" not in str(error):
             raise
@@ -98,8 +97,10 @@ def _refuse(sentence: str) -> None:
     sys.exit(2)
 
 
-def _sentence(error: OSError) -> str:
+def sentence_of(error: OSError) -> str:
     """What the system refused, with the file or, where it names none, the folders that are written to."""
+    from workbench.runs.store import runs_root
+
     if not error.strerror:
         return f"{error}"
     if error.filename is not None:

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from workbench.commands.options import Names
-from workbench.config.layers import read_layers
 from workbench.config.ranges import Range
-from workbench.runs.store import open_run
 
 _MAY_BE_EMPTY = ("--text", "--filter")  # notes that are cleared, and all runs
 
@@ -36,6 +34,9 @@ def check_arguments(arguments: Sequence[str], commands: Collection[str]) -> None
 
 def check_command(command: Any) -> None:
     """ValueError for a number outside its range, and for a run, preset or file that is not there."""
+    from workbench.config.layers import read_layers
+    from workbench.runs.store import open_run
+
     hints = typing.get_type_hints(type(command), include_extras=True)
     for field in fields(command):
         what = f"--{field.name.replace('_', '-')}"

@@ -138,6 +138,7 @@ def _train_here(command, config: Config) -> None:
         from workbench.training.loop import fit
 
         console, root = Console(quiet=os.environ.get("RANK", "0") != "0"), runs_root()
+        run_fingerprint(config, root)  # a teacher that is missing is refused before images are encoded
         with bars(console) as update:
             for record in fit(config, root, lambda done, total: update("encode images", done, total)):
                 update(f"train {config.name}", record["step"], config.training.steps, f"loss {record['loss']:.4f}")

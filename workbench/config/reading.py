@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from workbench.config.ranges import shown
+
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
 MAX_VALUES = 100_000  # with every alias counted as often as it is used
@@ -168,7 +170,7 @@ class _Builder:
                 self._scalar(event)
             elif isinstance(event, yaml.AliasEvent):
                 if self._wants_key() or event.anchor not in self.anchors:
-                    self._refuse(f"the alias *{event.anchor} is a key, or stands for nothing that ended before it")
+                    self._refuse(f"the alias *{event.anchor[:60]} is a key, or stands for nothing that ended before it")
                 self._place(*self.anchors[event.anchor])
         return Document(self.name, self.root, self.lines)
 
@@ -207,10 +209,10 @@ class _Builder:
     def _key(self, text: str, value: Any, bare: bool) -> None:
         top = self.stack[-1]
         if not isinstance(value, str):
-            self._refuse(f"the key {text or 'null'!r} is not text; write it in quotes if it is meant")
+            self._refuse(f"the key {shown(text or 'null')} is not text; write it in quotes if it is meant")
         if value in top.value:
             first = self.lines.get((*top.path, value)) if top.path is not None else None
-            self._refuse(f"the key {value!r} stands twice{f', first in line {first}' if first else ''}")
+            self._refuse(f"the key {shown(value)} stands twice{f', first in line {first}' if first else ''}")
         top.key = value
         if bare and value == "<<":
             if top.merged:
@@ -245,7 +247,7 @@ class _Builder:
 
     def _refuse_tag(self, event: Any) -> None:
         if event.tag is not None:
-            self._refuse(f"the tag {event.tag!r} is not read; write the value as it is")
+            self._refuse(f"the tag {shown(event.tag)} is not read; write the value as it is")
 
     def _refuse(self, what: str) -> None:
         raise YamlError(self.name, self.line, what)
