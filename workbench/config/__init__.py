@@ -26,6 +26,7 @@ from workbench.config.checks import (
     refuse_unknown_keys,
 )
 from workbench.config.layers import as_overrides, layered, parse_overrides, presets, written
+from workbench.config.paths import with_real_paths
 from workbench.config.ranges import OfDepth, OptionError, Range, layers_of
 from workbench.config.reading import parse_value, parse_yaml, read_yaml
 from workbench.config.records import (
@@ -38,8 +39,10 @@ from workbench.config.records import (
     TrainingConfig,
     record_options,
 )
+from workbench.config.teachers import teacher_overrides
 
 __all__ = [
+    "FREE",
     "CodecConfig",
     "Config",
     "DataConfig",
@@ -63,24 +66,36 @@ __all__ = [
     "read_yaml",
     "record_options",
     "refuse_unknown",
+    "teacher_overrides",
     "to_dict",
     "to_yaml",
     "written",
 ]
 
-# What changes neither the weights nor the order of what is computed, so not the fingerprint either.
-_FREE = {"training": ("log_every", "checkpoint_every", "keep", "milestone_every", "sharding", "tracker")}
+# What does not decide what is trained: when records are written, and how the same arithmetic is spread over time and
+# machines, which changes its rounding alone. The first are not in the fingerprint. The others are in it with these
+# values, which every preset has, so that runs that were made before they left it keep their fingerprints.
+_UNCOUNTED = ("log_every", "checkpoint_every", "keep", "milestone_every", "sharding", "tracker")
+_ROUNDING = {
+    "training.accumulation": 1,  # but for an objective that compares the samples of a micro-batch
+    "training.compile": False,
+    "training.tf32": True,
+    "backbone.checkpoint_blocks": False,
+}
+# Dotted options that may change between two starts of one run.
+FREE = (*(f"training.{key}" for key in _UNCOUNTED), *_ROUNDING)
 
 
 def load_config(source: str | Path, overrides: str | Iterable[str] = ()) -> Config:
     """The configuration of a preset ("demo/guided") or YAML file, with overrides like "training.steps=500".
 
-    Raises ValueError for an unknown preset, key or option, naming the nearest right one, for a value of the wrong
-    type or outside its range, and for YAML that does not say one thing; with file and line if it stands in a file.
+    Paths in it are absolute from here on, so that a run's ``config.yaml`` is right from any working directory. Raises
+    ValueError for an unknown preset, key or option, naming the nearest right one, for a value of the wrong type or
+    outside its range, and for YAML that does not say one thing; with file and line if it stands in a file.
     """
     layers = layered(source, overrides)
     try:
-        return from_dict(layers.tree)
+        return with_real_paths(from_dict(layers.tree))
     except OptionError as error:
         raise layers.located(error) from error
 
@@ -124,20 +139,30 @@ def flatten(plugin: Plugin) -> dict[str, Any]:
 def fingerprint(config: Config, teacher: str | None = None) -> str:
     """Sixteen hexadecimal digits that two configurations share exactly when they train the same weights.
 
-    ``teacher`` is the fingerprint and step of the teacher's run; it takes the place of the teacher's location.
-    Name, logging, checkpointing and sampling do not count.
+    ``teacher`` is the fingerprint and step of the teacher's run; it takes the place of the teacher's location. Paths
+    count as the places they lead to. Name, logging, checkpointing and sampling do not count, nor does what changes
+    results by rounding alone: accumulation (but for an objective whose loss compares the samples of a micro-batch),
+    compilation, TF32, recomputed activations, sharding. So a run can go on with another of these, and then equals one
+    that was never interrupted up to rounding, not bit for bit.
     """
-    tree = to_dict(config)
+    tree = to_dict(with_real_paths(config))
     del tree["name"], tree["recipe"], tree["sampling"]
-    for section, keys in _FREE.items():
-        for key in keys:
-            del tree[section][key]
+    for key in _UNCOUNTED:
+        del tree["training"][key]
+    for key, value in _ROUNDING.items():
+        section, _, option = key.partition(".")
+        if option in tree[section] and not (option == "accumulation" and _compares_samples(config)):
+            tree[section][option] = value
     tree["objective"] = plugin_class("objective", config.objective.name).deciding(tree["objective"])
     if (config.diffusion.path, config.diffusion.time) == ("cosine", "lognormal"):
         tree["diffusion"]["time"] = "lognormal ratio"  # it drew other times on this path before
     if "teacher" in tree["objective"]:
         tree["objective"]["teacher"] = teacher
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _compares_samples(config: Config) -> bool:
+    return plugin_class("objective", config.objective.name).compares_samples
 
 
 def _section(name: str, kind: type, tree: Any) -> Any:

@@ -95,6 +95,8 @@ class Objective(nn.Module):
     """
 
     SUPPLIED: ClassVar[tuple[str, ...]] = ("context",)
+    # Whether the loss of a sample depends on the others of its micro-batch, so that accumulation changes it.
+    compares_samples: ClassVar[bool] = False
     taps: tuple[int, ...] = ()
     weight: float = 0.0
     stop_step: int | None = None

@@ -43,6 +43,8 @@ class Objective(base.Objective):
     Raises ValueError for a batch of one, which has no pairs.
     """
 
+    compares_samples = True
+
     def __init__(
         self,
         context: base.Context,

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from workbench.config import load_config, presets
+from workbench.config import from_dict, load_config, presets, teacher_overrides
 from workbench.files import (
     damaged,
     is_cut_short,
@@ -44,7 +44,7 @@ _VERSION = 2  # of what the index keeps
 _TAIL = 16_384  # bytes that hold the last record of metrics.jsonl
 # Of what a row shows: checked again when it comes from the index, which anybody may have written.
 _FIELDS = {"fingerprint": str, "created": float, "method": str, "backbone": str, "guidance_scale": Real}
-_FIELDS |= {"layers": list, "teacher": str, "teacher_step": int, "recipe": str, "seed": int, "steps": int}
+_FIELDS |= {"layers": list, "teacher": str, "teacher_step": int, "seed": int, "steps": int}
 _FIELDS |= {"loss": Real, "seconds": Real, "scores": dict, "tags": list, "notes": str}
 
 
@@ -173,14 +173,14 @@ def _teacher(
         return None
     if reference in known_presets:
         with contextlib.suppress(ValueError, OSError):  # the preset's own teacher is not here
-            return runs.get(_preset_mark(reference, record.get("recipe"), root))
+            return runs.get(_preset_mark(reference, tuple(record.get("teacher_changes", ())), root))
         return None
     return runs.get(Path(reference).name)
 
 
 @lru_cache(maxsize=64)
-def _preset_mark(name: str, recipe: str | None, root: Path) -> str:
-    return run_fingerprint(load_config(name, [f"recipe={recipe}"] if recipe else []), root)
+def _preset_mark(name: str, changes: tuple[str, ...], root: Path) -> str:
+    return run_fingerprint(load_config(name, changes), root)
 
 
 def _identity(file: Path) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def _identity(file: Path) -> dict[str, Any]:
 
 
 def _options(file: Path) -> dict[str, Any]:
-    """What a row shows of ``config.yaml``, read without the plug-ins that would check it."""
+    """What a row shows of ``config.yaml``, read without the plug-ins that would check it unless a preset teaches it."""
     try:
         tree = yaml.load(read_file(file, CONFIG_LIMIT), YAML_LOADER)
         objective, backbone, training = tree["objective"], tree["backbone"], tree["training"]
@@ -201,7 +201,6 @@ def _options(file: Path) -> dict[str, Any]:
             "layers": layers,
             "teacher": objective.get("teacher"),
             "teacher_step": objective.get("teacher_step"),
-            "recipe": tree.get("recipe"),
             "seed": training["seed"],
             "steps": training["steps"],
         }
@@ -212,7 +211,15 @@ def _options(file: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} cannot be used: {error}") from error
     check_fields(found, file, {"method": str, "backbone": str}, _FIELDS)
-    return found
+    return {**found, "teacher_changes": _teacher_changes(tree)}
+
+
+def _teacher_changes(tree: dict[str, Any]) -> list[str]:
+    """What the run hands on to a teacher that it names by preset; nothing if it cannot be known."""
+    if tree["objective"].get("teacher") in presets():
+        with contextlib.suppress(ValueError):
+            return list(teacher_overrides(from_dict(tree)))
+    return []
 
 
 def _last_metrics(file: Path) -> dict[str, Any]:

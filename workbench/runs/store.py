@@ -8,6 +8,7 @@ to it), ``log.txt``, ``checkpoints/``, ``samples/``, ``results.jsonl`` (scores w
 import difflib
 import os
 import platform
+import shlex
 import signal
 import subprocess
 import time
@@ -22,7 +23,8 @@ from typing import Any
 
 import yaml
 
-from workbench.config import Config, fingerprint, from_dict, load_config, presets, to_yaml
+from workbench.config import Config, fingerprint, from_dict, load_config, presets, teacher_overrides, to_yaml
+from workbench.config.paths import with_real_paths
 from workbench.files import append_jsonl, hold_lock, open_regular, read_file, write_atomically, write_json
 from workbench.runs import state as states
 from workbench.runs.checkpoints import Checkpoint, checkpoints, newest, remove_leftovers
@@ -196,7 +198,7 @@ def prepare_run(config: Config, root: Path) -> Run:
         if (run.folder / "provenance.json").exists():
             raise ValueError(f"{run.folder} holds the run of fingerprint {run.fingerprint}; this one's is {mark}")
         run.folder.mkdir(exist_ok=True)
-        write_atomically(run.folder / "config.yaml", to_yaml(config).encode())
+        write_atomically(run.folder / "config.yaml", to_yaml(with_real_paths(config)).encode())
         run.write_status("created", 0)
         # Last, because a folder counts as a run once it has this file.
         write_json(run.folder / "provenance.json", {"fingerprint": mark, "created": time.time(), **machine()})
@@ -215,16 +217,19 @@ def run_fingerprint(config: Config, root: Path) -> str:
 
 
 def find_teacher(config: Config, root: Path) -> Run:
-    """The run that ``objective.teacher`` names: a run, or the run of a preset; ValueError if it was never trained."""
+    """The run that ``objective.teacher`` names: a run, or that of a preset with what the student hands on to it.
+
+    ValueError if it was never trained, with the command that trains it.
+    """
     reference = config.objective.options["teacher"]
     if reference in presets():
-        # "released" or "paper" is said of the student's experiment, its teacher included.
-        changes = [f"recipe={config.recipe}"] if config.recipe else []
+        changes = teacher_overrides(config)
         mark = run_fingerprint(load_config(reference, changes), root)
         trained = [run for run in find_runs(root) if run.fingerprint == mark]
         if not trained:
+            command = shlex.join(["workbench", "train", reference, *changes])
             raise ValueError(
-                f"the teacher {reference!r} has not been trained in {root}: run `workbench train {reference}` first, "
+                f"the teacher {reference!r} has not been trained in {root}: run `{command}` first, "
                 f"or set objective.teacher to a run folder"
             )
         return trained[0]

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 import workbench
-from workbench.config import Config, load_config, to_dict
+from workbench.config import FREE, Config, load_config, to_dict
 from workbench.files import is_locked
 from workbench.runs.history import me, read_history, record_event, settings_of
 from workbench.runs.models import check_current
@@ -27,8 +27,6 @@ from workbench.training.mailbox import last_number
 from workbench.training.slots import CPU, take, take_slots
 
 _LAUNCHED = "WORKBENCH_LAUNCHED"  # the run folder, told to a launched process
-# Options outside the fingerprint: a run that exists takes them from whoever launches it.
-_FREE = ("log_every", "checkpoint_every", "keep", "milestone_every", "sharding", "tracker")
 _LEAVING = 20.0  # seconds that a process which was told to end may take to be gone
 _children: list[subprocess.Popen] = []  # so that those who end are reaped
 
@@ -198,13 +196,21 @@ def _order(
 
 
 def _overrides(config: Config, run: Run, root: Path) -> list[str]:
-    """What the launched process has to be told beyond ``config.yaml``, which must still be the run's own."""
+    """What the launched process has to be told beyond ``config.yaml``, which must still be the run's own.
+
+    Options outside the fingerprint are those of this launch.
+    """
     file = run.folder / "config.yaml"
     stored = load_config(file)
     if run_fingerprint(stored, root) != run.fingerprint:
         raise ValueError(f"{file} was changed since the run was made: it no longer has fingerprint {run.fingerprint}")
-    asked, had = (to_dict(c)["training"] for c in (config, stored))
-    return [f"training.{key}={_yaml(asked[key])}" for key in _FREE if asked[key] != had[key]]
+    asked, had = to_dict(config), to_dict(stored)
+    places = [(section, key) for section, _, key in (option.partition(".") for option in FREE) if key in asked[section]]
+    return [
+        f"{section}.{key}={_yaml(asked[section][key])}"
+        for section, key in places
+        if asked[section][key] != had[section][key]
+    ]
 
 
 def _yaml(value: object) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from workbench.config import Config, fingerprint, load_config, plugin_class, presets
+from workbench.config import Config, fingerprint, load_config, plugin_class, presets, teacher_overrides
 from workbench.runs.state import LIVE
 from workbench.runs.store import Run, find_runs, open_run, runs_root
 from workbench.training.launch import Launched, candidates, check_launch, launch
@@ -190,8 +190,7 @@ def _chain(config: Config, root: Path, teacher: Config | None) -> list[tuple[Con
     if teacher is None and reference not in presets():
         run = open_run(reference, root)
         return [(run.config, run), (config, None)]
-    changes = [f"recipe={config.recipe}"] if config.recipe else []
-    taught_by = teacher or load_config(reference, changes)
+    taught_by = teacher or load_config(reference, teacher_overrides(config))
     return [*_chain(taught_by, root, None), (config, None)]
 
 

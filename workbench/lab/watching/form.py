@@ -10,7 +10,15 @@ from typing import Any, Literal
 
 import yaml
 
-from workbench.config import Config, load_config, parse_overrides, plugin_class, plugin_options, presets
+from workbench.config import (
+    Config,
+    load_config,
+    parse_overrides,
+    plugin_class,
+    plugin_options,
+    presets,
+    teacher_overrides,
+)
 from workbench.config.checks import plugin_names
 from workbench.config.layers import layered
 from workbench.config.reading import WrittenFloat, WrittenInt
@@ -22,8 +30,8 @@ from workbench.runs.store import Run, find_runs, open_run
 
 TEACHER_STEPS = "teacher.steps"
 _TRAINING = ("steps", "batch", "learning_rate", "seed")
-# What a student shares with its teacher, so that a change of one is a change of both.
-_SHARED = ("data.", "codec.", "backbone.", "diffusion.", "training.batch", "training.learning_rate", "training.seed")
+# What the form changes of student and teacher alike, beside what `teacher_overrides` hands on.
+_SHARED = ("diffusion.", "training.batch", "training.learning_rate", "training.seed")
 # Options of a method that stand in front; the others are folded away.
 _FIRST = ("teacher", "encoder", "layer", "teacher_layer", "pairs", "guidance_scale", "weight", "stop_step")
 _RUNS = 30  # teachers to choose from beside the presets
@@ -105,7 +113,7 @@ def code(preset: str, changes: Mapping[str, str], root: Path) -> str:
 def _teacher_overrides(config: Config, changes: Mapping[str, str]) -> list[str]:
     shared = [f"{key}={text}" for key, text in changes.items() if key.startswith(_SHARED)]
     steps = [f"training.steps={changes[TEACHER_STEPS]}"] if TEACHER_STEPS in changes else []
-    return [*([f"recipe={config.recipe}"] if config.recipe else []), *shared, *steps]
+    return [*teacher_overrides(config, shared), *shared, *steps]
 
 
 def _tree(preset: str, changes: Mapping[str, str]) -> dict[str, Any]:

@@ -5,14 +5,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workbench.config import Config, SamplingConfig, as_overrides, fingerprint, load_config, presets, refuse_unknown
+from workbench.config import (
+    Config,
+    SamplingConfig,
+    as_overrides,
+    fingerprint,
+    load_config,
+    presets,
+    refuse_unknown,
+    teacher_overrides,
+)
 from workbench.diffusion.guidance import Guidance
 from workbench.diffusion.sampling import evaluations
 from workbench.reporting.sweep.specification import Evaluation, RowSpec, SweepSpec, name_of
 from workbench.runs.store import run_fingerprint
-
-# What a student has in common with its teacher, whoever set it.
-_COMMON = ("data.", "codec.", "backbone.", "diffusion.path=")
 
 
 @dataclass(frozen=True)
@@ -85,8 +91,8 @@ def resolve(
 ) -> Training:
     """The run of a preset or file with ``overrides`` and a seed; a teacher named by preset has the same seed.
 
-    ``shared`` overrides hold for the teacher too, but for those of the objective, and of ``overrides`` those in which
-    the two must agree: data, codec, backbone, noise path. ValueError for an unknown option, for a teacher that is
+    ``shared`` overrides hold for the teacher too, but for those of the objective, and what `teacher_overrides` hands
+    on. ValueError for an unknown option, for a teacher that is
     neither a preset nor a run under ``root``, and for one whose step will not be kept.
     """
     overrides, shared = as_overrides(overrides), as_overrides(shared)
@@ -95,10 +101,8 @@ def resolve(
     reference = options.get("teacher")
     if reference not in presets():
         return Training(source, overrides, shared, config, run_fingerprint(config, root), None)
-    common = tuple(text for text in overrides if text.removeprefix("--").startswith(_COMMON))
-    recipe = (f"recipe={config.recipe}",) if config.recipe else ()  # said of the experiment, as `find_teacher` has it
     handed = tuple(text for text in shared if not text.removeprefix("--").startswith("objective."))
-    teacher = resolve(reference, (*recipe, *common), handed, seed, root)
+    teacher = resolve(reference, teacher_overrides(config, handed), handed, seed, root)
     step = options.get("teacher_step")
     _check_step(step, teacher)
     step = teacher.config.training.steps if step is None else step
