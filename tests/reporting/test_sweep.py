@@ -1,5 +1,6 @@
 """Sweeps before anything starts: what a YAML file means, what it resolves to, and what a dry run tells."""
 
+import json
 import re
 
 import pytest
@@ -189,5 +190,11 @@ def test_a_job_that_nobody_is_at_is_lost(tmp_path):
     write_job(tmp_path, "running")
     (tmp_path / ".lock").touch()
     assert read_job(tmp_path)["state"] == "lost"
-    (tmp_path / "job.json").write_text("{")
-    assert read_job(tmp_path) == {}
+    whole = {"state": "finished", "run": "r", "fingerprint": "f", "step": 3, "scores": []}
+    (tmp_path / "job.json").write_text(json.dumps(whole))
+    assert read_job(tmp_path) == whole
+    for text in ("{", "[]", "5", "{}", "[" * 50_000, *({**whole, key: {"a": None}} for key in whole),
+                 {**whole, "state": "done"}, {**whole, "spent": 3}):  # fmt: skip
+        (tmp_path / "job.json").write_text(text if isinstance(text, str) else json.dumps(text))
+        with pytest.warns(UserWarning, match="job.json is damaged"):
+            assert read_job(tmp_path) == {}

@@ -86,6 +86,16 @@ def test_quoted_rows_are_those_nobody_trains_here_and_every_preset_exists():
         (lambda t: t["tables"]["table4"]["rows"].append(t["tables"]["table4"]["rows"][0]), "row plain twice"),
         (lambda t: t["tables"]["table4"].update(samples="10K"), "samples is '10K'"),
         (lambda t: t.pop("time"), "lacks time"),
+        (lambda t: t.update(tables=[1]), "tables must be keys with values; got [1]"),
+        (lambda t: t.update(metrics=None), "metrics must be keys with values"),
+        (lambda t: t["tables"]["table4"].update(rows=5), "table4: rows must be a list; got 5"),
+        (lambda t: t["tables"]["table4"].update(guided="yes"), "table4: guided must be bool"),
+        (lambda t: t["tables"]["table4"]["rows"][0].update(presets={"laptop": 3}), "presets.laptop must be"),
+        (lambda t: t["tables"]["table4"]["rows"][0]["values"].update(fid=float("nan")), "fid is nan"),
+        (lambda t: t["time"]["rows"][0].update(phases=[]), "time of plain needs phases"),
+        (lambda t: t["time"]["rows"][0].update(phases=[{"steps": 3, "rate": 0.0}]), "a rate above 0"),
+        (lambda t: t.update(stated={"a": 1}), "stated must be a list"),
+        (lambda t: t.update({5: 1}), "the key 5 is not text"),
     ],
 )
 def test_a_broken_file_is_refused_with_its_name_and_the_place(tmp_path, change, words):
@@ -101,3 +111,12 @@ def test_a_broken_file_is_refused_with_its_name_and_the_place(tmp_path, change, 
 def test_what_is_not_stated_is_refused():
     with pytest.raises(ValueError, match="Fig. 3"):
         NUMBERS.said("Fig. 3", "t")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"- 1", b"a: [", b"[" * 5000, None])
+def test_what_is_no_such_file_is_refused_with_its_name(tmp_path, content):
+    file = tmp_path / "numbers.yml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"numbers\.yml cannot be used: .+"):
+        paper_numbers(file)

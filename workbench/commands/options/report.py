@@ -15,7 +15,7 @@ class Report:
 
     scale: Annotated[Literal["demo", "laptop", "paper"], tyro.conf.Positional] = "laptop"
     only: str = ""
-    """Some of them, such as fig4,table1."""
+    """Some of them, such as fig4,table1. One that cannot be made of the runs there are is then a failure."""
     out: Path = Path("reports/out")
     """Pages go into a folder of the scale's name in it."""
     workers: Processes | None = None

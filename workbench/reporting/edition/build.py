@@ -15,14 +15,17 @@ import workbench
 from workbench.config import refuse_unknown
 from workbench.reporting import paper
 from workbench.reporting.edition.changes import is_unchanged, note_what_it_is_of
-from workbench.reporting.edition.pages import RECORD
+from workbench.reporting.edition.pages import RECORD, read_record
 from workbench.reporting.paper.runs import SCALES
 from workbench.shipped import shipped
 
 
 @dataclass(frozen=True)
 class Made:
-    """What became of one exhibit: "made", "kept" because nothing changed, or "failed" with the reason."""
+    """What became of one exhibit, with the reason of the last two.
+
+    "made", "kept" because nothing changed, "lacking" what it is made of, so that there is nothing to see, or "failed".
+    """
 
     name: str
     state: str
@@ -50,8 +53,8 @@ def make(
     """Make the exhibits of `scale` (those of `only`) from the runs under `root` into `folder`, each when it is done.
 
     `workers` notebooks at a time share the cores; with `score` they first score what an exhibit shows and was not
-    scored. One that fails leaves its last good form in place, and the others go on. What nothing changed for is kept,
-    unless `force`. ValueError for an unknown scale or exhibit.
+    scored. One that fails, or of which nothing can be shown, leaves its last good form in place, and the others go on.
+    What nothing changed for is kept, unless `force`. ValueError for an unknown scale or exhibit.
     """
     refuse_unknown("scale", scale, SCALES)
     names = paper.names()
@@ -61,14 +64,15 @@ def make(
     folder.mkdir(parents=True, exist_ok=True)
     kept = [] if force else [name for name in wanted if is_unchanged(_notebook(name), scale, root, folder, score)]
     for done, name in enumerate(kept, start=1):
-        yield Made(name, "kept", 0.0, done, len(wanted))
+        lacks = lack_of(folder / name)
+        yield Made(name, "lacking" if lacks else "kept", 0.0, done, len(wanted), lacks)
     workers = workers or max(1, (os.cpu_count() or 1) // 2 + 1)
     with ThreadPoolExecutor(workers) as pool:
         coming = [pool.submit(_make, name, scale, root, folder, workers, score) for name in wanted if name not in kept]
         try:
             for done, one in enumerate(as_completed(coming), start=len(kept) + 1):
-                name, seconds, reason = one.result()
-                yield Made(name, "failed" if reason else "made", seconds, done, len(wanted), reason)
+                name, seconds, state, reason = one.result()
+                yield Made(name, state, seconds, done, len(wanted), reason)
         finally:
             for one in coming:
                 one.cancel()
@@ -78,8 +82,19 @@ def _notebook(name: str) -> Path:
     return notebooks() / f"{name}.ipynb"
 
 
-def _make(name: str, scale: str, root: Path, folder: Path, workers: int, score: bool) -> tuple[str, float, str]:
-    """Execute one notebook; its folder changes only if it came to its end."""
+def lack_of(place: Path) -> str:
+    """What an exhibit lacks of which there is nothing to see, with the commands that make it; "" for any other."""
+    record = read_record(place)
+    if record["figures"] or record["tables"]:
+        return ""
+    return " ".join([record["caption"], *(f"Missing: {one['what']}: {one['command']}" for one in record["missing"])])
+
+
+def _make(name: str, scale: str, root: Path, folder: Path, workers: int, score: bool) -> tuple[str, float, str, str]:
+    """Execute one notebook; name, seconds, state and reason. Its folder changes only if there is something to see.
+
+    Or if there was nothing before: what was made of more than there is now is not thrown away.
+    """
     began, notebook, fresh = time.monotonic(), _notebook(name), folder / f".{name}.new"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
@@ -94,10 +109,23 @@ def _make(name: str, scale: str, root: Path, folder: Path, workers: int, score: 
     environment = {"OMP_NUM_THREADS": threads, **os.environ, **own}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     reason = _trouble(executed, done.stderr) if done.returncode or not (fresh / RECORD).is_file() else ""
-    if not reason:
-        note_what_it_is_of(notebook, scale, root, fresh, score)
-        _take_the_place(fresh, folder / name)
-    return name, time.monotonic() - began, reason
+    seconds, place = time.monotonic() - began, folder / name
+    if reason:
+        return name, seconds, "failed", reason
+    lacks = lack_of(fresh)
+    if lacks and _shows_something(place):
+        shutil.rmtree(fresh)
+        return name, seconds, "lacking", f"{lacks} What was made before stays."
+    note_what_it_is_of(notebook, scale, root, fresh, score)
+    _take_the_place(fresh, place)
+    return name, seconds, "lacking" if lacks else "made", lacks
+
+
+def _shows_something(place: Path) -> bool:
+    try:
+        return not lack_of(place)
+    except ValueError:  # never made, or damaged
+        return False
 
 
 def _take_the_place(fresh: Path, place: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import workbench
 from workbench.files import read_json, write_json
-from workbench.reporting.edition.pages import RECORD
+from workbench.reporting.edition.pages import read_record
 from workbench.runs.store import Run, find_runs
 from workbench.shipped import shipped
 
@@ -20,7 +20,7 @@ def is_unchanged(notebook: Path, scale: str, root: Path, folder: Path, score: bo
     """Whether the exhibit of `notebook` in `folder` was made of what there is now; with `score`, and scored first."""
     place = folder / notebook.stem
     try:
-        record, of = read_json(place / RECORD), read_json(place / _FILE)
+        record, of = read_record(place), read_json(place / _FILE)
     except ValueError:  # never made, or damaged
         return False
     scored = of.pop("scored", False)
@@ -29,7 +29,7 @@ def is_unchanged(notebook: Path, scale: str, root: Path, folder: Path, score: bo
 
 def note_what_it_is_of(notebook: Path, scale: str, root: Path, place: Path, score: bool = False) -> None:
     """Write down, beside the exhibit in `place`, what it was made of, and whether that was scored first."""
-    write_json(place / _FILE, {"scored": score, **_made_of(notebook, scale, root, read_json(place / RECORD))})
+    write_json(place / _FILE, {"scored": score, **_made_of(notebook, scale, root, read_record(place))})
 
 
 def _made_of(notebook: Path, scale: str, root: Path, record: dict) -> dict:

@@ -14,6 +14,9 @@ from workbench.runs.store import Run
 
 RECORD = "exhibit.json"
 RUNS = "runs.zip"
+# What a record has.
+_PARTS = {"name": str, "title": str, "caption": str, "parameters": dict, "made": dict}
+_PARTS |= dict.fromkeys(("findings", "claims", "missing", "figures", "tables", "views", "runs"), list)
 _FEW = 3  # missing things that are named at once
 
 
@@ -33,10 +36,17 @@ class Shown:
 def read_exhibits(folder: Path, names: Sequence[str]) -> list[Shown]:
     """Those of `names` that were made, in this order, with the paths of their files from `folder`."""
     return [
-        Shown(name, _placed(read_json(folder / name / RECORD), name))
-        for name in names
-        if (folder / name / RECORD).is_file()
+        Shown(name, _placed(read_record(folder / name), name)) for name in names if (folder / name / RECORD).is_file()
     ]
+
+
+def read_record(place: Path) -> dict[str, Any]:
+    """The record of the exhibit in `place`; ValueError naming the file if it is missing or lacks a part."""
+    record = read_json(place / RECORD)
+    lacking = [f"{key} as {kind.__name__}" for key, kind in _PARTS.items() if not isinstance(record.get(key), kind)]
+    if lacking:
+        raise ValueError(f"{place / RECORD} is damaged: it lacks {', '.join(lacking)}")
+    return record
 
 
 def write_pages(folder: Path, title: str, lead: str, shown: Sequence[Shown], made: Mapping[str, Any]) -> Path:

@@ -1,7 +1,8 @@
 """A table of the paper beside ours: the runs of its rows, their scores, and both as a table, a chart and claims."""
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from workbench.reporting.paper import style
 from workbench.reporting.paper.claims import claim
 from workbench.reporting.paper.exhibit import Claim, Missing
 from workbench.reporting.paper.numbers import PaperNumbers, PaperRow, PaperTable, paper_numbers
+from workbench.reporting.paper.ours import corrections, described
 from workbench.reporting.paper.runs import Found, runs_of
 from workbench.reporting.paper.scores import DETECTORS, LOWER, Asked, Scores, common_steps, condensed, scores_of
 from workbench.reporting.paper.table import Column, Number, Protocol, Row, Table, difference_or_none, share
@@ -32,6 +34,26 @@ class Compared:
     steps: Mapping[str, int]
     scores: Mapping[str, Scores]
     bases: Mapping[str, str]
+
+    def ours(self, row: str) -> str | None:
+        """What ours is in a row, if it was scored: model, images, steps and its teacher's steps."""
+        return self.found.described(row, self.steps[row]) if row in self.scored else None
+
+    @property
+    def scored(self) -> set[str]:
+        """Rows with a score of ours."""
+        return {row for scores in self.scores.values() for row in scores.values}
+
+    @property
+    def models(self) -> str:
+        """What ours are, each once, teachers aside."""
+        runs = {row: next(iter(by_seed.values())) for row, by_seed in self.found.runs.items() if row in self.scored}
+        return "; ".join(dict.fromkeys(described(run, self.steps[row]) for row, run in runs.items())) or "nothing yet"
+
+    @property
+    def corrections(self) -> tuple[str, ...]:
+        """Sentences on what is known to be wrong with ours."""
+        return corrections(self.found.all)
 
     @property
     def missing(self) -> tuple[Missing, ...]:
@@ -77,11 +99,11 @@ class Compared:
         scores, of = self.scores[metric], self.numbers.metrics[metric]
         thousand = f"{self.paper.samples // 1000}K images"
         columns = (
-            Column("row"),
-            Column("epochs", "count"),
+            Column("paper's row"),
+            Column("ours"),
+            Column("paper: epochs", "count"),
             Column(f"paper: {of.name}", "paper", thousand),
             Column(f"paper: against {against}", "number", "%"),
-            Column("our steps", "count"),
             Column(f"ours: {scores.name}", "ours", "mean"),
             Column("95 % interval", "interval", "over seeds"),
             Column("ours less paper", "difference"),
@@ -89,17 +111,18 @@ class Compared:
             Column("its 95 % interval", "interval"),
             Column("seeds", "count"),
         )
-        return Table(caption, columns, tuple(self._line(row, metric) for row in self.rows), notes=(_NOTE,))
+        rows = tuple(self._line(row, metric) for row in self.rows)
+        return Table(caption, columns, rows, keys=2, notes=(_NAMES, _NOTE, *self.corrections))
 
     def _line(self, row: PaperRow, metric: str) -> Row:
         paper, ours = self.printed(row, metric), self.scores[metric].number(row.row)
         changes = self.change(row, metric)
         cells = (
             label(row, self.rows),
+            self.ours(row.row) if ours else None,
             _epochs(row),
             paper,
             changes[0],
-            self.steps.get(row.row) if ours else None,
             ours,
             ours.interval if ours else None,
             difference_or_none(ours, paper),
@@ -111,7 +134,7 @@ class Compared:
 
     def wide_table(self, metrics: Sequence[str], caption: str) -> Table:
         """Paper and ours of several metrics beside each other."""
-        columns = [Column("row"), Column("epochs", "count")]
+        columns = [Column("paper's row"), Column("ours"), Column("paper: epochs", "count")]
         for metric in metrics:
             columns += [
                 Column(f"paper: {self.numbers.metrics[metric].name}", "paper"),
@@ -119,13 +142,14 @@ class Compared:
             ]
         rows = []
         for row in self.rows:
-            cells: list = [label(row, self.rows), _epochs(row)]
+            cells: list = [label(row, self.rows), self.ours(row.row), _epochs(row)]
             for metric in metrics:
                 cells += [self.printed(row, metric), self.scores[metric].number(row.row)]
             counts = [cell.n for cell in cells if isinstance(cell, Number) and cell.n]
             rows.append(Row((*cells, max(counts, default=None)), row.quoted))
-        notes = (f"Paper: {self.paper.samples:,} images. Ours: {self.how}; means over seeds.",)
-        return Table(caption, (*columns, Column("seeds", "count")), tuple(rows), notes=notes)
+        how = f"Paper: {self.paper.samples:,} images. Ours: {self.how}; means over seeds."
+        columns.append(Column("seeds", "count"))
+        return Table(caption, tuple(columns), tuple(rows), keys=2, notes=(_NAMES, how, *self.corrections))
 
     def chart(self, metric: str, against: str, rows: Sequence[PaperRow] | None = None) -> Figure:
         """Change against the base of paper and ours, a line a row."""
@@ -137,7 +161,7 @@ class Compared:
             values = {} if ours is None else {"mean": ours.value, "low": ours.low, "high": ours.high}
             shown.append(
                 style.Mark(
-                    label(row, self.rows),
+                    self._named(row, label(row, self.rows), " (ours: {})"),
                     style.METHODS.get(row.method, {}),
                     self.shares(row.row, metric),
                     paper=None if paper is None else paper.value,
@@ -148,16 +172,29 @@ class Compared:
         names = f"{self.numbers.metrics[metric].name} (paper) and {self.scores[metric].name} (ours)"
         count = max((len(mark.values) for mark in shown), default=0)
         told = f"change of {names} against {against}, % ({better} is better)"
-        return style.marks(shown, told, zero=against, seeds=f"one of {count} seeds")
+        below = f"ours: {self.models}\npaper: the model that the row names, on ImageNet"
+        return style.marks(shown, told, zero=against, seeds=f"one of {count} seeds", below=below)
 
     def claim(self, text: str, base: str, other: str, metric: str = "fid") -> Claim:
         """Whether `other` is better than `base` here."""
         scores = self.scores[metric]
-        names = tuple(_short(self.paper.row(row)) for row in (base, other))
+        names = tuple(self._named(row, _short(row), "{}") for row in map(self.paper.row, (base, other)))
         first, second = (scores.values.get(row, {}) for row in (base, other))
-        return claim(text, first, second, lower=metric in LOWER, of=scores.name, names=names)
+        found = claim(text, first, second, lower=metric in LOWER, of=scores.name, names=names)
+        wrong = corrections(run for row in (base, other) for run in self.found.runs.get(row, {}).values())
+        return replace(found, confidence=" ".join([found.confidence, *wrong]))
+
+    def _named(self, row: PaperRow, name: str, form: str) -> str:
+        """`name` with our teacher's steps where it has the paper's, such as 200K: in its place, or after it."""
+        steps, told = self.found.teacher_steps.get(row.row), _THOUSANDS.search(name)
+        if steps is None or told is None or row.row not in self.scored or self.scale == "paper":
+            return name
+        own = f"{steps:,} steps"
+        return _THOUSANDS.sub(own, name) if form == "{}" else name + form.format(own)
 
 
+_THOUSANDS = re.compile(r"\b\d+K\b")
+_NAMES = "A row has the name that the paper gives it; what ours is stands beside it."
 _NOTE = (
     "The difference to the paper is given only where both are the same score of as many images by the same kind of "
     "sampler; the changes can be set beside each other, as directions."

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.files import write_atomically, write_json
 from workbench.lab.view import View
 from workbench.reporting.paper.formats import to_csv, to_latex, to_markdown
+from workbench.reporting.paper.ours import corrections
 from workbench.reporting.paper.table import Table
 from workbench.runs.store import Run, machine
 
@@ -34,6 +36,11 @@ class Missing:
 
     what: str
     command: str
+
+
+def beside(command: str) -> str:
+    """The command in another folder of runs, for what is here already but without the weights that it takes."""
+    return " && ".join(f"WORKBENCH_RUNS=runs-with-weights {one}" for one in command.split(" && "))
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,8 @@ class Claim:
 class Exhibit:
     """A figure or table: pictures with alternative texts, tables, live views, what they say and what is missing.
 
-    `findings` are sentences computed from the data, those of the `claims` first.
+    `findings` are sentences computed from the data, those of the `claims` first, corrections last. What has no data is
+    left out and said to be missing: AssertionError for a picture with nothing drawn in it and a table without rows.
     """
 
     name: str
@@ -73,10 +81,14 @@ class Exhibit:
     def __post_init__(self) -> None:
         if set(self.alts) != set(self.figures):
             raise ValueError(f"{self.name} has pictures {list(self.figures)} and alternative texts {list(self.alts)}")
+        for name, figure in self.figures.items():
+            assert not is_empty(figure), f"{self.name}: nothing is drawn in {name}; say what is missing instead"
+        for name, table in self.tables.items():
+            assert table.rows, f"{self.name}: table {name} has no rows; say what is missing instead"
 
     @property
     def findings(self) -> tuple[str, ...]:
-        return (*(claim.sentence for claim in self.claims), *self.said)
+        return (*(claim.sentence for claim in self.claims), *self.said, *corrections(self.made_of))
 
     def save(self, folder: Path) -> Path:
         """Write every picture, table and view and ``exhibit.json`` into `folder`, each whole or not at all; return it.
@@ -133,6 +145,17 @@ def encoded(figure: Figure, ending: str, dpi: int = _DPI) -> bytes:
     with rc_context(_SAME):
         figure.savefig(buffer, format=ending, dpi=dpi, facecolor="white", metadata=_METADATA[ending])
     return buffer.getvalue()
+
+
+def is_empty(figure: Figure) -> bool:
+    """Whether no axes of a figure show data: marks, lines between two points or more, bars or pictures."""
+    return not any(_draws(axes) for axes in figure.axes)
+
+
+def _draws(axes: Axes) -> bool:
+    # Lines across the whole axes, such as a floor, are no data: their ends are given in units of the axes.
+    data = [line for line in axes.lines if line.get_transform() == axes.transData and len(line.get_xdata())]
+    return bool(data or axes.collections or axes.patches or axes.images)
 
 
 def timed(make: Callable[..., Exhibit]) -> Callable[..., Exhibit]:

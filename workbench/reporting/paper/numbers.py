@@ -1,5 +1,7 @@
 """The numbers that the paper prints, from ``reports/paper.yml``, checked before anything is compared with them."""
 
+import math
+import reprlib
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -126,38 +128,43 @@ def _read(file: Path) -> PaperNumbers:
 
 
 def _numbers(tree: Mapping[str, Any]) -> PaperNumbers:
-    metrics = {name: _record(f"metric {name}", Metric, one) for name, one in tree["metrics"].items()}
+    named = _mapping("metrics", tree["metrics"]).items()
+    metrics = {name: _record(f"metric {name}", Metric, one) for name, one in named}
     time = _mapping("time", tree["time"], ("steps", "rows"), ("steps", "rows"))
     return PaperNumbers(
-        title=tree["title"],
-        source=tree["source"],
+        title=coerce("title", tree["title"], str),
+        source=coerce("source", tree["source"], str),
         metrics=metrics,
-        tables={name: _table(name, one, metrics) for name, one in tree["tables"].items()},
-        time=tuple(_time(one) for one in time["rows"]),
-        time_steps=time["steps"],
-        stated=tuple(_record("stated", Stated, one) for one in tree["stated"]),
+        tables={name: _table(name, one, metrics) for name, one in _mapping("tables", tree["tables"]).items()},
+        time=tuple(_time(one) for one in _list("time: rows", time["rows"])),
+        time_steps=coerce("time: steps", time["steps"], int),
+        stated=tuple(_record("stated", Stated, one) for one in _list("stated", tree["stated"])),
     )
 
 
 def _table(name: str, tree: Any, metrics: Mapping[str, Metric]) -> PaperTable:
     keys = ("title", "samples", "guided", "rows")
     tree = _mapping(name, tree, keys, keys)
-    rows = tuple(_row(f"{name}, row {number}", one, metrics) for number, one in enumerate(tree["rows"], start=1))
+    listed = _list(f"{name}: rows", tree["rows"])
+    rows = tuple(_row(f"{name}, row {number}", one, metrics) for number, one in enumerate(listed, start=1))
     names = [row.row for row in rows]
     twice = next((one for one in names if names.count(one) > 1), None)
     if twice:
         raise ValueError(f"{name} has the row {twice} twice")
-    if not isinstance(tree["samples"], int) or tree["samples"] < 1:
-        raise ValueError(f"{name}: samples is {tree['samples']!r}; allowed are whole numbers above 0")
-    return PaperTable(tree["title"], tree["samples"], tree["guided"], rows)
+    samples = tree["samples"]
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+        raise ValueError(f"{name}: samples is {samples!r}; allowed are whole numbers above 0")
+    title, guided = (coerce(f"{name}: {key}", tree[key], kind) for key, kind in (("title", str), ("guided", bool)))
+    return PaperTable(title, samples, guided, rows)
 
 
 def _row(where: str, tree: Any, metrics: Mapping[str, Metric]) -> PaperRow:
     known = dict(_mapping(where, tree, [one.name for one in fields(PaperRow)], ("row", "values")))
     values = _mapping(f"{where}: values", known["values"], metrics, ())
     for metric, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise ValueError(f"{where}: {metric} is {value!r}; allowed are numbers above 0")
+    _presets(where, known.get("presets", {}))
     row = _record(where, PaperRow, {**known, "values": {metric: float(value) for metric, value in values.items()}})
     refuse_unknown(f"{where}: method", row.method, METHODS)
     refuse_unknown(f"{where}: sampler", row.sampler, _SAMPLERS)
@@ -170,8 +177,16 @@ def _row(where: str, tree: Any, metrics: Mapping[str, Metric]) -> PaperRow:
 
 def _time(tree: Any) -> TimeRow:
     row = dict(_mapping("time", tree, [one.name for one in fields(TimeRow)], ("row", "phases")))
-    row["phases"] = tuple(_record(f"time of {row['row']}", Phase, phase) for phase in row["phases"])
+    row["phases"] = tuple(_record(f"time of {row['row']}", Phase, phase) for phase in _list("phases", row["phases"]))
+    _presets("time", row.get("presets", {}))
+    if not row["phases"] or any(phase.steps < 1 or not 0 < phase.rate < math.inf for phase in row["phases"]):
+        raise ValueError(f"time of {row['row']} needs phases, each with steps and a rate above 0")
     return _record("time", TimeRow, row)
+
+
+def _presets(where: str, tree: Any) -> None:
+    for scale, preset in _mapping(f"{where}: presets", tree).items():
+        coerce(f"{where}: presets.{scale}", preset, str)
 
 
 def _record(where: str, kind: type, tree: Any) -> Any:
@@ -182,11 +197,21 @@ def _record(where: str, kind: type, tree: Any) -> Any:
     return kind(**{k: coerce(f"{where}: {k}", v, hints[k]) if hints[k] in _PLAIN else v for k, v in values.items()})
 
 
-def _mapping(where: str, tree: Any, allowed: Any, needed: Any) -> Mapping[str, Any]:
+def _list(where: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{where} must be a list; got {reprlib.repr(value)}")
+    return value
+
+
+def _mapping(where: str, tree: Any, allowed: Any = None, needed: Any = ()) -> Mapping[str, Any]:
+    """`tree` if it is a mapping of texts with the keys that are `needed` and no others than those `allowed`."""
     if not isinstance(tree, Mapping):
-        raise ValueError(f"{where} must be keys with values; got {tree!r}")
+        raise ValueError(f"{where} must be keys with values; got {reprlib.repr(tree)}")
     for key in tree:
-        refuse_unknown(f"{where}: key", key, allowed)
+        if not isinstance(key, str):
+            raise ValueError(f"{where}: the key {key!r} is not text")
+        if allowed is not None:
+            refuse_unknown(f"{where}: key", key, allowed)
     lacking = [key for key in needed if key not in tree]
     if lacking:
         raise ValueError(f"{where} lacks {', '.join(lacking)}")

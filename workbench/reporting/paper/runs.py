@@ -2,12 +2,13 @@
 
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 from workbench.config import as_overrides, load_config, refuse_unknown
-from workbench.reporting.paper.exhibit import Missing
+from workbench.reporting.paper.exhibit import Missing, beside
+from workbench.reporting.paper.ours import described
 from workbench.reporting.sweep.rows import Training, resolve
 from workbench.reporting.sweep.specification import SweepSpec, load_sweep
 from workbench.runs.store import Run, find_runs, home
@@ -27,10 +28,35 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Found:
-    """Finished runs by row and seed, and what is missing of them."""
+    """Finished runs by row and seed, and what is missing of them.
+
+    `teacher_steps` says of each row how many steps the model that teaches it was trained, `bare` rows have runs of
+    which only records are here, without the weights that were asked for.
+    """
 
     runs: dict[str, dict[int, Run]]
     missing: tuple[Missing, ...]
+    teacher_steps: dict[str, int] = field(default_factory=dict)
+    bare: frozenset[str] = frozenset()
+
+    def described(self, row: str, step: int | None = None) -> str | None:
+        """What ours is in a row, at `step` or at its end; None if it has no runs."""
+        run = next(iter(self.runs.get(row, {}).values()), None)
+        return None if run is None else described(run, step, self.teacher_steps.get(row))
+
+    @property
+    def models(self) -> str:
+        """Models, images and steps of all runs, each once, teachers aside."""
+        return "; ".join(dict.fromkeys(described(run) for run in self.all)) or "nothing yet"
+
+    def lack(self, needed: str, rows: Collection[str], scale: str) -> str:
+        """A sentence on why `needed`, which is made of these rows, cannot be shown."""
+        if self.bare & set(rows):
+            return (
+                f"This takes the weights of {needed}: of {scale} scale only the records of finished runs are here, "
+                "without weights."
+            )
+        return f"This takes {needed} at {scale} scale, and there is none here yet."
 
     @property
     def all(self) -> tuple[Run, ...]:
@@ -66,6 +92,8 @@ def runs_of(
     known = {run.fingerprint: run for run in find_runs(root)} if root.is_dir() else {}
     found: dict[str, dict[int, Run]] = {}
     missing: list[Missing] = []
+    without_weights: dict[str, tuple[Wanted, dict[int, Training]]] = {}
+    teacher_steps: dict[str, int] = {}
     for row, one in named.items():
         wanted = Wanted(one) if isinstance(one, str) else one
         source, lacking, bare = f"{scale}/{wanted.preset}", {}, {}
@@ -79,6 +107,9 @@ def runs_of(
                 command = sweep_command(scale, wanted, overrides) or shlex.join(["workbench", "train", source])
                 missing.append(Missing(f"runs of {told}, which cannot be trained so: {error}", command))
                 break
+            if training.teacher is not None:
+                step = training.config.objective.options.get("teacher_step")
+                teacher_steps[row] = training.teacher.config.training.steps if step is None else step
             run = known.get(training.fingerprint)
             if run is None or not _finished(run):
                 lacking[seed] = training
@@ -90,11 +121,42 @@ def runs_of(
             command = _command(scale, wanted, overrides, lacking, known)
             missing.append(Missing(f"runs of {told}, {_listed(lacking)}", command))
         if bare:
-            line = {one.fingerprint for training in bare.values() for one in training.line}
-            away = [f"workbench trash {run.name} --force" for mark, run in known.items() if mark in line and _bare(run)]
-            command = " && ".join([*away, _command(scale, wanted, overrides, bare, known)])
-            missing.append(Missing(f"weights of {told}, {_listed(bare)}: only records are here", command))
-    return Found(found, tuple(missing))
+            without_weights[row] = (wanted, bare)
+    missing += _without_weights(scale, overrides, without_weights)
+    return Found(found, tuple(missing), teacher_steps, frozenset(without_weights))
+
+
+def _without_weights(
+    scale: str, shared: Sequence[str], rows: Mapping[str, tuple[Wanted, Mapping[int, Training]]]
+) -> list[Missing]:
+    """One entry for the rows of each sweep, and one for each row of none.
+
+    Runs of which only records are here stay: weights are trained in another folder of runs, beside the records.
+    """
+    found: dict[str, tuple[list[str], list[str], set[int]]] = {}
+    taught = {one.teacher.fingerprint for _, bare in rows.values() for one in bare.values() if one.teacher}
+    for wanted, bare in rows.values():
+        told = " ".join([f"{scale}/{wanted.preset}", *wanted.overrides])
+        if all(one.fingerprint in taught for one in bare.values()):
+            continue  # trained with its students
+        whole, _, row = (sweep_command(scale, wanted, shared) or "").partition(" --only ")
+        whole = whole or " && ".join(dict.fromkeys(train_command(one, {}) for one in bare.values()))
+        presets, names, seeds = found.setdefault(whole, ([], [], set()))
+        presets.append(told)
+        names += [row] if row and row not in names else []
+        seeds.update(bare)
+    return [
+        Missing(
+            f"weights of {', '.join(presets)}, {_listed(sorted(seeds))}: only records are here; the command trains "
+            "them again, in another folder of runs",
+            beside(" ".join([whole, *_only(names)])),
+        )
+        for whole, (presets, names, seeds) in found.items()
+    ]
+
+
+def _only(names: Sequence[str]) -> list[str]:
+    return ["--only", *names] if names else []
 
 
 def train_command(training: Training, known: Mapping[str, Run]) -> str:

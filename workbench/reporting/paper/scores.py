@@ -1,5 +1,6 @@
 """Scores of rows by seed, all measured alike, and what their differences are worth."""
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from workbench.config import SamplingConfig, refuse_unknown
 from workbench.evaluation.detectors import metric_name
 from workbench.evaluation.statistics import Paired, paired, protocol, t_interval
 from workbench.evaluation.suite import score
-from workbench.reporting.paper.exhibit import Missing
+from workbench.reporting.paper.exhibit import Missing, beside
 from workbench.reporting.paper.table import Number, Protocol
 from workbench.runs.store import Run
 
@@ -138,6 +139,12 @@ def gathered(
     return {place: ways[common] for place, ways in known.items() if common in ways}, missing
 
 
+def scored_steps(run: Run, metric: str, detector: str, asked: Asked) -> set[int]:
+    """The steps at which a run was scored as asked."""
+    name, settings = metric_name(detector, _KINDS[metric]), asked.of(run)
+    return {record["step"] for record in run.results if record["metric"] == name and asked.fits(record, settings)}
+
+
 def metric_title(metric: str, detector: str) -> str:
     """What a metric by this detector may be called: FID is Inception's alone."""
     plain = {"fid": "FID", "sfid": "sFID", "is": "IS"}
@@ -186,8 +193,11 @@ def _unscored(runs: Sequence[Run], step: int, detector: str, asked: Asked) -> Mi
         at = f" with{asked.words}" if asked.words else ""
         commands = (evaluate_command(run, step, detector, asked) for run in runs)
         return Missing(f"scores of {told} at step {step:,}{at}", " && ".join(commands))
-    again = f"workbench train {runs[0].folder / 'config.yaml'} training.milestone_every={step}"
-    return Missing(f"weights of {told} at step {step:,}, which were not kept", again)
+    again = ["workbench", "train", str(runs[0].folder / "config.yaml"), f"training.milestone_every={step}"]
+    teacher = runs[0].config.objective.options.get("teacher")
+    if teacher and (runs[0].folder.parent / teacher).is_dir():  # named as it is called here
+        again.append(f"objective.teacher={runs[0].folder.parent / teacher}")
+    return Missing(f"weights of {told} at step {step:,}, which were not kept", beside(shlex.join(again)))
 
 
 def _kind(record: Record) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from workbench.evaluation.statistics import t_interval
 from workbench.reporting.paper import style
 from workbench.reporting.paper.exhibit import Missing
-from workbench.reporting.paper.scores import Asked, gathered, how, metric_title
+from workbench.reporting.paper.scores import Asked, gathered, how, metric_title, scored_steps
 from workbench.runs.store import Run
 
 
@@ -44,13 +44,13 @@ def series_of(
     asked: Asked,
     steps: Sequence[int] | None = None,
 ) -> Series:
-    """A metric of every run at `steps`, by default at each that it kept."""
+    """A metric of every run at `steps`, by default at each that was scored or kept, and at its last."""
     places = [
-        (row, seed, checkpoint.step)
+        (row, seed, step)
         for row, by_seed in runs.items()
         for seed, run in by_seed.items()
-        for checkpoint in run.checkpoints
-        if steps is None or checkpoint.step in steps
+        for step in _steps(run, metric, detector, asked)
+        if steps is None or step in steps
     ]
     found, missing = gathered(runs, places, metric, detector, asked)
     values: dict[str, dict[int, dict[int, float]]] = {}
@@ -60,6 +60,12 @@ def series_of(
     floor = floors.pop() if len(floors) == 1 else None
     told = how(next(iter(found.values()))) if found else "nothing was scored"
     return Series(metric_title(metric, detector), values, floor, told, missing)
+
+
+def _steps(run: Run, metric: str, detector: str, asked: Asked) -> list[int]:
+    """Scored steps need no weights, so those of a run come from its results; of kept ones some are not scored yet."""
+    kept = {checkpoint.step for checkpoint in run.checkpoints}
+    return sorted({run.config.training.steps, *kept, *scored_steps(run, metric, detector, asked)})
 
 
 def summary(values: Sequence[float]) -> tuple[float, float, float]:

@@ -136,10 +136,18 @@ def _far(floor: float, curves: Sequence[Curve]) -> bool:
     return bool(values) and min(values) - floor > 0.5 * (max(values) - min(values))
 
 
-def marks(rows: Sequence[Mark], x: str, *, width: float = PAGE, zero: str = "", seeds: str = "one seed") -> Figure:
-    """A line a row: a faint mark a seed, a strong one with a bar for the mean, a hollow diamond for the paper."""
+def marks(
+    rows: Sequence[Mark], x: str, *, width: float = PAGE, zero: str = "", seeds: str = "one seed", below: str = ""
+) -> Figure:
+    """A line a row: a faint mark a seed, a strong one with a bar for the mean, a hollow diamond for the paper.
+
+    Lines of text `below` say what ours and the paper's are.
+    """
+    lines = below.count("\n") + 1 if below else 0
     with look():
-        figure = Figure(figsize=(width, 0.21 * len(rows) + 0.95), layout="constrained")
+        figure = Figure(figsize=(width, 0.21 * len(rows) + 0.95 + 0.14 * lines), layout="constrained")
+        if below:
+            figure.supxlabel(below, fontsize=_LOOK["xtick.labelsize"])
         axis = figure.subplots()
         for place, row in enumerate(rows):
             _row(axis, place, row)
@@ -213,11 +221,12 @@ def _row(axis: Axes, place: int, row: Mark) -> None:
 
 
 def _key(figure: Figure, axis: Axes, rows: Sequence[Mark], seeds: str) -> None:
-    handles = []
+    handles, both = [], any(row.paper is not None for row in rows)
+    ours = "ours: " if both else ""
     if any(row.values for row in rows):
-        handles += axis.plot([], [], "o", color=GREY, alpha=0.35, markersize=3.5, label=seeds)
-        handles += axis.plot([], [], "o-", color=GREY, markersize=6, label="mean, 95\u202f% t interval")
-    if any(row.paper is not None for row in rows):
+        handles += axis.plot([], [], "o", color=GREY, alpha=0.35, markersize=3.5, label=f"{ours}{seeds}")
+        handles += axis.plot([], [], "o-", color=GREY, markersize=6, label=f"{ours}mean, 95\u202f% t interval")
+    if both:
         handles += axis.plot([], [], "d", color="black", markerfacecolor="white", markersize=5.5, label="paper")
     if handles:
         figure.legend(handles=handles, loc="outside upper center", ncols=3)

@@ -106,7 +106,7 @@ class Table:
     def texts(self) -> tuple[tuple[str, ...], ...]:
         """The cells as a reader sees them; an absent one is a dash, a quoted row says so after its name."""
         return tuple(
-            tuple(_text(cell) + (" (quoted)" if row.quoted and place == self.keys - 1 else "")
+            tuple(_text(cell) + (" (quoted)" if row.quoted and place == 0 else "")
                   for place, cell in enumerate(row.cells))
             for row in self.rows
         )  # fmt: skip

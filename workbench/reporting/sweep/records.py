@@ -8,6 +8,7 @@ finished if and only if its last cell has left its mark and ``job.json``, which 
 
 import os
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,15 +49,34 @@ def place_of(root: Path, name: str) -> Place:
     return Place(root / "sweeps" / name)
 
 
+# What ``job.json`` may hold, and as what.
+_KINDS = {"state": str, "host": str, "fingerprint": str, "run": str, "backbone": str, "reason": str, "cell": str}
+_KINDS |= {"step": int, "seconds": int | float, "spent": dict, "scores": list, "protocol": dict | None}
+
+
 def read_job(folder: Path) -> dict[str, Any]:
-    """``job.json``, empty if there is none or it is damaged; "lost" instead of "running" if nobody is at it."""
+    """``job.json``, empty if there is none; "lost" instead of "running" if no process is at it.
+
+    A damaged one is warned about, naming the file, and is empty too: its row is done again, and no other row minds.
+    """
+    file = folder / "job.json"
+    if not file.exists():
+        return {}
     try:
-        record = read_json(folder / "job.json")
-    except ValueError:
+        record = _checked(read_json(file), file)
+    except ValueError as error:
+        warnings.warn(f"a row's record is passed over: {error}", stacklevel=2)
         return {}
     here = record.get("host") == os.uname().nodename
     if record.get("state") == "running" and here and not is_locked(folder / _LOCK):
         return {**record, "state": "lost"}
+    return record
+
+
+def _checked(record: dict[str, Any], file: Path) -> dict[str, Any]:
+    wrong = [key for key, kind in _KINDS.items() if key in record and not isinstance(record[key], kind)]
+    if record.get("state") not in STATES or wrong:
+        raise ValueError(f"{file} is damaged: {', '.join(wrong) or 'state'} cannot be used")
     return record
 
 

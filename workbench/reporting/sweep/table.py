@@ -1,5 +1,6 @@
 """What a sweep has come to, and what it would take: its results as data, and the table of a dry run."""
 
+import contextlib
 import itertools
 import statistics
 from collections import defaultdict
@@ -51,9 +52,14 @@ def results(spec: SweepSpec, jobs: Sequence[Job], place: Place, root: Path) -> l
         record = finished(job, place, runs)
         for name in job.names if record is not None else ():
             config = job.training.config
-            about = {"row": name, "seed": job.training.seed, "run": record["run"], "fingerprint": job.fingerprint}
-            about |= {"method": config.objective.name, "backbone": config.backbone.name, "step": record["step"]}
-            found[name, job.training.seed] = {**about, "scores": record["scores"]}
+            about = {
+                "row": name,
+                "seed": job.training.seed,
+                "run": runs[job.fingerprint].name,
+                "fingerprint": job.fingerprint,
+            }
+            about |= {"method": config.objective.name, "backbone": config.backbone.name, "step": config.training.steps}
+            found[name, job.training.seed] = {**about, "scores": record.get("scores", [])}
     return [found[key] for key in itertools.product([row.name for row in spec.rows], spec.seeds) if key in found]
 
 
@@ -130,8 +136,9 @@ def _scoring(root: Path) -> dict[tuple, float]:
     for file in root.glob("sweeps/*/*/job.json"):
         record = read_job(file.parent)
         seconds = record.get("spent", {}).get("score")
-        if seconds is not None and record.get("protocol") and record.get("backbone"):
-            known[_scoring_key(record["protocol"], record["backbone"])].append(seconds)
+        if isinstance(seconds, int | float) and record.get("protocol") and record.get("backbone"):
+            with contextlib.suppress(KeyError, TypeError):  # a protocol of another version
+                known[_scoring_key(record["protocol"], record["backbone"])].append(seconds)
     return {key: statistics.median(values) for key, values in known.items()}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from workbench.reporting.paper.exhibit import Exhibit, Missing, distinct, timed
 from workbench.reporting.paper.galleries import chosen_classes, gallery
 from workbench.reporting.paper.numbers import paper_numbers
+from workbench.reporting.paper.ours import described
 from workbench.reporting.paper.runs import ABLATION, Found, Wanted, runs_of
 
 _SHOWN = 10
@@ -50,11 +51,10 @@ def _exhibit(
     guidance = numbers.said(figure, "guidance scale") if guidance_scale is None else guidance_scale
     pixels = f"{numbers.said(figure, 'pixels'):g}"
     runs = found.seed(["guided"], seed)
-    title = (
-        f"{figure}: samples at {pixels} pixels" if not instead else f"{figure}: samples, in place of {pixels} pixels"
-    )
+    # The paper's resolution is ours at its own scale only.
+    title = f"{figure}: samples at {pixels} pixels" if scale == "paper" else f"{figure}: samples of the guided model"
     if not runs:
-        return Exhibit(name, title, f"There is no guided run at {scale} scale yet.", missing=found.missing)
+        return Exhibit(name, title, found.lack("a run of the guided model", ["guided"], scale), missing=found.missing)
     run = runs["guided"]
     step = run.checkpoint().step
     shown = chosen_classes(run, classes, _SHOWN)
@@ -63,10 +63,10 @@ def _exhibit(
         name=name,
         title=title,
         caption=(
-            f"{each} samples of each of {len(shown)} classes from {run.config.name}, seed {run.config.training.seed}, "
-            f"step {step:,}: {sampling.sampler}, {sampling.steps} steps, guidance {guidance:g}, sampling seed "
-            f"{sample_seed}; the first of each class, not chosen. The paper's: SiT-XL/2, ImageNet {pixels} x {pixels}. "
-            f"{instead}"
+            f"{each} samples of each of {len(shown)} classes from {run.config.name} ({described(run, step)}), seed "
+            f"{run.config.training.seed}: {sampling.sampler}, {sampling.steps} steps, guidance {guidance:g}, sampling "
+            f"seed {sample_seed}; the first of each class, not chosen. The paper's: SiT-XL/2, ImageNet {pixels} x "
+            f"{pixels}. {instead}"
         ).strip(),
         figures={"samples": gallery(run, step, shown, each, guidance, sample_seed)},
         alts={"samples": f"Generated images of {run.config.name}, a column for each of {len(shown)} classes."},

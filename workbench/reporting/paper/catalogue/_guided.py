@@ -55,7 +55,7 @@ def guided_exhibit(
 
 def _caption(title: str, scale: str, wanted: float | None, sets: Mapping[str, Compared]) -> str:
     scales = "each run's own guidance" if wanted is None else f"guidance scale {wanted:g}"
-    measured = "; ".join(f"{name}: {of.how}" for name, of in sets.items())
+    measured = "; ".join(f"{name}: {of.models}; {of.how}" for name, of in sets.items())
     return (
         f"{title}, the paper's numbers beside ours ({scale} scale, {scales}). {measured}. Rows marked as quoted were "
         "taken by the paper from others, are not trained here and are compared with nothing."

@@ -57,7 +57,8 @@ def _exhibit(name: str, scale: str, found: Found, *, layers, t, images, judged: 
     title = f"{figure}: features over layers, t = {t:g}"
     runs = found.seed(METHODS, seed)
     if len(runs) < len(METHODS):
-        return Exhibit(name, title, f"It takes a plain and a guided run at {scale} scale.", missing=found.missing)
+        caption = found.lack("a plain and a guided run", METHODS, scale)
+        return Exhibit(name, title, caption, missing=found.missing)
     plain = runs["plain"]
     step = min(run.checkpoint().step for run in runs.values())
     shown = layers_at(plain, _SHARES) if layers is None else list(layers)

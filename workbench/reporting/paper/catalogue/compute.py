@@ -1,6 +1,7 @@
 """Beyond the paper: the score against everything that training cost, the guiding model included."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,19 +36,19 @@ def compute(
     scores = series_of(shown, "fid", detector=DETECTORS[scale], asked=Asked(evaluate=evaluate))
     spent = {method: _spent(found, scores, method) for method in shown if method in scores.values}
     curves = [scores.curve(m, style.NAMES[m], m, {s: spent[m][s][0] for s in spent[m]}) for m in spent]
-    figure = style.lines(curves, "training seconds, guiding model included", f"{scores.name} (lower is better)",
-                         width=style.PAGE, floor=scores.floor)  # fmt: skip
+    axes = ("training seconds, guiding model included", f"{scores.name} (lower is better)")
+    draw = partial(style.lines, curves, *axes, width=style.PAGE, floor=scores.floor)
     return Exhibit(
         name="compute",
         title="Score against total compute",
         caption=(
             f"Frechet distance of every scored step against the seconds of training behind it, for the guided model "
-            f"those of its guiding model too ({scale} scale; each step counts as the median of those logged in its "
+            f"those of its guiding model too ({found.models}; each step counts as the median of those logged in its "
             f"phase, in the least disturbed seed): {scores.how}. Means with 95 % t intervals over seeds."
         ),
-        figures={"compute": figure},
-        alts={"compute": _alt(scores, spent)},
-        tables={"compute": _table(scores, spent)},
+        figures={"compute": draw()} if spent else {},
+        alts={"compute": _alt(scores, spent)} if spent else {},
+        tables={"compute": _table(scores, spent)} if spent else {},
         claims=(_claim(scores, spent),),
         made_of=distinct(found.all),
         missing=(*found.missing, *scores.missing),

@@ -24,7 +24,7 @@ from workbench.reporting.paper.features import (
     spatial,
 )
 from workbench.reporting.paper.numbers import paper_numbers
-from workbench.reporting.paper.runs import ABLATION, Found, runs_of
+from workbench.reporting.paper.runs import ABLATION, runs_of
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
 from workbench.runs.store import Run
 
@@ -54,7 +54,8 @@ def fig1(
     runs = found.seed(list(ROLES[scale]), seed)
     plain = runs.get("plain")
     if plain is None:
-        return _empty(found, scale)
+        caption = found.lack("runs of the plain model and of the methods", ROLES[scale], scale)
+        return Exhibit("fig1", "Fig. 1: layers over training, and guiding features", caption, missing=found.missing)
     shown = layers_at(plain, _SHARES) if layers is None else list(layers)
     rows, pictures, labels = rows_and_images(plain, images)
     guides, ours = guides_of(scale, runs, rows, t, GUIDES)
@@ -91,11 +92,6 @@ def fig1(
 
 def _quiet(stage: str, done: int, total: int) -> None:
     """Nobody watches."""
-
-
-def _empty(found: Found, scale: str) -> Exhibit:
-    caption = f"There is no plain run at {scale} scale yet."
-    return Exhibit("fig1", "Fig. 1: layers over training, and guiding features", caption, missing=found.missing)
 
 
 def _layers(plain: Run, rows, pictures, names, layers, steps, t) -> object:

@@ -76,7 +76,7 @@ def fig2(
     found = runs_of(scale, ROLES[scale], seeds, root, overrides, weights=True)
     runs = found.seed(list(ROLES[scale]), seed)
     if "plain" not in runs:
-        caption = f"There is no plain run at {scale} scale yet."
+        caption = found.lack("runs of the plain model and of the methods", ROLES[scale], scale)
         return Exhibit("fig2", "Fig. 2: t-SNE of guiding features", caption, missing=found.missing)
     rows, _, labels = rows_and_images(runs["plain"], images)
     guides, ours = guides_of(scale, runs, rows, t, GUIDES)

@@ -1,6 +1,7 @@
 """Fig. 4: the score over training of plain, VAE-aligned and guided models."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from workbench.reporting.paper import style
@@ -38,17 +39,18 @@ def fig4(
     scores = series_of(found.runs, "fid", detector=DETECTORS[scale], asked=asked)
     shown = [method for method in METHODS if method in scores.values]
     curves = [scores.curve(method, style.NAMES[method], method) for method in shown]
-    figure = style.lines(curves, "training step", f"{scores.name} (lower is better)", floor=scores.floor)
+    draw = partial(style.lines, curves, "training step", f"{scores.name} (lower is better)", floor=scores.floor)
     return Exhibit(
         name="fig4",
         title="Fig. 4: score over training",
         caption=(
-            f"Frechet distance over training of three models ({scale} scale): {scores.how}. Means over seeds with 95 % "
-            f"t intervals. The paper's is FID of {count:,} images, ImageNet 256 x 256; it prints no values."
+            f"Frechet distance over training of three models ({found.models}): {scores.how}. Means over seeds with "
+            f"95 % t intervals. The paper's is FID of {count:,} images, SiT-XL/2 on ImageNet 256 x 256; it prints no "
+            "values."
         ),
-        figures={"score": figure},
-        alts={"score": _alt(scores, shown)},
-        tables={"score": _table(scores, shown)},
+        figures={"score": draw()} if shown else {},
+        alts={"score": _alt(scores, shown)} if shown else {},
+        tables={"score": _table(scores, shown)} if shown else {},
         claims=tuple(_claims(scores)),
         said=(
             "The guided model's steps leave those of its guiding model out, as in the paper; `compute` counts them.",

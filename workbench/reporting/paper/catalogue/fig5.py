@@ -38,7 +38,8 @@ def fig5(
     runs = found.seed(METHODS, seed)
     title = "Fig. 5: samples over training"
     if not runs:
-        return Exhibit("fig5", title, f"There are no runs at {scale} scale yet.", missing=found.missing)
+        caption = found.lack("runs of the plain, the REPA and the guided model", METHODS, scale)
+        return Exhibit("fig5", title, caption, missing=found.missing)
     first = next(iter(runs.values()))
     labels = chosen_classes(first, classes)
     kept = [{c.step for c in run.checkpoints} for run in runs.values()]
@@ -69,8 +70,10 @@ def fig5(
             f"guidance {guidance:g}. A column has one noise and one class. The paper's are SiT-XL/2 from 100K to 400K "
             "steps."
         ),
-        figures={"samples": over_training(runs, places, labels, guidance, sample_seed)},
-        alts={"samples": f"Generated images: a row for each of {names} at each step, a column for each class."},
+        figures={"samples": over_training(runs, places, labels, guidance, sample_seed)} if places else {},
+        alts={"samples": f"Generated images: a row for each of {names} at each step, a column for each class."}
+        if places
+        else {},
         views={"samples": view},
         said=(
             "Which rows look better is for the eye; `fig4` and `table1` have the scores. The images were not chosen: "

@@ -54,12 +54,14 @@ def fig8(
         title="Fig. 8: stopping alignment early",
         caption=(
             f"Frechet distance {when} of runs whose alignment stopped, and of ones in which it never did "
-            f"({scale} scale): {some.how or 'nothing was scored'}. Means over seeds with 95 % t intervals. The paper's "
-            f"are SiT-XL/2, FID of {count:,} images, without values."
+            f"({found.models}): {some.how or 'nothing was scored'}. Means over seeds with 95 % t intervals. The "
+            f"paper's are SiT-XL/2, FID of {count:,} images, without values."
         ),
-        figures={"stops": style.lines(curves, "step at which alignment stops", f"{y}\n(lower is better)")},
-        alts={"stops": _alt(scale, scored)},
-        tables={"stops": _table(scale, scored, y)},
+        figures={"stops": style.lines(curves, "step at which alignment stops", f"{y}\n(lower is better)")}
+        if curves
+        else {},
+        alts={"stops": _alt(scale, scored)} if curves else {},
+        tables={"stops": _table(scale, scored, y)} if curves else {},
         claims=tuple(_claims(scale, scored)),
         made_of=distinct(found.all),
         missing=(*found.missing, *dict.fromkeys(missing)),

@@ -52,7 +52,8 @@ def leakage(
     runs = found.seed(["teacher"], seed)
     title = "The guided advantage under leakage controls"
     if not runs:
-        return Exhibit("leakage", title, f"There is no guiding model at {scale} scale yet.", missing=found.missing)
+        caption = found.lack("a run of the guiding model", ["teacher"], scale)
+        return Exhibit("leakage", title, caption, missing=found.missing)
     teacher = runs["teacher"]
     taught = load_config(f"{scale}/{ROLES[scale]['guided']}").objective.options["teacher_layer"]
     layer = taught if layer is None else layer

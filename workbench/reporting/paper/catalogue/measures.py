@@ -55,22 +55,25 @@ def measures(
     steps = common_steps(found.runs, dict.fromkeys(wanted, "all"))
     scores = scores_of(found.runs, "fid", detector=DETECTORS[scale], steps=steps, asked=Asked(evaluate=evaluate))
     places = [(method, seed) for method, by_seed in scores.values.items() for seed in by_seed]
+    title, lacking = "Measures of features and the score", (*found.missing, *scores.missing)
+    if len(places) < _FEWEST:
+        caption = found.lack(f"{_FEWEST} or more scored runs", wanted, scale)
+        return Exhibit("measures", title, caption, missing=(*lacking, *([] if found.bare else [_few(places, scale)])))
     runs = {place: found.runs[place[0]][place[1]] for place in places}
     known = {place: _measure(run, steps[place[0]], layer, t, images) for place, run in runs.items()}
     values = {place: scores.values[place[0]][place[1]] for place in places}
     rows = {name: _correlation(name, known, values) for name in MEASURES}
     return Exhibit(
         name="measures",
-        title="Measures of features and the score",
+        title=title,
         caption=(
             f"Spearman's correlation with {scores.name} of measures of mean tokens, null label, t = {t:g}, "
             f"{'layer at two thirds of the depth' if layer is None else f'layer {layer}'}, {images} images, over "
-            f"{len(places)} runs of {len(scores.values)} methods ({scale} scale): "
-            f"{scores.how or 'nothing was scored'}. "
+            f"{len(places)} runs of {len(scores.values)} methods ({found.models}): {scores.how}. "
             "95 % intervals by Fisher's z; negative means that more of it goes with better images."
         ),
-        figures={"correlation": _draw(rows)},
-        alts={"correlation": _alt(rows)},
+        figures={"correlation": _draw(rows)} if any(rows.values()) else {},
+        alts={"correlation": _alt(rows)} if any(rows.values()) else {},
         tables={"correlation": _table(rows), "runs": _runs(known, values, scores.name)},
         said=(
             *(claim.sentence for claim in _claims(rows)),
@@ -79,7 +82,7 @@ def measures(
             f"narrow by that; {len(MEASURES)} measures were tried.",
         ),
         made_of=distinct(runs.values()),
-        missing=(*found.missing, *scores.missing, *_few(places, scale)),
+        missing=lacking,
     )
 
 
@@ -167,11 +170,9 @@ def _claims(rows: Mapping):
         yield Claim(text, verdict, f"rho = {rho:+.2f} (95\u202f% interval {spread}, n = {n}).".replace("-", "\u2212"))
 
 
-def _few(places: Sequence, scale: str) -> tuple[Missing, ...]:
-    if len(places) >= _FEWEST:
-        return ()
-    return (Missing(f"scored runs: {len(places)}, of {_FEWEST} that a correlation takes", f"workbench train {scale}/"
-                    f"{PRESETS[scale]['plain']}"),)  # fmt: skip
+def _few(places: Sequence, scale: str) -> Missing:
+    what = f"scored runs: {len(places)}, of {_FEWEST} that a correlation takes"
+    return Missing(what, f"workbench train {scale}/{PRESETS[scale]['plain']}")
 
 
 def _alt(rows: Mapping) -> str:

@@ -61,13 +61,13 @@ def released(
         title="The paper and the released code",
         caption=(
             "Frechet distance of the VAE-aligned (stage 1) and the guided model (stage 2) as the paper describes them, "
-            f"with each switch of the released code alone, and with all ({scale} scale): "
+            f"with each switch of the released code alone, and with all ({found.models}): "
             f"{scores.how or 'nothing was scored'}. The released window masks nothing: its mask scales the loss of all "
             "samples by the share inside it."
         ),
-        figures={"switches": style.marks(marks, f"{scores.name} (lower is better)")},
-        alts={"switches": _alt(marks, scores)},
-        tables={"switches": _table(scores, stages)},
+        figures={"switches": style.marks(marks, f"{scores.name} (lower is better)")} if scores.values else {},
+        alts={"switches": _alt(marks, scores)} if scores.values else {},
+        tables={"switches": _table(scores, stages)} if scores.values else {},
         said=tuple(
             claim(
                 f"{stage.capitalize()} with all as released is better than as in the paper",

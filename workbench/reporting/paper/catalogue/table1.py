@@ -51,7 +51,8 @@ def table1(
         title="Table 1: methods of acceleration",
         caption=(
             "Frechet distance of every method without guidance, the paper's on ImageNet 256 x 256 beside ours "
-            f"({scale} scale). SiT: {sets['sit'].how}. LightningDiT: {sets['lightningdit'].how}. "
+            f"({scale} scale): {sets['sit'].models}; {sets['lightningdit'].models}. SiT: {sets['sit'].how}. "
+            f"LightningDiT: {sets['lightningdit'].how}. "
             "Rows of larger models have no runs at a smaller scale; rows without a value of the paper are ours alone."
         ),
         figures={name: of.chart("fid", "plain") for name, of in sets.items()},
@@ -85,5 +86,5 @@ def _alt(title: str, of: Compared) -> str:
     told = ", ".join(f"{row.label.removeprefix('+ ')} {of.change(row, 'fid')[1].text} %" for row in shown)
     return (
         f"{title}: change of the Frechet distance against the plain model by method, the paper's as hollow diamonds. "
-        f"Ours: {told or 'no runs yet'}."
+        f"Ours ({of.models}): {told or 'no runs yet'}."
     )

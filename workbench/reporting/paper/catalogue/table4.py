@@ -30,7 +30,7 @@ def table4(
     return Exhibit(
         name="table4",
         title="Table 4: the two stages",
-        caption=f"Each stage alone and both, the paper's SiT-B/2 beside ours ({scale} scale). Ours: {of.how}.",
+        caption=f"Each stage alone and both, the paper's SiT-B/2 on ImageNet beside ours: {of.models}. Ours: {of.how}.",
         figures={"change": of.chart("fid", "neither stage")},
         alts={"change": "Change of the Frechet distance against neither stage: VAE alignment, self-guiding, both."},
         tables={

@@ -40,8 +40,8 @@ def table5(
         name="table5",
         title="Table 5: layers, guidance scale, guiding model, weight",
         caption=(
-            "One setting of the guided run changed at a time, the paper's SiT-B/2 beside ours "
-            f"({scale} scale). Layers are said as guiding to guided. Ours: {of.how}."
+            "One setting of the guided run changed at a time, the paper's SiT-B/2 on ImageNet beside ours: "
+            f"{of.models}. Layers are said as guiding to guided. Ours: {of.how}."
         ),
         figures={"change": of.chart("fid", "the default")},
         alts={"change": "Change of the Frechet distance against the default setting, a line for each setting."},

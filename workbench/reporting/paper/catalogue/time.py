@@ -11,7 +11,7 @@ from workbench.reporting.paper.claims import claim
 from workbench.reporting.paper.costs import Timed, timed_runs
 from workbench.reporting.paper.exhibit import Exhibit, distinct, timed
 from workbench.reporting.paper.numbers import TimeRow, paper_numbers
-from workbench.reporting.paper.runs import MAIN, runs_of
+from workbench.reporting.paper.runs import MAIN, Found, runs_of
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
 
 _HOUR = 3600.0
@@ -40,13 +40,12 @@ def time(
         title="Section 4.5: time of training",
         caption=(
             "Time relative to plain training: the paper's (SiT-B/2, batch 256, one million steps on eight A800) and "
-            "ours "
-            f"({scale} scale; each step counts as the median of those logged in its phase, in the least disturbed "
-            f"seed).{encoder}"
+            f"ours ({found.models}; each step counts as the median of those logged in its phase, in the least "
+            f"disturbed seed).{encoder}"
         ),
         figures={"total": _bars(paper, ours)},
         alts={"total": _alt(paper, ours)},
-        tables={"phases": _phases(rows, ours, seeds_of), "total": _totals(rows, ours, seeds_of)},
+        tables={"phases": _phases(rows, ours, seeds_of, found), "total": _totals(rows, ours, seeds_of, found)},
         claims=tuple(_claims(seeds_of)),
         said=_said(rows, paper),
         made_of=distinct(found.all),
@@ -58,9 +57,12 @@ def _printed(row: TimeRow) -> Timed:
     return Timed(tuple(p.steps for p in row.phases), tuple(p.steps / p.rate for p in row.phases))
 
 
-def _phases(rows: Sequence[TimeRow], ours: Mapping[str, Timed], seeds_of: Mapping[str, Mapping[int, Timed]]) -> Table:
+def _phases(
+    rows: Sequence[TimeRow], ours: Mapping[str, Timed], seeds_of: Mapping[str, Mapping[int, Timed]], found: Found
+) -> Table:
     columns = (
-        Column("model"),
+        Column("paper's row"),
+        Column("ours"),
         Column("phase"),
         Column("paper", "paper", "steps/s"),
         Column("paper: time of a step against plain", "number", "%"),
@@ -80,6 +82,7 @@ def _phases(rows: Sequence[TimeRow], ours: Mapping[str, Timed], seeds_of: Mappin
             lines.append(
                 (
                     row.label,
+                    found.described(row.row),
                     _phase_name(row, place),
                     Number(phase.rate, 2),
                     Number(100 * (base / phase.rate - 1), 1, signed=True) if row.row != "plain" else None,
@@ -89,12 +92,15 @@ def _phases(rows: Sequence[TimeRow], ours: Mapping[str, Timed], seeds_of: Mappin
                     len(seeds_of[row.row]) if rate else None,
                 )
             )
-    return Table("Steps a second of each phase.", columns, rows_of(lines), keys=2)
+    return Table("Steps a second of each phase.", columns, rows_of(lines), keys=3)
 
 
-def _totals(rows: Sequence[TimeRow], ours: Mapping[str, Timed], seeds_of: Mapping[str, Mapping[int, Timed]]) -> Table:
+def _totals(
+    rows: Sequence[TimeRow], ours: Mapping[str, Timed], seeds_of: Mapping[str, Mapping[int, Timed]], found: Found
+) -> Table:
     columns = (
-        Column("model"),
+        Column("paper's row"),
+        Column("ours"),
         Column("paper", "paper", "hours"),
         Column("paper, guiding model included", "number", "hours"),
         Column("ours", "number", "seconds"),
@@ -112,6 +118,7 @@ def _totals(rows: Sequence[TimeRow], ours: Mapping[str, Timed], seeds_of: Mappin
         lines.append(
             (
                 row.label,
+                found.described(row.row),
                 Number(row.hours, 2),
                 Number(row.hours + (hours if guided else 0), 2),
                 _number(own and own.total, 1),
@@ -120,7 +127,7 @@ def _totals(rows: Sequence[TimeRow], ours: Mapping[str, Timed], seeds_of: Mappin
                 len(seeds_of[row.row]) if own else None,
             )
         )
-    return Table("Time to the end of training.", columns, rows_of(lines))
+    return Table("Time to the end of training.", columns, rows_of(lines), keys=2)
 
 
 def _number(value: float | None, digits: int, signed: bool = False) -> Number | None:
