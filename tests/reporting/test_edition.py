@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -10,6 +11,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
+from workbench.commands.options.report import Report
+from workbench.commands.report import report
 from workbench.config import load_config
 from workbench.reporting import paper
 from workbench.reporting.edition import build
@@ -32,6 +35,13 @@ exhibit = Exhibit(
     tables={"scores": table}, claims=(Claim("One is better", "holds here", "In 3 of 3 seeds."),), said=("It is so.",),
     made_of=tuple(find_runs(home())), missing=MISSING,
 )
+"""
+NOTHING = """
+from pathlib import Path
+from workbench.reporting.paper.exhibit import Exhibit, Missing
+
+lacking = (Missing("a run", "workbench train demo/plain"),)
+exhibit = Exhibit(NAME, f"Title of {NAME}", "This takes a run.", missing=lacking)
 """
 SAVE = "exhibit.save(Path(folder))"
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -91,6 +101,36 @@ def test_what_nothing_changed_for_is_kept_and_what_fails_leaves_its_last_form(pl
     assert reasons["fig4"][0] == "failed" and re.search("(?i)kernel died", reasons["fig4"][1])
     assert reasons["table1"] == ("made", "")
     assert (place / "out" / "fig2" / "exhibit.json").read_bytes() == before
+
+
+def test_what_cannot_be_shown_is_listed_and_fails_where_it_was_asked_for(place, monkeypatch, capsys):
+    monkeypatch.setenv("WORKBENCH_RUNS", str(place / "runs"))
+    notebook(place / "notebooks", "fig2", NOTHING)
+    notebook(place / "notebooks", "fig4")
+    monkeypatch.setattr(paper, "names", lambda: ["fig2", "fig4"])
+    command = Report(out=place / "out", workers=2)
+    report(command)  # the whole of it was made of what there is
+    said = "workbench: fig2 cannot be shown yet. This takes a run. Missing: a run: workbench train demo/plain"
+    assert said in capsys.readouterr().err
+    report(replace(command, scale="laptop", out=place / "out", only="fig4"))
+    with pytest.raises(SystemExit) as ended:
+        report(replace(command, only="fig2,fig4"))  # kept, and still nothing to see
+    assert ended.value.code == 1 and said in capsys.readouterr().err
+    # What was made of more than there is now stays.
+    before = (place / "out" / "laptop" / "fig4" / "exhibit.json").read_bytes()
+    notebook(place / "notebooks", "fig4", NOTHING)
+    with pytest.raises(SystemExit):
+        report(replace(command, only="fig4"))
+    assert "fig4 cannot be shown yet" in capsys.readouterr().err
+    assert (place / "out" / "laptop" / "fig4" / "exhibit.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"name": 3}'])
+def test_a_damaged_record_is_named(tmp_path, content):
+    (tmp_path / "fig2").mkdir()
+    (tmp_path / "fig2" / "exhibit.json").write_text(content)
+    with pytest.raises(ValueError, match=r"fig2/exhibit\.json is damaged"):
+        bind("laptop", tmp_path, "workbench report laptop", tmp_path)
 
 
 def test_what_is_not_there_is_refused(place):

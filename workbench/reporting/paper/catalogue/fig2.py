@@ -24,6 +24,7 @@ from workbench.reporting.paper.features import (
     rows_and_images,
 )
 from workbench.reporting.paper.numbers import paper_numbers
+from workbench.reporting.paper.ours import described
 from workbench.reporting.paper.runs import ABLATION, runs_of
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
 
@@ -94,12 +95,11 @@ def fig2(
         name="fig2",
         title="Fig. 2: t-SNE of guiding features",
         caption=(
-            f"Mean tokens of {len(rows)} training images by what each method guides with, t = {t:g} ({scale} scale, "
-            f"seed {runs['plain'].config.training.seed}); t-SNE of perplexity {told['perplexity']:g}, a colour and a "
-            "mark "
-            "a class. Below: our feature without the class, with a wrong one (coloured by it), and with the class "
-            "over "
-            f"pure noise. kNN is measured in the original space; gaps and areas in a t-SNE mean nothing."
+            f"Mean tokens of {len(rows)} training images by what each method guides with, t = {t:g} ("
+            f"{described(runs['plain'])}, seed {runs['plain'].config.training.seed}); t-SNE of perplexity "
+            f"{told['perplexity']:g}, a colour and a mark a class. Below: our feature without the class, with a wrong "
+            "one (coloured by it), and with the class over pure noise. kNN is measured in the original space; gaps and "
+            "areas in a t-SNE mean nothing."
         ),
         figures={"tsne": _draw(panels, points, numbers, class_names(runs["plain"]), first)},
         alts={"tsne": _alt(panels, numbers)},

@@ -9,6 +9,7 @@ from workbench.reporting.paper.exhibit import Exhibit, Missing, distinct, timed
 from workbench.reporting.paper.features import ROLES
 from workbench.reporting.paper.galleries import chosen_classes, over_training
 from workbench.reporting.paper.numbers import paper_numbers
+from workbench.reporting.paper.ours import described
 from workbench.reporting.paper.runs import ABLATION, runs_of
 from workbench.reporting.paper.scores import run_has
 
@@ -65,10 +66,10 @@ def fig5(
         name="fig5",
         title=title,
         caption=(
-            f"Samples of {names} at steps {', '.join(f'{step:,}' for step in shown)} ({scale} scale, training seed "
-            f"{first.config.training.seed}): sampling seed {sample_seed}, {sampling.sampler}, {sampling.steps} steps, "
-            f"guidance {guidance:g}. A column has one noise and one class. The paper's are SiT-XL/2 from 100K to 400K "
-            "steps."
+            f"Samples of {names} at steps {', '.join(f'{step:,}' for step in shown)} ({described(first)}, training "
+            f"seed {first.config.training.seed}): sampling seed {sample_seed}, {sampling.sampler}, {sampling.steps} "
+            f"steps, guidance {guidance:g}. A column has one noise and one class. The paper's are SiT-XL/2 from 100K to "
+            "400K steps."
         ),
         figures={"samples": over_training(runs, places, labels, guidance, sample_seed)} if places else {},
         alts={"samples": f"Generated images: a row for each of {names} at each step, a column for each class."}
