@@ -68,8 +68,8 @@ def fig5(
         caption=(
             f"Samples of {names} at steps {', '.join(f'{step:,}' for step in shown)} ({described(first)}, training "
             f"seed {first.config.training.seed}): sampling seed {sample_seed}, {sampling.sampler}, {sampling.steps} "
-            f"steps, guidance {guidance:g}. A column has one noise and one class. The paper's are SiT-XL/2 from 100K to "
-            "400K steps."
+            f"steps, guidance {guidance:g}. A column has one noise and one class. The paper's are SiT-XL/2 from 100K "
+            "to 400K steps."
         ),
         figures={"samples": over_training(runs, places, labels, guidance, sample_seed)} if places else {},
         alts={"samples": f"Generated images: a row for each of {names} at each step, a column for each class."}
