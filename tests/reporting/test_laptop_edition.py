@@ -51,7 +51,7 @@ def test_what_needs_weights_says_so_with_a_command_that_keeps_the_records(name, 
     assert "takes the weights of" in exhibit.caption and "only the records" in exhibit.caption
     assert exhibit.missing and all("only records are here" in one.what for one in exhibit.missing)
     for one in exhibit.missing:
-        assert one.command.startswith("WORKBENCH_RUNS=runs-with-weights workbench sweep") and "trash" not in one.command
+        assert one.command.startswith("WORKBENCH_RUNS=runs-with-weights workbench ") and "trash" not in one.command
     assert lack_of(exhibit.save(tmp_path / name)).startswith(exhibit.caption)
 
 

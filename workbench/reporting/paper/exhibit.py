@@ -153,8 +153,12 @@ def is_empty(figure: Figure) -> bool:
 
 
 def _draws(axes: Axes) -> bool:
-    # Lines across the whole axes, such as a floor, are no data: their ends are given in units of the axes.
-    data = [line for line in axes.lines if line.get_transform() == axes.transData and len(line.get_xdata())]
+    # Lines across the whole axes, such as a floor, are no data: one of their coordinates is in units of the axes.
+    data = [
+        line
+        for line in axes.lines
+        if len(line.get_xdata()) and line.get_transform().contains_branch_seperately(axes.transData) == (True, True)
+    ]
     return bool(data or axes.collections or axes.patches or axes.images)
 
 
