@@ -93,7 +93,7 @@ def write_readme(
             f"The {count} took {duration(spent)} of training in all, by the clock, with "
             "whatever else the machine did or however long it slept meanwhile: `workbench bench step --all` compares "
             f"costs. Records, without weights, are in [{RUNS}]({RUNS}): `workbench unpack {RUNS}` places them, and the "
-            "last command makes the tables and curves again.",
+            "last command makes the tables and curves of scores again; what takes weights stays as it is.",
             "",
         ]
     if rows:
