@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.files import hold_lock, is_locked
-from workbench.runs.checkpoints import Checkpoint, checkpoints
 from workbench.runs.store import Run
 
 _PREFIX = ".held-"
@@ -25,8 +24,11 @@ class HeldRun(Run):
     kept: Path
 
     @property
-    def checkpoints(self) -> list[Checkpoint]:
-        return checkpoints(self.kept)
+    def checkpoint_folder(self) -> Path:
+        return self.kept
+
+    def _finished_at(self) -> None:
+        """What was chosen is what is there, whatever the run has come to."""
 
 
 @contextmanager

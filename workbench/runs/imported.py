@@ -251,7 +251,7 @@ def _save(path: Path, write: Callable[[Path], None]) -> None:
     except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is each of them, by who writes
         free = shutil.disk_usage(path.parent).free / 1e6 if path.parent.is_dir() else 0.0
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} cannot be written, its disk has {free:,.1f} MB free: {reason}") from error
+        raise ValueError(f"{path} cannot be written: {reason}; its disk has {free:,.1f} MB free") from error
 
 
 def _find(mark: str, root: Path) -> Run | None:

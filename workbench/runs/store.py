@@ -93,15 +93,19 @@ class Run:
         return read_results(self.folder)
 
     @property
+    def checkpoint_folder(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
     def checkpoints(self) -> list[Checkpoint]:
-        return checkpoints(self.folder / "checkpoints")
+        return checkpoints(self.checkpoint_folder)
 
     def checkpoint(self, step: int | None = None) -> Checkpoint:
         """The checkpoint of ``step``, or the newest; ValueError that lists the steps there are.
 
         If a newer one is damaged, or the run finished at a later step, the warning `FellBack` says so.
         """
-        folder = self.folder / "checkpoints"
+        folder = self.checkpoint_folder
         available = newest(folder, self._finished_at()) if step is None else checkpoints(folder)
         chosen = [c for c in available if step is None or c.step == step]
         if not chosen:

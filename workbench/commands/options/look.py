@@ -28,7 +28,7 @@ class ImportFile:
     """Channels of that codec's images."""
     height: Annotated[int, Range(at_least=1, at_most=1024)] | None = None
     """Move the model to latents of this height, such as 64 for 512 pixels."""
-    classes: int | None = None
+    classes: Annotated[int, Range(at_least=1, at_most=100_000)] | None = None
     """Number of real classes, where the file does not tell it: its label table may have a null row besides or not."""
 
 
