@@ -149,8 +149,9 @@ def test_a_lightningdit_of_rescaled_positions_is_out_of_date(tmp_path):
 def test_nothing_changed_for_other_backbones_and_on_sixteen_by_sixteen(teacher, tmp_path):
     assert "rotary" not in teacher.provenance and stale_positions(teacher) is None
     config = load_config("paper/lightningdit-b-1-256-plain")
-    trained = {"fingerprint": "0" * 16, "created": 0.0, "latents": {"height": 16}}
+    record = {"fingerprint": "0" * 16, "created": 0.0}
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
     for height, stale in ((16, False), (32, True)):
-        (tmp_path / "config.yaml").write_text(to_yaml(config))
-        write_json(tmp_path / "provenance.json", {**trained, "latents": {"height": height}})
+        latents = {**teacher.provenance["latents"], "channels": 32, "height": height}
+        write_json(tmp_path / "provenance.json", {**record, "latents": latents})
         assert (stale_positions(Run(tmp_path)) is not None) == stale
