@@ -24,6 +24,7 @@ from workbench.data.codecs import Autoencoder, Codec, load_codec
 from workbench.data.images import Images, load_images
 from workbench.data.shards import SHARD_ROWS, Rows, Shards, open_shards, rows_of_a_shard, write_shards
 from workbench.data.stores import STORES, Store, check_codec, open_store
+from workbench.diffusion.precision import tf32
 from workbench.files import hold_lock
 
 log = logging.getLogger(__name__)
@@ -196,7 +197,8 @@ def latent_source(config: Config, split: str, device: torch.device | str = "cpu"
 
 def _rows(images: Images | Store, codec: Codec, data: DataConfig, indices: np.ndarray) -> dict[str, np.ndarray]:
     moments = _of_store if isinstance(images, Store) else _of_images
-    columns = dict(zip(("moments", "moments_flip"), moments(images, codec, indices, data.flip), strict=False))
+    with tf32(False):  # latents are shared by runs, whatever precision these train in
+        columns = dict(zip(("moments", "moments_flip"), moments(images, codec, indices, data.flip), strict=False))
     for values in columns.values():
         if not values.isfinite().all():
             raise ValueError(

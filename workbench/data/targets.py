@@ -17,6 +17,7 @@ from workbench.data.encoders import Encoder, load_encoder
 from workbench.data.images import Images, load_images
 from workbench.data.latents import Latents, turn_to_write
 from workbench.data.shards import Shards, open_shards, rows_of_a_shard, write_shards
+from workbench.diffusion.precision import tf32
 
 
 @runtime_checkable
@@ -139,7 +140,8 @@ def _store(targets: ComputedTargets, flip: bool, root: Path, progress: Callable[
 
 
 def _rows(targets: ComputedTargets, flip: bool, indices: np.ndarray) -> dict[str, np.ndarray]:
-    found = {"tokens": targets.tokens(indices)}
-    if flip:
-        found["tokens_flip"] = targets.tokens(indices, np.ones(len(indices), bool))
+    with tf32(False):  # stored targets are shared by runs, whatever precision these train in
+        found = {"tokens": targets.tokens(indices)}
+        if flip:
+            found["tokens_flip"] = targets.tokens(indices, np.ones(len(indices), bool))
     return {name: tokens.half().cpu().numpy() for name, tokens in found.items()}

@@ -6,6 +6,7 @@ from pathlib import Path
 from workbench.config import Config
 from workbench.lab.progress import Report, reported
 from workbench.reporting.demo import ROLES, demo_configs, taught_by
+from workbench.runs.models import check_current
 from workbench.runs.store import Run, find_runs, home, prepare_run, run_fingerprint
 from workbench.training.loop import fit
 
@@ -35,6 +36,7 @@ def trained(config: Config, root: Path | None = None, progress: Report | None = 
     root = home() if root is None else root
     run = _existing(config, root)
     if run is not None and run.status["state"] == "finished":
+        check_current(run)
         return run
     with reported(progress) as report:
         for record in fit(config, root, lambda done, total: report("encode images", done, total)):

@@ -58,9 +58,9 @@ def fit(
     drawn = config.sampling
     evaluations(drawn.sampler, drawn.steps, Guidance.of(drawn), drawn.last_step, drawn.shift)
     check_tracker(config.training.tracker)
-    if accelerator.num_processes > 1:
-        _refuse_long_encoding(config, root)
-    with accelerator.main_process_first():
+    with accelerator.main_process_first():  # the first to look reads the images' bytes, the others what it noted
+        if accelerator.num_processes > 1:
+            _refuse_long_encoding(config, root)
         latents = open_latents(config, "train", root / ".latents", progress)
         targets = open_targets(config, "train", latents, root / ".targets", accelerator.device, progress)
     teacher = load_teacher(config, latents, root)
@@ -289,7 +289,10 @@ class _Trainer:
         if "latents" not in provenance and self.config.backbone.options.get("rope"):
             provenance["rotary"] = ROTARY
         if provenance.setdefault("latents", described)["content"] != self.latents.content:
-            raise ValueError(f"run {self.run.name} was trained on other images or another codec than there are now")
+            raise ValueError(
+                f"run {self.run.name} was trained on other images or another codec than there are now: bring those "
+                f"back, or train again after `workbench trash {self.run.name}`"
+            )
         check_current(self.run)
         if self.accelerator.is_main_process:
             write_json(self.run.folder / "provenance.json", provenance)

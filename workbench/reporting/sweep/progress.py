@@ -8,6 +8,7 @@ from typing import Any
 
 from workbench.reporting.sweep.records import Place, read_job
 from workbench.reporting.sweep.rows import Job
+from workbench.runs.models import stale_positions
 from workbench.runs.store import Run, find_runs
 
 _SCORING = 0.2  # of a row's training, as a first guess of what scoring and showing take beside it
@@ -81,7 +82,8 @@ def finished(job: Job, place: Place, runs: Mapping[str, Run]) -> dict[str, Any] 
     run = runs.get(job.fingerprint)
     same = record.get("fingerprint") == job.fingerprint and record.get("protocol") == job.protocol
     whole = same and record.get("state") == "finished" and (folder / "row.ipynb").is_file()
-    return record if whole and run is not None and run.status["state"] == "finished" else None
+    finished = run is not None and run.status["state"] == "finished" and stale_positions(run) is None
+    return record if whole and finished else None
 
 
 def runs_by_fingerprint(root: Path) -> dict[str, Run]:
