@@ -36,7 +36,7 @@ def refused(capsys, *arguments: str) -> str:
         (("--samples", "s.npz", "--reference", "none.npz"), "none.npz cannot be read: No such file or directory"),
         (("--samples", "/dev/zero", "--reference", "s.npz"), "/dev/zero is no regular file"),
         (("--samples", ".", "--reference", "s.npz"), "is a folder; allowed are .npz and .npy files"),
-        (("run", "--samples", "s.npz", "--reference", "s.npz"), "give a run or --samples, not both; got 'run'"),
+        (("run", "--samples", "s.npz", "--reference", "s.npz"), "give a run or --samples, not both; got 'demo-plain-"),
         (("data.limit=3", "--samples", "s.npz", "--reference", "s.npz"), "data.limit=3 changes nothing of a reference"),
         (("--samples", "s.npz", "--reference", "s.npz", "--step", "3"), "--step is of runs"),
         (("--samples", "s.npz", "--reference", "s.npz", "--processes", "2"), "--processes is of runs"),
@@ -50,6 +50,8 @@ def refused(capsys, *arguments: str) -> str:
 )
 def test_evaluate_refuses(root, capsys, monkeypatch, arguments, sentence):
     monkeypatch.chdir(root)
+    run = prepare_run(load_config("demo/plain"), root / "runs")
+    arguments = [run.name if argument == "run" else argument for argument in arguments]
     assert sentence in refused(capsys, "evaluate", *arguments)
 
 

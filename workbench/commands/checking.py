@@ -44,7 +44,7 @@ def check_command(command: Any) -> None:
             for mark in marks:
                 if isinstance(mark, Range):
                     mark.check(what, value)
-                elif mark is Names.RUN:
+                elif mark is Names.RUN and "=" not in value:  # else an override, where a run may be left out
                     open_run(value)
                 elif mark is Names.CONFIG:
                     read_layers(value, getattr(command, "overrides", ()))

@@ -200,11 +200,10 @@ def _records(groups: Sequence[Group]) -> tuple[Records, list[str]]:
     for one in groups:
         for seed, run in one.runs.items():
             for number, record in enumerate(run.results, start=1):
-                missing = [key for key in ("metric", "step", "value") if key not in record]
-                if missing:
-                    raise ValueError(f"{run.folder / 'results.jsonl'}: record {number} lacks {', '.join(missing)}")
+                if "step" not in record:
+                    raise ValueError(f"{run.folder / 'results.jsonl'}: record {number} lacks step")
                 value = record["value"]
-                if isinstance(value, int | float) and math.isfinite(value):
+                if math.isfinite(value):
                     records.setdefault((one.label, seed, _column(record), record["step"]), []).append(record)
                 else:
                     left_out.append(f"{_column(record)} of {run.name} at step {record['step']} is {value}, left out")
