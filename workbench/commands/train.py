@@ -134,11 +134,12 @@ def _train_here(command, config: Config) -> None:
     if done is not None:
         Console().print(f"finished at step {done.status['step']}: {done.folder}", soft_wrap=True)
         return
+    root = runs_root()
     try:
+        run_fingerprint(config, root)  # a teacher that is missing is refused before images are encoded
         from workbench.training.loop import fit
 
-        console, root = Console(quiet=os.environ.get("RANK", "0") != "0"), runs_root()
-        run_fingerprint(config, root)  # a teacher that is missing is refused before images are encoded
+        console = Console(quiet=os.environ.get("RANK", "0") != "0")
         with bars(console) as update:
             for record in fit(config, root, lambda done, total: update("encode images", done, total)):
                 update(f"train {config.name}", record["step"], config.training.steps, f"loss {record['loss']:.4f}")

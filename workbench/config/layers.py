@@ -173,7 +173,7 @@ def parse_overrides(overrides: str | Iterable[str]) -> dict[str, Any]:
 def _only_text(section: str, option: str, value: str) -> bool:
     """Whether an option can have this ``value`` as text only, as far as that is known without importing plug-ins."""
     if section in PLUGINS:
-        return option in PLUGIN_TEXT
+        return option in PLUGIN_TEXT and value not in NULL
     hint = record_options(Config).get(section)
     if option and is_dataclass(hint):
         hint = record_options(hint).get(option)
