@@ -3,12 +3,12 @@
 import contextlib
 import time
 
-import yaml
 from rich.box import SIMPLE
 from rich.table import Table
 
 from workbench.commands.terminal import Console, on_one_line
 from workbench.config import refuse_unknown
+from workbench.config.reading import parse_value, plain
 from workbench.runs.archive import unpack_records
 from workbench.runs.index import RunRow, runs_table
 from workbench.runs.shelf import restore as restore_run
@@ -183,8 +183,8 @@ def _moment(seconds: float) -> str:
 def _value(change: str, text: str) -> object:
     """A number, or the text as it is; ValueError for anything else that YAML would read."""
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+        value = plain(parse_value(text, change[:100]))
+    except ValueError as error:
         raise ValueError(f"a change looks like learning_rate=1e-4; got {change[:100]!r}") from error
     return value if isinstance(value, int | float | str | None) else text
 

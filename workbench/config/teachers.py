@@ -8,8 +8,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-import yaml
-
+from workbench.config.reading import parse_value
 from workbench.config.records import Config
 
 # Sections and options that describe the experiment, so that teacher and student must have them in common.
@@ -53,8 +52,8 @@ def override(key: str, value: Any) -> str:
     """An override like "training.steps=500" that is read back as ``value``; text is quoted only where YAML needs it."""
     if isinstance(value, str):
         try:
-            plain = yaml.safe_load(value) == value
-        except yaml.YAMLError:
+            plain = parse_value(value, key) == value
+        except ValueError:
             plain = False
         return f"{key}={value if plain else json.dumps(value, ensure_ascii=False)}"
     return f"{key}={json.dumps(value)}"

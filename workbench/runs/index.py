@@ -16,9 +16,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from workbench.config import from_dict, load_config, presets, teacher_overrides
+from workbench.config.reading import YamlError, parse_yaml
 from workbench.files import (
     damaged,
     is_cut_short,
@@ -37,7 +36,7 @@ from workbench.runs.records import (
     read_results,
 )
 from workbench.runs.state import read_status
-from workbench.runs.store import CONFIG_LIMIT, YAML_LOADER, run_fingerprint, run_folders
+from workbench.runs.store import CONFIG_LIMIT, run_fingerprint, run_folders
 
 _INDEX = ".index.json"
 _VERSION = 2  # of what the index keeps
@@ -191,7 +190,7 @@ def _identity(file: Path) -> dict[str, Any]:
 def _options(file: Path) -> dict[str, Any]:
     """What a row shows of ``config.yaml``, read without the plug-ins that would check it unless a preset teaches it."""
     try:
-        tree = yaml.load(read_file(file, CONFIG_LIMIT), YAML_LOADER)
+        tree = parse_yaml(read_file(file, CONFIG_LIMIT), file.name).value
         objective, backbone, training = tree["objective"], tree["backbone"], tree["training"]
         layers = [objective[key] for key in ("layer", "teacher_layer") if isinstance(objective.get(key), int)]
         found = {
@@ -206,9 +205,7 @@ def _options(file: Path) -> dict[str, Any]:
         }
     except KeyError as error:
         raise ValueError(f"{file} cannot be used: it lacks {error}") from error
-    except RecursionError as error:
-        raise ValueError(f"{file} cannot be used: it is nested too deeply") from error
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, AttributeError) as error:
+    except (YamlError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} cannot be used: {error}") from error
     check_fields(found, file, {"method": str, "backbone": str}, _FIELDS)
     return {**found, "teacher_changes": _teacher_changes(tree)}

@@ -21,16 +21,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from workbench.config import Config, fingerprint, from_dict, load_config, presets, teacher_overrides, to_yaml
+from workbench.config import (
+    Config,
+    fingerprint,
+    from_dict,
+    load_config,
+    parse_yaml,
+    presets,
+    teacher_overrides,
+    to_yaml,
+)
 from workbench.config.paths import with_real_paths
 from workbench.files import append_jsonl, hold_lock, open_regular, read_file, write_atomically, write_json
 from workbench.runs import state as states
 from workbench.runs.checkpoints import Checkpoint, checkpoints, newest, remove_leftovers
 from workbench.runs.records import parse_metrics, read_metrics, read_provenance, read_results
 
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where there is libyaml
 CONFIG_LIMIT = 1_000_000  # bytes of config.yaml: we write two thousand
 _BEGINNING, _DIGITS = 3, 6  # the least of a name, and of a fingerprint, that names a run
 _NAMED = 8  # runs that a message names
@@ -56,13 +62,11 @@ class Run:
         file = self.folder / "config.yaml"
         raw = read_file(file, CONFIG_LIMIT)
         try:
-            tree = yaml.load(raw, YAML_LOADER)
+            tree = parse_yaml(raw, file.name).value
             if not isinstance(tree, dict):
                 raise ValueError(f"it holds no mapping but {type(tree).__name__}")
             return from_dict(tree)
-        except RecursionError as error:
-            raise ValueError(f"{file} cannot be used: it is nested too deeply") from error
-        except (ValueError, yaml.YAMLError) as error:
+        except ValueError as error:
             raise ValueError(f"{file} cannot be used: {' '.join(str(error).split())}") from error
 
     @property
