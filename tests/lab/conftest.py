@@ -1,16 +1,15 @@
 """Synthetic views with real structure, runs that logged something, and pages of views and widgets in the browser."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from anywidget import AnyWidget
 
 from workbench.config import load_config
 from workbench.lab.packing import quantise
 from workbench.lab.view import Axis, Pane, View
-from workbench.lab.watching.module import module
 from workbench.runs.store import Run, prepare_run
 
 NAMES = ("boot", "bag", "coat", "dress", "sandal", "shirt")
@@ -142,7 +141,8 @@ def show(browser, tmp_path):
     assert not problems, problems
 
 
-# What a widget's module sees of its kernel: what it sends is in `sent`, `tell` speaks as the kernel does.
+# A widget's module, loaded as anywidget does, and what it sees of its kernel: what it sends is in `sent`, `tell` speaks
+# as the kernel does.
 KERNEL = """
 const values = %s;
 const heard = {};
@@ -154,23 +154,23 @@ const model = {
 };
 window.values = values;
 window.tell = (event, message) => heard[event].forEach((callback) => callback(message));
-render({ model, el: document.getElementById("view") });
+const script = URL.createObjectURL(new Blob([%s], { type: "text/javascript" }));
+(await import(script)).default.render({ model, el: document.getElementById("view") });
 """
 
 
 @pytest.fixture
 def mounted(browser, tmp_path):
-    """mounted(scripts, values, wait, width, scheme) -> page of a widget; fails if it had errors or made requests."""
+    """mounted(widget, values, wait, width, scheme) -> page of a widget; fails if it had errors or made requests."""
     contexts, wrong = [], []
 
-    def opened(scripts: Sequence[str], values: dict, wait: str, width: int, scheme: str):
+    def opened(widget: type[AnyWidget], values: dict, wait: str, width: int, scheme: str):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
         contexts.append(context)
-        script = module(*scripts).replace("export default { render };", "")
-        held = json.dumps(values).replace("<", "\\u003c")
+        held, script = (json.dumps(part).replace("<", "\\u003c") for part in (values, str(widget._esm)))
         file = tmp_path / f"widget-{len(contexts)}.html"
-        head = '<!doctype html><meta charset="utf-8"><body><div id="view"></div>'
-        file.write_text(f'{head}<script type="module">{script}{KERNEL % held}</script>')
+        head = f'<!doctype html><meta charset="utf-8"><style>{widget._css}</style><body><div id="view"></div>'
+        file.write_text(f'{head}<script type="module">{KERNEL % (held, script)}</script>', encoding="utf-8")
         page = context.new_page()
         page.on("console", lambda said: said.type in ("error", "warning") and wrong.append(said.text))
         page.on("pageerror", lambda error: wrong.append(str(error)))

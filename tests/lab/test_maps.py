@@ -1,13 +1,15 @@
 """Token maps: the browser's colours are those of Python, and Python's are those of the projections they stand for."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from matplotlib import colormaps
 
+from workbench import lab
 from workbench.features.projection import project
 from workbench.lab.components import map_column, map_pixels
-from workbench.lab.page import module
 from workbench.lab.pictures import draw_maps
 from workbench.lab.view import Axis, Pane, View
 
@@ -199,10 +201,9 @@ def test_the_foreground_is_the_side_in_the_middle_and_the_rest_is_black(with_tot
 
 def test_viridis_of_the_browser_is_that_of_matplotlib(show, maps_view):
     shown = show(maps_view(), colour="single")
-    start = module().index("const VIRIDIS")
-    table = module()[start : module().index("// Where in VIRIDIS", start)].replace("const VIRIDIS =", "return")
+    script = (Path(lab.__file__).parent / "js" / "colours.js").read_text(encoding="utf-8").replace("export ", "")
     wanted = np.floor(255 * colormaps["viridis"](np.arange(256))[:, :3] + 0.5)
-    found = shown.page.evaluate(f"() => {{ const read = () => {{ {table} }}; return [...read()]; }}")
+    found = shown.page.evaluate(f"() => {{ {script}; return [...VIRIDIS]; }}")
     assert np.array_equal(np.array(found).reshape(256, 3), wanted)
 
 

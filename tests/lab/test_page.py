@@ -5,15 +5,13 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from workbench import lab
 from workbench.lab.packing import unpack
-from workbench.lab.page import module, page
+from workbench.lab.page import page
 from workbench.lab.view import Axis, Pane, View
 
 # From a key to the last pixels put on a canvas: the delay of whoever presses the key is not in it.
@@ -47,8 +45,8 @@ def test_the_page_holds_everything_and_asks_for_nothing(maps_view):
     text = page(view.meta, view.data, view.state())
     assert not re.findall(r'(?:src|href)="(?!data:)[^"]+"', text.split("<script")[0])
     assert "default-src 'none'" in text and "import(" not in text
-    meta = json.loads(re.search(r'id="view-meta">(.*?)</script>', text)[1])
-    packed = base64.b64decode(re.search(r'id="view-data">(.*?)</script>', text)[1])
+    meta = json.loads(re.search(r'id="workbench-view-meta">(.*?)</script>', text)[1])
+    packed = base64.b64decode(re.search(r'id="workbench-view-data">(.*?)</script>', text)[1])
     arrays = unpack(meta["arrays"], zlib.decompress(packed), 0)
     assert all(np.array_equal(arrays[name], array) for name, array in view.panes[0].arrays.items())
     assert meta["offline"] is True
@@ -288,13 +286,3 @@ def test_of_three_panes_the_second_stands_beside_the_others_where_there_is_room(
         assert second["x"] > first["x"] + first["width"] and second["y"] == first["y"]
         assert third["x"] == first["x"] and third["y"] > first["y"] + first["height"]
         assert third["width"] == first["width"] > 700 > second["width"] > 450  # a scatter of 700 has its table beside
-
-
-def test_every_file_of_the_scatter_and_the_heat_maps_is_in_the_module_once_and_short():
-    files = [file for kind in ("scatter", "heat") for file in (Path(lab.__file__).parent / "js").glob(f"{kind}*.js")]
-    for text in [file.read_text() for file in files]:
-        assert module().count(text) == 1 and len(text.splitlines()) <= 300
-
-
-def test_the_module_has_one_export_at_its_end():
-    assert re.findall(r"^(?:import|export)\b.*", module(), re.MULTILINE) == ["export default { render };"]

@@ -156,7 +156,7 @@ def shown(mounted, root):
 
     def opened(width: int = 1400, scheme: str = "light"):
         values = {"rows": table_rows(root), "chosen": [], "code": {"watch": "wb.watch()"}, "trash": "runs/.trash"}
-        return mounted(("table_rows", "table_actions", "table"), values, ".wb-table tbody tr", width, scheme)
+        return mounted(RunsTable, values, ".wb-table tbody tr", width, scheme)
 
     return opened
 

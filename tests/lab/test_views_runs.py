@@ -282,7 +282,7 @@ def test_what_is_refused(runs, tmp_path):
         (lambda: wb.maps("nobody"), "not a run folder"),
         (lambda: wb.maps("plain", components=2), "allowed are 3"),
         (lambda: wb.maps("plain", images=3000), "allowed are 1 to 160"),
-        (lambda: wb.maps("plain", [0], LAYERS, TIMES, page_mb=0.1, progress=quiet), "more than 0.1: ask for fewer"),
+        (lambda: wb.maps("plain", [0], LAYERS, TIMES, page_mb=0.05, progress=quiet), "more than 0.05: ask for fewer"),
         (lambda: wb.compare_maps(["plain"]), "at least one other"),
         (lambda: wb.compare_maps(["plain", "plain"]), "allowed are different ones"),
         (lambda: wb.compare_maps(["vae"]), "allowed are a run or more"),

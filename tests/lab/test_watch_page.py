@@ -27,7 +27,7 @@ def shown(mounted, run, make_run):
         opening = [panel_state(run), panel_state(other)]
         opening[0]["status"] |= status or {}
         values = {"opening": opening, "choices": {}, "code": "wb.watch()", "points": 2000}
-        return mounted(live._SCRIPTS, values, ".wb-chart svg", width, scheme)
+        return mounted(live.LivePanel, values, ".wb-chart svg", width, scheme)
 
     return opened
 

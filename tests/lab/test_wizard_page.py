@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from workbench.lab.watching import form
-from workbench.lab.watching.wizard import SCRIPTS, _shown
+from workbench.lab.watching.wizard import Wizard, _shown
 from workbench.training.pace import Pace
 from workbench.training.plan import plan
 
@@ -28,7 +28,7 @@ def shown(mounted, tmp_path, monkeypatch):
             "busy": "",
             "code": "wb.wizard()",
         }
-        return mounted(SCRIPTS, values, ".wb-plan tbody tr", width, scheme)
+        return mounted(Wizard, values, ".wb-plan tbody tr", width, scheme)
 
     return opened
 

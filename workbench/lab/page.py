@@ -1,4 +1,4 @@
-"""The browser's side of a view: the module that draws it, and a page that holds module and data and needs no kernel."""
+"""A page that holds a view, its data and the script that draws it: it needs no kernel and no network."""
 
 import base64
 import json
@@ -10,35 +10,24 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 _HERE = Path(__file__).parent
-_SCATTER = ("points", "markers", "plot", "tip", "gestures", "table", "picture")
-_HEAT = ("cells", "colours", "grid", "scale", "picture")
-_ORDER = (
-    *("core", "controls", "saving", "linear", "components", "maps", "samples"),
-    *(f"scatter_{part}" for part in _SCATTER),
-    "scatter",
-    *(f"heat_{part}" for part in _HEAT),
-    "heat",
-    "main",
-)
-_EXPORT = "export default { render };"
 
 
 @cache
-def module() -> str:
-    """The widget's module, in the shape of anywidget: its files in their order, the styles as a constant."""
-    style = json.dumps((_HERE / "js" / "style.css").read_text())
-    parts = [(_HERE / "js" / f"{name}.js").read_text() for name in _ORDER]
-    return "\n".join([f"const STYLE = {style};", *parts])
+def assets() -> tuple[str, str]:
+    """The script that draws views and its style, which every page holds."""
+    script, style = ((_HERE / "static" / name).read_text(encoding="utf-8") for name in ("views.js", "views.css"))
+    assert "</script" not in script and "</style" not in style
+    return script, style
 
 
 def page(meta: dict[str, Any], data: bytes, state: dict[str, Any]) -> str:
     """One HTML file in which a view works offline; its policy forbids every request."""
-    script = module().rstrip()
-    assert script.endswith(_EXPORT) and "</script" not in script
+    script, style = assets()
     loader = Environment(loader=FileSystemLoader(_HERE), autoescape=False, undefined=StrictUndefined)
     return loader.get_template("page.html.j2").render(
         title=_escaped(meta["title"]),
-        script=script.removesuffix(_EXPORT),
+        script=script,
+        style=style,
         meta=_json({**meta, "offline": True}),
         state=_json(state),
         data=base64.b64encode(zlib.compress(data, 9)).decode(),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from workbench.config import DataConfig
-from workbench.lab.page import module
+from workbench.lab.page import assets
 from workbench.lab.sources import RunLike
 from workbench.runs.store import Run, open_run
 
@@ -43,7 +43,7 @@ def recipe(make: Callable, sources: Sequence[RunLike] | RunLike, given: Mapping[
 def check_page(parts: Mapping[str, Mapping[str, np.ndarray]], page_mb: float, shorten: str) -> None:
     """ValueError if the arrays, by what they are, make a larger page than `page_mb`; `shorten` is what to leave out."""
     sizes = {name: sum(map(_size, arrays.values())) / 1e6 for name, arrays in parts.items()}
-    whole = sum(sizes.values()) + len(module()) / 1e6
+    whole = sum(sizes.values()) + sum(map(len, assets())) / 1e6
     if whole > page_mb:
         each = ", ".join(f"{name} {size:.1f}" for name, size in sizes.items())
         raise ValueError(
@@ -54,7 +54,7 @@ def check_page(parts: Mapping[str, Mapping[str, np.ndarray]], page_mb: float, sh
 
 def cells_that_fit(page_mb: float, cell: int) -> float:
     """How many places of `cell` bytes of coordinates fit into a page."""
-    room = page_mb * 1e6 - len(module())
+    room = page_mb * 1e6 - sum(map(len, assets()))
     return max(0.0, room / (cell * _DEFLATED["int16"] * _PACKED))
 
 

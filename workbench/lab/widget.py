@@ -1,16 +1,21 @@
 """The widget of a view in a notebook: its state goes both ways, and a PDF is drawn when the page asks for one."""
 
+from pathlib import Path
 from typing import Any
 
 import anywidget
 import traitlets
 
-from workbench.lab.page import module
 from workbench.lab.view import View
+
+_STATIC = Path(__file__).parent / "static"
 
 
 class ViewWidget(anywidget.AnyWidget):
     """A view in Jupyter. `state` has an index for each discrete axis; a state that there is not raises ValueError."""
+
+    _esm = _STATIC / "views.js"
+    _css = _STATIC / "views.css"
 
     meta = traitlets.Dict().tag(sync=True)
     data = traitlets.Bytes().tag(sync=True)
@@ -19,7 +24,7 @@ class ViewWidget(anywidget.AnyWidget):
 
     def __init__(self, view: View):
         self._view = view
-        super().__init__(_esm=module(), meta=view.meta, data=view.data, state=view.state())
+        super().__init__(meta=view.meta, data=view.data, state=view.state())
         self.on_msg(self._answer)
 
     @traitlets.validate("state")

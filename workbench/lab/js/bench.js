@@ -4,18 +4,22 @@
   let [start, written, painted] = [null, null, null];
   let [framing, waiting] = [false, false];
   const request = window.requestAnimationFrame.bind(window);
-  window.requestAnimationFrame = (callback) => request((time) => {
-    framing = true;
-    try {
-      callback(time);
-    } finally {
-      framing = false;
-    }
-  });
+  window.requestAnimationFrame = (callback) =>
+    request((time) => {
+      framing = true;
+      try {
+        callback(time);
+      } finally {
+        framing = false;
+      }
+    });
   // A message that is posted while a frame is made arrives when it is made.
   const after = () => {
     const { port1, port2 } = new MessageChannel();
-    port1.onmessage = () => { painted = performance.now(); waiting = false; };
+    port1.onmessage = () => {
+      painted = performance.now();
+      waiting = false;
+    };
     port2.postMessage(null);
   };
   const noted = () => {
@@ -36,7 +40,9 @@
     };
   }
   addEventListener("keydown", (event) => window.benchStart(event.timeStamp), true);
-  window.benchStart = (time = performance.now()) => { [start, written, painted] = [time, null, null]; };
-  window.benchTaken = () => (written === null || painted === null || painted < written
-    ? null : [written - start, painted - start]);
-}
+  window.benchStart = (time = performance.now()) => {
+    [start, written, painted] = [time, null, null];
+  };
+  window.benchTaken = () =>
+    written === null || painted === null || painted < written ? null : [written - start, painted - start];
+};

@@ -1,4 +1,9 @@
 // What the colours of a token map are: components of its tokens. Coordinates of f_g are u + w d (Eq. 3).
+
+import { blockStart } from "./arrays.js";
+import { VIRIDIS, viridisPlace } from "./colours.js";
+import { eigen, moments, nearestRotation, quantile, signed } from "./linear.js";
+
 const SHARES = [0.02, 0.98];
 
 // Coordinates ("n m k", row-major) of every shown image at one place of the grid and one w.
@@ -103,8 +108,8 @@ function nearerTheMiddle(first, m, side) {
     return { sign, count, distance: count ? Math.round((1e9 * sum) / count) : Infinity };
   });
   const [above, below] = sides;
-  const chosen = below.distance < above.distance || (below.distance === above.distance && below.count < above.count)
-    ? below : above;
+  const chosen =
+    below.distance < above.distance || (below.distance === above.distance && below.count < above.count) ? below : above;
   return Uint8Array.from(first, (value) => Number(chosen.sign * value > 0));
 }
 
@@ -116,10 +121,12 @@ function mapLimits(basis, { scores, shown }, n, m) {
     return Float64Array.from(values);
   };
   if (basis === "per map") {
-    return Array.from({ length: n }, (_, image) => [0, 1, 2].map((component) => {
-      const values = column(component, image * m, (image + 1) * m);
-      return [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
-    }));
+    return Array.from({ length: n }, (_, image) =>
+      [0, 1, 2].map((component) => {
+        const values = column(component, image * m, (image + 1) * m);
+        return [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
+      }),
+    );
   }
   const joint = [0, 1, 2].map((component) => {
     const values = column(component, 0, n * m);
@@ -129,7 +136,7 @@ function mapLimits(basis, { scores, shown }, n, m) {
 }
 
 // Red, green, blue and alpha of one image's tokens: three components as colours, or one of them in viridis.
-function mapPixels({ scores, shown, limits }, image, m, component) {
+export function mapPixels({ scores, shown, limits }, image, m, component) {
   const pixels = new Uint8ClampedArray(m * 4);
   const scaled = (token, c) => {
     const [low, high] = limits[image][c];
@@ -149,7 +156,7 @@ function mapPixels({ scores, shown, limits }, image, m, component) {
 }
 
 // Everything one column shows, for all images: at = [source, step, t, layer].
-function mapColumn(arrays, pane, at, w, basis) {
+export function mapColumn(arrays, pane, at, w, basis) {
   const u = arrays("u");
   const [n, m, k] = u.shape.slice(4);
   const total = arrays("total");

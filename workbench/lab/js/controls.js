@@ -1,6 +1,8 @@
 // Controls that every pane shares. Each is native, has a name and its true value, and shows the state at any time.
-const OKABE_ITO = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"];
-const MARKERS = ["circle", "square", "triangle", "diamond", "cross", "plus", "down", "star"];
+
+import { OKABE_ITO } from "./colours.js";
+import { make, themeOf, watchTheme } from "./dom.js";
+import { MARKERS } from "./markers.js";
 
 // `say(text, isError)` writes the status line, `fail(error, where)` an error with its place.
 function createUi(store, say, fail) {
@@ -11,14 +13,16 @@ function createUi(store, say, fail) {
     refresh();
     return element;
   };
-  const guarded = (where, action) => (...given) => {
-    try {
-      const result = action(...given);
-      if (result && result.catch) result.catch((error) => fail(error, where));
-    } catch (error) {
-      fail(error, where);
-    }
-  };
+  const guarded =
+    (where, action) =>
+    (...given) => {
+      try {
+        const result = action(...given);
+        result?.catch?.((error) => fail(error, where));
+      } catch (error) {
+        fail(error, where);
+      }
+    };
 
   // A slider over an axis, or over `values` (indices, or [min, max, step] of a continuous axis).
   function slider({ axis, label, values, format, get, set }) {
@@ -30,7 +34,11 @@ function createUi(store, say, fail) {
     const text = format ?? ((at) => (axis ? store.text(axis, at) : String(values[at])));
     const shown = make("output", { class: "wb-value", "aria-hidden": "true" });
     const input = make("input", {
-      type: "range", min: low, max: high, step, "aria-label": name,
+      type: "range",
+      min: low,
+      max: high,
+      step,
+      "aria-label": name,
       oninput: guarded(name, () => write(Number(input.value))),
     });
     input.dataset.axis = axis ?? name;
@@ -59,14 +67,17 @@ function createUi(store, say, fail) {
     const list = make("select", { "aria-label": label, onchange: choose });
     all.forEach((value, index) => list.append(make("option", { value: index }, texts?.[index] ?? String(value))));
     const element = make("label", { class: "wb-select" }, make("span", { class: "wb-name" }, label), list);
-    return kept(element, () => { list.selectedIndex = all.indexOf(read(store.get())); });
+    return kept(element, () => {
+      list.selectedIndex = all.indexOf(read(store.get()));
+    });
   }
 
   // A few values beside each other, one of them chosen: radio buttons to the keyboard.
   function toggle({ option, label, values, texts, get, set }) {
     const all = values ?? store.options[option];
     const [read, write] = access({ option, get, set });
-    const group = `wb-${Math.random().toString(36).slice(2)}-${(serial += 1)}`;
+    serial += 1;
+    const group = `wb-${Math.random().toString(36).slice(2)}-${serial}`;
     const element = make("div", { class: "wb-toggle", role: "radiogroup", "aria-label": label });
     const buttons = all.map((value, index) => {
       const button = make("input", { type: "radio", name: group, onchange: guarded(label, () => write(value)) });
@@ -76,7 +87,9 @@ function createUi(store, say, fail) {
     const outer = make("div", { class: "wb-choice" }, make("span", { class: "wb-name" }, label), element);
     return kept(outer, () => {
       const at = all.indexOf(read(store.get()));
-      buttons.forEach((button, index) => { button.checked = index === at; });
+      buttons.forEach((button, index) => {
+        button.checked = index === at;
+      });
     });
   }
 
@@ -85,7 +98,11 @@ function createUi(store, say, fail) {
   }
 
   return {
-    slider, select, toggle, button, fail,
+    slider,
+    select,
+    toggle,
+    button,
+    fail,
     status: say,
     theme: themeOf,
     palette: (index) => OKABE_ITO[index % OKABE_ITO.length],
@@ -94,8 +111,8 @@ function createUi(store, say, fail) {
   };
 }
 
-// What every widget begins with: its frame, the line that says what happened, and controls that tell it what went wrong.
-function createFrame(store, kind = "") {
+// What every widget begins with: its frame, the status line, and controls that report their errors there.
+export function createFrame(store, kind = "") {
   const status = make("div", { class: "wb-status", role: "status" });
   const say = (text, isError = false) => {
     status.textContent = text;
@@ -110,4 +127,25 @@ function createFrame(store, kind = "") {
   // JupyterLab's shortcuts would take the keys from whatever has the focus, unless it says no itself.
   root.addEventListener("focusin", ({ target }) => target.setAttribute("data-lm-suppress-shortcuts", "true"));
   return { root, status, say, fail, ui: createUi(store, say, fail) };
+}
+
+// Touches "theme" and "size" in the store when the theme around a widget or its width changes; gives what stops it.
+export function followSurroundings(root, store) {
+  const theme = () => {
+    if (root.dataset.theme === themeOf()) return;
+    root.dataset.theme = themeOf();
+    store.touch("theme");
+  };
+  let width = root.clientWidth;
+  const observer = new ResizeObserver(() => {
+    if (root.clientWidth === width) return;
+    width = root.clientWidth;
+    store.touch("size");
+  });
+  observer.observe(root);
+  const unwatch = watchTheme(theme);
+  return () => {
+    unwatch();
+    observer.disconnect();
+  };
 }

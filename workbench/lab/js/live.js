@@ -1,12 +1,200 @@
+// Live panel: mounts it, takes what is new as messages, and shows each run beside the charts.
+
+import { lineStyle } from "./chart.js";
+import { createCharts, KEEPS } from "./charts.js";
+import { createFrame, followSurroundings } from "./controls.js";
+import { inView, make, setText } from "./dom.js";
+import { durationText, numberText } from "./numbers.js";
+import { copyText, download, rasterised, stacked } from "./saving.js";
+import { createStore } from "./store.js";
+
+// What a live panel says of one run beside its curves: state, speed, time left, commands, samples, log.
+
+const WORSE = ["lost", "failed"];
+const ASK = { pause: "Pause", resume: "Resume", checkpoint: "Checkpoint", stop: "Stop" };
+
+const HELP = {
+  pause: "Wait after this step, with everything kept in memory",
+  resume: "Go on: a paused run at once, one that ended from its newest checkpoint",
+  checkpoint: "Save after this step and go on",
+  stop: "Save after this step and end",
+};
+
+function speedText({ step, steps, images_per_second: images, seconds_a_step: each, left, seconds }) {
+  const parts = [`step ${numberText(step)} of ${numberText(steps)}`];
+  if (images)
+    parts.push(
+      `${numberText(Math.round(images * 10) / 10)} images/s, ${numberText(Math.round(1000 * each))} ms a step`,
+    );
+  if (left !== null && left !== undefined) parts.push(`${durationText(left)} left`);
+  if (seconds) parts.push(`${durationText(seconds)} trained`);
+  return parts.join(" · ");
+}
+
+function swatch(index) {
+  const { colour, dash } = lineStyle(index);
+  const holder = make("span", { class: "wb-swatch", "aria-hidden": "true" });
+  holder.innerHTML =
+    `<svg width="26" height="10"><line x1="0" x2="26" y1="5" y2="5" stroke="${colour}"` +
+    ` stroke-width="3" stroke-dasharray="${dash}"/></svg>`;
+  return holder;
+}
+
+// `ask(what, value)` sends a command. The parts stay the same elements, so that the focus stays where it is.
+function createRun(run, index, ui, ask) {
+  const state = make("span", { class: "wb-state" });
+  const progress = make("progress", { "aria-label": `progress of ${run.name}` });
+  const speed = make("div", { class: "wb-speed" });
+  const remark = make("div", { class: "wb-remark" });
+  const answer = make("div", { class: "wb-answer" });
+  const buttons = Object.entries(ASK).map(([what, label]) => {
+    const button = ui.button({ label, title: HELP[what], onclick: () => ask(what) });
+    button.setAttribute("aria-label", `${label} ${run.name}`);
+    button.dataset.what = what;
+    return button;
+  });
+  const rate = createRate(run, ui, ask);
+  const samples = make("img", { class: "wb-strip" });
+  const caption = make("figcaption", {});
+  const figure = make("figure", { class: "wb-newest" }, samples, caption);
+  const log = make("pre", { class: "wb-log", tabindex: 0, "aria-label": `log of ${run.name}` });
+  const details = make("details", {}, make("summary", {}, "Log"), log);
+  const head = make("div", { class: "wb-run-head" }, swatch(index), make("h3", {}, run.name), state);
+  const bar = make(
+    "div",
+    { class: "wb-bar", role: "group", "aria-label": `commands for ${run.name}` },
+    ...buttons,
+    rate.element,
+  );
+  const element = make(
+    "section",
+    { class: "wb-run", "aria-label": run.name },
+    head,
+    progress,
+    speed,
+    remark,
+    bar,
+    answer,
+    figure,
+    details,
+  );
+  let worse = false;
+
+  function update() {
+    const status = run.status ?? { state: "unreadable", can: {}, step: 0, steps: 1, remark: "" };
+    const bad = WORSE.includes(status.state) || !run.status;
+    setText(state, status.state);
+    element.classList.toggle("wb-worse", bad);
+    element.dataset.state = status.state;
+    Object.assign(progress, { max: Math.max(1, status.steps), value: status.step });
+    progress.setAttribute("aria-valuetext", speedText(status));
+    setText(speed, speedText(status));
+    setText(remark, [run.error, status.remark].filter(Boolean).join("; "));
+    const said = status.answer;
+    setText(answer, said ? `${said.what} at step ${numberText(said.step)}: ${said.result}` : "");
+    buttons.forEach((button) => {
+      button.disabled = !status.can[button.dataset.what];
+    });
+    const named = ["created", "paused"].indexOf(status.state) === 0 ? "Start" : "Resume";
+    setText(buttons[1], named);
+    buttons[1].setAttribute("aria-label", `${named} ${run.name}`);
+    rate.update(status.can.set, run.settings?.learning_rate);
+    figure.hidden = !run.samples;
+    if (run.samples) showSamples(samples, caption, run.samples);
+    details.hidden = !run.log?.length;
+    const text = (run.log ?? []).join("\n");
+    setText(log, text);
+    if (bad && !worse && text) details.open = true;
+    worse = bad;
+  }
+
+  return { element, update };
+}
+
+function showSamples(image, caption, { step, names, count, png }) {
+  const source = `data:image/png;base64,${png}`;
+  if (image.getAttribute("src") !== source) image.src = source;
+  image.alt = `samples at step ${numberText(step)}: ${names.join(", ")}`;
+  image.title = names.join(", ");
+  setText(caption, `newest ${count} samples, step ${numberText(step)}`);
+}
+
+// The learning rate: what is typed stays until it is set, however often the panel is drawn meanwhile.
+function createRate(run, ui, ask) {
+  const input = make("input", {
+    type: "text",
+    inputmode: "decimal",
+    size: 8,
+    "aria-label": `learning rate of ${run.name}`,
+  });
+  let now;
+  const send = () => {
+    const value = Number(input.value);
+    if (!(value > 0)) throw new Error(`a learning rate is a number above 0; got ${JSON.stringify(input.value)}`);
+    ask("set", value);
+  };
+  const button = ui.button({ label: "Set", title: "Train on with this learning rate", onclick: send });
+  button.setAttribute("aria-label", `set learning rate of ${run.name}`);
+  input.addEventListener("keydown", (event) => {
+    event.stopPropagation();
+    if (event.key === "Enter") button.click();
+  });
+  const element = make(
+    "span",
+    { class: "wb-rate" },
+    make("span", { class: "wb-name", "aria-hidden": "true" }, "learning rate"),
+    input,
+    button,
+  );
+  const update = (can, value) => {
+    input.disabled = !can;
+    button.disabled = !can;
+    const untouched = now === undefined || input.value === String(now) || input.value === "";
+    if (value !== undefined && value !== now && untouched) input.value = String(value);
+    if (value !== undefined) now = value;
+  };
+  return { element, update };
+}
+
+// What nobody sees of a panel is drawn, and its runs are looked at, less often.
+
+// The kernel looks at the runs of a panel less often while nobody sees it.
+function sayWhetherSeen(model, root) {
+  const view = Math.random().toString(36).slice(2);
+  let [inside, said] = [true, null];
+  const say = () => {
+    const value = inside && !document.hidden;
+    try {
+      if (value !== said) model.send({ type: "seen", view, value });
+      said = value;
+    } catch {
+      // The kernel has gone, and looks no more.
+    }
+  };
+  const observer = new IntersectionObserver((entries) => {
+    inside = entries[entries.length - 1].isIntersecting;
+    say();
+  });
+  observer.observe(root);
+  document.addEventListener("visibilitychange", say);
+  return () => {
+    observer.disconnect();
+    document.removeEventListener("visibilitychange", say);
+    inside = false;
+    say();
+  };
+}
+
 // Mounts a live panel. What is new comes as messages; after a reload of the page it asks for everything.
-const KEEPS = [0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99];
+
 const CHOICES = { smoothing: 0, scale: "linear", range: null };
 
 // Points that were logged since, after those there are; false if there are now more than a curve may have.
-function extend(curves, more, most) {
+export function extend(curves, more, most) {
   let fits = true;
   for (const [name, [steps, values]] of Object.entries(more)) {
-    const curve = (curves[name] ??= [[], []]);
+    curves[name] ??= [[], []];
+    const curve = curves[name];
     const last = curve[0][curve[0].length - 1] ?? -Infinity;
     steps.forEach((step, at) => {
       if (step <= last) return;
@@ -21,12 +209,14 @@ function extend(curves, more, most) {
 // Takes the points of a stretch; false if the reader looks at another one by now.
 function takeFiner(runs, { range, runs: curves }, shown) {
   if (!shown || range.some((end, at) => end !== shown[at])) return false;
-  Object.entries(curves).forEach(([index, found]) => { runs[index].finer = { range, curves: found }; });
+  Object.entries(curves).forEach(([index, found]) => {
+    runs[index].finer = { range, curves: found };
+  });
   return true;
 }
 
 // Takes what the kernel sent of the runs; false if everything has to be asked for.
-function takeNews(runs, news, most) {
+export function takeNews(runs, news, most) {
   let fits = true;
   for (const [index, changed] of Object.entries(news)) {
     const run = runs[index];
@@ -49,18 +239,26 @@ function render({ model, el }) {
   const { root, status, say, fail, ui } = createFrame(store, "wb-live");
   const cards = make("div", { class: "wb-runs" });
   const stage = make("div", { class: "wb-charts" });
-  const panels = runs.map((run, index) => createRun(run, index, ui, (what, value) => {
-    say(`${run.name}: asked to ${what === "set" ? `train on with learning rate ${value}` : what} …`);
-    model.send({ type: "command", run: index, what, value });
-  }));
+  const panels = runs.map((run, index) =>
+    createRun(run, index, ui, (what, value) => {
+      say(`${run.name}: asked to ${what === "set" ? `train on with learning rate ${value}` : what} …`);
+      model.send({ type: "command", run: index, what, value });
+    }),
+  );
   cards.append(...panels.map(({ element }) => element));
   const charts = createCharts(stage, runs, store);
-  root.append(make("style", {}, STYLE), make("h2", {}, `Training: ${runs.map((run) => run.name).join(", ")}`),
+  root.append(
+    make("h2", {}, `Training: ${runs.map((run) => run.name).join(", ")}`),
     make("div", { class: "wb-watching" }, cards, make("div", {}, toolbar(store, ui), stage)),
-    make("div", { class: "wb-foot" }, savers(model, runs, charts, ui), status));
+    make("div", { class: "wb-foot" }, savers(model, runs, charts, ui), status),
+  );
   el.replaceChildren(root);
 
-  const showRuns = inView(cards, () => panels.forEach((panel) => panel.update()), () => store.touch("data"));
+  const showRuns = inView(
+    cards,
+    () => panels.forEach((panel) => panel.update()),
+    () => store.touch("data"),
+  );
   const update = (_, changed) => {
     try {
       ui.refresh();
@@ -70,8 +268,13 @@ function render({ model, el }) {
       fail(error, "panel");
     }
   };
-  const stops = [store.subscribe(update), remember(model, store), listen(model, { runs, store, say }),
-    sayWhetherSeen(model, root), ...around(root, store)];
+  const stops = [
+    store.subscribe(update),
+    remember(model, store),
+    listen(model, { runs, store, say }),
+    sayWhetherSeen(model, root),
+    followSurroundings(root, store),
+  ];
   update(store.get(), new Set(["data"]));
   // The frame has no width before it is in the page.
   store.touch("size");
@@ -80,21 +283,37 @@ function render({ model, el }) {
 
 function toolbar(store, ui) {
   const smoothing = ui.slider({
-    label: "smoothing", values: KEEPS, format: (at) => (at ? String(KEEPS[at]) : "none"),
-    get: (state) => state.smoothing, set: (at) => store.set({ smoothing: at }),
+    label: "smoothing",
+    values: KEEPS,
+    format: (at) => (at ? String(KEEPS[at]) : "none"),
+    get: (state) => state.smoothing,
+    set: (at) => store.set({ smoothing: at }),
   });
   const scale = ui.toggle({ option: "scale", label: "scale", values: ["linear", "log"] });
   const all = ui.button({
-    label: "All steps", title: "Or double click a chart. Drag over steps to see only those; keys + and -",
+    label: "All steps",
+    title: "Or double click a chart. Drag over steps to see only those; keys + and -",
     onclick: () => store.set({ range: null }),
   });
-  store.subscribe((state) => { all.disabled = !state.range; });
+  store.subscribe((state) => {
+    all.disabled = !state.range;
+  });
   all.disabled = !store.get().range;
-  return make("div", { class: "wb-bar wb-tools", role: "group", "aria-label": "How the curves are drawn" }, smoothing, scale, all);
+  return make(
+    "div",
+    { class: "wb-bar wb-tools", role: "group", "aria-label": "How the curves are drawn" },
+    smoothing,
+    scale,
+    all,
+  );
 }
 
 function savers(model, runs, charts, ui) {
-  const name = (ending) => `${runs.map((run) => run.name).join("-").slice(0, 80)}.${ending}`;
+  const name = (ending) =>
+    `${runs
+      .map((run) => run.name)
+      .join("-")
+      .slice(0, 80)}.${ending}`;
   const save = (ending, type, content) => async () => {
     const pictures = charts.picture();
     if (!pictures.length) throw new Error("there is no curve to save yet");
@@ -105,10 +324,13 @@ function savers(model, runs, charts, ui) {
     await copyText(model.get("code"));
     ui.status("Copied the code of this panel.");
   };
-  return make("div", { class: "wb-bar wb-actions", role: "group", "aria-label": "Copy and save" },
+  return make(
+    "div",
+    { class: "wb-bar wb-actions", role: "group", "aria-label": "Copy and save" },
     ui.button({ label: "Copy code", title: "Python that opens this panel", onclick: copy }),
     ui.button({ label: "Save PNG", onclick: save("png", "image/png", rasterised) }),
-    ui.button({ label: "Save SVG", onclick: save("svg", "image/svg+xml", ({ svg }) => svg) }));
+    ui.button({ label: "Save SVG", onclick: save("svg", "image/svg+xml", ({ svg }) => svg) }),
+  );
 }
 
 // Smoothing, scale and range outlive the page; of a new range the finer points are asked for.
@@ -151,7 +373,10 @@ function listen(model, { runs, store, say }) {
     runs.forEach((run, index) => {
       const answer = run.status?.answer;
       if (answer && answer.number !== before[index] && !message.runs[index]?.whole) {
-        say(`${run.name}: ${answer.what} at step ${numberText(answer.step)}: ${answer.result}`, answer.result.startsWith("refused"));
+        say(
+          `${run.name}: ${answer.what} at step ${numberText(answer.step)}: ${answer.result}`,
+          answer.result.startsWith("refused"),
+        );
       }
     });
     store.touch("data");
@@ -159,21 +384,6 @@ function listen(model, { runs, store, say }) {
   model.on("msg:custom", heard);
   ask();
   return () => model.off("msg:custom", heard);
-}
-
-function around(root, store) {
-  const theme = () => {
-    root.dataset.theme = themeOf();
-    store.touch("theme");
-  };
-  let width = 0;
-  const observer = new ResizeObserver(() => {
-    if (root.clientWidth === width) return;
-    width = root.clientWidth;
-    store.touch("size");
-  });
-  observer.observe(root);
-  return [watchTheme(theme), () => observer.disconnect()];
 }
 
 export default { render };

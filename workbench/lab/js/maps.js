@@ -1,22 +1,33 @@
 // Token maps: images beside the colours of their tokens, a column for each layer, or for each source.
+
+import { viridisGradient } from "./colours.js";
+import { mapColumn, mapPixels } from "./components.js";
+import { make, paintImage, paintPixels } from "./dom.js";
+import { percent } from "./numbers.js";
+import { svgDocument, svgImage, svgText } from "./saving.js";
+
 const BASIS_NOTES = {
-  own: "Each column has a basis of its own, of a run one for each layer, turned onto the first's: colours mean the same"
-    + " within a column, in every image and at every t and w; from column to column they only come near.",
-  joint: "One basis for each layer, the same in all columns: colours mean the same in every column and image and at"
-    + " every t and w.",
+  own:
+    "Each column has a basis of its own, of a run one for each layer, turned onto the first's: colours mean the same" +
+    " within a column, in every image and at every t and w; from column to column they only come near.",
+  joint:
+    "One basis for each layer, the same in all columns: colours mean the same in every column and image and at" +
+    " every t and w.",
   fixed: "One basis for each layer: within a column, colours mean the same in every image and at every t and w.",
   refit: "Components fitted again at this t and w, turned onto the fixed ones so that colours keep their meaning.",
   "per map": "Each map has its own components, from least to most: colours of two maps cannot be compared.",
   foreground: "The first component parts foreground from background, black; colours are fitted to the foreground.",
 };
+
 const COLOUR_NOTES = {
   rgb: "",
   single: " Viridis: first component, low to high.",
   three: " Viridis, low to high; rows are the first, second and third component.",
 };
+
 const SHARE_OF = { all: "of variance", subspace: "of the subspace", foreground: "of foreground" };
 
-PANES.maps = function (root, pane, arrays, store, ui) {
+export function mapsPane(root, pane, arrays, store, ui) {
   const images = arrays("images");
   const names = pane.names ?? [];
   const memory = new Map(); // column name -> what it was computed for, and the result
@@ -27,7 +38,11 @@ PANES.maps = function (root, pane, arrays, store, ui) {
   const bar = make("div", { class: "wb-bar" });
   const grid = make("div", { class: "wb-grid" });
   const note = make("p", { class: "wb-note" });
-  for (const [option, label] of [["basis", "basis"], ["colour", "colours"], ["show", "show"]]) {
+  for (const [option, label] of [
+    ["basis", "basis"],
+    ["colour", "colours"],
+    ["show", "show"],
+  ]) {
     if (store.options[option]?.length > 1) bar.append(ui.toggle({ option, label }));
   }
   root.append(bar, grid, note);
@@ -44,7 +59,9 @@ PANES.maps = function (root, pane, arrays, store, ui) {
     // The slider has a column of its own, which stays in its place, unless every layer is shown already.
     const all = store.count("layer") <= pane.layers.length;
     const shown = pane.layers.map((each) => ({
-      id: `layer ${each}`, at: [source, step, t, each], chosen: all && each === layer && pane.layers.length > 1,
+      id: `layer ${each}`,
+      at: [source, step, t, each],
+      chosen: all && each === layer && pane.layers.length > 1,
     }));
     if (!all) shown.push({ id: "slider", at: [source, step, t, layer], chosen: true });
     return shown.map((column) => ({ ...column, title: layerTitle(column) }));
@@ -134,7 +151,8 @@ PANES.maps = function (root, pane, arrays, store, ui) {
       caption.classList.toggle("wb-chosen", Boolean(column.chosen));
       if (state.colour === "single" && state.basis !== "per map") caption.append(ramp(...made.limits[0][0]));
     });
-    note.textContent = BASIS_NOTES[state.basis === "fixed" ? fixed : state.basis] + COLOUR_NOTES[state.colour] + selected(state);
+    note.textContent =
+      BASIS_NOTES[state.basis === "fixed" ? fixed : state.basis] + COLOUR_NOTES[state.colour] + selected(state);
   }
 
   function selected(state) {
@@ -150,21 +168,27 @@ PANES.maps = function (root, pane, arrays, store, ui) {
     const twice = columns(store.get()).findIndex(({ id, at }) => id === "slider" && pane.layers.includes(at[3]));
     const kept = tiles.map((row) => row.filter((_, x) => twice < 0 || x !== twice + 1));
     const width = 2 * left + kept[0].length * (size + gap) - gap;
-    const parts = kept.flatMap((row, y) => row.map(({ canvas }, x) => (canvas.hidden
-      ? "" : svgImage(canvas, left + x * (size + gap), top + y * (size + gap), size, size))));
+    const parts = kept.flatMap((row, y) =>
+      row.map(({ canvas }, x) =>
+        canvas.hidden ? "" : svgImage(canvas, left + x * (size + gap), top + y * (size + gap), size, size),
+      ),
+    );
     const below = top + kept.length * (size + gap) + 6;
     kept.at(-1).forEach(({ caption }, x) => {
       const texts = [...caption.querySelectorAll(".wb-line")].map((line) => line.textContent.replace(" (slider)", ""));
       const scale = caption.querySelector(".wb-ramp");
       if (scale) texts.push(`${scale.dataset.low} to ${scale.dataset.high}`);
-      texts.forEach((text, line) => parts.push(svgText(text, left + x * (size + gap), below + line * 13 + 4,
-        { size: 10, weight: line ? 400 : 700 })));
+      texts.forEach((text, line) =>
+        parts.push(
+          svgText(text, left + x * (size + gap), below + line * 13 + 4, { size: 10, weight: line ? 400 : 700 }),
+        ),
+      );
     });
     return { svg: svgDocument(width, below + 5 * 13, parts.join("")) };
   }
 
   return { update, picture };
-};
+}
 
 // A caption's lines; the first stands out.
 function lines(...texts) {
@@ -174,39 +198,13 @@ function lines(...texts) {
 // The bar that says which numbers viridis stands for.
 function ramp(low, high) {
   const [least, most] = [low, high].map((value) => String(Number(value.toPrecision(2))));
-  const element = make("span", { class: "wb-ramp", role: "img", "aria-label": `viridis from ${least} to ${most}` },
-    make("i", { style: `background:${viridisGradient()}` }), make("span", {}, least), make("span", {}, most));
+  const element = make(
+    "span",
+    { class: "wb-ramp", role: "img", "aria-label": `viridis from ${least} to ${most}` },
+    make("i", { style: `background:${viridisGradient()}` }),
+    make("span", {}, least),
+    make("span", {}, most),
+  );
   Object.assign(element.dataset, { low: least, high: most });
   return element;
-}
-
-function viridisGradient() {
-  const stops = Array.from({ length: 17 }, (_, i) => {
-    const place = viridisPlace(i / 16);
-    return `rgb(${VIRIDIS.slice(place, place + 3).join(" ")})`;
-  });
-  return `linear-gradient(90deg, ${stops.join(", ")})`;
-}
-
-// Red, green, blue and alpha on a canvas of `wide` pixels a row.
-function paintPixels(canvas, pixels, wide) {
-  const tall = pixels.length / 4 / wide;
-  if (canvas.width !== wide || canvas.height !== tall) {
-    canvas.width = wide;
-    canvas.height = tall;
-  }
-  canvas.getContext("2d").putImageData(new ImageData(pixels, wide, tall), 0, 0);
-}
-
-// One image of an array "... h w c" of uint8, grey or in colours; hidden keeps its place empty.
-function paintImage(canvas, array, indices, hidden = false) {
-  canvas.hidden = hidden;
-  const [tall, wide, channels] = array.shape.slice(-3);
-  const start = blockStart(array, indices);
-  const pixels = new Uint8ClampedArray(tall * wide * 4).fill(255);
-  for (let i = 0; i < tall * wide; i += 1) {
-    for (let c = 0; c < 3; c += 1) pixels[4 * i + c] = array.data[start + i * channels + (channels === 1 ? 0 : c)];
-  }
-  paintPixels(canvas, pixels, wide);
-  canvas.classList.toggle("wb-smooth", tall > 64);
 }

@@ -1,6 +1,10 @@
 // Samples: a column for each seed, so that all rows began with the same noise. Rows are steps of one source, or
 // sources at one step.
-PANES.samples = function (root, pane, arrays, store, ui) {
+
+import { make, paintImage } from "./dom.js";
+import { svgDocument, svgImage, svgText } from "./saving.js";
+
+export function samplesPane(root, pane, arrays, store, ui) {
   const images = arrays("images");
   const seeds = images.shape[3];
   const names = pane.names ?? [];
@@ -36,7 +40,10 @@ PANES.samples = function (root, pane, arrays, store, ui) {
       return { name, canvases, lane };
     });
     const heads = make("div", { class: "wb-lane wb-heads", "aria-hidden": "true" });
-    heads.append(make("div", { class: "wb-lane-name" }), ...names.map((name) => make("div", { class: "wb-head" }, name)));
+    heads.append(
+      make("div", { class: "wb-lane-name" }),
+      ...names.map((name) => make("div", { class: "wb-head" }, name)),
+    );
     table.replaceChildren(...(names.length ? [heads] : []), ...lanes.map(({ lane }) => lane));
   }
 
@@ -72,4 +79,4 @@ PANES.samples = function (root, pane, arrays, store, ui) {
   }
 
   return { update, picture };
-};
+}

@@ -1,8 +1,12 @@
 // Copying the code of a picture, and saving the picture.
+
+import { escapeXml, make } from "./dom.js";
+import { plain } from "./numbers.js";
+
 const SCALE = 3; // pixels of a saved PNG for each unit of the picture
 
 // The code with the values of the state in it, written as Python writes them.
-function codeOf(template, store) {
+export function codeOf(template, store) {
   const literal = (value) => {
     if (Array.isArray(value)) return `[${value.map(literal).join(", ")}]`;
     if (typeof value === "string") return JSON.stringify(value);
@@ -14,7 +18,7 @@ function codeOf(template, store) {
   });
 }
 
-async function copyText(text) {
+export async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
@@ -29,7 +33,7 @@ async function copyText(text) {
   }
 }
 
-function download(content, type, name) {
+export function download(content, type, name) {
   const address = URL.createObjectURL(new Blob([content], { type }));
   const link = make("a", { href: address, download: name });
   document.body.append(link);
@@ -39,29 +43,35 @@ function download(content, type, name) {
 }
 
 // A canvas as an <image> of an SVG, its pixels enlarged so that no reader smooths them.
-function svgImage(canvas, x, y, width, height) {
+export function svgImage(canvas, x, y, width, height) {
   const times = Math.max(1, Math.ceil(256 / Math.max(canvas.width, canvas.height)));
   const large = make("canvas", { width: canvas.width * times, height: canvas.height * times });
   const context = large.getContext("2d");
   context.imageSmoothingEnabled = false;
   context.drawImage(canvas, 0, 0, large.width, large.height);
-  return `<image x="${x}" y="${y}" width="${width}" height="${height}" preserveAspectRatio="none"`
-    + ` style="image-rendering:pixelated" href="${large.toDataURL("image/png")}"/>`;
+  return (
+    `<image x="${x}" y="${y}" width="${width}" height="${height}" preserveAspectRatio="none"` +
+    ` style="image-rendering:pixelated" href="${large.toDataURL("image/png")}"/>`
+  );
 }
 
-function svgText(text, x, y, { size = 11, anchor = "start", weight = 400, fill = "#1c1e21" } = {}) {
-  return `<text x="${x}" y="${y}" font-size="${size}" text-anchor="${anchor}" font-weight="${weight}" fill="${fill}">`
-    + `${escapeXml(text)}</text>`;
+export function svgText(text, x, y, { size = 11, anchor = "start", weight = 400, fill = "#1c1e21" } = {}) {
+  return (
+    `<text x="${x}" y="${y}" font-size="${size}" text-anchor="${anchor}" font-weight="${weight}" fill="${fill}">` +
+    `${escapeXml(text)}</text>`
+  );
 }
 
-function svgDocument(width, height, body) {
+export function svgDocument(width, height, body) {
   const size = `width="${width}" height="${height}"`;
-  return `<svg xmlns="http://www.w3.org/2000/svg" ${size} viewBox="0 0 ${width} ${height}"`
-    + ` font-family="Helvetica, Arial, sans-serif"><rect ${size} fill="#fff"/>${body}</svg>`;
+  return (
+    `<svg xmlns="http://www.w3.org/2000/svg" ${size} viewBox="0 0 ${width} ${height}"` +
+    ` font-family="Helvetica, Arial, sans-serif"><rect ${size} fill="#fff"/>${body}</svg>`
+  );
 }
 
 // Pictures below each other in one SVG.
-function stacked(pictures) {
+export function stacked(pictures) {
   let y = 0;
   let widest = 0;
   const parts = pictures.map(({ svg, canvas }) => {
@@ -80,7 +90,7 @@ function stacked(pictures) {
   return { svg: svgDocument(widest, y, parts.join("")), width: widest, height: y };
 }
 
-async function rasterised({ svg, width, height }) {
+export async function rasterised({ svg, width, height }) {
   const image = new Image();
   image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svg)}`;
   await image.decode();

@@ -1,7 +1,792 @@
 // Images as points in the plane, by class: PCA (linear in w), t-SNE or UMAP, with a lasso and numbers by class.
+
+import { blockStart } from "./arrays.js";
+import { make, setText, svgElement } from "./dom.js";
+import { createStamps, markerPath, markerSvg, putStamp, radiusFor } from "./markers.js";
+import { counted, plain, shareText } from "./numbers.js";
+import { svgDocument, svgText } from "./saving.js";
+
+// What a scatter shows: classes, places in the plane, who has the right neighbours, and how that is said.
+
+const METHOD_NAMES = { pca: "PCA", tsne: "t-SNE", umap: "UMAP" };
+
+// The stop of the w axis that is nearest to w; arrays without such an axis have one stop.
+function nearestStop(store, state, count) {
+  const stops = store.axes.w?.stops ?? [];
+  const w = store.value("w", state);
+  let best = 0;
+  for (let i = 1; i < Math.min(count, stops.length); i += 1) {
+    if (Math.abs(stops[i] - w) < Math.abs(stops[best] - w)) best = i;
+  }
+  return { index: best, value: stops[best], exact: stops[best] === undefined || Math.abs(stops[best] - w) < 1e-6 };
+}
+
+function createPoints(pane, arrays, store) {
+  const labels = { true: arrays("labels").data, given: arrays.has("given") ? arrays("given").data : null };
+  const count = labels.true.length;
+  const methods = ["pca", "tsne", "umap"].filter((name) => arrays.has(name === "pca" ? "u" : name));
+  const where = (state) => ["source", "step", "t", "layer"].map((name) => store.index(name, state));
+  const method = (state) => (methods.includes(state.method) ? state.method : methods[0]);
+  const by = (state) => (labels.given && state.labels === "given" ? "given" : "true");
+  const stops = arrays("correct").shape[4];
+  return {
+    count,
+    methods,
+    method,
+    by,
+    labels,
+    classes: pane.names.map(String),
+    sprite: arrays("sprite"),
+    order: shuffled(count),
+    // Places of the state's frame, in the units of the embedding.
+    places(state, out) {
+      if (method(state) === "pca") return principalPlaces(arrays, where(state), store.value("w", state) ?? 0, out);
+      const stop = nearestStop(store, state, arrays(method(state)).shape[4]).index;
+      return framePlaces(arrays, method(state), [...where(state), stop], out);
+    },
+    // Who has the right neighbours, by the labels that the classes are told apart by.
+    correct(state) {
+      const found = arrays(by(state) === "given" ? "correct_given" : "correct");
+      const from = blockStart(found, [...where(state), nearestStop(store, state, stops).index]);
+      return found.data.subarray(from, from + count);
+    },
+    title: (state) => scatterTitle(store, state, method(state), stops),
+    note: (state) => scatterNote(pane.neighbours, method(state), by(state)),
+  };
+}
+
+// Coordinates of f_g are u + w d (Eq. 3).
+function principalPlaces(arrays, at, w, out) {
+  const [u, d] = [arrays("u"), arrays("d")];
+  const [from, scale] = [blockStart(u, at), blockStart(arrays("u_scale"), at)];
+  const a = arrays("u_scale").data[scale];
+  const b = arrays("d_scale").data[scale] * w;
+  for (let i = 0; i < out.length; i += 1) out[i] = a * u.data[from + i] + b * d.data[from + i];
+  return out;
+}
+
+function framePlaces(arrays, method, at, out) {
+  const [frames, scale] = [arrays(method), arrays(`${method}_scale`)];
+  const from = blockStart(frames, at);
+  const a = scale.data[blockStart(scale, at.slice(0, scale.shape.length))];
+  for (let i = 0; i < out.length; i += 1) out[i] = a * frames.data[from + i];
+  return out;
+}
+
+// "PCA · layer 8 · t = 0.3 · w = 2.4 · kNN at w = 2.5, the nearest stop"
+function scatterTitle(store, state, method, stops) {
+  const stop = nearestStop(store, state, stops);
+  const said = ["source", "step", "layer", "t", "w"]
+    .filter((name) => store.axes[name])
+    .map((name) => namedValue(store, name, state));
+  if (!stop.exact) said.push(`${method === "pca" ? "kNN" : "shown"} at w = ${plain(stop.value)}, the nearest stop`);
+  return [METHOD_NAMES[method], ...said].join(" · ");
+}
+
+function scatterNote(neighbours, method, by) {
+  const own = by === "given" ? "the label that they were given" : "their own class";
+  const knn =
+    `kNN: share of images whose ${neighbours ? `${neighbours} ` : ""}nearest others, in the original space, ` +
+    `vote for ${own}.`;
+  if (method === "pca") return `The bar is a length in the features' own units; the plot always fits. ${knn}`;
+  return `Distances between clusters, and their sizes, mean nothing in ${METHOD_NAMES[method]}. ${knn}`;
+}
+
+// "layer 8", "t = 0.3"; a source goes by its own name.
+function namedValue(store, name, state) {
+  const text = store.text(name, state[name]);
+  if (name === "source") return text;
+  return name.length === 1 ? `${name} = ${text}` : `${store.axes[name].label} ${text}`;
+}
+
+// Rows in an order that is always the same and mixes the classes, so that none hides the others.
+function shuffled(count) {
+  const order = Uint32Array.from({ length: count }, (_, i) => i);
+  let seed = 1;
+  for (let i = count - 1; i > 0; i -= 1) {
+    seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
+    const j = Math.floor((seed / 4294967296) * (i + 1));
+    [order[i], order[j]] = [order[j], order[i]];
+  }
+  return order;
+}
+
+function describePlot(points, state, selected) {
+  const chosen = selected.reduce((sum, one) => sum + one, 0);
+  return (
+    `${points.title(state)}: ${points.count} images of ${points.classes.length} classes, ` +
+    `${chosen ? `${chosen} selected` : "none selected"}`
+  );
+}
+
+// What a point is: ["coat, given label bag", "row 17", "kNN right"].
+function describePoint(points, state, row) {
+  const { labels, classes } = points;
+  const given = labels.given ? labels.given[row] : labels.true[row];
+  const name = classes[labels.true[row]] + (given === labels.true[row] ? "" : `, given label ${classes[given]}`);
+  return [name, `row ${row}`, `kNN ${points.correct(state)[row] ? "right" : "wrong"}`];
+}
+
+// The plot: where the points stand on the canvas, how they are painted and how they move.
+
+const MORPH = 300; // milliseconds from one frame of points to another
+
+// A canvas for the points, and a drawing over it for the lasso and the point under the pointer.
+function createPlot(points, store, ui) {
+  const view = createPlotView(points, store, ui);
+  const painter = createPainter(view);
+  const glide = createGlide(view);
+  view.repaint = () => {
+    painter();
+    markRows(view);
+  };
+  zoomTo(view, { k: 1, x: 0, y: 0 });
+  listenToPointer(view);
+  listenToWheel(view);
+  listenToKeys(view);
+  return {
+    element: view.element,
+    view,
+    choose: (rows) => chooseRows(view, rows),
+    settle: () => glide(false),
+    update(state, changed) {
+      if (changed.has("selection")) {
+        view.selected.fill(0);
+        for (const row of state.selection ?? []) view.selected[row] = 1;
+      }
+      const fresh = changed.has("size") && resizePlot(view);
+      if (!view.width) return;
+      const moved = ["source", "step", "t", "layer", "method"].some((key) => changed.has(key));
+      if (fresh || moved || changed.has("w")) {
+        view.unit = fitPlaces(points.places(state, view.target), view.width / view.height);
+        glide(view.placed && !fresh && (moved || points.method(state) !== "pca"));
+      } else if (["selection", "labels", "theme"].some((key) => changed.has(key))) {
+        view.repaint();
+      }
+      view.canvas.setAttribute("aria-label", describePlot(points, state, view.selected));
+    },
+  };
+}
+
+// Elements of the plot, where its points stand and go to, what is selected, and pixels of a point.
+function createPlotView(points, store, ui) {
+  const { count } = points;
+  const [element, canvas, overlay, spoken] = plotElements();
+  const tip = createTip(element, points, store);
+  const undo = "Undo the zoom: 0, or a double click";
+  const whole = ui.button({ label: "Whole plot", title: undo, onclick: () => showWhole(view) });
+  whole.classList.add("wb-sc-whole");
+  element.append(whole);
+  const view = {
+    points,
+    store,
+    ui,
+    element,
+    canvas,
+    overlay,
+    spoken,
+    tip,
+    width: 0,
+    height: 0,
+    unit: 0,
+    shown: new Float32Array(2 * count),
+    target: new Float32Array(2 * count),
+    selected: new Uint8Array(count),
+    zoom: null,
+    whole,
+    cursor: -1,
+    hovered: -1,
+    placed: false,
+    radius: radiusFor(count),
+    x: (i) => view.width / 2 + (view.shown[2 * i] * view.zoom.k + view.zoom.x) * view.height * 0.47,
+    y: (i) => view.height / 2 - (view.shown[2 * i + 1] * view.zoom.k + view.zoom.y) * view.height * 0.47,
+  };
+  return view;
+}
+
+function plotElements() {
+  const canvas = make("canvas", { role: "img" });
+  const overlay = svgElement("svg", { class: "wb-sc-over", "aria-hidden": "true" });
+  const spoken = make("div", { class: "wb-sc-spoken", "aria-live": "polite" });
+  const help = make(
+    "div",
+    { class: "wb-sc-spoken", id: `wb-sc-${Math.random().toString(36).slice(2)}` },
+    "Arrow keys go from point to point, Enter selects or deselects it, Escape clears the selection," +
+      " plus and minus zoom, 0 shows the whole plot. With a pointer draw around points; Shift adds, Alt removes.",
+  );
+  const element = make(
+    "div",
+    {
+      class: "wb-sc-plot",
+      tabindex: 0,
+      role: "application",
+      "aria-label": "Points",
+      "aria-describedby": help.id,
+    },
+    canvas,
+    overlay,
+    spoken,
+    help,
+  );
+  return [element, canvas, overlay, spoken];
+}
+
+// Puts places into the plot: y in -1..1, x in the same unit. Gives how long a unit of the embedding is.
+export function fitPlaces(places, aspect) {
+  const low = [Infinity, Infinity];
+  const high = [-Infinity, -Infinity];
+  for (let i = 0; i < places.length; i += 1) {
+    if (places[i] < low[i & 1]) low[i & 1] = places[i];
+    if (places[i] > high[i & 1]) high[i & 1] = places[i];
+  }
+  const unit = 1 / (Math.max((high[0] - low[0]) / 2 / aspect, (high[1] - low[1]) / 2) || 1);
+  const middle = [(low[0] + high[0]) / 2, (low[1] + high[1]) / 2];
+  for (let i = 0; i < places.length; i += 1) places[i] = (places[i] - middle[i & 1]) * unit;
+  return unit;
+}
+
+// The canvas takes the width there is; true if it changed.
+function resizePlot(view) {
+  const width = Math.max(0, Math.floor(view.element.getBoundingClientRect().width - 2)); // within the border
+  const height = Math.round(Math.min(560, Math.max(280, width * 0.8)));
+  if (!width || (width === view.width && height === view.height)) return false;
+  const ratio = window.devicePixelRatio || 1;
+  Object.assign(view, { width, height, ratio });
+  Object.assign(view.canvas, { width: Math.round(width * ratio), height: Math.round(height * ratio) });
+  Object.assign(view.canvas.style, { width: `${width}px`, height: `${height}px` });
+  view.overlay.setAttribute("width", width);
+  view.overlay.setAttribute("height", height);
+  return true;
+}
+
+// Draws into memory with a margin of one marker around the picture, so that none has to be cut.
+function createPainter(view) {
+  const { ui, canvas } = view;
+  const context = canvas.getContext("2d");
+  let paper;
+  let made = "";
+  return () => {
+    const key = [ui.theme(), view.ratio, canvas.width, canvas.height].join(" ");
+    if (key !== made) paper = preparePaper(view);
+    made = key;
+    stampPoints(view, paper);
+    const {
+      image,
+      stamps: { size },
+    } = paper;
+    context.putImageData(image, -size, -size, size, size, canvas.width, canvas.height);
+    drawScaleBar(view, context);
+  };
+}
+
+// The memory for a size and a theme: its pixels, the markers as stamps for its rows, and the colour behind them.
+function preparePaper({ points, ui, canvas, element, radius, ratio }) {
+  const margin = createStamps(ui, 1, radius, ratio, 0).size;
+  const stride = canvas.width + 2 * margin;
+  const stamps = createStamps(ui, points.classes.length, radius, ratio, stride);
+  const image = new ImageData(stride, canvas.height + 2 * margin);
+  const [red, green, blue] = getComputedStyle(element).backgroundColor.match(/\d+/g).map(Number);
+  const ground = (0xff000000 | (blue << 16) | (green << 8) | red) >>> 0;
+  return { stamps, image, pixels: new Uint32Array(image.data.buffer), ground };
+}
+
+// Points that are selected lie over the others.
+function stampPoints(
+  { points, store, canvas, ratio, shown, zoom, height, selected },
+  { stamps, image, pixels, ground },
+) {
+  const labels = points.labels[points.by(store.get())];
+  const { size, of } = stamps;
+  const scale = height * 0.47 * ratio;
+  const k = zoom.k * scale;
+  const [x0, y0] = [canvas.width / 2 + zoom.x * scale + size / 2, canvas.height / 2 - zoom.y * scale + size / 2];
+  const any = selected.includes(1);
+  pixels.fill(ground);
+  for (const pass of any ? [0, 1] : [0]) {
+    for (const i of points.order) {
+      if (selected[i] !== pass) continue;
+      const [x, y] = [Math.round(x0 + shown[2 * i] * k), Math.round(y0 - shown[2 * i + 1] * k)];
+      if (x < 0 || y < 0 || x > canvas.width + size || y > canvas.height + size) continue;
+      putStamp(pixels, y * image.width + x, of(labels[i], any ? 1 + pass : 0));
+    }
+  }
+}
+
+// PCA has a unit, so that a spread which grows with w can be seen to grow though the plot always fits.
+function drawScaleBar(view, context) {
+  const bar = scaleBar(view);
+  if (!bar) return;
+  context.save();
+  context.scale(view.ratio, view.ratio);
+  context.fillStyle = context.strokeStyle = getComputedStyle(view.element).color;
+  context.font = "11px sans-serif";
+  context.globalAlpha = 0.75;
+  context.fillRect(10, view.height - 11, bar.length, 1.5);
+  context.fillText(bar.text, 10, view.height - 17);
+  context.restore();
+}
+
+function scaleBar(view) {
+  if (view.points.method(view.store.get()) !== "pca") return null;
+  const pixels = view.unit * view.zoom.k * view.height * 0.47;
+  const most = 90 / pixels;
+  const power = 10 ** Math.floor(Math.log10(most));
+  const units = power * [5, 2, 1].find((step) => step * power <= most);
+  return { length: units * pixels, text: plain(units) };
+}
+
+// Moves the points to their targets: at once, or in a short time if `slowly` and the reader has nothing against it.
+function createGlide(view) {
+  const { shown, target } = view;
+  const from = new Float32Array(shown.length);
+  const still = matchMedia("(prefers-reduced-motion: reduce)");
+  let running = 0;
+  return (slowly) => {
+    cancelAnimationFrame(running);
+    running = 0;
+    view.placed = true;
+    if (!slowly || still.matches) {
+      shown.set(target);
+      view.repaint();
+      return;
+    }
+    from.set(shown);
+    const start = performance.now();
+    const frame = (now) => {
+      const part = Math.min(1, Math.max(0, (now - start) / MORPH));
+      const eased = part * part * (3 - 2 * part);
+      for (let i = 0; i < shown.length; i += 1) shown[i] = from[i] + (target[i] - from[i]) * eased;
+      running = part < 1 && view.element.isConnected ? requestAnimationFrame(frame) : 0;
+      view.repaint();
+    };
+    running = requestAnimationFrame(frame);
+  };
+}
+
+// What a reader does with the plot, by pointer, wheel and keyboard: point, choose, zoom.
+
+// The point nearest to a place within `reach` pixels, or -1.
+function nearestRow(view, x, y, reach = 14) {
+  let best = -1;
+  let least = reach * reach;
+  for (let i = 0; i < view.points.count; i += 1) {
+    const distance = (view.x(i) - x) ** 2 + (view.y(i) - y) ** 2;
+    if (distance < least) [best, least] = [i, distance];
+  }
+  return best;
+}
+
+// Rows whose points lie in a polygon of pixels (even-odd rule).
+export function rowsInside(view, polygon) {
+  const rows = [];
+  const [xs, ys] = [polygon.map(([x]) => x), polygon.map(([, y]) => y)];
+  const [left, right, top, bottom] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
+  for (let i = 0; i < view.points.count; i += 1) {
+    const [x, y] = [view.x(i), view.y(i)];
+    if (x < left || x > right || y < top || y > bottom) continue;
+    let within = false;
+    for (let a = 0, b = xs.length - 1; a < xs.length; b = a, a += 1) {
+      if (ys[a] > y !== ys[b] > y && x < ((xs[b] - xs[a]) * (y - ys[a])) / (ys[b] - ys[a]) + xs[a]) within = !within;
+    }
+    if (within) rows.push(i);
+  }
+  return rows;
+}
+
+// A selection changed by rows: replaced, or with Shift joined, or with Alt freed of them.
+function chooseRows(view, rows, { shiftKey = false, altKey = false } = {}) {
+  const next = shiftKey || altKey ? Uint8Array.from(view.selected) : new Uint8Array(view.points.count);
+  for (const row of rows) next[row] = altKey ? 0 : 1;
+  const selection = [];
+  next.forEach((one, row) => {
+    if (one) selection.push(row);
+  });
+  view.store.set({ selection });
+  view.ui.status(`${counted(selection.length)} of ${counted(view.points.count)} images selected.`);
+}
+
+// Rings about the point under the pointer and that of the keyboard.
+function markRows(view) {
+  view.overlay.querySelectorAll("circle").forEach((ring) => ring.remove());
+  for (const row of new Set([view.cursor, view.hovered])) {
+    if (row >= 0) view.overlay.append(svgElement("circle", { cx: view.x(row), cy: view.y(row), r: view.radius + 5 }));
+  }
+}
+
+function showPoint(view, row) {
+  if (row < 0) view.tip.hide();
+  else view.tip.show(row, view.x(row), view.y(row), view.width, view.height);
+}
+
+function hover(view, row) {
+  if (row === view.hovered) return;
+  view.hovered = row;
+  view.canvas.style.cursor = row < 0 ? "crosshair" : "pointer";
+  markRows(view);
+  showPoint(view, row);
+}
+
+function zoomTo(view, zoom) {
+  view.zoom = zoom;
+  view.whole.hidden = zoom.k === 1;
+}
+
+function showWhole(view) {
+  zoomTo(view, { k: 1, x: 0, y: 0 });
+  view.repaint();
+}
+
+// Zooms so that what stands at (x, y) stays there.
+function zoomBy(view, factor, x = view.width / 2, y = view.height / 2) {
+  const { zoom } = view;
+  const k = Math.min(40, Math.max(1, zoom.k * factor));
+  const px = (x - view.width / 2) / (view.height * 0.47);
+  const py = -(y - view.height / 2) / (view.height * 0.47);
+  const kept = (from, at) => (k === 1 ? 0 : at - ((at - from) * k) / zoom.k);
+  zoomTo(view, { k, x: kept(zoom.x, px), y: kept(zoom.y, py) });
+  view.repaint();
+}
+
+// The line that a reader draws around points; null between two of them.
+function createLasso(view) {
+  const line = svgElement("polygon");
+  const lasso = {
+    places: null,
+    start(place) {
+      lasso.places = [place];
+    },
+    stop() {
+      const { places } = lasso;
+      lasso.places = null;
+      line.remove();
+      return places;
+    },
+    add([x, y]) {
+      const { places } = lasso;
+      const [lastX, lastY] = places[places.length - 1];
+      if (Math.hypot(x - lastX, y - lastY) < 3) return;
+      places.push([x, y]);
+      if (places.length === 2) view.overlay.append(line);
+      line.setAttribute("points", places.map((place) => place.map((z) => z.toFixed(1)).join(",")).join(" "));
+    },
+  };
+  view.stopLasso = () => lasso.stop() !== null;
+  return lasso;
+}
+
+function listenToPointer(view) {
+  const { element, canvas } = view;
+  const lasso = createLasso(view);
+  const at = (event) => {
+    const box = canvas.getBoundingClientRect();
+    return [event.clientX - box.left, event.clientY - box.top];
+  };
+  canvas.addEventListener("pointerdown", (event) => {
+    if (event.button) return;
+    event.preventDefault();
+    element.focus({ preventScroll: true });
+    canvas.setPointerCapture(event.pointerId);
+    lasso.start(at(event));
+    hover(view, -1);
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (lasso.places) lasso.add(at(event));
+    else hover(view, nearestRow(view, ...at(event)));
+  });
+  canvas.addEventListener("pointerup", (event) => {
+    const polygon = lasso.stop();
+    if (!polygon) return;
+    if (polygon.length > 3) {
+      chooseRows(view, rowsInside(view, polygon), event);
+      return;
+    }
+    const row = nearestRow(view, ...polygon[0]);
+    if (row < 0) return;
+    chooseRows(view, [row], event);
+    hover(view, row);
+  });
+  canvas.addEventListener("pointercancel", lasso.stop);
+  // A finger leaves with every tap; what it showed stays until the next.
+  canvas.addEventListener("pointerleave", (event) => {
+    if (event.pointerType !== "touch") hover(view, -1);
+  });
+}
+
+// Without the focus or Ctrl the wheel goes on scrolling the page.
+function listenToWheel(view) {
+  const { element, canvas } = view;
+  canvas.addEventListener(
+    "wheel",
+    (event) => {
+      if (!event.ctrlKey && !element.matches(":focus")) return;
+      event.preventDefault();
+      hover(view, -1);
+      const box = canvas.getBoundingClientRect();
+      const factor = Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0015));
+      zoomBy(view, factor, event.clientX - box.left, event.clientY - box.top);
+    },
+    { passive: false },
+  );
+  canvas.addEventListener("dblclick", () => showWhole(view));
+}
+
+// From a point to the next one in a direction: near, and rather straight on than aside.
+export function nextRow(view, row, [dx, dy]) {
+  let best = row;
+  let least = Infinity;
+  for (let i = 0; i < view.points.count; i += 1) {
+    const [x, y] = [view.x(i) - view.x(row), view.y(i) - view.y(row)];
+    const [ahead, aside] = [x * dx + y * dy, Math.abs(x * dy) + Math.abs(y * dx)];
+    if (i === row || ahead <= 0 || aside > 2 * ahead) continue;
+    if (ahead + 2 * aside < least) [best, least] = [i, ahead + 2 * aside];
+  }
+  return best;
+}
+
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+function listenToKeys(view) {
+  const { element, points, spoken } = view;
+  const go = (row) => {
+    view.cursor = row;
+    markRows(view);
+    showPoint(view, row);
+    if (row < 0) return;
+    spoken.textContent =
+      describePoint(points, view.store.get(), row).join(", ") + (view.selected[row] ? ", selected" : "");
+  };
+  const first = () => (view.cursor < 0 ? nearestRow(view, view.width / 2, view.height / 2, Infinity) : null);
+  const keys = {
+    Enter: () => {
+      if (view.cursor < 0) return;
+      const remove = Boolean(view.selected[view.cursor]);
+      chooseRows(view, [view.cursor], { shiftKey: !remove, altKey: remove });
+      spoken.textContent = remove ? "no longer selected" : "selected";
+    },
+    Escape: () => {
+      if (!view.stopLasso()) chooseRows(view, []);
+    },
+    Home: () => go(0),
+    End: () => go(points.count - 1),
+    "+": () => zoomBy(view, 1.3),
+    "=": () => zoomBy(view, 1.3),
+    "-": () => zoomBy(view, 1 / 1.3),
+    0: () => showWhole(view),
+  };
+  keys[" "] = keys.Enter;
+  element.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.target !== element) return;
+    const way = ARROWS[event.key];
+    const action = way ? () => go(first() ?? nextRow(view, view.cursor, way)) : keys[event.key];
+    if (!action) return;
+    event.preventDefault();
+    event.stopPropagation(); // a notebook has uses of its own for these keys
+    action();
+  });
+  element.addEventListener("blur", () => go(-1));
+}
+
+// The picture of a point, its class and its row, beside it.
+
+function createTip(parent, points, store) {
+  const { sprite } = points;
+  const [, h, w, c] = sprite.shape;
+  const image = make("canvas", { width: w, height: h, class: "wb-sc-thumb" });
+  const text = make("div");
+  const element = make("div", { class: "wb-sc-tip", hidden: true, "aria-hidden": "true" }, image, text);
+  parent.append(element);
+  const context = image.getContext("2d");
+  return {
+    hide: () => {
+      element.hidden = true;
+    },
+    show(row, x, y, width, height) {
+      context.putImageData(new ImageData(spritePixels(sprite.data, row, h, w, c), w, h), 0, 0);
+      const [name, ...rest] = describePoint(points, store.get(), row);
+      text.replaceChildren(make("b", {}, name), ...rest.map((line) => make("div", {}, line)));
+      element.hidden = false;
+      const [tall, wide] = [element.offsetHeight, element.offsetWidth];
+      element.style.left = `${x + 14 + wide > width ? Math.max(0, x - 14 - wide) : x + 14}px`;
+      element.style.top = `${Math.max(0, Math.min(height - tall, y - tall / 2))}px`;
+    },
+  };
+}
+
+function spritePixels(data, row, h, w, c) {
+  const pixels = new Uint8ClampedArray(h * w * 4);
+  for (let i = 0; i < h * w; i += 1) {
+    const from = (row * h * w + i) * c;
+    for (let k = 0; k < 3; k += 1) pixels[4 * i + k] = data[from + (c >= 3 ? k : 0)];
+    pixels[4 * i + 3] = 255;
+  }
+  return pixels;
+}
+
+// The legend and the numbers: how many of each class are selected, and their kNN share in the original space.
+
+function createClassTable(points, store, ui) {
+  const [body, foot] = [make("tbody"), make("tfoot")];
+  const titles = ["Class", "Selected", "kNN, selected", "kNN, all"].map((text) => make("th", { scope: "col" }, text));
+  const head = make("thead", {}, make("tr", {}, ...titles));
+  const caption = make("caption", { class: "wb-sc-spoken" }, "Classes: selected images, and kNN shares");
+  const element = make("div", { class: "wb-sc-table" }, make("table", {}, caption, head, body, foot));
+  const rows = new Map();
+  let latest = { byClass: [], total: {} };
+  const rowOf = (label) => {
+    if (!rows.has(label)) {
+      const choose = () => toggleClass(points, store, ui, label);
+      rows.set(label, classRow(points.classes[label], markerSvg(ui, label), choose));
+    }
+    return rows.get(label);
+  };
+  const total = classRow("All classes");
+  foot.append(total.line);
+  return {
+    element,
+    numbers: () => latest,
+    update(state) {
+      latest = classNumbers(points, state);
+      for (const one of latest.byClass) fillRow(rowOf(one.label), one);
+      const shown = latest.byClass.map(({ label }) => rowOf(label).line);
+      if (shown.length !== body.children.length || shown.some((line, i) => line !== body.children[i])) {
+        body.replaceChildren(...shown);
+      }
+      fillRow(total, latest.total);
+    },
+  };
+}
+
+// Selects the images of a class, or deselects them where all are selected.
+function toggleClass(points, store, ui, label) {
+  const state = store.get();
+  const chosen = new Set(state.selection ?? []);
+  const own = [];
+  points.labels[points.by(state)].forEach((one, i) => {
+    if (one === label) own.push(i);
+  });
+  const remove = own.every((i) => chosen.has(i));
+  own.forEach((i) => (remove ? chosen.delete(i) : chosen.add(i)));
+  store.set({ selection: [...chosen].sort((a, b) => a - b) });
+  ui.status(`${counted(chosen.size)} of ${counted(points.count)} images selected.`);
+}
+
+// A line of the table: with a marker and something to do it is a button.
+function classRow(name, mark, onclick) {
+  const named = onclick
+    ? make("button", { type: "button", onclick, "aria-pressed": "false" }, mark, make("span", {}, name))
+    : make("b", {}, name);
+  const cells = [1, 2, 3].map(() => make("td"));
+  return { line: make("tr", {}, make("th", { scope: "row" }, named), ...cells), cells, named };
+}
+
+function fillRow({ cells, named }, { selected, all, right, rightAll }) {
+  const texts = [`${counted(selected)} of ${counted(all)}`, shareText(right, selected), shareText(rightAll, all)];
+  texts.forEach((text, i) => setText(cells[i], text));
+  cells[1].title = selected ? `${right} of ${selected} right` : "none selected";
+  cells[2].title = `${rightAll} of ${all} right`;
+  const pressed = selected === 0 ? "false" : selected === all ? "true" : "mixed";
+  if (named.tagName === "BUTTON") named.setAttribute("aria-pressed", pressed);
+}
+
+export function classNumbers(points, state) {
+  const labels = points.labels[points.by(state)];
+  const correct = points.correct(state);
+  const fresh = () => ({ selected: 0, all: 0, right: 0, rightAll: 0 });
+  const byClass = points.classes.map((_, label) => ({ label, ...fresh() }));
+  const total = fresh();
+  const selected = new Uint8Array(points.count);
+  for (const row of state.selection ?? []) selected[row] = 1;
+  for (let i = 0; i < points.count; i += 1) {
+    for (const one of [byClass[labels[i]], total]) {
+      one.all += 1;
+      one.rightAll += correct[i];
+      one.selected += selected[i];
+      one.right += selected[i] & correct[i];
+    }
+  }
+  return { byClass: byClass.filter(({ all }) => all), total };
+}
+
+// The plot and its table as a picture for a paper, on white.
+
+function scatterPicture(points, { view }, table, state, ui) {
+  const { width, height, radius } = view;
+  const top = 40;
+  const labels = points.labels[points.by(state)];
+  const any = view.selected.includes(1);
+  const marks = [...new Set(labels)]
+    .map(
+      (label) =>
+        `<path id="wb-m${label}" d="${markerPath(ui.marker(label), radius)}"` + ` fill="${ui.palette(label)}"/>`,
+    )
+    .join("");
+  const uses = (pass) => {
+    const drawn = [];
+    for (const i of points.order) {
+      const [x, y] = [view.x(i), view.y(i)];
+      if (view.selected[i] !== pass || x < 0 || y < 0 || x > width || y > height) continue;
+      drawn.push(`<use href="#wb-m${labels[i]}" x="${x.toFixed(1)}" y="${y.toFixed(1)}"/>`);
+    }
+    return drawn.join("");
+  };
+  const bar = scaleBar(view);
+  const measure = bar
+    ? `<rect x="10" y="${height - 11}" width="${bar.length}" height="1.5" fill="#444" stroke="none"/>` +
+      svgText(bar.text, 10, height - 17).replace("<text", '<text stroke="none"')
+    : "";
+  const plotted =
+    `<g transform="translate(0,${top})" stroke="#000" stroke-opacity=".4" stroke-width=".5">` +
+    `<g opacity="${any ? 0.25 : 0.9}">${uses(0)}</g><g stroke-opacity="1" stroke-width="1">${any ? uses(1) : ""}</g>` +
+    `${measure}</g>`;
+  const legend = classPicture(points, table.numbers(), ui, width + 24, top + 14);
+  return svgDocument(
+    width + 24 + legend.width,
+    Math.max(top + height, legend.bottom) + 10,
+    `<defs>${marks}</defs>` + svgText(points.title(state), 10, 24, { size: 13, weight: 600 }) + plotted + legend.body,
+  );
+}
+
+// The table of the classes with its left upper corner at (x, y).
+function classPicture(points, { byClass, total }, ui, x, y) {
+  const places = [
+    [x + 14, "start"],
+    [x + 200, "end"],
+    [x + 262, "end"],
+    [x + 322, "end"],
+  ];
+  const line = (texts, at, weight = 400) =>
+    texts.map((text, i) => svgText(text, places[i][0], at, { anchor: places[i][1], weight })).join("");
+  const told = (name, { selected, all, right, rightAll }) => [
+    name,
+    `${counted(selected)} of ${counted(all)}`,
+    shareText(right, selected),
+    shareText(rightAll, all),
+  ];
+  // A picture has room for 40: those selected before the others, and the last line says of how many.
+  const listed =
+    byClass.length > 40
+      ? byClass
+          .filter((one) => one.selected)
+          .concat(byClass.filter((one) => !one.selected))
+          .slice(0, 40)
+      : byClass;
+  const name = byClass.length > 40 ? `All ${counted(byClass.length)} classes` : "All classes";
+  const rows = listed.map(
+    (one, i) =>
+      `<path transform="translate(${x + 2},${y + 16 + 20 * i})" fill="${ui.palette(one.label)}"` +
+      ` d="${markerPath(ui.marker(one.label), 5)}"/>${line(told(points.classes[one.label], one), y + 20 + 20 * i)}`,
+  );
+  const bottom = y + 20 + 20 * listed.length;
+  const body =
+    line(["Class", "selected", "kNN, sel.", "kNN, all"], y, 600) +
+    rows.join("") +
+    line(told(name, total), bottom + 4, 600);
+  return { body, bottom: bottom + 4, width: 336 };
+}
+
 const BATCH = 5000; // points above which the table follows the picture instead of moving with it
 
-PANES.scatter = function scatter(root, pane, arrays, store, ui) {
+export function scatterPane(root, pane, arrays, store, ui) {
   const points = createPoints(pane, arrays, store);
   const title = make("p", { class: "wb-caption" });
   const note = make("p", { class: "wb-note wb-sc-note" });
@@ -9,8 +794,10 @@ PANES.scatter = function scatter(root, pane, arrays, store, ui) {
   const plot = createPlot(points, store, ui);
   const clear = ui.button({ label: "Clear selection", title: "Escape in the plot", onclick: () => plot.choose([]) });
   root.append(
-    make("style", {}, SCATTER_STYLE), make("div", { class: "wb-bar" }, ...scatterChoices(points, ui), clear), title,
-    make("div", { class: "wb-sc-both" }, plot.element, table.element), note,
+    make("div", { class: "wb-bar" }, ...scatterChoices(points, ui), clear),
+    title,
+    make("div", { class: "wb-sc-both" }, plot.element, table.element),
+    note,
   );
   const later = afterPaint(table.update);
   return {
@@ -28,7 +815,7 @@ PANES.scatter = function scatter(root, pane, arrays, store, ui) {
       return { svg: scatterPicture(points, plot, table, store.get(), ui) };
     },
   };
-};
+}
 
 // What can be chosen of the method and of the labels that classes are told apart by.
 function scatterChoices(points, ui) {
@@ -49,48 +836,13 @@ function scatterChoices(points, ui) {
 function afterPaint(action) {
   let due;
   return (argument) => {
-    if (due === undefined) requestAnimationFrame(() => setTimeout(() => { action(due); due = undefined; }));
+    if (due === undefined)
+      requestAnimationFrame(() =>
+        setTimeout(() => {
+          action(due);
+          due = undefined;
+        }),
+      );
     due = argument;
   };
 }
-
-const SCATTER_STYLE = `
-.wb-scatter { container-type: inline-size; }
-.wb-sc-both { display: grid; grid-template-columns: minmax(0, 1fr); gap: 12px 20px; align-items: start; }
-@container (max-width: 420px) { .wb .wb-sc-table :is(th, td) { padding-left: 5px; padding-right: 5px; } }
-@container (min-width: 700px) { .wb-sc-both { grid-template-columns: minmax(0, 1fr) minmax(345px, min(36%, 400px)); } }
-.wb-sc-plot { position: relative; border: 1px solid var(--wb-line); border-radius: 6px; color: var(--wb-fg);
-  background: var(--wb-bg); overflow: hidden; }
-.wb .wb-sc-plot:focus-visible { outline: 2px solid var(--wb-accent); outline-offset: -1px; border-radius: 6px; }
-.wb-sc-whole { position: absolute; top: 8px; right: 8px; }
-.wb-sc-whole[hidden] { display: none; }
-.wb-sc-plot > canvas { display: block; cursor: crosshair; touch-action: none; }
-.wb-sc-over { position: absolute; left: 0; top: 0; pointer-events: none; }
-.wb-sc-over polygon { fill: var(--wb-accent); fill-opacity: .12; stroke: var(--wb-accent); stroke-width: 1.5;
-  stroke-dasharray: 4 3; }
-.wb-sc-over circle { fill: none; stroke: var(--wb-fg); stroke-width: 2; }
-.wb-sc-tip { position: absolute; pointer-events: none; display: flex; gap: 8px; align-items: center; padding: 6px 8px;
-  background: var(--wb-bg); color: var(--wb-fg); border: 1px solid var(--wb-line); border-radius: 6px;
-  box-shadow: 0 2px 10px rgba(0, 0, 0, .22); font-size: 12px; line-height: 1.35; white-space: nowrap; z-index: 2; }
-.wb-sc-tip[hidden] { display: none; }
-.wb-sc-thumb { width: 72px; height: 72px; image-rendering: pixelated; border-radius: 3px; }
-.wb-sc-spoken { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
-.wb-sc-table { max-height: 562px; overflow: auto; }
-.wb-sc-table table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }
-.wb-sc-table th, .wb-sc-table td { padding: 2px 6px; text-align: right; font-weight: 400; white-space: nowrap; }
-.wb-sc-table thead th { position: sticky; top: 0; white-space: normal; vertical-align: bottom; line-height: 1.25;
-  background: var(--wb-bg); color: var(--wb-muted); font-size: 12px; }
-.wb .wb-sc-table th:first-child { text-align: left; padding-left: 0; }
-.wb .wb-sc-table tbody th { white-space: normal; overflow-wrap: anywhere; }
-.wb-sc-table thead tr, .wb-sc-table tbody { border-bottom: 1px solid var(--wb-line); }
-.wb-sc-table button { display: flex; align-items: center; gap: 6px; width: 100%; padding: 2px 6px 2px 2px; border: 0;
-  border-radius: 4px; background: none; color: inherit; font: inherit; text-align: left; cursor: pointer; }
-.wb-sc-table button:hover { background: color-mix(in srgb, var(--wb-accent) 12%, transparent); }
-.wb-sc-table button[aria-pressed="true"] { background: color-mix(in srgb, var(--wb-accent) 20%, transparent); }
-.wb-sc-table button:focus-visible { outline: 2px solid var(--wb-accent); outline-offset: -1px; }
-.wb-sc-table tfoot th, .wb-sc-table tfoot td { padding-top: 5px; padding-bottom: 5px; }
-.wb-sc-table tfoot b { font-weight: 600; padding-left: 26px; }
-.wb-scatter .wb-button:disabled { opacity: .5; cursor: default; }
-.wb-sc-mark { stroke: var(--wb-fg); stroke-opacity: .45; stroke-width: .8; }
-.wb-sc-note { max-width: 75ch; }
-`;

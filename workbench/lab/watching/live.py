@@ -10,7 +10,6 @@ import anywidget
 import traitlets
 
 from workbench.lab.watching.code import calling, named
-from workbench.lab.watching.module import module
 from workbench.lab.watching.state import PARTS, POINTS, finer_curves, mark_of, panel_state, points_of
 from workbench.runs.curves import Follower, follow
 from workbench.runs.store import Run, find_runs, open_run, runs_root
@@ -22,7 +21,7 @@ from workbench.training.launch import Launched
 _QUICK, _SLOW = 0.8, 1.6
 _PATIENT = 20.0  # seconds without news after which the slow ones do: runs mostly log more often
 _UNSEEN = 8.0  # for a panel that is scrolled away or whose tab is hidden
-_SCRIPTS = ("live_seen", "live_chart", "live_drawing", "live_charts", "live_run", "live")
+_STATIC = Path(__file__).parents[1] / "static"
 _open: dict[tuple[Path, ...], "LivePanel"] = {}  # so that a cell that runs again does not start another thread
 
 
@@ -94,6 +93,9 @@ class Lookout:
 class LivePanel(anywidget.AnyWidget):
     """The panel of `watch`. `choices` are smoothing, scale and the zoomed range of steps, as the page has them."""
 
+    _esm = _STATIC / "live.js"
+    _css = _STATIC / "panels.css"
+
     opening = traitlets.List().tag(sync=True)  # what the first picture is drawn from; the rest comes as messages
     choices = traitlets.Dict().tag(sync=True)
     code = traitlets.Unicode().tag(sync=True)
@@ -106,7 +108,7 @@ class LivePanel(anywidget.AnyWidget):
         self._woken, self._over = threading.Event(), False
         self._views: dict[str, bool] = {}  # of this panel in pages, and whether each is in view
         code = calling("watch", ", ".join(named(self.runs)))
-        super().__init__(_esm=module(*_SCRIPTS), opening=[one.whole() for one in self._lookouts], code=code)
+        super().__init__(opening=[one.whole() for one in self._lookouts], code=code)
         self.on_msg(self._heard)
         threading.Thread(target=self._follow, name=f"watch {self.runs[0].name}", daemon=True).start()
 

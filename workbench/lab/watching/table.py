@@ -13,11 +13,12 @@ from workbench.lab.drawn import samples
 from workbench.lab.maps import compare_maps, maps
 from workbench.lab.watching.code import calling, named
 from workbench.lab.watching.live import watch
-from workbench.lab.watching.module import module
 from workbench.lab.watching.state import short
 from workbench.runs.index import RunRow, runs_table
 from workbench.runs.shelf import TRASH, set_notes, trash
 from workbench.runs.store import Run, runs_root
+
+_STATIC = Path(__file__).parents[1] / "static"
 
 
 def runs(root: str | Path | None = None) -> "RunsTable":
@@ -69,6 +70,9 @@ def opened(what: str, chosen: Sequence[Run]) -> ipywidgets.Widget:
 class RunsTable(anywidget.AnyWidget):
     """The table of `runs`. What the page asks for comes as a message and is answered in its visible line."""
 
+    _esm = _STATIC / "table.js"
+    _css = _STATIC / "panels.css"
+
     rows = traitlets.List().tag(sync=True)
     chosen = traitlets.List(traitlets.Unicode()).tag(sync=True)  # names of the selected runs
     code = traitlets.Dict().tag(sync=True)  # of the selection
@@ -76,9 +80,7 @@ class RunsTable(anywidget.AnyWidget):
 
     def __init__(self, root: Path):
         self.root = root
-        super().__init__(
-            _esm=module("table_rows", "table_actions", "table"), rows=table_rows(root), trash=str(root / TRASH)
-        )
+        super().__init__(rows=table_rows(root), trash=str(root / TRASH))
         self._below = ipywidgets.VBox([self])
         self.on_msg(self._heard)
 

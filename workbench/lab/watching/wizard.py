@@ -12,12 +12,11 @@ import traitlets
 from workbench.config import presets, refuse_unknown
 from workbench.lab.watching import form
 from workbench.lab.watching.live import watch
-from workbench.lab.watching.module import module
 from workbench.runs.store import runs_root
 from workbench.training.plan import Plan, plan
 from workbench.training.plan_table import duration_text, notes, table
 
-SCRIPTS = ("wizard_form", "wizard_plan", "wizard")
+_STATIC = Path(__file__).parents[1] / "static"
 
 
 def wizard(preset: str = "demo/guided", root: str | Path | None = None, processes: int = 1) -> "Wizard":
@@ -34,6 +33,9 @@ def wizard(preset: str = "demo/guided", root: str | Path | None = None, processe
 class Wizard(anywidget.AnyWidget):
     """The form of `wizard`. ``changes`` are what was changed of the preset, as dotted options and YAML texts."""
 
+    _esm = _STATIC / "wizard.js"
+    _css = _STATIC / "panels.css"
+
     fields = traitlets.List().tag(sync=True)
     problem = traitlets.Unicode().tag(sync=True)  # why there is no plan
     plan = traitlets.Dict().tag(sync=True)
@@ -46,7 +48,7 @@ class Wizard(anywidget.AnyWidget):
         self.found: Plan | None = None
         self.launched: tuple = ()
         self._turn = threading.RLock()
-        super().__init__(_esm=module(*SCRIPTS))
+        super().__init__()
         self._below = ipywidgets.VBox([self])
         self.refresh()
         self.on_msg(self._heard)

@@ -6,11 +6,13 @@ A row of the paper keeps the paper's name; what stands beside it here is said by
 from collections.abc import Iterable
 
 from workbench.config import Config
-from workbench.runs.models import stale_positions
 from workbench.runs.store import Run
 
 _FAMILIES = {"sit": "SiT", "lightningdit": "LightningDiT", "dit": "DiT"}
 _IMAGES = {"fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "digits": "scikit-learn's digits"}
+# What trainings with rotary positions record of them since these are those of the model's own grid.
+_POSITIONS = "0..side-1"
+_UNSCALED = 16  # tokens along a side, for which the rescaled positions were the same
 _RESCALED = (
     "LightningDiT's numbers are of runs trained with rescaled rotary positions, before these were corrected; they are "
     "to be trained again."
@@ -49,7 +51,11 @@ def described(run: Run, step: int | None = None, teacher_steps: int | None = Non
 
 def correction(run: Run) -> str | None:
     """A sentence on a run that was trained by code that has been corrected since; None for all others."""
-    return None if stale_positions(run) is None else _RESCALED
+    options, trained = run.config.backbone.options, run.provenance.get("latents")
+    if not options.get("rope") or trained is None or "origin" in run.provenance:
+        return None
+    right = run.provenance.get("rotary") == _POSITIONS or trained["height"] // options["patch"] == _UNSCALED
+    return None if right else _RESCALED
 
 
 def corrections(runs: Iterable[Run]) -> tuple[str, ...]:

@@ -1,25 +1,25 @@
-// One chart as the text of an SVG: lines over training steps, on whatever ground it is told.
-const INKS = {
+// A chart as the text of an SVG: lines over training steps, on a light or dark ground.
+
+import { OKABE_ITO } from "./colours.js";
+import { numberText } from "./numbers.js";
+import { svgText } from "./saving.js";
+
+export const INKS = {
   light: { ink: "#1c1e21", muted: "#5a6068", grid: "#e3e5e8", ground: "#fdfdfc" },
   dark: { ink: "#e6e7e8", muted: "#a4abb3", grid: "#2c3136", ground: "#16181b" },
 };
+
 const DASHES = ["", "7 3", "2 3", "10 3 2 3"];
 const ORDER = [4, 5, 2, 6, 0, 1, 7, 3]; // of Okabe and Ito's colours: those first that show well as thin lines
-const BORDER = { left: 54, right: 12, top: 8, bottom: 24 };
+export const BORDER = { left: 54, right: 12, top: 8, bottom: 24 };
 
 // Colour and dashes of run number `index`: the dashes are the second cue.
-function lineStyle(index) {
+export function lineStyle(index) {
   return { colour: OKABE_ITO[ORDER[index % ORDER.length]], dash: DASHES[index % DASHES.length] };
 }
 
-function numberText(value) {
-  if (value === null || value === undefined) return "–";
-  if (Number.isInteger(value)) return value.toLocaleString("en-US");
-  return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en-US") : String(Number(value.toPrecision(4)));
-}
-
 // Round numbers, about `count` of them, from `low` to `high`.
-function ticks(low, high, count) {
+export function ticks(low, high, count) {
   if (!(high > low)) return [low];
   const rough = (high - low) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -29,7 +29,7 @@ function ticks(low, high, count) {
   return Array.from({ length: last - first + 1 }, (_, at) => Number(((first + at) * step).toPrecision(12)));
 }
 
-function logTicks(low, high) {
+export function logTicks(low, high) {
   const found = [];
   for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1) {
     for (const times of Math.log10(high / low) < 2 ? [1, 2, 5] : [1]) found.push(times * 10 ** power);
@@ -39,7 +39,7 @@ function logTicks(low, high) {
 }
 
 // The mean of what came before, each value counting `keep` times the one after it; the start is not drawn to zero.
-function smoothed(values, keep) {
+export function smoothed(values, keep) {
   if (!keep) return values;
   let sum = 0;
   let weight = 0;
@@ -51,7 +51,7 @@ function smoothed(values, keep) {
 }
 
 // The first place in ascending `steps` at or after `step`.
-function placeOf(steps, step) {
+export function placeOf(steps, step) {
   let [low, high] = [0, steps.length];
   while (low < high) {
     const middle = (low + high) >> 1;
@@ -61,7 +61,7 @@ function placeOf(steps, step) {
   return low;
 }
 
-function nearest(steps, step) {
+export function nearest(steps, step) {
   const after = placeOf(steps, step);
   if (after === steps.length) return after - 1;
   return after > 0 && step - steps[after - 1] < steps[after] - step ? after - 1 : after;
@@ -93,7 +93,7 @@ function valuesShown(lines, [from, to], log) {
 }
 
 // Where steps and values stand in a picture of this size.
-function placement(lines, { span, width, height, log }) {
+export function placement(lines, { span, width, height, log }) {
   const shown = valuesShown(lines, span, log);
   if (!shown) return null;
   const [inner, tall] = [width - BORDER.left - BORDER.right, height - BORDER.top - BORDER.bottom];
@@ -109,7 +109,7 @@ function placement(lines, { span, width, height, log }) {
 }
 
 // From point number `first` on.
-function pathOf(steps, values, place, log, first = 0) {
+export function pathOf(steps, values, place, log, first = 0) {
   let text = "";
   let open = false;
   for (let at = first; at < steps.length; at += 1) {
@@ -122,7 +122,7 @@ function pathOf(steps, values, place, log, first = 0) {
 }
 
 // Labels that tell round numbers apart, however close they are.
-function tickText(value, values) {
+export function tickText(value, values) {
   const apart = values.length > 1 ? Math.abs(values[1] - values[0]) : 0;
   const digits = Math.min(12, Math.max(0, Math.ceil(-Math.log10(apart || 1) - 1e-9)));
   return digits && apart ? value.toFixed(digits) : numberText(value);
@@ -135,12 +135,15 @@ function gridText(place, { span, width, height, log, inks }) {
   const round = log ? logTicks(low, high) : ticks(low, high, 4);
   const rows = round.map((value) => {
     const y = place.y(value).toFixed(1);
-    const label = svgText(log ? numberText(value) : tickText(value, round), BORDER.left - 6, Number(y) + 4, { anchor: "end", fill: inks.muted });
+    const label = svgText(log ? numberText(value) : tickText(value, round), BORDER.left - 6, Number(y) + 4, {
+      anchor: "end",
+      fill: inks.muted,
+    });
     return `<line x1="${BORDER.left}" x2="${right}" y1="${y}" y2="${y}" stroke="${inks.grid}"/>${label}`;
   });
-  const columns = ticks(span[0], span[1], Math.max(2, width / 90)).map((value) => (
-    svgText(numberText(value), place.x(value), height - 7, { anchor: "middle", fill: inks.muted })
-  ));
+  const columns = ticks(span[0], span[1], Math.max(2, width / 90)).map((value) =>
+    svgText(numberText(value), place.x(value), height - 7, { anchor: "middle", fill: inks.muted }),
+  );
   const axis = `<line x1="${BORDER.left}" x2="${right}" y1="${base}" y2="${base}" stroke="${inks.muted}"/>`;
   return rows.join("") + columns.join("") + axis;
 }
@@ -149,15 +152,17 @@ function lineText(line, place, log) {
   const { steps, values, drawn, lows, highs, level, colour, dash, marked } = line;
   const stroke = `fill="none" stroke="${colour}" stroke-linejoin="round"`;
   let text = "";
-  if (drawn !== values) text += `<path class="wb-raw" d="${pathOf(steps, values, place, log)}" ${stroke} opacity="0.25"/>`;
-  text += `<path class="wb-curve" d="${pathOf(steps, drawn, place, log)}" ${stroke} stroke-width="1.8"`
-    + ` stroke-dasharray="${dash}"/>`;
+  if (drawn !== values)
+    text += `<path class="wb-raw" d="${pathOf(steps, values, place, log)}" ${stroke} opacity="0.25"/>`;
+  text +=
+    `<path class="wb-curve" d="${pathOf(steps, drawn, place, log)}" ${stroke} stroke-width="1.8"` +
+    ` stroke-dasharray="${dash}"/>`;
   if (level !== null && level !== undefined && !(log && level <= 0)) {
     const y = place.y(level).toFixed(1);
     text += `<line x1="0" x2="9999" y1="${y}" y2="${y}" stroke="${colour}" stroke-dasharray="1 4" opacity="0.8"/>`;
   }
-  const dot = (step, value) => `<circle cx="${place.x(step).toFixed(1)}" cy="${place.y(value).toFixed(1)}" r="3.2"`
-    + ` fill="${colour}"/>`;
+  const dot = (step, value) =>
+    `<circle cx="${place.x(step).toFixed(1)}" cy="${place.y(value).toFixed(1)}" r="3.2"` + ` fill="${colour}"/>`;
   const usable = (value) => value !== null && value !== undefined && !(log && value <= 0);
   steps.forEach((step, at) => {
     if ((!marked && steps.length > 1) || !usable(drawn[at])) return;
@@ -171,17 +176,87 @@ function lineText(line, place, log) {
 }
 
 // The picture without its frame, and its placement; without points, a sentence.
-function chartText(lines, how) {
+export function chartText(lines, how) {
   const place = placement(lines, how);
   if (!place) {
-    return { place, text: svgText("nothing to draw here yet", how.width / 2, how.height / 2, {
-      anchor: "middle", fill: how.inks.muted,
-    }) };
+    return {
+      place,
+      text: svgText("nothing to draw here yet", how.width / 2, how.height / 2, {
+        anchor: "middle",
+        fill: how.inks.muted,
+      }),
+    };
   }
   const [width, height] = [how.width - BORDER.left - BORDER.right, how.height - BORDER.top - BORDER.bottom];
   const clip = `wb-clip-${how.id}`;
-  const room = `<clipPath id="${clip}"><rect x="${BORDER.left - 4}" y="${BORDER.top - 4}" width="${width + 8}"`
-    + ` height="${height + 8}"/></clipPath>`;
+  const room =
+    `<clipPath id="${clip}"><rect x="${BORDER.left - 4}" y="${BORDER.top - 4}" width="${width + 8}"` +
+    ` height="${height + 8}"/></clipPath>`;
   const curves = lines.map((line) => lineText(line, place, how.log)).join("");
   return { place, text: `${room}${gridText(place, how)}<g clip-path="url(#${clip})">${curves}</g>` };
+}
+
+// A chart in the page, to which is added what its lines went on by: to draw all of it anew at every beat would take the
+// cores from the training that it shows.
+
+const PIECES = 100; // that a line is drawn in before it becomes one path again
+
+// `draw(lines, how)` gives the placement, or null if there is nothing to place. `how` is that of `chartText`.
+export function createDrawing(host) {
+  let there = null; // what is drawn: {place, key, end, counts, pieces}
+
+  // What lies beyond the last step that is drawn has no height to fit.
+  const fits = ({ steps, drawn }, first) => {
+    const [low, high] = there.place.shown;
+    return drawn.slice(first).every((value, at) => steps[first + at] > there.end || (value >= low && value <= high));
+  };
+
+  // Whether the lines are those that are drawn and went on within their borders, if at all.
+  const goesOn = (lines, key) =>
+    there?.place &&
+    there.key === key &&
+    there.pieces < PIECES &&
+    lines.length === there.counts.length &&
+    lines.every((line, at) => {
+      const { from, count } = there.counts[at];
+      return (
+        line.from === from &&
+        (line.steps.length === count || (count > 1 && line.steps.length > count && fits(line, count)))
+      );
+    });
+
+  function add(lines, { log }) {
+    const [curves, raws] = [".wb-curve", ".wb-raw"].map((kind) => host.querySelectorAll(kind));
+    let added = 0;
+    lines.forEach(({ steps, values, drawn }, at) => {
+      const { count } = there.counts[at];
+      if (steps.length === count) return;
+      there.counts[at].count = steps.length;
+      added = 1;
+      [[curves[at], drawn], ...(drawn === values ? [] : [[raws[at], values]])].forEach(([path, heights]) => {
+        const piece = path.cloneNode();
+        piece.setAttribute("class", "wb-more");
+        piece.setAttribute("d", pathOf(steps, heights, there.place, log, count - 1));
+        path.after(piece);
+      });
+    });
+    there.pieces += added;
+  }
+
+  function anew(lines, how, key) {
+    const { place, text } = chartText(lines, how);
+    const size = `width="${how.width}" height="${how.height}"`;
+    host.innerHTML = `<svg ${size} viewBox="0 0 ${how.width} ${how.height}" aria-hidden="true">${text}</svg>`;
+    const counts = lines.map(({ from, steps }) => ({ from, count: steps.length }));
+    there = { place, key, counts, end: how.span[1], pieces: 0 };
+  }
+
+  function draw(lines, how) {
+    const key = JSON.stringify(how);
+    if (goesOn(lines, key)) add(lines, how);
+    else anew(lines, how, key);
+    return there.place;
+  }
+
+  return { draw };
 }

@@ -1,10 +1,28 @@
 // Mounts a view: sliders and lists of the axes, the panes, the line that says what happened, and the buttons.
+
+import { unpack } from "./arrays.js";
+import { createFrame, followSurroundings } from "./controls.js";
+import { make } from "./dom.js";
+import { heatPane } from "./heat.js";
+import { mapsPane } from "./maps.js";
+import { openPage } from "./page.js";
+import { samplesPane } from "./samples.js";
+import { codeOf, copyText, download, rasterised, stacked } from "./saving.js";
+import { scatterPane } from "./scatter.js";
+import { createStore } from "./store.js";
+
+// A pane is a function of (root, pane, arrays, store, ui) that fills `root` and gives
+// {update(state, changed), picture()}.
+// `arrays(name)` is {data, shape}, `arrays.has(name)` says whether there is one. `changed` is a Set of keys of the
+// state, with "theme" and "size" for what happened around the view; it has every key at the first update.
+// picture() gives {svg: text} or {canvas}, always on white.
+const PANES = { heat: heatPane, maps: mapsPane, samples: samplesPane, scatter: scatterPane };
+
 function render({ model, el }) {
   const meta = model.get("meta");
   const store = createStore(meta, model.get("state"));
   const stops = [];
   const { root, status, say, fail, ui } = createFrame(store);
-  root.append(make("style", {}, STYLE));
   el.replaceChildren(root);
 
   // Where every pane shows all sources, there is none to choose.
@@ -40,7 +58,12 @@ function render({ model, el }) {
     errors.forEach(([error, title]) => fail(error, title));
   };
   update(store.get(), new Set([...Object.keys(store.get()), "theme", "size"]));
-  stops.push(store.subscribe(update), synchronise(model, store, say), receive(model, ui), ...surroundings(root, store));
+  stops.push(
+    store.subscribe(update),
+    synchronise(model, store, say),
+    receive(model, ui),
+    followSurroundings(root, store),
+  );
   return () => stops.forEach((stop) => stop());
 }
 
@@ -48,7 +71,11 @@ function render({ model, el }) {
 function listOf(axis, store, ui) {
   const { label, texts } = store.axes[axis];
   return ui.select({
-    label, texts, values: [...texts.keys()], get: (state) => state[axis], set: (at) => store.set({ [axis]: at }),
+    label,
+    texts,
+    values: [...texts.keys()],
+    get: (state) => state[axis],
+    set: (at) => store.set({ [axis]: at }),
   });
 }
 
@@ -94,22 +121,6 @@ function synchronise(model, store, say) {
   };
 }
 
-function surroundings(root, store) {
-  const theme = () => {
-    if (root.dataset.theme === themeOf()) return;
-    root.dataset.theme = themeOf();
-    store.touch("theme");
-  };
-  let width = root.clientWidth;
-  const observer = new ResizeObserver(() => {
-    if (root.clientWidth === width) return;
-    width = root.clientWidth;
-    store.touch("size");
-  });
-  observer.observe(root);
-  return [watchTheme(theme), () => observer.disconnect()];
-}
-
 function buttons({ meta, model, store, ui, panes }) {
   const bar = make("div", { class: "wb-bar wb-actions", role: "group", "aria-label": "Copy and save" });
   let chosen = -1;
@@ -132,9 +143,17 @@ function buttons({ meta, model, store, ui, panes }) {
   if (panes.length > 1) {
     const values = [-1, ...panes.keys()];
     const texts = ["all pictures", ...panes.map(({ pane }) => pane.title)];
-    bar.append(ui.select({
-      label: "Save", values, texts, get: () => chosen, set: (value) => { chosen = value; },
-    }));
+    bar.append(
+      ui.select({
+        label: "Save",
+        values,
+        texts,
+        get: () => chosen,
+        set: (value) => {
+          chosen = value;
+        },
+      }),
+    );
   }
   bar.append(
     ui.button({ label: "Save PNG", onclick: save("png", "image/png", rasterised) }),
@@ -161,5 +180,7 @@ function receive(model, ui) {
   model.on("msg:custom", received);
   return () => model.off("msg:custom", received);
 }
+
+openPage(render);
 
 export default { render };

@@ -1,22 +1,51 @@
+import { make, svgElement } from "./dom.js";
+
+export const MARKERS = ["circle", "square", "triangle", "diamond", "cross", "plus", "down", "star"];
 // The marks of the classes: colour and shape, as outlines and as pixels.
+
 // Outline of a marker about (0, 0) that covers about as much as a circle of radius r.
-function markerPath(name, r) {
-  const ring = (radii, turn) => `M${radii.map((radius, i) => {
-    const angle = turn + (2 * Math.PI * i) / radii.length;
-    return [radius * r * Math.cos(angle), radius * r * Math.sin(angle)].map((x) => x.toFixed(2)).join(",");
-  }).join("L")}Z`;
+export function markerPath(name, r) {
+  const ring = (radii, turn) =>
+    `M${radii
+      .map((radius, i) => {
+        const angle = turn + (2 * Math.PI * i) / radii.length;
+        return [radius * r * Math.cos(angle), radius * r * Math.sin(angle)].map((x) => x.toFixed(2)).join(",");
+      })
+      .join("L")}Z`;
   const up = -Math.PI / 2;
   const [a, b] = [0.42, 1.25];
-  const plus = [[-a, -b], [a, -b], [a, -a], [b, -a], [b, a], [a, a], [a, b], [-a, b], [-a, a], [-b, a], [-b, -a], [-a, -a]];
-  const turned = (angle) => `M${plus.map(([x, y]) => [x * Math.cos(angle) - y * Math.sin(angle),
-    x * Math.sin(angle) + y * Math.cos(angle)].map((z) => (z * r).toFixed(2)).join(",")).join("L")}Z`;
+  const plus = [
+    [-a, -b],
+    [a, -b],
+    [a, -a],
+    [b, -a],
+    [b, a],
+    [a, a],
+    [a, b],
+    [-a, b],
+    [-a, a],
+    [-b, a],
+    [-b, -a],
+    [-a, -a],
+  ];
+  const turned = (angle) =>
+    `M${plus
+      .map(([x, y]) =>
+        [x * Math.cos(angle) - y * Math.sin(angle), x * Math.sin(angle) + y * Math.cos(angle)]
+          .map((z) => (z * r).toFixed(2))
+          .join(","),
+      )
+      .join("L")}Z`;
   return {
     circle: `M${r},0A${r},${r} 0 1 1 ${-r},0A${r},${r} 0 1 1 ${r},0Z`,
     square: ring([1.25, 1.25, 1.25, 1.25], Math.PI / 4),
     diamond: ring([1.3, 1.3, 1.3, 1.3], 0),
     triangle: ring([1.4, 1.4, 1.4], up),
     down: ring([1.4, 1.4, 1.4], -up),
-    star: ring(Array.from({ length: 10 }, (_, i) => (i % 2 ? 0.65 : 1.5)), up),
+    star: ring(
+      Array.from({ length: 10 }, (_, i) => (i % 2 ? 0.65 : 1.5)),
+      up,
+    ),
     plus: turned(0),
     cross: turned(Math.PI / 4),
   }[name];
@@ -33,7 +62,7 @@ function drawMarkers(ui, kinds, radius, ratio, size) {
       context.setTransform(ratio, 0, 0, ratio, size * (kind + 0.5), size * (look + 0.5));
       context.globalAlpha = [0.9, 0.2, 1][look];
       context.fillStyle = ui.palette(kind);
-      context.strokeStyle = look === 2 ? (dark ? "#fff" : "#000") : (dark ? "rgba(0,0,0,.55)" : "rgba(0,0,0,.4)");
+      context.strokeStyle = look === 2 ? (dark ? "#fff" : "#000") : dark ? "rgba(0,0,0,.55)" : "rgba(0,0,0,.4)";
       context.lineWidth = look === 2 ? 2.2 : 0.6;
       if (look !== 1) context.stroke(path);
       context.fill(path);
@@ -44,7 +73,7 @@ function drawMarkers(ui, kinds, radius, ratio, size) {
 
 // The markers as lists of pixels: where, how much of what is there stays (of 256), and what is added, red and blue
 // in one number and green in another. A canvas draws 20,000 images in ten times the time that these take.
-function createStamps(ui, classes, radius, ratio, stride) {
+export function createStamps(ui, classes, radius, ratio, stride) {
   const size = 2 * Math.ceil((radius * 1.5 + 2) * ratio);
   const kinds = Math.min(classes, 64); // colours and shapes repeat after 64 classes
   const pixels = drawMarkers(ui, kinds, radius, ratio, size);
@@ -65,7 +94,7 @@ function createStamps(ui, classes, radius, ratio, stride) {
   return { size, of: (label, look) => stamps[look * kinds + (label % kinds)] };
 }
 
-function putStamp(pixels, from, { place, kept, redBlue, green }) {
+export function putStamp(pixels, from, { place, kept, redBlue, green }) {
   for (let k = 0; k < place.length; k += 1) {
     const to = from + place[k];
     const was = pixels[to];
@@ -75,9 +104,9 @@ function putStamp(pixels, from, { place, kept, redBlue, green }) {
   }
 }
 
-const radiusFor = (count) => Math.min(5, Math.max(2, 5 * (500 / Math.max(count, 1)) ** 0.28));
+export const radiusFor = (count) => Math.min(5, Math.max(2, 5 * (500 / Math.max(count, 1)) ** 0.28));
 
-function markerSvg(ui, label) {
+export function markerSvg(ui, label) {
   const svg = svgElement("svg", { viewBox: "-9 -9 18 18", width: 18, height: 18, "aria-hidden": "true" });
   svg.append(svgElement("path", { d: markerPath(ui.marker(label), 5), fill: ui.palette(label), class: "wb-sc-mark" }));
   return svg;

@@ -1,9 +1,22 @@
 // The charts of a live panel: all runs over each other, one range of steps for all, one step that is read off in all.
+
+import { BORDER, chartText, createDrawing, INKS, lineStyle, nearest, placeOf, smoothed } from "./chart.js";
+import { inView, make, setText, themeOf } from "./dom.js";
+import { numberText } from "./numbers.js";
+import { svgDocument, svgText } from "./saving.js";
+
 const FIRST = ["loss", "denoise", "alignment", "gradient_norm"];
+
 const TITLES = {
-  loss: "loss (total)", denoise: "denoising loss", alignment: "alignment loss", gradient_norm: "gradient norm",
+  loss: "loss (total)",
+  denoise: "denoising loss",
+  alignment: "alignment loss",
+  gradient_norm: "gradient norm",
   images_per_second: "throughput (images/s)",
 };
+
+// Choices of smoothing: how much each value counts of the one after it.
+export const KEEPS = [0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99];
 const CHART_HEIGHT = 190;
 const ROOM = 1 / 16; // of the steps that are drawn
 let charted = 0; // clip paths need names that nothing else in the page has
@@ -16,7 +29,11 @@ function titleOf(name) {
 function curveNames(runs) {
   const all = new Set(runs.flatMap((run) => Object.keys(run.curves)));
   const rest = [...all].filter((name) => !FIRST.includes(name) && name !== "images_per_second").sort();
-  return [...FIRST.filter((name) => all.has(name)), ...rest, ...(all.has("images_per_second") ? ["images_per_second"] : [])];
+  return [
+    ...FIRST.filter((name) => all.has(name)),
+    ...rest,
+    ...(all.has("images_per_second") ? ["images_per_second"] : []),
+  ];
 }
 
 // Those of the stretch that is shown, if they came; `range` is null where everything is.
@@ -46,11 +63,13 @@ function scoreTitle(runs) {
 }
 
 // From the first to the last step that any line has.
-function fullSpan(runs) {
-  const ends = runs.flatMap((run) => [
-    ...Object.values(run.curves).flatMap(([steps]) => [steps[0], steps[steps.length - 1]]),
-    ...(run.scores ? run.scores.points.map((point) => point[0]) : []),
-  ]).filter((step) => step !== undefined);
+export function fullSpan(runs) {
+  const ends = runs
+    .flatMap((run) => [
+      ...Object.values(run.curves).flatMap(([steps]) => [steps[0], steps[steps.length - 1]]),
+      ...(run.scores ? run.scores.points.map((point) => point[0]) : []),
+    ])
+    .filter((step) => step !== undefined);
   if (!ends.length) return [0, 1];
   const [low, high] = [Math.min(...ends), Math.max(...ends)];
   return high > low ? [low, high] : [low - 1, high + 1];
@@ -58,12 +77,16 @@ function fullSpan(runs) {
 
 // What a step reads in all lines: [{run, colour, step, value}].
 function readings(lines, step) {
-  return lines.filter(({ steps }) => steps.length).map((line) => {
-    const at = nearest(line.steps, step);
-    const around = line.lows?.[at] !== null && line.lows?.[at] !== undefined
-      ? ` (${numberText(line.lows[at])} to ${numberText(line.highs[at])})` : "";
-    return { run: line.run, colour: line.colour, step: line.steps[at], text: numberText(line.drawn[at]) + around };
-  });
+  return lines
+    .filter(({ steps }) => steps.length)
+    .map((line) => {
+      const at = nearest(line.steps, step);
+      const around =
+        line.lows?.[at] !== null && line.lows?.[at] !== undefined
+          ? ` (${numberText(line.lows[at])} to ${numberText(line.highs[at])})`
+          : "";
+      return { run: line.run, colour: line.colour, step: line.steps[at], text: numberText(line.drawn[at]) + around };
+    });
 }
 
 // A chart: a figure whose frame is a slider over the steps to the keyboard and to screen readers.
@@ -79,21 +102,34 @@ function createChart(store, { title, lines, span, drawn }) {
   const element = make("figure", { class: "wb-chart" }, make("figcaption", {}, heading, read), frame);
   const chart = { element, frame, place: null, width: 0, lines: [] };
   const drawing = createDrawing(picture);
-  const id = (charted += 1);
+  charted += 1;
+  const id = charted;
 
   // Of all charts before any is drawn, or each would have the page laid out anew.
-  chart.measure = () => { chart.width = frame.clientWidth; };
-  chart.draw = inView(element, () => {
-    chart.lines = lines();
-    if (!chart.width) return;
-    setText(heading, title());
-    frame.setAttribute("aria-label", `${title()} by step`);
-    const { scale, smoothing } = store.get();
-    chart.place = drawing.draw(chart.lines, {
-      span: drawn(), width: chart.width, height: CHART_HEIGHT, log: scale === "log", inks: INKS[themeOf()], smoothing, id,
-    });
-    chart.point();
-  }, () => store.touch("data"));
+  chart.measure = () => {
+    chart.width = frame.clientWidth;
+  };
+  chart.draw = inView(
+    element,
+    () => {
+      chart.lines = lines();
+      if (!chart.width) return;
+      setText(heading, title());
+      frame.setAttribute("aria-label", `${title()} by step`);
+      const { scale, smoothing } = store.get();
+      chart.place = drawing.draw(chart.lines, {
+        span: drawn(),
+        width: chart.width,
+        height: CHART_HEIGHT,
+        log: scale === "log",
+        inks: INKS[themeOf()],
+        smoothing,
+        id,
+      });
+      chart.point();
+    },
+    () => store.touch("data"),
+  );
 
   // The step that is read off, or the newest.
   chart.point = () => {
@@ -108,16 +144,24 @@ function createChart(store, { title, lines, span, drawn }) {
     const colours = [...(step === null ? [] : [null]), ...found.map(({ colour }) => colour)];
     if (String(colours) !== chart.colours) {
       chart.colours = String(colours);
-      read.replaceChildren(...colours.map((colour) => (colour
-        ? make("span", { class: "wb-read" }, make("i", { style: `background:${colour}` }), "")
-        : make("span", {}, ""))));
+      read.replaceChildren(
+        ...colours.map((colour) =>
+          colour
+            ? make("span", { class: "wb-read" }, make("i", { style: `background:${colour}` }), "")
+            : make("span", {}, ""),
+        ),
+      );
     }
     texts.forEach((text, place) => setText(read.children[place].lastChild, text));
     frame.setAttribute("aria-valuemin", Math.round(low));
     frame.setAttribute("aria-valuemax", Math.round(high));
     frame.setAttribute("aria-valuenow", at);
-    frame.setAttribute("aria-valuetext", found.length
-      ? `step ${numberText(at)}: ${found.map(({ run, text }) => `${run} ${text}`).join(", ")}` : "no values yet");
+    frame.setAttribute(
+      "aria-valuetext",
+      found.length
+        ? `step ${numberText(at)}: ${found.map(({ run, text }) => `${run} ${text}`).join(", ")}`
+        : "no values yet",
+    );
   };
 
   steer(store, chart, box, span);
@@ -175,7 +219,7 @@ function zoom(store, low, high, span) {
 }
 
 // Whether a key meant something to a chart.
-function pressed(store, chart, span, event) {
+export function pressed(store, chart, span, event) {
   const steps = chart.lines.find((line) => line.steps.length)?.steps ?? [];
   const [low, high] = span();
   const at = steps.length ? nearest(steps, store.get()._cursor ?? high) : 0;
@@ -187,11 +231,17 @@ function pressed(store, chart, span, event) {
   };
   const many = event.shiftKey ? 10 : 1;
   const moves = {
-    ArrowLeft: () => read(at - many), ArrowRight: () => read(at + many),
-    PageDown: () => read(at - 10), PageUp: () => read(at + 10),
-    Home: () => read(placeOf(steps, low)), End: () => read(placeOf(steps, high)),
-    "+": () => around(0.5), "=": () => around(0.5), "-": () => around(2),
-    0: () => store.set({ range: null }), Escape: () => store.set({ range: null, _cursor: null }),
+    ArrowLeft: () => read(at - many),
+    ArrowRight: () => read(at + many),
+    PageDown: () => read(at - 10),
+    PageUp: () => read(at + 10),
+    Home: () => read(placeOf(steps, low)),
+    End: () => read(placeOf(steps, high)),
+    "+": () => around(0.5),
+    "=": () => around(0.5),
+    "-": () => around(2),
+    0: () => store.set({ range: null }),
+    Escape: () => store.set({ range: null, _cursor: null }),
   };
   if (!moves[event.key]) return false;
   moves[event.key]();
@@ -199,7 +249,7 @@ function pressed(store, chart, span, event) {
 }
 
 // All charts of some runs, made as curves come up; `picture()` is what is saved, on white.
-function createCharts(host, runs, store) {
+export function createCharts(host, runs, store) {
   const charts = new Map();
   const span = () => store.get().range ?? fullSpan(runs);
   // A span that grows is drawn with room for what comes next, the same in all charts.
@@ -213,9 +263,13 @@ function createCharts(host, runs, store) {
     return reach;
   };
   const wanted = () => [...curveNames(runs), ...(runs.some((run) => run.scores) ? ["score"] : [])];
-  const sourceOf = (name) => (name === "score"
-    ? { title: () => scoreTitle(runs), lines: () => scoreLines(runs) }
-    : { title: () => titleOf(name), lines: () => curveLines(runs, name, KEEPS[store.get().smoothing], store.get().range) });
+  const sourceOf = (name) =>
+    name === "score"
+      ? { title: () => scoreTitle(runs), lines: () => scoreLines(runs) }
+      : {
+          title: () => titleOf(name),
+          lines: () => curveLines(runs, name, KEEPS[store.get().smoothing], store.get().range),
+        };
   const empty = make("p", { class: "wb-note" }, "Nothing was logged yet.");
 
   function update(changed) {
@@ -226,7 +280,8 @@ function createCharts(host, runs, store) {
     const elements = names.length ? names.map((name) => charts.get(name).element) : [empty];
     // Only when there are others: a chart that is put in its place again loses the focus.
     const there = [...host.children];
-    if (there.length !== elements.length || elements.some((one, at) => one !== there[at])) host.replaceChildren(...elements);
+    if (there.length !== elements.length || elements.some((one, at) => one !== there[at]))
+      host.replaceChildren(...elements);
     const shown = names.map((name) => charts.get(name));
     if ([...changed].every((key) => key === "_cursor")) {
       shown.forEach((chart) => chart.point());
@@ -239,8 +294,17 @@ function createCharts(host, runs, store) {
   function picture() {
     return wanted().map((name) => {
       const { title, lines } = sourceOf(name);
-      const how = { span: span(), width: 520, height: 210, log: store.get().scale === "log", inks: INKS.light, id: `${name}-saved` };
-      const names = lines().map(({ run, colour }, at) => svgText(run, BORDER.left, 34 + 15 * at, { fill: colour, weight: 600 }));
+      const how = {
+        span: span(),
+        width: 520,
+        height: 210,
+        log: store.get().scale === "log",
+        inks: INKS.light,
+        id: `${name}-saved`,
+      };
+      const names = lines().map(({ run, colour }, at) =>
+        svgText(run, BORDER.left, 34 + 15 * at, { fill: colour, weight: 600 }),
+      );
       const head = 26 + 15 * names.length;
       const body = svgText(title(), BORDER.left, 17, { size: 13, weight: 650 }) + names.join("");
       const inner = `<svg y="${head}" width="520" height="210">${chartText(lines(), how).text}</svg>`;

@@ -1,0 +1,31 @@
+// Typed arrays over the bytes of a view.
+
+const TYPES = { uint8: Uint8Array, int16: Int16Array, uint16: Uint16Array, float32: Float32Array };
+
+// Typed arrays over the bytes of a view, which Python aligned to 8.
+export function unpack(meta, data, index) {
+  let view = ArrayBuffer.isView(data) ? data : new Uint8Array(data);
+  if (view.byteOffset % 8) view = new Uint8Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
+  const made = {};
+  for (const [key, { dtype, shape, offset, pane }] of Object.entries(meta.arrays)) {
+    if (pane !== index) continue;
+    const count = shape.reduce((product, size) => product * size, 1);
+    const array = new TYPES[dtype](view.buffer, view.byteOffset + offset, count);
+    made[key.slice(key.indexOf("/") + 1)] = { data: array, shape };
+  }
+  const arrays = (name) => {
+    if (!made[name]) throw new Error(`there is no array "${name}"; there are ${Object.keys(made).join(", ")}`);
+    return made[name];
+  };
+  arrays.has = (name) => name in made;
+  return arrays;
+}
+
+// Where in a row-major array the block begins that the leading indices name.
+export function blockStart({ shape }, indices) {
+  let place = 0;
+  shape.forEach((size, axis) => {
+    place = place * size + (indices[axis] ?? 0);
+  });
+  return place;
+}

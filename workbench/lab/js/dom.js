@@ -1,0 +1,104 @@
+// Elements, canvases, the theme around them, and whether they are in view.
+
+import { blockStart } from "./arrays.js";
+
+// The theme around an element: Jupyter's, Visual Studio Code's, else the system's.
+export function themeOf() {
+  const jupyter = document.body.dataset.jpThemeLight;
+  if (jupyter !== undefined) return jupyter === "false" ? "dark" : "light";
+  if (document.body.classList.contains("vscode-dark")) return "dark";
+  if (document.body.classList.contains("vscode-light")) return "light";
+  return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+}
+
+// Calls `changed` whenever the theme does; gives what stops it.
+export function watchTheme(changed) {
+  const query = matchMedia("(prefers-color-scheme: dark)");
+  const observer = new MutationObserver(changed);
+  query.addEventListener("change", changed);
+  observer.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "class"] });
+  return () => {
+    query.removeEventListener("change", changed);
+    observer.disconnect();
+  };
+}
+
+// Elements in short: make("div", {class: "wb-bar", onclick: f}, child, "text").
+export function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value !== undefined && value !== null) element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+// Only if it differs: a text that is set again is laid out again.
+export function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+export function svgElement(tag, attributes = {}) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
+
+export function escapeXml(text) {
+  const names = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };
+  return String(text).replace(/[&<>"]/g, (character) => names[character]);
+}
+
+// Red, green, blue and alpha on a canvas of `wide` pixels a row.
+export function paintPixels(canvas, pixels, wide) {
+  const tall = pixels.length / 4 / wide;
+  if (canvas.width !== wide || canvas.height !== tall) {
+    canvas.width = wide;
+    canvas.height = tall;
+  }
+  canvas.getContext("2d").putImageData(new ImageData(pixels, wide, tall), 0, 0);
+}
+
+// One image of an array "... h w c" of uint8, grey or in colours; hidden keeps its place empty.
+export function paintImage(canvas, array, indices, hidden = false) {
+  canvas.hidden = hidden;
+  const [tall, wide, channels] = array.shape.slice(-3);
+  const start = blockStart(array, indices);
+  const pixels = new Uint8ClampedArray(tall * wide * 4).fill(255);
+  for (let i = 0; i < tall * wide; i += 1) {
+    for (let c = 0; c < 3; c += 1) pixels[4 * i + c] = array.data[start + i * channels + (channels === 1 ? 0 : c)];
+  }
+  paintPixels(canvas, pixels, wide);
+  canvas.classList.toggle("wb-smooth", tall > 64);
+}
+
+const UNSEEN = 20000; // ms between two drawings of what is not in view
+
+// `draw` at once while the element is in view, else at most every few seconds: what nobody sees costs the training that
+// it shows, but a screen reader may be there. `again` has everything drawn anew, where errors are caught and said.
+export function inView(element, draw, again) {
+  let [seen, last, later] = [true, -Infinity, 0];
+  new IntersectionObserver(
+    ([entry]) => {
+      seen = entry.isIntersecting;
+      if (seen && later) again();
+    },
+    { rootMargin: "100px" },
+  ).observe(element);
+  const wake = () => {
+    later = 0;
+    again();
+  };
+  return () => {
+    const rest = last + UNSEEN - performance.now();
+    if (!seen && rest > 0) {
+      later ||= setTimeout(wake, rest);
+      return;
+    }
+    clearTimeout(later);
+    [later, last] = [0, performance.now()];
+    draw();
+  };
+}

@@ -1,0 +1,42 @@
+// A view in a page of its own, without a kernel.
+import { make } from "./dom.js";
+
+// Draws the view that a page holds in its elements, if this module runs in such a page.
+export function openPage(render) {
+  const el = document.getElementById("workbench-view");
+  if (!el) return;
+  start(el, render).catch((error) => {
+    console.error(error);
+    el.append(make("p", { role: "alert" }, `This view could not be opened: ${error.message}`));
+  });
+}
+
+async function start(el, render) {
+  const held = (name) => document.getElementById(`workbench-view-${name}`).textContent;
+  const packed = Uint8Array.from(atob(held("data")), (character) => character.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const data = await new Response(stream).arrayBuffer();
+  const model = staticModel(JSON.parse(held("meta")), new DataView(data), JSON.parse(held("state")));
+  render({ model, el });
+}
+
+// What stands in for a widget's model in a page without a kernel.
+function staticModel(meta, data, state) {
+  const values = { meta, data, state, error: "" };
+  const heard = {};
+  return {
+    get: (name) => values[name],
+    set(name, value) {
+      values[name] = value;
+      (heard[`change:${name}`] ?? []).forEach((callback) => callback());
+    },
+    save_changes() {},
+    on: (event, callback) => {
+      heard[event] = [...(heard[event] ?? []), callback];
+    },
+    off: (event, callback) => {
+      heard[event] = (heard[event] ?? []).filter((other) => other !== callback);
+    },
+    send() {},
+  };
+}
