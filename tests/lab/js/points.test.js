@@ -1,0 +1,73 @@
+import { expect, test } from "vitest";
+import { classNumbers, fitPlaces, nextRow, rowsInside } from "../../../workbench/lab/js/scatter.js";
+
+// Points as a plot sees them, at these places in pixels.
+function plot(places) {
+  return { points: { count: places.length }, x: (row) => places[row][0], y: (row) => places[row][1] };
+}
+
+test("places fit the plot about their middle, in one unit for both directions", () => {
+  // Half of 4 over the aspect 2 is 1, as is half of 2: the unit is 1.
+  const places = [0, 0, 4, 2];
+  expect(fitPlaces(places, 2)).toBe(1);
+  expect(places).toEqual([-2, -1, 2, 1]);
+  const tall = [0, 0, 4, 8];
+  expect(fitPlaces(tall, 2)).toBe(0.25);
+  expect(tall).toEqual([-0.5, -1, 0.5, 1]);
+  expect(fitPlaces([3, 3], 1)).toBe(1); // a single point has no extent
+});
+
+test("a lasso holds what is inside by the even-odd rule", () => {
+  const notched = [
+    [0, 0],
+    [10, 0],
+    [10, 10],
+    [5, 4],
+    [0, 10],
+  ];
+  const view = plot([
+    [5, 2],
+    [5, 8],
+    [1, 7],
+    [9, 7],
+    [11, 5],
+    [-1, 0],
+  ]);
+  expect(rowsInside(view, notched)).toEqual([0, 2, 3]);
+});
+
+test("an arrow goes to a near point, rather straight on than aside", () => {
+  const view = plot([
+    [0, 0],
+    [10, 0],
+    [4, 3],
+    [-5, 0],
+    [1, 20],
+  ]);
+  // To the right: (10, 0) costs 10, (4, 3) costs 4 + 2 * 3 = 10 and comes later; (1, 20) is too far aside.
+  expect(nextRow(view, 0, [1, 0])).toBe(1);
+  expect(nextRow(view, 0, [-1, 0])).toBe(3);
+  expect(nextRow(view, 0, [0, 1])).toBe(2); // 3 + 2 * 4 = 11 before 20 + 2 * 1
+  expect(nextRow(view, 0, [0, -1])).toBe(0); // nothing above: it stays
+  const aside = [
+    [0, 0],
+    [1, 5],
+  ];
+  expect(nextRow(plot(aside), 0, [1, 0])).toBe(0); // 5 aside for 1 ahead is no way to the right
+});
+
+test("numbers by class", () => {
+  const points = {
+    count: 5,
+    classes: ["coat", "bag", "boot"],
+    labels: { true: [0, 0, 2, 2, 2] },
+    by: () => "true",
+    correct: () => [1, 0, 1, 1, 0],
+  };
+  const { byClass, total } = classNumbers(points, { selection: [0, 1, 4] });
+  expect(byClass).toEqual([
+    { label: 0, selected: 2, all: 2, right: 1, rightAll: 1 },
+    { label: 2, selected: 1, all: 3, right: 0, rightAll: 2 },
+  ]);
+  expect(total).toEqual({ selected: 3, all: 5, right: 1, rightAll: 3 });
+});
