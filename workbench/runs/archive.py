@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from workbench.files import hold_lock, naming, open_regular, parse_mapping, read_json, replacing
+from workbench.runs.index import read_options
 from workbench.runs.records import check_fields, check_provenance, read_events
 from workbench.runs.store import CONFIG_LIMIT, Run, find_runs
 
@@ -212,7 +213,7 @@ def _write(folder: Path, members: Mapping[str, bytes], file: Path) -> None:
     run = Run(folder)
     try:
         _finish(run)
-        _ = run.config, run.results, read_events(folder)
+        _ = run.config, run.results, read_events(folder), read_options(folder / "config.yaml")
     except ValueError as error:
         raise _unusable(file, f"run {folder.name!r} in the archive: {error}".replace(f"{folder}/", "")) from error
 

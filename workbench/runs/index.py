@@ -132,7 +132,7 @@ def _record(folder: Path, known: dict[str, Any] | None) -> tuple[dict[str, Any],
     kept = _Kept(known or {})
     try:
         record |= kept.read(folder / "provenance.json", _identity, needed=True)
-        record |= kept.read(folder / "config.yaml", _options, needed=True)
+        record |= kept.read(folder / "config.yaml", read_options, needed=True)
         # Never kept: whether the process lives is not in any file.
         status = read_status(folder)
         record |= {"state": status["state"], "step": status["step"], "remark": status.get("remark") or ""}
@@ -187,7 +187,7 @@ def _identity(file: Path) -> dict[str, Any]:
     return {"fingerprint": record["fingerprint"], "created": record["created"]}
 
 
-def _options(file: Path) -> dict[str, Any]:
+def read_options(file: Path) -> dict[str, Any]:
     """What a row shows of ``config.yaml``, read without the plug-ins that would check it unless a preset teaches it."""
     try:
         tree = parse_yaml(read_file(file, CONFIG_LIMIT), file.name).value
