@@ -8,7 +8,7 @@ from rich.table import Table
 
 from workbench.commands.terminal import Console, on_one_line
 from workbench.config import refuse_unknown
-from workbench.config.reading import parse_value, plain
+from workbench.config.reading import parse_value
 from workbench.runs.archive import unpack_records
 from workbench.runs.index import RunRow, runs_table
 from workbench.runs.shelf import restore as restore_run
@@ -54,7 +54,7 @@ def watch(command) -> None:
     if not command.runs:
         raise ValueError("name a run to watch; `workbench runs` lists them")
     with contextlib.suppress(KeyboardInterrupt):  # that is how one leaves
-        watch_runs([open_run(reference) for reference in command.runs], command.once)
+        watch_runs([open_run(reference, damaged=True) for reference in command.runs], command.once)
 
 
 def stop(command) -> None:
@@ -97,7 +97,7 @@ def setoption(command) -> None:
         option, equals, value = change.removeprefix("training.").removeprefix("objective.").partition("=")
         if not equals:
             raise ValueError(f"a change looks like learning_rate=1e-4; got {change!r}")
-        _print(run.name, Control(run).set(option, _value(change, value)))
+        _print(run.name, Control(run).set(option, parse_value(value, option)))
 
 
 def queue(command) -> None:
@@ -178,15 +178,6 @@ def _moment(seconds: float) -> str:
         return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
     except (OverflowError, ValueError, OSError):  # no date that a calendar has
         return ""
-
-
-def _value(change: str, text: str) -> object:
-    """A number, or the text as it is; ValueError for anything else that YAML would read."""
-    try:
-        value = plain(parse_value(text, change[:100]))
-    except ValueError as error:
-        raise ValueError(f"a change looks like learning_rate=1e-4; got {change[:100]!r}") from error
-    return value if isinstance(value, int | float | str | None) else text
 
 
 def _print(name: str, answer) -> None:

@@ -15,17 +15,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
+from workbench.config.reading import MAX_BYTES
 from workbench.files import hold_lock, naming, open_regular, parse_mapping, read_json, replacing
 from workbench.runs.index import read_options
 from workbench.runs.records import check_fields, check_provenance, read_events
-from workbench.runs.store import CONFIG_LIMIT, Run, find_runs
+from workbench.runs.store import Run, find_runs
 
 _RECORDS = ("config.yaml", "provenance.json", "metrics.jsonl", "history.jsonl", "results.jsonl")
 _PATIENCE = 60.0  # seconds that another process may take to unpack
 # What a file from elsewhere may come to. The edition of the paper has a thousand members and 4 MB, unpacked.
 _MEMBERS = 20_000
 _TOTAL = 1_000_000_000  # bytes, unpacked
-_LARGEST = {"config.yaml": CONFIG_LIMIT, "provenance.json": 4_000_000, "job.json": 4_000_000}  # bytes, unpacked
+_LARGEST = {"config.yaml": MAX_BYTES, "provenance.json": 4_000_000, "job.json": 4_000_000}  # bytes, unpacked
 _LARGEST |= dict.fromkeys(("metrics.jsonl", "history.jsonl", "results.jsonl"), 64_000_000)
 _DIRECTORY = 300 * _MEMBERS  # bytes of the list of members
 _END = 65_557  # bytes that hold the end of a zip file, a comment of any length included

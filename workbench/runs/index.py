@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config import from_dict, load_config, presets, teacher_overrides
-from workbench.config.reading import YamlError, parse_yaml
+from workbench.config.reading import MAX_BYTES, parse_yaml
 from workbench.files import (
     damaged,
     is_cut_short,
@@ -36,7 +36,7 @@ from workbench.runs.records import (
     read_results,
 )
 from workbench.runs.state import read_status
-from workbench.runs.store import CONFIG_LIMIT, run_fingerprint, run_folders
+from workbench.runs.store import run_fingerprint, run_folders
 
 _INDEX = ".index.json"
 _VERSION = 2  # of what the index keeps
@@ -44,7 +44,7 @@ _TAIL = 16_384  # bytes that hold the last record of metrics.jsonl
 # Of what a row shows: checked again when it comes from the index, which anybody may have written.
 _FIELDS = {"fingerprint": str, "created": float, "method": str, "backbone": str, "guidance_scale": Real}
 _FIELDS |= {"layers": list, "teacher": str, "teacher_step": int, "seed": int, "steps": int}
-_FIELDS |= {"loss": Real, "seconds": Real, "scores": dict, "tags": list, "notes": str}
+_FIELDS |= {"loss": Real, "seconds": Real, "scores": dict, "tags": list, "notes": str, "teacher_changes": list}
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def _identity(file: Path) -> dict[str, Any]:
 def read_options(file: Path) -> dict[str, Any]:
     """What a row shows of ``config.yaml``, read without the plug-ins that would check it unless a preset teaches it."""
     try:
-        tree = parse_yaml(read_file(file, CONFIG_LIMIT), file.name).value
+        tree = parse_yaml(read_file(file, MAX_BYTES), "it").value
         objective, backbone, training = tree["objective"], tree["backbone"], tree["training"]
         layers = [objective[key] for key in ("layer", "teacher_layer") if isinstance(objective.get(key), int)]
         found = {
@@ -205,7 +205,7 @@ def read_options(file: Path) -> dict[str, Any]:
         }
     except KeyError as error:
         raise ValueError(f"{file} cannot be used: it lacks {error}") from error
-    except (YamlError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} cannot be used: {error}") from error
     check_fields(found, file, {"method": str, "backbone": str}, _FIELDS)
     return {**found, "teacher_changes": _teacher_changes(tree)}
@@ -261,7 +261,7 @@ def _notes(file: Path) -> dict[str, Any]:
 def _check_kept(value: dict[str, Any]) -> None:
     """ValueError unless every field has the type that a row shows."""
     check_fields(value, _INDEX, {}, _FIELDS)
-    for key, kind in (("layers", int), ("tags", str), ("scores", Real)):
+    for key, kind in (("layers", int), ("tags", str), ("scores", Real), ("teacher_changes", str)):
         inside = value.get(key) or {}
         inside = inside if isinstance(inside, dict) else {str(number): one for number, one in enumerate(inside)}
         check_fields(inside, _INDEX, dict.fromkeys(inside, kind))

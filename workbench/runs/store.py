@@ -21,23 +21,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from workbench.config import (
-    Config,
-    fingerprint,
-    from_dict,
-    load_config,
-    parse_yaml,
-    presets,
-    teacher_overrides,
-    to_yaml,
-)
+from workbench.config import Config, fingerprint, from_dict, load_config, presets, teacher_overrides, to_yaml
 from workbench.config.paths import with_real_paths
+from workbench.config.reading import MAX_BYTES, parse_yaml
 from workbench.files import append_jsonl, hold_lock, open_regular, read_file, write_atomically, write_json
 from workbench.runs import state as states
 from workbench.runs.checkpoints import Checkpoint, checkpoints, newest, remove_leftovers
 from workbench.runs.records import parse_metrics, read_metrics, read_provenance, read_results
 
-CONFIG_LIMIT = 1_000_000  # bytes of config.yaml: we write two thousand
 _BEGINNING, _DIGITS = 3, 6  # the least of a name, and of a fingerprint, that names a run
 _NAMED = 8  # runs that a message names
 _NO_RUNS = ("sweeps", "lost+found")  # folders among the runs that others than their owner may be unable to enter
@@ -60,9 +51,9 @@ class Run:
     def config(self) -> Config:
         """The complete configuration; ValueError naming ``config.yaml`` if it is missing or unreadable."""
         file = self.folder / "config.yaml"
-        raw = read_file(file, CONFIG_LIMIT)
+        raw = read_file(file, MAX_BYTES)
         try:
-            tree = parse_yaml(raw, file.name).value
+            tree = parse_yaml(raw, "it").value
             if not isinstance(tree, dict):
                 raise ValueError(f"it holds no mapping but {type(tree).__name__}")
             return from_dict(tree)
