@@ -16,6 +16,7 @@ from workbench.commands.watch import view
 from workbench.config import load_config
 from workbench.files import append_jsonl, read_json, write_json
 from workbench.lab.watching.state import panel_state
+from workbench.lab.watching.table import table_rows
 from workbench.runs.history import read_history, record_event
 from workbench.runs.index import runs_table
 from workbench.runs.shelf import restore, set_notes, trash, trashed
@@ -50,9 +51,9 @@ SHOWN = {
     "provenance.json": (),
     "status.json": (),
     "metrics.jsonl": ("empty", "cut"),
-    "history.jsonl": ("empty", "cut"),
-    "results.jsonl": ("empty", "cut"),
-    "notes.json": ("no keys", "huge number"),
+    "history.jsonl": ("empty", "cut", "half a character"),
+    "results.jsonl": ("empty", "cut", "half a character"),
+    "notes.json": ("no keys", "huge number", "half a character"),
 }
 KEPT = ("control.json", "log.txt", ".curves", "../.index.json")
 
@@ -110,7 +111,8 @@ def check(root: Path, file: Path, shown: bool | None) -> None:
         console.print(view([Run(root / bad), Run(root / other)], 120))
         picture = console.export_text()
         assert other in picture and "step 5 of 700" in picture
-        json.dumps([panel_state(Run(root / name)) for name in (bad, other)], allow_nan=False)
+        states = [panel_state(Run(root / name)) for name in (bad, other)]
+        json.dumps([states, table_rows(root)], allow_nan=False, ensure_ascii=False).encode()  # as a page is sent them
         trash(open_run(bad, root, damaged=True))
     assert trashed(root) == [bad] and [row.name for row in runs_table(root)] == [other]
     assert restore(bad, root).name == bad

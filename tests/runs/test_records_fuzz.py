@@ -128,7 +128,6 @@ def test_generated_files_end_well_or_with_a_value_error(runs, data):
         assert not rows[other.name].damage and rows[other.name].loss == 0.5
         for row in rows.values():
             assert "\x1b" not in "".join(map(on_one_line, _cells(row)))
-        json.dumps(table_rows(bad.folder.parent), allow_nan=False)
         assert other in find_runs(bad.folder.parent)
         fresh = Run(bad.folder)
         for read in (
@@ -148,4 +147,5 @@ def test_generated_files_end_well_or_with_a_value_error(runs, data):
         console = Console(width=100, file=open(os.devnull, "w"), record=True)  # noqa: SIM115
         console.print(view([fresh, other], 100))
         assert "step 0 of" in console.export_text()
-        json.dumps([panel_state(run) for run in (fresh, other)], allow_nan=False)
+        sent = [table_rows(bad.folder.parent), *(panel_state(run) for run in (fresh, other))]
+        json.dumps(sent, allow_nan=False, ensure_ascii=False).encode()

@@ -158,7 +158,9 @@ def _row(record: dict[str, Any], teacher: dict[str, Any] | None) -> RunRow:
         cost += teacher["seconds"] * min(1.0, taught / max(teacher["step"], 1))
     fields = {key: value for key, value in record.items() if key in RunRow.__dataclass_fields__ and value is not None}
     name = teacher["name"] if teacher else record.get("teacher")
-    scores = tuple(record.get("scores", {}).items())
+    scores = tuple((name, float(value)) for name, value in record.get("scores", {}).items())
+    fields |= {key: float(fields[key]) for key in ("created", "guidance_scale", "loss", "seconds") if key in fields}
+    cost = None if cost is None else float(cost)
     return RunRow(**{**fields, "teacher": name, "cost": cost, "layers": tuple(record.get("layers", ())),
                      "tags": tuple(record.get("tags", ())), "scores": scores})  # fmt: skip
 

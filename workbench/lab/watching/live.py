@@ -10,7 +10,7 @@ import anywidget
 import traitlets
 
 from workbench.lab.watching.code import calling, named
-from workbench.lab.watching.state import PARTS, POINTS, finer_curves, mark_of, panel_state, points_of
+from workbench.lab.watching.state import PARTS, POINTS, finer_curves, mark_of, panel_state, points_of, sendable
 from workbench.runs.curves import Follower, follow
 from workbench.runs.store import Run, find_runs, open_run, runs_root
 from workbench.training.control import Control
@@ -81,7 +81,7 @@ class Lookout:
                 continue
             self._marks[part] = mark
             try:
-                news[part] = read(self.run)
+                news[part] = sendable(read(self.run))
             except (ValueError, OSError, KeyError) as error:
                 errors.append(" ".join(str(error).split()))
         news["error"] = "; ".join(errors) if errors or "status" in news else self._seen.get("error", "")

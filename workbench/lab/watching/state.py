@@ -28,10 +28,10 @@ def panel_state(run: Run, since: int | None = None) -> dict[str, Any]:
     "curves" has steps and values by name, at most `OPENED` points each, and "complete" is False while a long file was
     only sampled: ask again. "error" says which file is damaged; what can be read is there all the same.
     """
-    state: dict[str, Any] = {"name": run.name, "folder": str(run.folder), "error": ""}
+    state: dict[str, Any] = sendable({"name": run.name, "folder": str(run.folder), "error": ""})
     for part, read in PARTS.items():
         try:
-            state[part] = read(run)
+            state[part] = sendable(read(run))
         except (ValueError, OSError, KeyError) as error:
             state["error"] = _sentence(error)
     try:
@@ -99,6 +99,15 @@ def status_of(run: Run) -> dict[str, Any]:
     }
 
 
+def sendable(value: Any) -> Any:
+    """A value for JSON that a page can be sent: halves of characters, as of names that are not UTF-8, are escapes."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {sendable(key): sendable(one) for key, one in value.items()}
+    return [sendable(one) for one in value] if isinstance(value, list | tuple) else value
+
+
 def commands(state: str) -> dict[str, bool]:
     """Which commands a run in this state obeys."""
     return {
@@ -148,7 +157,7 @@ def short(value: float | None) -> float | None:
 
 
 def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return sendable(" ".join(str(error).split())) or type(error).__name__
 
 
 PARTS: dict[str, Callable[[Run], Any]] = {

@@ -13,7 +13,7 @@ from workbench.lab.drawn import samples
 from workbench.lab.maps import compare_maps, maps
 from workbench.lab.watching.code import calling, named
 from workbench.lab.watching.live import watch
-from workbench.lab.watching.state import short
+from workbench.lab.watching.state import sendable, short
 from workbench.runs.index import RunRow, runs_table
 from workbench.runs.shelf import TRASH, set_notes, trash
 from workbench.runs.store import Run, runs_root
@@ -35,7 +35,7 @@ def runs(root: str | Path | None = None) -> "RunsTable":
 
 def table_rows(root: Path) -> list[dict[str, Any]]:
     """What the table shows of each run under `root`, newest first, ready for JSON."""
-    return [_row(row) for row in reversed(runs_table(root))]
+    return [sendable(_row(row)) for row in reversed(runs_table(root))]
 
 
 def codes(chosen: Sequence[Run]) -> dict[str, str]:
