@@ -44,6 +44,7 @@ _TAIL = 16_384  # bytes that hold the last record of metrics.jsonl
 # Of what a row shows: checked again when it comes from the index, which anybody may have written.
 _FIELDS = {"fingerprint": str, "created": float, "method": str, "backbone": str, "guidance_scale": Real}
 _FIELDS |= {"layers": list, "teacher": str, "teacher_step": int, "seed": int, "steps": int}
+_INSIDE = {"layers": int, "tags": str, "scores": Real, "teacher_changes": str}
 _FIELDS |= {"loss": Real, "seconds": Real, "scores": dict, "tags": list, "notes": str, "teacher_changes": list}
 
 
@@ -262,11 +263,12 @@ def _notes(file: Path) -> dict[str, Any]:
 
 def _check_kept(value: dict[str, Any]) -> None:
     """ValueError unless every field has the type that a row shows."""
-    check_fields(value, _INDEX, {}, _FIELDS)
-    for key, kind in (("layers", int), ("tags", str), ("scores", Real), ("teacher_changes", str)):
-        inside = value.get(key) or {}
-        inside = inside if isinstance(inside, dict) else {str(number): one for number, one in enumerate(inside)}
-        check_fields(inside, _INDEX, dict.fromkeys(inside, kind))
+    check_fields(value, _INDEX, {}, {key: _FIELDS[key] for key in value if key in _FIELDS})
+    for key, kind in _INSIDE.items():
+        inside = value.get(key)
+        if inside:
+            inside = inside if isinstance(inside, dict) else {str(number): one for number, one in enumerate(inside)}
+            check_fields(inside, _INDEX, dict.fromkeys(inside, kind))
 
 
 def _load(root: Path) -> dict[str, dict]:
