@@ -6,6 +6,7 @@ import os
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,10 @@ def presets() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in _shipped() if not name.rpartition("/")[2].startswith("_"))
 
 
-def _shipped() -> set[str]:
-    return {path.relative_to(PRESETS).as_posix() for path in PRESETS.rglob("*.yaml")}
+@lru_cache(maxsize=1)
+def _shipped() -> frozenset[str]:
+    """Files of presets; they do not change while the package is imported."""
+    return frozenset(path.relative_to(PRESETS).as_posix() for path in PRESETS.rglob("*.yaml"))
 
 
 def _layers(source: str | Path, chain: tuple[str, ...] = (), found: list[Document] | None = None) -> list[Document]:
