@@ -177,6 +177,11 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
+def reason(error: BaseException) -> str:
+    """What an error says, for a reader: the sentence of an expected one; the kind of any other stands before it."""
+    return str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+
+
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Errors of the operating system inside name ``path`` if they name no file, as when a disk is full."""

@@ -110,7 +110,10 @@ def test_commands_make_sense():
 
 
 def test_numbers_that_are_none_are_not_drawn(run, log):
-    log(run, 40, loss=float("nan"), gradient_norm=float("inf"))
+    # As runs of before have them, whose writer did not refuse them.
+    record = {**run.metrics[-1], "step": 40, "loss": float("nan"), "gradient_norm": float("inf")}
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(record) + "\n")
     found = panel_state(run)
     assert found["curves"]["loss"][0] == [10, 20, 30] == found["curves"]["gradient_norm"][0]
     assert found["last"] == 40
@@ -319,7 +322,7 @@ def test_buttons_reach_the_trainer_without_waiting(running, panels):
     ("content", "said"),
     [
         ({"run": 0, "what": "pause"}, "nobody trains it"),
-        ({"run": 0, "what": "set", "value": -1}, "learning_rate must be a finite number above 0; got -1"),
+        ({"run": 0, "what": "set", "value": -1}, "learning_rate must be above 0; got -1"),
         ({"run": 0, "what": "delete"}, "there is no command 'delete'"),
         ({"run": 7, "what": "pause"}, "IndexError"),
     ],

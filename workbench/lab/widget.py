@@ -6,6 +6,7 @@ from typing import Any
 import anywidget
 import traitlets
 
+from workbench.files import reason
 from workbench.lab.view import View
 
 _STATIC = Path(__file__).parent / "static"
@@ -52,4 +53,4 @@ class ViewWidget(anywidget.AnyWidget):
 
     def _tell(self, error: Exception) -> None:
         self.error = ""
-        self.error = f"{type(error).__name__}: {error}"
+        self.error = reason(error)

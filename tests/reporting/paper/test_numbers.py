@@ -89,13 +89,13 @@ def test_quoted_rows_are_those_nobody_trains_here_and_every_preset_exists():
         (lambda t: t.update(tables=[1]), "tables must be keys with values; got [1]"),
         (lambda t: t.update(metrics=None), "metrics must be keys with values"),
         (lambda t: t["tables"]["table4"].update(rows=5), "table4: rows must be a list; got 5"),
-        (lambda t: t["tables"]["table4"].update(guided="yes"), "table4: guided must be bool"),
-        (lambda t: t["tables"]["table4"]["rows"][0].update(presets={"laptop": 3}), "presets.laptop must be"),
-        (lambda t: t["tables"]["table4"]["rows"][0]["values"].update(fid=float("nan")), "fid is nan"),
+        (lambda t: t["tables"]["table4"].update(guided="maybe"), "table4: guided must be bool"),
+        (lambda t: t["tables"]["table4"]["rows"][0].update(presets={"laptop": [3]}), "presets.laptop must be"),
+        (lambda t: t["tables"]["table4"]["rows"][0]["values"].update(fid=float("nan")), "fid is .nan"),
         (lambda t: t["time"]["rows"][0].update(phases=[]), "time of plain needs phases"),
         (lambda t: t["time"]["rows"][0].update(phases=[{"steps": 3, "rate": 0.0}]), "a rate above 0"),
         (lambda t: t.update(stated={"a": 1}), "stated must be a list"),
-        (lambda t: t.update({5: 1}), "the key 5 is not text"),
+        (lambda t: t.update({5: 1}), "the key '5' is not text"),
     ],
 )
 def test_a_broken_file_is_refused_with_its_name_and_the_place(tmp_path, change, words):

@@ -9,6 +9,7 @@ from typing import Any
 import anywidget
 import traitlets
 
+from workbench.files import reason
 from workbench.lab.watching.code import calling, named
 from workbench.lab.watching.state import PARTS, POINTS, finer_curves, mark_of, panel_state, points_of, sendable
 from workbench.runs.curves import Follower, follow
@@ -140,7 +141,7 @@ class LivePanel(anywidget.AnyWidget):
             except Exception as error:  # whatever went wrong, the reader waits in front of the page
                 if not self._over and str(error) != said:
                     said = str(error)
-                    self._say(f"{type(error).__name__}: {error}", True)
+                    self._say(reason(error), True)
 
     def _beat(self, quiet: float) -> float:
         if self._views and not any(self._views.values()):
@@ -168,7 +169,7 @@ class LivePanel(anywidget.AnyWidget):
             low, high = map(float, span)
             found = {number: finer_curves(run, low, high) for number, run in enumerate(self.runs)}
         except (ValueError, OSError, TypeError) as error:
-            self._say(f"{type(error).__name__}: {error}", True)
+            self._say(reason(error), True)
         else:
             self.send({"type": "finer", "range": [low, high], "runs": found})
 
@@ -181,7 +182,7 @@ class LivePanel(anywidget.AnyWidget):
                 raise ValueError(f"there is no command {what!r}")
             done = control.set("learning_rate", content["value"]) if what == "set" else getattr(control, what)()
         except Exception as error:  # the page's line is the only place where it is read
-            self._say(f"{type(error).__name__}: {error}", True)
+            self._say(reason(error), True)
         else:
             if isinstance(done, Launched):
                 self._say(str(done), done.failed is not None)

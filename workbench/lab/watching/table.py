@@ -9,6 +9,7 @@ import anywidget
 import ipywidgets
 import traitlets
 
+from workbench.files import reason
 from workbench.lab.drawn import samples
 from workbench.lab.maps import compare_maps, maps
 from workbench.lab.watching.code import calling, named
@@ -164,14 +165,14 @@ class RunsTable(anywidget.AnyWidget):
         try:
             self.send({"type": "said", "text": self.act(content), "wrong": False})
         except Exception as error:  # the page's line is the only place where it is read
-            self.send({"type": "said", "text": f"{type(error).__name__}: {error}", "wrong": True})
+            self.send({"type": "said", "text": reason(error), "wrong": True})
 
     def _opened(self, view: Any) -> None:
         try:
             self.show(view)
             self.send({"type": "said", "text": f"Opened {view} below.", "wrong": False})
         except Exception as error:  # the page's line is the only place where it is read
-            self.send({"type": "said", "text": f"{type(error).__name__}: {error}", "wrong": True})
+            self.send({"type": "said", "text": reason(error), "wrong": True})
 
 
 def _row(row: RunRow) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import ipywidgets
 import traitlets
 
 from workbench.config import presets, refuse_unknown
+from workbench.files import reason
 from workbench.lab.watching import form
 from workbench.lab.watching.live import watch
 from workbench.runs.store import runs_root
@@ -122,7 +123,7 @@ class Wizard(anywidget.AnyWidget):
         try:
             action()
         except Exception as error:  # the page's line is the only place where it is read
-            self._say(f"{type(error).__name__}: {error}", True)
+            self._say(reason(error), True)
 
     def _say(self, text: str, wrong: bool) -> None:
         self.send({"type": "said", "text": text, "wrong": wrong})

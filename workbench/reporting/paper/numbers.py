@@ -164,7 +164,7 @@ def _row(where: str, tree: Any, metrics: Mapping[str, Metric]) -> PaperRow:
     for metric, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise ValueError(f"{where}: {metric} is {value!r}; allowed are numbers above 0")
-    _presets(where, known.get("presets", {}))
+    known["presets"] = _presets(where, known.get("presets", {}))
     row = _record(where, PaperRow, {**known, "values": {metric: float(value) for metric, value in values.items()}})
     refuse_unknown(f"{where}: method", row.method, METHODS)
     refuse_unknown(f"{where}: sampler", row.sampler, _SAMPLERS)
@@ -178,15 +178,15 @@ def _row(where: str, tree: Any, metrics: Mapping[str, Metric]) -> PaperRow:
 def _time(tree: Any) -> TimeRow:
     row = dict(_mapping("time", tree, [one.name for one in fields(TimeRow)], ("row", "phases")))
     row["phases"] = tuple(_record(f"time of {row['row']}", Phase, phase) for phase in _list("phases", row["phases"]))
-    _presets("time", row.get("presets", {}))
+    row["presets"] = _presets("time", row.get("presets", {}))
     if not row["phases"] or any(phase.steps < 1 or not 0 < phase.rate < math.inf for phase in row["phases"]):
         raise ValueError(f"time of {row['row']} needs phases, each with steps and a rate above 0")
     return _record("time", TimeRow, row)
 
 
-def _presets(where: str, tree: Any) -> None:
-    for scale, preset in _mapping(f"{where}: presets", tree).items():
-        coerce(f"{where}: presets.{scale}", preset, str)
+def _presets(where: str, tree: Any) -> dict[str, str]:
+    presets = _mapping(f"{where}: presets", tree)
+    return {scale: coerce(f"{where}: presets.{scale}", preset, str) for scale, preset in presets.items()}
 
 
 def _record(where: str, kind: type, tree: Any) -> Any:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from workbench.files import hold_lock, read_json, write_atomically
+from workbench.files import hold_lock, read_json, reason, write_atomically
 from workbench.reporting.sweep.records import MARK, STOP, write_job
 
 _PATIENCE = 30.0  # seconds: the one before is dying
@@ -65,7 +65,7 @@ def _execute(order: dict[str, Any], folder: Path) -> tuple[int, dict[str, Any]]:
     except DeadKernelError:
         return DEAD, {"reason": "the kernel died", "cell": _cell(working, "start_time")}
     except Exception as error:
-        return FAILED, {"reason": f"{type(error).__name__}: {error}"}
+        return FAILED, {"reason": reason(error)}
     finally:
         with contextlib.suppress(FileNotFoundError):
             write_atomically(folder / "row.ipynb", working.read_bytes())

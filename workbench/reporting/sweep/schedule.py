@@ -9,7 +9,7 @@ from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from workbench.files import hold_lock
+from workbench.files import hold_lock, reason
 from workbench.reporting.sweep.execution import cores, execute_row, live_with_parent
 from workbench.reporting.sweep.progress import Meter, Outcome, Progress, finished, runs_by_fingerprint
 from workbench.reporting.sweep.records import Place, place_of
@@ -137,7 +137,7 @@ class _Sweep:
                 record = future.result()
             except Exception as error:  # whatever an executor has: a worker died, a machine is gone
                 state = "stopped" if self.stopping else "failed"
-                record = {"state": state, "reason": f"{type(error).__name__}: {error}"}
+                record = {"state": state, "reason": reason(error)}
                 if isinstance(error, BrokenExecutor):
                     self.pool = None  # the rows that are still to come get a new one
             self.ended[job.id] = self._outcome(job, record)
