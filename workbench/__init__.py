@@ -15,7 +15,7 @@ The public names below are imported when they are first used, so that ``import w
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "load_config": "workbench.config",

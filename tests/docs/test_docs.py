@@ -2,9 +2,11 @@
 
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import workbench as wb
 from workbench.__main__ import COMMANDS
@@ -138,3 +140,22 @@ def test_links_lead_to_files_and_headings_that_exist(page, generated):
 def anchors(text: str) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
     return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+def test_the_version_is_the_same_in_every_place():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert wb.__version__ == project["version"] == citation["version"]
+    assert f"\n## {wb.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_dependency_has_a_reason():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    listed = rows_text("installation.md", "Dependencies")
+    extras = project["optional-dependencies"]
+    for requirement in [*project["dependencies"], *extras["test"], *extras["docs"]]:
+        assert re.match(r"[\w-]+", requirement)[0] in listed, requirement
+
+
+def rows_text(page: str, heading: str) -> str:
+    return (DOCS / page).read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
