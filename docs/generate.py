@@ -184,7 +184,7 @@ def api() -> str:
         "# Python API",
         "`import workbench as wb` is quick: each name is imported when it is first used. Conventions: time is the "
         "paper's (t = 0 is data, t = 1 is noise), layers count from 1 and 0 is the patch embedding, and axes are "
-        "`b` batch, `c` channels, `h w` latent grid, `n` tokens or images, `d` width.",
+        "`b` batch, `c` channels, `h w` latent grid, `n` images or tokens, `d` width. Every example runs as a test.",
     ]
     for name, module in workbench._PUBLIC.items():
         members = "\n      members: true" if name[0].isupper() else ""  # of a class

@@ -87,11 +87,25 @@ FREE = (*(f"training.{key}" for key in _UNCOUNTED), *_ROUNDING)
 
 
 def load_config(source: str | Path, overrides: str | Iterable[str] = ()) -> Config:
-    """The configuration of a preset ("demo/guided") or YAML file, with overrides like "training.steps=500".
+    """Read the configuration of a preset or YAML file, with overrides.
 
-    Paths in it are absolute from here on, so that a run's ``config.yaml`` is right from any working directory. Raises
-    ValueError for an unknown preset, key or option, naming the nearest right one, for a value of the wrong type or
-    outside its range, and for YAML that does not say one thing; with file and line if it stands in a file.
+    Paths in it become absolute, so that a run's ``config.yaml`` is right from any working directory.
+
+    Args:
+        source: Name of a preset, such as "demo/guided", or path of a YAML file.
+        overrides: Dotted options, such as "training.steps=500"; one alone may be text.
+
+    Returns:
+        The complete configuration: every option of the chosen backbone and objective has its value.
+
+    Raises:
+        ValueError: For an unknown preset, key or option, with the nearest known name; for a value of the wrong type or
+            outside its range; and for YAML that is ambiguous. With file and line where it is in a file.
+
+    Example:
+        >>> config = wb.load_config("demo/plain", ["training.steps=20", "backbone.size=pico"])
+        >>> config.training.steps, config.backbone.options["size"]
+        (20, 'pico')
     """
     layers = layered(source, overrides)
     try:

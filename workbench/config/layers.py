@@ -147,7 +147,21 @@ def _held(value: Any) -> str:
 
 
 def as_overrides(overrides: str | Iterable[str]) -> tuple[str, ...]:
-    """Overrides as a tuple; one alone may be text, as papermill's ``-p overrides training.steps=20`` gives it."""
+    """Overrides as a tuple; a single one may be text, as papermill's ``-p overrides training.steps=20`` passes it.
+
+    Args:
+        overrides: One override as text, or several.
+
+    Returns:
+        The overrides as a tuple of text.
+
+    Raises:
+        ValueError: For anything that is not text.
+
+    Example:
+        >>> wb.as_overrides("training.steps=20")
+        ('training.steps=20',)
+    """
     given = (overrides,) if isinstance(overrides, str) else tuple(overrides)
     for text in given:
         if not isinstance(text, str):

@@ -121,13 +121,32 @@ class Autoencoder:
 
 
 def load_codec(name: str, pixel_channels: int, device: torch.device | str = "cpu") -> Codec:
-    """The codec called ``name``, on ``device``.
+    """Load an autoencoder by name or from a folder.
 
-    "kl-f4" is shipped and "identity" is none. "sd-vae-ft-ema" and "sd-vae-ft-mse" (the same encoder, another decoder;
-    "sd-vae" is the first, with which SiT and REPA decode) and "va-vae" are looked for in ``$WORKBENCH_WEIGHTS``, then
-    at the model hub. A folder may be one that ``workbench codec train`` wrote, a diffusers ``AutoencoderKL``, or
-    VA-VAE's weights beside their ``latents_stats.pt``. Raises ValueError if there is no such codec, its files are
-    missing or damaged (what to fetch and where to put it), or it is for another number of channels.
+    "kl-f4" ships with the package and "identity" uses the pixels as latents. "sd-vae-ft-ema", "sd-vae-ft-mse" (the same
+    encoder, another decoder; "sd-vae" is the first, with which SiT and REPA decode) and "va-vae" are looked for in
+    ``$WORKBENCH_WEIGHTS``, then at the model hub. A folder may be one that ``workbench codec train`` wrote, a diffusers
+    ``AutoencoderKL``, or VA-VAE's weights beside their ``latents_stats.pt``.
+
+    Args:
+        name: One of these names, or the path of a folder.
+        pixel_channels: Channels of the images: 1 for grey, 3 for colour.
+        device: Where the weights are and the work is done.
+
+    Returns:
+        A codec. ``encode`` takes uint8 images ``b k x y`` and gives posterior moments ``b 2c h w`` in latent units
+        (mean, then standard deviation), ``decode`` takes latents ``b c h w`` and gives uint8 images. ``channels`` is c
+        and ``factor`` is x / h.
+
+    Raises:
+        ValueError: If there is no such codec, if its files are missing (with what to fetch, and where to put it) or
+            damaged, or if it is for another number of channels.
+
+    Example:
+        >>> codec = wb.load_codec("kl-f4", pixel_channels=1)
+        >>> images = wb.load_images(wb.load_config("demo/plain").data, "test").batch([0, 1])
+        >>> codec.encode(images).shape, codec.factor
+        (torch.Size([2, 8, 8, 8]), 4)
     """
     from workbench.data.autoencoders import PUBLISHED, load_autoencoder
 

@@ -94,10 +94,24 @@ QUANTISATION = "trunc(clip(127.5 x + 128, 0, 255))"
 
 
 def load_images(config: DataConfig, split: str) -> Images:
-    """The ``split`` ("train" or "test") of the image set that ``config`` names.
+    """Open the "train" or "test" split of an image set.
 
-    Raises ValueError for an unknown name or split, a missing folder, and any file that is damaged, empty,
-    of another size or not an image: the message names the file.
+    Args:
+        config: The section ``data`` of a configuration.
+        split: "train" or "test".
+
+    Returns:
+        An ``Images`` record. ``len(images)`` is the number of images, ``images.batch(rows)`` reads some as uint8 ``b c
+        h w`` in 0..255, and ``labels``, ``classes``, ``channels``, ``size`` (pixels) and ``summary`` describe them.
+
+    Raises:
+        ValueError: For an unknown name or split, a missing folder, and any file that is damaged, empty, of another size
+            or not an image; the message names the file.
+
+    Example:
+        >>> images = wb.load_images(wb.load_config("demo/plain").data, "test")
+        >>> len(images), images.batch([0, 1]).shape, images.classes[0]
+        (10000, torch.Size([2, 1, 32, 32]), 'T-shirt')
     """
     refuse_unknown("split", split, ("train", "test"))
     refuse_unknown("data.name", config.name, _LOADERS)

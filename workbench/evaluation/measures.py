@@ -84,16 +84,38 @@ def measure_grid(
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> MeasureGrid:
-    """All measures of a grid of features, as far as its label modes allow, over layer x time x guidance scale.
+    """Measure a grid of features over layer x time x guidance scale.
 
-    At each layer and time, with the null label: linear probe (also with shuffled labels, which must be at chance), and
-    `separability`; RankMe, uniformity, LDS and the linear CKA and CKNNA with the deepest layer, or with `reference`,
-    of f_u and f_c. At each scale, 0 being f_u: `separability` of the versions of `leakage`, and its condition share.
-    With `again`, features extracted with another seed, alignment of the two noise draws of each image.
+    At each layer and time, with the null label: linear probe (also with shuffled labels, which must be at chance) and
+    separability (kNN, LDA, silhouette, Davies-Bouldin, Fisher ratio); RankMe, uniformity, LDS, and linear CKA and CKNNA
+    with the deepest layer or with `reference`, of f_u and f_c. At each scale, 0 being f_u: separability of the null,
+    true and wrong label and of the label alone, and the share of what is explained that is due to the label. Which of
+    these are there depends on the label modes that were extracted. Cells are kept beside the features as they are
+    finished.
 
-    Cells are kept beside the features as they are finished, so that a second call is instant and one that was cut off
-    goes on. `processes` (the processor's cores) are started anew: a script needs ``if __name__ == "__main__"``.
-    `progress(done, total)` counts layer x time x scale. ValueError naming the cell that cannot be measured.
+    Args:
+        features: What `wb.extract` returned.
+        scales: Guidance scales w.
+        neighbours: k of kNN.
+        seed: Seed of splits and subsets.
+        reference: Features ``n d`` of the same images to compare with, instead of the deepest layer.
+        again: Features extracted with another seed, for the alignment of two noise draws of each image.
+        processes: Processes to share the work; the processor's cores by default. With more than one, a script needs
+            ``if __name__ == "__main__"``.
+        progress: Called with (done, total) cells.
+
+    Returns:
+        A ``MeasureGrid``. Each of its ``records`` has layer, t, scale, version, measure, value, low, high and count;
+        ``array(measure, version)`` gives values by layer x time x scale.
+
+    Raises:
+        ValueError: Naming the cell that cannot be measured.
+
+    Example:
+        >>> features = wb.extract(wb.zoo("guided"), images=100, layers=[8], times=[0.5], pooling="mean")
+        >>> grid = wb.measure_grid(features, scales=[0.0, 10.0], neighbours=5, processes=1)
+        >>> grid.array("knn", "true").shape
+        (1, 1, 2)
     """
     layers, times = list(features.layers), list(features.times)
     scales = list(dict.fromkeys(map(float, scales)))

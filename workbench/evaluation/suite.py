@@ -42,13 +42,38 @@ def score(
     processes: int = 1,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """All scores of ``run`` at ``step`` by one detector; computed once, then read back from ``results.jsonl``.
+    """Score the images that a run generates at a step, by one detector.
 
     Against the training images of the run's data set, with floors from its test images, or against a reference file.
-    ``scores.measure`` says what the scores are; class agreement joins them where the detector knows the run's classes.
-    ValueError for a detector whose network taught the run or its teacher, unless ``force`` (then each record carries
-    ``supervised``), for too few images unless ``small_ok`` (then ``small``), for scores that are not finite, and as
-    ``generate``. The checkpoint is held from the beginning: a run that trains may thin it meanwhile.
+    Computed once, then read back from ``results.jsonl``. The checkpoint is kept from the beginning, also while the run
+    trains on and thins its checkpoints.
+
+    Args:
+        run: The run.
+        step: Step of the checkpoint.
+        settings: Sampler, steps, guidance, count, labels and seed; ``run.config.sampling`` are the run's own.
+        detector: "clf64", "effnet-lite0", "randomconv", "pixels-pca64", "inception-2015" or "dinov2".
+        reference: A reference .npz file, in ADM's layout.
+        small_ok: Allow, and mark, fewer images than twice the detector's dimensions.
+        force: Allow, and mark, a detector whose network taught the run or its teacher.
+        processes: Processes that generate, GPUs in turn.
+        progress: Called with (stage, done, total).
+
+    Returns:
+        A record for each score. All have ``metric`` (such as "fd-clf64"), ``value``, ``step``, ``n_generated`` and how
+        it was measured (``detector``, sampler, guidance, seeds, reference); where there is one ``low`` and ``high``, a
+        95 % interval over the choice of images, and ``floor``, the score of as many real test images; ``supervised`` or
+        ``small`` where `force` or `small_ok` allowed it.
+
+    Raises:
+        ValueError: For a detector that taught the run, too few images, scores that are not finite, a step that was not
+            kept, and sampling options that do not work for this run.
+
+    Example:
+        >>> run = wb.zoo("guided")
+        >>> scores = wb.score(run, 6000, run.config.sampling)  # these were shipped with the run
+        >>> scores[0]["metric"], round(scores[0]["value"], 2), scores[0]["n_generated"]
+        ('fd-clf64', 1.84, 2000)
     """
     check_sampling(run, settings, processes)
     judge = _detector(detector)

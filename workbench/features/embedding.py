@@ -98,11 +98,31 @@ def embed_sequence(
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> list[Embedding]:
-    """The same rows through layers, times, scales or steps: each embedding starts from the one before.
+    """Embed the same rows through layers, times, scales or steps, each embedding starting from the one before.
 
-    So a point moves because its neighbours changed, not because an embedding may be turned at will; widths of the sets
-    may differ. With "pca" each is its own PCA, turned onto the one before. Kept in `folder` if given; `options` are
-    those of `embed`, `progress(done, total)` counts sets. ValueError if the numbers of rows differ, and as `embed`.
+    So a point moves because its neighbours changed, not because an embedding may be rotated at will. With "pca" each is
+    its own PCA, rotated onto the one before.
+
+    Args:
+        sets: Features ``n d`` or ``n m d`` of the same n images, one entry for each frame; widths may differ.
+        method: "pca", "tsne" (openTSNE) or "umap" (umap-learn).
+        seed: Seed of the method.
+        folder: Where embeddings are kept and found again.
+        progress: Called with (done, total) sets.
+        options: Those of ``features.embedding.embed``: perplexity, neighbours, reduce, labels, jobs.
+
+    Returns:
+        An ``Embedding`` for each set: ``points`` (``n 2``), ``trustworthiness``, and ``purity`` if labels were given.
+
+    Raises:
+        ValueError: If the numbers of rows differ, for another method, for values that it cannot take, and for rows that
+            are not finite or do not vary.
+
+    Example:
+        >>> features = wb.extract(wb.zoo("guided"), images=40, layers=[4, 8], times=[0.5], pooling="mean")
+        >>> frames = wb.embed_sequence([features.read(4, 0.5), features.read(8, 0.5)], "pca", seed=0)
+        >>> [frame.points.shape for frame in frames]
+        [torch.Size([40, 2]), torch.Size([40, 2])]
     """
     counts = sorted({len(rows) for rows in sets})
     if len(counts) != 1:

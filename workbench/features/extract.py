@@ -48,18 +48,44 @@ def extract(
     root: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FeatureGrid:
-    """Features of images of `split`, the first so many or those at the row numbers, at every layer x time x label mode.
+    """Extract features of images at every layer x time x label mode; cached on disk.
 
-    The images are those of the run's data set, or of `data`, which an imported run needs. The noise of one depends on
-    `seed` and its row alone, so every model, layer and label mode sees the same x_t, on the path of the run's training.
-    Label modes are those of `FeatureGrid`; the wrong label is that of another of these images. Kept under
-    `root`/.features, the root of the runs unless given: what is there is not computed again, and a call that was cut
-    off goes on at the (time, label mode) it had reached. One pass gives all layers and stops at the deepest one
-    missing. With `pooling` "mean" the LDS of each image is kept too. Runs on a GPU if there is one.
+    The noise of an image depends on `seed` and its row alone, so every model, layer and label mode sees the same x_t,
+    on the noise path of the run. Features are kept under `root`/.features; what is there is not computed again, and a
+    call that was interrupted continues at the (time, label mode) it had reached. One forward pass gives all layers and
+    stops at the deepest one that is missing. Runs on a GPU if there is one.
 
-    `progress(done, total)` counts images through the network. ValueError for arguments outside what is allowed, a step
-    that was not kept, and features that are not finite or do not fit the cap (``$WORKBENCH_FEATURES_GB``), the disk or
-    float16.
+    Args:
+        run: The run whose model is looked into.
+        images: Number of images (the first ones), or row numbers in the split.
+        layers: Layers, counted from 1; 0 is the patch embedding.
+        times: Noise levels t in 0..1; 0 is data, 1 is noise.
+        step: Step of the checkpoint; the newest by default.
+        weights: "ema" or "raw".
+        labels: Label modes: "null" (f_u), "true" (f_c), "wrong" (the label of another image), "noise-null" and
+            "noise-true" (noise in place of the image).
+        pooling: "tokens" keeps every token, "mean" their mean and the LDS of each image.
+        data: The image set, if it is not the run's own; an imported run needs it.
+        split: "train" or "test".
+        seed: Seed of the noise.
+        dtype: "float32" or "float16", as stored.
+        device: Such as "cuda:1".
+        root: Folder of the runs, where the cache is; ``$WORKBENCH_RUNS`` or ``./runs`` by default.
+        progress: Called with (done, total) images.
+
+    Returns:
+        A ``FeatureGrid``. ``read(layer, t, label)`` gives features ``n m d`` (images, tokens, width), or ``n d`` for
+        pooling "mean"; ``guided(layer, t, scale)`` gives f_u + scale (f_c - f_u), Eq. 3. ``true`` and ``given`` are the
+        true and the wrong labels.
+
+    Raises:
+        ValueError: For arguments outside what is allowed, a step that was not kept, features that are not finite, and
+            features that do not fit the cap (``$WORKBENCH_FEATURES_GB``), the disk or float16.
+
+    Example:
+        >>> features = wb.extract(wb.zoo("guided"), images=4, layers=[4, 8], times=[0.5])
+        >>> features.read(8, 0.5, "true").shape, features.guided(8, 0.5, scale=10.0).shape
+        (torch.Size([4, 64, 48]), torch.Size([4, 64, 48]))
     """
     root = runs_root() if root is None else Path(root)
     _check_words(weights=weights, pooling=pooling, dtype=dtype)

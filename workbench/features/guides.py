@@ -38,13 +38,35 @@ def guide_tokens(
     root: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[float, Float[Tensor, "n m d"]]:
-    """Tokens of the images at `rows` by time, on the token grid of `run`, with the noise that `extract` gives them.
+    """Tokens of the target that a method aligns with, for the same images and noise as `wb.extract`.
 
     "vae": patches of the latent, the target of Eq. 1. An encoder ("effnet-lite0", "dinov2-b"): its tokens of the image,
-    the target of REPA. Both are the same at every time. "layersync": the deeper layer of the run at `step` (the first
-    pair's). "sra": the deep layer of its average model at t less half the offset, which is the mean of SRA's draw. The
+    the target of REPA. Both are the same at every time. "layersync": the deeper layer of the run at `step` (of its
+    first pair). "sra": the deep layer of its EMA model at t less half the offset, which is the mean of SRA's draw. The
     last two are those of the run's own objective if it is that method, else where it is published for such a backbone,
-    with the true label. ValueError for another name, or a layer that is published for no such backbone.
+    with the true label.
+
+    Args:
+        name: One of these targets.
+        run: The run, whose images and token grid are taken.
+        rows: Row numbers of the images in the training split.
+        times: Noise levels t in 0..1.
+        step: Step of the checkpoint for "layersync" and "sra"; the newest by default.
+        data: The image set, if it is not the run's own.
+        seed: Seed of the noise.
+        root: Folder of the runs, where the cache is; ``$WORKBENCH_RUNS`` or ``./runs`` by default.
+        progress: Called with (done, total) images.
+
+    Returns:
+        Tokens ``n m d`` (images, tokens, width of the target) by time.
+
+    Raises:
+        ValueError: For another name, or a layer that is published for no such backbone.
+
+    Example:
+        >>> tokens = wb.guide_tokens("vae", wb.zoo("guided"), rows=[0, 1], times=[0.5])
+        >>> tokens[0.5].shape
+        torch.Size([2, 64, 4])
     """
     refuse_unknown("guide", name, GUIDES)
     root = runs_root() if root is None else Path(root)

@@ -156,10 +156,28 @@ def project(
 ) -> GuidedProjection:
     """Joint PCA of the tokens of one layer over all images, times and both label modes, each with the same weight.
 
-    `f_u` and `f_c` are by time. Without `f_c` there is one set, the same at any w (d = 0); a bare tensor, such as the
-    tokens of an outside encoder, is that of clean images, t = 0. Each direction has its largest loading positive.
-    One eigenproblem of d x d in float64. ValueError for shapes or times that differ, features that are not finite or
-    do not vary, or more components than d.
+    Each direction has its largest loading positive. One eigenproblem of d x d in float64.
+
+    Args:
+        f_u: Tokens ``n m d`` with the null label, by time. A bare tensor, such as the tokens of an image encoder, is
+            that of clean images, t = 0.
+        f_c: The same with the label. Without it there is one set, the same at any w.
+        components: Number of directions.
+
+    Returns:
+        A ``GuidedProjection``. ``at(t, w)`` gives coordinates ``n m k`` of f_u + w (f_c - f_u), Eq. 3; ``refit(t, w)``
+        the principal components at that w; ``explained`` the share of the variance along each direction.
+
+    Raises:
+        ValueError: For shapes or times that differ, features that are not finite or do not vary, or more components
+            than d.
+
+    Example:
+        >>> features = wb.extract(wb.zoo("guided"), images=4, layers=[8], times=[0.5])
+        >>> f_u, f_c = features.read(8, 0.5, "null"), features.read(8, 0.5, "true")
+        >>> projection = wb.project({0.5: f_u}, {0.5: f_c}, components=3)
+        >>> projection.at(0.5, w=10.0).shape
+        torch.Size([4, 64, 3])
     """
     by_time = dict(f_u) if isinstance(f_u, Mapping) else {0.0: f_u}
     _check_sets(by_time, f_c, components)

@@ -25,10 +25,29 @@ def samples(
 ) -> View:
     """Samples of one or several runs at training steps and guidance scales, a column for each seed.
 
-    Sample i has the noise and the class i (modulo their number) in every run, step and scale; the sampler is that of
-    each run's configuration. `steps` "all" are those that all runs kept, None the last of them. Images are kept in the
-    runs' folders. ValueError for a step that there is not, guidance (a scale other than 1) of a run whose null class
-    is untrained, runs of other classes, and a page of more than `page_mb` megabytes.
+    Sample i has the same noise and the class i (modulo their number) in every run, step and scale. The sampler is that
+    of each run's configuration. Images are kept in the runs' folders.
+
+    Args:
+        runs: A run, or several.
+        steps: Steps of checkpoints; "all" are those that all runs kept, None the last of them.
+        scales: Guidance scales; 1 is none.
+        count: Number of samples in a row.
+        seed: Seed of the noise.
+        page_mb: Largest size of the page, in megabytes.
+        progress: Called with (stage, done, total).
+
+    Returns:
+        A ``View``, as of `wb.maps`.
+
+    Raises:
+        ValueError: For a step that does not exist, guidance of a run whose null class is untrained, runs of other
+            classes, and a page of more than `page_mb` megabytes.
+
+    Example:
+        >>> view = wb.samples(wb.zoo("guided"), steps=None, scales=[1.0], count=2)
+        >>> view.save("samples.png").name
+        'samples.png'
     """
     given = dict(locals())
     several = opened_runs(runs)

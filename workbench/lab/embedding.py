@@ -49,17 +49,41 @@ def embedding(
     page_mb: float = PAGE_MB,
     progress: Report | None = None,
 ) -> View:
-    """Images as points by their mean tokens, by class, at layers, times and guidance scales, beside token maps.
+    """Images as points by their mean tokens, coloured by class, beside token maps.
 
-    `runs` is a run, or several and the targets of `compare_maps`, of which one is shown at a time. PCA is exact at any
-    w, as guidance is linear (Eq. 3); t-SNE and UMAP are computed at the `stops` of w (None: 0, 1, 15; with PCA alone 0,
-    1, 5, 15, 30), each frame from the one before, along w, then t, then layer. At the stops is also known, in the
-    original space and leaving one out, whose 20 nearest others by cosine vote for its class. `layers` None are four
-    spread over the model. `images` is a count, one of each class in turn, or row numbers; those of them that have
-    token maps are the first `mapped`, or these row numbers, and of these the selected ones are shown.
+    Sliders choose layer, time, guidance scale and step.
 
-    The first call takes a second or more a frame of t-SNE, and UMAP more; all is kept beside the run. ValueError as
-    `maps`, for another method, and for more than 150 frames.
+    PCA is exact at any w, as guidance is linear (Eq. 3). t-SNE and UMAP are computed at the `stops` of w, each frame
+    starting from the one before, along w, then t, then layer. At the stops it is also known, in the original space and
+    leaving one out, which images their 20 nearest others by cosine classify correctly. The first call takes a second or
+    more for each frame of t-SNE, and UMAP more; all is kept beside the run.
+
+    Args:
+        runs: A run, or several and the targets of `wb.compare_maps`, of which one is shown at a time.
+        images: Number of images, one of each class in turn, or row numbers.
+        layers: Layers; by default four spread over the model.
+        times: Noise levels t in 0..1.
+        stops: Guidance scales at which t-SNE, UMAP and kNN are computed; by default 0, 1, 15, with PCA alone 0, 1, 5,
+            15, 30.
+        methods: Of "pca", "tsne" and "umap".
+        steps: Steps of checkpoints, or "all"; the last one by default.
+        mapped: Number of images, the first ones, or row numbers of those that have token maps.
+        components: Directions in each basis.
+        seed: Seed of noise and methods.
+        data: The image set of an imported run.
+        page_mb: Largest size of the page, in megabytes.
+        progress: Called with (stage, done, total).
+
+    Returns:
+        A ``View``, as of `wb.maps`.
+
+    Raises:
+        ValueError: As `wb.maps`, for another method, and for more than 150 frames.
+
+    Example:
+        >>> view = wb.embedding(wb.zoo("guided"), images=60, layers=[8], times=[0.5], methods=["pca"], mapped=2)
+        >>> [pane.title for pane in view.panes]
+        ['Images', 'Token maps']
     """
     given = dict(locals())
     check_components(components)

@@ -30,11 +30,36 @@ def explore(
     page_mb: float = PAGE_MB,
     progress: Report | None = None,
 ) -> View:
-    """The scatter of `embedding`, the token maps of `maps` and the heat maps of `separability` in one view.
+    """The scatter of `wb.embedding`, token maps of `wb.maps` and heat maps of `wb.separability` in one view.
 
     The sliders move all three; a lasso in the scatter chooses among the mapped images, a click on a cell of the heat
-    maps sets layer, t and w. Measures and neighbours are taken at `stops` of w, with 0 and 1. `layers` None are four
-    spread over the model. The rest, and errors, are as in those three.
+    maps sets layer, t and w.
+
+    Args:
+        run: A run, its folder or its name.
+        images: Number of images, one of each class in turn, or row numbers.
+        layers: Layers; by default four spread over the model.
+        times: Noise levels t in 0..1.
+        stops: Guidance scales at which measures, neighbours and embeddings are computed, with 0 and 1.
+        methods: Of "pca", "tsne" and "umap".
+        step: Step of the checkpoint; the last by default.
+        mapped: Number of images, the first ones, or row numbers of those that have token maps.
+        components: Directions in the basis.
+        seed: Seed of noise, splits and methods.
+        data: The image set of an imported run.
+        page_mb: Largest size of the page, in megabytes.
+        progress: Called with (stage, done, total).
+
+    Returns:
+        A ``View``, as of `wb.maps`.
+
+    Raises:
+        ValueError: As those three.
+
+    Example:
+        >>> view = wb.explore(wb.zoo("guided"), images=100, layers=[8], times=[0.5], stops=[0.0, 1.0, 10.0], mapped=2)
+        >>> view.save_html("explore.html").name
+        'explore.html'
     """
     given = dict(locals())
     check_components(components)

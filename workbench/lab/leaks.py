@@ -47,11 +47,37 @@ def leakage(
 ) -> View:
     """The guided feature with the null, the true and a wrong label, and with the label alone over noise.
 
-    Token maps have a column for each version, in one basis; the scatter (PCA) shows one at a time, coloured by the true
-    or by the given label, with kNN by the same one; the heat maps have the measures of each, among them the share that
-    the condition has of what is explained. In the maps an image's wrong label is that of another mapped image. Where
-    "label only" is above chance the condition has leaked. `layers` None are four spread over the model; the rest is as
-    in `separability`.
+    Token maps have a column for each version, in one basis. The scatter (PCA) shows one version at a time, coloured by
+    the true or by the given label, with kNN accuracy by the same one. The heat maps have the measures of each version,
+    among them the share of what is explained that is due to the label. In the maps an image's wrong label is that of
+    another mapped image. Where "label only" is above chance, the label has leaked into the feature.
+
+    Args:
+        run: A run, its folder or its name.
+        images: Number of images, one of each class in turn, or row numbers.
+        layers: Layers; by default four spread over the model.
+        times: Noise levels t in 0..1.
+        scales: Guidance scales w.
+        step: Step of the checkpoint; the last by default.
+        mapped: Number of images, the first ones, or row numbers of those that have token maps.
+        components: Directions in the basis.
+        seed: Seed of noise, splits and subsets.
+        data: The image set of an imported run.
+        page_mb: Largest size of the page, in megabytes.
+        progress: Called with (stage, done, total).
+
+    Returns:
+        A ``View``, as of `wb.maps`.
+
+    Raises:
+        ValueError: As `wb.maps` and `wb.measure_grid`.
+
+    Example:
+        >>> view = wb.leakage(
+        ...     wb.zoo("guided"), images=100, layers=[8], times=[0.5], scales=[0.0, 1.0, 10.0], mapped=2
+        ... )
+        >>> len(view.panes)
+        3
     """
     asked = dict(locals())
     check_components(components)

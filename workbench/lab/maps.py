@@ -28,15 +28,37 @@ def maps(
     page_mb: float = PAGE_MB,
     progress: Report | None = None,
 ) -> View:
-    """Token maps of a run: images beside the colours of f_u + w (f_c - f_u), Eq. 3, at layers, times, w and steps.
+    """Token maps of a run: images beside the colours of f_u + w (f_c - f_u), Eq. 3, with sliders.
 
-    `images` is a count, one of each class in turn, or row numbers. `layers` None is all of a small model, else what the
-    page has room for. `steps` None is the last, "all" every one kept. One basis of `components` directions for each
-    layer, fitted on all its times, steps and images, those of the layers turned onto the middle one's. `data` says
-    where the images of an imported run are. `progress(stage, done, total)` replaces what shows how long it takes.
+    One basis of `components` directions for each layer, fitted on all its times, steps and images; those of the layers
+    are rotated onto the middle one's. Features are kept beside the run, so that a second call is quick.
 
-    Features are kept beside the run, so that a second call is quick. ValueError for a layer or step that there is not,
-    an untrained null class, and a page of more than `page_mb` megabytes, with what to leave out.
+    Args:
+        run: A run, its folder or its name.
+        images: Number of images, one of each class in turn, or row numbers.
+        layers: Layers; by default all of a small model, else as many as the page has room for.
+        times: Noise levels t in 0..1.
+        steps: Steps of checkpoints, or "all"; the last one by default.
+        w: Range of the guidance scale.
+        components: Directions in the basis.
+        data: The image set of an imported run.
+        page_mb: Largest size of the page, in megabytes.
+        progress: Called with (stage, done, total) instead of showing a progress bar.
+
+    Returns:
+        A ``View``: shown in a notebook as it is; ``save_html(file)`` writes a page that works offline, ``save(file)`` a
+        PNG, SVG or PDF, both with values such as ``t=0.5, layer=8, w=10.0``.
+
+    Raises:
+        ValueError: For a layer or step that does not exist, an untrained null class, and a page of more than `page_mb`
+            megabytes, with what to leave out.
+
+    Example:
+        >>> view = wb.maps(wb.zoo("guided"), images=2, layers=[4, 8], times=[0.5])
+        >>> view.axes["layer"].values
+        (4, 8)
+        >>> view.save("maps.png", layer=8, w=10.0).name
+        'maps.png'
     """
     given = dict(locals())
     subject = choose(
@@ -66,13 +88,35 @@ def compare_maps(
     page_mb: float = PAGE_MB,
     progress: Report | None = None,
 ) -> View:
-    """Token maps of runs and targets side by side: the same images and noise, each turned onto the first.
+    """Token maps of runs and alignment targets side by side, on the same images and noise.
 
-    Beside runs, `runs` may name targets that methods align with, of the first run's images and shape: "vae" (the
-    latent), "effnet-lite0", "dinov2-s|b|l|g" (outside encoders), "layersync" (the run's own deeper layer), "sra" (its
-    average model at a less noisy time); they are the same at every layer, and w has no meaning for them. Each has a
-    basis of its own, whose first three directions are turned onto the first run's by Procrustes on the same tokens.
-    `steps` None is the last step that all kept. The rest is as in `maps`; ValueError also for runs of other images.
+    Targets are of the first run's images and shape: "vae" (the latent), "effnet-lite0", "dinov2-s|b|l|g" (image
+    encoders), "layersync" (the run's own deeper layer), "sra" (its EMA model at a less noisy time); they are the same
+    at every layer, and w has no meaning for them. Each has a basis of its own, whose first three directions are rotated
+    onto the first run's by Procrustes on the same tokens.
+
+    Args:
+        runs: Runs (folders, names), and names of targets; the first is a run.
+        images: As in `wb.maps`, like all that follow.
+        layers: Layers.
+        times: Noise levels t in 0..1.
+        steps: Steps of checkpoints, or "all" that every run kept; the last common one by default.
+        w: Range of the guidance scale.
+        components: Directions in each basis.
+        data: The image set of an imported run.
+        page_mb: Largest size of the page, in megabytes.
+        progress: Called with (stage, done, total).
+
+    Returns:
+        A ``View``, as of `wb.maps`.
+
+    Raises:
+        ValueError: As `wb.maps`, and for runs of other images.
+
+    Example:
+        >>> view = wb.compare_maps([wb.zoo("plain"), "vae"], images=2, layers=[8], times=[0.5])
+        >>> view.save_html("compare.html").name
+        'compare.html'
     """
     given = dict(locals())
     subject = choose(

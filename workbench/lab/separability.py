@@ -31,13 +31,38 @@ def separability(
     page_mb: float = PAGE_MB,
     progress: Report | None = None,
 ) -> View:
-    """Heat maps, layer by time and layer by w, of every measure of `measure_grid`, and the token maps of a cell.
+    """Heat maps, layer by time and layer by w, of every measure of `wb.measure_grid`, and the token maps of a cell.
 
-    Measures are of mean tokens: linear probe, kNN, LDA, silhouette, Davies-Bouldin, Fisher ratio, LDS, RankMe, CKNNA
-    with the deepest layer; of the null, the true and a wrong label (by the true and by the given classes) and of the
-    label alone, each with its 95 % interval where it has one. A click on a cell sets layer, t and w of the token maps
-    below, which are those of the first `mapped` images or of these row numbers. `layers` None are seven spread over
-    the model. All is kept beside the run; the first call takes minutes. ValueError as `maps`, and as `measure_grid`.
+    Measures are of mean tokens: with the null, the true and a wrong label (by the true and by the given classes) and of
+    the label alone, each with its 95 % interval where it has one. A click on a cell sets layer, t and w of the token
+    maps. The first call takes minutes; all is kept beside the run.
+
+    Args:
+        run: A run, its folder or its name.
+        images: Number of images, one of each class in turn, or row numbers.
+        layers: Layers; by default seven spread over the model.
+        times: Noise levels t in 0..1.
+        scales: Guidance scales w.
+        step: Step of the checkpoint; the last by default.
+        mapped: Number of images, the first ones, or row numbers of those that have token maps.
+        components: Directions in the basis.
+        seed: Seed of noise, splits and subsets.
+        data: The image set of an imported run.
+        page_mb: Largest size of the page, in megabytes.
+        progress: Called with (stage, done, total).
+
+    Returns:
+        A ``View``, as of `wb.maps`.
+
+    Raises:
+        ValueError: As `wb.maps` and `wb.measure_grid`.
+
+    Example:
+        >>> view = wb.separability(
+        ...     wb.zoo("guided"), images=100, layers=[4, 8], times=[0.5], scales=[0.0, 1.0, 10.0], mapped=2
+        ... )
+        >>> view.save_html("separability.html").name
+        'separability.html'
     """
     given = dict(locals())
     check_components(components)

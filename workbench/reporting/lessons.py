@@ -14,10 +14,27 @@ from workbench.training.loop import fit
 def demo_runs(
     seed: int = 0, overrides: str | Sequence[str] = (), root: Path | None = None, progress: Report | None = None
 ) -> dict[str, Run]:
-    """The demo's finished runs as "teacher", "plain" and "guided"; what is missing of them is trained first.
+    """The demo's finished runs; what is missing of them is trained first.
 
-    They are those of ``workbench demo`` with the same seed and `overrides`, without its scores and report; either goes
-    on where the other stopped. ValueError as `trained`.
+    They are those of ``workbench demo`` with the same seed and overrides, without its scores and report; either
+    continues where the other stopped.
+
+    Args:
+        seed: Seed of initial weights, data order and noise.
+        overrides: Changes to all three runs.
+        root: Folder of the runs; by default ``$WORKBENCH_RUNS``, or ``runs`` here or one folder higher.
+        progress: Called with (stage, done, total) instead of printing.
+
+    Returns:
+        The runs by role: "teacher", "plain" and "guided".
+
+    Raises:
+        ValueError: As `wb.trained`.
+
+    Example:
+        >>> small = ["data.name=digits", "backbone.size=pico", "training.batch=8", "training.steps=2"]
+        >>> list(wb.demo_runs(overrides=small, progress=lambda stage, done, total: None))
+        ['teacher', 'plain', 'guided']
     """
     root, runs = home() if root is None else root, {}
     configs = demo_configs(seed, overrides)
@@ -28,10 +45,24 @@ def demo_runs(
 
 
 def trained(config: Config, root: Path | None = None, progress: Report | None = None) -> Run:
-    """The finished run of a configuration: the one there is, or trained in this process, from its newest checkpoint.
+    """The finished run of a configuration: the existing one, or trained in this process from its newest checkpoint.
 
-    `progress(stage, done, total)` replaces what is printed. ValueError if it was interrupted (its weights are saved),
-    and as ``fit``.
+    Args:
+        config: What to train.
+        root: Folder of the runs; by default ``$WORKBENCH_RUNS``, or ``runs`` here or one folder higher.
+        progress: Called with (stage, done, total) instead of printing.
+
+    Returns:
+        The run.
+
+    Raises:
+        ValueError: If the training was interrupted (its weights are saved), and as `wb.fit`.
+
+    Example:
+        >>> small = ["data.name=digits", "backbone.size=pico", "training.batch=8", "training.steps=4"]
+        >>> run = wb.trained(wb.load_config("demo/plain", small), progress=lambda stage, done, total: None)
+        >>> run.status["state"], run.status["step"]
+        ('finished', 4)
     """
     root = home() if root is None else root
     run = _existing(config, root)

@@ -71,10 +71,28 @@ def probe_over_training(
     seed: int = 0,
     progress: Report | None = None,
 ) -> Chart:
-    """Linear-probe accuracy of every layer's mean token with the null label, a line for each step that was kept.
+    """Linear-probe accuracy of every layer's mean token with the null label, a line for each checkpoint.
 
     Bands are 95 % Wilson intervals over the held-out images; of more than three lines the first and the last have one.
-    ValueError as ``extract`` and ``linear_probe``.
+
+    Args:
+        run: The run.
+        layers: Layers, counted from 1; 0 is the patch embedding.
+        t: Noise level in 0..1.
+        images: Number of images.
+        seed: Seed of noise and splits.
+        progress: Called with (stage, done, total).
+
+    Returns:
+        A ``Chart``: a matplotlib ``figure`` that fits a light and a dark page; ``save(file)`` writes PNG, SVG or PDF.
+
+    Raises:
+        ValueError: As `wb.extract`, and for too few images to split.
+
+    Example:
+        >>> chart = wb.probe_over_training(wb.zoo("guided"), layers=[4, 8], images=100)
+        >>> chart.save("probe.png").name
+        'probe.png'
     """
     shown = {f"step {checkpoint.step:,}": (run, checkpoint.step) for checkpoint in run.checkpoints}
     colours = colormaps["viridis"](np.linspace(0.15, 0.85, len(shown)))
@@ -91,7 +109,30 @@ def probe_of_runs(
     seed: int = 0,
     progress: Report | None = None,
 ) -> Chart:
-    """As `probe_over_training`, a line for each run at `step`, or at its last: the same images under the same noise."""
+    """Linear-probe accuracy of every layer's mean token with the null label, a line for each run.
+
+    Every run sees the same images under the same noise.
+
+    Args:
+        runs: Runs by the name that the legend shows.
+        step: Step of the checkpoints; the last of each run by default.
+        layers: Layers, counted from 1; 0 is the patch embedding.
+        t: Noise level in 0..1.
+        images: Number of images.
+        seed: Seed of noise and splits.
+        progress: Called with (stage, done, total).
+
+    Returns:
+        A ``Chart``, as of `wb.probe_over_training`.
+
+    Raises:
+        ValueError: As `wb.probe_over_training`.
+
+    Example:
+        >>> runs = {"plain": wb.zoo("plain"), "guided": wb.zoo("guided")}
+        >>> wb.probe_of_runs(runs, layers=[4, 8], images=100).save("runs.png").name
+        'runs.png'
+    """
     steps = {name: run.checkpoint(step).step for name, run in runs.items()}
     shown = {f"{name}, step {steps[name]:,}": (run, steps[name]) for name, run in runs.items()}
     styles = [STYLES.get(name, {"marker": "o"}) for name in runs]
@@ -108,10 +149,31 @@ def versions_over_guidance(
     seed: int = 0,
     progress: Report | None = None,
 ) -> Chart:
-    """A measure of f_u + w (f_c - f_u), Eq. 3, against w: of the null, true and wrong label, and of the label alone.
+    """A measure of f_u + w (f_c - f_u), Eq. 3, against w: with the null, true and wrong label, and of the label alone.
 
-    Versions are those of ``leakage``, the wrong label's by the true and by the given classes; the null label's, which
-    w does not change, is level. ValueError as ``extract`` and ``measure_grid``, and for a measure without versions.
+    The wrong label counts by the true and by the given classes. The null label's line is level, as w does not change
+    it.
+
+    Args:
+        run: The run.
+        layer: Layer, counted from 1.
+        t: Noise level in 0..1.
+        images: Number of images.
+        scales: Guidance scales w.
+        measure: A measure of `wb.measure_grid` that exists for these versions, such as "knn".
+        seed: Seed of noise and splits.
+        progress: Called with (stage, done, total).
+
+    Returns:
+        A ``Chart``, as of `wb.probe_over_training`.
+
+    Raises:
+        ValueError: As `wb.extract` and `wb.measure_grid`, and for a measure without versions.
+
+    Example:
+        >>> chart = wb.versions_over_guidance(wb.zoo("guided"), images=100, scales=[0.0, 1.0, 10.0])
+        >>> chart.save("versions.png").name
+        'versions.png'
     """
     check_null_class(run, "features cannot be guided without one")
     with reported(progress) as report:
@@ -138,10 +200,26 @@ def versions_over_guidance(
 def scores_over_training(
     runs: Mapping[str, Run], metric: str = "fd-clf64", against: str = "step", progress: Report | None = None
 ) -> Chart:
-    """A score of each run at every step that was kept, with the floor of real images; what is missing is scored first.
+    """A score of each run at every checkpoint, with the floor of real images; what is missing is scored first.
 
-    Sampling is that of each run's configuration. `against` is "step", or "compute" for the seconds of training, those
-    of the run "teacher" counted for "guided". ValueError if it is not there, and as ``score`` and ``score_curves``.
+    Sampling is that of each run's configuration.
+
+    Args:
+        runs: Runs by the name that the legend shows.
+        metric: Name of the score, such as "fd-clf64".
+        against: "step", or "compute" for the seconds of training, with those of the run "teacher" added to "guided".
+        progress: Called with (stage, done, total).
+
+    Returns:
+        A ``Chart``, as of `wb.probe_over_training`.
+
+    Raises:
+        ValueError: For a score that does not exist, and as `wb.score`.
+
+    Example:
+        >>> chart = wb.scores_over_training({"plain": wb.zoo("plain"), "guided": wb.zoo("guided")})
+        >>> chart.save("scores.png").name
+        'scores.png'
     """
     if against == "compute" and "guided" in runs and "teacher" not in runs:
         raise ValueError(f"got the runs {', '.join(runs)}; what a guided run cost takes its teacher's seconds too")

@@ -236,9 +236,21 @@ def find_teacher(config: Config, root: Path) -> Run:
 
 
 def find_runs(root: Path | None = None) -> list[Run]:
-    """Every run folder under ``root``, oldest first; one whose ``provenance.json`` is damaged is warned about.
+    """List every run in a folder, oldest first.
 
-    ValueError if there is such a folder ``root`` but it cannot be read.
+    Args:
+        root: Folder of the runs; ``$WORKBENCH_RUNS`` or ``./runs`` by default.
+
+    Returns:
+        The runs. One whose ``provenance.json`` is damaged is left out with a warning.
+
+    Raises:
+        ValueError: If the folder exists but cannot be read.
+
+    Example:
+        >>> guided = wb.zoo("guided")
+        >>> guided.name in [run.name for run in wb.find_runs()]
+        True
     """
     found = []
     for folder in run_folders(root or runs_root()):
@@ -278,11 +290,26 @@ def is_run_folder(folder: Path) -> bool:
 
 
 def open_run(reference: str | Path, root: Path | None = None, damaged: bool = False) -> Run:
-    """The run at a path, of a folder name, or whose name or fingerprint starts with ``reference``.
+    """Open a run by path, name or fingerprint.
 
-    Of a name three characters are needed, unless it is all that the configuration calls it, of a fingerprint six
-    digits. Raises ValueError if there is none or more than one, with some of the names there are, and if its
-    ``provenance.json`` is damaged: only ``damaged`` opens such a run, by its path or whole name.
+    Args:
+        reference: Path of its folder, its name, or the beginning of its name (three characters or more, unless it is
+            the whole name in its configuration) or of its fingerprint (six digits or more).
+        root: Folder of the runs; ``$WORKBENCH_RUNS`` or ``./runs`` by default.
+        damaged: Also open a run whose ``provenance.json`` is damaged, by its path or whole name.
+
+    Returns:
+        A ``Run``. Its files are read when asked: ``config``, ``status``, ``provenance``, ``metrics``, ``results``,
+        ``checkpoints``, and ``checkpoint(step)`` for one.
+
+    Raises:
+        ValueError: If there is none or more than one, with some of the names there are, and if it is damaged.
+
+    Example:
+        >>> guided = wb.zoo("guided")
+        >>> run = wb.open_run("zoo-guided")
+        >>> run.status["state"], run.config.backbone.name
+        ('finished', 'sit')
     """
     root, text = root or runs_root(), str(reference)
     if not text.strip():

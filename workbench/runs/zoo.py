@@ -25,11 +25,25 @@ _PATIENCE = 60.0  # seconds that another process may take to unpack a run
 
 
 def zoo(name: str = "guided", root: Path | None = None) -> Run:
-    """A shipped run: "teacher", "plain" or "guided". It lies under ``root`` (`home`) as any other, from the first
-    call on, and the teacher beside the guided one; training the preset of the same name finds it finished.
+    """Open a run that ships with the package.
 
-    Five steps, EMA weights in float16 only, so it can be looked into, sampled, scored and teach, not resumed. Raises
-    ValueError for another name, and if a run of the same fingerprint was begun here and has not finished.
+    It is placed among the other runs at the first call, the teacher beside the guided one. Five steps, EMA weights in
+    float16 only, so it can be looked into, sampled, scored and be a teacher, but not resumed. Training the preset of
+    the same name finds it finished.
+
+    Args:
+        name: "teacher", "plain" or "guided".
+        root: Folder of the runs; by default ``$WORKBENCH_RUNS``, or ``runs`` here or one folder higher.
+
+    Returns:
+        The ``Run``.
+
+    Raises:
+        ValueError: For another name, and if a run of the same fingerprint was begun here and has not finished.
+
+    Example:
+        >>> [checkpoint.step for checkpoint in wb.zoo("guided").checkpoints]
+        [1200, 2400, 3600, 4800, 6000]
     """
     refuse_unknown("run of the zoo", name, ANIMALS)
     root = home() if root is None else Path(root)

@@ -26,9 +26,24 @@ class Answer:
 
 
 class Control:
-    """Commands for one run. Each returns the trainer's answer and is kept in the run's ``history.jsonl``.
+    """Pause, resume, save, stop or change one run from another process.
 
-    ``patience`` is how many seconds to wait for the answer; 0 only sends. ValueError if nobody trains the run.
+    Each method returns an ``Answer`` (what, result, step, seconds waited) and is recorded in the run's
+    ``history.jsonl``.
+
+    Args:
+        run: A run, its folder or its name.
+        patience: Seconds to wait for the answer; 0 only sends.
+
+    Raises:
+        ValueError: If no process trains the run, or for an option or value that cannot be set.
+
+    Example:
+        >>> config = wb.load_config("demo/plain", ["data.name=digits", "backbone.size=pico", "training.batch=8"])
+        >>> record = next(wb.fit(config))  # one record, then the generator is left and the run is stopped
+        >>> run = next(run for run in wb.find_runs() if run.config == config)
+        >>> wb.Control(run).set("learning_rate", 5e-4).result  # holds when the run is resumed
+        'done: learning_rate 0.001 -> 0.0005'
     """
 
     def __init__(self, run: Run | str | Path, patience: float = _PATIENCE):

@@ -66,15 +66,35 @@ def launch(
     after: Run | None = None,
     patience: float = 5.0,
 ) -> Launched:
-    """Train ``config`` in a process of its own, which outlives this one; returns when it trains or has failed.
+    """Train a configuration in a process of its own, which outlives this one.
 
-    It waits for that ``patience`` seconds at most, and without ``detach`` until training ends. What the process prints
-    goes to ``log.txt`` of the run. ``processes`` share the CPU or take a GPU each, of those numbered ``devices`` or
-    of all. With ``queue`` the training waits for a free device and for those who asked before, and with ``after``
-    until that run has finished. A run that is on its way already is only returned.
+    Returns once the run trains, waits in the queue or has failed. What the process prints goes to ``log.txt`` of the
+    run. A run that has a process already is only returned.
 
-    Raises ValueError for what can be known before: a teacher that was never launched, a batch that cannot be
-    shared, a device that is not there, a ``config.yaml`` that was changed since the run was made.
+    Args:
+        config: What to train.
+        processes: Processes that share the CPU, or take a GPU each.
+        root: Folder of the runs; ``$WORKBENCH_RUNS`` or ``./runs`` by default.
+        queue: Wait for a free device, and for trainings that were queued before.
+        devices: Numbers of the GPUs that may be used; all by default.
+        detach: False waits until the training has ended.
+        after: A run that has to finish first, such as the teacher.
+        patience: Seconds to wait for the first sign of training.
+
+    Returns:
+        A ``Launched`` record: ``run``, ``pid``, ``state``, ``attached`` (it had a process already), ``beside`` (names
+        of runs on the same device) and ``failed`` (the reason, or None). It prints as one sentence.
+
+    Raises:
+        ValueError: For what can be known before: a teacher that was never launched, a batch that cannot be shared, a
+            device that is missing, a ``config.yaml`` that was changed since the run was made.
+
+    Example:
+        >>> small = ["data.name=digits", "backbone.size=pico", "training.batch=8", "training.steps=4"]
+        >>> config = wb.load_config("demo/plain", small)
+        >>> run = wb.trained(config, progress=lambda stage, done, total: None)
+        >>> wb.launch(config).state  # a finished run is only returned, another one would train
+        'finished'
     """
     check_launch(config, processes)
     if after is not None and not queue:

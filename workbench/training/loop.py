@@ -38,19 +38,33 @@ class Diverged(ValueError):
 def fit(
     config: Config, root: Path | None = None, progress: Callable[[int, int], None] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Train ``config`` to its last step, from the newest checkpoint of the run with its fingerprint if there is one.
+    """Train a configuration to its last step in this process.
 
-    Yields the records of ``metrics.jsonl``: step, loss, denoise, alignment (None while off), gradient_norm, what the
-    objective measures (norm_guided and norm_difference while a teacher guides), images_per_second and seconds (of
-    training, earlier sittings included). ``progress(done, total)`` reports the encoding of the images, if that has to
-    happen. SIGTERM, SIGINT and leaving the generator save a checkpoint and end it; a kill at any moment loses no more
-    than the steps since the last checkpoint, and the resumed run ends with the same weights, bit for bit on a CPU.
-    What `training.control.Control` asks of the run is done between two steps; changed options hold over a resume.
-    Products are of the precision that ``training.tf32`` says while it trains, and as before for whoever reads a record.
+    It continues from the newest checkpoint of the run with the same fingerprint, if there is one. SIGTERM, SIGINT and
+    leaving the generator save a checkpoint and end the training. A kill loses no more than the steps since the last
+    checkpoint, and the resumed run ends with the same weights, bit for bit on a CPU. Commands of `wb.Control` are
+    carried out between two steps; changed options stay changed after a resume. Matrix products have the precision that
+    ``training.tf32`` says while it trains, and the process's own while a record is read.
 
-    Raises ValueError for a batch that the processes cannot share, a teacher that is missing or does not fit, a run
-    that another process is training, a full disk, and Diverged when a loss, a weight or
-    the optimizer is not finite: no checkpoint is written then, and the run is "failed".
+    Args:
+        config: What to train.
+        root: Folder of the runs; ``$WORKBENCH_RUNS`` or ``./runs`` by default.
+        progress: Called with (done, total) images while the data set is encoded, if that has to happen first.
+
+    Yields:
+        The records of ``metrics.jsonl``: step, loss, denoise, alignment (None while it is off), gradient_norm,
+        images_per_second, seconds (of training in all), and what the objective measures, such as cosine.
+
+    Raises:
+        ValueError: For a batch that the processes cannot share, a teacher that is missing or does not fit, a run that
+            another process is training, and a full disk. It is ``Diverged`` when a loss, a weight or the optimizer is
+            not finite: no checkpoint is written then, and the run is "failed".
+
+    Example:
+        >>> small = ["data.name=digits", "backbone.size=pico", "training.steps=4", "training.batch=8"]
+        >>> config = wb.load_config("demo/plain", [*small, "training.log_every=2"])
+        >>> [record["step"] for record in wb.fit(config)]
+        [2, 4]
     """
     root = root or runs_root()
     accelerator = accelerate(config)

@@ -30,8 +30,22 @@ def watch(*runs: Run | Launched | str | Path) -> "LivePanel":
     """A live panel of one or several runs: curves, speed, scores, samples, log, and buttons that control the training.
 
     It reads the run folders only, so it works while a run trains, after it ended, after a restart of the kernel (call
-    it again) and on any machine that sees the folders. The same runs give the same panel until it is closed:
-    ``panel.close()`` ends its thread. ValueError for no run, and for one that there is not.
+    it again) and on any machine that sees the folders. The same runs give the same panel until it is closed.
+
+    Args:
+        runs: Runs, what `wb.launch` returned, or folders or names of runs.
+
+    Returns:
+        A widget; ``panel.close()`` ends its thread.
+
+    Raises:
+        ValueError: For no run, and for one that does not exist.
+
+    Example:
+        >>> panel = wb.watch(wb.zoo("plain"), wb.zoo("guided"))
+        >>> [run.name[:10] for run in panel.runs]
+        ['zoo-plain-', 'zoo-guided']
+        >>> panel.close()
     """
     opened = list({run.folder.resolve(): run for run in map(_opened, runs)}.values())
     if not opened:

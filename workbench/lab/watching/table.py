@@ -23,10 +23,23 @@ _STATIC = Path(__file__).parents[1] / "static"
 
 
 def runs(root: str | Path | None = None) -> "RunsTable":
-    """A table of the runs under `root`, by default ``$WORKBENCH_RUNS`` or ``runs``; ``selected`` has `Run` objects.
+    """A table of the runs in a folder, to sort, filter, select, tag and trash.
 
-    It is read from the folders when it is shown and when "Read again" is pressed. ValueError for a folder that there
-    is not.
+    It is read from the folders when it is shown and when "Read again" is pressed.
+
+    Args:
+        root: Folder of the runs; ``$WORKBENCH_RUNS`` or ``./runs`` by default.
+
+    Returns:
+        A widget; ``selected`` is the list of selected runs.
+
+    Raises:
+        ValueError: For a folder that does not exist.
+
+    Example:
+        >>> table = wb.runs()
+        >>> table.selected
+        []
     """
     folder = runs_root() if root is None else Path(root)
     if not folder.is_dir():

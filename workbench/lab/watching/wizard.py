@@ -21,11 +21,26 @@ _STATIC = Path(__file__).parents[1] / "static"
 
 
 def wizard(preset: str = "demo/guided", root: str | Path | None = None, processes: int = 1) -> "Wizard":
-    """A form for a training and, where its method learns from one, its teacher; it starts from ``preset``.
+    """A form for a training and, where its method learns from one, its teacher.
 
-    Below the form stands what it would take: parameters, memory, time of measured steps, disk, what is reused of runs
-    under ``root`` (by default ``$WORKBENCH_RUNS`` or ``runs``). Launched, both go into the queue as a chain, and a
-    live panel of them opens below. ValueError for an unknown preset.
+    Below the form stands what it would take: parameters, memory, time of measured steps, disk, and what is reused of
+    existing runs. Launched, both go into the queue, the student after its teacher, and a live panel opens below.
+
+    Args:
+        preset: Where the form starts.
+        root: Folder of the runs; ``$WORKBENCH_RUNS`` or ``./runs`` by default.
+        processes: Processes of each training.
+
+    Returns:
+        A widget.
+
+    Raises:
+        ValueError: For an unknown preset.
+
+    Example:
+        >>> form = wb.wizard("demo/guided")
+        >>> form.problem  # what is wrong with the form: nothing
+        ''
     """
     refuse_unknown("preset", preset, presets())
     return Wizard(preset, (runs_root() if root is None else Path(root)).resolve(), processes)
