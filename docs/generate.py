@@ -187,8 +187,12 @@ def api() -> str:
         "`b` batch, `c` channels, `h w` latent grid, `n` images or tokens, `d` width. Every example runs as a test.",
     ]
     for name, module in workbench._PUBLIC.items():
-        members = "\n      members: true" if name[0].isupper() else ""  # of a class
-        parts.append(f"::: {module}.{name}\n    options:\n      heading: wb.{name}{members}")
+        options = f"::: {module}.{name}\n    options:\n      heading: wb.{name}"
+        if name[0].isupper():  # a class: its own methods too
+            methods = vars(getattr(workbench, name))
+            public = [method for method in methods if inspect.isfunction(methods[method]) and method[0] != "_"]
+            options += f"\n      members: [{', '.join(public)}]"
+        parts.append(options)
     return "\n\n".join(parts) + "\n"
 
 

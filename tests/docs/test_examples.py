@@ -38,11 +38,13 @@ def test_the_example_runs(name, place):
 def test_the_docstring_has_every_argument_and_what_comes_back(name):
     thing = public(name)
     text = inspect.getdoc(thing)
-    sections = dict(re.findall(r"^(Args|Returns|Yields|Raises|Example):\n((?: .*\n|\n)*)", text + "\n", re.MULTILINE))
+    sections = dict(re.findall(r"^(Args|Returns|Yields|Raises|Examples):\n((?: .*\n|\n)*)", text + "\n", re.MULTILINE))
     listed = re.findall(r"^    (\w+): ", sections["Args"], re.MULTILINE)
     assert listed == [parameter for parameter in inspect.signature(thing).parameters if parameter != "self"]
     assert sections["Raises"].startswith("    ValueError: ")
     assert ("Returns" in sections or "Yields" in sections) != inspect.isclass(thing)
+    # What stands before a colon would be read as a type.
+    assert ": " not in (sections.get("Returns") or sections.get("Yields") or "").partition("\n")[0]
     assert len(text.partition("\n")[0]) <= 116 and text.partition("\n")[0].endswith(".")
 
 

@@ -96,13 +96,13 @@ def load_config(source: str | Path, overrides: str | Iterable[str] = ()) -> Conf
         overrides: Dotted options, such as "training.steps=500"; one alone may be text.
 
     Returns:
-        The complete configuration: every option of the chosen backbone and objective has its value.
+        The complete configuration; every option of the chosen backbone and objective has its value.
 
     Raises:
         ValueError: For an unknown preset, key or option, with the nearest known name; for a value of the wrong type or
             outside its range; and for YAML that is ambiguous. With file and line where it is in a file.
 
-    Example:
+    Examples:
         >>> config = wb.load_config("demo/plain", ["training.steps=20", "backbone.size=pico"])
         >>> config.training.steps, config.backbone.options["size"]
         (20, 'pico')

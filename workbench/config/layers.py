@@ -158,7 +158,7 @@ def as_overrides(overrides: str | Iterable[str]) -> tuple[str, ...]:
     Raises:
         ValueError: For anything that is not text.
 
-    Example:
+    Examples:
         >>> wb.as_overrides("training.steps=20")
         ('training.steps=20',)
     """

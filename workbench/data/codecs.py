@@ -142,7 +142,7 @@ def load_codec(name: str, pixel_channels: int, device: torch.device | str = "cpu
         ValueError: If there is no such codec, if its files are missing (with what to fetch, and where to put it) or
             damaged, or if it is for another number of channels.
 
-    Example:
+    Examples:
         >>> codec = wb.load_codec("kl-f4", pixel_channels=1)
         >>> images = wb.load_images(wb.load_config("demo/plain").data, "test").batch([0, 1])
         >>> codec.encode(images).shape, codec.factor

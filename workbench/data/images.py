@@ -108,7 +108,7 @@ def load_images(config: DataConfig, split: str) -> Images:
         ValueError: For an unknown name or split, a missing folder, and any file that is damaged, empty, of another size
             or not an image; the message names the file.
 
-    Example:
+    Examples:
         >>> images = wb.load_images(wb.load_config("demo/plain").data, "test")
         >>> len(images), images.batch([0, 1]).shape, images.classes[0]
         (10000, torch.Size([2, 1, 32, 32]), 'T-shirt')

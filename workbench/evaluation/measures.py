@@ -111,7 +111,7 @@ def measure_grid(
     Raises:
         ValueError: Naming the cell that cannot be measured.
 
-    Example:
+    Examples:
         >>> features = wb.extract(wb.zoo("guided"), images=100, layers=[8], times=[0.5], pooling="mean")
         >>> grid = wb.measure_grid(features, scales=[0.0, 10.0], neighbours=5, processes=1)
         >>> grid.array("knn", "true").shape

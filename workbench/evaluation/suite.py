@@ -69,7 +69,7 @@ def score(
         ValueError: For a detector that taught the run, too few images, scores that are not finite, a step that was not
             kept, and sampling options that do not work for this run.
 
-    Example:
+    Examples:
         >>> run = wb.zoo("guided")
         >>> scores = wb.score(run, 6000, run.config.sampling)  # these were shipped with the run
         >>> scores[0]["metric"], round(scores[0]["value"], 2), scores[0]["n_generated"]

@@ -112,13 +112,13 @@ def embed_sequence(
         options: Those of ``features.embedding.embed``: perplexity, neighbours, reduce, labels, jobs.
 
     Returns:
-        An ``Embedding`` for each set: ``points`` (``n 2``), ``trustworthiness``, and ``purity`` if labels were given.
+        An ``Embedding`` for each set, with ``points`` (``n 2``), ``trustworthiness``, and ``purity`` if labels were given.
 
     Raises:
         ValueError: If the numbers of rows differ, for another method, for values that it cannot take, and for rows that
             are not finite or do not vary.
 
-    Example:
+    Examples:
         >>> features = wb.extract(wb.zoo("guided"), images=40, layers=[4, 8], times=[0.5], pooling="mean")
         >>> frames = wb.embed_sequence([features.read(4, 0.5), features.read(8, 0.5)], "pca", seed=0)
         >>> [frame.points.shape for frame in frames]

@@ -82,7 +82,7 @@ def extract(
         ValueError: For arguments outside what is allowed, a step that was not kept, features that are not finite, and
             features that do not fit the cap (``$WORKBENCH_FEATURES_GB``), the disk or float16.
 
-    Example:
+    Examples:
         >>> features = wb.extract(wb.zoo("guided"), images=4, layers=[4, 8], times=[0.5])
         >>> features.read(8, 0.5, "true").shape, features.guided(8, 0.5, scale=10.0).shape
         (torch.Size([4, 64, 48]), torch.Size([4, 64, 48]))

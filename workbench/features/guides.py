@@ -63,7 +63,7 @@ def guide_tokens(
     Raises:
         ValueError: For another name, or a layer that is published for no such backbone.
 
-    Example:
+    Examples:
         >>> tokens = wb.guide_tokens("vae", wb.zoo("guided"), rows=[0, 1], times=[0.5])
         >>> tokens[0.5].shape
         torch.Size([2, 64, 4])

@@ -172,7 +172,7 @@ def project(
         ValueError: For shapes or times that differ, features that are not finite or do not vary, or more components
             than d.
 
-    Example:
+    Examples:
         >>> features = wb.extract(wb.zoo("guided"), images=4, layers=[8], times=[0.5])
         >>> f_u, f_c = features.read(8, 0.5, "null"), features.read(8, 0.5, "true")
         >>> projection = wb.project({0.5: f_u}, {0.5: f_c}, components=3)

@@ -44,7 +44,7 @@ def samples(
         ValueError: For a step that does not exist, guidance of a run whose null class is untrained, runs of other
             classes, and a page of more than `page_mb` megabytes.
 
-    Example:
+    Examples:
         >>> view = wb.samples(wb.zoo("guided"), steps=None, scales=[1.0], count=2)
         >>> view.save("samples.png").name
         'samples.png'

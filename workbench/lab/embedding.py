@@ -80,7 +80,7 @@ def embedding(
     Raises:
         ValueError: As `wb.maps`, for another method, and for more than 150 frames.
 
-    Example:
+    Examples:
         >>> view = wb.embedding(wb.zoo("guided"), images=60, layers=[8], times=[0.5], methods=["pca"], mapped=2)
         >>> [pane.title for pane in view.panes]
         ['Images', 'Token maps']

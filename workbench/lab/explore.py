@@ -56,7 +56,7 @@ def explore(
     Raises:
         ValueError: As those three.
 
-    Example:
+    Examples:
         >>> view = wb.explore(wb.zoo("guided"), images=100, layers=[8], times=[0.5], stops=[0.0, 1.0, 10.0], mapped=2)
         >>> view.save_html("explore.html").name
         'explore.html'

@@ -72,7 +72,7 @@ def leakage(
     Raises:
         ValueError: As `wb.maps` and `wb.measure_grid`.
 
-    Example:
+    Examples:
         >>> view = wb.leakage(
         ...     wb.zoo("guided"), images=100, layers=[8], times=[0.5], scales=[0.0, 1.0, 10.0], mapped=2
         ... )

@@ -46,14 +46,14 @@ def maps(
         progress: Called with (stage, done, total) instead of showing a progress bar.
 
     Returns:
-        A ``View``: shown in a notebook as it is; ``save_html(file)`` writes a page that works offline, ``save(file)`` a
+        A ``View``, shown in a notebook as it is; ``save_html(file)`` writes a page that works offline, ``save(file)`` a
         PNG, SVG or PDF, both with values such as ``t=0.5, layer=8, w=10.0``.
 
     Raises:
         ValueError: For a layer or step that does not exist, an untrained null class, and a page of more than `page_mb`
             megabytes, with what to leave out.
 
-    Example:
+    Examples:
         >>> view = wb.maps(wb.zoo("guided"), images=2, layers=[4, 8], times=[0.5])
         >>> view.axes["layer"].values
         (4, 8)
@@ -113,7 +113,7 @@ def compare_maps(
     Raises:
         ValueError: As `wb.maps`, and for runs of other images.
 
-    Example:
+    Examples:
         >>> view = wb.compare_maps([wb.zoo("plain"), "vae"], images=2, layers=[8], times=[0.5])
         >>> view.save_html("compare.html").name
         'compare.html'

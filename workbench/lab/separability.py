@@ -57,7 +57,7 @@ def separability(
     Raises:
         ValueError: As `wb.maps` and `wb.measure_grid`.
 
-    Example:
+    Examples:
         >>> view = wb.separability(
         ...     wb.zoo("guided"), images=100, layers=[4, 8], times=[0.5], scales=[0.0, 1.0, 10.0], mapped=2
         ... )

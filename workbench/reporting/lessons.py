@@ -26,12 +26,12 @@ def demo_runs(
         progress: Called with (stage, done, total) instead of printing.
 
     Returns:
-        The runs by role: "teacher", "plain" and "guided".
+        The runs by role, "teacher", "plain" and "guided".
 
     Raises:
         ValueError: As `wb.trained`.
 
-    Example:
+    Examples:
         >>> small = ["data.name=digits", "backbone.size=pico", "training.batch=8", "training.steps=2"]
         >>> list(wb.demo_runs(overrides=small, progress=lambda stage, done, total: None))
         ['teacher', 'plain', 'guided']
@@ -58,7 +58,7 @@ def trained(config: Config, root: Path | None = None, progress: Report | None = 
     Raises:
         ValueError: If the training was interrupted (its weights are saved), and as `wb.fit`.
 
-    Example:
+    Examples:
         >>> small = ["data.name=digits", "backbone.size=pico", "training.batch=8", "training.steps=4"]
         >>> run = wb.trained(wb.load_config("demo/plain", small), progress=lambda stage, done, total: None)
         >>> run.status["state"], run.status["step"]

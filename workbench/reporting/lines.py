@@ -84,12 +84,12 @@ def probe_over_training(
         progress: Called with (stage, done, total).
 
     Returns:
-        A ``Chart``: a matplotlib ``figure`` that fits a light and a dark page; ``save(file)`` writes PNG, SVG or PDF.
+        A ``Chart`` with a matplotlib ``figure`` that fits a light and a dark page; ``save(file)`` writes PNG, SVG or PDF.
 
     Raises:
         ValueError: As `wb.extract`, and for too few images to split.
 
-    Example:
+    Examples:
         >>> chart = wb.probe_over_training(wb.zoo("guided"), layers=[4, 8], images=100)
         >>> chart.save("probe.png").name
         'probe.png'
@@ -128,7 +128,7 @@ def probe_of_runs(
     Raises:
         ValueError: As `wb.probe_over_training`.
 
-    Example:
+    Examples:
         >>> runs = {"plain": wb.zoo("plain"), "guided": wb.zoo("guided")}
         >>> wb.probe_of_runs(runs, layers=[4, 8], images=100).save("runs.png").name
         'runs.png'
@@ -170,7 +170,7 @@ def versions_over_guidance(
     Raises:
         ValueError: As `wb.extract` and `wb.measure_grid`, and for a measure without versions.
 
-    Example:
+    Examples:
         >>> chart = wb.versions_over_guidance(wb.zoo("guided"), images=100, scales=[0.0, 1.0, 10.0])
         >>> chart.save("versions.png").name
         'versions.png'
@@ -216,7 +216,7 @@ def scores_over_training(
     Raises:
         ValueError: For a score that does not exist, and as `wb.score`.
 
-    Example:
+    Examples:
         >>> chart = wb.scores_over_training({"plain": wb.zoo("plain"), "guided": wb.zoo("guided")})
         >>> chart.save("scores.png").name
         'scores.png'

@@ -247,7 +247,7 @@ def find_runs(root: Path | None = None) -> list[Run]:
     Raises:
         ValueError: If the folder exists but cannot be read.
 
-    Example:
+    Examples:
         >>> guided = wb.zoo("guided")
         >>> guided.name in [run.name for run in wb.find_runs()]
         True
@@ -305,7 +305,7 @@ def open_run(reference: str | Path, root: Path | None = None, damaged: bool = Fa
     Raises:
         ValueError: If there is none or more than one, with some of the names there are, and if it is damaged.
 
-    Example:
+    Examples:
         >>> guided = wb.zoo("guided")
         >>> run = wb.open_run("zoo-guided")
         >>> run.status["state"], run.config.backbone.name

@@ -41,7 +41,7 @@ def zoo(name: str = "guided", root: Path | None = None) -> Run:
     Raises:
         ValueError: For another name, and if a run of the same fingerprint was begun here and has not finished.
 
-    Example:
+    Examples:
         >>> [checkpoint.step for checkpoint in wb.zoo("guided").checkpoints]
         [1200, 2400, 3600, 4800, 6000]
     """

@@ -38,7 +38,7 @@ class Control:
     Raises:
         ValueError: If no process trains the run, or for an option or value that cannot be set.
 
-    Example:
+    Examples:
         >>> config = wb.load_config("demo/plain", ["data.name=digits", "backbone.size=pico", "training.batch=8"])
         >>> record = next(wb.fit(config))  # one record, then the generator is left and the run is stopped
         >>> run = next(run for run in wb.find_runs() if run.config == config)

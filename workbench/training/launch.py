@@ -82,14 +82,14 @@ def launch(
         patience: Seconds to wait for the first sign of training.
 
     Returns:
-        A ``Launched`` record: ``run``, ``pid``, ``state``, ``attached`` (it had a process already), ``beside`` (names
+        A ``Launched`` record with ``run``, ``pid``, ``state``, ``attached`` (it had a process already), ``beside`` (names
         of runs on the same device) and ``failed`` (the reason, or None). It prints as one sentence.
 
     Raises:
         ValueError: For what can be known before: a teacher that was never launched, a batch that cannot be shared, a
             device that is missing, a ``config.yaml`` that was changed since the run was made.
 
-    Example:
+    Examples:
         >>> small = ["data.name=digits", "backbone.size=pico", "training.batch=8", "training.steps=4"]
         >>> config = wb.load_config("demo/plain", small)
         >>> run = wb.trained(config, progress=lambda stage, done, total: None)

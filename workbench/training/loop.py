@@ -52,7 +52,7 @@ def fit(
         progress: Called with (done, total) images while the data set is encoded, if that has to happen first.
 
     Yields:
-        The records of ``metrics.jsonl``: step, loss, denoise, alignment (None while it is off), gradient_norm,
+        The records of ``metrics.jsonl`` with step, loss, denoise, alignment (None while it is off), gradient_norm,
         images_per_second, seconds (of training in all), and what the objective measures, such as cosine.
 
     Raises:
@@ -60,7 +60,7 @@ def fit(
             another process is training, and a full disk. It is ``Diverged`` when a loss, a weight or the optimizer is
             not finite: no checkpoint is written then, and the run is "failed".
 
-    Example:
+    Examples:
         >>> small = ["data.name=digits", "backbone.size=pico", "training.steps=4", "training.batch=8"]
         >>> config = wb.load_config("demo/plain", [*small, "training.log_every=2"])
         >>> [record["step"] for record in wb.fit(config)]

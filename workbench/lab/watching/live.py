@@ -41,7 +41,7 @@ def watch(*runs: Run | Launched | str | Path) -> "LivePanel":
     Raises:
         ValueError: For no run, and for one that does not exist.
 
-    Example:
+    Examples:
         >>> panel = wb.watch(wb.zoo("plain"), wb.zoo("guided"))
         >>> [run.name[:10] for run in panel.runs]
         ['zoo-plain-', 'zoo-guided']

@@ -36,7 +36,7 @@ def runs(root: str | Path | None = None) -> "RunsTable":
     Raises:
         ValueError: For a folder that does not exist.
 
-    Example:
+    Examples:
         >>> table = wb.runs()
         >>> table.selected
         []

@@ -37,7 +37,7 @@ def wizard(preset: str = "demo/guided", root: str | Path | None = None, processe
     Raises:
         ValueError: For an unknown preset.
 
-    Example:
+    Examples:
         >>> form = wb.wizard("demo/guided")
         >>> form.problem  # what is wrong with the form: nothing
         ''
