@@ -101,8 +101,9 @@ def compare(
         force: Allow, and mark, numbers that were not measured alike.
 
     Returns:
-        A ``Comparison`` with ``groups`` (label and runs by seed), ``rows`` (one for each metric and group, with values by
-        seed, paired difference, interval and p), ``how`` each metric was measured, and ``notes`` on what was left out.
+        A ``Comparison`` with ``groups`` (label and runs by seed), ``rows`` (one for each metric and group, with values
+        by seed, paired difference, interval and p), ``how`` each metric was measured, and ``notes`` on what was left
+        out.
 
     Raises:
         ValueError: For fewer than two groups, a seed given twice, an unknown metric, no pair at all, and, unless

@@ -112,7 +112,8 @@ def embed_sequence(
         options: Those of ``features.embedding.embed``: perplexity, neighbours, reduce, labels, jobs.
 
     Returns:
-        An ``Embedding`` for each set, with ``points`` (``n 2``), ``trustworthiness``, and ``purity`` if labels were given.
+        An ``Embedding`` for each set, with ``points`` (``n 2``), ``trustworthiness``, and ``purity`` if there were
+        labels.
 
     Raises:
         ValueError: If the numbers of rows differ, for another method, for values that it cannot take, and for rows that

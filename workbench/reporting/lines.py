@@ -84,7 +84,8 @@ def probe_over_training(
         progress: Called with (stage, done, total).
 
     Returns:
-        A ``Chart`` with a matplotlib ``figure`` that fits a light and a dark page; ``save(file)`` writes PNG, SVG or PDF.
+        A ``Chart`` with a matplotlib ``figure`` that fits a light and a dark page; ``save(file)`` writes PNG, SVG or
+        PDF.
 
     Raises:
         ValueError: As `wb.extract`, and for too few images to split.

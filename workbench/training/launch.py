@@ -82,8 +82,8 @@ def launch(
         patience: Seconds to wait for the first sign of training.
 
     Returns:
-        A ``Launched`` record with ``run``, ``pid``, ``state``, ``attached`` (it had a process already), ``beside`` (names
-        of runs on the same device) and ``failed`` (the reason, or None). It prints as one sentence.
+        A ``Launched`` record with ``run``, ``pid``, ``state``, ``attached`` (it had a process already), ``beside``
+        (names of runs on the same device) and ``failed`` (the reason, or None). It prints as one sentence.
 
     Raises:
         ValueError: For what can be known before: a teacher that was never launched, a batch that cannot be shared, a
