@@ -299,8 +299,8 @@ def open_run(reference: str | Path, root: Path | None = None, damaged: bool = Fa
         damaged: Also open a run whose ``provenance.json`` is damaged, by its path or whole name.
 
     Returns:
-        A ``Run``. Its files are read when asked for, by ``config``, ``status``, ``provenance``, ``metrics``, ``results``,
-        ``checkpoints``, and ``checkpoint(step)`` for one.
+        A ``Run``. Its files are read when asked for, by ``config``, ``status``, ``provenance``, ``metrics``,
+        ``results``, ``checkpoints``, and ``checkpoint(step)`` for one.
 
     Raises:
         ValueError: If there is none or more than one, with some of the names there are, and if it is damaged.
