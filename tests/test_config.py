@@ -14,6 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workbench import plugins
 from workbench.config import (
     Config,
     as_overrides,
@@ -30,7 +31,7 @@ from workbench.config import (
     to_yaml,
     written,
 )
-from workbench.config.checks import PLUGIN_TEXT, PLUGINS, plugin_names
+from workbench.config.checks import PLUGIN_TEXT, PLUGINS
 from workbench.config.ranges import OfDepth, Range
 from workbench.reporting.demo import demo_configs
 from workbench.reporting.sweep.rows import resolve
@@ -402,7 +403,7 @@ def test_what_can_only_be_text_is_text(tmp_path):
     options = {
         (section, key)
         for section in PLUGINS
-        for name in plugin_names(section)
+        for name in plugins.names(section)
         for key, option in plugin_options(section, name).items()
         if option.annotation in (str, str | None)
     }
@@ -429,7 +430,7 @@ def numeric_options() -> Iterator[tuple[str, Any, dict[str, Any]]]:
         if is_dataclass(hint):
             yield from ((f"{section}.{key}", kind, {}) for key, kind in record_options(hint).items())
     for section in PLUGINS:
-        for name in plugin_names(section):
+        for name in plugins.names(section):
             options = plugin_options(section, name)
             needed = {"teacher": "x"} if "teacher" in options else {}
             for key, option in options.items():

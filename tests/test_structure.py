@@ -19,7 +19,7 @@ FLOORS = [
     {"__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-GROUND = {"arrays", "config", "files", "shipped"}
+GROUND = {"arrays", "config", "files", "plugins", "shipped"}
 
 
 def imports(path: Path) -> set[str]:
@@ -40,6 +40,8 @@ def imports(path: Path) -> set[str]:
 def allowed(room: str, other: str) -> bool:
     """Whether a file of ``room`` may import ``other``."""
     if room == other:
+        return True
+    if (room, other) == ("config", "plugins"):  # which imports nothing of the package but what it is asked for
         return True
     if room in GROUND or {room, other} == {"backbones", "objectives"}:
         return False
@@ -64,6 +66,7 @@ def test_the_floors():
         ("runs", "training"),
         ("evaluation", "reporting"),
         ("config", "files"),
+        ("plugins", "config"),
         ("data", "relative"),
     ):
         assert not allowed(room, other), (room, other)

@@ -7,6 +7,7 @@ import sys
 
 import tyro
 
+from workbench import plugins
 from workbench.commands.checking import check_arguments, check_command
 from workbench.commands.options import console, judge, lab, look, measure, report, sweep, train
 from workbench.commands.terminal import shown, warnings_as_sentences
@@ -56,10 +57,11 @@ def main(arguments: list[str] | None = None) -> None:
     It is 3 if all was done, but with an older checkpoint than was to be expected.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    # "codec train" reads better than "codec-train": two words make one command.
-    if len(arguments) > 1 and f"{arguments[0]}-{arguments[1]}" in COMMANDS:
-        arguments[:2] = [f"{arguments[0]}-{arguments[1]}"]
     try:
+        arguments = plugins.allow_named(arguments)
+        # "codec train" reads better than "codec-train": two words make one command.
+        if len(arguments) > 1 and f"{arguments[0]}-{arguments[1]}" in COMMANDS:
+            arguments[:2] = [f"{arguments[0]}-{arguments[1]}"]
         check_arguments(arguments, COMMANDS)
     except ValueError as error:
         _refuse(f"{error}")
@@ -68,7 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog="workbench",
-        description="See, compare and use the features inside a diffusion transformer.",
+        description="See, compare and use the features inside a diffusion transformer. Every command takes --plugin "
+        "MODULE too: runs may then use the method, backbone or data set in that module of yours.",
         args=arguments,
     )
     try:

@@ -17,7 +17,8 @@ from PIL import Image
 
 from workbench.config import DataConfig
 from workbench.data.folder import read_image
-from workbench.data.images import load_images, read_idx
+from workbench.data.images import load_images
+from workbench.data.sets.fashion_mnist import read_idx
 from workbench.data.shards import ShardFile
 from workbench.data.stores import open_store
 

@@ -11,7 +11,9 @@ from PIL import Image
 from workbench.config import DataConfig
 from workbench.data import images as module
 from workbench.data.folder import adm_center_crop
-from workbench.data.images import load_images, read_idx, to_float, to_uint8
+from workbench.data.images import load_images, to_float, to_uint8
+from workbench.data.sets import fashion_mnist
+from workbench.data.sets.fashion_mnist import read_idx
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
@@ -43,7 +45,7 @@ def test_damaged_asset_is_named(tmp_path, monkeypatch):
     raw = bytearray((tmp_path / "fashion_mnist.npz").read_bytes())
     raw[1000] ^= 1
     (tmp_path / "fashion_mnist.npz").write_bytes(raw)
-    monkeypatch.setattr(module, "ASSETS", tmp_path)
+    monkeypatch.setattr(fashion_mnist, "ASSETS", tmp_path)
     with pytest.raises(ValueError, match="fashion_mnist.npz is damaged"):
         load_images(DataConfig(source="embedded"), "train")
 
@@ -207,10 +209,10 @@ def test_adm_crop_is_the_middle_square(shape):
 def test_a_limit_keeps_every_class_of_a_set_listed_by_class():
     labels = np.repeat([0, 1, 2], [6, 3, 3])
     pixels = np.arange(12, dtype=np.uint8).reshape(12, 1, 1, 1)
-    images = module._limited(module._from_arrays("toy", "train", pixels, labels, "abc", "here"), 6)
+    images = module._limited(module.from_arrays("toy", "train", pixels, labels, "abc", "here"), 6)
     assert images.labels.tolist() == [0, 0, 0, 1, 1, 2]
     assert images.batch(range(6)).flatten().tolist() == [0, 2, 4, 6, 8, 10]
-    mixed = module._limited(module._from_arrays("toy", "train", pixels, labels[::-1].copy(), "abc", "here"), 6)
+    mixed = module._limited(module.from_arrays("toy", "train", pixels, labels[::-1].copy(), "abc", "here"), 6)
     assert mixed.batch(range(6)).flatten().tolist() == list(range(6)) and mixed.content != images.content
     rows, content = module.limited_rows(labels, "whole", 12)
     assert rows.tolist() == list(range(12)) and content == "whole"

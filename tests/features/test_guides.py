@@ -46,7 +46,7 @@ def test_an_encoders_tokens_are_the_targets_of_repa(run, root):
 
 def test_layersync_is_the_deeper_layer_with_the_true_label(run, root, shaken):
     found = guide_tokens("layersync", run, ROWS, TIMES, root=root)
-    ((_, deep),) = layersync.PLACEMENT["sit", 12]["pairs"]
+    ((_, deep),) = layersync.PLACEMENT[12]["pairs"]
     direct = extract(run, ROWS, [deep], TIMES, labels=["true"], root=root)
     for t in TIMES:
         torch.testing.assert_close(found[t], direct.read(deep, t, "true"))
@@ -55,7 +55,7 @@ def test_layersync_is_the_deeper_layer_with_the_true_label(run, root, shaken):
 def test_sra_is_its_objectives_target_at_the_mean_of_its_draw(run, root, shaken):
     found = guide_tokens("sra", run, ROWS, TIMES, root=root)
     context = Context(12, shaken.width, 8, 1, 32, "linear", {})
-    objective = sra.Objective(context, **sra.PLACEMENT["sit", 12])
+    objective = sra.Objective(context, **sra.PLACEMENT[12])
     images = load_images(run.config.data, "train")
     z, y = images.batch(ROWS).float() / 127.5 - 1, torch.from_numpy(images.labels[ROWS])
     eps = normal(0, "feature-noise", ROWS, z.shape[1:])

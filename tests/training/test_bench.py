@@ -1,10 +1,8 @@
 """The benchmark: every kind of step really runs, and its sums are right."""
 
-from pathlib import Path
-
 import pytest
 
-from workbench.objectives import base
+from workbench import plugins
 from workbench.training.bench import _costs, bench_steps, kinds
 
 NANO = {"name": "sit", "size": "nano", "patch": 4}
@@ -23,8 +21,7 @@ def test_every_kind_is_timed_in_turn():
 
 def test_every_method_is_among_the_kinds():
     named = {sections["objective"]["name"] for sections in kinds(8, "ambient", every=True, fast=False).values()}
-    folder = Path(base.__file__).parent
-    assert named == {path.stem for path in folder.glob("*.py") if "class Objective(base." in path.read_text()}
+    assert named == set(plugins.names("objective")) > {"denoise", "repa", "self_transcendence"}
 
 
 def test_a_schedule_counts_its_teacher_and_its_stop():

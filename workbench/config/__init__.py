@@ -18,7 +18,9 @@ import yaml
 
 from workbench.config.checks import (
     PLUGINS,
+    check_plugin,
     coerce,
+    load_plugin,
     mapping,
     plugin_class,
     plugin_options,
@@ -57,6 +59,7 @@ __all__ = [
     "flatten",
     "from_dict",
     "load_config",
+    "load_plugin",
     "parse_overrides",
     "parse_value",
     "parse_yaml",
@@ -86,14 +89,16 @@ _ROUNDING = {
 FREE = (*(f"training.{key}" for key in _UNCOUNTED), *_ROUNDING)
 
 
-def load_config(source: str | Path, overrides: str | Iterable[str] = ()) -> Config:
+def load_config(source: str | Path, overrides: str | Iterable[str] = (), *, named: bool = True) -> Config:
     """Read the configuration of a preset or YAML file, with overrides.
 
-    Paths in it become absolute, so that a run's ``config.yaml`` is right from any working directory.
+    Paths in it become absolute, so that a run's ``config.yaml`` is right from any working directory. The module of a
+    plug-in that it names may be imported from here on, which one in a run folder's ``config.yaml`` may not.
 
     Args:
         source: Name of a preset, such as "demo/guided", or path of a YAML file.
         overrides: Dotted options, such as "training.steps=500"; one alone may be text.
+        named: False if the overrides were read from a file of others: no module that they name is imported then.
 
     Returns:
         The complete configuration; every option of the chosen backbone and objective has its value.
@@ -107,7 +112,7 @@ def load_config(source: str | Path, overrides: str | Iterable[str] = ()) -> Conf
         >>> config.training.steps, config.backbone.options["size"]
         (20, 'pico')
     """
-    layers = layered(source, overrides)
+    layers = layered(source, overrides, named)
     try:
         return with_real_paths(from_dict(layers.tree))
     except OptionError as error:
@@ -127,6 +132,7 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
         else:
             values[key] = coerce(key, value, hints[key])
     config = Config(**values)
+    check_plugin("data", config.data.name)
     config = replace(config, **{key: _plugin(key, flatten(getattr(config, key))) for key in PLUGINS})
     _check_layers(config)
     return config

@@ -1,23 +1,18 @@
 """Values as the types asked for, names among those allowed, and plug-ins found by their file."""
 
 import difflib
-import importlib
 import inspect
 import re
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from workbench import plugins
 from workbench.config.ranges import OptionError, Range, named, shown
 from workbench.config.reading import NUMBER, WrittenFloat, WrittenInt
 
-# Sections whose keys are those of a file found by name, and what each file must export.
-PLUGINS = {
-    "backbone": ("workbench.backbones", "Backbone"),
-    "objective": ("workbench.objectives", "Objective"),
-}
+PLUGINS = ("backbone", "objective")  # sections whose keys are the options of a plug-in
 PLUGIN_TEXT = ("name", "size", "teacher", "encoder")  # options of theirs that are text
 _LISTED = 20  # allowed values that are all named; of more only the nearest
 _SINGLE = 3.4028234e38  # the largest number in single precision
@@ -26,18 +21,30 @@ _WORDS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "fal
 
 
 def plugin_class(section: str, name: str) -> type:
-    """The class that ``workbench/<section>s/<name>.py`` exports: the folder is the registry."""
-    package, exported = PLUGINS[section]
-    refuse_unknown(f"{section}.name", name, plugin_names(section))
-    return getattr(importlib.import_module(f"{package}.{name}"), exported)
+    """The class of a backbone or objective: of a file of the package, an installed package, or a module path.
+
+    OptionError for a name that is not known, with the nearest one, and for a module that cannot be used.
+    """
+    return load_plugin(section, name)
 
 
-def plugin_names(section: str) -> list[str]:
-    """What ``backbone.name`` or ``objective.name`` can be: the files that export such a class."""
-    package, exported = PLUGINS[section]
-    folder = Path(__file__).parent.parent / package.rpartition(".")[2]
-    names = sorted(path.stem for path in folder.glob("*.py") if path.stem != "base")
-    return [stem for stem in names if f"class {exported}(" in (folder / f"{stem}.py").read_text(encoding="utf-8")]
+def load_plugin(kind: str, name: str) -> Any:
+    """What the plug-in exports, as `plugins.load`; OptionError with the nearest name for one that is not known."""
+    option = plugins.KINDS[kind].option
+    try:
+        return plugins.load(kind, name)
+    except plugins.PluginError as error:
+        if not plugins.is_known(kind, name):
+            refuse_unknown(option, name, plugins.names(kind))
+        raise OptionError(option, f"{error}") from error
+
+
+def check_plugin(kind: str, name: str) -> None:
+    """OptionError for a module path that must not be imported, as `plugins.check`; nothing is imported."""
+    try:
+        plugins.check(kind, name)
+    except plugins.PluginError as error:
+        raise OptionError(plugins.KINDS[kind].option, f"{error}") from error
 
 
 def refuse_unknown(what: str, value: Any, allowed: Iterable[Any], listed_by: str | None = None) -> None:
@@ -146,9 +153,29 @@ def _text(what: str, value: str | int | float) -> str:
 def plugin_options(section: str, name: str) -> dict[str, inspect.Parameter]:
     """The options of a backbone or objective: keyword arguments of its constructor that the run does not supply."""
     constructor = plugin_class(section, name)
-    supplied = getattr(constructor, "SUPPLIED", ())
-    parameters: Sequence[inspect.Parameter] = list(inspect.signature(constructor).parameters.values())
-    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in supplied}
+    try:  # a module may have its annotations as text
+        signature = inspect.signature(constructor, eval_str=True)
+    except Exception as error:
+        raise OptionError(f"{section}.name", f"the options of {section} {name!r} cannot be read: {error}") from error
+    parameters: Sequence[inspect.Parameter] = list(signature.parameters.values())
+    options = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in constructor.SUPPLIED}
+    for key, option in options.items():
+        if not _is_option_type(option.annotation):
+            kinds = "int, float, str, bool, Literal, tuple, Annotated with a Range, or one of these or None"
+            raise OptionError(
+                f"{section}.{key}", f"{section}.{key} of {name!r} has no type that an option can have: {kinds}"
+            )
+    return options
+
+
+def _is_option_type(hint: Any) -> bool:
+    """Whether `coerce` can check values against an annotation."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _is_option_type(arguments[0])
+    if origin in (tuple, types.UnionType, typing.Union):
+        return all(one in (type(None), Ellipsis) or _is_option_type(one) for one in arguments)
+    return origin is Literal or hint in (int, float, str, bool)
 
 
 def mapping(section: str, value: Any) -> Mapping[str, Any]:

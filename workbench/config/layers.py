@@ -5,17 +5,19 @@ import json
 import os
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from workbench import plugins
 from workbench.config.checks import (
     PLUGIN_TEXT,
     PLUGINS,
     coerce,
     mapping,
     plugin_class,
+    plugin_options,
     refuse_unknown,
     refuse_unknown_keys,
 )
@@ -25,6 +27,7 @@ from workbench.config.records import Config, record_options
 
 PRESETS = Path(__file__).parent.parent / "presets"
 _MOST_LAYERS = 100
+_OF_A_RUN = ("provenance.json", "metrics.jsonl", "checkpoints")  # one of these is in every run folder
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,17 @@ class Layered:
         return error
 
 
-def layered(source: str | Path, overrides: str | Iterable[str]) -> Layered:
+def layered(source: str | Path, overrides: str | Iterable[str], named: bool = True) -> Layered:
     """A preset or YAML file with everything it builds on, and overrides on top.
+
+    Module paths of plug-ins in it may be imported from here on, if they were ``named`` by the user: not those of a
+    run folder, nor of what its ``config.yaml`` builds on.
 
     ValueError, with file and line, for what one layer alone says wrongly: an unknown section, a value out of range.
     """
     layers, tree = read_layers(source, overrides), {}
+    if named:
+        plugins.allow(*(path for layer in layers if layer.trusted for path in _module_paths(layer.value)))
     for layer in layers:
         try:
             tree = _merge(tree, _expand_recipe(layer.value, tree))
@@ -67,6 +75,13 @@ def read_layers(source: str | Path, overrides: str | Iterable[str]) -> list[Docu
         except OptionError as error:
             raise _at(layer, error) from error
     return layers
+
+
+def _module_paths(tree: Mapping[str, Any]) -> list[str]:
+    """The plug-ins that a layer names by module path."""
+    sections = [tree.get(kind) for kind in plugins.KINDS]
+    found = [section.get("name") for section in sections if isinstance(section, Mapping)]
+    return [name for name in found if isinstance(name, str) and plugins.is_path(name)]
 
 
 def _at(layer: Document, error: OptionError) -> ValueError:
@@ -126,10 +141,17 @@ def _layers(source: str | Path, chain: tuple[str, ...] = (), found: list[Documen
             _layers(base, (*chain, name), found)
         except OptionError as error:
             raise ValueError(f"{document.where('base')}: {error}") from error
-    found.append(document)
+    trusted = not any(map(_is_of_a_run, (*chain, name)))
+    found.append(replace(document, trusted=trusted))
     if len(found) > _MOST_LAYERS:
         raise ValueError(f"{source} builds on more than {_MOST_LAYERS} files")
     return found
+
+
+def _is_of_a_run(file: str) -> bool:
+    """Whether a file lies in a run folder, which may be somebody else's."""
+    folder = os.path.dirname(os.path.realpath(file))
+    return any(os.path.lexists(os.path.join(folder, mark)) for mark in _OF_A_RUN)
 
 
 def _file(source: str | Path) -> Path:
@@ -217,22 +239,39 @@ def _expand_recipe(layer: dict[str, Any], below: Mapping[str, Any]) -> dict[str,
     if recipe is None or (recipe == below.get("recipe") and not another):
         return layer
     module = inspect.getmodule(plugin_class("objective", name))
-    refuse_unknown("recipe", recipe, module.RECIPES)
+    recipes = getattr(module, "RECIPES", {})
+    if not recipes and "recipe" not in layer:  # the recipe of another method, of which this one has none
+        return layer
+    refuse_unknown("recipe", recipe, recipes)
     backbone = coerce("backbone.name", merged.get("backbone", {}).get("name", "sit"), str)
-    kind = plugin_class("backbone", backbone)
-    size = coerce("backbone.size", merged.get("backbone", {}).get("size", "nano"), str)
+    kind, options = plugin_class("backbone", backbone), plugin_options("backbone", backbone)
+    size = coerce("backbone.size", merged.get("backbone", {}).get("size", options["size"].default), str)
     refuse_unknown("backbone.size", size, kind.sizes)
     depth = kind.sizes[size].depth
-    values = {k: v(depth) if callable(v) else v for k, v in module.RECIPES[recipe].items()}
+    values = {k: v(depth) if callable(v) else v for k, v in recipes[recipe].items()}
+    for key in [key for key in values if key.startswith("backbone.") and key.partition(".")[2] not in options]:
+        # A switch that is off says nothing of a backbone that has no such switch.
+        if values.pop(key):
+            raise ValueError(f"recipe {recipe!r} turns on {key}, which backbone {backbone!r} does not have")
     if another or below.get("recipe") is None:
         values |= _placement(module, backbone, depth, layer.get("objective", {}))
     return _merge(parse_overrides(f"{key}={written(v)}" for key, v in values.items()), layer)
 
 
+def placement(table: Mapping[Any, dict[str, Any]], backbone: str, depth: int) -> dict[str, Any] | None:
+    """The options that an objective's ``PLACEMENT`` gives for a backbone of a depth; None where it gives none.
+
+    A row ``(backbone, depth)`` is of that backbone alone, which then has no others, a row ``depth`` of every other
+    backbone of that depth, and the row ``None`` of all the rest.
+    """
+    own = any(isinstance(key, tuple) and key[0] == backbone for key in table)
+    return table.get((backbone, depth) if own else depth, table.get(None))
+
+
 def _placement(module: types.ModuleType, backbone: str, depth: int, said: Mapping[str, Any]) -> dict[str, Any]:
     """The dotted options that an objective's file lists for a backbone; ValueError if it lists none for this one."""
     table = getattr(module, "PLACEMENT", {None: {}})
-    found = table.get((backbone, depth), table.get(None))
+    found = placement(table, backbone, depth)
     if found is None:
         absent = [key for key in next(iter(table.values())) if key not in said]
         if absent:

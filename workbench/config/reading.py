@@ -58,11 +58,15 @@ class WrittenFloat(float):
 
 @dataclass(frozen=True)
 class Document:
-    """What a YAML text holds, and the line of every key that stands in mappings only, by the keys that lead to it."""
+    """What a YAML text holds, and the line of every key that stands in mappings only, by the keys that lead to it.
+
+    ``trusted`` is off for a file of a run folder, which may be somebody else's.
+    """
 
     name: str
     value: Any
     lines: dict[tuple[str, ...], int] = field(default_factory=dict)
+    trusted: bool = True
 
     def where(self, *keys: str) -> str:
         """ "FILE, line 3" for the innermost of ``keys`` that is there, or the name alone."""

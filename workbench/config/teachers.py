@@ -29,7 +29,7 @@ def teacher_overrides(config: Config, given: Iterable[str] = ()) -> tuple[str, .
     from workbench.config import load_config, to_dict  # which is built on this package's other files
 
     reference, given = config.objective.options["teacher"], tuple(given)
-    ours, theirs = to_dict(config), to_dict(load_config(reference, given))
+    ours, theirs = to_dict(config), to_dict(load_config(reference, given, named=False))
     # Another name starts its section afresh, so names come first and what differs is counted from there.
     named = [(key, ours[key]) for key in ("recipe",) if ours[key] not in (None, theirs[key])]
     named += [
@@ -39,7 +39,7 @@ def teacher_overrides(config: Config, given: Iterable[str] = ()) -> tuple[str, .
     ]
     first = tuple(override(key, value) for key, value in named)
     if first:
-        theirs = to_dict(load_config(reference, (*given, *first)))
+        theirs = to_dict(load_config(reference, (*given, *first), named=False))
     changed = {key: value for key, value in _options(ours, (*_SHARED, *_MACHINE)).items()
                if value != _options(theirs, (key,))[key]}  # fmt: skip
     accumulation = ours["training"]["accumulation"]

@@ -15,7 +15,7 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
 from torch import Tensor, nn
 
-from workbench.data.images import FASHION_CLASSES
+from workbench.data.sets.fashion_mnist import CLASSES
 from workbench.evaluation.detectors import DETECTION_BATCH, SPATIAL, Detected, check_images, joined, single_precision
 from workbench.files import write_atomically
 from workbench.runs.finite import name_of_not_finite
@@ -106,7 +106,7 @@ def packaged_clf64(device: torch.device) -> ClassifierDetector:
     """The classifier of the package: Fashion-MNIST, as the record beside its weights has it."""
     detector = load_clf64()
     detector.model.to(device)
-    return replace(detector, classes=FASHION_CLASSES)
+    return replace(detector, classes=CLASSES)
 
 
 def load_clf64(path: Path | None = None) -> ClassifierDetector:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.config import DataConfig, plugin_class, refuse_unknown
+from workbench.config.layers import placement
 from workbench.data.codecs import sample_posterior
 from workbench.data.encoders import ENCODERS, load_encoder
 from workbench.data.images import load_images
@@ -114,16 +115,16 @@ def _configured(run: Run, data: DataConfig | None):
     return run.config if data is None else replace(run.config, data=data)
 
 
-def _option(run: Run, method: str, option: str, placement: dict[Any, dict[str, Any]]) -> Any:
+def _option(run: Run, method: str, option: str, table: dict[Any, dict[str, Any]]) -> Any:
     """An option of the run's own objective if it is `method`, else the published one for a backbone like the run's."""
     config = run.config
     if config.objective.name == method:
         return config.objective.options[option]
     depth = plugin_class("backbone", config.backbone.name).sizes[config.backbone.options["size"]].depth
-    found = placement.get((config.backbone.name, depth))
+    found = placement(table, config.backbone.name, depth)
     if found is None:
-        there = ", ".join(f"{name} of depth {of}" for name, of in placement)
+        there = ", ".join(map(str, table))
         raise ValueError(
-            f"no {option} of {method} is published for {config.backbone.name} of depth {depth}; for {there}"
+            f"no {option} of {method} is published for {config.backbone.name} of depth {depth}; for depth {there}"
         )
     return found[option]

@@ -89,9 +89,9 @@ class Objective(nn.Module):
     tree, so it is never saved, averaged or wrapped. An option ``teacher`` asks for a frozen run in
     ``context.teacher``, an option ``encoder`` for target tokens in ``inputs.targets``.
 
-    The subclass's module lists ``RECIPES``, dotted configuration values by recipe (a function of the depth where they
-    depend on it), and may list ``PLACEMENT``: what is published, or ours where nothing is, for a backbone of a depth,
-    as (name, depth), or for any (None).
+    The subclass's module may list ``RECIPES``, dotted configuration values by recipe (a function of the depth where
+    they depend on it), and ``PLACEMENT``: what is published, or ours where nothing is, by the depth of the backbone;
+    rows (name, depth) are of a backbone that differs from the others, a row None is of any depth.
     """
 
     SUPPLIED: ClassVar[tuple[str, ...]] = ("context",)

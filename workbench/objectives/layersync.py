@@ -20,8 +20,7 @@ RECIPES = {
 # Published for depth 28 only; the other pairs are ours, twice as deep as well. The released code's own default pair,
 # 8 and 8, trains nothing.
 PLACEMENT = {
-    (backbone, depth): {"pairs": pairs, "weight": 0.2, "stop_step": None}
-    for backbone in ("sit", "lightningdit")
+    depth: {"pairs": pairs, "weight": 0.2, "stop_step": None}
     for depth, pairs in ((12, [[4, 8]]), (24, [[7, 14]]), (28, [[8, 16]]))
 }
 

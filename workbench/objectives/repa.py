@@ -19,12 +19,8 @@ _PUBLISHED = {
 }
 RECIPES = {"paper": _PUBLISHED, "released": _PUBLISHED}
 
-# Published for SiT; for LightningDiT there is no code, and the layer is SiT's.
-PLACEMENT = {
-    (backbone, depth): {"layer": layer, "weight": 0.5, "stop_step": None}
-    for backbone in ("sit", "lightningdit")
-    for depth, layer in ((12, 4), (24, 8), (28, 8))
-}
+# Published for SiT; for LightningDiT there is no code, and the layer is SiT's, as for any other backbone.
+PLACEMENT = {depth: {"layer": layer, "weight": 0.5, "stop_step": None} for depth, layer in ((12, 4), (24, 8), (28, 8))}
 
 
 class Objective(base.Objective):

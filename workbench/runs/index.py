@@ -182,7 +182,8 @@ def _teacher(
 
 @lru_cache(maxsize=64)
 def _preset_mark(name: str, changes: tuple[str, ...], root: Path) -> str:
-    return run_fingerprint(load_config(name, changes), root)
+    # The changes come from a run's files, so they name no module that may be imported.
+    return run_fingerprint(load_config(name, changes, named=False), root)
 
 
 def _identity(file: Path) -> dict[str, Any]:

@@ -223,7 +223,7 @@ def find_teacher(config: Config, root: Path) -> Run:
     reference = config.objective.options["teacher"]
     if reference in presets():
         changes = teacher_overrides(config)
-        mark = run_fingerprint(load_config(reference, changes), root)
+        mark = run_fingerprint(load_config(reference, changes, named=False), root)
         trained = [run for run in find_runs(root) if run.fingerprint == mark]
         if not trained:
             command = shlex.join(["workbench", "train", reference, *changes])

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.config import Config, from_dict
+from workbench import plugins
+from workbench.config import Config, from_dict, plugin_options
 from workbench.data.encoders import load_encoder
 from workbench.diffusion.precision import tf32
 from workbench.objectives.base import Batch
@@ -18,7 +19,6 @@ from workbench.training.student import build_backbone, build_student
 
 # The run of section 4.5, the teacher of Table 5, and B's stop of section 4.1 (20 epochs; 4.5 itself stops at 50 k).
 PAPER_STEPS, TEACHER_STEPS, GUIDED_STEPS = 1_000_000, 200_000, 100_000
-_ENCODER = "effnet-lite0"
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,17 @@ def kinds(head_width: int, teacher_precision: str, every: bool, fast: bool) -> d
         "guided, selected": {**guided, "window": "select"},
     }
     if every:
-        repa = {"name": "repa", "encoder": _ENCODER, "head_width": head_width}
-        chosen |= {
-            "vae_align": {"name": "vae_align", "head_width": head_width},
-            "repa, encoder at each step": {**repa, "stored": False},
-            "repa, stored targets": repa,
-            "dispersive": {"name": "dispersive"},
-            "sra": {"name": "sra"},
-            "layersync": {"name": "layersync"},
-        }
+        timed = {objective["name"] for objective in chosen.values()}
+        for name in (name for name in plugins.names("objective") if name not in timed):
+            options = plugin_options("objective", name)
+            objective: dict[str, object] = {"name": name}
+            objective |= {"head_width": head_width} if "head_width" in options else {}
+            objective |= {"teacher": "bench"} if "teacher" in options else {}
+            if "stored" in options:  # of an encoder's tokens
+                chosen[f"{name}, encoder at each step"] = {**objective, "stored": False}
+                chosen[f"{name}, stored targets"] = objective
+            else:
+                chosen[name] = objective
     sections: dict[str, dict] = {kind: {"objective": objective} for kind, objective in chosen.items()}
     if fast:
         sections["plain, bfloat16, compiled"] = {"training": {"precision": "bf16", "compile": True}}

@@ -190,7 +190,7 @@ def _chain(config: Config, root: Path, teacher: Config | None) -> list[tuple[Con
     if teacher is None and reference not in presets():
         run = open_run(reference, root)
         return [(run.config, run), (config, None)]
-    taught_by = teacher or load_config(reference, teacher_overrides(config))
+    taught_by = teacher or load_config(reference, teacher_overrides(config), named=False)
     return [*_chain(taught_by, root, None), (config, None)]
 
 

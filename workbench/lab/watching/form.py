@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
+from workbench import plugins
 from workbench.config import (
     Config,
     load_config,
@@ -19,13 +20,11 @@ from workbench.config import (
     presets,
     teacher_overrides,
 )
-from workbench.config.checks import plugin_names
 from workbench.config.layers import layered
 from workbench.config.reading import WrittenFloat, WrittenInt
 from workbench.config.records import TrainingConfig
 from workbench.data.autoencoders import PUBLISHED
 from workbench.data.encoders import ENCODERS
-from workbench.data.images import SETS
 from workbench.runs.store import Run, find_runs, open_run
 
 TEACHER_STEPS = "teacher.steps"
@@ -45,7 +44,7 @@ def fields(preset: str, changes: Mapping[str, str], root: Path) -> list[dict[str
     tree = _tree(preset, changes)
     made = [_field("preset", "start from", "Start", preset, presets())]
     data, codec = tree.get("data", {}), tree.get("codec", {})
-    made.append(_field("data.name", "images", "Data", data.get("name", "fashion-mnist"), list(SETS)))
+    made.append(_field("data.name", "images", "Data", data.get("name", "fashion-mnist"), plugins.names("data")))
     if data.get("name") not in (None, "fashion-mnist", "digits"):
         made.append(_field("data.path", "folder", "Data", data.get("path")))
     made.append(_field("data.limit", "images at most", "Data", data.get("limit")))
@@ -142,7 +141,7 @@ def _backbone(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
     shown = {key: f"{key} (depth {s.depth}, width {s.width})" for key, s in kind.sizes.items()}
     patch = tree.get("patch", plugin_options("backbone", name)["patch"].default)
     return [
-        _field("backbone.name", "backbone", "Model", name, plugin_names("backbone")),
+        _field("backbone.name", "backbone", "Model", name, plugins.names("backbone")),
         _field("backbone.size", "size", "Model", size, list(shown), texts=list(shown.values())),
         _field("backbone.patch", "patch", "Model", patch),
     ]
@@ -150,7 +149,7 @@ def _backbone(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _method(tree: Mapping[str, Any], preset: str, root: Path) -> list[dict[str, Any]]:
     name = tree.get("name", "denoise")
-    made = [_field("objective.name", "method", "Method", name, plugin_names("objective"))]
+    made = [_field("objective.name", "method", "Method", name, plugins.names("objective"))]
     options = plugin_options("objective", name)
     order = [*(key for key in _FIRST if key in options), *(key for key in options if key not in _FIRST)]
     for key in order:

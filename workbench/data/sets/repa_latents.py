@@ -1,0 +1,5 @@
+"""The images beside latents that REPA's preprocessing wrote: ``data.path`` is its folder."""
+
+from workbench.data.stores import load_store_images as load
+
+__all__ = ["load"]

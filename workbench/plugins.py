@@ -1,0 +1,218 @@
+"""Plug-ins: methods, backbones and data sets, each one file, found by name.
+
+A name is looked for in three places, in this order:
+
+1. a file of that name in the package's own folder (``workbench/objectives/repa.py``, whose name is ``repa``);
+2. an installed package that registers the name as an entry point (group ``workbench.objectives``);
+3. a dotted module path, ``mypkg.mymethod``, or ``mymodule:MyObjective`` to say which object of the module is meant.
+
+Importing a module runs its code, so a module path is followed only if a registered entry point leads to that module
+or the user named it: on the command line, in a YAML file of their own, with ``--plugin MODULE`` or in
+``$WORKBENCH_PLUGINS``. A run folder or archive cannot name one by itself. Child processes inherit the environment, and
+with it the modules that were named.
+"""
+
+import importlib
+import inspect
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "WORKBENCH_PLUGINS"  # module paths that may be imported, joined by commas
+OPTION = "--plugin"  # the same on the command line, for any command
+_PATH = re.compile(r"(?!\d)\w+(\.(?!\d)\w+)*(:(?!\d)\w+)?")
+
+
+class PluginError(ValueError):
+    """A plug-in that is not known, must not be imported, or does not export what its kind has to."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Where plug-ins of a kind are and what each file exports.
+
+    ``needs`` are the attributes of what is exported that the workbench relies on, ``base`` says how to get them.
+    """
+
+    option: str  # of the configuration, which names the plug-in
+    package: str  # whose files are plug-ins
+    exports: str
+    needs: tuple[str, ...]
+    base: str
+    group: str  # of entry points
+
+    @property
+    def folder(self) -> Path:
+        return Path(__file__).parent.joinpath(*self.package.split(".")[1:])
+
+
+KINDS = {
+    "objective": Kind(
+        option="objective.name",
+        package="workbench.objectives",
+        exports="Objective",
+        needs=("SUPPLIED", "deciding", "weight_at", "loss"),
+        base="a subclass of workbench.objectives.base.Objective",
+        group="workbench.objectives",
+    ),
+    "backbone": Kind(
+        option="backbone.name",
+        package="workbench.backbones",
+        exports="Backbone",
+        needs=("SUPPLIED", "sizes", "forward_tapped", "features", "initialize"),
+        base="a subclass of workbench.backbones.base.TransformerBackbone with its sizes",
+        group="workbench.backbones",
+    ),
+    "data": Kind(
+        option="data.name",
+        package="workbench.data.sets",
+        exports="load",
+        needs=("__call__",),
+        base="a function load(config, split) that returns workbench.data.images.Images",
+        group="workbench.datasets",
+    ),
+}
+
+
+def names(kind: str) -> list[str]:
+    """Names of the plug-ins of a kind ("objective", "backbone", "data"): the package's own, then registered ones."""
+    own = _own(kind)
+    return [*sorted(own), *sorted(name for name in _registered(kind) if name not in own)]
+
+
+def is_known(kind: str, name: str) -> bool:
+    """Whether ``name`` is a plug-in's, or a module path, which is not imported to find out."""
+    return name in _own(kind) or name in _registered(kind) or is_path(name)
+
+
+def is_path(name: str) -> bool:
+    """Whether a name is a module path ("mypkg.mymethod", "mymodule:MyObjective") rather than the name of a plug-in."""
+    return ("." in name or ":" in name) and _PATH.fullmatch(name) is not None
+
+
+def load(kind: str, name: str) -> Any:
+    """The class or function that the plug-in ``name`` exports.
+
+    Raises PluginError for a name that is not known or registered twice, for a module path that must not be imported
+    (see `check`), for a module that fails as it is imported and for one that does not export what its kind needs.
+    """
+    here = KINDS[kind]
+    if name in _own(kind):
+        return getattr(importlib.import_module(f"{here.package}.{_own(kind)[name]}"), here.exports)
+    values = _registered(kind).get(name, [])
+    if len({(entry.module, entry.attr) for entry in values}) > 1:
+        packages = " and ".join(sorted(f"{entry.dist.name}" for entry in values))
+        raise PluginError(f"{here.option} {name!r} is registered by {packages}; give the module path of one of them")
+    if values:
+        return _exported(here, name, values[0].module, values[0].attr)
+    if not is_path(name):
+        raise PluginError(f"{here.option} {name!r} is not known")
+    check(kind, name)
+    module, _, attribute = name.partition(":")
+    return _exported(here, name, module, attribute)
+
+
+def check(kind: str, name: str) -> None:
+    """PluginError if ``name`` is a module path that neither an entry point leads to nor this user named."""
+    if not is_path(name) or name in _own(kind):
+        return
+    module = name.partition(":")[0]
+    if module in _allowed() or name in _registered(kind) or module in _registered_modules(kind):
+        return
+    here = KINDS[kind]
+    raise PluginError(
+        f"{here.option} {name!r} is a module that this command does not name: if you trust its code, add "
+        f"{OPTION} {module} to the command (or set {VARIABLE}={module}), or install the package that registers it as "
+        f"{here.group}"
+    )
+
+
+def allow(*modules: str) -> None:
+    """Let module paths be imported by this process and its children, as the user named them."""
+    named = [module.partition(":")[0] for module in modules]
+    os.environ[VARIABLE] = ",".join(dict.fromkeys([*_allowed(), *named]))
+
+
+def allow_named(arguments: Iterable[str]) -> list[str]:
+    """A command line without its ``--plugin MODULE``, which are allowed; PluginError for one without a module."""
+    left, rest = [], iter(arguments)
+    for argument in rest:
+        option, equals, value = argument.partition("=")
+        if option != OPTION:
+            left.append(argument)
+            continue
+        module = value if equals else next(rest, "")
+        if _PATH.fullmatch(module) is None:
+            raise PluginError(f"{OPTION} takes a module, such as {OPTION} mypkg.mymethod; got {module[:120]!r}")
+        allow(module)
+    return left
+
+
+def _allowed() -> list[str]:
+    return [module.strip() for module in os.environ.get(VARIABLE, "").split(",") if module.strip()]
+
+
+@cache
+def _own(kind: str) -> dict[str, str]:
+    """The package's own plug-ins of a kind: the file of each name, without its ending."""
+    here = KINDS[kind]
+    mark = re.compile(rf"^(class {here.exports}\(|def {here.exports}\(|from \S+ import .*\b{here.exports}$)", re.M)
+    stems = [file.stem for file in here.folder.glob("*.py") if mark.search(file.read_text(encoding="utf-8"))]
+    # Data sets are called as others call them, with hyphens.
+    return {stem.replace("_", "-") if kind == "data" else stem: stem for stem in stems if stem != "base"}
+
+
+def _registered(kind: str) -> dict[str, list[Any]]:
+    """Entry points of a kind by name."""
+    found: dict[str, list[Any]] = {}
+    for entry in _entry_points(KINDS[kind].group, tuple(sys.path)):
+        found.setdefault(entry.name, []).append(entry)
+    return found
+
+
+def _registered_modules(kind: str) -> set[str]:
+    return {entry.module for entries in _registered(kind).values() for entry in entries}
+
+
+@cache
+def _entry_points(group: str, path: tuple[str, ...]) -> tuple[Any, ...]:
+    """Entry points of a group, read once for each state of ``sys.path``; those that are no module path are left out."""
+    from importlib.metadata import entry_points
+
+    return tuple(e for e in entry_points(group=group) if _PATH.fullmatch(e.value.partition("[")[0].replace(" ", "")))
+
+
+def _exported(here: Kind, name: str, module: str, attribute: str) -> Any:
+    """What a module outside the package exports."""
+    try:
+        imported = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+            raise PluginError(
+                f"{here.option} {name!r} cannot be imported: there is no module {error.name}; install its package, or "
+                f"put the folder that holds it on PYTHONPATH"
+            ) from error
+        raise PluginError(f"{here.option} {name!r} cannot be imported: {_place(error)}") from error
+    except Exception as error:  # whatever code of others does
+        raise PluginError(f"{here.option} {name!r} cannot be imported: {_place(error)}") from error
+    attribute = attribute or here.exports
+    found = getattr(imported, attribute, None)
+    fits: Callable[[Any], bool] = inspect.isclass if here.exports != "load" else callable
+    if not fits(found) or not all(hasattr(found, need) for need in here.needs):
+        what = "has no" if found is None else "has another"
+        raise PluginError(f"{here.option} {name!r}: {module} {what} {attribute}; it must be {here.base}")
+    return found
+
+
+def _place(error: BaseException) -> str:
+    """An error in a sentence, with the file and line that it comes from."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
