@@ -188,7 +188,7 @@ def _entry_points(group: str, path: tuple[str, ...]) -> tuple[Any, ...]:
     return tuple(e for e in entry_points(group=group) if _PATH.fullmatch(e.value.partition("[")[0].replace(" ", "")))
 
 
-def _exported(here: Kind, name: str, module: str, attribute: str) -> Any:
+def _exported(here: Kind, name: str, module: str, attribute: str | None) -> Any:
     """What a module outside the package exports."""
     try:
         imported = importlib.import_module(module)
@@ -199,7 +199,7 @@ def _exported(here: Kind, name: str, module: str, attribute: str) -> Any:
                 f"put the folder that holds it on PYTHONPATH"
             ) from error
         raise PluginError(f"{here.option} {name!r} cannot be imported: {_place(error)}") from error
-    except Exception as error:  # whatever code of others does
+    except (Exception, SystemExit) as error:  # whatever code of others does
         raise PluginError(f"{here.option} {name!r} cannot be imported: {_place(error)}") from error
     attribute = attribute or here.exports
     found = getattr(imported, attribute, None)

@@ -63,9 +63,9 @@ class TransformerBackbone(nn.Module):
         channels: int,
         height: int,
         classes: int,
-        null_row: bool,
-        learn_sigma: bool,
-        checkpoint_blocks: bool,
+        null_row: bool = True,
+        learn_sigma: bool = False,
+        checkpoint_blocks: bool = False,
     ):
         super().__init__()
         if size not in self.sizes:

@@ -272,7 +272,7 @@ def _diffusers_config(run: Run) -> dict[str, Any]:
         "num_attention_heads": size.heads,
         "attention_head_dim": size.width // size.heads,
         "in_channels": shape["channels"],
-        "out_channels": shape["channels"] * (2 if options["learn_sigma"] else 1),
+        "out_channels": shape["channels"] * (2 if options.get("learn_sigma") else 1),
         "num_layers": size.depth,
         "sample_size": shape["height"],
         "patch_size": options["patch"],

@@ -1,0 +1,384 @@
+"""Plug-ins from outside the package: found by entry point and by module path, and never named by a run folder."""
+
+import contextlib
+import importlib
+import os
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workbench import plugins
+from workbench.__main__ import main
+from workbench.config import from_dict, load_config, plugin_class, plugin_options, to_dict, to_yaml
+from workbench.data.images import from_arrays, load_images
+from workbench.runs.index import runs_table
+from workbench.runs.store import Run, find_runs, open_run, prepare_run
+
+OWN = {"objective": "token_mean", "backbone": "mixer", "data": "shapes"}
+PICO = (
+    "codec.name=identity",
+    "backbone.size=pico",
+    "backbone.patch=16",
+    "data.limit=16",
+    "training.steps=2",
+    "training.batch=4",
+    "training.log_every=1",
+    "training.checkpoint_every=2",
+)
+
+
+def blocks() -> dict[str, str]:
+    """The files of the page on extending, by name."""
+    page = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
+    return dict(re.findall(r'^```\w+ title="([^"]+)"\n(.*?)^```$', page, re.M | re.S))
+
+
+def register(folder: Path, name: str, entry_points: dict[str, dict[str, str]]) -> None:
+    """What pip leaves of an installed package, as far as entry points need it."""
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    groups = [
+        f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in named.items()) for group, named in entry_points.items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(groups))
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    """The page's package on the path, not registered; nothing is allowed, and what is imported is forgotten."""
+    folder = tmp_path / "outside"
+    (folder / "mypkg").mkdir(parents=True)
+    for name, text in blocks().items():
+        (folder / name).write_text(text, encoding="utf-8")
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "runs"))
+    monkeypatch.syspath_prepend(folder)
+    importlib.invalidate_caches()
+    yield folder
+    for module in [name for name in sys.modules if name.split(".")[0] in ("mypkg", "evil")]:
+        del sys.modules[module]
+
+
+@pytest.fixture
+def installed(outside):
+    """The page's package, its entry points registered as its pyproject.toml says."""
+    register(outside, "mypkg", tomllib.loads(blocks()["pyproject.toml"])["project"]["entry-points"])
+    importlib.invalidate_caches()
+    plugins._entry_points.cache_clear()
+    yield outside
+    plugins._entry_points.cache_clear()
+
+
+def train(*overrides: str) -> Run:
+    main(["train", "demo/plain", *PICO, *overrides])
+    return find_runs()[-1]
+
+
+def named(prefix: str = "") -> list[str]:
+    """Overrides that choose the page's three plug-ins."""
+    return [f"{kind}.name={prefix}{name}" for kind, name in OWN.items()]
+
+
+def test_the_page_has_a_file_of_each_kind():
+    assert {f"mypkg/{name}.py" for name in OWN.values()} | {"pyproject.toml"} == blocks().keys()
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_a_plug_in_is_trained_by_its_registered_name_and_by_its_path(installed, kind):
+    data = [] if kind == "data" else ["data.name=digits"]
+    for name in (OWN[kind], f"mypkg.{OWN[kind]}"):
+        run = train(*data, f"{kind}.name={name}")
+        assert run.status["state"] == "finished" and to_dict(run.config)[kind]["name"] == name
+        assert [record["step"] for record in run.metrics] == [1, 2]
+        assert all((record["alignment"] is not None) == (kind == "objective") for record in run.metrics)
+    assert len(find_runs()) == 2
+
+
+def test_a_run_of_all_three_is_scored_and_listed(installed, capsys):
+    run = train(*named(), "data.limit=100")  # the detector has 64 principal directions
+    sampled = ["sampling.count=8", "sampling.steps=2"]
+    main(["evaluate", run.name, *sampled, "--detector", "pixels-pca64", "--small-ok"])
+    (row,) = runs_table(run.folder.parent)
+    assert (row.method, row.backbone, row.damage) == ("token_mean", "mixer-pico", "") and row.scores
+    capsys.readouterr()
+    main(["runs"])
+    assert "token_mean" in capsys.readouterr().out
+
+
+def test_names_are_listed_and_the_nearest_is_said(installed):
+    for kind, name in OWN.items():
+        assert name in plugins.names(kind) and plugins.names(kind) == list(dict.fromkeys(plugins.names(kind)))
+    for override, nearest in (("objective.name=token_maen", "token_mean"), ("backbone.name=mixr", "mixer")):
+        with pytest.raises(ValueError, match=f"did you mean '{nearest}'"):
+            load_config("demo/plain", [override])
+    with pytest.raises(ValueError, match="data.name 'shape' is not known; did you mean 'shapes'"):
+        load_images(load_config("demo/plain", ["data.name=shape"]).data, "train")
+
+
+def test_options_are_those_of_the_class_and_keep_their_ranges(outside):
+    config = load_config("demo/plain", ["objective.name=mypkg.token_mean", "objective.weight=0.3"])
+    assert config.objective.options == {"layer": 4, "weight": 0.3, "stop_step": None}
+    assert from_dict(yaml.safe_load(to_yaml(config))) == config
+    for override, said in (("layer=13", "outside 1..12"), ("weight=-1", "at least 0"), ("layr=1", "mean 'layer'")):
+        with pytest.raises(ValueError, match=said):
+            load_config("demo/plain", ["objective.name=mypkg.token_mean", f"objective.{override}"])
+
+
+def test_recipes_place_methods_on_a_backbone_of_a_known_depth(outside):
+    mixer = ["backbone.name=mypkg.mixer", "recipe=paper"]
+    for method, option, layer in (
+        ("sra", "teacher_layer", 8),
+        ("repa", "layer", 4),
+        ("self_transcendence", "layer", 6),
+    ):
+        teacher = ["objective.teacher=demo/teacher"] if method == "self_transcendence" else []
+        config = load_config("demo/plain", [*mixer, f"objective.name={method}", *teacher])
+        assert config.objective.options[option] == layer and "qk_norm" not in config.backbone.options
+    both = load_config("demo/plain", [*mixer, "objective.name=mypkg.token_mean"])
+    assert both.objective.options["layer"] == 4
+    with pytest.raises(ValueError, match="turns on backbone.qk_norm, which backbone 'mypkg.mixer' does not have"):
+        load_config("demo/plain", ["backbone.name=mypkg.mixer", "objective.name=vae_align", "recipe=released"])
+
+
+def test_dit_is_placed_as_sit_and_a_backbone_of_its_own_rows_is_not():
+    def placed(*overrides: str) -> dict:
+        chosen = ["objective.name=self_transcendence", "objective.teacher=demo/teacher", "recipe=paper", *overrides]
+        return dict(load_config("demo/plain", chosen).objective.options)
+
+    for size in ("b", "l", "xl"):
+        assert placed("backbone.name=dit", f"backbone.size={size}") == placed(f"backbone.size={size}")
+    assert placed("backbone.name=lightningdit", "backbone.size=b")["guidance_scale"] == 10.0
+    with pytest.raises(ValueError, match="nothing is published for this objective on lightningdit of depth 24"):
+        placed("backbone.name=lightningdit", "backbone.size=l")
+
+
+def test_a_method_without_recipes_is_trained_under_a_preset_with_one(outside):
+    text = (outside / "mypkg" / "token_mean.py").read_text().replace("RECIPES", "_RECIPES")
+    (outside / "mypkg" / "plain.py").write_text("from __future__ import annotations\n" + text)
+    (outside / "mine.yaml").write_text("base: demo/plain\nrecipe: paper\n")
+    config = load_config(outside / "mine.yaml", ["objective.name=mypkg.plain"])
+    assert config.objective.options["weight"] == 0.1
+    with pytest.raises(ValueError, match="recipe 'released' is not known"):
+        load_config(outside / "mine.yaml", ["objective.name=mypkg.plain", "recipe=released"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1", "mypkg.bad has no Objective; it must be a subclass of workbench.objectives.base.Objective"),
+        ("Objective = 3", "mypkg.bad has another Objective; it must be"),
+        ("class Objective: pass", "mypkg.bad has another Objective; it must be"),
+        ("x = 1\nraise KeyError('a')", r"cannot be imported: KeyError: 'a' \(.*bad.py, line 2\)"),
+        ("import nosuchthing", r"cannot be imported: .*nosuchthing.*bad.py, line 1"),
+        ("x = (", "cannot be imported: .*bad.py, line 1: '.' was never closed"),
+        ("raise SystemExit(3)", "cannot be imported: SystemExit: 3"),
+        (
+            "from workbench.objectives import base\nclass Objective(base.Objective):\n"
+            "    def __init__(self, context, *, a: list[int] = ()): super().__init__(context)",
+            "objective.a of 'mypkg.bad' has no type that an option can have: int, float",
+        ),
+    ],
+)
+def test_a_plug_in_that_cannot_be_used_is_refused_in_a_sentence(outside, capsys, text, said):
+    (outside / "mypkg" / "bad.py").write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "demo/plain", "objective.name=mypkg.bad"])
+    lines = capsys.readouterr().err
+    assert ended.value.code == 2 and lines.count("\n") == 1 and re.search(said, lines), lines
+
+
+def test_paths_that_lead_nowhere(outside):
+    for name, said in (
+        ("nosuchpkg.method", "there is no module nosuchpkg; install its package, or put the folder that holds it on"),
+        ("mypkg.nothing", "there is no module mypkg.nothing"),
+        ("mypkg.token_mean:Nothing", "has no Nothing"),
+        ("mypkg..token_mean", "'mypkg..token_mean' is not known"),
+        ("../mypkg/token_mean.py", "is not known"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            load_config("demo/plain", [f"objective.name={name}"])
+    plugins.allow("mypkg.token_mean")
+    assert plugin_class("objective", "mypkg.token_mean:Objective").__name__ == "Objective"
+
+
+def test_a_name_that_is_registered_twice_is_refused_and_our_own_are_kept(installed):
+    register(installed, "other", {"workbench.objectives": {"token_mean": "evil.method", "repa": "evil.method"}})
+    importlib.invalidate_caches()
+    plugins._entry_points.cache_clear()
+    with pytest.raises(ValueError, match="'token_mean' is registered by mypkg and other; give the module path of one"):
+        load_config("demo/plain", ["objective.name=token_mean"])
+    assert plugin_class("objective", "repa").__module__ == "workbench.objectives.repa"
+    assert plugins.names("objective").count("repa") == 1
+
+
+def test_a_data_set_must_give_images(outside):
+    (outside / "mypkg" / "none.py").write_text("def load(config, split): return 3")
+    with pytest.raises(ValueError, match="data.name 'mypkg.none' gave int; it must give"):
+        load_images(load_config("demo/plain", ["data.name=mypkg.none"]).data, "train")
+    import numpy as np
+
+    pixels, labels = np.zeros((2, 1, 4, 4), np.uint8), np.array([0, 1])
+    for wrong, said in (
+        ((pixels.astype(float), labels), "must be uint8"),
+        ((pixels[:, :, :2], labels), "must be uint8 of shape n c h h"),
+        ((pixels, labels[:1]), "need 2 whole numbers as labels"),
+        ((pixels, labels + 1), "have labels 1..2; 2 classes have 0..1"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            from_arrays("toy", "train", *wrong, ("a", "b"), "here")
+
+
+# Of somebody else's runs: a module that says when it is imported.
+
+
+@pytest.fixture
+def foreign(outside, tmp_path):
+    """A run folder that names, in each of the three places in turn, a module of ours that nobody allowed."""
+    (outside / "evil").mkdir()
+    mark = tmp_path / "imported"
+    (outside / "evil" / "__init__.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    for name, text in blocks().items():
+        if name.endswith(".py"):
+            (outside / "evil" / Path(name).name).write_text(text)
+
+    def make(kind: str, **more) -> Run:
+        run = prepare_run(load_config("demo/plain", [*PICO, "data.name=digits"]), tmp_path / "runs")
+        tree = to_dict(run.config)
+        tree[kind] = {"name": f"evil.{OWN[kind]}", **more}
+        (run.folder / "config.yaml").write_text(yaml.safe_dump(tree))
+        return Run(run.folder)
+
+    yield make
+    assert not mark.exists(), "the module of a run folder was imported"
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_a_run_folder_cannot_name_a_module(foreign, capsys, kind):
+    run = foreign(kind)
+    said = (
+        f"{kind}.name 'evil.{OWN[kind]}' is a module that this command does not name: if you trust its code, add "
+        f"--plugin evil.{OWN[kind]} to the command"
+    )
+    with pytest.raises(ValueError, match=re.escape(f"{run.folder}/config.yaml cannot be used: {said}")):
+        _ = run.config
+    for arguments in (["evaluate", run.name], ["train", str(run.folder / "config.yaml")], ["resume", run.name]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert said in capsys.readouterr().err, arguments
+    (row,) = runs_table(run.folder.parent)
+    assert row.state == "created"
+    # Nor does what builds on it, and what it builds on, become the user's by that.
+    mine = run.folder.parent / "mine.yaml"
+    mine.write_text(f"base: {run.folder / 'config.yaml'}\n")
+    (run.folder / "more.yaml").write_text(f"{kind}: {{name: evil.{OWN[kind]}}}\n")
+    (run.folder / "config.yaml").write_text(f"base: [demo/plain, {run.folder / 'more.yaml'}]\nname: x\n")
+    for source in (mine, run.folder / "config.yaml"):
+        with pytest.raises(ValueError, match="is a module that this command does not name"):
+            load_config(source)
+    outside_of_it = run.folder.parent / "more.yaml"
+    outside_of_it.write_text(f"{kind}: {{name: evil.{OWN[kind]}}}\n")
+    (run.folder / "config.yaml").write_text(f"base: [demo/plain, {outside_of_it}]\nname: x\n")
+    with pytest.raises(ValueError, match="is a module that this command does not name"):
+        load_config(mine)
+
+
+def test_nor_can_a_teacher(foreign, tmp_path):
+    run = foreign("backbone")
+    with pytest.raises(ValueError, match="is a module that this command does not name"):
+        prepare_run(load_config("demo/guided", [f"objective.teacher={run.folder}"]), tmp_path / "others")
+
+
+def test_nor_can_the_index_of_runs_or_what_a_student_hands_to_its_teacher(foreign):
+    run = foreign("data")
+    tree = yaml.safe_load((run.folder / "config.yaml").read_text())
+    tree["objective"] = to_dict(load_config("demo/guided"))["objective"]  # its teacher is a preset
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(tree))
+    root = run.folder.parent
+    (row,) = runs_table(root)
+    assert row.teacher == "demo/teacher" and not row.damage
+    index = (root / ".index.json").read_text()
+    changes = '"teacher_changes": ["backbone.name=evil.mixer"]'
+    (root / ".index.json").write_text(index.replace('"teacher_changes": []', changes))
+    assert changes in (root / ".index.json").read_text()
+    runs_table(root)
+    assert "evil" not in os.environ[plugins.VARIABLE]
+
+
+def test_a_run_is_opened_once_its_modules_are_named(outside, monkeypatch, capsys):
+    run = train(*named("mypkg."))
+    assert Run(run.folder).config.backbone.name == "mypkg.mixer"  # named by the command that trained it
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    with pytest.raises(ValueError, match="is a module that this command does not name"):
+        _ = open_run(run.name).config
+    allowed = [argument for name in OWN.values() for argument in ("--plugin", f"mypkg.{name}")]
+    main(["train", str(run.folder / "config.yaml"), *allowed])
+    assert "finished at step 2" in capsys.readouterr().out
+    for arguments in (["runs", "--plugin"], ["--plugin=", "runs"], ["runs", "--plugin", "../x.py"]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert "--plugin takes a module" in capsys.readouterr().err
+
+
+def test_a_module_that_an_installed_package_registers_needs_no_naming(installed):
+    tree = to_dict(load_config("demo/plain"))
+    tree["objective"] = {"name": "mypkg.token_mean"}
+    assert from_dict(tree).objective.options["layer"] == 4
+    assert not os.environ[plugins.VARIABLE]
+
+
+@pytest.mark.fuzz
+@given(
+    kind=st.sampled_from(sorted(OWN)),
+    name=st.one_of(
+        st.text(max_size=30),
+        st.from_regex(r"\A[a-z_.:]{1,12}(\.[a-z:]{1,9}){0,3}\Z"),
+        st.sampled_from(
+            ["antigravity", "this", "idlelib.idle", "turtledemo.clock:main", "a.b:c.d", "_a.b", ".a", "a."]
+        ),
+    ),
+)
+def test_a_tree_that_was_read_imports_nothing(kind, name):
+    tree = to_dict(load_config("demo/plain"))
+    tree[kind] = {"name": name}
+    before = set(sys.modules)
+    with contextlib.suppress(ValueError):
+        from_dict(tree)
+    assert {module for module in set(sys.modules) - before if not module.startswith("workbench.")} == set()
+
+
+def test_what_a_module_path_is():
+    for name in ("a.b", "a:B", "a.b.c:D", "_a.b1"):
+        assert plugins.is_path(name)
+    for name in (
+        "a",
+        "repa",
+        "fashion-mnist",
+        "a..b",
+        ".a",
+        "a.",
+        "a:",
+        ":a",
+        "a:b:c",
+        "a.b:c.d",
+        "1a.b",
+        "a/b.c",
+        "a.b\n",
+        "",
+    ):
+        assert not plugins.is_path(name)
+    assert plugins.is_path(name) == bool(
+        re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*)?", name) and {*".:"} & {*name}
+    )
+
+
+def test_options_of_all_that_are_registered_are_typed():
+    for kind in ("objective", "backbone"):
+        for name in plugins.names(kind):
+            assert plugin_options(kind, name) is not None
