@@ -26,7 +26,7 @@ _PUBLIC = {
     "launch": "workbench.training.launch",
     "Control": "workbench.training.control",
     "watch": "workbench.lab.watching.live",
-    "runs": "workbench.lab.watching.table",
+    "runs_table": "workbench.lab.watching.table",
     "wizard": "workbench.lab.watching.wizard",
     "find_runs": "workbench.runs.store",
     "open_run": "workbench.runs.store",

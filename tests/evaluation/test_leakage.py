@@ -1,14 +1,13 @@
 """Leakage controls, on features that are known: patches of x_t beside the name of the label."""
 
-import numpy as np
 import pytest
 import torch
 
 from workbench.diffusion.randomness import normal
-from workbench.evaluation.leakage import condition_share, leakage, version, wrong_labels
+from workbench.evaluation.leakage import condition_share, leakage, version
 from workbench.evaluation.probe import linear_probe
 from workbench.features.cache import array_file, write_array
-from workbench.features.grid import LABELS, FeatureGrid
+from workbench.features.grid import LABELS, FeatureGrid, wrong_labels
 
 CLASSES, COUNT, SHAPE = 4, 240, (4, 8)
 
@@ -48,17 +47,6 @@ def known(tmp_path):
         )
 
     return grid
-
-
-def test_wrong_labels_are_the_same_labels_in_another_order():
-    labels = np.arange(400) % 4
-    wrong = wrong_labels(labels, seed=0)
-    assert np.bincount(wrong).tolist() == [100] * 4
-    assert np.array_equal(wrong, wrong_labels(labels, seed=0))
-    assert not np.array_equal(wrong, wrong_labels(labels, seed=1))
-    # Independent: each of the 16 pairs is expected 25 times, with a deviation of about 4.
-    pairs = np.bincount(4 * labels + wrong, minlength=16)
-    assert abs(pairs - 25).max() < 17
 
 
 def test_versions_at_a_scale_are_linear_in_it(known):

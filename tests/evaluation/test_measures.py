@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from workbench.evaluation import measures as module
-from workbench.evaluation.leakage import leakage, version, wrong_labels
+from workbench.evaluation.leakage import leakage, version
 from workbench.evaluation.measures import MeasureGrid, measure_grid
 from workbench.evaluation.probe import linear_probe
-from workbench.evaluation.similarity import cknna, linear_cka, local_distant_similarity, rank_me, uniformity
+from workbench.evaluation.similarity import cknna, linear_cka, rank_me, uniformity
 from workbench.evaluation.statistics import t_interval
 from workbench.features.cache import array_file, write_array
-from workbench.features.grid import LABELS, FeatureGrid
+from workbench.features.grid import LABELS, FeatureGrid, local_distant_similarity, wrong_labels
 
 LAYERS, TIMES, SCALES, COUNT, CLASSES, WIDTH = (1, 2, 5), (0.2, 0.7), (0.0, 1.0, 10.0), 120, 3, 8
 

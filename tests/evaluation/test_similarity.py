@@ -9,10 +9,8 @@ from scipy.special import i0
 from workbench.evaluation import similarity as module
 from workbench.evaluation.similarity import (
     alignment,
-    attention_entropy,
     cknna,
     linear_cka,
-    local_distant_similarity,
     rank_me,
     unbiased_hsic,
     uniformity,
@@ -150,31 +148,6 @@ def test_rank_without_the_mean_does_not_see_a_shift():
         rank_me(torch.zeros(4, 3))
 
 
-def test_lds_of_two_halves_by_hand():
-    # 4 x 4, left half one direction, right half another. Near is distance 1: 24 pairs, 4 of them across. Of the 96
-    # distant pairs 2 (28 - 10) lie in one half.
-    halves = torch.tensor([0, 0, 1, 1]).repeat(4)
-    tokens = torch.nn.functional.one_hot(halves).double()[None]
-    both = torch.cat([tokens, -7 * tokens @ rotation(2)])
-    torch.testing.assert_close(local_distant_similarity(both), torch.full((2,), 20 / 24 - 36 / 96).double())
-
-
-def test_lds_of_a_constant_map_and_of_unrelated_tokens_is_zero():
-    assert local_distant_similarity(draw(3, 1, 7).expand(3, 25, 7)).abs().max() < 1e-12
-    assert local_distant_similarity(torch.eye(9)[None]) == 0
-    # Over many images of independent tokens the two means agree.
-    assert abs(local_distant_similarity(draw(120, 16, 5)).mean()) < 0.02
-
-
-def test_lds_refuses_what_is_no_grid():
-    with pytest.raises(ValueError, match="8 tokens"):
-        local_distant_similarity(draw(1, 8, 3))
-    with pytest.raises(ValueError, match="token 4 of image 1 is zero or not finite"):
-        local_distant_similarity(draw(3, 9, 2).index_put((torch.tensor(1), torch.tensor(4)), torch.zeros(2).double()))
-    with pytest.raises(ValueError, match="2 x 2"):
-        local_distant_similarity(draw(1, 4, 3))
-
-
 def test_alignment_of_equal_orthogonal_and_opposite_pairs():
     x = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
     turned = torch.tensor([[-4.0, 3.0], [0.0, 2.0]])
@@ -191,26 +164,3 @@ def test_uniformity_in_closed_form(monkeypatch):
     angles = torch.arange(200, dtype=torch.float64) * (2 * math.pi / 200)
     circle = torch.stack([angles.cos(), angles.sin()], dim=1)
     assert uniformity(circle) == pytest.approx(math.log((200 * math.exp(-4) * i0(4) - 1) / 199), rel=1e-10)
-
-
-def test_attention_entropy_of_uniform_single_and_half_attention():
-    uniform = torch.full((16,), 1 / 16)
-    single = torch.eye(16)[3]
-    half = torch.cat([torch.full((4,), 1 / 4), torch.zeros(12)])
-    weights = torch.stack([uniform, single, half])[None, :, None].repeat(2, 1, 5, 1)
-    # log 4 / log 16 = 1/2.
-    torch.testing.assert_close(attention_entropy(weights), torch.tensor([1.0, 0.0, 0.5]).double())
-
-
-def test_attention_entropy_averages_over_images_and_queries():
-    weights = torch.full((2, 1, 4, 4), 0.25)
-    weights[0, 0, 0] = torch.eye(4)[1]
-    assert attention_entropy(weights).item() == pytest.approx(7 / 8)
-
-
-@pytest.mark.parametrize("weights", [torch.full((1, 1, 2, 2), 0.4), torch.tensor([[[[1.5, -0.5]]]])])
-def test_attention_entropy_refuses_what_is_no_attention(weights):
-    with pytest.raises(ValueError, match="allowed are rows that add up to 1"):
-        attention_entropy(weights)
-    with pytest.raises(ValueError, match="at least 2"):
-        attention_entropy(torch.ones(1, 1, 1, 1))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from workbench.features.attention import attention_entropies, attention_of
+from workbench.features.attention import attention_entropies, attention_entropy, attention_of
 from workbench.runs.checkpoints import save_checkpoint
 from workbench.runs.models import load_backbone
 from workbench.runs.store import Run
@@ -62,3 +62,26 @@ def test_attention_that_is_not_finite_is_named(run, tmp_path):
     save_checkpoint(broken.folder / "checkpoints", broken.checkpoint().step, {"ema": weights}, {})
     with pytest.raises(ValueError, match=rf"layer 3, t = 0.2: attention is not finite; did {run.name} diverge"):
         attention_entropies(broken, 4, [2, 3], [0.2], root=tmp_path)
+
+
+def test_attention_entropy_of_uniform_single_and_half_attention():
+    uniform = torch.full((16,), 1 / 16)
+    single = torch.eye(16)[3]
+    half = torch.cat([torch.full((4,), 1 / 4), torch.zeros(12)])
+    weights = torch.stack([uniform, single, half])[None, :, None].repeat(2, 1, 5, 1)
+    # log 4 / log 16 = 1/2.
+    torch.testing.assert_close(attention_entropy(weights), torch.tensor([1.0, 0.0, 0.5]).double())
+
+
+def test_attention_entropy_averages_over_images_and_queries():
+    weights = torch.full((2, 1, 4, 4), 0.25)
+    weights[0, 0, 0] = torch.eye(4)[1]
+    assert attention_entropy(weights).item() == pytest.approx(7 / 8)
+
+
+@pytest.mark.parametrize("weights", [torch.full((1, 1, 2, 2), 0.4), torch.tensor([[[[1.5, -0.5]]]])])
+def test_attention_entropy_refuses_what_is_no_attention(weights):
+    with pytest.raises(ValueError, match="allowed are rows that add up to 1"):
+        attention_entropy(weights)
+    with pytest.raises(ValueError, match="at least 2"):
+        attention_entropy(torch.ones(1, 1, 1, 1))

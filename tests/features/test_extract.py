@@ -10,9 +10,8 @@ import torch
 
 from workbench.data.latents import open_latents
 from workbench.diffusion.randomness import normal
-from workbench.evaluation.similarity import local_distant_similarity
 from workbench.features.extract import extract
-from workbench.features.grid import whole_numbers
+from workbench.features.grid import local_distant_similarity, whole_numbers
 
 EVERY = ("null", "true", "wrong", "noise-null", "noise-true")
 ROWS = (5, 3, 40, 12)

@@ -1,15 +1,15 @@
 """The table of runs: its rows, what is done with the selection, and the page in a browser."""
 
+import importlib
 import json
-import subprocess
-import sys
 
 import pytest
 
+import workbench as wb
 from workbench.config import load_config
 from workbench.files import hold_lock
 from workbench.lab.watching import live as watching
-from workbench.lab.watching.table import RunsTable, codes, runs, table_rows
+from workbench.lab.watching.table import RunsTable, codes, runs_table, table_rows
 from workbench.runs.shelf import read_notes, set_notes, trashed
 from workbench.runs.state import TRAINER_LOCK
 from workbench.runs.store import find_runs, prepare_run
@@ -111,19 +111,13 @@ def test_damage_is_a_row(root):
 
 def test_no_folder_is_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="there is no folder .*nowhere"):
-        runs(tmp_path / "nowhere")
+        runs_table(tmp_path / "nowhere")
 
 
-def test_the_name_is_that_of_a_package_too(root):
-    for wanted in (
-        "wb.runs()",
-        "wb.find_runs(); wb.runs()",
-        "wb.runs(); wb.runs()",
-        "import workbench.runs.store; wb.runs()",
-    ):
-        code = f"import workbench as wb; {wanted}; from workbench.runs import store; import workbench.runs.index as i"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+def test_the_table_is_public_and_the_package_of_runs_stays_a_package(root, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_RUNS", str(root))
+    assert isinstance(wb.runs_table(), RunsTable)
+    assert wb.runs_table is runs_table and not callable(importlib.import_module("workbench.runs"))
 
 
 def test_a_view_of_the_selection_opens_below(table, root, monkeypatch):

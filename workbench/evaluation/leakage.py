@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 
-from workbench.diffusion.randomness import permutation
 from workbench.evaluation.frechet import finite_rows
 from workbench.evaluation.separability import Separability, class_scatter, separability
 from workbench.features.grid import FeatureGrid
@@ -48,15 +47,6 @@ class Leakage:
     wrong_by_given: Separability
     label_only: Separability
     condition: ConditionShare
-
-
-def wrong_labels(labels: Integer[np.ndarray, " n"], *, seed: int) -> Int64[np.ndarray, " n"]:
-    """The labels in a random order of the images: independent of the true ones, each as frequent as before.
-
-    Renaming the classes would not do: images given one name would still be those of one class, and no measure could
-    tell the condition from the image. So a few labels, one of k if balanced, stay right by chance.
-    """
-    return labels[permutation(seed, "wrong-label", 0, len(labels))].astype(np.int64)
 
 
 def condition_share(

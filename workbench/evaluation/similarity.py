@@ -1,21 +1,17 @@
-"""How alike two representations are, and the shape of one: kernels, neighbours, ranks, token grids, attention."""
+"""How alike two representations are, and the shape of one: kernels, neighbours, ranks, spread."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from einops import reduce
 from jaxtyping import Bool, Float, Float64, Integer
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from workbench.diffusion.tokens import to_map
 from workbench.evaluation.frechet import finite_rows
 from workbench.evaluation.separability import unit_rows
 
 _BLOCK = 1000  # rows of a Gram matrix held at once
-_IMAGES = 50  # images whose tokens fit into a cache
 
 
 @dataclass(frozen=True)
@@ -121,34 +117,6 @@ def rank_me(features: Float[Tensor, "n d"], *, centred: bool = False) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def local_distant_similarity(tokens: Float[Tensor, "n m d"]) -> Float64[Tensor, " n"]:
-    """LDS of each image (Singh et al. 2025): mean cosine of near pairs of tokens less that of distant pairs.
-
-    On the square grid of side s a pair is near when its Manhattan distance is 1 .. below s/2, distant from s/2 on.
-    0 for a constant map. ValueError if m is not the square of 3 or more, or a token is zero or not finite.
-    """
-    side = to_map(tokens).shape[-1]
-    if side < 3:
-        raise ValueError(f"a grid of {side} x {side} tokens has no near pairs; it needs 3 x 3 or more")
-    places = np.stack(np.divmod(np.arange(side * side), side))
-    distance = np.abs(places[:, :, None] - places[:, None, :]).sum(axis=0)
-    far = distance >= side / 2
-    near = ~far & (distance > 0)
-    weights = near / near.sum() - far / far.sum()
-    lengths = torch.linalg.vector_norm(tokens.detach().cpu(), dim=2, dtype=torch.float64)
-    broken = (~lengths.isfinite() | (lengths == 0)).nonzero().tolist()
-    if broken:
-        raise ValueError(
-            f"token {broken[0][1]} of image {broken[0][0]} is zero or not finite; a cosine needs a direction"
-        )
-    found = []
-    for part, of_part in zip(tokens.detach().cpu().split(_IMAGES), lengths.split(_IMAGES), strict=True):
-        unit = part / of_part[:, :, None]
-        # The cosines themselves are never kept: sum_ij w_ij u_i . u_j = sum_i u_i . (w u)_i.
-        found.append(reduce(unit * (torch.from_numpy(weights) @ unit), "b m d -> b", "sum"))
-    return torch.cat(found)
-
-
 def alignment(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> float:
     """Mean squared distance of positive pairs on the unit sphere (Wang and Isola 2020, alpha = 2).
 
@@ -169,25 +137,6 @@ def uniformity(features: Float[Tensor, "n d"]) -> float:
         # |u - v|^2 = 2 - 2 u . v
         total += np.exp(4 * (unit[start : start + _BLOCK] @ unit.T) - 4).sum()
     return float(np.log((total - n) / (n * (n - 1))))
-
-
-def attention_entropy(weights: Float[Tensor, "b heads q m"]) -> Float[Tensor, " heads"]:
-    """Entropy of each head's attention over m keys, mean over images and queries, divided by log m: 0..1.
-
-    1 is uniform attention, 0 looks at one token. ValueError if m < 2, a weight is negative or a row of weights does
-    not add up to 1 within 1e-3.
-    """
-    keys = weights.shape[-1]
-    if keys < 2:
-        raise ValueError("attention over 1 token has no entropy; it needs at least 2")
-    weights = weights.double()
-    sums = weights.sum(dim=-1)
-    if not ((sums - 1).abs() <= 1e-3).all() or (weights < 0).any():
-        raise ValueError(
-            f"rows of attention add up to {sums.min():.4g} .. {sums.max():.4g} and are at least {weights.min():.4g}; "
-            "allowed are rows that add up to 1, of weights that are not negative"
-        )
-    return reduce(torch.special.entr(weights), "b heads q m -> heads", "sum") / (sums[:, 0].numel() * math.log(keys))
 
 
 def _hsic(n: int, products: float, columns: Float64[np.ndarray, " n"], rows: Float64[np.ndarray, " n"]) -> float:

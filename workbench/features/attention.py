@@ -1,11 +1,13 @@
 """Where a run's tokens look: attention weights, and their entropy by layer, head and time."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from einops import reduce
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -15,12 +17,30 @@ from workbench.data.latents import open_latents
 from workbench.diffusion.paths import get_path, interpolate
 from workbench.diffusion.precision import tf32
 from workbench.diffusion.randomness import normal
-from workbench.evaluation.similarity import attention_entropy
 from workbench.features.grid import whole_numbers
 from workbench.runs.models import check_latents_of, load_backbone
 from workbench.runs.store import Run, runs_root
 
 _BATCH = 50  # the weights of a layer are heads x tokens x tokens numbers an image
+
+
+def attention_entropy(weights: Float[Tensor, "b heads q m"]) -> Float[Tensor, " heads"]:
+    """Entropy of each head's attention over m keys, mean over images and queries, divided by log m: 0..1.
+
+    1 is uniform attention, 0 looks at one token. ValueError if m < 2, a weight is negative or a row of weights does
+    not add up to 1 within 1e-3.
+    """
+    keys = weights.shape[-1]
+    if keys < 2:
+        raise ValueError("attention over 1 token has no entropy; it needs at least 2")
+    weights = weights.double()
+    sums = weights.sum(dim=-1)
+    if not ((sums - 1).abs() <= 1e-3).all() or (weights < 0).any():
+        raise ValueError(
+            f"rows of attention add up to {sums.min():.4g} .. {sums.max():.4g} and are at least {weights.min():.4g}; "
+            "allowed are rows that add up to 1, of weights that are not negative"
+        )
+    return reduce(torch.special.entr(weights), "b heads q m -> heads", "sum") / (sums[:, 0].numel() * math.log(keys))
 
 
 @torch.no_grad()

@@ -19,10 +19,15 @@ from workbench.data.latents import Latents, open_latents
 from workbench.diffusion.paths import get_path, interpolate
 from workbench.diffusion.precision import tf32
 from workbench.diffusion.randomness import normal
-from workbench.evaluation.leakage import wrong_labels
-from workbench.evaluation.similarity import local_distant_similarity
 from workbench.features.cache import ArrayWriter, array_file, damage, features_folder, make_room, turn_to_compute
-from workbench.features.grid import FEWEST_TOKENS, LABELS, FeatureGrid, whole_numbers
+from workbench.features.grid import (
+    FEWEST_TOKENS,
+    LABELS,
+    FeatureGrid,
+    local_distant_similarity,
+    whole_numbers,
+    wrong_labels,
+)
 from workbench.runs.models import check_latents_of, load_backbone
 from workbench.runs.store import Run, runs_root
 

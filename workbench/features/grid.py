@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from einops import reduce
+from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 
 from workbench.diffusion.guidance import guide
-from workbench.evaluation.similarity import local_distant_similarity
+from workbench.diffusion.randomness import permutation
+from workbench.diffusion.tokens import to_map
 from workbench.features.cache import array_file, read_array
 
+_IMAGES = 50  # images whose tokens fit into a cache
 FEWEST_TOKENS = 9  # on a smaller grid no pair of tokens is near, so there is no LDS
 
 # Of each label mode: whether the image is noise in its place, and which label the network is told.
@@ -26,6 +30,43 @@ LABELS = {
     "noise-true": (True, "true"),
 }
 _PAIRS = {"true": ("null", "true"), "wrong": ("null", "wrong"), "noise": ("noise-null", "noise-true")}
+
+
+def wrong_labels(labels: Integer[np.ndarray, " n"], *, seed: int) -> Int64[np.ndarray, " n"]:
+    """The labels in a random order of the images: independent of the true ones, each as frequent as before.
+
+    Renaming the classes would not do: images given one name would still be those of one class, and no measure could
+    tell the condition from the image. So a few labels, one of k if balanced, stay right by chance.
+    """
+    return labels[permutation(seed, "wrong-label", 0, len(labels))].astype(np.int64)
+
+
+def local_distant_similarity(tokens: Float[Tensor, "n m d"]) -> Float64[Tensor, " n"]:
+    """LDS of each image (Singh et al. 2025): mean cosine of near pairs of tokens less that of distant pairs.
+
+    On the square grid of side s a pair is near when its Manhattan distance is 1 .. below s/2, distant from s/2 on.
+    0 for a constant map. ValueError if m is not the square of 3 or more, or a token is zero or not finite.
+    """
+    side = to_map(tokens).shape[-1]
+    if side < 3:
+        raise ValueError(f"a grid of {side} x {side} tokens has no near pairs; it needs 3 x 3 or more")
+    places = np.stack(np.divmod(np.arange(side * side), side))
+    distance = np.abs(places[:, :, None] - places[:, None, :]).sum(axis=0)
+    far = distance >= side / 2
+    near = ~far & (distance > 0)
+    weights = near / near.sum() - far / far.sum()
+    lengths = torch.linalg.vector_norm(tokens.detach().cpu(), dim=2, dtype=torch.float64)
+    broken = (~lengths.isfinite() | (lengths == 0)).nonzero().tolist()
+    if broken:
+        raise ValueError(
+            f"token {broken[0][1]} of image {broken[0][0]} is zero or not finite; a cosine needs a direction"
+        )
+    found = []
+    for part, of_part in zip(tokens.detach().cpu().split(_IMAGES), lengths.split(_IMAGES), strict=True):
+        unit = part / of_part[:, :, None]
+        # The cosines themselves are never kept: sum_ij w_ij u_i . u_j = sum_i u_i . (w u)_i.
+        found.append(reduce(unit * (torch.from_numpy(weights) @ unit), "b m d -> b", "sum"))
+    return torch.cat(found)
 
 
 def whole_numbers(name: str, values: Any) -> list[int]:

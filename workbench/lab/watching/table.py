@@ -15,14 +15,15 @@ from workbench.lab.maps import compare_maps, maps
 from workbench.lab.watching.code import calling, named
 from workbench.lab.watching.live import watch
 from workbench.lab.watching.state import sendable, short
-from workbench.runs.index import RunRow, runs_table
+from workbench.runs import index
+from workbench.runs.index import RunRow
 from workbench.runs.shelf import TRASH, set_notes, trash
 from workbench.runs.store import Run, runs_root
 
 _STATIC = Path(__file__).parents[1] / "static"
 
 
-def runs(root: str | Path | None = None) -> "RunsTable":
+def runs_table(root: str | Path | None = None) -> "RunsTable":
     """A table of the runs in a folder, to sort, filter, select, tag and trash.
 
     It is read from the folders when it is shown and when "Read again" is pressed.
@@ -37,7 +38,7 @@ def runs(root: str | Path | None = None) -> "RunsTable":
         ValueError: For a folder that does not exist.
 
     Examples:
-        >>> table = wb.runs()
+        >>> table = wb.runs_table()
         >>> table.selected
         []
     """
@@ -49,7 +50,7 @@ def runs(root: str | Path | None = None) -> "RunsTable":
 
 def table_rows(root: Path) -> list[dict[str, Any]]:
     """What the table shows of each run under `root`, newest first, ready for JSON."""
-    return [sendable(_row(row)) for row in reversed(runs_table(root))]
+    return [sendable(_row(row)) for row in reversed(index.runs_table(root))]
 
 
 def codes(chosen: Sequence[Run]) -> dict[str, str]:

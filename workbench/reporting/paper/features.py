@@ -11,10 +11,9 @@ from torch import Tensor
 from workbench.config import load_config
 from workbench.data.images import load_images
 from workbench.evaluation.separability import Separability, separability
-from workbench.evaluation.similarity import local_distant_similarity
 from workbench.features.colours import colours, map_components
 from workbench.features.extract import extract
-from workbench.features.grid import FEWEST_TOKENS, FeatureGrid
+from workbench.features.grid import FEWEST_TOKENS, FeatureGrid, local_distant_similarity
 from workbench.features.guides import guide_tokens
 from workbench.features.projection import project
 from workbench.lab.sources import choose_rows, depth_of
