@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from workbench.evaluation import detectors
-from workbench.evaluation.detectors import DETECTORS, Detected, Detector, joined, load_detector, metric_name
+from workbench.evaluation.detectors import DETECTORS, Detected, Detector, joined, load_detector
+from workbench.evaluation.metrics import metric_name
 
 HERE = ("clf64", "effnet-lite0", "randomconv", "pixels-pca64")
 WIDTHS = {"clf64": 64, "effnet-lite0": 1280, "randomconv": 64, "pixels-pca64": 1024}

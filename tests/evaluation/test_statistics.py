@@ -9,6 +9,7 @@ from workbench.evaluation.statistics import (
     SignFlip,
     class_agreement,
     holm,
+    measured_alike,
     paired,
     sign_flip,
     t_interval,
@@ -190,3 +191,34 @@ def test_holm_stops_where_the_step_down_stops():
                 break
             rejected.add(index)
         assert {i for i, p in enumerate(holm(ps)) if p <= level} == rejected
+
+
+def record(step, value, **how):
+    return {"metric": "fd-clf64", "step": step, "value": value, "n_generated": 100, **how}
+
+
+def test_scores_measured_alike_are_those_that_most_runs_share():
+    mine = [record(step, 1.0, sampler="euler") for step in (3, 1, 2)] + [record(1, 5.0, sampler="heun")]
+    found = measured_alike({"a": mine, "b": [record(1, 6.0, sampler="heun")], "c": []})
+    assert {run: list(by_step) for run, by_step in found.records.items()} == {"a": [1], "b": [1]}
+    assert (found.how, found.left_out) == ({"n_generated": 100, "sampler": "heun"}, 3)
+    assert list(measured_alike({"a": mine}).records["a"]) == [1, 2, 3]  # alone, the way that most steps have
+
+
+def test_of_ties_the_one_of_more_images_then_the_last_is_chosen():
+    few, many = record(1, 1.0), record(1, 2.0, n_generated=500)
+    for order in ([few, many], [many, few]):
+        assert measured_alike({"a": order}).records == {"a": {1: many}}
+    old, new = record(1, 1.0, sampler="euler"), record(1, 2.0, sampler="heun")
+    for order in ([old, new], [new, old]):
+        assert measured_alike({"a": order}).records == {"a": {1: order[1]}}
+    # Of one protocol the later counts, and a protocol that came back is the newest.
+    again = record(1, 3.0, sampler="euler")
+    assert measured_alike({"a": [old, new, again]}).records == {"a": {1: again}}
+
+
+def test_nothing_is_measured_alike_with_nothing_and_odd_protocols_are_no_error():
+    assert measured_alike({}) == measured_alike({"a": []}) and measured_alike({}).protocol is None
+    odd = record(1, 1.0, n_generated=[3], reference={"a": 1})
+    found = measured_alike({"a": [odd, record(1, 2.0, n_generated="many"), odd]})
+    assert found.records == {"a": {1: odd}} and found.left_out == 1

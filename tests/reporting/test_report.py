@@ -188,7 +188,9 @@ def test_loss_curves_leave_out_alignment_that_was_off(make):
 
 def test_refusals(make, tmp_path):
     runs = make()
-    with pytest.raises(ValueError, match="got 'fid'"):
+    with pytest.raises(ValueError, match="metric 'fd-clf6' is not known; did you mean 'fd-clf64'"):
+        figures.score_curves(runs, "fd-clf6")
+    with pytest.raises(ValueError, match="no run has a score 'fid'"):
         figures.score_curves(runs, "fid")
     with pytest.raises(ValueError, match="3 samples for 4 class names"):
         figures.sample_grid({"plain": {1000: np.zeros((3, 1, 8, 8), np.uint8)}}, NAMES)

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Sequence
 
 from rich.box import SIMPLE
 from rich.table import Table
@@ -9,6 +10,7 @@ from rich.table import Table
 from workbench.commands.terminal import Console, on_one_line
 from workbench.config import refuse_unknown
 from workbench.config.reading import parse_value
+from workbench.evaluation.metrics import in_order
 from workbench.runs.archive import unpack_records
 from workbench.runs.index import RunRow, runs_table
 from workbench.runs.shelf import restore as restore_run
@@ -16,15 +18,15 @@ from workbench.runs.shelf import set_notes, trashed
 from workbench.runs.shelf import trash as trash_run
 from workbench.runs.store import open_run, runs_root
 
-_SCORES = ("fd-clf64", "class-agreement")
-
 
 def runs(command) -> None:
     """A table of the runs."""
-    rows = [(row, _cells(row)) for row in runs_table(runs_root())]
+    found = runs_table(runs_root())
+    metrics = {name for row in found for name, _ in row.scores}
+    scores = in_order(metrics, detail=1)
+    rows = [(row, _cells(row, scores)) for row in found]
     rows = [(row, cells) for row, cells in rows if _matches(row, cells, command.filter)]
     column = command.sort.removeprefix("-")
-    metrics = {name for row, _ in rows for name, _ in row.scores}
     refuse_unknown(
         "column", column, [*RunRow.__dataclass_fields__, *sorted(metrics - RunRow.__dataclass_fields__.keys())]
     )
@@ -36,7 +38,7 @@ def runs(command) -> None:
         found = f" with {command.filter!r}" if command.filter else ""
         Console().print(f"no runs in {runs_root()}{found}", soft_wrap=True)
         return
-    names = ("run", "state", "step", "method", "w", "layers", "seed", "loss", *_SCORES, "cost", "tags")
+    names = ("run", "state", "step", "method", "w", "layers", "seed", "loss", *scores, "cost", "tags")
     shown = [number for number in range(len(names)) if any(cells[number] for _, cells in ordered)]
     table = Table(box=SIMPLE, pad_edge=False)
     for number in shown:
@@ -192,7 +194,7 @@ def _matches(row: RunRow, cells: list[str], text: str) -> bool:
     return all(word in shown for word in text.lower().split())
 
 
-def _cells(row: RunRow) -> list[str]:
+def _cells(row: RunRow, scores: Sequence[str]) -> list[str]:
     def number(value: float | int | None, form: str) -> str:
         return "" if value is None else format(value, form)
 
@@ -205,7 +207,7 @@ def _cells(row: RunRow) -> list[str]:
         "<-".join(map(str, row.layers)),
         number(row.seed, "d"),
         number(row.loss, ".4f"),
-        *(number(row.value(metric), ".4g") for metric in _SCORES),
+        *(number(row.value(metric), ".4g") for metric in scores),
         f"{row.cost:,.0f} s" if row.cost is not None else "",
         " ".join(row.tags),
     ]

@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from workbench.commands.terminal import Console, on_one_line
+from workbench.evaluation.metrics import in_order
 from workbench.reporting.findings import duration
 from workbench.runs.store import runs_root
 
 _EVERY = 30.0  # seconds between lines where there is no terminal
-_SHOWN = ("fd-clf64", "kid-clf64", "class-agreement")
 
 
 def sweep(command) -> None:
@@ -181,8 +181,8 @@ class _Lines:
 
 
 def _scores(rows: Sequence[dict[str, Any]]) -> Table:
-    names = [name for name in _SHOWN if any(name in row["scores"] for row in rows)]
-    names = names or sorted({name for row in rows for name in row["scores"]})[:4]
+    names = {name for row in rows for name in row["scores"]}
+    names = in_order(names, detail=1) or in_order(names)[:4]
     table = Table(box=SIMPLE, pad_edge=False)
     for name in ("row", "seed", "run", *names):
         table.add_column(name, overflow="fold")

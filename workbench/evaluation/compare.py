@@ -4,19 +4,18 @@ Only what run folders hold is read; nothing is trained or generated.
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from workbench.config import fingerprint, presets, refuse_unknown, to_dict
-from workbench.evaluation.statistics import PROTOCOL, Paired, holm, paired, protocol
+from workbench.evaluation.metrics import find_metric
+from workbench.evaluation.statistics import PROTOCOL, Paired, holm, measured_alike, paired, protocol
 from workbench.runs.store import Run, find_teacher, open_run
 
 LEVEL = 0.05  # of Holm-adjusted p, for a difference to count as supported
-_LOWER_IS_BETTER = ("fd", "fid", "kid", "sfd", "sfid")
-_HIGHER_IS_BETTER = ("class-agreement", "coverage", "density", "is", "precision", "probe", "recall")
+_LAYER = " of layer "  # between a metric and the layer of the features that it is of
 # No name of a group says these.
 _UNNAMED = ("seed", "teacher", "log_every", "checkpoint_every", "keep", "milestone_every", "sharding")
 
@@ -207,7 +206,7 @@ def _options(run: Run) -> Iterator[tuple[str, Any]]:
 
 
 def _column(record: Mapping[str, Any]) -> str:
-    return record["metric"] + (f" of layer {record['layer']} at t = {record['t']:g}" if "layer" in record else "")
+    return record["metric"] + (f"{_LAYER}{record['layer']} at t = {record['t']:g}" if "layer" in record else "")
 
 
 def _records(groups: Sequence[Group]) -> tuple[Records, list[str]]:
@@ -259,9 +258,11 @@ def _rows(
     if not entries:
         return [], {}
     found = {(label, seed, step): records[label, seed, column, step] for label, seed, step in entries}
-    counts = Counter(p for ways in found.values() for p in dict.fromkeys(map(protocol, ways)))
-    # Of ties the one of more generated images, then the first.
-    chosen = max(counts, key=lambda p: (counts[p], p[0] or 0))
+    by_run: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for (label, seed, _), ways in found.items():
+        by_run.setdefault((label, seed), []).extend(ways)
+    alike = measured_alike(by_run)
+    chosen = alike.protocol
     taken = {e: ([r for r in ways if protocol(r) == chosen] or ways)[-1] for e, ways in found.items()}
     unequal = {e: f"{entries[e].name}: {_unlike(r, chosen)}" for e, r in taken.items() if protocol(r) != chosen}
     if unequal and not force:
@@ -272,7 +273,7 @@ def _rows(
         first, second = ({s: taken[g.label, s, step]["value"] for s in seeds} for g in (baseline, other))
         marks = tuple(unequal[e] for g in (baseline, other) for s in seeds if (e := (g.label, s, step)) in unequal)
         rows.append(Row(column, step, baseline.label, other.label, first, second, paired(first, second), unequal=marks))
-    return rows, {key: value for key, value in zip(PROTOCOL, chosen, strict=True) if value is not None}
+    return rows, alike.how
 
 
 def _listed(names: Iterable[Any]) -> str:
@@ -296,11 +297,13 @@ def _difference(row: Row) -> str:
     if not mean:
         return f"{lead} and {row.baseline} have equal means."
     word = "lower" if mean < 0 else "higher"
-    # "fd-clf64" is Frechet's distance by whichever detector; "probe of layer 6" a probe.
-    names = {row.metric, row.metric.partition("-")[0], row.metric.partition(" ")[0]}
-    for direction, metrics in (("lower", _LOWER_IS_BETTER), ("higher", _HIGHER_IS_BETTER)):
-        if names.intersection(metrics):
-            word += f" ({'better' if word == direction else 'worse'})"
+    metric = find_metric(row.metric.partition(_LAYER)[0])
+    if metric is None:
+        word += " (which way is better is not known)"
+    elif metric.better:
+        word += f" ({'better' if word == metric.better else 'worse'})"
+    else:
+        word += f" ({metric.ideal})"
     lead = f"{lead} is {word} than {row.baseline} by {abs(mean):.3g}"
     if interval is None:
         return f"{lead} with seed {next(iter(row.first))}."

@@ -21,9 +21,6 @@ from workbench.evaluation.names import DETECTORS
 
 DETECTION_BATCH = 256
 SPATIAL = 7  # channels of a map that the spatial Frechet distance reads
-_OWN_NAMES = {"fd": "fid", "sfd": "sfid", "fd-inf": "fid-inf"}  # of the network that FID is defined by
-_KINDS = ("fd", "sfd", "kid", "is", "precision", "recall", "density", "coverage", "fd-inf", "memorisation")
-_AGREEMENT = "class-agreement"
 
 
 @dataclass(frozen=True)
@@ -125,20 +122,6 @@ def load_detector(name: str, device: torch.device | str = "cpu") -> Detector:
         networks.dinov2,
     )
     return dict(zip(DETECTORS, loaders, strict=True))[name](torch.device(device))
-
-
-def metric_name(detector_name: str, kind: str) -> str:
-    """Under which name a score of `kind` by a detector is stored: "fd-clf64"; Inception's alone are "fid", "is", ...
-
-    Class agreement is clf64's unless the name says otherwise. ValueError for an unknown detector or kind.
-    """
-    refuse_unknown("detector", detector_name, DETECTORS)
-    refuse_unknown("kind of score", kind, (*_KINDS, _AGREEMENT))
-    if detector_name == "inception-2015" and kind != _AGREEMENT:
-        return _OWN_NAMES.get(kind, kind)
-    if detector_name == "clf64" and kind == _AGREEMENT:
-        return kind
-    return f"{kind}-{detector_name}"
 
 
 def check_images(

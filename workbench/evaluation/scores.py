@@ -1,13 +1,15 @@
 """Every score of one image set against a reference, by the features of one detector."""
 
-from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from workbench.evaluation.frechet import (
+    Frechet,
     Statistics,
     extrapolated_frechet,
     frechet_distance,
@@ -16,7 +18,15 @@ from workbench.evaluation.frechet import (
 )
 from workbench.evaluation.inception_score import inception_score
 from workbench.evaluation.kernel import kid
-from workbench.evaluation.manifold import density_coverage, memorisation, nearest_training, precision_recall
+from workbench.evaluation.manifold import (
+    DensityCoverage,
+    PrecisionRecall,
+    density_coverage,
+    memorisation,
+    nearest_training,
+    precision_recall,
+)
+from workbench.evaluation.metrics import METRICS, Metric
 from workbench.evaluation.reference import Reference, Seen
 from workbench.evaluation.statistics import class_agreement, sampling_deviation, wilson
 
@@ -27,121 +37,194 @@ _SMALLEST_SHARE = 10  # the smallest subset of FD at infinite N is a tenth of th
 Scores = dict[str, dict[str, Any]]  # by kind: value, and what goes with it
 
 
-def kinds(reference: Reference, count: int) -> tuple[str, ...]:
-    """The scores that `measure` gives of so many images, whatever the images are."""
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """Generated images beside a reference, as the functions of `metrics.METRICS` take them.
+
+    What several scores need is computed once, when first asked for. `seed` is that of random subsets; with `small_ok`
+    too few images are marked instead of refused.
+    """
+
+    generated: Seen
+    reference: Reference
+    seed: int = 0
+    small_ok: bool = False
+    _scores: Scores = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def precision_recall(self) -> PrecisionRecall:
+        reference = self.reference
+        options = {"half": reference.half, "block": 10_000, "real_radii": reference.radii["precision"]}
+        return precision_recall(self.generated.features, reference.manifold, **options)
+
+    @cached_property
+    def density_coverage(self) -> DensityCoverage:
+        real, radii = self.reference.manifold, self.reference.radii["density"]
+        return density_coverage(self.generated.features, real, real_radii=radii)
+
+    def score(self, kind: str) -> dict[str, Any]:
+        """The score of a kind, measured once."""
+        if kind not in self._scores:
+            self._scores[kind] = METRICS[kind].load()(self)
+        return self._scores[kind]
+
+
+def kinds(reference: Reference, count: int, *, classes: bool = False) -> tuple[str, ...]:
+    """The scores that `measure` gives of so many images, whatever the images are; `classes` if theirs are known.
+
+    ValueError for a row of the table of metrics without a function, so before anything is measured.
+    """
     train = reference.train
-    given = {
-        "fd": True,
-        "fd-inf": _can_extrapolate(count, train.features.shape[1]),
-        "sfd": train.spatial is not None,
-        "kid": True,
-        "is": train.logits is not None,
-        "precision": True,
-        "recall": True,
-        "density": True,
-        "coverage": True,
-        "memorisation": reference.test is not None,
+    there = {
+        "spatial": train.spatial is not None,
+        "logits": train.logits is not None,
+        "held-out": reference.test is not None,
+        "many": _can_extrapolate(count, train.features.shape[1]),
+        "classes": classes,
     }
-    return tuple(kind for kind, is_given in given.items() if is_given)
+    found = [m for m in METRICS.values() if m.function and all(there[need] for need in m.needs)]
+    for metric in found:
+        metric.load()
+    return tuple(metric.kind for metric in found)
 
 
-def measure(generated: Seen, reference: Reference, *, seed: int, small_ok: bool = False) -> Scores:
+def measure(
+    generated: Seen, reference: Reference, *, seed: int, small_ok: bool = False, classes: bool = False
+) -> Scores:
     """The scores of `generated` by kind: `value`, where there is one `low` and `high`, `floor`, and terms.
 
-    fd, sfd: Frechet distance of features and of spatial features. fd-inf: at infinitely many images. kid. is: inception
-    score over the detector's classes. precision, recall, density, coverage. memorisation: probability that an image
-    lies closer to the training images than a held-out one does. The intervals are of 95 % and tell only what the choice
-    of images does: of fd and is by `sampling_deviation`, of shares by Wilson with both manifolds taken as given.
-    `floor` is the same of as many held-out real images, as far as there are so many.
+    Those of `kinds`, as their functions have them. The intervals are of 95 % and tell only what the choice of images
+    does: by `sampling_deviation`, or of shares by Wilson with both manifolds taken as given. `floor` is the same of as
+    many held-out real images, as far as there are so many. `classes` if the labels are the detector's classes.
     ValueError for too few images unless small_ok (then `small` marks them), for images that are the reference's own,
     and as the single measures.
     """
-    distances = _distances(generated, reference, seed, small_ok)
-    found = {**distances, **_shares(generated, reference)}
-    if generated.logits is not None:
-        found["is"] = _with_interval(partial(_inception_score, generated), generated, seed)
-    if reference.test_nearest is not None:
-        ours = nearest_training(generated.features, reference.train.features)
-        closer = memorisation(ours, reference.test_nearest)
-        found["memorisation"] = {
-            "value": closer.closer,
-            "p": closer.p_value,
-            "copies": int((ours.distance == 0).sum()),
-            "median_distance": float(ours.distance.median()),
-            "median_test_distance": float(reference.test_nearest.distance.median()),
-        }
+    measurement = Measurement(generated, reference, seed, small_ok)
+    # Statistics of a file come without the parts that only images have.
+    lacking = {"spatial": generated.spatial is None, "logits": generated.logits is None}
+    wanted = [
+        kind
+        for kind in kinds(reference, len(generated.features), classes=classes)
+        if not any(lacking.get(need) for need in METRICS[kind].needs)
+    ]
+    found = {kind: dict(measurement.score(kind)) for kind in wanted}
     if reference.test is not None:
-        for kind, value in _floors(reference, len(generated.features), seed).items():
-            if kind in found:
-                found[kind]["floor"] = value
+        real = _held_out(reference, len(generated.features), seed)
+        for kind in wanted:
+            if METRICS[kind].floor and _has_floor(METRICS[kind], real):
+                found[kind]["floor"] = real.score(kind)["value"]
     return found
 
 
-def agreement(generated: Seen) -> dict[str, Any]:
-    """Share of images that the detector takes for the class that was asked for, in all and by class."""
-    assert generated.logits is not None and generated.labels is not None
-    found = class_agreement(generated.logits, generated.labels)
-    right = generated.logits.argmax(dim=1) == generated.labels
-    return {"value": found.value, "low": found.low, "high": found.high, "by_class": _by_class(right, generated.labels)}
-
-
-def _distances(generated: Seen, reference: Reference, seed: int, small_ok: bool) -> Scores:
-    train, rows = reference.train, generated.features
+def frechet(of: Measurement) -> dict[str, Any]:
+    """Frechet distance of the features; ValueError for images that are those of the reference itself."""
+    rows, train = of.generated.features, of.reference.train
     n, d = rows.shape
     # All rows of both sets are here: then rank-deficient covariances need not be formed.
     whole = len(train.features) == train.statistics.count and min(n, len(train.features)) <= d
     distance = (
-        frechet_from_features(rows, train.features, small_ok=small_ok)
+        frechet_from_features(rows, train.features, small_ok=of.small_ok)
         if whole
-        else frechet_distance(generated.statistics, train.statistics, small_ok=small_ok)
+        else frechet_distance(of.generated.statistics, train.statistics, small_ok=of.small_ok)
     )
     if distance.identical:
         raise ValueError("the images are those of the reference itself: every distance would be 0 and say nothing")
-    terms = ("mean_term", "covariance_term", "small", "d")
-    found: Scores = {
-        "fd": {
-            **_with_interval(partial(_frechet, rows, train.statistics), generated, seed, distance.value),
-            **{key: getattr(distance, key) for key in terms},
-            "effective_rank": distance.x_rank,
-            "reference_rank": distance.y_rank,
-        }
+    return {
+        **_with_interval(partial(_frechet, rows, train.statistics), of.generated, of.seed, distance.value),
+        **_terms(distance),
+        "effective_rank": distance.x_rank,
+        "reference_rank": distance.y_rank,
     }
-    if _can_extrapolate(n, d):
-        line = extrapolated_frechet(rows, train.statistics, seed=seed, small_ok=small_ok)
-        found["fd-inf"] = {"value": line.intercept, "slope": line.slope, "residual": line.residual}
-    if generated.spatial is not None and train.spatial is not None:
-        spatial = frechet_distance(generated.spatial, train.spatial, small_ok=small_ok)
-        found["sfd"] = {"value": spatial.value, **{key: getattr(spatial, key) for key in terms}}
-    kernel = kid(rows, train.features, seed=seed)
-    found["kid"] = {"value": kernel.value, "subset_sd": kernel.subset_sd, "subset_size": kernel.subset_size}
+
+
+def frechet_at_infinity(of: Measurement) -> dict[str, Any]:
+    """Frechet distance extrapolated to infinitely many images."""
+    rows, real = of.generated.features, of.reference.train.statistics
+    line = extrapolated_frechet(rows, real, seed=of.seed, small_ok=of.small_ok)
+    return {"value": line.intercept, "slope": line.slope, "residual": line.residual}
+
+
+def spatial_frechet(of: Measurement) -> dict[str, Any]:
+    """Frechet distance of the spatial features."""
+    spatial = frechet_distance(of.generated.spatial, of.reference.train.spatial, small_ok=of.small_ok)
+    return {"value": spatial.value, **_terms(spatial)}
+
+
+def kernel_distance(of: Measurement) -> dict[str, Any]:
+    """Kernel distance (KID)."""
+    found = kid(of.generated.features, of.reference.train.features, seed=of.seed)
+    return {"value": found.value, "subset_sd": found.subset_sd, "subset_size": found.subset_size}
+
+
+def inception(of: Measurement) -> dict[str, Any]:
+    """Inception score over the detector's classes."""
+    return _with_interval(partial(_inception_score, of.generated), of.generated, of.seed)
+
+
+def precision(of: Measurement) -> dict[str, Any]:
+    """Share of generated images on the real manifold."""
+    return _share(of.precision_recall.precision, len(of.generated.features))
+
+
+def recall(of: Measurement) -> dict[str, Any]:
+    """Share of real images on the generated manifold, in all and by class."""
+    real, found = of.reference, _share(of.precision_recall.recall, len(of.reference.manifold))
+    if real.train.labels is not None:
+        found["by_class"] = _by_class(of.precision_recall.real_inside, real.train.labels[real.manifold_rows])
     return found
 
 
-def _shares(generated: Seen, reference: Reference) -> Scores:
-    radii, rows, real = reference.radii, generated.features, reference.manifold
-    pair = precision_recall(rows, real, half=reference.half, block=10_000, real_radii=radii["precision"])
-    balls = density_coverage(rows, real, real_radii=radii["density"])
-    found = {
-        "precision": _share(pair.precision, len(rows)),
-        "recall": _share(pair.recall, len(real)),
-        "density": {"value": balls.density},
-        "coverage": _share(balls.coverage, len(real)),
+def density(of: Measurement) -> dict[str, Any]:
+    """Density of the real manifold at the generated images."""
+    return {"value": of.density_coverage.density}
+
+
+def coverage(of: Measurement) -> dict[str, Any]:
+    """Share of real images with a generated one beside them."""
+    return _share(of.density_coverage.coverage, len(of.reference.manifold))
+
+
+def memorised(of: Measurement) -> dict[str, Any]:
+    """Probability that an image lies closer to the training images than a held-out one does."""
+    held_out = of.reference.test_nearest
+    ours = nearest_training(of.generated.features, of.reference.train.features)
+    closer = memorisation(ours, held_out)
+    return {
+        "value": closer.closer,
+        "p": closer.p_value,
+        "copies": int((ours.distance == 0).sum()),
+        "median_distance": float(ours.distance.median()),
+        "median_test_distance": float(held_out.distance.median()),
     }
-    if reference.train.labels is not None:
-        found["recall"]["by_class"] = _by_class(pair.real_inside, reference.train.labels[reference.manifold_rows])
-    return found
+
+
+def agreement(of: Measurement) -> dict[str, Any]:
+    """Share of images that the detector takes for the class that was asked for, in all and by class."""
+    logits, labels = of.generated.logits, of.generated.labels
+    assert logits is not None and labels is not None
+    found = class_agreement(logits, labels)
+    by_class = _by_class(logits.argmax(dim=1) == labels, labels)
+    return {"value": found.value, "low": found.low, "high": found.high, "by_class": by_class}
 
 
 @lru_cache(maxsize=8)
-def _floors(reference: Reference, count: int, seed: int) -> Mapping[str, float]:
-    """The scores of held-out real images, as many as were generated if there are so many."""
+def _held_out(reference: Reference, count: int, seed: int) -> Measurement:
+    """Held-out real images beside the reference, as many as were generated if there are so many."""
     test = reference.test
     rows = test.features[:count]
     logits = None if test.logits is None else test.logits[:count]
-    held_out = Seen(statistics(rows), None, rows, logits, None)
-    found = {**_distances(held_out, reference, seed, True), **_shares(held_out, reference)}
-    values = {kind: score["value"] for kind, score in found.items()}
-    return values if logits is None else {**values, "is": inception_score(logits).value}
+    return Measurement(Seen(statistics(rows), None, rows, logits, None), reference, seed, small_ok=True)
+
+
+def _has_floor(metric: Metric, real: Measurement) -> bool:
+    """Whether the held-out images have what a score needs."""
+    n, d = real.generated.features.shape
+    there = {"logits": real.generated.logits is not None, "many": _can_extrapolate(n, d)}
+    return all(there.get(need, False) for need in metric.needs)
+
+
+def _terms(distance: Frechet) -> dict[str, Any]:
+    return {key: getattr(distance, key) for key in ("mean_term", "covariance_term", "small", "d")}
 
 
 def _frechet(rows: torch.Tensor, of: Statistics, chosen: np.ndarray) -> float:

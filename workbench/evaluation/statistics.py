@@ -1,9 +1,9 @@
 """What numbers are worth: which are comparable, intervals, paired differences over seeds, families of tests."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int64, Integer
@@ -39,6 +39,7 @@ PROTOCOL = (
     "pooling",
     "splits",
 )
+K = TypeVar("K", bound=Hashable)
 # 2^23 sums of eight bytes; more pairs than anybody trains.
 _MOST_PAIRS = 24
 
@@ -60,8 +61,56 @@ class Share:
 
 
 def protocol(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """How a score was measured; absent entries are None."""
-    return tuple(record.get(key) for key in PROTOCOL)
+    """How a score was measured; absent entries are None. What no workbench writes, a list, counts by its text."""
+    values = (record.get(key) for key in PROTOCOL)
+    return tuple(v if v is None or isinstance(v, str | int | float) else repr(v) for v in values)
+
+
+@dataclass(frozen=True)
+class Alike(Generic[K]):
+    """Scores that were measured alike: their protocol, and the record of each run at each step, steps in order.
+
+    `left_out` is the number of scores that were measured otherwise. Without any record the protocol is None.
+    """
+
+    protocol: tuple[Any, ...] | None
+    records: dict[K, dict[int, Mapping[str, Any]]]
+    left_out: int = 0
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """The protocol by name, without what is absent."""
+        return {key: value for key, value in zip(PROTOCOL, self.protocol or (), strict=False) if value is not None}
+
+
+def measured_alike(records: Mapping[K, Iterable[Mapping[str, Any]]]) -> Alike[K]:
+    """Of records of one metric, by run, those that share one protocol: only such may stand side by side.
+
+    The protocol that most runs have; of ties the one that most scores (a run at a step) have; then the one of more
+    generated images; then the one that comes last, which for one run is the newest. Of two records of one run, step and
+    protocol the later counts. Runs without such a score are absent. Tables, curves, comparisons and panels all choose
+    by this rule.
+    """
+    ways: dict[tuple[Any, ...], dict[K, dict[int, Mapping[str, Any]]]] = {}
+    for run, found in records.items():
+        for record in found:
+            way = protocol(record)
+            ways[way] = ways.pop(way, {})  # the one seen last comes last
+            ways[way].setdefault(run, {})[record["step"]] = record
+    if not ways:
+        return Alike(None, {})
+
+    def rank(way: tuple[Any, ...]) -> tuple[int, int, float]:
+        images = dict(zip(PROTOCOL, way, strict=True))["n_generated"]
+        return len(ways[way]), _count(ways[way]), float(images) if isinstance(images, int | float) else 0.0
+
+    chosen = max(reversed(ways), key=rank)
+    ordered = {run: dict(sorted(ways[chosen][run].items())) for run in records if run in ways[chosen]}
+    return Alike(chosen, ordered, sum(map(_count, ways.values())) - _count(ordered))
+
+
+def _count(by_run: Mapping[Any, Mapping[int, Any]]) -> int:
+    return sum(map(len, by_run.values()))
 
 
 def wilson(successes: int, count: int, level: float = 0.95) -> Interval:

@@ -13,12 +13,13 @@ import torch
 from workbench.config import DataConfig, SamplingConfig
 from workbench.data.encoders import ENCODERS
 from workbench.evaluation.archives import read_samples
-from workbench.evaluation.detectors import Detector, load_detector, metric_name
+from workbench.evaluation.detectors import Detector, load_detector
 from workbench.evaluation.frechet import check_rows
 from workbench.evaluation.generate import check_sampling, described, generate
+from workbench.evaluation.metrics import metric_name
 from workbench.evaluation.probe import linear_probe
 from workbench.evaluation.reference import Reference, Seen, reference_of_data, reference_of_file, see
-from workbench.evaluation.scores import agreement, kinds, measure
+from workbench.evaluation.scores import kinds, measure
 from workbench.features.extract import extract
 from workbench.files import to_json
 from workbench.runs.held import held
@@ -45,6 +46,7 @@ def score(
     """Score the images that a run generates at a step, by one detector.
 
     Against the training images of the run's data set, with floors from its test images, or against a reference file.
+    ``metrics.METRICS`` is the table of the scores; class agreement needs a detector that knows the classes of the run.
     Computed once, then read back from ``results.jsonl``. The checkpoint is kept from the beginning, also while the run
     trains on and thins its checkpoints.
 
@@ -178,9 +180,8 @@ def probe_layers(run: Run, step: int, *, layers: range, t: float, count: int, se
 
 
 def _metrics(judge: Detector, seen: Reference, count: int, classes: list[str]) -> list[str]:
-    metrics = [metric_name(judge.name, kind) for kind in kinds(seen, count)]
     known = judge.classes is not None and list(judge.classes) == classes
-    return [*metrics, metric_name(judge.name, "class-agreement")] if known else metrics
+    return [metric_name(judge.name, kind) for kind in kinds(seen, count, classes=known)]
 
 
 def _records(
@@ -188,11 +189,9 @@ def _records(
 ) -> list[dict[str, Any]]:
     if seen.basis is not None:
         found = found.reduced(seen.basis)
-    scores = measure(found, seen, seed=seed, small_ok=small_ok)
+    classes = metric_name(judge.name, "class-agreement") in expected
+    scores = measure(found, seen, seed=seed, small_ok=small_ok, classes=classes)
     named = {metric_name(judge.name, kind): score for kind, score in scores.items()}
-    agreed = metric_name(judge.name, "class-agreement")
-    if agreed in expected:
-        named[agreed] = agreement(found)
     for metric in expected:
         to_json(named[metric], metric)  # nothing is kept, or shown, of scores that are not finite
     return [{"metric": metric, **named[metric]} for metric in expected]

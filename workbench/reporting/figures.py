@@ -6,7 +6,6 @@ of Okabe and Ito (2008), and every method also has its own line style and marker
 
 import io
 import textwrap
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -18,7 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from workbench.evaluation.statistics import protocol
+from workbench.evaluation.metrics import get_metric, metric_title
+from workbench.evaluation.statistics import measured_alike
 from workbench.runs.store import Run
 
 STYLES: dict[str, dict[str, Any]] = {
@@ -26,16 +26,6 @@ STYLES: dict[str, dict[str, Any]] = {
     "plain": {"color": "#0072B2", "linestyle": "-", "marker": "o"},
     "guided": {"color": "#D55E00", "linestyle": "--", "marker": "s"},
 }
-METRICS = {
-    "fd-clf64": "FD-clf64",
-    "kid-clf64": "KID-clf64",
-    "precision-clf64": "precision",
-    "recall-clf64": "recall",
-    "memorisation-clf64": "memorisation",
-    "class-agreement": "class agreement",
-    "probe": "probe accuracy",
-}
-LOWER_IS_BETTER = ("fd-clf64", "kid-clf64")
 
 LOOK = {
     "font.size": 10,
@@ -53,18 +43,9 @@ _GREY = "#666666"
 
 
 def series(runs: Mapping[str, Run], metric: str) -> dict[str, list[dict[str, Any]]]:
-    """Scores of each run by step, all measured alike: by the protocol that most runs, then most records share.
-
-    Of two records of one step the later counts. Runs without such a score are absent.
-    """
+    """Scores of each run in the order of steps, all measured alike (`measured_alike`); runs without one are absent."""
     records = {label: [r for r in run.results if r["metric"] == metric] for label, run in runs.items()}
-    shared = Counter(protocol(r) for found in records.values() for r in found)
-    spread = Counter(p for found in records.values() for p in {protocol(r) for r in found})
-    if not shared:
-        return {}
-    chosen = max(shared, key=lambda p: (spread[p], shared[p]))
-    steps = {label: {r["step"]: r for r in found if protocol(r) == chosen} for label, found in records.items()}
-    return {label: [by_step[s] for s in sorted(by_step)] for label, by_step in steps.items() if by_step}
+    return {label: list(by_step.values()) for label, by_step in measured_alike(records).records.items()}
 
 
 def total_seconds(run: Run) -> float:
@@ -114,8 +95,9 @@ def score_curves(runs: Mapping[str, Run], metric: str, against: Literal["step", 
     "compute" counts the seconds of the run itself, and for the guided run those of its teacher too. The floor is
     the score of real images against real images. ValueError for another metric, or one that nobody measured.
     """
-    if metric not in METRICS or against not in ("step", "compute"):
-        raise ValueError(f"a curve shows {', '.join(METRICS)} against step or compute; got {metric!r}, {against!r}")
+    of = get_metric(metric)
+    if against not in ("step", "compute"):
+        raise ValueError(f"a curve is drawn against step or compute; got {against!r}")
     found = series(runs, metric)
     if not found:
         raise ValueError(f"no run has a score {metric!r}")
@@ -132,7 +114,7 @@ def score_curves(runs: Mapping[str, Run], metric: str, against: Literal["step", 
         floors = {r["floor"] for records in found.values() for r in records if r.get("floor") is not None}
         for floor in floors:
             axis.axhline(floor, color=_GREY, linewidth=1.2, zorder=1, label="real vs real (floor)")
-        _finish(axis, name, _axis_name(metric), [*values, *floors])
+        _finish(axis, name, f"{metric_title(metric)} ({of.direction})", [*values, *floors])
         handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
         axis.legend(handles.values(), handles.keys())
     return figure
@@ -240,10 +222,6 @@ def _finish(axis: Axes, x: str, y: str, values: Sequence[float | int]) -> None:
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _axis_name(metric: str) -> str:
-    return f"{METRICS[metric]} ({'lower' if metric in LOWER_IS_BETTER else 'higher'} is better)"
 
 
 def _time_unit(seconds: float) -> tuple[float, str]:

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from workbench.evaluation.metrics import get_metric, metric_title
 from workbench.reporting import figures
-from workbench.reporting.figures import LOWER_IS_BETTER, METRICS
 from workbench.runs.store import Run
 
 # Our convention: twice to five times what retraining moves such scores at published scale.
@@ -38,7 +38,7 @@ def verdict(metric: str, guided: Record, plain: Record) -> str:
     if floored or _overlap(guided, plain) or _gap(guided, plain) < MARGIN:
         return "within"
     lower = guided["value"] < plain["value"]
-    return "better" if lower == (metric in LOWER_IS_BETTER) else "worse"
+    return "better" if lower == (get_metric(metric).better == "lower") else "worse"
 
 
 def number(value: float | int) -> str:
@@ -74,9 +74,10 @@ def _equal_steps(runs: Mapping[str, Run], metric: str) -> list[str]:
     if not plain.keys() & guided.keys():
         return []
     step = max(plain.keys() & guided.keys())
-    if metric in LOWER_IS_BETTER:
+    if get_metric(metric).better == "lower":
         return [_comparison(f"At equal steps ({step:,})", metric, guided[step], plain[step])]
-    return [_intervals(f"{METRICS[metric].capitalize()} at step {step:,}", guided[step], plain[step])]
+    title = metric_title(metric)
+    return [_intervals(f"{title[:1].upper()}{title[1:]} at step {step:,}", guided[step], plain[step])]
 
 
 def _equal_compute(runs: Mapping[str, Run], metric: str) -> list[str]:
@@ -106,7 +107,9 @@ def _comparison(lead: str, metric: str, guided: Record, plain: Record) -> str:
     word, gap = verdict(metric, guided, plain), percent(_gap(guided, plain))
     within = "within the noise margin, so the two are not told apart"
     words = within if word == "within" else f"{word} by {gap}, more than the noise margin"
-    return f"{lead}, {METRICS[metric]} is {cell(guided)} for guided and {cell(plain)} for plain: guided is {words}."
+    return (
+        f"{lead}, {metric_title(metric)} is {cell(guided)} for guided and {cell(plain)} for plain: guided is {words}."
+    )
 
 
 def _probes(runs: Mapping[str, Run]) -> list[str]:

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from workbench.data.images import load_images
 from workbench.evaluation.leakage import VERSIONS
 from workbench.evaluation.measures import measure_grid
+from workbench.evaluation.metrics import get_metric
 from workbench.evaluation.probe import linear_probe
 from workbench.evaluation.suite import score
 from workbench.features.extract import extract
@@ -222,6 +223,7 @@ def scores_over_training(
         >>> chart.save("scores.png").name
         'scores.png'
     """
+    get_metric(metric)  # before anything is scored
     if against == "compute" and "guided" in runs and "teacher" not in runs:
         raise ValueError(f"got the runs {', '.join(runs)}; what a guided run cost takes its teacher's seconds too")
     jobs = [(run, checkpoint.step) for run in runs.values() for checkpoint in run.checkpoints]

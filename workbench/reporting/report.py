@@ -11,10 +11,10 @@ from jaxtyping import UInt8
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from workbench.config import Config
+from workbench.evaluation.metrics import in_order, metric_title
 from workbench.evaluation.statistics import PROTOCOL, protocol
 from workbench.files import write_atomically
 from workbench.reporting import figures
-from workbench.reporting.figures import METRICS
 from workbench.reporting.findings import Record, cell, duration, findings, number
 from workbench.runs.store import Run
 
@@ -84,9 +84,9 @@ def settings(runs: Mapping[str, Run]) -> Table:
 def score_tables(runs: Mapping[str, Run]) -> list[Table]:
     """Every score of images, one table for each way of measuring, with the floor in its last row."""
     groups: dict[tuple[Any, ...], list[tuple[str, Record]]] = {}
-    scored = [
-        (k, r) for k, run in runs.items() for r in run.results if r["metric"] in METRICS and r["metric"] != "probe"
-    ]
+    of_images = [(k, r) for k, run in runs.items() for r in run.results if r.get("layer") is None]
+    shown = in_order({r["metric"] for _, r in of_images}, detail=2)
+    scored = [(k, r) for k, r in of_images if r["metric"] in shown]
     for label, record in scored:
         # The reference set belongs to a metric, not to the samples that a table is about.
         groups.setdefault(protocol({**record, "n_reference": None}), []).append((label, record))
@@ -128,7 +128,7 @@ def _text(value: Any) -> str:
 
 
 def _score_table(found: Sequence[tuple[str, Record]]) -> Table:
-    metrics = [metric for metric in METRICS if any(r["metric"] == metric for _, r in found)]
+    metrics = in_order({r["metric"] for _, r in found})
     cells = {(label, r["step"], r["metric"]): cell(r) for label, r in found}
     lines = sorted({(label, step) for label, step, _ in cells}, key=lambda line: (LABELS.index(line[0]), line[1]))
     rows = [[label, f"{step:,}", *(cells.get((label, step, m), "–") for m in metrics)] for label, step in lines]
@@ -136,7 +136,7 @@ def _score_table(found: Sequence[tuple[str, Record]]) -> Table:
         values = [{r[key] for _, r in found if r["metric"] == m and r.get(key) is not None} for m in metrics]
         if any(values):
             rows.append([name, "", *(" / ".join(number(v) for v in sorted(known)) or "–" for known in values)])
-    return Table(_measured(found[0][1]), ["run", "step", *(METRICS[m] for m in metrics)], rows)
+    return Table(_measured(found[0][1]), ["run", "step", *map(metric_title, metrics)], rows)
 
 
 def _measured(record: Record) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from workbench.evaluation.statistics import PROTOCOL
+from workbench.evaluation.metrics import find_metric, in_order
+from workbench.evaluation.statistics import measured_alike
 from workbench.lab.watching.log import last_shown
 from workbench.lab.watching.thumbnails import newest_samples
 from workbench.runs.curves import read_curves, thin
@@ -19,7 +20,6 @@ from workbench.runs.store import Run
 
 POINTS = 1000  # of a curve in the page: more than one a pixel; a stretch that is zoomed into is read anew
 OPENED = POINTS // 2  # of a curve when it is opened; it grows to POINTS before it is read anew
-_FIRST_SCORES = ("fd-clf64", "fid")  # the score that is drawn is the first of these that the run has, else any distance
 
 
 def panel_state(run: Run, since: int | None = None) -> dict[str, Any]:
@@ -120,26 +120,20 @@ def commands(state: str) -> dict[str, bool]:
 
 
 def scores_of(run: Run) -> dict[str, Any] | None:
-    """The distance of a run's samples by step, each with its interval where one was measured; None without scores.
+    """The first score of the table of metrics that a run has, by step, each with its interval where there is one.
 
-    Only numbers that were measured alike make a curve: the way that most steps have, of several the newest.
+    Only numbers that were measured alike make a curve (`measured_alike`). None without scores.
     """
     records = [record for record in run.results if record.get("layer") is None and record.get("step") is not None]
-    metrics = {record["metric"] for record in records}
-    names = [name for name in (*_FIRST_SCORES, *sorted(metrics)) if name in metrics and name.startswith(("fd", "fid"))]
+    names = [name for name in in_order({record["metric"] for record in records}) if find_metric(name)]
     if not names:
         return None
-    ways: dict[tuple, dict[int, dict]] = {}
-    for record in records:
-        if record["metric"] == names[0]:
-            way = tuple(str(record.get(key)) for key in PROTOCOL)
-            ways[way] = {**ways.pop(way, {}), record["step"]: record}
-    chosen = max(reversed(list(ways.values())), key=len)
-    points = [chosen[step] for step in sorted(chosen)]
+    alike = measured_alike({run.name: [record for record in records if record["metric"] == names[0]]})
+    points = list(alike.records[run.name].values())
     return {
         "metric": names[0],
         "how": f"{points[-1].get('n_generated', '?')} images",
-        "left_out": sum(map(len, ways.values())) - len(points),
+        "left_out": alike.left_out,
         "points": [[p["step"], *(short(p.get(key)) for key in ("value", "low", "high"))] for p in points],
         "floor": short(points[-1].get("floor")),
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from workbench.evaluation.metrics import get_metric
 from workbench.evaluation.statistics import t_interval
 from workbench.reporting.paper import style
 from workbench.reporting.paper.claims import claim
@@ -15,7 +16,7 @@ from workbench.reporting.paper.exhibit import Claim, Missing
 from workbench.reporting.paper.numbers import PaperNumbers, PaperRow, PaperTable, paper_numbers
 from workbench.reporting.paper.ours import corrections, described
 from workbench.reporting.paper.runs import Found, runs_of
-from workbench.reporting.paper.scores import DETECTORS, LOWER, Asked, Scores, common_steps, condensed, scores_of
+from workbench.reporting.paper.scores import DETECTORS, Asked, Scores, common_steps, condensed, scores_of
 from workbench.reporting.paper.table import Column, Number, Protocol, Row, Table, difference_or_none, share
 
 
@@ -168,10 +169,9 @@ class Compared:
                     **values,
                 )
             )
-        better = "lower" if metric in LOWER else "higher"
         names = f"{self.numbers.metrics[metric].name} (paper) and {self.scores[metric].name} (ours)"
         count = max((len(mark.values) for mark in shown), default=0)
-        told = f"change of {names} against {against}, % ({better} is better)"
+        told = f"change of {names} against {against}, % ({get_metric(metric).direction})"
         below = f"ours: {self.models}\npaper: the model that the row names, on ImageNet"
         return style.marks(shown, told, zero=against, seeds=f"one of {count} seeds", below=below)
 
@@ -180,7 +180,7 @@ class Compared:
         scores = self.scores[metric]
         names = tuple(self._named(row, _short(row), "{}") for row in map(self.paper.row, (base, other)))
         first, second = (scores.values.get(row, {}) for row in (base, other))
-        found = claim(text, first, second, lower=metric in LOWER, of=scores.name, names=names)
+        found = claim(text, first, second, lower=get_metric(metric).better == "lower", of=scores.name, names=names)
         wrong = corrections(run for row in (base, other) for run in self.found.runs.get(row, {}).values())
         return replace(found, confidence=" ".join([found.confidence, *wrong]))
 

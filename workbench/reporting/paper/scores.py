@@ -1,22 +1,20 @@
 """Scores of rows by seed, all measured alike, and what their differences are worth."""
 
 import shlex
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workbench.config import SamplingConfig, refuse_unknown
-from workbench.evaluation.detectors import metric_name
-from workbench.evaluation.statistics import Paired, paired, protocol, t_interval
+from workbench.config import SamplingConfig
+from workbench.evaluation import metrics
+from workbench.evaluation.metrics import metric_name
+from workbench.evaluation.statistics import Paired, measured_alike, paired, t_interval
 from workbench.evaluation.suite import score
 from workbench.reporting.paper.exhibit import Missing, beside
 from workbench.reporting.paper.table import Number, Protocol
 from workbench.runs.store import Run
 
 DETECTORS = {"demo": "clf64", "laptop": "clf64", "paper": "inception-2015"}  # what judges at each scale
-_KINDS = {"fid": "fd", "sfid": "sfd", "is": "is", "precision": "precision", "recall": "recall"}
-LOWER = ("fid", "sfid")
 _ODE = ("euler", "heun")
 
 Record = Mapping[str, Any]
@@ -97,9 +95,9 @@ def scores_of(
 ) -> Scores:
     """A metric ("fid", "sfid", "is", "precision", "recall") of every run at its row's step.
 
-    By the protocol that most runs have, of ties that of more images. Runs without such a score are missing.
+    All measured alike (`measured_alike`). Runs without such a score are missing.
     """
-    refuse_unknown("metric", metric, _KINDS)
+    metrics.get_metric(metric)
     places = [(row, seed, steps[row]) for row, by_seed in runs.items() for seed in by_seed]
     found, missing = gathered(runs, places, metric, detector, asked)
     if not found:
@@ -120,37 +118,37 @@ def gathered(
     detector: str,
     asked: Asked,
 ) -> tuple[dict[Place, Record], tuple[Missing, ...]]:
-    """The record of each (row, seed, step), all by one protocol: that of most, of ties that of more images."""
-    name, known = metric_name(detector, _KINDS[metric]), {}
+    """The record of each (row, seed, step), all measured alike (`measured_alike`), and what lacks one."""
+    name, known = metric_name(detector, metrics.get_metric(metric).kind), {}
     for row, seed, step in places:
         run = runs[row][seed]
         settings = asked.of(run)
         if asked.evaluate and run_has(run, step):
             score(run, step, settings, detector=detector, small_ok=True)
         chosen = [r for r in run.results if (r["metric"], r["step"]) == (name, step)]
-        known[row, seed, step] = {protocol(r): r for r in chosen if asked.fits(r, settings)}
-    counts = Counter(way for ways in known.values() for way in ways)
-    common = max(counts, key=lambda way: (counts[way], way[0] or 0), default=None)
+        known.setdefault((row, seed), []).extend(r for r in chosen if asked.fits(r, settings))
+    alike = measured_alike(known).records
+    found: dict[Place, Record] = {}
     lacking: dict[tuple[str, int], list[Run]] = {}
-    for (row, seed, step), ways in known.items():
-        if common not in ways:
+    for row, seed, step in places:
+        record = alike.get((row, seed), {}).get(step)
+        if record is None:
             lacking.setdefault((row, step), []).append(runs[row][seed])
+        else:
+            found[row, seed, step] = record
     missing = tuple(_unscored(several, step, detector, asked) for (_, step), several in lacking.items())
-    return {place: ways[common] for place, ways in known.items() if common in ways}, missing
+    return found, missing
 
 
 def scored_steps(run: Run, metric: str, detector: str, asked: Asked) -> set[int]:
     """The steps at which a run was scored as asked."""
-    name, settings = metric_name(detector, _KINDS[metric]), asked.of(run)
+    name, settings = metric_name(detector, metrics.get_metric(metric).kind), asked.of(run)
     return {record["step"] for record in run.results if record["metric"] == name and asked.fits(record, settings)}
 
 
 def metric_title(metric: str, detector: str) -> str:
-    """What a metric by this detector may be called: FID is Inception's alone."""
-    plain = {"fid": "FID", "sfid": "sFID", "is": "IS"}
-    if detector == "inception-2015":
-        return plain.get(metric, metric)
-    return {"fid": "FD", "sfid": "sFD", "is": "IS"}.get(metric, metric) + f"-{detector}"
+    """What a metric of the paper may be called by this detector: FID is Inception's alone."""
+    return metrics.metric_title(metric_name(detector, metrics.get_metric(metric).kind))
 
 
 def run_has(run: Run, step: int) -> bool:
