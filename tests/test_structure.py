@@ -59,7 +59,7 @@ def imports(path: Path) -> set[str]:
             if isinstance(first, ast.Constant) and first.value == "workbench." and len(node.values) > 1:
                 found.add("any")
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
-            found |= set(re.findall(r"^workbench\.(\w+)(?:\.\w+)*\.?$", node.value))
+            found |= set(re.findall(r"^workbench\.(\w+)(?:\.\w+)*(?:\.|:\w+)?$", node.value))
     return found - {"__version__", "__file__", "__name__", "__path__"}
 
 
@@ -113,9 +113,16 @@ def test_every_way_of_importing_is_seen(tmp_path):
     lines = ["import workbench.a.b", "from workbench import c", "from workbench.d.e import f", "from . import g"]
     lines += ["import importlib, workbench as wb", "importlib.import_module('workbench.j.k')", "wb.l", "wb.fit"]
     lines += ["TABLE = {'name': 'workbench.m'}", "PLUGINS = ('workbench.n.o', 'X')", "print(workbench.p, wb.__file__)"]
-    lines += ["f'workbench.q.{name}'", "run(['-m', 'workbench.r'])", "'workbench.s'", "'see workbench.t'"]
+    lines += [
+        "f'workbench.q.{name}'",
+        "run(['-m', 'workbench.r'])",
+        "LOAD = 'workbench.u.v:name'",
+        "'workbench.s'",
+        "'see workbench.t'",
+    ]
+    lines += ["LOAD = 'workbench.u.v:name'"]
     file.write_text("\n".join(lines) + "\ndef late():\n    from workbench.h import i\nimport torch\n")
-    assert imports(file) == {"a", "c", "d", "relative", "h", "j", "l", "training", "m", "n", "p", "q", "r"}
+    assert imports(file) == {"a", "c", "d", "relative", "h", "j", "l", "training", "m", "n", "p", "q", "r", "u"}
     file.write_text("importlib.import_module(f'workbench.{name}')")
     assert imports(file) == {"any"} and not allowed("reporting", "any")
 

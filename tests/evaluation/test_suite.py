@@ -14,6 +14,8 @@ from workbench.evaluation import suite
 from workbench.evaluation.archives import write_samples
 from workbench.evaluation.detectors import load_detector
 from workbench.evaluation.generate import generate
+from workbench.evaluation.metrics import METRICS as TABLE
+from workbench.evaluation.metrics import Metric
 from workbench.evaluation.reference import write_reference_of_data
 from workbench.evaluation.statistics import PROTOCOL
 from workbench.evaluation.suite import probe_layers, score, score_file, supervisors
@@ -69,6 +71,22 @@ def test_what_a_killed_process_left_out_is_added(copy):
     (copy.folder / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records[:3]))
     assert score(copy, 4, few(copy), small_ok=True) == records
     assert [r["metric"] for r in copy.results] == METRICS
+
+
+def test_a_metric_of_a_new_row_is_measured_with_the_others(copy, monkeypatch):
+    before = score(copy, 4, few(copy), small_ok=True)
+    row = Metric("mean", "Mean", "lower", lambda of: {"value": float(of.generated.features.mean())})
+    monkeypatch.setitem(TABLE, "mean", row)
+    found = score(copy, 4, few(copy), small_ok=True)
+    assert [r for r in found if r["metric"] != "mean-clf64"] == before
+    (added,) = [r for r in copy.results if r["metric"] == "mean-clf64"]
+    assert added["detector_hash"] == before[0]["detector_hash"] and added["floor"] != added["value"]
+    # What cannot be measured is refused before an image is drawn or seen.
+    monkeypatch.setitem(TABLE, "gone", Metric("gone", "Gone", "lower", "workbench.evaluation.scores:gone"))
+    for step in ("generate", "see"):
+        monkeypatch.setattr(suite, step, None)
+    with pytest.raises(ValueError, match="metric 'gone': there is no function"):
+        score(copy, 4, few(copy), small_ok=True)
 
 
 def test_other_labels_are_another_protocol(copy):
@@ -180,7 +198,9 @@ def test_what_cannot_be_sampled_is_refused_before_the_reference_is_seen(fresh, c
 
 
 def test_scores_that_are_not_finite_are_not_kept(fresh, monkeypatch):
-    monkeypatch.setattr(suite, "agreement", lambda _: {"value": 0.5, "low": float("nan"), "high": 1.0})
+    monkeypatch.setattr(
+        "workbench.evaluation.scores.agreement", lambda _: {"value": 0.5, "low": float("nan"), "high": 1.0}
+    )
     with pytest.raises(ValueError, match="^class-agreement cannot hold low = nan: JSON has finite numbers only"):
         score(fresh, 4, few(fresh), small_ok=True)
     assert fresh.results == []
