@@ -171,7 +171,7 @@ def test_score_curves_axes(make):
     assert axis.get_xlabel() == "training step" and "FD-clf64" in axis.get_ylabel()
     lines = {line.get_label(): line for line in axis.lines}
     assert set(lines) == {"teacher", "plain", "guided", "real vs real (floor)"}
-    assert (lines["guided"].get_color(), lines["guided"].get_linestyle()) == ("#D55E00", "--")
+    assert (lines["guided"].get_color(), lines["guided"].get_linestyle()) == ("#d55e00", "--")
     (axis,) = figures.score_curves(runs, "fd-clf64", "compute").axes
     assert "teacher's included" in axis.get_xlabel() and "minutes" in axis.get_xlabel()
     guided = next(line for line in axis.lines if line.get_label() == "guided")

@@ -1,12 +1,12 @@
 """The pictures of a report: losses, scores, samples, token maps and probes of a teacher, a plain and a guided run.
 
-Every function is pure and returns a matplotlib ``Figure`` of its own; no window, no global state. Colours are those
-of Okabe and Ito (2008), and every method also has its own line style and marker.
+Every function is pure and returns a matplotlib ``Figure`` of its own; no window, no global state. Colours,
+lines and markers are those of `workbench.lab.palette`.
 """
 
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,13 +19,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from workbench.evaluation.metrics import get_metric, metric_title
 from workbench.evaluation.statistics import measured_alike
+from workbench.lab.palette import GREY, METHODS, look
 from workbench.runs.store import Run
 
-STYLES: dict[str, dict[str, Any]] = {
-    "teacher": {"color": "#009E73", "linestyle": ":", "marker": "^"},
-    "plain": {"color": "#0072B2", "linestyle": "-", "marker": "o"},
-    "guided": {"color": "#D55E00", "linestyle": "--", "marker": "s"},
-}
+_NAMED = {"teacher": METHODS["vae"], "plain": METHODS["plain"], "guided": METHODS["guided"]}
 
 LOOK = {
     "font.size": 10,
@@ -39,7 +36,15 @@ LOOK = {
     "lines.linewidth": 1.8,
     "lines.markersize": 5.5,
 }
-_GREY = "#666666"
+
+
+def styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """How each run is drawn: "teacher", "plain" and "guided" always alike, others by colours that none of these has."""
+    found, others = {}, 0
+    for label in labels:
+        found[label] = _NAMED.get(label) or look(len(_NAMED) + others)
+        others += label not in _NAMED
+    return found
 
 
 def series(runs: Mapping[str, Run], metric: str) -> dict[str, list[dict[str, Any]]]:
@@ -76,6 +81,7 @@ def loss_curves(runs: Mapping[str, Run]) -> Figure:
     parts = [("denoise", "denoising loss")]
     if any(record["alignment"] is not None for run in runs.values() for record in run.metrics):
         parts.append(("alignment", "alignment loss"))
+    looks = styles(runs)
     with rc_context(LOOK):
         figure, axes = _figure(6.0, 0.4 + 2.7 * len(parts), rows=len(parts))
         for axis, (key, name) in zip(axes, parts, strict=True):
@@ -83,7 +89,7 @@ def loss_curves(runs: Mapping[str, Run]) -> Figure:
             for label, run in runs.items():
                 records = [record for record in run.metrics if record.get(key) is not None]
                 if records:
-                    values += _smoothed(axis, label, records, key)
+                    values += _smoothed(axis, label, looks[label], records, key)
             _finish(axis, "training step", name, values)
         axes[0].legend()
     return figure
@@ -110,10 +116,11 @@ def score_curves(runs: Mapping[str, Run], metric: str, against: Literal["step", 
         name = f"training time in {unit} (guided: teacher's included)"
     with rc_context(LOOK):
         figure, (axis,) = _figure(5.0, 3.6)
-        values = [v for label, records in found.items() for v in _scores(axis, label, places[label], records)]
+        looks = styles(runs)
+        values = [v for k, records in found.items() for v in _scores(axis, k, looks[k], places[k], records)]
         floors = {r["floor"] for records in found.values() for r in records if r.get("floor") is not None}
         for floor in floors:
-            axis.axhline(floor, color=_GREY, linewidth=1.2, zorder=1, label="real vs real (floor)")
+            axis.axhline(floor, color=GREY, linewidth=1.2, zorder=1, label="real vs real (floor)")
         _finish(axis, name, f"{metric_title(metric)} ({of.direction})", [*values, *floors])
         handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
         axis.legend(handles.values(), handles.keys())
@@ -127,14 +134,14 @@ def sample_grid(
 
     ``samples[label][step]`` is n c h w with c 1 or 3, ``class_names`` one name a column. ValueError if they differ.
     """
-    rows, names, colours = [], [], []
+    rows, names, colours, looks = [], [], [], styles(samples)
     for label, by_step in samples.items():
         for step, images in sorted(by_step.items()):
             if len(images) != len(class_names):
                 raise ValueError(f"{label} at step {step} has {len(images)} samples for {len(class_names)} class names")
             rows.append(list(_colour(images)))
             names.append(f"{label}, {step:,}")
-            colours.append(STYLES.get(label, {}).get("color", "black"))
+            colours.append(looks[label]["color"])
     if not rows:
         raise ValueError("there are no samples to show")
     return _mosaic(rows, names, [_wrapped(name, 9) for name in class_names], colours)
@@ -156,16 +163,17 @@ def probe_by_layer(runs: Mapping[str, Run]) -> Figure:
     """Accuracy of a linear probe on every layer's features at each run's last probed step, with 95 % bands."""
     with rc_context(LOOK):
         figure, (axis,) = _figure(6.0, 3.6)
+        looks = styles(runs)
         for label, run in runs.items():
             records = last_probes(run)
             if not records:
                 continue
             layers = [r["layer"] for r in records]
             name = f"{label}, step {records[0]['step']:,}"
-            axis.plot(layers, [r["value"] for r in records], label=name, **STYLES.get(label, {}))
+            axis.plot(layers, [r["value"] for r in records], label=name, **looks[label])
             if all("low" in r and "high" in r for r in records):
                 low, high = [r["low"] for r in records], [r["high"] for r in records]
-                axis.fill_between(layers, low, high, color=STYLES.get(label, {}).get("color"), alpha=0.15, linewidth=0)
+                axis.fill_between(layers, low, high, color=looks[label]["color"], alpha=0.15, linewidth=0)
         if not axis.lines:
             raise ValueError("no run has a probe's accuracy")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -194,22 +202,25 @@ def _figure(width: float, height: float, rows: int = 1) -> tuple[Figure, list[Ax
     return figure, list(figure.subplots(rows, 1, squeeze=False)[:, 0])
 
 
-def _smoothed(axis: Axes, label: str, records: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+def _smoothed(
+    axis: Axes, label: str, style: Mapping[str, Any], records: Sequence[Mapping[str, Any]], key: str
+) -> list[float]:
     steps, values = [r["step"] for r in records], np.array([r[key] for r in records], dtype=np.float64)
     reach = len(values) // 40
     means = [values[max(0, i - reach) : i + reach + 1].mean() for i in range(len(values))]
-    style = STYLES.get(label, {})
-    axis.plot(steps, values, color=style.get("color"), alpha=0.25, linewidth=0.8)
+    axis.plot(steps, values, color=style["color"], alpha=0.25, linewidth=0.8)
     axis.plot(steps, means, label=label, markevery=max(1, len(values) // 8), **style)
     return values.tolist()
 
 
-def _scores(axis: Axes, label: str, places: np.ndarray, records: Sequence[Mapping[str, Any]]) -> list[float]:
-    values, style = [float(r["value"]) for r in records], STYLES.get(label, {})
+def _scores(
+    axis: Axes, label: str, style: Mapping[str, Any], places: np.ndarray, records: Sequence[Mapping[str, Any]]
+) -> list[float]:
+    values = [float(r["value"]) for r in records]
     axis.plot(places, values, label=label, zorder=3, **style)
     for place, record in zip(places, records, strict=True):
         if record.get("low") is not None and record.get("high") is not None:
-            axis.plot([place, place], [record["low"], record["high"]], color=style.get("color"), linewidth=1.2)
+            axis.plot([place, place], [record["low"], record["high"]], color=style["color"], linewidth=1.2)
     return values
 
 

@@ -20,24 +20,16 @@ from workbench.evaluation.probe import linear_probe
 from workbench.evaluation.suite import score
 from workbench.features.extract import extract
 from workbench.features.grid import LABELS
+from workbench.lab import palette
 from workbench.lab.measured import MEASURES
 from workbench.lab.measured import VERSIONS as NAMES
 from workbench.lab.progress import Report, part_of, reported
 from workbench.lab.sources import choose_rows
-from workbench.reporting.figures import LOOK, STYLES, score_curves
+from workbench.reporting.figures import LOOK, score_curves, styles
 from workbench.runs.models import check_null_class
 from workbench.runs.store import Run
 
 _SHARES = ("knn", "lda")
-_GREY = "#797979"  # 4.3 : 1 against white and against Jupyter's dark page
-# Of each version of `leakage`: Okabe and Ito's colours, and a mark and a dash as second and third cue.
-_STYLES: dict[str, dict[str, Any]] = {
-    "null": {"color": "#56B4E9", "marker": "o", "linestyle": ":"},
-    "true": {"color": "#0072B2", "marker": "s", "linestyle": "-"},
-    "wrong_by_true": {"color": "#009E73", "marker": "^", "linestyle": "--"},
-    "wrong_by_given": {"color": "#D55E00", "marker": "v", "linestyle": "--"},
-    "label_only": {"color": "#CC79A7", "marker": "D", "linestyle": "-."},
-}
 
 
 class Chart:
@@ -47,11 +39,11 @@ class Chart:
         self.figure = figure
         for text in figure.findobj(Text):
             if text.get_color() in ("black", "k"):
-                text.set_color(_GREY)
+                text.set_color(palette.MUTED)
         for axis in figure.axes:
-            axis.tick_params(which="both", colors=_GREY)
-            axis.spines[:].set_color(_GREY)
-            axis.grid(color=_GREY, alpha=0.25)
+            axis.tick_params(which="both", colors=palette.MUTED)
+            axis.spines[:].set_color(palette.MUTED)
+            axis.grid(color=palette.MUTED, alpha=0.25)
 
     def save(self, file: str | Path) -> Path:
         """Write it as PNG, SVG or PDF on white; return its path."""
@@ -98,8 +90,8 @@ def probe_over_training(
     """
     shown = {f"step {checkpoint.step:,}": (run, checkpoint.step) for checkpoint in run.checkpoints}
     colours = colormaps["viridis"](np.linspace(0.15, 0.85, len(shown)))
-    styles = [{"color": colour, "marker": "o"} for colour in colours]
-    return _probes(shown, styles, f"layer of {run.config.name}", layers, t, images, seed, progress)
+    looks = [{"color": colour, "marker": "o"} for colour in colours]
+    return _probes(shown, looks, f"layer of {run.config.name}", layers, t, images, seed, progress)
 
 
 def probe_of_runs(
@@ -137,8 +129,7 @@ def probe_of_runs(
     """
     steps = {name: run.checkpoint(step).step for name, run in runs.items()}
     shown = {f"{name}, step {steps[name]:,}": (run, steps[name]) for name, run in runs.items()}
-    styles = [STYLES.get(name, {"marker": "o"}) for name in runs]
-    return _probes(shown, styles, "layer", layers, t, images, seed, progress)
+    return _probes(shown, list(styles(runs).values()), "layer", layers, t, images, seed, progress)
 
 
 def versions_over_guidance(
@@ -188,9 +179,9 @@ def versions_over_guidance(
     figure, axis = _figure()
     for name in VERSIONS:
         level = grid.array(measure, name)[0, 0]
-        axis.plot(grid.scales, np.broadcast_to(level, len(grid.scales)), label=NAMES[name], **_STYLES[name])
+        axis.plot(grid.scales, np.broadcast_to(level, len(grid.scales)), label=NAMES[name], **palette.VERSIONS[name])
     if measure in _SHARES:
-        axis.axhline(1 / grid.about["classes"], color=_GREY, linewidth=1, label="chance")
+        axis.axhline(1 / grid.about["classes"], color=palette.MUTED, linewidth=1, label="chance")
     axis.set_xscale("symlog", linthresh=1)
     axis.set_xticks(grid.scales, [f"{scale:g}" for scale in grid.scales])
     axis.set_xticks([], minor=True)

@@ -1,6 +1,6 @@
 """How the paper's figures look: the house's look at the widths of a column and of a page, a colour a method everywhere.
 
-Colours are those of Okabe and Ito (2008); each method also has its own mark and line, so none is told by colour alone.
+Colours, marks and lines are those of `workbench.lab.palette`.
 """
 
 import textwrap
@@ -16,20 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from workbench.reporting.figures import LOOK, STYLES
+from workbench.lab.palette import GREY
+from workbench.reporting.figures import LOOK
 
 COLUMN, PAGE = 3.3, 6.9  # inches
-GREY = "#666666"
 _BANDS = 4  # places from which intervals are bands
-METHODS: dict[str, dict[str, Any]] = {
-    "plain": STYLES["plain"],
-    "vae": STYLES["teacher"],  # the teacher is a VAE-aligned model
-    "guided": STYLES["guided"],
-    "repa": {"color": "#CC79A7", "linestyle": "-.", "marker": "D"},
-    "dispersive": {"color": "#555555", "linestyle": (0, (5, 1)), "marker": "v"},
-    "sra": {"color": "#56B4E9", "linestyle": (0, (3, 1, 1, 1)), "marker": "P"},
-    "layersync": {"color": "#E69F00", "linestyle": (0, (1, 1)), "marker": "X"},
-}
 NAMES = {
     "plain": "plain",
     "vae": "VAE-aligned",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from workbench.features.embedding import embed_cached
 from workbench.lab.embedding import embedding
+from workbench.lab.palette import MARKERS, PALETTE
 from workbench.reporting.paper import style
 from workbench.reporting.paper.exhibit import Claim, Exhibit, distinct, timed
 from workbench.reporting.paper.features import (
@@ -29,20 +30,6 @@ from workbench.reporting.paper.runs import ABLATION, runs_of
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
 
 GUIDES = ("repa", "layersync", "vae", "guided")
-# Ten that are told apart by shade and mark where a colour is not seen.
-_COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-    "#8B6914",
-    "#7F7F7F",
-    "#F0E442",
-)
-_MARKS = "os^DvPX*<>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,16 +138,16 @@ def _draw(panels, points, numbers, names: Sequence[str], first: int) -> Figure:
             axis.set_axis_on()
             for label in panel.labels.unique().tolist():
                 own = (panel.labels == label).numpy()
-                look = {"color": _COLOURS[label % 10], "marker": _MARKS[label % 10]}
+                look = {"color": PALETTE[label % 10], "marker": MARKERS[label % 10]}
                 axis.scatter(*points[number][own].T, s=7, linewidths=0.2, edgecolors="white", **look)
             knn = numbers[number].knn.report
             axis.set_title(f"{panel.title}\nkNN {knn.value:.2f} [{knn.low:.2f}, {knn.high:.2f}]", fontsize=7)
             axis.set(xticks=[], yticks=[])
             axis.grid(visible=False)
             axis.spines[:].set_visible(True)
-        if len(names) <= len(_MARKS):
+        if len(names) <= len(MARKERS):
             handles = [
-                Line2D([], [], color=_COLOURS[i], marker=_MARKS[i], linestyle="", markersize=4, label=name)
+                Line2D([], [], color=PALETTE[i], marker=MARKERS[i], linestyle="", markersize=4, label=name)
                 for i, name in enumerate(names)
             ]
             figure.legend(handles=handles, loc="outside lower center", ncols=5, handletextpad=0.2)

@@ -8,6 +8,7 @@ from workbench.evaluation.leakage import VERSIONS
 from workbench.evaluation.measures import MeasureGrid, measure_grid
 from workbench.features.extract import extract
 from workbench.features.grid import LABELS
+from workbench.lab import palette
 from workbench.lab.leaks import leakage as leakage_view
 from workbench.reporting.paper import style
 from workbench.reporting.paper.exhibit import Claim, Exhibit, distinct, timed
@@ -21,13 +22,6 @@ NAMES = {
     "wrong_by_true": "wrong class, by the image's",
     "wrong_by_given": "wrong class, by the given",
     "label_only": "class over pure noise",
-}
-_STYLES = {
-    "null": {"color": "#56B4E9", "marker": "o", "linestyle": ":"},
-    "true": {"color": "#0072B2", "marker": "s", "linestyle": "-"},
-    "wrong_by_true": {"color": "#009E73", "marker": "^", "linestyle": "--"},
-    "wrong_by_given": {"color": "#D55E00", "marker": "v", "linestyle": "--"},
-    "label_only": {"color": "#CC79A7", "marker": "D", "linestyle": "-."},
 }
 
 
@@ -103,7 +97,7 @@ def _draw(grid: MeasureGrid, chance: float):
     for version in VERSIONS:
         records = _records(grid, version)
         numbers = ([r[key] for r in records] for key in ("scale", "value", "low", "high"))
-        curves.append(style.Curve(NAMES[version], _STYLES[version], *numbers))
+        curves.append(style.Curve(NAMES[version], palette.VERSIONS[version], *numbers))
     figure = style.lines(curves, "guidance scale w", "kNN accuracy", width=style.PAGE)
     axis = figure.axes[0]
     axis.axhline(chance, color=style.GREY, linewidth=1, linestyle=(0, (1, 2)))

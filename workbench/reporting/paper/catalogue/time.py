@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -15,7 +16,8 @@ from workbench.reporting.paper.runs import MAIN, Found, runs_of
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
 
 _HOUR = 3600.0
-_PARTS = {"guiding model": "#009E73", "with alignment": "#D55E00", "without alignment": "#0072B2"}
+# Of each phase the method whose colour it has.
+_PARTS = {"guiding model": "vae", "with alignment": "guided", "without alignment": "plain"}
 
 
 @timed
@@ -161,20 +163,21 @@ def _bars(paper: Mapping[str, Timed], ours: Mapping[str, Timed]) -> Figure:
         for place, (_, parts) in enumerate(lines):
             start = 0.0
             for name, length in parts.items():
-                hatch = "////" if name == "guiding model" else None
-                axis.barh(place, length, left=start, color=_PARTS[name], height=0.7, hatch=hatch, edgecolor="white")
+                axis.barh(place, length, left=start, height=0.7, **_look(name))
                 start += length
             axis.text(start + 0.01, place, f"{start:.2f}", va="center", fontsize=7)
         axis.axvline(1, color=style.GREY, linewidth=1)
         axis.set_yticks(range(len(lines)), [name for name, _ in lines])
         axis.set(xlabel="time to the end of training (plain = 1)", ylim=(len(lines) - 0.5, -0.5))
         axis.grid(axis="y", visible=False)
-        patches = [
-            Patch(facecolor=colour, edgecolor="white", hatch="////" if name == "guiding model" else None, label=name)
-            for name, colour in _PARTS.items()
-        ]
+        patches = [Patch(**_look(name), label=name) for name in _PARTS]
         figure.legend(handles=patches, loc="outside upper center", ncols=3)
     return figure
+
+
+def _look(part: str) -> dict[str, Any]:
+    hatch = "////" if part == "guiding model" else None
+    return {"facecolor": style.METHODS[_PARTS[part]]["color"], "edgecolor": "white", "hatch": hatch}
 
 
 def _claims(seeds_of: Mapping[str, Mapping[int, Timed]]):
