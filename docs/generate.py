@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import workbench
+from workbench import plugins
 from workbench.__main__ import COMMANDS
 from workbench.commands.options import Names
 from workbench.config import Config, plugin_class, plugin_options, presets, record_options
-from workbench.config.checks import PLUGINS, plugin_names
+from workbench.config.checks import PLUGINS
 from workbench.config.ranges import OfDepth, Range
 from workbench.data.encoders import ENCODERS
-from workbench.data.images import SETS
 
 ROOT = Path(workbench.__file__).parents[1]
 PICTURES = ("demo/overview.png", "laptop/fig2/tsne.png")  # of reports/, shown in pages
 _TYPES = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
 _DEPTHS = (12, 28)  # of the smaller and the largest backbones, where a recipe depends on the depth
-_NAMES = {"data.name": SETS, "objective.encoder": ENCODERS}  # text that is one of these
+_NAMES = {"data.name": plugins.names("data"), "objective.encoder": ENCODERS}  # text that is one of these
 _TWO_WORDS = ("queue", "codec", "classifier", "bench")  # commands that are written as two words
 
 
@@ -79,7 +79,7 @@ def configuration() -> str:
         parts += [f"## {section}"]
         if section in PLUGINS:
             parts += [f"`{section}.name` chooses the {section}, whose options stand beside it."]
-            for name in plugin_names(section):
+            for name in plugins.names(section):
                 parts += _plugin(section, name)
         else:
             parts += [_prose(kind.__doc__), _table(_record_rows(kind, f"{section}."))]
