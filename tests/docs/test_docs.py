@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 import workbench as wb
+from workbench import plugins
 from workbench.__main__ import COMMANDS
 from workbench.config import Config, SamplingConfig, plugin_options, record_options
-from workbench.config.checks import PLUGINS, plugin_names
+from workbench.config.checks import PLUGINS
 from workbench.runs.shelf import set_notes
 from workbench.training.mailbox import send
 
@@ -89,7 +90,7 @@ def test_the_configuration_reference_has_every_option_with_its_range(generated):
     page, hints = generated["configuration.md"], record_options(Config)
     for section, hint in hints.items():
         if section in PLUGINS:
-            options = {key for name in plugin_names(section) for key in plugin_options(section, name)}
+            options = {key for name in plugins.names(section) for key in plugin_options(section, name)}
         else:
             options = set(getattr(hint, "__dataclass_fields__", ()))
         for key in options:
