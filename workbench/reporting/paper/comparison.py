@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from workbench.evaluation.metrics import get_metric
 from workbench.evaluation.statistics import t_interval
+from workbench.lab import palette
 from workbench.reporting.paper import style
 from workbench.reporting.paper.claims import claim
 from workbench.reporting.paper.exhibit import Claim, Missing
@@ -163,7 +164,7 @@ class Compared:
             shown.append(
                 style.Mark(
                     self._named(row, label(row, self.rows), " (ours: {})"),
-                    style.METHODS.get(row.method, {}),
+                    palette.METHODS.get(row.method, {}),
                     self.shares(row.row, metric),
                     paper=None if paper is None else paper.value,
                     **values,

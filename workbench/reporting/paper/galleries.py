@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from workbench.evaluation.generate import generate
+from workbench.lab import palette
 from workbench.reporting.paper import style
 from workbench.reporting.paper.features import class_names
 from workbench.reporting.paper.style import coloured
@@ -32,7 +33,7 @@ def over_training(
         images = drawn(runs[method], step, count, guidance_scale, seed)
         rows.append([images[label] for label in classes])
     labels = [f"{style.NAMES[method]}, {step:,}" for method, step in places]
-    colours = [style.METHODS[method]["color"] for method, _ in places]
+    colours = [palette.METHODS[method]["color"] for method, _ in places]
     columns = [names[label] for label in classes]
     return style.grid(rows, labels, columns, row_colours=colours, cell=min(0.62, 5.2 / len(columns)))
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from workbench.evaluation.statistics import t_interval
+from workbench.lab import palette
 from workbench.reporting.paper import style
 from workbench.reporting.paper.exhibit import Missing
 from workbench.reporting.paper.scores import Asked, gathered, how, metric_title, scored_steps
@@ -28,7 +29,7 @@ class Series:
         seeds = max((len(by_step[step]) for step in steps), default=0)
         return style.Curve(
             f"{label}, {seeds} seed{'s'[: seeds != 1]}",
-            style.METHODS[method],
+            palette.METHODS[method],
             steps if places is None else [places[step] for step in steps],
             [mean for mean, _, _ in found],
             [low for _, low, _ in found],

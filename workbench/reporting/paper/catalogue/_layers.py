@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from workbench.features.extract import extract
+from workbench.lab import palette
 from workbench.lab.maps import compare_maps
 from workbench.reporting.paper import style
 from workbench.reporting.paper.exhibit import Claim, Exhibit, distinct, timed
@@ -113,7 +114,7 @@ def _draw(runs: Mapping[str, Run], step: int, rows, pictures, names, layers, t):
         for method in runs:
             lines.append([pictures[image], *(drawn[image] for drawn in painted[method])])
             labels.append(f"{name}, {method}")
-            colours.append(style.METHODS[method]["color"])
+            colours.append(palette.METHODS[method]["color"])
     columns = ["image", *(f"layer {layer}" for layer in layers)]
     return style.grid(lines, labels, columns, row_colours=colours, cell=min(0.72, 5.6 / len(columns)))
 

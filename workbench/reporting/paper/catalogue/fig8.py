@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from workbench.lab import palette
 from workbench.reporting.paper import style
 from workbench.reporting.paper.claims import claim
 from workbench.reporting.paper.exhibit import Claim, Exhibit, distinct, timed
@@ -99,7 +100,7 @@ def _curves(scale: str, scored: Mapping[int, Scores]) -> list[style.Curve]:
                 if (row := _row(method, stop if kind == "stopped" else NEVER)) in of.values
             }
             if points:
-                look = dict(style.METHODS[method])
+                look = dict(palette.METHODS[method])
                 look |= {} if kind == "stopped" else {"linestyle": ":", "markerfacecolor": "white"}
                 label = f"{style.NAMES[method]}, {'stopped' if kind == 'stopped' else 'never stopped'}"
                 curves.append(style.Curve(label, look, list(points), *zip(*points.values(), strict=True)))

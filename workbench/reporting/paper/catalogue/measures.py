@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 from workbench.evaluation.similarity import rank_me, uniformity
 from workbench.evaluation.statistics import Interval
 from workbench.features.extract import extract
+from workbench.lab import palette
 from workbench.reporting.paper import style
 from workbench.reporting.paper.catalogue.compute import METHODS
 from workbench.reporting.paper.catalogue.fig4 import PRESETS
@@ -125,7 +126,7 @@ def interval_of(rho: float, n: int) -> Interval:
 
 
 def _draw(rows: Mapping) -> Figure:
-    look = {"color": style.METHODS["plain"]["color"], "marker": "o"}
+    look = {"color": palette.METHODS["plain"]["color"], "marker": "o"}
     marks = [
         style.Mark(MEASURES[name], look, mean=found[0], low=found[1].low, high=found[1].high)
         if found

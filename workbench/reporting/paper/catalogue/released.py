@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workbench.evaluation.statistics import t_interval
+from workbench.lab import palette
 from workbench.reporting.paper import style
 from workbench.reporting.paper.claims import claim
 from workbench.reporting.paper.exhibit import Exhibit, distinct, timed
@@ -85,7 +86,7 @@ def released(
 
 def _mark(scores: Scores, stage: str, name: str) -> style.Mark:
     values = list(scores.values.get(f"{stage}, {name}", {}).values())
-    look = style.METHODS[_METHOD[stage]]
+    look = palette.METHODS[_METHOD[stage]]
     if not values:
         return style.Mark(f"{stage}, {name}", look)
     interval = t_interval(values) if len(values) > 1 else None

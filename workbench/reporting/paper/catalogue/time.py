@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from workbench.lab import palette
 from workbench.reporting.paper import style
 from workbench.reporting.paper.claims import claim
 from workbench.reporting.paper.costs import Timed, timed_runs
@@ -177,7 +178,7 @@ def _bars(paper: Mapping[str, Timed], ours: Mapping[str, Timed]) -> Figure:
 
 def _look(part: str) -> dict[str, Any]:
     hatch = "////" if part == "guiding model" else None
-    return {"facecolor": style.METHODS[_PARTS[part]]["color"], "edgecolor": "white", "hatch": hatch}
+    return {"facecolor": palette.METHODS[_PARTS[part]]["color"], "edgecolor": "white", "hatch": hatch}
 
 
 def _claims(seeds_of: Mapping[str, Mapping[int, Timed]]):
