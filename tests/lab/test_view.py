@@ -1,5 +1,6 @@
 """Views in Python: what fits, what is refused, packing, code, files, and the widget without a browser."""
 
+import math
 import re
 
 import numpy as np
@@ -109,8 +110,10 @@ def test_panes_and_axes_that_there_are_not_are_refused(maps_view):
         View("x", view.panes, {"w": Axis("w", (0, 1, 2))})
     with pytest.raises(ValueError, match="distinct"):
         Axis("t", (0.1, 0.1))
-    with pytest.raises(ValueError, match="lowest, highest, step"):
-        Axis("w", (0.0, 6.0), continuous=True)
+    for values in ((0.0, 6.0), (6.0, 0.0, 0.1), (0.0, 6.0, -0.1), (0.0, math.inf, 0.1), ("a", "b", "c")):
+        with pytest.raises(ValueError, match="lowest, highest, step"):
+            Axis("w", values, continuous=True)
+    assert Axis("run", ("b", "c", "a")).text("c") == "c"  # three names are no range
 
 
 def test_numbers_are_said_without_needless_zeros():

@@ -99,7 +99,7 @@ def test_the_token_is_in_the_environment_only(tmp_path, monkeypatch):
     ("arguments", "sentence"),
     [
         (("lab", "--folder", "nowhere", "--no-browser"), "there is no folder nowhere"),
-        (("lab", "--port", "-1", "--no-browser"), "port is -1"),
+        (("lab", "--port", "-1", "--no-browser"), "--port must be at least 0"),
         (("page", "demo-plain", "lesson.pdf"), "a page ends in .html"),
         (("page", "demo-plain", "nowhere/lesson.html"), "there is no folder nowhere"),
         (("page", "nobody", "lesson.html"), "is not a run folder or the name of a run"),

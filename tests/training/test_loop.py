@@ -153,8 +153,9 @@ def test_leaving_the_records_saves_where_training_stands(tmp_path):
 
 
 def test_wrong_sampling_is_found_before_training(tmp_path):
+    config = load_config("demo/plain", SMALL)  # which refuses it sooner
     with pytest.raises(ValueError, match="shift must be positive"):
-        list(fit(load_config("demo/plain", (*SMALL, "sampling.shift=-1")), tmp_path))
+        list(fit(replace(config, sampling=replace(config.sampling, shift=-1.0)), tmp_path))
     assert not find_runs(tmp_path)
 
 

@@ -61,11 +61,15 @@ class Axis:
             raise ValueError(
                 f"axis {self.label!r} has the values {list(self.values)}; allowed are one or more, distinct"
             )
-        fits = len(self.values) == 3 and self.values[0] < self.values[1] and self.values[2] > 0
-        if self.continuous and not (fits and all(map(math.isfinite, self.values))):
+        if self.continuous and not self._is_range():
             raise ValueError(f"axis {self.label!r} is continuous and needs (lowest, highest, step), not {self.values}")
         if self.texts and len(self.texts) != len(self.values):
             raise ValueError(f"axis {self.label!r} has {len(self.texts)} texts for {len(self.values)} values")
+
+    def _is_range(self) -> bool:
+        """Whether the values are the lowest, the highest and a step, all finite."""
+        numbers = [value for value in self.values if isinstance(value, int | float) and math.isfinite(value)]
+        return len(numbers) == len(self.values) == 3 and numbers[0] < numbers[1] and numbers[2] > 0
 
     def text(self, value: Any) -> str:
         """The value as a reader sees it, as the browser writes it too."""

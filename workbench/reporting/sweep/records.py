@@ -51,7 +51,7 @@ def place_of(root: Path, name: str) -> Place:
 
 # What ``job.json`` may hold, and as what.
 _KINDS = {"state": str, "host": str, "fingerprint": str, "run": str, "backbone": str, "reason": str, "cell": str}
-_KINDS |= {"step": int, "seconds": int | float, "spent": dict, "scores": list, "protocol": dict | None}
+_KINDS |= {"step": int, "seconds": int | float, "spent": dict, "scores": dict, "protocol": dict | None}
 
 
 def read_job(folder: Path) -> dict[str, Any]:
