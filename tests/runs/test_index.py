@@ -84,9 +84,9 @@ def test_two_hundred_runs_within_half_a_second(student, tmp_path):
         folder = shutil.copytree(student.folder, tmp_path / f"run-{number}")
         (folder / "provenance.json").write_text(json.dumps({**record, "fingerprint": f"{number:016d}"}))
     first = runs_table(tmp_path)
-    since = time.process_time()  # its own work, not what other programs take of the machine
+    since = time.perf_counter()
     assert runs_table(tmp_path) == first and len(first) == 200
-    assert time.process_time() - since < 0.5
+    assert time.perf_counter() - since < 0.5
 
 
 def test_an_index_that_cannot_be_written_is_done_without(student, tmp_path, monkeypatch):
