@@ -190,7 +190,7 @@ def test_a_job_that_nobody_is_at_is_lost(tmp_path):
     write_job(tmp_path, "running")
     (tmp_path / ".lock").touch()
     assert read_job(tmp_path)["state"] == "lost"
-    whole = {"state": "finished", "run": "r", "fingerprint": "f", "step": 3, "scores": []}
+    whole = {"state": "finished", "run": "r", "fingerprint": "f", "step": 3, "scores": {}}
     (tmp_path / "job.json").write_text(json.dumps(whole))
     assert read_job(tmp_path) == whole
     for text in ("{", "[]", "5", "{}", "[" * 50_000, *({**whole, key: {"a": None}} for key in whole),

@@ -127,7 +127,7 @@ def test_generated_files_end_well_or_with_a_value_error(runs, data):
         rows = {row.name: row for row in runs_table(bad.folder.parent)}
         assert not rows[other.name].damage and rows[other.name].loss == 0.5
         for row in rows.values():
-            assert "\x1b" not in "".join(map(on_one_line, _cells(row)))
+            assert "\x1b" not in "".join(map(on_one_line, _cells(row, [])))
         assert other in find_runs(bad.folder.parent)
         fresh = Run(bad.folder)
         for read in (

@@ -154,7 +154,7 @@ def test_leaving_the_records_saves_where_training_stands(tmp_path):
 
 def test_wrong_sampling_is_found_before_training(tmp_path):
     config = load_config("demo/plain", SMALL)  # which refuses it sooner
-    with pytest.raises(ValueError, match="shift must be positive"):
+    with pytest.raises(ValueError, match="sampling.shift must be above 0"):
         list(fit(replace(config, sampling=replace(config.sampling, shift=-1.0)), tmp_path))
     assert not find_runs(tmp_path)
 
