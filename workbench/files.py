@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 JSON_LIMIT = 256_000_000  # bytes: the longest index that we write has tens of MB
 LINES_LIMIT = 1_000_000_000  # bytes: millions of records
+WEIGHT_ENDINGS = (".pt", ".pth", ".safetensors")  # of files of weights that are read and written
 
 
 def home_path(path: str) -> Path:

@@ -57,7 +57,7 @@ KINDS = {
         option="objective.name",
         package="workbench.objectives",
         exports="Objective",
-        needs=("SUPPLIED", "deciding", "weight_at", "loss"),
+        needs=("SUPPLIED", "weight_at", "loss"),
         base="a subclass of workbench.objectives.base.Objective",
         group="workbench.objectives",
     ),
@@ -86,6 +86,11 @@ def names(kind: str) -> list[str]:
     return [*sorted(own), *sorted(name for name in _registered(kind) if name not in own)]
 
 
+def own_module(kind: str, name: str) -> str | None:
+    """The module of one of the package's own plug-ins; None for a name that is not one of these."""
+    return f"{KINDS[kind].package}.{_own(kind)[name]}" if name in _own(kind) else None
+
+
 def is_known(kind: str, name: str) -> bool:
     """Whether ``name`` is a plug-in's, or a module path, which is not imported to find out."""
     return name in _own(kind) or name in _registered(kind) or is_path(name)
@@ -102,9 +107,9 @@ def load(kind: str, name: str) -> Any:
     Raises PluginError for a name that is not known or registered twice, for a module path that must not be imported
     (see `check`), for a module that fails as it is imported and for one that does not export what its kind needs.
     """
-    here = KINDS[kind]
-    if name in _own(kind):
-        return getattr(importlib.import_module(f"{here.package}.{_own(kind)[name]}"), here.exports)
+    here, own = KINDS[kind], own_module(kind, name)
+    if own:
+        return getattr(importlib.import_module(own), here.exports)
     values = _registered(kind).get(name, [])
     if len({(entry.module, entry.attr) for entry in values}) > 1:
         packages = " and ".join(sorted(f"{entry.dist.name}" for entry in values))

@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy.stats import permutation_test, ttest_1samp
 
+from workbench.evaluation.scores import class_agreement
 from workbench.evaluation.statistics import (
     SignFlip,
-    class_agreement,
     holm,
     measured_alike,
     paired,

@@ -6,7 +6,7 @@ with its positions. Taps are explicit arguments, not hooks: safe under DDP, comp
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -23,15 +23,8 @@ from workbench.backbones.layers import (
     draw_xavier_,
     sincos_positions,
 )
+from workbench.config.declared import Size
 from workbench.diffusion.tokens import unpatchify
-
-
-class Size(NamedTuple):
-    """The shape of a transformer."""
-
-    depth: int
-    width: int
-    heads: int
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from workbench.backbones.base import Size, TransformerBackbone
+from workbench.backbones.base import TransformerBackbone
 from workbench.backbones.layers import MAX_PERIOD, Attention, FinalLayer, Linear, modulate
 from workbench.backbones.sit import Mlp, plain_norm
+from workbench.config.declared import Size
 from workbench.config.ranges import Patch
 
 _ROUNDED = 1e-2  # more than a table loses in half precision, far less than the next place turns it

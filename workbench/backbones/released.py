@@ -21,7 +21,8 @@ from torch import Tensor
 from workbench.backbones.conversion import FAMILIES, Weights, turn_time
 from workbench.backbones.layers import sincos_positions
 from workbench.backbones.lightningdit import Rotation, check_rotation
-from workbench.config import plugin_class, plugin_options, refuse_unknown
+from workbench.config import backbone_sizes, plugin_class, plugin_options, refuse_unknown
+from workbench.files import WEIGHT_ENDINGS
 
 _HEADS = ("projectors", "projectors_final", "ap_head")  # of REPA, Self-Transcendence and SRA
 _PATHS = {"linear": "linear", "cosine": "cosine", "cos": "cosine", "gvp": "cosine"}
@@ -121,7 +122,7 @@ def load_file(path: Path) -> dict[Any, Any]:
     Raises ValueError for a missing, unreadable or damaged file, another kind of file, one that asks for any other
     class, and one that would unpack to more than its own size.
     """
-    refuse_unknown("the ending of a checkpoint's name", path.suffix, (".pt", ".pth", ".safetensors"))
+    refuse_unknown("the ending of a checkpoint's name", path.suffix, WEIGHT_ENDINGS)
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     try:
@@ -400,7 +401,7 @@ def _options(tensors: Weights, backbone: str) -> dict[str, Any]:
     """The backbone's options that the names and shapes of a state dict imply."""
     width = tensors["pos_embed"].shape[-1]
     depth = 1 + max(_blocks(tensors))
-    sizes = plugin_class("backbone", backbone).sizes
+    sizes = backbone_sizes(backbone)
     size = next((name for name, size in sizes.items() if (size.depth, size.width) == (depth, width)), None)
     if size is None:
         known = ", ".join(f"{name} ({size.depth} x {size.width})" for name, size in sizes.items())
@@ -462,7 +463,7 @@ def _moved(tensors: Weights, options: Mapping[str, Any], backbone: str, height: 
     side = height // patch
     moved = {"pos_embed": sincos_positions(side, width)[None].float()}
     if "feat_rope.freqs_cos" in tensors:
-        heads = plugin_class("backbone", backbone).sizes[options["size"]].heads
+        heads = backbone_sizes(backbone)[options["size"]].heads
         rotation = Rotation(side, width // heads).state_dict()
         moved |= {f"feat_rope.{name}": value for name, value in rotation.items()}
     return moved

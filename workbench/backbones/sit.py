@@ -7,8 +7,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from workbench.backbones.base import Size, TransformerBackbone
+from workbench.backbones.base import TransformerBackbone
 from workbench.backbones.layers import Attention, FinalLayer, Linear, modulate
+from workbench.config.declared import Size
 from workbench.config.ranges import Patch
 
 

@@ -11,7 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-from workbench.commands.options import Names
+from workbench.commands.options import Ending, Names
+from workbench.config import Config, load_config, refuse_unknown
 from workbench.config.ranges import Range
 
 _MAY_BE_EMPTY = ("--text", "--filter")  # notes that are cleared, and all runs
@@ -34,7 +35,6 @@ def check_arguments(arguments: Sequence[str], commands: Collection[str]) -> None
 
 def check_command(command: Any) -> None:
     """ValueError for a number outside its range, and for a run, preset or file that is not there."""
-    from workbench.config.layers import read_layers
     from workbench.runs.store import open_run
 
     hints = typing.get_type_hints(type(command), include_extras=True)
@@ -47,9 +47,17 @@ def check_command(command: Any) -> None:
                 elif mark is Names.RUN and "=" not in value:  # else an override, where a run may be left out
                     open_run(value)
                 elif mark is Names.CONFIG:
-                    read_layers(value, getattr(command, "overrides", ()))
+                    load_config(value, getattr(command, "overrides", ()))
                 elif mark is Names.FILE and not Path(value).exists():
                     raise ValueError(f"there is no file {value}")
+                elif isinstance(mark, Ending):
+                    refuse_unknown("the ending of a checkpoint's name", Path(value).suffix, mark.allowed)
+
+
+def check_data_path(config: Config) -> None:
+    """ValueError if the images are not where the configuration says."""
+    if config.data.path is not None and not Path(config.data.path).exists():
+        raise ValueError(f"there is no file or folder data.path {config.data.path}")
 
 
 def _values(hint: Any, value: Any, marks: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:

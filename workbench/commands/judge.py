@@ -30,6 +30,7 @@ def evaluate(command) -> None:
 
 def referencefile(command) -> None:
     """A reference file of a data set."""
+    refuse_unknown("detector", command.detector, DETECTORS)
     from workbench.evaluation.detectors import load_detector
     from workbench.evaluation.reference import write_reference_of_data
 

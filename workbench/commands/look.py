@@ -2,6 +2,8 @@
 
 from workbench.commands.terminal import Console
 from workbench.config import presets as preset_names
+from workbench.config import refuse_unknown
+from workbench.files import WEIGHT_ENDINGS
 from workbench.runs.store import open_run, runs_root
 
 
@@ -32,6 +34,8 @@ def importfile(command) -> None:
 
 def exportrun(command) -> None:
     """A run's weights for other code."""
+    if command.family != "diffusers":
+        refuse_unknown("the ending of a checkpoint's name", command.path.suffix, WEIGHT_ENDINGS)
     from workbench.runs.imported import export_diffusers, export_run
 
     run = open_run(command.run)

@@ -10,19 +10,21 @@ from rich.table import Table
 from rich.text import Text
 
 from workbench.commands.bars import bars
+from workbench.commands.checking import check_data_path
 from workbench.commands.terminal import Console, shown
-from workbench.config import load_config
+from workbench.config import backbone_sizes, load_config, refuse_unknown
 from workbench.runs.store import runs_root
 
 
 def encode(command) -> None:
     """Latents ahead of training, where ``train`` finds them."""
+    config, console = load_config(command.config, command.overrides), Console()
+    check_data_path(config)
     import torch
 
     from workbench.data.encode import encode as encode_images
     from workbench.data.targets import open_targets
 
-    config, console = load_config(command.config, command.overrides), Console()
     _check_device(command.device)
     with bars(console) as update:
         latents = encode_images(
@@ -64,6 +66,7 @@ def _check_device(name: str | None) -> None:
 
 def benchstep(command) -> None:
     """Ratios of aligned to plain steps, memory, and the cost of the paper's schedule."""
+    refuse_unknown("size", command.size, backbone_sizes(command.backbone))
     from dataclasses import asdict
 
     from workbench.files import write_json

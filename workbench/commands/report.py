@@ -13,12 +13,14 @@ def report(command) -> None:
 
     Exit code 1 if one failed, or if one that was asked for by name cannot be shown.
     """
+    from workbench.reporting import paper
+
+    only = paper.chosen(command.only.split(","))
     from workbench.reporting.edition.bind import bind
     from workbench.reporting.edition.build import make
 
     began, console, failed, lacking = time.monotonic(), Console(), [], []
     folder = command.out / command.scale
-    only = [name.strip() for name in command.only.split(",") if name.strip()]
     with bars(console) as update:
         options = {"score": command.score, "force": command.force}
         for one in make(command.scale, runs_root(), folder, only, command.workers, **options):
@@ -34,5 +36,5 @@ def report(command) -> None:
         print(f"workbench: {one.name} cannot be shown yet. {one.reason}", file=sys.stderr)
     for one in failed:
         print(f"workbench: {one.name} failed: {one.reason}", file=sys.stderr)
-    if failed or (only and lacking):
+    if failed or (command.only and lacking):
         sys.exit(1)

@@ -16,26 +16,26 @@ from rich.text import Text
 
 from workbench.commands.terminal import Console, on_one_line
 from workbench.evaluation.metrics import in_order
-from workbench.reporting.findings import duration
 from workbench.runs.store import runs_root
+from workbench.words import duration
 
 _EVERY = 30.0  # seconds between lines where there is no terminal
 
 
 def sweep(command) -> None:
     """Rows of a sweep, executed or only told of."""
-    from workbench.reporting.sweep.schedule import default_workers, run_sweep
     from workbench.reporting.sweep.specification import load_sweep
-    from workbench.training.attend import StopSignals
 
-    spec = load_sweep(command.file)
-    workers = default_workers() if command.workers is None else command.workers
+    spec = load_sweep(command.file)  # what is wrong is said before anything heavy is imported
+    from workbench.reporting.sweep.schedule import run_sweep
+    from workbench.training.mailbox import StopSignals
+
     if command.dry_run:
-        _tell(spec, command, workers)
+        _tell(spec, command)
         return
     console, progress = Console(), None
     with _executor(command) as executor, StopSignals() as signals, _shown(console) as show:
-        options = {"workers": workers, "only": command.only, "stop": lambda: signals.asked}
+        options = {"workers": command.workers, "only": command.only, "stop": lambda: signals.asked}
         for progress in run_sweep(spec, executor, **options):
             show(progress)
     assert progress is not None
@@ -72,10 +72,11 @@ def _conclude(console: Console, spec, command, progress) -> None:
         sys.exit(1)
 
 
-def _tell(spec, command, workers: int) -> None:
+def _tell(spec, command) -> None:
     """The table of a dry run."""
     from workbench.reporting.sweep.records import place_of
     from workbench.reporting.sweep.rows import plan
+    from workbench.reporting.sweep.schedule import default_workers
     from workbench.reporting.sweep.table import standings
 
     root = runs_root().resolve()
@@ -98,6 +99,7 @@ def _tell(spec, command, workers: int) -> None:
     count = f"{asked} rows x {len(spec.seeds)} seeds: {len(found)} notebooks"
     total = f"about {duration(sum(known))} of work" if known or not unknown else "time unknown"
     more = f", and {unknown} of unknown length" if unknown and known else ""
+    workers = default_workers() if command.workers is None else command.workers
     shared = f", at best divided by the {workers} workers" if workers > 1 else ""
     console.print(f"{count}; {total}{more}{shared}", soft_wrap=True, highlight=False)
 

@@ -4,6 +4,7 @@ import os
 import sys
 
 from workbench.commands.bars import bars
+from workbench.commands.checking import check_data_path
 from workbench.commands.terminal import Console
 from workbench.config import Config, DataConfig, load_config
 from workbench.runs.store import Run, find_runs, open_run, prepare_run, run_fingerprint, runs_root
@@ -11,6 +12,7 @@ from workbench.runs.store import Run, find_runs, open_run, prepare_run, run_fing
 
 def demo(command) -> None:
     """Three runs, their scores and a report."""
+    load_config("demo/guided", command.overrides)  # what is wrong is said before anything heavy is imported
     from workbench.reporting.demo import demo_configs, estimate_seconds, run_demo
 
     console, root = Console(), runs_root()
@@ -49,7 +51,9 @@ def train(command) -> None:
         )
     if printed:
         _print(command, config.name)
-    elif command.dry_run:
+        return
+    check_data_path(config)
+    if command.dry_run:
         _plan(command, config)
     elif command.detach or command.queue or command.after is not None:
         _launch(command, config)

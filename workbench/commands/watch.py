@@ -17,6 +17,7 @@ from workbench.commands.terminal import Console, on_one_line, shown
 from workbench.runs.curves import Curves, read_curves
 from workbench.runs.state import LIVE, last_log_lines
 from workbench.runs.store import Run
+from workbench.words import duration
 
 _REFRESH = 0.5  # seconds
 _SHARE = 30  # reading takes a thirtieth of the time at most
@@ -116,9 +117,9 @@ def _head(run: Run, status: dict) -> str:
     if rate:
         parts.append(f"{rate * run.config.training.batch:,.1f} images/s, {1000 / rate:,.0f} ms a step")
     if rate and status["state"] == "running":
-        parts.append(f"{_duration((steps - status['step']) / rate)} left")
+        parts.append(f"{duration((steps - status['step']) / rate)} left")
     if status.get("seconds"):
-        parts.append(f"{_duration(status['seconds'])} trained")
+        parts.append(f"{duration(status['seconds'])} trained")
     return "   ".join(parts)
 
 
@@ -132,13 +133,6 @@ def _curves(drawn: Curves, width: int) -> Table:
             label = on_one_line(name.replace("_", " "))
             table.add_row(label, f"{values[-1]:.4g}", sparkline(values.tolist(), max(10, width - 45)))
     return table
-
-
-def _duration(seconds: float) -> str:
-    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86_400
-    if days >= 2:
-        return f"{days:.1f} days"
-    return f"{hours:.1f} h" if hours >= 2 else f"{minutes:.0f} min" if minutes >= 2 else f"{seconds:.0f} s"
 
 
 @contextlib.contextmanager

@@ -18,11 +18,13 @@ import yaml
 
 from workbench.config.checks import (
     PLUGINS,
+    backbone_sizes,
     check_plugin,
     coerce,
     load_plugin,
     mapping,
     plugin_class,
+    plugin_declared,
     plugin_options,
     refuse_unknown,
     refuse_unknown_keys,
@@ -54,6 +56,7 @@ __all__ = [
     "TrainingConfig",
     "Range",
     "as_overrides",
+    "backbone_sizes",
     "coerce",
     "fingerprint",
     "flatten",
@@ -166,23 +169,20 @@ def fingerprint(config: Config, teacher: str | None = None) -> str:
     that was never interrupted up to rounding, not bit for bit.
     """
     tree = to_dict(with_real_paths(config))
+    method = plugin_declared("objective", config.objective.name)
     del tree["name"], tree["recipe"], tree["sampling"]
     for key in _UNCOUNTED:
         del tree["training"][key]
     for key, value in _ROUNDING.items():
         section, _, option = key.partition(".")
-        if option in tree[section] and not (option == "accumulation" and _compares_samples(config)):
+        if option in tree[section] and not (option == "accumulation" and method.compares_samples):
             tree[section][option] = value
-    tree["objective"] = plugin_class("objective", config.objective.name).deciding(tree["objective"])
+    tree["objective"] = method.deciding(tree["objective"])
     if (config.diffusion.path, config.diffusion.time) == ("cosine", "lognormal"):
         tree["diffusion"]["time"] = "lognormal ratio"  # it drew other times on this path before
     if "teacher" in tree["objective"]:
         tree["objective"]["teacher"] = teacher
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _compares_samples(config: Config) -> bool:
-    return plugin_class("objective", config.objective.name).compares_samples
 
 
 def _section(name: str, kind: type, tree: Any) -> Any:
@@ -213,7 +213,7 @@ def _plugin(section: str, tree: Any) -> Plugin:
 
 def _check_layers(config: Config) -> None:
     """Every layer that an option names is one of the backbone's, which has a size that is listed."""
-    sizes, size = plugin_class("backbone", config.backbone.name).sizes, config.backbone.options["size"]
+    sizes, size = backbone_sizes(config.backbone.name), config.backbone.options["size"]
     refuse_unknown("backbone.size", size, sizes)
     for key, parameter in plugin_options("objective", config.objective.name).items():
         for layer in layers_of(parameter.annotation, config.objective.options[key]):

@@ -1,14 +1,16 @@
 """Values as the types asked for, names among those allowed, and plug-ins found by their file."""
 
+import contextlib
 import difflib
 import inspect
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from workbench import plugins
+from workbench.config.declared import Declared, Size, declared
 from workbench.config.ranges import OptionError, Range, named, shown
 from workbench.config.reading import NUMBER, WrittenFloat, WrittenInt
 
@@ -30,12 +32,21 @@ def plugin_class(section: str, name: str) -> type:
 
 def load_plugin(kind: str, name: str) -> Any:
     """What the plug-in exports, as `plugins.load`; OptionError with the nearest name for one that is not known."""
+    with _refusing(kind, name):
+        return plugins.load(kind, name)
+
+
+@contextlib.contextmanager
+def _refusing(kind: str, name: str) -> Iterator[None]:
+    """OptionError for what `plugins` and `declared` refuse."""
     option = plugins.KINDS[kind].option
     try:
-        return plugins.load(kind, name)
+        yield
     except plugins.PluginError as error:
         if not plugins.is_known(kind, name):
             refuse_unknown(option, name, plugins.names(kind))
+        raise OptionError(option, f"{error}") from error
+    except ValueError as error:
         raise OptionError(option, f"{error}") from error
 
 
@@ -150,15 +161,9 @@ def _text(what: str, value: str | int | float) -> str:
     return text
 
 
-def plugin_options(section: str, name: str) -> dict[str, inspect.Parameter]:
+def plugin_options(section: str, name: str) -> Mapping[str, inspect.Parameter]:
     """The options of a backbone or objective: keyword arguments of its constructor that the run does not supply."""
-    constructor = plugin_class(section, name)
-    try:  # a module may have its annotations as text
-        signature = inspect.signature(constructor, eval_str=True)
-    except Exception as error:
-        raise OptionError(f"{section}.name", f"the options of {section} {name!r} cannot be read: {error}") from error
-    parameters: Sequence[inspect.Parameter] = list(signature.parameters.values())
-    options = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in constructor.SUPPLIED}
+    options = plugin_declared(section, name).options
     for key, option in options.items():
         if not _is_option_type(option.annotation):
             kinds = "int, float, str, bool, Literal, tuple, Annotated with a Range, or one of these or None"
@@ -166,6 +171,17 @@ def plugin_options(section: str, name: str) -> dict[str, inspect.Parameter]:
                 f"{section}.{key}", f"{section}.{key} of {name!r} has no type that an option can have: {kinds}"
             )
     return options
+
+
+def plugin_declared(section: str, name: str) -> Declared:
+    """What a backbone or objective declares; OptionError as `load_plugin`, or if its options cannot be read."""
+    with _refusing(section, name):
+        return declared(section, name)
+
+
+def backbone_sizes(name: str) -> Mapping[str, Size]:
+    """The sizes of a backbone by name; OptionError as `load_plugin`."""
+    return plugin_declared("backbone", name).sizes
 
 
 def _is_option_type(hint: Any) -> bool:

@@ -1,9 +1,7 @@
 """Layers of a configuration: presets and YAML files over each other, overrides, recipes."""
 
-import inspect
 import json
 import os
-import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, is_dataclass, replace
 from functools import lru_cache
@@ -14,9 +12,10 @@ from workbench import plugins
 from workbench.config.checks import (
     PLUGIN_TEXT,
     PLUGINS,
+    backbone_sizes,
     coerce,
     mapping,
-    plugin_class,
+    plugin_declared,
     plugin_options,
     refuse_unknown,
     refuse_unknown_keys,
@@ -238,27 +237,27 @@ def _expand_recipe(layer: dict[str, Any], below: Mapping[str, Any]) -> dict[str,
     recipe = layer.get("recipe", below.get("recipe") if another else None)
     if recipe is None or (recipe == below.get("recipe") and not another):
         return layer
-    module = inspect.getmodule(plugin_class("objective", name))
-    recipes = getattr(module, "RECIPES", {})
+    method = plugin_declared("objective", name)
+    recipes = method.recipes
     if not recipes and "recipe" not in layer:  # the recipe of another method, of which this one has none
         return layer
     refuse_unknown("recipe", recipe, recipes)
     backbone = coerce("backbone.name", merged.get("backbone", {}).get("name", "sit"), str)
-    kind, options = plugin_class("backbone", backbone), plugin_options("backbone", backbone)
+    sizes, options = backbone_sizes(backbone), plugin_options("backbone", backbone)
     size = coerce("backbone.size", merged.get("backbone", {}).get("size", options["size"].default), str)
-    refuse_unknown("backbone.size", size, kind.sizes)
-    depth = kind.sizes[size].depth
+    refuse_unknown("backbone.size", size, sizes)
+    depth = sizes[size].depth
     values = {k: v(depth) if callable(v) else v for k, v in recipes[recipe].items()}
     for key in [key for key in values if key.startswith("backbone.") and key.partition(".")[2] not in options]:
         # A switch that is off says nothing of a backbone that has no such switch.
         if values.pop(key):
             raise ValueError(f"recipe {recipe!r} turns on {key}, which backbone {backbone!r} does not have")
     if another or below.get("recipe") is None:
-        values |= _placement(module, backbone, depth, layer.get("objective", {}))
+        values |= _placement(method.placement, backbone, depth, layer.get("objective", {}))
     return _merge(parse_overrides(f"{key}={written(v)}" for key, v in values.items()), layer)
 
 
-def placement(table: Mapping[Any, dict[str, Any]], backbone: str, depth: int) -> dict[str, Any] | None:
+def placement(table: Mapping[Any, Mapping[str, Any]], backbone: str, depth: int) -> Mapping[str, Any] | None:
     """The options that an objective's ``PLACEMENT`` gives for a backbone of a depth; None where it gives none.
 
     A row ``(backbone, depth)`` is of that backbone alone, which then has no others, a row ``depth`` of every other
@@ -268,9 +267,10 @@ def placement(table: Mapping[Any, dict[str, Any]], backbone: str, depth: int) ->
     return table.get((backbone, depth) if own else depth, table.get(None))
 
 
-def _placement(module: types.ModuleType, backbone: str, depth: int, said: Mapping[str, Any]) -> dict[str, Any]:
+def _placement(
+    table: Mapping[Any, Mapping[str, Any]], backbone: str, depth: int, said: Mapping[str, Any]
+) -> dict[str, Any]:
     """The dotted options that an objective's file lists for a backbone; ValueError if it lists none for this one."""
-    table = getattr(module, "PLACEMENT", {None: {}})
     found = placement(table, backbone, depth)
     if found is None:
         absent = [key for key in next(iter(table.values())) if key not in said]

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
 
 from workbench.evaluation.frechet import (
     Frechet,
@@ -28,7 +30,7 @@ from workbench.evaluation.manifold import (
 )
 from workbench.evaluation.metrics import METRICS, Metric
 from workbench.evaluation.reference import Reference, Seen
-from workbench.evaluation.statistics import class_agreement, sampling_deviation, wilson
+from workbench.evaluation.statistics import Share, sampling_deviation, wilson
 
 # By how much a normal statistic misses its expectation at most, 19 times of 20, in standard deviations.
 _NORMAL = 1.96
@@ -196,6 +198,24 @@ def memorised(of: Measurement) -> dict[str, Any]:
         "median_distance": float(ours.distance.median()),
         "median_test_distance": float(held_out.distance.median()),
     }
+
+
+def class_agreement(logits: Float[Tensor, "b k"], labels: Integer[Tensor, " b"]) -> Share:
+    """Share of images whose most likely class is the one that was asked for, with its 95 % Wilson interval.
+
+    logits come from a detector on the generated images, labels (0..k-1) are the conditions of those images.
+    ValueError if there are no images, a logit is NaN, or a label is not one of the k classes.
+    """
+    count, classes = logits.shape
+    if count == 0:
+        raise ValueError("got no images; class agreement needs at least one")
+    if logits.isnan().any():
+        raise ValueError(f"the logits of row {int(logits.isnan().any(dim=1).nonzero()[0])} hold NaN")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels run from {int(labels.min())} to {int(labels.max())}; allowed are 0 to {classes - 1}")
+    successes = int((logits.argmax(dim=1) == labels.to(logits.device)).sum())
+    interval = wilson(successes, count)
+    return Share(successes / count, interval.low, interval.high, count)
 
 
 def agreement(of: Measurement) -> dict[str, Any]:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from jaxtyping import Float, Int64, Integer
+from jaxtyping import Int64, Integer
 from scipy.special import ndtri, stdtrit
-from torch import Tensor
 
 # Two scores are comparable only if all of these agree; those from "layer" on belong to features.
 PROTOCOL = (
@@ -132,24 +131,6 @@ def wilson(successes: int, count: int, level: float = 0.95) -> Interval:
     low = 0.0 if successes == 0 else middle - half
     high = 1.0 if successes == count else middle + half
     return Interval(low, high)
-
-
-def class_agreement(logits: Float[Tensor, "b k"], labels: Integer[Tensor, " b"]) -> Share:
-    """Share of images whose most likely class is the one that was asked for, with its 95 % Wilson interval.
-
-    logits come from a detector on the generated images, labels (0..k-1) are the conditions of those images.
-    ValueError if there are no images, a logit is NaN, or a label is not one of the k classes.
-    """
-    count, classes = logits.shape
-    if count == 0:
-        raise ValueError("got no images; class agreement needs at least one")
-    if logits.isnan().any():
-        raise ValueError(f"the logits of row {int(logits.isnan().any(dim=1).nonzero()[0])} hold NaN")
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"labels run from {int(labels.min())} to {int(labels.max())}; allowed are 0 to {classes - 1}")
-    successes = int((logits.argmax(dim=1) == labels.to(logits.device)).sum())
-    interval = wilson(successes, count)
-    return Share(successes / count, interval.low, interval.high, count)
 
 
 def sampling_deviation(

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.config import DataConfig, plugin_class, refuse_unknown
+from workbench.config import DataConfig, backbone_sizes, refuse_unknown
 from workbench.config.layers import placement
 from workbench.data.codecs import sample_posterior
 from workbench.data.encoders import ENCODERS, load_encoder
@@ -120,7 +120,7 @@ def _option(run: Run, method: str, option: str, table: dict[Any, dict[str, Any]]
     config = run.config
     if config.objective.name == method:
         return config.objective.options[option]
-    depth = plugin_class("backbone", config.backbone.name).sizes[config.backbone.options["size"]].depth
+    depth = backbone_sizes(config.backbone.name)[config.backbone.options["size"]].depth
     found = placement(table, config.backbone.name, depth)
     if found is None:
         there = ", ".join(map(str, table))

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from workbench.words import duration
+
 Report = Callable[[str, int, int], None]  # stage, done, total
 
 _TIMED, _WORTH_A_LINE = 2.0, 8.0  # seconds: how long a stage is watched, and what is left of it
@@ -53,11 +55,11 @@ class Lines:
             if left > _WORTH_A_LINE:
                 self._said.add(stage)
                 self.say(
-                    f"{stage}: {done:,} of {total:,}, about {_duration(left)} left; kept, so the next time is quick"
+                    f"{stage}: {done:,} of {total:,}, about {duration(left)} left; kept, so the next time is quick"
                 )
         if done == total and stage in self._said:
             self._said.discard(stage)
-            self.say(f"{stage}: done in {_duration(now - began)}")
+            self.say(f"{stage}: done in {duration(now - began)}")
 
 
 def part_of(report: Report, stage: str, number: int, parts: int, each: int) -> Callable[[int, int], None]:
@@ -67,7 +69,3 @@ def part_of(report: Report, stage: str, number: int, parts: int, each: int) -> C
         report(stage, number * each + each * done // max(total, 1), parts * each)
 
     return update
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64, Integer, UInt8
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from workbench.config import DataConfig, plugin_class
+from workbench.config import DataConfig, backbone_sizes
 from workbench.data.images import Images, load_images
 from workbench.features.extract import extract
 from workbench.features.grid import FeatureGrid, whole_numbers
@@ -245,7 +245,7 @@ def choose_rows(labels: Integer[np.ndarray, " n"], images: int | Sequence[int]) 
 def depth_of(run: Run) -> int:
     """The number of blocks of a run's backbone."""
     backbone = run.config.backbone
-    return plugin_class("backbone", backbone.name).sizes[backbone.options["size"]].depth
+    return backbone_sizes(backbone.name)[backbone.options["size"]].depth
 
 
 def tokens_of(run: Run) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -91,7 +91,8 @@ class Objective(nn.Module):
 
     The subclass's module may list ``RECIPES``, dotted configuration values by recipe (a function of the depth where
     they depend on it), and ``PLACEMENT``: what is published, or ours where nothing is, by the depth of the backbone;
-    rows (name, depth) are of a backbone that differs from the others, a row None is of any depth.
+    rows (name, depth) are of a backbone that differs from the others, a row None is of any depth. A function
+    ``deciding`` of the options gives those that decide what is trained, for the fingerprint; all without it.
     """
 
     SUPPLIED: ClassVar[tuple[str, ...]] = ("context",)
@@ -104,11 +105,6 @@ class Objective(nn.Module):
     def __init__(self, context: Context):
         super().__init__()
         self.context = context
-
-    @classmethod
-    def deciding(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of the ``options`` that decide what is trained, for the fingerprint: all, unless a subclass says."""
-        return dict(options)
 
     def weight_at(self, step: int) -> float:
         """The factor of the alignment loss at ``step`` (counted from 0); at 0 nothing of the objective runs.

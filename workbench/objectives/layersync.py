@@ -25,6 +25,12 @@ PLACEMENT = {
 }
 
 
+def deciding(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without ``counted`` where it changes nothing: runs from before it keep their fingerprint."""
+    same = options["counted"] == "all" or len(options["pairs"]) == 1
+    return {key: value for key, value in options.items() if key != "counted" or not same}
+
+
 class Objective(base.Objective):
     """Minus the cosine between f_shallow and f_deep, mean over tokens, summed over ``pairs`` of (shallow, deep).
 
@@ -56,12 +62,6 @@ class Objective(base.Objective):
         self.pairs = pairs if counted == "all" else pairs[-1:]
         self.taps = tuple(sorted({layer for pair in self.pairs for layer in pair}))
         self.weight, self.stop_step = weight, stop_step
-
-    @classmethod
-    def deciding(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Without ``counted`` where it changes nothing: runs from before the option keep their fingerprint."""
-        same = options["counted"] == "all" or len(options["pairs"]) == 1
-        return {key: value for key, value in options.items() if key != "counted" or not same}
 
     def loss(self, inputs: base.Inputs) -> base.Alignment:
         f = inputs.features

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from workbench import words
 from workbench.evaluation.metrics import get_metric, metric_title
 from workbench.reporting import figures
 from workbench.runs.store import Run
@@ -53,13 +54,8 @@ def percent(share: float) -> str:
 
 
 def duration(seconds: float | int) -> str:
-    """Seconds as a reader would say them."""
-    if seconds < 100:
-        return f"{seconds:.0f}\u202fs"
-    if seconds < 570:
-        return f"{seconds / 60:.1f}\u202fmin"
-    minutes = round(seconds / 60)
-    return f"{minutes}\u202fmin" if minutes < 100 else f"{minutes // 60}\u202fh {minutes % 60:02d}\u202fmin"
+    """Seconds as a reader would say them, kept on one line."""
+    return words.duration(seconds).replace(" ", "\u202f")
 
 
 def cell(record: Record) -> str:

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from workbench.backbones.conversion import FAMILIES, to_diffusers, to_published
 from workbench.backbones.released import Released, read_released
-from workbench.config import Config, from_dict, plugin_class, refuse_unknown, to_yaml
+from workbench.config import Config, backbone_sizes, from_dict, refuse_unknown, to_yaml
 from workbench.data.codecs import load_codec
-from workbench.files import hold_lock, write_atomically, write_json
+from workbench.files import WEIGHT_ENDINGS, hold_lock, write_atomically, write_json
 from workbench.runs.checkpoints import save_checkpoint
 from workbench.runs.models import check_null_row, load_weights, part_of_model
 from workbench.runs.store import Run, find_runs, machine
@@ -100,7 +100,7 @@ def export_run(run: Run, path: str | Path, *, family: str, step: int | None = No
     refuse_unknown("family", family, FAMILIES)
     refuse_unknown("weights", weights, ("ema", "raw"))
     path, kind = Path(path), FAMILIES[family]
-    refuse_unknown("the ending of a checkpoint's name", path.suffix, (".pt", ".pth", ".safetensors"))
+    refuse_unknown("the ending of a checkpoint's name", path.suffix, WEIGHT_ENDINGS)
     backbone = run.config.backbone.name
     if backbone != kind.backbone:
         fitting = ", ".join(name for name, other in FAMILIES.items() if other.backbone == backbone) or "nothing"
@@ -265,7 +265,7 @@ def _shape(run: Run) -> dict[str, int]:
 
 def _diffusers_config(run: Run) -> dict[str, Any]:
     options, shape = run.config.backbone.options, _shape(run)
-    size = plugin_class("backbone", run.config.backbone.name).sizes[options["size"]]
+    size = backbone_sizes(run.config.backbone.name)[options["size"]]
     return {
         "_class_name": "DiTTransformer2DModel",
         "_diffusers_version": version("diffusers"),

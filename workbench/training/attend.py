@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,9 +13,8 @@ from accelerate.utils import broadcast_object_list
 from workbench.config import Config
 from workbench.runs.history import Change, read_history, record_event, settings_of
 from workbench.runs.store import Run
-from workbench.training.mailbox import COMMANDS, Command, Mailbox, last_number
+from workbench.training.mailbox import COMMANDS, HEARD, Command, Mailbox, StopSignals, last_number
 
-HEARD = "WORKBENCH_HEARD"  # the newest command when the process was launched: later ones are for it
 _BEAT = 5.0  # seconds between signs of life in status.json
 _PAUSE = 0.2  # seconds between questions while paused
 _ANSWER = 1.0  # seconds within which several processes ask each other again
@@ -152,24 +149,3 @@ class Attendant:
 
     def _from_main(self, values: list) -> list:
         return broadcast_object_list(values) if self.accelerator.num_processes > 1 else values
-
-
-class StopSignals:
-    """SIGTERM and SIGINT ask for a stop after the current step; a second one acts as it did before."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __enter__(self) -> "StopSignals":
-        self._before = {}
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, _: object) -> None:
-        self.asked = True
-        signal.signal(number, self._before[number])

@@ -12,18 +12,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-
 import workbench
 from workbench.config import FREE, Config, load_config, to_dict
 from workbench.files import is_locked
 from workbench.runs.history import me, read_history, record_event, settings_of
-from workbench.runs.models import check_current
 from workbench.runs.state import LIVE, STARTER_LOCK, TRAINER_LOCK, TRAINING, last_log_lines
 from workbench.runs.store import Run, prepare_run, run_fingerprint, runs_root
 from workbench.training import queue as jobs
-from workbench.training.attend import HEARD
-from workbench.training.mailbox import last_number
+from workbench.training.mailbox import HEARD, last_number
 from workbench.training.slots import CPU, take, take_slots
 
 _LAUNCHED = "WORKBENCH_LAUNCHED"  # the run folder, told to a launched process
@@ -102,6 +98,8 @@ def launch(
     possible = candidates(devices, processes)
     root = (root or runs_root()).resolve()
     run = prepare_run(config, root)
+    from workbench.runs.models import check_current  # with PyTorch, which no other command on a run needs
+
     check_current(run)
     if run.status["state"] == "finished":
         return Launched(run, None, "finished", attached=True)
@@ -158,6 +156,8 @@ def check_launch(config: Config, processes: int) -> None:
 
 def candidates(devices: Sequence[int] | None, processes: int) -> tuple[str, ...]:
     """The devices that may be taken, as the queue names them; ValueError if there are too few."""
+    import torch
+
     count = torch.cuda.device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     there = [text.strip() for text in visible.split(",")] if visible and count else [str(n) for n in range(count)]

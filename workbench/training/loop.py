@@ -22,8 +22,9 @@ from workbench.objectives.base import Batch
 from workbench.runs.checkpoints import latest_resumable, save_checkpoint, thin
 from workbench.runs.models import ROTARY, check_current, load_teacher
 from workbench.runs.store import Run, prepare_run, runs_root
-from workbench.training.attend import Attendant, StopSignals
+from workbench.training.attend import Attendant
 from workbench.training.batches import Prefetched, draw_batch, prefetched
+from workbench.training.mailbox import StopSignals
 from workbench.training.state import TrainState, accelerate
 from workbench.training.student import Losses, Student, build_student
 from workbench.training.tracker import Tracker, check_tracker

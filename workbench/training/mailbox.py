@@ -1,7 +1,9 @@
-"""``control.json``: what people ask of a run that trains, numbered, written by them and read by the trainer."""
+"""What people ask of a run that trains: in ``control.json``, numbered, or by a signal; the trainer reads it."""
 
 import contextlib
 import os
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Mapping
@@ -14,6 +16,7 @@ from workbench.runs.history import me, read_history
 from workbench.runs.records import SMALL, check_fields
 from workbench.runs.state import read_status
 
+HEARD = "WORKBENCH_HEARD"  # the newest command when the process was launched: later ones are for it
 COMMANDS = ("pause", "resume", "checkpoint", "stop", "set")
 _FIELDS = {"number": int, "what": str, "by": str, "time": float, "options": dict}
 _KEPT = 100  # of the newest commands
@@ -97,3 +100,24 @@ def _read(folder: Path) -> list[Command]:
         if command.keys() != _FIELDS.keys():
             raise damaged(file, f"a command has {', '.join(_FIELDS)}; it has {', '.join(map(str, command))[:200]}")
     return [Command(**command) for command in record["commands"]]
+
+
+class StopSignals:
+    """SIGTERM and SIGINT ask for a stop after the current step; a second one acts as it did before."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> "StopSignals":
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _: object) -> None:
+        self.asked = True
+        signal.signal(number, self._before[number])

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from workbench.config import Config, fingerprint, load_config, plugin_class, presets, teacher_overrides
+from workbench.config import Config, backbone_sizes, fingerprint, load_config, presets, teacher_overrides
 from workbench.runs.state import LIVE
 from workbench.runs.store import Run, find_runs, open_run, runs_root
 from workbench.training.launch import Launched, candidates, check_launch, launch
@@ -247,4 +247,4 @@ def _features(config: Config) -> dict[str, Any]:
 
 
 def _depth(config: Config) -> int:
-    return plugin_class("backbone", config.backbone.name).sizes[config.backbone.options["size"]].depth
+    return backbone_sizes(config.backbone.name)[config.backbone.options["size"]].depth

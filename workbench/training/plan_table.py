@@ -3,6 +3,7 @@
 from workbench.runs.state import LIVE
 from workbench.training.plan import Plan, Stage
 from workbench.training.sizes import size_text
+from workbench.words import duration
 
 
 def table(found: Plan) -> list[tuple[str, ...]]:
@@ -40,12 +41,7 @@ def notes(found: Plan) -> list[str]:
 
 def duration_text(seconds: float | int | None) -> str:
     """Seconds in the unit that suits them."""
-    if seconds is None:
-        return "not measured"
-    for unit, factor, from_ in (("days", 86400, 172800), ("h", 3600, 7200), ("min", 60, 120)):
-        if seconds >= from_:
-            return f"{seconds / factor:.3g} {unit}"
-    return f"{seconds:.0f} s"
+    return "not measured" if seconds is None else duration(seconds)
 
 
 def operations_text(operations: float | int | None) -> str:

@@ -4,6 +4,7 @@ Numbers have their range and names of runs, presets and files say so in their an
 before anything that takes seconds is imported.
 """
 
+from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated
 
@@ -18,6 +19,13 @@ class Names(Enum):
     RUN = "run"
     CONFIG = "preset or YAML file"
     FILE = "file"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The endings that the name of a file may have."""
+
+    allowed: tuple[str, ...]
 
 
 Overrides = Annotated[tuple[str, ...], tyro.conf.Positional]

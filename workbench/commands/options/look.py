@@ -6,18 +6,20 @@ from typing import Annotated, Literal
 
 import tyro
 
-from workbench.commands.options import Names, RunReference
+from workbench.commands.options import Ending, Names, RunReference
 from workbench.config.ranges import FromStep, Range
+from workbench.files import WEIGHT_ENDINGS
+
+Family = Literal["sit", "repa", "self-transcendence", "sra", "layersync", "lightningdit", "dit"]
 
 
 @dataclass(frozen=True)
 class ImportFile:
     """Make a run of a published checkpoint: a .pt, .pth or .safetensors file; nothing in it is executed."""
 
-    file: Annotated[Path, tyro.conf.Positional, Names.FILE]
-    family: str | None = None
-    """Whose code wrote it: sit, repa, self-transcendence, sra, layersync, lightningdit or dit; told from the file if
-    it can be."""
+    file: Annotated[Path, tyro.conf.Positional, Names.FILE, Ending(WEIGHT_ENDINGS)]
+    family: Family | None = None
+    """Whose code wrote it; told from the file if it can be."""
     weights: Literal["ema", "raw"] = "ema"
     """"raw" takes a file's weights before averaging."""
     name: str | None = None
@@ -38,8 +40,8 @@ class ExportRun:
 
     run: RunReference
     path: Annotated[Path, tyro.conf.Positional]
-    family: str
-    """sit, repa, self-transcendence, sra, layersync, lightningdit, dit, or diffusers (the path is then a folder)."""
+    family: Family | Literal["diffusers"]
+    """Whose code is to load it; for diffusers the path is a folder."""
     step: FromStep | None = None
     weights: Literal["ema", "raw"] = "ema"
     """The set of a flat file; files of training hold both."""

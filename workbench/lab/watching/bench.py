@@ -21,8 +21,9 @@ from workbench.lab.watching.live import LivePanel
 from workbench.lab.watching.table import table_rows
 from workbench.lab.watching.trained import Trained, training
 from workbench.runs.store import Run, prepare_run
-from workbench.training.attend import Attendant, StopSignals
+from workbench.training.attend import Attendant
 from workbench.training.control import Answer, Control
+from workbench.training.mailbox import StopSignals
 from workbench.training.state import accelerate
 
 PANELS = 3

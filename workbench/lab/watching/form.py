@@ -13,9 +13,9 @@ import yaml
 from workbench import plugins
 from workbench.config import (
     Config,
+    backbone_sizes,
     load_config,
     parse_overrides,
-    plugin_class,
     plugin_options,
     presets,
     teacher_overrides,
@@ -136,9 +136,8 @@ def _tree(preset: str, changes: Mapping[str, str]) -> dict[str, Any]:
 
 def _backbone(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
     name = tree.get("name", "sit")
-    kind = plugin_class("backbone", name)
     size = tree.get("size", plugin_options("backbone", name)["size"].default)
-    shown = {key: f"{key} (depth {s.depth}, width {s.width})" for key, s in kind.sizes.items()}
+    shown = {key: f"{key} (depth {s.depth}, width {s.width})" for key, s in backbone_sizes(name).items()}
     patch = tree.get("patch", plugin_options("backbone", name)["patch"].default)
     return [
         _field("backbone.name", "backbone", "Model", name, plugins.names("backbone")),

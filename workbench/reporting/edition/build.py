@@ -57,10 +57,7 @@ def make(
     What nothing changed for is kept, unless `force`. ValueError for an unknown scale or exhibit.
     """
     refuse_unknown("scale", scale, SCALES)
-    names = paper.names()
-    for name in only:
-        refuse_unknown("figure or table", name, names)
-    wanted = [name for name in names if name in only or not only]
+    wanted = paper.chosen(only)
     folder.mkdir(parents=True, exist_ok=True)
     kept = [] if force else [name for name in wanted if is_unchanged(_notebook(name), scale, root, folder, score)]
     for done, name in enumerate(kept, start=1):

@@ -7,9 +7,11 @@ paper prints (``reports/paper.yml``), ``runs`` finds runs by preset and seed, ``
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from workbench.config import refuse_unknown
 
 # In the order of the paper, then what goes beyond it.
 _ORDER = ("fig", "table", "time")
@@ -24,6 +26,14 @@ def names() -> list[str]:
     """The names of the exhibits, nothing imported."""
     found = [path.stem for path in (Path(__file__).parent / "catalogue").glob("[!_]*.py")]
     return sorted(found, key=_place)
+
+
+def chosen(only: Iterable[str]) -> list[str]:
+    """Those exhibits of `only` in their order, all of them if it is empty; ValueError for an unknown one."""
+    wanted = [name.strip() for name in only if name.strip()]
+    for name in wanted:
+        refuse_unknown("figure or table", name, names())
+    return [name for name in names() if name in wanted or not wanted]
 
 
 def _place(name: str) -> tuple[int, int, str]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from workbench.reporting.sweep.records import Place, read_job
 from workbench.reporting.sweep.rows import Job
-from workbench.runs.models import stale_positions
 from workbench.runs.store import Run, find_runs
 
 _SCORING = 0.2  # of a row's training, as a first guess of what scoring and showing take beside it
@@ -77,6 +76,8 @@ class Progress:
 
 def finished(job: Job, place: Place, runs: Mapping[str, Run]) -> dict[str, Any] | None:
     """The record of a job that is finished: its notebook, its run and its scores are there; else None."""
+    from workbench.runs.models import stale_positions  # with PyTorch, before which a sweep is checked
+
     folder = place.job(job.id)
     record = read_job(folder)
     run = runs.get(job.fingerprint)

@@ -15,8 +15,6 @@ from workbench.config import (
     refuse_unknown,
     teacher_overrides,
 )
-from workbench.diffusion.guidance import Guidance
-from workbench.diffusion.sampling import evaluations
 from workbench.reporting.sweep.specification import Evaluation, RowSpec, SweepSpec, name_of
 from workbench.runs.store import run_fingerprint
 
@@ -113,8 +111,7 @@ def resolve(
 def plan(spec: SweepSpec, root: Path, only: Sequence[str] = ()) -> tuple[Job, ...]:
     """Every job of the sweep, teachers before their students and seeds before rows, each run and protocol once.
 
-    ``only`` these rows, and their teachers. Nothing is trained or written. ValueError, naming the row, as `resolve`,
-    and for a sampling that cannot be.
+    ``only`` these rows, and their teachers. Nothing is trained or written. ValueError, naming the row, as `resolve`.
     """
     names = [row.name for row in spec.rows]
     for name in only:
@@ -148,7 +145,6 @@ def _job(spec: SweepSpec, row: RowSpec, seed: int, root: Path) -> Job:
         training = resolve(row.base, row.overrides, spec.overrides, seed, root)
         options = (*spec.overrides, *row.overrides, *spec.evaluate.overrides)
         sampling = load_config(row.base, options).sampling
-        evaluations(sampling.sampler, sampling.steps, Guidance.of(sampling), sampling.last_step, sampling.shift)
     except ValueError as error:
         raise ValueError(f"row {row.name}: {error}") from error
     return Job(f"{row.name}-{seed}", (row.name,), training, sampling, spec.evaluate, ())

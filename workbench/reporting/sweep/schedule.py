@@ -28,7 +28,7 @@ def run_sweep(
     executor: Any = None,
     *,
     root: Path | None = None,
-    workers: int = 1,
+    workers: int | None = 1,
     only: Sequence[str] = (),
     stop: Callable[[], bool] = lambda: False,
     notebook: Path | None = None,
@@ -37,18 +37,19 @@ def run_sweep(
 
     ``executor`` is anything with ``submit(function, order)`` whose result has ``done()``, ``result()`` and
     ``cancel()``: those of ``concurrent.futures``, ``dask.distributed.Client(...).get_executor()``, loky's, a
-    ``submitit.AutoExecutor``; None makes a pool of ``workers`` processes, each with its share of the cores. The
-    machines have to see the folder of the runs, and to have the package. What is running goes on through a failing
+    ``submitit.AutoExecutor``; None makes a pool of ``workers`` processes, each with its share of the cores (if that
+    is None too, one for each GPU, else one for every two cores). The machines have to see the folder of the runs, and to have the package. What is running goes on through a failing
     row; those that need it are left out. When ``stop()`` is true, or the generator is left, the rows save and end.
     ``only`` these rows; ``notebook`` instead of the package's own.
 
     ValueError for what `rows.plan` finds, before anything starts, and for a sweep that another process executes.
     """
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1; got {workers}")
     root = (runs_root() if root is None else root).resolve()
     every = plan(spec, root)
     jobs = plan(spec, root, only) if only else every
+    workers = default_workers() if workers is None else workers
     place = place_of(root, spec.name)
     with _held(place):
         place.stop.unlink(missing_ok=True)

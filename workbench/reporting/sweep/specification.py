@@ -19,7 +19,7 @@ from workbench.config import (
     written,
 )
 from workbench.config.ranges import shown
-from workbench.evaluation.detectors import DETECTORS
+from workbench.evaluation.names import DETECTORS
 
 _NAME = re.compile(r"\w[\w.+=,-]*")  # names of folders on every system
 _UNFIT = re.compile(r"[^\w.+-]+")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config import flatten
-from workbench.evaluation.generate import described
 from workbench.files import write_json
 from workbench.reporting.sweep.progress import finished, runs_by_fingerprint
 from workbench.reporting.sweep.records import Place, read_job
@@ -85,6 +84,8 @@ def _there(job: Job, run: Run | None) -> str:
 def _is_scored(job: Job, run: Run) -> bool:
     """Whether every detector has scored the last step by the protocol of the job."""
     assert job.evaluation is not None
+    from workbench.evaluation.generate import described  # with PyTorch, before which a sweep is checked
+
     how = described(run, run.config.training.steps, job.sampling)
     seen = {r.get("detector") for r in run.results if all(r.get(key) == value for key, value in how.items())}
     return seen >= set(job.evaluation.detector)

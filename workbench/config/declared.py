@@ -1,0 +1,167 @@
+"""What a method or backbone declares: its options, sizes, recipes and placement.
+
+Of the package's own these are read from the source, without running the rest of the file: a wrong option is then
+refused before PyTorch is loaded, which takes seconds. Those of others are imported.
+"""
+
+import ast
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from workbench import plugins
+
+# What the file of a method may define beside its class, and what holds without it.
+_TABLES: Mapping[str, Any] = {"RECIPES": {}, "PLACEMENT": {None: {}}, "deciding": dict}
+_ROOT = Path(__file__).parents[1]
+
+
+class Size(NamedTuple):
+    """The shape of a transformer."""
+
+    depth: int
+    width: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class Declared:
+    """``options`` are the keyword arguments of the constructor that the run does not supply, with type and default.
+
+    ``sizes`` are those of a backbone by name; ``recipes`` and ``placement`` the tables of a method's file, and
+    ``deciding`` its function that leaves out options which decide nothing about what is trained. ``compares_samples``
+    says whether the loss of a sample depends on the others of its micro-batch.
+    """
+
+    options: Mapping[str, inspect.Parameter]
+    sizes: Mapping[str, Size]
+    recipes: Mapping[str, Mapping[str, Any]]
+    placement: Mapping[Any, Mapping[str, Any]]
+    deciding: Callable[[Mapping[str, Any]], dict[str, Any]]
+    compares_samples: bool
+
+
+def declared(kind: str, name: str) -> Declared:
+    """What the plug-in of a kind ("objective", "backbone") declares.
+
+    Raises PluginError as `plugins.load`, and ValueError if the annotations of another package's cannot be evaluated.
+    """
+    module = plugins.own_module(kind, name)
+    return _read(kind, module) if module else _imported(kind, name)
+
+
+@cache
+def _read(kind: str, module: str) -> Declared:
+    """From the source of a module of the package."""
+    source, found = _module(module), plugins.KINDS[kind].exports
+    chain = list(_bases(source, found))
+    home = chain[0][0]
+
+    def attribute(name: str, default: Any) -> Any:
+        values = ((module, _assigned(node.body, name)) for module, node in chain)
+        return next((module.value(value) for module, value in values if value is not None), default)
+
+    supplied = attribute("SUPPLIED", ())
+    constructors = ((m, method) for m, node in chain for method in node.body if _is_constructor(method))
+    owner, constructor = next(constructors, (home, None))
+    options: dict[str, inspect.Parameter] = {}
+    if constructor is not None:
+        for argument, default in zip(constructor.args.kwonlyargs, constructor.args.kw_defaults, strict=True):
+            if argument.arg not in supplied:
+                options[argument.arg] = inspect.Parameter(
+                    argument.arg,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    annotation=owner.value(argument.annotation),
+                    default=inspect.Parameter.empty if default is None else owner.value(default),
+                )
+    tables = {name.lower(): home.named(name, default) for name, default in _TABLES.items()}
+    return Declared(options, attribute("sizes", {}), compares_samples=attribute("compares_samples", False), **tables)
+
+
+def _imported(kind: str, name: str) -> Declared:
+    found = plugins.load(kind, name)
+    module = inspect.getmodule(found)
+    try:  # a module may have its annotations as text
+        signature = inspect.signature(found, eval_str=True)
+    except Exception as error:
+        raise ValueError(f"the options of {kind} {name!r} cannot be read: {error}") from error
+    parameters: Sequence[inspect.Parameter] = list(signature.parameters.values())
+    options = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in found.SUPPLIED}
+    tables = {table.lower(): getattr(module, table, default) for table, default in _TABLES.items()}
+    compares_samples = getattr(found, "compares_samples", False)
+    return Declared(options, getattr(found, "sizes", {}), compares_samples=compares_samples, **tables)
+
+
+class _Module:
+    """A module of the package, of which only those statements are run that a value depends on."""
+
+    def __init__(self, name: str):
+        self._namespace: dict[str, Any] = {"__name__": name}
+        file = _ROOT.joinpath(*name.split(".")[1:]).with_suffix(".py")
+        self.statements: dict[str, ast.stmt] = {}
+        for statement in ast.parse(file.read_text(encoding="utf-8"), str(file)).body:
+            self.statements |= dict.fromkeys(_bound(statement), statement)
+
+    def value(self, expression: ast.expr) -> Any:
+        """The value of an expression as it is at the end of the module."""
+        self._run_what_it_needs(expression)
+        return eval(compile(ast.Expression(expression), self._namespace["__name__"], "eval"), self._namespace)
+
+    def named(self, name: str, default: Any) -> Any:
+        """The value of a name of the module; ``default`` if there is none of that name."""
+        return self.value(ast.parse(name, mode="eval").body) if name in self.statements else default
+
+    def _run_what_it_needs(self, node: ast.AST) -> None:
+        loaded = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+        for name in sorted(loaded & self.statements.keys() - self._namespace.keys()):
+            statement = self.statements[name]
+            self._run_what_it_needs(statement)
+            exec(compile(ast.Module([statement], []), self._namespace["__name__"], "exec"), self._namespace)
+
+
+@cache
+def _module(name: str) -> _Module:
+    return _Module(name)
+
+
+def _bound(statement: ast.stmt) -> list[str]:
+    """The names that a statement of a module gives a value."""
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name.partition(".")[0] for alias in statement.names]
+    if isinstance(statement, ast.ClassDef | ast.FunctionDef):
+        return [statement.name]
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def _bases(module: _Module, name: str) -> Iterator[tuple[_Module, ast.ClassDef]]:
+    """A class and those that it is derived from, with the modules that define them, as far as they are ours."""
+    statement = module.statements[name]
+    if isinstance(statement, ast.ImportFrom):
+        original = next(alias.name for alias in statement.names if name in (alias.asname, alias.name))
+        if statement.module and statement.module.startswith("workbench."):
+            yield from _bases(_module(statement.module), original)
+    elif isinstance(statement, ast.ClassDef):
+        yield module, statement
+        for base in statement.bases:
+            if isinstance(base, ast.Name) and base.id in module.statements:
+                yield from _bases(module, base.id)
+            elif isinstance(base, ast.Attribute) and isinstance(base.value, ast.Name):
+                package = module.statements[base.value.id]
+                if isinstance(package, ast.ImportFrom) and (package.module or "").startswith("workbench."):
+                    yield from _bases(_module(f"{package.module}.{base.value.id}"), base.attr)
+
+
+def _assigned(body: Sequence[ast.stmt], name: str) -> ast.expr | None:
+    """What the body of a class gives one of its names."""
+    for statement in body:
+        if name in _bound(statement):
+            return statement.value  # type: ignore[attr-defined]
+    return None
+
+
+def _is_constructor(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.FunctionDef) and statement.name == "__init__"
