@@ -91,6 +91,10 @@ def test_mistakes_are_one_sentence_and_code_2(tmp_path, monkeypatch, capsys, arg
 
 
 def test_a_mistake_is_answered_before_anything_heavy_is_imported(tmp_path):
+    name = prepare_run(load_config("demo/plain"), tmp_path).name
+    other, rows = tmp_path / "other.txt", tmp_path / "rows.yaml"
+    other.touch()
+    rows.write_text("name: s\nbase: demo/plain\nrows: [{name: a, overrides: [objective.gidance=3]}]\n")
     mistakes = [
         *(["stop", "gone"], ["pause", "gone"], ["resume", "gone"], ["checkpoint", "gone"], ["set", "gone", "a=1"]),
         *(["evaluate", "gone"], ["compare", "gone", "gone"], ["page", "gone", "x.html"], ["bench-views", "gone"]),
@@ -103,6 +107,17 @@ def test_a_mistake_is_answered_before_anything_heavy_is_imported(tmp_path):
             ["trash", "gone"],
         ),
         *(["evaluate", "--samples", "gone.npz"], ["note", "gone"], ["watch", "gone"], ["unpack", "gone.zip"]),
+        # Options of plug-ins, layers, teachers, images, and what a run has.
+        *(["train", "demo/plain", change] for change in ("objective.gidance=3", "backbone.size=z", "recipe=nope")),
+        *(["train", "demo/guided", change] for change in ("objective.layer=99", "objective.weight=-1")),
+        *(["train", "demo/guided"], ["train", "demo/guided", "objective.teacher=gone"]),
+        *([one, "demo/plain", "data.name=image-folder", "data.path=/gone"] for one in ("train", "encode")),
+        *(["evaluate", name, change] for change in ("steps=-3", "--step=7", "--detector=nope")),
+        *(["set", name, "objective.layer=2"], ["pause", name], ["checkpoint", name], ["compare", name]),
+        *(["export", name, "x.ending", "--family", "sit"], ["import", str(other)], ["restore", "gone"]),
+        *(["sweep", str(rows)], ["sweep", str(rows), "--only", "gone"], ["report", "laptop", "--only", "gone"]),
+        *(["demo", "training.stps=3"], ["reference", "demo/plain", "x.npz", "--detector", "nope"]),
+        *(["bench-step", "--size", "nope"], ["bench-step", "--backbone", "nope"]),
     ]
     code = """
 import json, sys

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from workbench import plugins
 from workbench.__main__ import main
 from workbench.config import from_dict, load_config, plugin_class, plugin_options, to_dict, to_yaml
+from workbench.config.declared import _imported as declared_by_import
+from workbench.config.declared import declared
 from workbench.data.images import from_arrays, load_images
 from workbench.runs.index import runs_table
 from workbench.runs.store import Run, find_runs, open_run, prepare_run
@@ -376,6 +378,19 @@ def test_what_a_module_path_is():
     assert plugins.is_path(name) == bool(
         re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*)?", name) and {*".:"} & {*name}
     )
+
+
+@pytest.mark.parametrize(("kind", "name"), [(k, n) for k in ("objective", "backbone") for n in plugins.names(k)])
+def test_what_the_source_declares_is_what_the_class_has(kind, name):
+    read, imported = declared(kind, name), declared_by_import(kind, name)
+    assert (read.options, read.sizes, read.placement) == (imported.options, imported.sizes, imported.placement)
+    assert read.compares_samples == imported.compares_samples and read.recipes.keys() == imported.recipes.keys()
+    for one, other in zip(read.recipes.values(), imported.recipes.values(), strict=True):
+        for key, value in one.items():
+            assert callable(value) or value == other[key]
+            assert not callable(value) or [value(d) for d in (12, 28)] == [other[key](d) for d in (12, 28)]
+    options = {key: option.default for key, option in read.options.items()}
+    assert read.deciding(options) == imported.deciding(options)
 
 
 def test_options_of_all_that_are_registered_are_typed():

@@ -75,6 +75,8 @@ def read_job(folder: Path) -> dict[str, Any]:
 
 def _checked(record: dict[str, Any], file: Path) -> dict[str, Any]:
     wrong = [key for key, kind in _KINDS.items() if key in record and not isinstance(record[key], kind)]
+    if "scores" not in wrong and not all(isinstance(score, int | float) for score in record.get("scores", {}).values()):
+        wrong.append("scores")
     if record.get("state") not in STATES or wrong:
         raise ValueError(f"{file} is damaged: {', '.join(wrong) or 'state'} cannot be used")
     return record

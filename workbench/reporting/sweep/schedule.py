@@ -38,9 +38,10 @@ def run_sweep(
     ``executor`` is anything with ``submit(function, order)`` whose result has ``done()``, ``result()`` and
     ``cancel()``: those of ``concurrent.futures``, ``dask.distributed.Client(...).get_executor()``, loky's, a
     ``submitit.AutoExecutor``; None makes a pool of ``workers`` processes, each with its share of the cores (if that
-    is None too, one for each GPU, else one for every two cores). The machines have to see the folder of the runs, and to have the package. What is running goes on through a failing
-    row; those that need it are left out. When ``stop()`` is true, or the generator is left, the rows save and end.
-    ``only`` these rows; ``notebook`` instead of the package's own.
+    is None too, one for each GPU, else one for every two cores). The machines have to see the folder of the runs, and
+    to have the package. What is running goes on through a failing row; those that need it are left out. When
+    ``stop()`` is true, or the generator is left, the rows save and end. ``only`` these rows;
+    ``notebook`` instead of the package's own.
 
     ValueError for what `rows.plan` finds, before anything starts, and for a sweep that another process executes.
     """

@@ -58,7 +58,7 @@ def results(spec: SweepSpec, jobs: Sequence[Job], place: Place, root: Path) -> l
                 "fingerprint": job.fingerprint,
             }
             about |= {"method": config.objective.name, "backbone": config.backbone.name, "step": config.training.steps}
-            found[name, job.training.seed] = {**about, "scores": record.get("scores", [])}
+            found[name, job.training.seed] = {**about, "scores": record.get("scores", {})}
     return [found[key] for key in itertools.product([row.name for row in spec.rows], spec.seeds) if key in found]
 
 
