@@ -1,5 +1,7 @@
 """Training: exact resuming after real kills, agreement of processes, stopping, divergence."""
 
+import contextlib
+import itertools
 import os
 import random
 import re
@@ -238,6 +240,27 @@ def test_a_checkpoint_that_is_not_finite_is_not_gone_on_from(tmp_path):
         with pytest.raises(Diverged, match=rf"^{part} {re.escape(name)} is not finite after step 12; .* is step 6"):
             list(fit(run.config, tmp_path))
         assert open_run(run.folder).status["state"] == "failed"
+
+
+def test_a_checkpoint_of_another_model_is_named(tmp_path):
+    config = load_config("demo/plain", SMALL)
+    with contextlib.closing(fit(config, tmp_path)) as records:
+        next(records)
+    run = prepare_run(config, tmp_path)
+    found = run.checkpoints[-1]
+    for part, change in itertools.product(("model", "ema", "optimizer"), ("renamed", "reshaped", "missing")):
+        parts = {kind: found.load(kind) for kind in ("model", "ema", "optimizer")}
+        whole = parts[part].copy()
+        name = next(name for name, value in whole.items() if value.ndim)
+        value = parts[part].pop(name)
+        if change != "missing":
+            # Moments of another shape would have the optimizer read beyond the end of a tensor.
+            parts[part][f"other/{name}" if change == "renamed" else name] = value.flatten()[:1]
+        save_checkpoint(run.checkpoint_folder, found.step, parts, found.state)
+        with pytest.raises(ValueError, match="of the checkpoint is") as error:
+            list(fit(config, tmp_path))
+        assert (name.rpartition("/")[0] or name) in str(error.value) and "\n" not in str(error.value)
+        found = save_checkpoint(run.checkpoint_folder, found.step, {**parts, part: whole}, found.state)
 
 
 def test_changed_latents_are_refused(tmp_path):

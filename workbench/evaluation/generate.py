@@ -90,7 +90,7 @@ def _generate(run: Run, step: int, settings: SamplingConfig, progress: Progress 
 def described(run: Run, step: int, settings: SamplingConfig) -> dict[str, Any]:
     """How the images of `generate` come about, as each score of them carries it; numbers and words only."""
     options = asdict(settings)
-    codec = run.provenance["latents"]["codec"]
+    codec = run.latents["codec"]
     # A folder is named without its place, and of an imported run the name may be all that is known.
     decoder = " ".join(filter(None, [Path(run.config.codec.name).name, (codec["hash"] or "")[:12]]))
     return {
@@ -170,7 +170,7 @@ def _make_share(
     progress: Progress | None,
 ) -> None:
     """Write what ``folder`` lacks of the parts of a ``share`` (k, of)."""
-    labels = labels_of(settings, len(run.provenance["latents"]["classes"]))
+    labels = labels_of(settings, len(run.latents["classes"]))
     mine = _parts(settings.count)[share[0] :: share[1]]
     missing = [part for part in mine if not _is_whole(_part_file(folder, part), labels[part.start : part.stop])]
     done = sum(map(len, mine)) - sum(map(len, missing))
@@ -239,7 +239,7 @@ def _drawer(
 
 
 def _join(run: Run, settings: SamplingConfig, folder: Path, file: Path) -> None:
-    labels = labels_of(settings, len(run.provenance["latents"]["classes"]))
+    labels = labels_of(settings, len(run.latents["classes"]))
     images = None
     for part in _parts(settings.count):
         found = read_samples(_part_file(folder, part)).images

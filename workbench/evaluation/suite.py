@@ -94,7 +94,7 @@ def score(
         seen = _reference(run.config.data, detector, reference, run.folder.parent, progress)
         how = {"step": step, **described(run, step, settings), **_how(judge, seen)}
         how |= {"supervised": True} if supervised else {}
-        expected = _metrics(judge, seen, settings.count, run.provenance["latents"]["classes"])
+        expected = _metrics(judge, seen, settings.count, run.latents["classes"])
         known = {r["metric"]: r for r in run.results if all(r.get(key) == value for key, value in how.items())}
         if known.keys() >= set(expected):  # a killed process may have written some of them
             return [known[metric] for metric in expected]

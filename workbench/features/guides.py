@@ -107,7 +107,7 @@ def _encoded(
 ) -> Float[Tensor, "n m d"]:
     encoder = load_encoder(name)
     images = load_images(_configured(run, data).data, "train")
-    side = run.provenance["latents"]["height"] // run.config.backbone.options["patch"]
+    side = run.latents["height"] // run.config.backbone.options["patch"]
     return encoder.tokens(images.batch(rows), side)
 
 

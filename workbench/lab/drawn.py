@@ -52,7 +52,7 @@ def samples(
     given = dict(locals())
     several = opened_runs(runs)
     shown = steps_of(several, steps)
-    classes = [run.provenance["latents"]["classes"] for run in several]
+    classes = [run.latents["classes"] for run in several]
     if any(of != classes[0] for of in classes):
         raise ValueError("the runs have other classes than the first; samples of a column must be of one class")
     parts, found = sum(map(len, shown)) * len(scales), []

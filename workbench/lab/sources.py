@@ -250,7 +250,7 @@ def depth_of(run: Run) -> int:
 
 def tokens_of(run: Run) -> int:
     """The number of tokens of an image."""
-    return (run.provenance["latents"]["height"] // run.config.backbone.options["patch"]) ** 2
+    return (run.latents["height"] // run.config.backbone.options["patch"]) ** 2
 
 
 def _layers(runs: Sequence[Run], layers: Sequence[int] | None, most: float) -> tuple[int, ...]:

@@ -259,7 +259,7 @@ def _find(mark: str, root: Path) -> Run | None:
 
 
 def _shape(run: Run) -> dict[str, int]:
-    latents = run.provenance["latents"]
+    latents = run.latents
     return {"channels": latents["channels"], "height": latents["height"], "classes": len(latents["classes"])}
 
 

@@ -22,7 +22,7 @@ def load_backbone(run: Run, step: int | None = None, weights: str = "ema") -> Tr
 
     Raises ValueError for a step that was not kept, for damaged weights and for those of other rotary positions.
     """
-    trained = run.provenance["latents"]
+    trained = run.latents
     shape = {"channels": trained["channels"], "height": trained["height"], "classes": len(trained["classes"])}
     if not _has_null_row(run):
         shape["null_row"] = False
@@ -51,7 +51,7 @@ def load_run_codec(run: Run, device: torch.device | str = "cpu") -> Codec:
     An imported run that knows its codec by name alone (its hash is None) takes any codec of that name with its number
     of channels.
     """
-    latents = run.provenance["latents"]
+    latents = run.latents
     recorded = latents["codec"]["hash"]
     codec = load_codec(run.config.codec.name, latents["pixel_channels"], device)
     if codec.channels != latents["channels"] or recorded not in (None, codec.hash):
@@ -127,7 +127,7 @@ def check_current(run: Run) -> None:
 
 
 def _has_null_row(run: Run) -> bool:
-    return run.provenance.get("latents", {}).get("null_row", True)
+    return (run.provenance.get("latents") or {}).get("null_row", True)
 
 
 def check_latents_of(run: Run, latents: Latents) -> None:
@@ -135,7 +135,7 @@ def check_latents_of(run: Run, latents: Latents) -> None:
 
     The images may be others. Of an imported run that knows its codec by name alone, the name counts.
     """
-    trained = run.provenance["latents"]
+    trained = run.latents
     if not _same_latents(trained, latents) or len(latents.classes) > len(trained["classes"]):
         raise ValueError(f"run {run.name} was trained on other latents: {_both(trained, latents)}")
 

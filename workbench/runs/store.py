@@ -70,6 +70,14 @@ class Run:
         return read_provenance(self.folder)
 
     @property
+    def latents(self) -> dict[str, Any]:
+        """What it was trained on: shape, classes, codec; ValueError for a run that was created and not yet begun."""
+        latents = self.provenance.get("latents")
+        if latents is None:
+            raise ValueError(f"run {self.name} says nothing about latents: it was not begun, or its record was changed")
+        return latents
+
+    @property
     def status(self) -> dict[str, Any]:
         """State, step and process; a run whose process is gone without a word is "lost".
 

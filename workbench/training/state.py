@@ -117,11 +117,13 @@ class TrainState:
         return {"model": self.student.state_dict(), "ema": self.ema.state_dict(), "optimizer": optimizer}
 
     def restore(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Put back what ``parts`` gave, on any number of processes."""
+        """Put back what ``parts`` gave, on any number of processes; ValueError for tensors of another model."""
         for module, part in ((self.student, "model"), (self.ema, "ema")):
             own = module.state_dict()
+            _check_fit(part, own, parts[part])
             module.load_state_dict({name: _like(value, own.get(name)) for name, value in parts[part].items()})
         parameters = dict(self.student.named_parameters())
+        _check_moments(parameters, parts["optimizer"])
         for name, value in parts["optimizer"].items():
             parameter, key = name.rsplit("/", 1)
             like = parameters[parameter] if key != "step" else None
@@ -168,6 +170,29 @@ def _local(parameters: Iterable[Tensor]) -> list[Tensor]:
 
 def _whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
+
+
+def _check_fit(part: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    wrong = sorted(own.keys() ^ given.keys()) or [name for name in own if own[name].shape != given[name].shape]
+    if wrong:
+        found = tuple(given[wrong[0]].shape) if wrong[0] in given else "missing"
+        wanted = tuple(own[wrong[0]].shape) if wrong[0] in own else "absent"
+        raise ValueError(f"{part} of the checkpoint is of another model: {wrong[0]} is {found}; it must be {wanted}")
+
+
+def _check_moments(parameters: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """ValueError for moments of other parameters: the optimizer's kernels would read beyond the end of the tensors."""
+    kinds = {name.rpartition("/")[2] for name in given}
+    for name, value in given.items():
+        parameter, _, kind = name.rpartition("/")
+        found, wanted = tuple(value.shape), "absent"
+        if parameter in parameters:
+            wanted = () if kind == "step" else tuple(parameters[parameter].shape)
+        if found != wanted:
+            raise ValueError(f"optimizer of the checkpoint is of another model: {name} is {found}; it must be {wanted}")
+        lacking = sorted(other for other in kinds if f"{parameter}/{other}" not in given)
+        if lacking:
+            raise ValueError(f"optimizer of the checkpoint is damaged: {parameter} lacks {lacking[0]}")
 
 
 def _like(value: Tensor, own: Tensor | None) -> Tensor:

@@ -84,7 +84,7 @@ def rows_and_images(run: Run, images: int | Sequence[int]) -> tuple[list[int], n
 
 def class_names(run: Run) -> list[str]:
     """The names of a run's classes."""
-    return [str(name) for name in run.provenance["latents"]["classes"]]
+    return [str(name) for name in run.latents["classes"]]
 
 
 def guides_of(

@@ -90,7 +90,7 @@ class Row:
         sampling = replace(sampling, count=max(count, sampling.count if self.evaluation else 0))
         step = run.config.training.steps
         images = generate(run, step, sampling).images[:count].numpy()
-        names = run.provenance["latents"]["classes"]
+        names = run.latents["classes"]
         columns = [str(names[i % len(names)]) for i in range(count)]
         return Chart(sample_grid({self.training.source: {step: images}}, columns))
 
