@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from workbench import plugins
 from workbench.__main__ import main
 from workbench.config import from_dict, load_config, plugin_class, plugin_options, to_dict, to_yaml
-from workbench.config.declared import _imported as declared_by_import
 from workbench.config.declared import declared
 from workbench.data.images import from_arrays, load_images
 from workbench.runs.index import runs_table
@@ -382,7 +381,13 @@ def test_what_a_module_path_is():
 
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k in ("objective", "backbone") for n in plugins.names(k)])
 def test_what_the_source_declares_is_what_the_class_has(kind, name):
-    read, imported = declared(kind, name), declared_by_import(kind, name)
+    imported = declared(kind, name)  # the class is loaded by now
+    plugins.load(kind, name)
+    module = plugins.own_module(kind, name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, module)
+        read = declared(kind, name)
+        assert module not in sys.modules
     assert (read.options, read.sizes, read.placement) == (imported.options, imported.sizes, imported.placement)
     assert read.compares_samples == imported.compares_samples and read.recipes.keys() == imported.recipes.keys()
     for one, other in zip(read.recipes.values(), imported.recipes.values(), strict=True):

@@ -1,12 +1,12 @@
 """How quantities read in sentences, the same on terminals, in notebooks and on pages."""
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """Seconds in the unit that suits them.
 
     Examples:
-        >>> duration(80), duration(400), duration(5400), duration(12_000), duration(200_000)
-        ('80 s', '6.7 min', '90 min', '3 h 20 min', '2.3 days')
+        >>> duration(80), duration(400), duration(5400), duration(7500), duration(200_000)
+        ('80 s', '6.7 min', '90 min', '2 h 05 min', '2.31 days')
     """
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -15,4 +15,6 @@ def duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     if minutes < 100:
         return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes < 2880 else f"{minutes / 1440:.1f} days"
+    if minutes >= 2880:
+        return f"{minutes / 1440:.3g} days"
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes % 60 else f"{minutes // 60} h"

@@ -265,7 +265,7 @@ def test_the_command_prints_it(tmp_path):
 def test_numbers_are_readable():
     assert [size_text(size) for size in (5e2, 2.5e6, 3.21e9, 4e12)] == ["0 kB", "2.5 MB", "3.21 GB", "4 TB"]
     assert [duration_text(s) for s in (None, 9.4, 119, 600, 7200, 259200)] == [
-        "not measured", "9 s", "119 s", "10 min", "2 h", "3 days",
+        "not measured", "9 s", "2.0 min", "10 min", "2 h", "3 days",
     ]  # fmt: skip
     assert [operations_text(x) for x in (None, 2e9, 3e12, 4.5e15)] == [
         "not measured", "2 GFLOP", "3 TFLOP", "4.5 PFLOP",

@@ -51,11 +51,11 @@ def train(command) -> None:
         )
     if printed:
         _print(command, config.name)
-        return
-    check_data_path(config)
-    if command.dry_run:
+    elif command.dry_run:
+        check_data_path(config)
         _plan(command, config)
     elif command.detach or command.queue or command.after is not None:
+        check_data_path(config)
         _launch(command, config)
     else:
         _train_here(command, config)
@@ -140,6 +140,7 @@ def _train_here(command, config: Config) -> None:
         return
     root = runs_root()
     try:
+        check_data_path(config)
         run_fingerprint(config, root)  # a teacher that is missing is refused before images are encoded
         from workbench.training.loop import fit
 

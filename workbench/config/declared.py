@@ -1,11 +1,13 @@
 """What a method or backbone declares: its options, sizes, recipes and placement.
 
 Of the package's own these are read from the source, without running the rest of the file: a wrong option is then
-refused before PyTorch is loaded, which takes seconds. Those of others are imported.
+refused before PyTorch is loaded, which takes seconds. Once its module is loaded, and for those of others, the class
+itself is asked.
 """
 
 import ast
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -50,7 +52,13 @@ def declared(kind: str, name: str) -> Declared:
     Raises PluginError as `plugins.load`, and ValueError if the annotations of another package's cannot be evaluated.
     """
     module = plugins.own_module(kind, name)
-    return _read(kind, module) if module else _imported(kind, name)
+    if module and module not in sys.modules:
+        return _read(kind, module)
+    found = plugins.load(kind, name)
+    try:
+        return _imported(found)
+    except Exception as error:
+        raise ValueError(f"the options of {kind} {name!r} cannot be read: {error}") from error
 
 
 @cache
@@ -81,14 +89,11 @@ def _read(kind: str, module: str) -> Declared:
     return Declared(options, attribute("sizes", {}), compares_samples=attribute("compares_samples", False), **tables)
 
 
-def _imported(kind: str, name: str) -> Declared:
-    found = plugins.load(kind, name)
+@cache
+def _imported(found: Any) -> Declared:
+    """From a class and the module that defines it, which may have its annotations as text."""
     module = inspect.getmodule(found)
-    try:  # a module may have its annotations as text
-        signature = inspect.signature(found, eval_str=True)
-    except Exception as error:
-        raise ValueError(f"the options of {kind} {name!r} cannot be read: {error}") from error
-    parameters: Sequence[inspect.Parameter] = list(signature.parameters.values())
+    parameters: Sequence[inspect.Parameter] = list(inspect.signature(found, eval_str=True).parameters.values())
     options = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in found.SUPPLIED}
     tables = {table.lower(): getattr(module, table, default) for table, default in _TABLES.items()}
     compares_samples = getattr(found, "compares_samples", False)
