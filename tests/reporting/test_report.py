@@ -161,7 +161,7 @@ def test_tables(make):
 def test_numbers_as_text():
     assert [number(v) for v in (1234.5, 12.345, -0.00123)] == ["1,234", "12.3", "\u22120.00123"]
     assert [percent(v) for v in (0.05, 0.087, 0.375)] == ["5\u202f%", "8.7\u202f%", "38\u202f%"]
-    assert [duration(v) for v in (48, 2100, 7500)] == ["48\u202fs", "35\u202fmin", "2\u202fh 05\u202fmin"]
+    assert [duration(v) for v in (48, 2100, 7500)] == ["48\u202fs", "35\u202fmin", "2\u202fh\u202f05\u202fmin"]
 
 
 def test_score_curves_axes(make):

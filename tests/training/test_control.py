@@ -253,7 +253,7 @@ def test_a_launch_that_fails_at_once_says_why(tmp_path):
     wrong = load_config("demo/plain", (*SMALL, "training.steps=5", *images))
     launched = launch(wrong, root=tmp_path / "runs", patience=60.0)
     assert launched.state == launched.run.status["state"] == "failed"
-    assert "none is not a folder" in launched.failed and "workbench train" in launched.failed
+    assert "there is no file or folder data.path" in launched.failed and "workbench train" in launched.failed
     with pytest.raises(ValueError, match="batch 4 cannot be shared by 3 processes"):
         launch(LONG, processes=3, root=tmp_path / "runs")
     with pytest.raises(ValueError, match="there is no GPU 97 here"):
