@@ -217,7 +217,8 @@ def test_naming_the_recipe_in_force_changes_nothing(name):
 
 
 def test_a_student_hands_its_recipe_on_without_undoing_what_its_teacher_says(tmp_path):
-    teacher = resolve("laptop/table5/by-repa", root=tmp_path).teacher
+    by_repa = ["objective.teacher=laptop/sit-nano-2-repa", "objective.teacher_step=200"]
+    teacher = resolve("laptop/sit-nano-2", by_repa, root=tmp_path).teacher
     assert teacher.config == load_config("laptop/sit-nano-2-repa")
 
 
@@ -226,7 +227,8 @@ def test_a_recipe_changes_its_switches_and_leaves_the_placement():
     released = load_config("paper/sit-xl-2-256", ["recipe=released"]).objective.options
     changed = {key for key in paper if paper[key] != released[key]}
     assert changed == {"window", "teacher_weights", "teacher_precision"}
-    assert load_config("paper/table5/weight-0.1", ["recipe=released"]).objective.options["weight"] == 0.1
+    own = load_config("paper/sit-b-2-256", ["objective.weight=0.1", "recipe=released"])
+    assert own.objective.options["weight"] == 0.1
     again = load_config("paper/sit-xl-2-256", ["objective.name=self_transcendence"])
     assert again.objective.options == paper
 
@@ -517,6 +519,14 @@ def test_messages_stay_short():
     assert len(str(raised.value)) < 400
     with pytest.raises(ValueError, match=r"preset 'nothing-like-it' is not known. `workbench presets` lists them$"):
         load_config("nothing-like-it")
+
+
+def test_a_row_of_a_sweep_that_is_named_as_a_preset_is_answered_with_its_command():
+    for name in ("laptop/table5/scale-60", "laptop/table5-scale-60"):
+        with pytest.raises(ValueError, match="laptop-ablations.yaml --only table5-scale-60`$"):
+            load_config(name)
+    with pytest.raises(ValueError, match="did you mean"):
+        load_config("laptop/table5/teacher-")
 
 
 SCALARS = st.one_of(

@@ -1,17 +1,38 @@
-"""Every preset loads and builds at its full size on a device without memory."""
+"""Every preset and every row of a sweep loads and builds at its full size on a device without memory."""
+
+from functools import cache
 
 import pytest
 import torch
 
-from workbench.config import fingerprint, load_config, plugin_class, presets, to_dict
+from workbench.config import load_config, plugin_class, presets, to_dict
 from workbench.objectives.base import Context
+from workbench.reporting.sweep.specification import load_sweep
+from workbench.shipped import shipped
 
 CHANNELS = {"sd-vae": (4, 8), "va-vae": (32, 16), "kl-f4": (4, 4)}  # and how many pixels a latent is wide
+SWEEPS = {file.stem: load_sweep(file) for file in sorted(shipped("reports/sweeps").glob("*.yaml"))}
+# Those that change something in a preset; "SWEEP/ROW".
+ROWS = [f"{name}/{row.name}" for name, sweep in SWEEPS.items() for row in sweep.rows if row.overrides]
 
 
-@pytest.mark.parametrize("name", presets())
+@cache
+def config_of(name: str):
+    """The configuration of a preset, or of a row of a sweep as it is scored."""
+    sweep, _, row = name.partition("/")
+    if sweep not in SWEEPS or name in presets():
+        return load_config(name)
+    one = next(one for one in SWEEPS[sweep].rows if one.name == row)
+    return load_config(one.base, (*one.overrides, *SWEEPS[sweep].evaluate.overrides))
+
+
+def scale_of(name: str) -> str:
+    return name.partition("/")[0].partition("-")[0]
+
+
+@pytest.mark.parametrize("name", [*presets(), *ROWS])
 def test_preset_builds_on_meta(name):
-    config = load_config(name)
+    config = config_of(name)
     channels, factor = CHANNELS[config.codec.name]
     height = (32 if config.data.name == "fashion-mnist" else config.data.size) // factor
     with torch.device("meta"):
@@ -22,14 +43,14 @@ def test_preset_builds_on_meta(name):
         targets = dict.fromkeys(options.get("encoder", "").split(","), 768)
         context = Context(backbone.depth, backbone.width, backbone.patch, channels, height, "linear", targets, backbone)
         objective = plugin_class("objective", config.objective.name)(context, **options)
-    if name.startswith("paper/"):
+    if scale_of(name) == "paper":
         assert backbone.tokens == {256: 256, 512: 1024}[config.data.size]
     assert all(layer <= backbone.depth for layer in objective.taps)
 
 
-@pytest.mark.parametrize("name", presets())
+@pytest.mark.parametrize("name", [*presets(), *(row for row in ROWS if not row.startswith("laptop-released/"))])
 def test_teachers_are_presets_that_keep_the_step_asked_for(name):
-    config = load_config(name)
+    config = config_of(name)
     options = config.objective.options
     if "teacher" not in options:
         return
@@ -50,8 +71,18 @@ def test_laptop_presets_are_those_of_the_paper():
     }
     extra = {f"lightningdit-b-1-256-{method}" for method in ("repa", "dispersive", "layersync", "sra")}
     assert renamed - paper == extra  # combinations that the paper does not have
-    assert {n for n in paper if n.startswith(("table4", "table5", "fig8"))} <= laptop
     assert {n for n in paper if n.startswith("sit-b-2-256")} <= renamed
+
+
+def test_laptop_ablations_are_those_of_the_paper():
+    paper, laptop = ({r.name: r for r in SWEEPS[f"{scale}-ablations"].rows} for scale in ("paper", "laptop"))
+    assert {n for n in paper if n.startswith("table")} == {n for n in laptop if n.startswith("table")}
+    for name in (n for n in paper if n.startswith("table")):
+        changed = [text.replace("paper/", "laptop/") for text in paper[name].overrides]
+        changed = [text.replace("sit-b-2-256", "sit-nano-2") for text in changed]
+        # A teacher's step is a thousandth.
+        changed = [text.removesuffix("000") if "teacher_step" in text else text for text in changed]
+        assert tuple(changed) == laptop[name].overrides
 
 
 # What the runs of one recipe have in common, and what a method changes about it.
@@ -115,25 +146,28 @@ METHODS = {
 }
 # Scale, lowest and highest time and channels of guidance; the others are scored without.
 GUIDED = {
-    "paper/table2/sit-xl-2-plain": (1.5, 0.0, 1.0, 3),
-    "paper/table2/sit-xl-2-dispersive": (1.5, 0.0, 1.0, 3),
-    "paper/table2/sit-xl-2-layersync": (1.8, 0.0, 0.7, None),
-    "paper/table2/sit-xl-2-repa": (1.8, 0.0, 0.7, None),
-    "paper/table2/sit-xl-2-sra": (1.8, 0.0, 0.7, None),
-    "paper/table2/sit-xl-2-guided": (1.9, 0.0, 0.65, None),
-    "paper/table2/lightningdit-xl-1-plain": (6.7, 0.0, 0.875, 3),
-    "paper/table2/lightningdit-xl-1-guided": (6.7, 0.0, 0.875, 3),
-    "paper/table3/sit-xl-2-plain": (1.5, 0.0, 1.0, 3),
-    "paper/table3/sit-xl-2-repa": (1.8, 0.0, 0.7, None),
-    "paper/table3/sit-xl-2-guided": (1.9, 0.0, 0.65, None),
+    "paper-guided/table2-sit-xl-2-plain": (1.5, 0.0, 1.0, 3),
+    "paper-guided/table2-sit-xl-2-dispersive": (1.5, 0.0, 1.0, 3),
+    "paper-guided/table2-sit-xl-2-layersync": (1.8, 0.0, 0.7, None),
+    "paper-guided/table2-sit-xl-2-repa": (1.8, 0.0, 0.7, None),
+    "paper-guided/table2-sit-xl-2-sra": (1.8, 0.0, 0.7, None),
+    "paper-guided/table2-sit-xl-2-guided": (1.9, 0.0, 0.65, None),
+    "paper-guided/table2-lightningdit-xl-1-plain": (6.7, 0.0, 0.875, 3),
+    "paper-guided/table2-lightningdit-xl-1-guided": (6.7, 0.0, 0.875, 3),
+    "paper-guided/table3-sit-xl-2-plain": (1.5, 0.0, 1.0, 3),
+    "paper-guided/table3-sit-xl-2-repa": (1.8, 0.0, 0.7, None),
+    "paper-guided/table3-sit-xl-2-guided": (1.9, 0.0, 0.65, None),
 }
 
 
-@pytest.mark.parametrize("name", [name for name in presets() if not name.startswith(("demo/", "zoo/"))])
+@pytest.mark.parametrize(
+    "name",
+    [name for name in [*presets(), *ROWS] if scale_of(name) in ("laptop", "paper") and "released" not in name],
+)
 def test_every_run_has_the_values_of_its_recipe(name):
-    config = load_config(name)
+    config = config_of(name)
     tree = to_dict(config)
-    if name.startswith("laptop/"):
+    if scale_of(name) == "laptop":
         expected = LAPTOP
         lightning = config.backbone.name == "lightningdit"
         times = ("lognormal", 1.0) if lightning else ("uniform", 0.0)
@@ -148,20 +182,21 @@ def test_every_run_has_the_values_of_its_recipe(name):
     guidance = (s.guidance_scale, s.guidance_low, s.guidance_high, s.guidance_channels)
     own = 3 if config.backbone.name == "lightningdit" else None
     assert guidance == GUIDED.get(name, (1.0, 0.0, 1.0, own))
-    ablation = name.startswith(("paper/table4", "paper/table5", "paper/fig8")) and name != "paper/table5/teacher"
-    assert s.count == (300 if name.startswith("laptop/") else 10_000 if ablation else 50_000)
+    ablation = name.startswith("paper-ablations/")
+    assert s.count == (300 if scale_of(name) == "laptop" else 10_000 if ablation else 50_000)
 
 
 def test_rows_that_need_no_training_of_their_own():
     for scale, base in (("paper", "sit-b-2-256"), ("laptop", "sit-nano-2")):
+        found = {row.name: row for row in SWEEPS[f"{scale}-ablations"].rows}
         for row, run in (("plain", f"{base}-plain"), ("vae", f"{base}-vae"), ("guided", base)):
-            one, other = (load_config(f"{scale}/{name}") for name in (f"table4/{row}", run))
-            assert fingerprint(one, "teacher") == fingerprint(other, "teacher") and one.name != other.name
+            assert (found[f"table4-{row}"].base, found[f"table4-{row}"].overrides) == (f"{scale}/{run}", ())
 
 
 def test_repa_stops_where_the_guided_run_does():
     for scale, base in (("paper", "sit-b-2-256"), ("laptop", "sit-nano-2")):
-        stopped, guided, repa = (load_config(f"{scale}/{n}") for n in ("fig8/repa-stop", base, f"{base}-repa"))
+        stop = {"paper": "paper-ablations/fig8-repa-stop", "laptop": "laptop-ablations/fig8-repa-100"}[scale]
+        stopped, guided, repa = map(config_of, (stop, f"{scale}/{base}", f"{scale}/{base}-repa"))
         assert stopped.objective.options["stop_step"] == guided.objective.options["stop_step"]
         assert {**stopped.objective.options, "stop_step": None} == repa.objective.options
         assert stopped.training == repa.training

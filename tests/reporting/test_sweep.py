@@ -20,13 +20,13 @@ def test_a_file_says_rows_seeds_and_how_to_score(tmp_path):
     file = tmp_path / "ablation.yaml"
     file.write_text(
         "overrides: {training.steps: 20}\n"
-        "rows:\n- laptop/table4/vae\n- {name: plain, base: demo/plain, overrides: [training.batch=8]}\n"
+        "rows:\n- laptop/sit-nano-2-vae\n- {name: plain, base: demo/plain, overrides: [training.batch=8]}\n"
         "seeds: [0, 2]\nevaluate: {count: 50, detector: clf64}\n"
     )
     spec = load_sweep(file)
     assert spec.name == "ablation" and spec.seeds == (0, 2)
     assert spec.rows == (
-        RowSpec("laptop-table4-vae", "laptop/table4/vae"),
+        RowSpec("laptop-sit-nano-2-vae", "laptop/sit-nano-2-vae"),
         RowSpec("plain", "demo/plain", ("training.batch=8",)),
     )
     assert spec.overrides == ("training.steps=20",)
@@ -112,14 +112,16 @@ def test_what_student_and_teacher_share_reaches_both(tmp_path):
 
 
 def test_each_run_is_wanted_once_teachers_first(tmp_path):
-    rows = [STUDENT, "laptop/table4/guided", "laptop/table4/by-plain", "laptop/sit-nano-2-plain"]
+    plain = {"objective.teacher": "laptop/sit-nano-2-plain", "objective.teacher_step": 200}
+    again, by_plain = {"name": "again", "base": STUDENT}, {"name": "by-plain", "base": STUDENT, "overrides": plain}
+    rows = [STUDENT, again, by_plain, "laptop/sit-nano-2-plain"]
     jobs = plan(sweep_of({"rows": rows, "seeds": [0, 1]}), tmp_path)
     teacher = next(job.id for job in jobs if job.training.source == TEACHER)
     assert [(job.id, job.names, job.after) for job in jobs[:4]] == [
         (teacher, (), ()),
         ("laptop-sit-nano-2-plain-0", ("laptop-sit-nano-2-plain",), ()),
-        ("laptop-sit-nano-2-0", ("laptop-sit-nano-2", "laptop-table4-guided"), (teacher,)),
-        ("laptop-table4-by-plain-0", ("laptop-table4-by-plain",), ("laptop-sit-nano-2-plain-0",)),
+        ("laptop-sit-nano-2-0", ("laptop-sit-nano-2", "again"), (teacher,)),
+        ("by-plain-0", ("by-plain",), ("laptop-sit-nano-2-plain-0",)),
     ]
     assert [job.training.seed for job in jobs] == [0] * 4 + [1] * 4
     assert len({job.fingerprint for job in jobs}) == len({job.id for job in jobs}) == 8

@@ -1,5 +1,6 @@
 """Layers of a configuration: presets and YAML files over each other, overrides, recipes."""
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,7 @@ from workbench.config.checks import (
 from workbench.config.ranges import OptionError, named, shown
 from workbench.config.reading import NULL, Document, WrittenFloat, WrittenInt, parse_value, read_yaml
 from workbench.config.records import Config, record_options
+from workbench.shipped import shipped
 
 PRESETS = Path(__file__).parent.parent / "presets"
 _MOST_LAYERS = 100
@@ -159,8 +161,22 @@ def _file(source: str | Path) -> Path:
     if path.suffix in (".yaml", ".yml"):
         return path
     if not isinstance(source, str) or f"{source}.yaml" not in _shipped():
+        command = _sweep_of(str(source))
+        if command:
+            raise ValueError(f"preset {shown(source)} is not known, but there is such a row of a sweep: `{command}`")
         refuse_unknown("preset", str(source), presets(), listed_by="`workbench presets`")
     return PRESETS / f"{source}.yaml"
+
+
+def _sweep_of(name: str) -> str | None:
+    """The command for a row of the sweeps that come with the package, such as "laptop/table5/scale-60"; else None."""
+    scale, _, row = name.partition("/")
+    with contextlib.suppress(ValueError, OSError, AttributeError, TypeError):  # no sweeps here, or a damaged one
+        for file in sorted(shipped("reports/sweeps").glob("*.yaml")):
+            rows = read_yaml(file).value["rows"] if file.name.startswith(scale) else ()
+            if row.replace("/", "-") in [one["name"] for one in rows]:
+                return f"workbench sweep reports/sweeps/{file.name} --only {row.replace('/', '-')}"
+    return None
 
 
 def _held(value: Any) -> str:

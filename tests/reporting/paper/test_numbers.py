@@ -5,6 +5,7 @@ import yaml
 
 from workbench.config import presets
 from workbench.reporting.paper.numbers import paper_numbers
+from workbench.reporting.paper.runs import preset_of
 from workbench.shipped import shipped
 
 NUMBERS = paper_numbers()
@@ -67,7 +68,7 @@ def test_quoted_rows_are_those_nobody_trains_here_and_every_preset_exists():
     quoted = {row.label for table in NUMBERS.tables.values() for row in table.rows if row.quoted}
     assert quoted == {"LDM-4", "U-ViT-H/2", "MDTv2-XL/2", "MaskDiT", "SD-DiT", "DiT-XL/2", "VDM++"}
     named = {
-        f"{scale}/{preset}"
+        f"{scale}/{preset_of(scale, preset).preset}"
         for rows in (*(table.rows for table in NUMBERS.tables.values()), NUMBERS.time)
         for row in rows
         for scale, preset in row.presets.items()

@@ -57,18 +57,34 @@ def test_a_missing_run_comes_with_the_training_of_its_teacher_first(where):
 
 def test_a_run_that_cannot_be_says_so_and_the_others_go_on(where):
     # Its teacher is to have trained 200 steps, of 4.
-    rows = {"by": "table4/by-plain", "plain": "sit-nano-2-plain"}
+    rows = {"by": "laptop-ablations/table4-by-plain", "plain": "sit-nano-2-plain"}
     found = runs_of("laptop", rows, (0,), where["root"], where["overrides"])
     assert list(found.runs) == ["plain"]
     assert "200" in found.missing[0].what and parsed(found.missing[0].command)
 
 
 def test_a_row_of_a_sweep_is_named_as_such(tmp_path):
-    found = runs_of("laptop", {"x": "table5/scale-60", "y": "sit-nano-2-vae"}, (0,), tmp_path)
-    for one, preset in zip(found.missing, ("laptop/table5/scale-60", "laptop/sit-nano-2-vae"), strict=True):
+    asked = {"x": "laptop-ablations/table5-scale-60", "y": "sit-nano-2-vae"}
+    found = runs_of("laptop", asked, (0,), tmp_path)
+    changes = ("objective.guidance_scale=60",)
+    expected = (("laptop/sit-nano-2", changes), ("laptop/sit-nano-2-vae", ()))
+    for one, run in zip(found.missing, expected, strict=True):
         (sweep,) = parsed(one.command)
         spec = load_sweep(shipped(sweep.file))
-        assert [row.base for row in spec.rows if row.name in sweep.only] == [preset]
+        assert [(row.base, row.overrides) for row in spec.rows if row.name in sweep.only] == [run]
+
+
+def test_a_row_of_no_sweep_or_of_another_scale_is_refused(tmp_path):
+    for row, words in (
+        (
+            "laptop-ablations/table5-scale-61",
+            "row of laptop-ablations.yaml 'table5-scale-61' is not known; did you mean",
+        ),
+        ("paper-ablations/table5-scale-60", "is of paper/sit-b-2-256, which is not of laptop scale"),
+        ("laptop-ablation/table5-scale-60", "preset 'laptop/laptop-ablation/table5-scale-60' is not known"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            runs_of("laptop", {"x": row}, (0,), tmp_path)
 
 
 def test_every_preset_of_every_table_has_a_command(tmp_path):

@@ -82,9 +82,9 @@ def runs_of(
 ) -> Found:
     """The finished run of each row and seed by its fingerprint, the teacher being that of the same seed.
 
-    `rows` are presets of the scale by the name of the row; `overrides` are changes to all of them and their teachers,
-    as a sweep has them. With `weights` a run of which only the records are here is missing. ValueError for an unknown
-    scale, preset or option.
+    `rows` are presets of the scale or rows of its sweeps (`preset_of`) by the name of the row; `overrides` are changes
+    to all of them and their teachers, as a sweep has them. With `weights` a run of which only the records are here is
+    missing. ValueError for an unknown scale, preset or option.
     """
     refuse_unknown("scale", scale, SCALES)
     root, overrides = home() if root is None else Path(root), as_overrides(overrides)
@@ -95,7 +95,7 @@ def runs_of(
     without_weights: dict[str, tuple[Wanted, dict[int, Training]]] = {}
     teacher_steps: dict[str, int] = {}
     for row, one in named.items():
-        wanted = Wanted(one) if isinstance(one, str) else one
+        wanted = preset_of(scale, one) if isinstance(one, str) else one
         source, lacking, bare = f"{scale}/{wanted.preset}", {}, {}
         told = " ".join([source, *wanted.overrides])
         for seed in seeds:
@@ -124,6 +124,24 @@ def runs_of(
             without_weights[row] = (wanted, bare)
     missing += _without_weights(scale, overrides, without_weights)
     return Found(found, tuple(missing), teacher_steps, frozenset(without_weights))
+
+
+def preset_of(scale: str, name: str) -> Wanted:
+    """The preset of a scale by its name, or what "SWEEP/ROW" changes in one: a row of ``reports/sweeps/SWEEP.yaml``.
+
+    ValueError for a row that the sweep does not have, or that trains at another scale.
+    """
+    stem, _, row = name.partition("/")
+    file = shipped("reports/sweeps") / f"{stem}.yaml"
+    if not row or not file.is_file():
+        return Wanted(name)
+    spec = _sweep(file, file.stat().st_mtime_ns) or load_sweep(file)
+    rows = {one.name: one for one in spec.rows}
+    refuse_unknown(f"row of {file.name}", row, rows)
+    at, _, preset = rows[row].base.partition("/")
+    if at != scale:
+        raise ValueError(f"row {row} of {file.name} is of {rows[row].base}, which is not of {scale} scale")
+    return Wanted(preset, rows[row].overrides)
 
 
 def _without_weights(

@@ -75,7 +75,7 @@ def _absent(scale: str, table: str) -> tuple[Missing, ...]:
     if table != "table3" or scale == "paper":
         return ()
     what = f"a second resolution at {scale} scale, which its images do not have; at paper scale it is there"
-    return (Missing(what, "workbench train paper/table3/sit-xl-2-guided"),)
+    return (Missing(what, "workbench sweep reports/sweeps/paper-guided.yaml --only table3-sit-xl-2-guided"),)
 
 
 def _named(groups: Mapping[str, str], name: str) -> str:

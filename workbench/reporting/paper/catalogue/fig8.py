@@ -21,8 +21,6 @@ PRESETS = {
 }
 STOPS = {"paper": (50_000, 100_000, 150_000, 200_000), "laptop": (50, 100, 200), "demo": (70, 140, 280)}
 AFTER = {"paper": 100_000}  # steps on from a stop at which the paper scores; elsewhere every run's last step
-# Runs that have a preset of their own.
-_OWN = {("laptop", "repa", 100): "fig8/repa-stop"}
 
 
 @timed
@@ -74,9 +72,6 @@ def _row(method: str, stop: int | str) -> str:
 
 
 def _wanted(scale: str, method: str, stop: int | str) -> Wanted:
-    own = _OWN.get((scale, method, stop))
-    if own:
-        return Wanted(own)
     if (method, stop) == ("repa", NEVER):  # as REPA itself
         return Wanted(PRESETS[scale][method])
     return Wanted(PRESETS[scale][method], (f"objective.stop_step={'null' if stop == NEVER else stop}",))
