@@ -16,8 +16,7 @@ from workbench.runs.store import find_runs, prepare_run
 from workbench.training import pace as paces
 from workbench.training.loop import fit
 from workbench.training.pace import Pace, known_pace, measure_pace
-from workbench.training.plan import plan
-from workbench.training.plan_table import duration_text, notes, operations_text, table
+from workbench.training.plan import duration_text, notes, operations_text, plan, table
 from workbench.training.queue import places
 from workbench.training.sizes import capacity, disk_bytes, encoded, model_size, size_text
 from workbench.training.slots import take_slots

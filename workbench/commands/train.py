@@ -44,11 +44,7 @@ def train(command) -> None:
     config = load_config(command.config, command.overrides)
     count = command.processes * command.nodes
     printed = command.print_launch or command.print_slurm
-    if config.training.batch % (count * config.training.accumulation):
-        raise ValueError(
-            f"training.batch {config.training.batch} cannot be shared by {count} processes with "
-            f"training.accumulation {config.training.accumulation}"
-        )
+    config.training.check_processes(count)
     if printed:
         _print(command, config.name)
     elif command.dry_run:
@@ -93,8 +89,7 @@ def _plan(command, config: Config) -> None:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    from workbench.training.plan import plan
-    from workbench.training.plan_table import notes, table
+    from workbench.training.plan import notes, plan, table
 
     console = Console()
     found = plan(config, processes=command.processes)

@@ -76,6 +76,16 @@ class TrainingConfig:
     milestone_every: Steps | None = 50_000  # checkpoints whose weights are kept for ever, for looking at
     tracker: Literal["none", "tensorboard"] = "none"  # records also go to RUN/tensorboard
 
+    def check_processes(self, processes: int) -> None:
+        """ValueError for a number of processes that cannot share the batch."""
+        if processes < 1:
+            raise ValueError(f"processes must be at least 1; got {processes}")
+        if self.batch % (processes * self.accumulation):
+            raise ValueError(
+                f"training.batch {self.batch} cannot be shared by {processes} processes with "
+                f"training.accumulation {self.accumulation}"
+            )
+
 
 @dataclass(frozen=True)
 class SamplingConfig:

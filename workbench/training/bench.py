@@ -15,7 +15,7 @@ from workbench.data.encoders import load_encoder
 from workbench.diffusion.precision import tf32
 from workbench.objectives.base import Batch
 from workbench.training.state import TrainState, accelerate
-from workbench.training.student import build_backbone, build_student
+from workbench.training.student import Shape, build_backbone, build_student
 
 # The run of section 4.5, the teacher of Table 5, and B's stop of section 4.1 (20 epochs; 4.5 itself stops at 50 k).
 PAPER_STEPS, TEACHER_STEPS, GUIDED_STEPS = 1_000_000, 200_000, 100_000
@@ -36,15 +36,6 @@ class StepCost:
     memory: int
     total: float
     total_with_teacher: float
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """The part of an encoded data set that building a student needs."""
-
-    channels: int
-    height: int
-    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -142,11 +133,11 @@ def plain_matmul_share(backbone: Mapping[str, object], batch: int, seconds: floa
     return 6 * used / seconds / (2 * side**3 / best)
 
 
-def _shape(backbone: Mapping[str, object]) -> _Shape:
-    return _Shape(4, 8 if backbone["size"] == "nano" else 32, tuple(str(k) for k in range(1000)))
+def _shape(backbone: Mapping[str, object]) -> Shape:
+    return Shape(4, 8 if backbone["size"] == "nano" else 32, tuple(str(k) for k in range(1000)))
 
 
-def _state(config: Config, shape: _Shape) -> tuple[TrainState, dict[str, _Computed]]:
+def _state(config: Config, shape: Shape) -> tuple[TrainState, dict[str, _Computed]]:
     teacher, targets, options = None, {}, config.objective.options
     if "teacher" in options:
         teacher = build_backbone(config, shape)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import workbench
 from workbench.config import FREE, Config, load_config, to_dict
+from workbench.config.teachers import override
 from workbench.files import is_locked
 from workbench.runs.history import me, read_history, record_event, settings_of
 from workbench.runs.state import LIVE, STARTER_LOCK, TRAINER_LOCK, TRAINING, last_log_lines
@@ -92,7 +93,7 @@ def launch(
         >>> wb.launch(config).state  # a finished run is only returned, another one would train
         'finished'
     """
-    check_launch(config, processes)
+    config.training.check_processes(processes)
     if after is not None and not queue:
         raise ValueError("a training that starts after another has to wait in the queue: queue=True")
     possible = candidates(devices, processes)
@@ -140,18 +141,6 @@ def note_failed_start(error: BaseException) -> None:
         status = run.status
         if status["state"] == "starting":
             run.write_status("failed", status["step"], error=str(error))
-
-
-def check_launch(config: Config, processes: int) -> None:
-    """ValueError for a number of processes that cannot share the batch."""
-    training = config.training
-    if processes < 1:
-        raise ValueError(f"processes must be at least 1; got {processes}")
-    if training.batch % (processes * training.accumulation):
-        raise ValueError(
-            f"training.batch {training.batch} cannot be shared by {processes} processes with "
-            f"training.accumulation {training.accumulation}"
-        )
 
 
 def candidates(devices: Sequence[int] | None, processes: int) -> tuple[str, ...]:
@@ -227,14 +216,10 @@ def _overrides(config: Config, run: Run, root: Path) -> list[str]:
     asked, had = to_dict(config), to_dict(stored)
     places = [(section, key) for section, _, key in (option.partition(".") for option in FREE) if key in asked[section]]
     return [
-        f"{section}.{key}={_yaml(asked[section][key])}"
+        override(f"{section}.{key}", asked[section][key])
         for section, key in places
         if asked[section][key] != had[section][key]
     ]
-
-
-def _yaml(value: object) -> str:
-    return "null" if value is None else str(value)
 
 
 def _environment(run: Run, root: Path) -> dict[str, str]:

@@ -7,22 +7,12 @@ from functools import cache
 
 import torch
 
-from workbench.config import Config, from_dict, plugin_class, to_dict
+from workbench.config import Config, from_dict, to_dict
 from workbench.data.encoders import load_encoder
 from workbench.data.latents import latent_source
-from workbench.objectives.base import Context
-from workbench.training.student import build_backbone
+from workbench.training.student import Shape, build_backbone, build_objective
 
 _RECORD = 320  # bytes of a line of metrics.jsonl
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The part of an encoded image set that a step depends on."""
-
-    channels: int
-    height: int
-    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -108,20 +98,11 @@ def _model(text: str, shape: Shape) -> Size:
     widths = {name: load_encoder(name).width for name in named}
     with torch.device("meta"):
         model = build_backbone(config, shape)
-        context = Context(
-            depth=model.depth,
-            width=model.width,
-            patch=model.patch,
-            channels=shape.channels,
-            height=shape.height,
-            path=config.diffusion.path,
-            teacher=model if "teacher" in options else None,
-            targets=widths,
-        )
-        objective = plugin_class("objective", config.objective.name)(context, **options)
+        teacher = model if "teacher" in options else None
+        objective = build_objective(config, model, teacher, widths)
     steps = config.training.steps
     stop = steps if objective.stop_step is None else min(objective.stop_step, steps)
     both = torch.nn.ModuleList([model, objective])
-    standing = standing_bytes(both, model, context.teacher)
+    standing = standing_bytes(both, model, teacher)
     count = [sum(p.numel() for p in module.parameters()) for module in (model, objective)]
     return Size(count[0], count[1], stop if objective.weight_at(0) > 0 else 0, standing)

@@ -14,7 +14,6 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from workbench.config import Config
 from workbench.objectives.base import Batch
 from workbench.runs.finite import first_not_finite
-from workbench.training.optimizer import build_optimizer
 from workbench.training.student import Losses, Student
 
 
@@ -141,12 +140,21 @@ def accelerate(config: Config) -> Accelerator:
     expected = int(os.environ.get("WORKBENCH_PROCESSES", processes))
     if processes != expected:
         raise ValueError(f"{expected} processes were asked for, but {processes} started")
-    if training.batch % (processes * training.accumulation):
-        raise ValueError(
-            f"training.batch {training.batch} cannot be shared by {processes} processes with "
-            f"training.accumulation {training.accumulation}"
-        )
+    training.check_processes(processes)
     return accelerator
+
+
+def build_optimizer(student: nn.Module, config: Config) -> torch.optim.AdamW:
+    """AdamW over every trained parameter, heads included, with the configuration's constants; fused kernels."""
+    training = config.training
+    trained = [p for p in student.parameters() if p.requires_grad]
+    return torch.optim.AdamW(
+        trained,
+        lr=training.learning_rate,
+        betas=(training.beta1, training.beta2),
+        weight_decay=training.weight_decay,
+        fused=True,
+    )
 
 
 def _shard(module: nn.Module, blocks: Iterable[nn.Module], accelerator: Accelerator) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -11,14 +10,15 @@ from torch import Tensor, nn
 
 from workbench.backbones.base import TransformerBackbone
 from workbench.config import Config, plugin_class
+from workbench.data.latents import Latents
 from workbench.data.targets import Targets
 from workbench.objectives.base import Batch, Context, Inputs, Objective
 from workbench.objectives.heads import initialize
 
 
-@runtime_checkable
-class LatentShape(Protocol):
-    """What building a model needs to know of its latents."""
+@dataclass(frozen=True)
+class Shape:
+    """The part of an encoded image set that a model depends on."""
 
     channels: int
     height: int
@@ -72,7 +72,7 @@ def denoising_loss(
     return squares + cosine_weight * (1 - F.cosine_similarity(predicted, v, dim=1)).mean(dim=(1, 2))
 
 
-def build_backbone(config: Config, latents: LatentShape) -> TransformerBackbone:
+def build_backbone(config: Config, latents: Latents | Shape) -> TransformerBackbone:
     """The backbone that ``config`` names for these latents; its weights are not set yet."""
     return plugin_class("backbone", config.backbone.name)(
         **config.backbone.options,
@@ -82,12 +82,10 @@ def build_backbone(config: Config, latents: LatentShape) -> TransformerBackbone:
     )
 
 
-def build_student(
-    config: Config, latents: LatentShape, teacher: TransformerBackbone | None, targets: Mapping[str, Targets]
-) -> Student:
-    """A freshly initialised student; the same seed gives the same backbone whatever the objective."""
-    backbone = build_backbone(config, latents)
-    backbone.initialize(torch.Generator().manual_seed(config.training.seed))
+def build_objective(
+    config: Config, backbone: TransformerBackbone, teacher: TransformerBackbone | None, widths: Mapping[str, int]
+) -> Objective:
+    """The objective that ``config`` names for a backbone; ``widths`` are those of its targets by encoder."""
     context = Context(
         depth=backbone.depth,
         width=backbone.width,
@@ -96,8 +94,17 @@ def build_student(
         height=backbone.height,
         path=config.diffusion.path,
         teacher=teacher,
-        targets={name: tokens.width for name, tokens in targets.items()},
+        targets=widths,
     )
-    objective = plugin_class("objective", config.objective.name)(context, **config.objective.options)
+    return plugin_class("objective", config.objective.name)(context, **config.objective.options)
+
+
+def build_student(
+    config: Config, latents: Latents | Shape, teacher: TransformerBackbone | None, targets: Mapping[str, Targets]
+) -> Student:
+    """A freshly initialised student; the same seed gives the same backbone whatever the objective."""
+    backbone = build_backbone(config, latents)
+    backbone.initialize(torch.Generator().manual_seed(config.training.seed))
+    objective = build_objective(config, backbone, teacher, {name: tokens.width for name, tokens in targets.items()})
     initialize(objective, torch.Generator().manual_seed(config.training.seed + 1))
     return Student(backbone, objective, config.diffusion.cosine_weight)

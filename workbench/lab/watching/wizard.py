@@ -14,8 +14,7 @@ from workbench.files import reason
 from workbench.lab.watching import form
 from workbench.lab.watching.live import watch
 from workbench.runs.store import runs_root
-from workbench.training.plan import Plan, plan
-from workbench.training.plan_table import duration_text, notes, table
+from workbench.training.plan import Plan, duration_text, notes, plan, table
 
 _STATIC = Path(__file__).parents[1] / "static"
 
