@@ -34,7 +34,7 @@ from workbench.config import (
 from workbench.config.checks import PLUGIN_TEXT, PLUGINS
 from workbench.config.ranges import OfDepth, Range
 from workbench.reporting.demo import demo_configs
-from workbench.reporting.sweep.rows import resolve
+from workbench.reporting.sweep.specification import resolve
 
 BASE = "base: demo/plain\n"
 

@@ -14,7 +14,7 @@ from workbench.config.paths import NAMED_CODECS, real_path
 from workbench.config.teachers import override
 from workbench.data.autoencoders import PUBLISHED
 from workbench.lab.watching.form import configs
-from workbench.reporting.sweep.rows import resolve
+from workbench.reporting.sweep.specification import resolve
 from workbench.runs.index import runs_table
 from workbench.runs.store import Run, find_runs, find_teacher, prepare_run, run_fingerprint
 from workbench.training.launch import _overrides
@@ -181,7 +181,7 @@ def test_a_teacher_given_by_path_is_found_from_another_working_directory(place):
 def test_a_launch_takes_what_does_not_count_from_who_asks(place):
     config = load_config("demo/plain")
     run = prepare_run(config, place / "runs")
-    changes = ["training.keep=5", "training.accumulation=2", "training.tf32=False", "backbone.checkpoint_blocks=True"]
+    changes = ["training.keep=5", "training.accumulation=2", "training.tf32=false", "backbone.checkpoint_blocks=true"]
     again = load_config("demo/plain", changes)
     assert prepare_run(again, place / "runs").folder == run.folder
     assert _overrides(again, run, place / "runs") == changes and _overrides(config, run, place / "runs") == []

@@ -6,11 +6,9 @@ import re
 import pytest
 
 from workbench.config import load_config
-from workbench.reporting.sweep.progress import finished
+from workbench.reporting.sweep.progress import finished, standings
 from workbench.reporting.sweep.records import place_of, read_job, write_job
-from workbench.reporting.sweep.rows import plan, resolve
-from workbench.reporting.sweep.specification import RowSpec, load_sweep, sweep_of
-from workbench.reporting.sweep.table import standings
+from workbench.reporting.sweep.specification import RowSpec, load_sweep, plan, resolve, sweep_of
 from workbench.runs.store import prepare_run, run_fingerprint
 
 STUDENT, TEACHER = "laptop/sit-nano-2", "laptop/sit-nano-2-teacher"

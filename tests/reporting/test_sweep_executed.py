@@ -22,9 +22,8 @@ from threadpoolctl import threadpool_limits
 from workbench.files import hold_lock
 from workbench.reporting.sweep.records import STOP, place_of, read_job
 from workbench.reporting.sweep.row import Stopped, open_row
-from workbench.reporting.sweep.rows import plan
 from workbench.reporting.sweep.schedule import run_sweep
-from workbench.reporting.sweep.specification import sweep_of
+from workbench.reporting.sweep.specification import plan, sweep_of
 from workbench.runs.store import Run, find_runs, prepare_run
 from workbench.shipped import shipped
 

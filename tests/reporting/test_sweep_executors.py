@@ -8,9 +8,8 @@ import nbformat
 import pytest
 
 from workbench.reporting.sweep.records import place_of, read_job
-from workbench.reporting.sweep.rows import plan
 from workbench.reporting.sweep.schedule import run_sweep
-from workbench.reporting.sweep.specification import sweep_of
+from workbench.reporting.sweep.specification import plan, sweep_of
 
 STAND_IN = """\
 import json, os, signal, sys

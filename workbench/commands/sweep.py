@@ -74,10 +74,10 @@ def _conclude(console: Console, spec, command, progress) -> None:
 
 def _tell(spec, command) -> None:
     """The table of a dry run."""
+    from workbench.reporting.sweep.progress import standings
     from workbench.reporting.sweep.records import place_of
-    from workbench.reporting.sweep.rows import plan
     from workbench.reporting.sweep.schedule import default_workers
-    from workbench.reporting.sweep.table import standings
+    from workbench.reporting.sweep.specification import plan
 
     root = runs_root().resolve()
     found = standings(plan(spec, root, command.only), place_of(root, spec.name), root)

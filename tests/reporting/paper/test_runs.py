@@ -10,8 +10,7 @@ from workbench.config import load_config
 from workbench.reporting.paper.numbers import paper_numbers
 from workbench.reporting.paper.runs import Wanted, runs_of
 from workbench.reporting.paper.scores import Asked, common_steps, scores_of
-from workbench.reporting.sweep.rows import resolve
-from workbench.reporting.sweep.specification import load_sweep
+from workbench.reporting.sweep.specification import load_sweep, resolve
 from workbench.runs.archive import pack_records, unpack_records
 from workbench.runs.store import find_runs, run_fingerprint
 from workbench.shipped import shipped

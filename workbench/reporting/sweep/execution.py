@@ -1,7 +1,10 @@
-"""What a worker does for one row: start the process of its notebook, and see to it that its end is written down.
+"""One row: the worker that starts the process of its notebook, and that process, which executes it by papermill.
 
 `execute_row` is all that an executor is given. It can be pickled and imported, and takes and returns plain values, so
-it may run in a thread, in a process, or on another machine that sees the same folders.
+it may run in a thread, in a process, or on another machine that sees the same folders. The process, ``python -m
+workbench.reporting.sweep.execution`` with the order on stdin, is one of its own because papermill changes the working
+folder, and because a row then has its own threads, devices and log. It ends when its stdin does, which happens at any
+death of the worker; the kernel notices that within a second.
 """
 
 import contextlib
@@ -13,12 +16,18 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import workbench
-from workbench.reporting.sweep.records import read_job, write_job
+from workbench.files import hold_lock, read_json, reason, write_atomically
+from workbench.reporting.sweep.records import MARK, STOP, read_job, write_job
+
+_PATIENCE = 30.0  # seconds: the one before is dying
+_START = 300.0  # seconds for the kernel to answer, on a machine that is busy
+FINISHED, FAILED, DEAD = 0, 1, 3
 
 
 def execute_row(order: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +41,7 @@ def execute_row(order: Mapping[str, Any]) -> dict[str, Any]:
         return {"state": "stopped", **order["identity"]}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ".lock").touch()
-    command = [sys.executable, "-m", "workbench.reporting.sweep.process"]
+    command = [sys.executable, "-m", "workbench.reporting.sweep.execution"]
     with (folder / "log.txt").open("wb") as log, _devices(order, folder) as environment:
         process = subprocess.Popen(
             command,
@@ -95,3 +104,77 @@ def environment_of(root: str, workers: int) -> dict[str, str]:
     own = {"PYTHONPATH": os.pathsep.join(filter(None, packages)), "WORKBENCH_RUNS": root}
     threads = {"OMP_NUM_THREADS": str(max(1, cores() // workers)), "OMP_WAIT_POLICY": "passive"}
     return {**threads, **os.environ, **own}
+
+
+def main() -> int:
+    """Execute the row of the order; returns 0 if it finished, 1 if a cell failed, 3 if its kernel died."""
+    order = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    folder = Path(order["folder"])
+    with hold_lock(folder / ".lock", _PATIENCE):
+        for leftover in folder.glob(".mark-*.json"):
+            leftover.unlink()
+        mark = folder / f".mark-{time.time_ns()}.json"
+        began, identity = time.time(), order["identity"]
+        write_job(folder, "running", **identity, began=began)
+        os.environ[MARK] = str(mark)
+        code, trouble = _execute(order, folder)
+        reached = _reached(mark)
+        if code == FINISHED and reached is None:
+            code, trouble = FAILED, {"reason": "the notebook ended without coming to row.end() in its last cell"}
+        elif code == FINISHED and reached["fingerprint"] != identity["fingerprint"]:
+            code, trouble = FAILED, {"reason": f"it trained the run {reached['fingerprint']} instead"}
+        stopped = code != FINISHED and Path(order["stop"]).exists()
+        state = "finished" if code == FINISHED else "stopped" if stopped else "failed"
+        about = {**identity, "exit": code, "began": began, "seconds": time.time() - began, **(reached or {}), **trouble}
+        write_job(folder, state, **about)
+        mark.unlink(missing_ok=True)
+    return code
+
+
+def _execute(order: dict[str, Any], folder: Path) -> tuple[int, dict[str, Any]]:
+    """The exit code and, unless it is 0, the reason and the cell."""
+    from nbclient.exceptions import DeadKernelError
+    from papermill import PapermillExecutionError, execute_notebook
+
+    os.environ[STOP] = order["stop"]
+    working = folder / ".row.ipynb"
+    options = {"kernel_name": "python3", "progress_bar": False, "start_timeout": _START}
+    try:
+        execute_notebook(order["notebook"], working, parameters=order["parameters"], **options)
+        return FINISHED, {}
+    except PapermillExecutionError as error:
+        what = f"{error.ename}: {error.evalue}"
+        return FAILED, {"reason": what, "cell": _cell(working, "exception")}
+    except DeadKernelError:
+        return DEAD, {"reason": "the kernel died", "cell": _cell(working, "start_time")}
+    except Exception as error:
+        return FAILED, {"reason": reason(error)}
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            write_atomically(folder / "row.ipynb", working.read_bytes())
+            working.unlink()
+
+
+def _reached(mark: Path) -> dict[str, Any] | None:
+    return read_json(mark) if mark.is_file() else None
+
+
+def _cell(notebook: Path, mark: str) -> str:
+    """The last cell that papermill gave a mark, as one can find it: its name in the template, and its first line.
+
+    Not by number: papermill puts cells of its own before the one that failed.
+    """
+    cells = json.loads(notebook.read_text())["cells"]
+    cell = [cell for cell in cells if cell["metadata"].get("papermill", {}).get(mark)][-1]
+    lines = "".join(cell["source"]).splitlines() or [""]
+    return f"{cell['id']}: {lines[0]}"
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(FAILED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

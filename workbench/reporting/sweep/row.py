@@ -17,8 +17,7 @@ from workbench.reporting.figures import loss_curves, sample_grid
 from workbench.reporting.lessons import trained
 from workbench.reporting.lines import Chart
 from workbench.reporting.sweep.records import MARK, STOP
-from workbench.reporting.sweep.rows import Training, resolve
-from workbench.reporting.sweep.specification import Evaluation, evaluation_of
+from workbench.reporting.sweep.specification import Evaluation, Training, evaluation_of, resolve
 from workbench.runs.state import LIVE, TRAINER_LOCK
 from workbench.runs.store import Run, find_runs, home
 

@@ -11,11 +11,9 @@ from typing import Any
 
 from workbench.files import hold_lock, reason
 from workbench.reporting.sweep.execution import cores, execute_row, live_with_parent
-from workbench.reporting.sweep.progress import Meter, Outcome, Progress, finished, runs_by_fingerprint
+from workbench.reporting.sweep.progress import Meter, Outcome, Progress, finished, runs_by_fingerprint, write_results
 from workbench.reporting.sweep.records import Place, place_of
-from workbench.reporting.sweep.rows import Job, plan
-from workbench.reporting.sweep.specification import SweepSpec
-from workbench.reporting.sweep.table import write_results
+from workbench.reporting.sweep.specification import Job, SweepSpec, plan
 from workbench.runs.store import runs_root
 from workbench.shipped import shipped
 
@@ -123,9 +121,8 @@ class _Sweep:
             needed = [self.ended.get(id) for id in job.after]
             failed = next((each for each in needed if each is not None and each.state != "finished"), None)
             if failed is not None:
-                self.ended[job.id] = Outcome(
-                    job.id, job.names, "left out", f"it needs {failed.id}, which {_did(failed)}"
-                )
+                how = "was left out" if failed.state == "left out" else failed.state
+                self.ended[job.id] = Outcome(job.id, job.names, "left out", f"it needs {failed.id}, which {how}")
             elif all(needed) and (self.executor is not None or len(self.futures) < self.common["workers"]):
                 self.futures[job.id] = self._executor().submit(execute_row, self._order(job))
 
@@ -191,7 +188,3 @@ def default_workers() -> int:
     import torch
 
     return torch.cuda.device_count() or max(1, cores() // 2)
-
-
-def _did(outcome: Outcome) -> str:
-    return "was left out" if outcome.state == "left out" else outcome.state
