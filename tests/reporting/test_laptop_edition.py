@@ -12,9 +12,8 @@ from workbench.reporting import paper
 from workbench.reporting.edition.build import lack_of
 from workbench.reporting.edition.pages import read_exhibits
 from workbench.reporting.paper.exhibit import Exhibit
-from workbench.reporting.paper.formats import to_csv
 from workbench.reporting.paper.ours import correction
-from workbench.reporting.paper.table import Column, Table
+from workbench.reporting.paper.table import Column, Table, to_csv
 from workbench.runs.archive import unpack_records
 from workbench.runs.store import Run
 from workbench.shipped import shipped

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from workbench.reporting.paper.formats import escaped, to_csv, to_latex, to_markdown
 from workbench.reporting.paper.table import (
     Column,
     Number,
@@ -16,7 +15,11 @@ from workbench.reporting.paper.table import (
     Table,
     difference,
     difference_or_none,
+    escaped,
     share,
+    to_csv,
+    to_latex,
+    to_markdown,
 )
 
 SDE_50K, ODE_50K, SDE_10K = Protocol(50_000, "sde"), Protocol(50_000, "ode"), Protocol(10_000, "sde")

@@ -18,9 +18,8 @@ from matplotlib.figure import Figure
 
 from workbench.files import write_atomically, write_json
 from workbench.lab.view import View
-from workbench.reporting.paper.formats import to_csv, to_latex, to_markdown
 from workbench.reporting.paper.ours import corrections
-from workbench.reporting.paper.table import Table
+from workbench.reporting.paper.table import Table, to_csv, to_latex, to_markdown
 from workbench.runs.store import Run, machine
 
 _DPI = 300
