@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.evaluation.cells import Record
-from workbench.evaluation.measures import MeasureGrid
+from workbench.evaluation.measures import MeasureGrid, Record
 from workbench.lab.panes import Pane
 
 MEASURES = {
