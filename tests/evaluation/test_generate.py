@@ -18,8 +18,8 @@ from workbench.evaluation.archives import read_samples
 from workbench.evaluation.generate import _parts, described, generate, labels_of
 from workbench.evaluation.statistics import PROTOCOL
 from workbench.evaluation.suite import score
+from workbench.features.colours import layer_and_guided_maps
 from workbench.features.extract import extract
-from workbench.features.maps import layer_and_guided_maps
 from workbench.runs.checkpoints import save_checkpoint
 from workbench.runs.store import Run, prepare_run
 from workbench.training.loop import fit

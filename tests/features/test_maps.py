@@ -5,8 +5,7 @@ from einops import rearrange
 from matplotlib import colormaps
 from sklearn.decomposition import PCA
 
-from workbench.features.colours import colours, map_components
-from workbench.features.maps import pca_colours
+from workbench.features.colours import colours, map_components, pca_colours
 
 
 def draw(*shape, seed=0):

@@ -12,8 +12,8 @@ from workbench.data.images import load_images
 from workbench.data.latents import open_latents
 from workbench.evaluation.generate import generate
 from workbench.evaluation.suite import probe_layers, score
+from workbench.features.colours import TokenMaps, layer_and_guided_maps
 from workbench.features.extract import extract
-from workbench.features.maps import TokenMaps, layer_and_guided_maps
 from workbench.reporting.report import write_report
 from workbench.runs.store import Run, prepare_run
 from workbench.training.loop import fit
