@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import workbench
 from workbench import plugins
 from workbench.__main__ import COMMANDS
-from workbench.commands.options import Names
+from workbench.cli.arguments import Names, OneOf
 from workbench.config import Config, plugin_class, plugin_options, presets, record_options
 from workbench.config.checks import PLUGINS
 from workbench.config.ranges import OfDepth, Range
@@ -140,8 +140,7 @@ def commands() -> str:
         "named by its folder, its name or the beginning of either, or by the first six digits of its fingerprint.",
         "Exit codes: 0 when all was done, 2 for a mistake, with one sentence on stderr, 3 when an older checkpoint had "
         "to be used, 130 when interrupted.",
-        "This page is generated from the options of the commands in `workbench/commands/options`. "
-        "`workbench COMMAND --help` says the same.",
+        "This page is generated from the commands in `workbench/cli`. `workbench COMMAND --help` says the same.",
     ]
     for name, kind in COMMANDS.items():
         first, _, second = name.partition("-")
@@ -293,4 +292,6 @@ def _mark(mark: Any) -> str:
         return str(mark)
     if isinstance(mark, OfDepth):
         return "1 to the depth of the backbone"
+    if isinstance(mark, OneOf):
+        return "one of " + ", ".join(f"`{one}`" for one in mark.allowed)
     return f"of a {mark.value}" if isinstance(mark, Names) else ""

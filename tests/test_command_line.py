@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from workbench.__main__ import COMMANDS, main, sentence_of
-from workbench.commands.checking import check_arguments
-from workbench.commands.watch import sparkline
+from workbench.cli.arguments import check_arguments
+from workbench.cli.watch import sparkline
 from workbench.config import load_config
 from workbench.runs.store import prepare_run
 

@@ -18,7 +18,7 @@ FLOORS = [
     {"runs", "data"},
     {"training", "features", "evaluation"},
     {"lab", "reporting"},
-    {"commands"},
+    {"cli"},
     {"__main__", "__init__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import workbench.__main__
-from workbench.commands.bars import bars
-from workbench.commands.terminal import Console, on_one_line, shown, warnings_as_sentences
+from workbench.cli.bars import bars
+from workbench.cli.terminal import Console, on_one_line, shown, warnings_as_sentences
 from workbench.config import load_config
 from workbench.runs.checkpoints import FellBack, save_checkpoint
 from workbench.runs.shelf import set_notes

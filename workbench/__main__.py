@@ -1,53 +1,55 @@
-"""The command line. Each command parses its options and calls one function; errors are one sentence, exit code 2."""
+"""The command line: each name is a class of `workbench.cli`, made of its arguments and executed.
+
+Errors are one sentence, with exit code 2.
+"""
 
 import errno
-import importlib
 import os
 import sys
 
 import tyro
 
 from workbench import plugins
-from workbench.commands.checking import check_arguments, check_command
-from workbench.commands.options import console, judge, lab, look, measure, report, sweep, train
-from workbench.commands.terminal import shown, warnings_as_sentences
+from workbench.cli import bench, data, evaluate, files, lab, report, runs, sweep, train
+from workbench.cli.arguments import Command, check_arguments, check_command
+from workbench.cli.terminal import shown, warnings_as_sentences
 
-COMMANDS = {
+COMMANDS: dict[str, type[Command]] = {
     "demo": train.Demo,
     "train": train.Train,
-    "runs": console.Runs,
-    "watch": console.Watch,
-    "stop": console.Stop,
-    "pause": console.Pause,
-    "resume": console.Resume,
-    "checkpoint": console.Checkpoint,
-    "set": console.SetOption,
-    "queue": console.Queue,
-    "queue-cancel": console.QueueCancel,
-    "queue-resume": console.QueueResume,
-    "note": console.Note,
-    "trash": console.Trash,
-    "restore": console.Restore,
-    "unpack": console.Unpack,
-    "evaluate": judge.Evaluate,
-    "reference": judge.ReferenceFile,
-    "compare": judge.Compare,
+    "runs": runs.Runs,
+    "watch": runs.Watch,
+    "stop": runs.Stop,
+    "pause": runs.Pause,
+    "resume": runs.Resume,
+    "checkpoint": runs.Checkpoint,
+    "set": runs.SetOption,
+    "queue": runs.Queue,
+    "queue-cancel": runs.QueueCancel,
+    "queue-resume": runs.QueueResume,
+    "note": runs.Note,
+    "trash": runs.Trash,
+    "restore": runs.Restore,
+    "unpack": runs.Unpack,
+    "evaluate": evaluate.Evaluate,
+    "reference": evaluate.ReferenceFile,
+    "compare": evaluate.Compare,
     "sweep": sweep.Sweep,
     "report": report.Report,
-    "encode": measure.Encode,
-    "import": look.ImportFile,
-    "export": look.ExportRun,
+    "encode": data.Encode,
+    "import": files.ImportFile,
+    "export": files.ExportRun,
     "codec-train": train.Codec,
     "classifier-train": train.Classifier,
-    "bench-step": measure.BenchStep,
-    "bench-loading": measure.BenchLoading,
-    "bench-scores": measure.BenchScores,
-    "bench-views": measure.BenchViews,
-    "bench-console": measure.BenchConsole,
+    "bench-step": bench.BenchStep,
+    "bench-loading": bench.BenchLoading,
+    "bench-scores": bench.BenchScores,
+    "bench-views": bench.BenchViews,
+    "bench-console": bench.BenchConsole,
     "lab": lab.Lab,
     "page": lab.Page,
-    "zoo": look.Zoo,
-    "presets": look.Presets,
+    "zoo": files.Zoo,
+    "presets": files.Presets,
 }
 
 
@@ -77,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         check_command(command)
         with warnings_as_sentences() as came:
-            _run(command)
+            command.execute()
     except ValueError as error:
         _refuse(f"{error}")
     except OSError as error:
@@ -118,12 +120,6 @@ def sentence_of(error: OSError) -> str:
         errno.EACCES: ": choose a folder that can be written; WORKBENCH_RUNS is that of the runs",
     }.get(error.errno, "")
     return f"{place} cannot be used: {error.strerror}{more}"
-
-
-def _run(command: object) -> None:
-    room = type(command).__module__.rpartition(".")[2]
-    module = importlib.import_module(f"workbench.commands.{room}")
-    getattr(module, type(command).__name__.lower())(command)
 
 
 if __name__ == "__main__":

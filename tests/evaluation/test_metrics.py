@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from workbench.commands.sweep import _scores
+from workbench.cli.sweep import _scores
 from workbench.config import load_config
 from workbench.evaluation.compare import compare
 from workbench.evaluation.frechet import statistics

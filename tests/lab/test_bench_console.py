@@ -12,8 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from workbench.commands.measure import benchconsole
-from workbench.commands.options.measure import BenchConsole
+from workbench.cli.bench import BenchConsole
 from workbench.config import load_config
 from workbench.lab.watching.bench import (
     DRAWN,
@@ -157,7 +156,7 @@ def test_what_is_refused(tmp_path):
         with pytest.raises(ValueError, match="allowed are 1 or more, 2 or more, 1 or more"):
             next(bench_console(**options))
     with pytest.raises(ValueError, match="cannot write 'figures.txt'; a report ends in .json"):
-        benchconsole(BenchConsole(report=tmp_path / "figures.txt"))
+        BenchConsole(report=tmp_path / "figures.txt").execute()
 
 
 def test_without_a_browser_its_rows_say_why(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workbench.commands.lab import Copied, copy_notebooks, free_port, lab_arguments, lab_environment
+from workbench.cli.lab import Copied, copy_notebooks, free_port, lab_arguments, lab_environment
 from workbench.shipped import shipped
 
 READY = """async () => {

@@ -11,8 +11,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
-from workbench.commands.options.report import Report
-from workbench.commands.report import report
+from workbench.cli.report import Report
 from workbench.config import load_config
 from workbench.reporting import paper
 from workbench.reporting.edition import build
@@ -109,18 +108,18 @@ def test_what_cannot_be_shown_is_listed_and_fails_where_it_was_asked_for(place, 
     notebook(place / "notebooks", "fig4")
     monkeypatch.setattr(paper, "names", lambda: ["fig2", "fig4"])
     command = Report(out=place / "out", workers=2)
-    report(command)  # the whole of it was made of what there is
+    command.execute()  # the whole of it was made of what there is
     said = "workbench: fig2 cannot be shown yet. This takes a run. Missing: a run: workbench train demo/plain"
     assert said in capsys.readouterr().err
-    report(replace(command, scale="laptop", out=place / "out", only="fig4"))
+    replace(command, scale="laptop", out=place / "out", only="fig4").execute()
     with pytest.raises(SystemExit) as ended:
-        report(replace(command, only="fig2,fig4"))  # kept, and still nothing to see
+        replace(command, only="fig2,fig4").execute()  # kept, and still nothing to see
     assert ended.value.code == 1 and said in capsys.readouterr().err
     # What was made of more than there is now stays.
     before = (place / "out" / "laptop" / "fig4" / "exhibit.json").read_bytes()
     notebook(place / "notebooks", "fig4", NOTHING)
     with pytest.raises(SystemExit):
-        report(replace(command, only="fig4"))
+        replace(command, only="fig4").execute()
     assert "fig4 cannot be shown yet" in capsys.readouterr().err
     assert (place / "out" / "laptop" / "fig4" / "exhibit.json").read_bytes() == before
 

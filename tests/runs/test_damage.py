@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from workbench.commands.watch import view
+from workbench.cli.watch import view
 from workbench.config import load_config
 from workbench.files import append_jsonl, read_json, write_json
 from workbench.lab.watching.state import panel_state

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from workbench.commands.console import _cells
-from workbench.commands.terminal import on_one_line
-from workbench.commands.watch import view
+from workbench.cli.runs import _cells
+from workbench.cli.terminal import on_one_line
+from workbench.cli.watch import view
 from workbench.config import load_config
 from workbench.lab.watching.state import panel_state
 from workbench.lab.watching.table import table_rows

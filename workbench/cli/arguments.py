@@ -1,19 +1,68 @@
-"""What is looked at before a command runs: empty arguments, mistyped commands, ranges, whether what is named exists.
+"""Types of the arguments of commands, and the checks before a command runs.
 
-Nothing heavy is imported here, so that a mistake is answered at once.
+A number has its range in its annotation, and a text that names a run, a preset or a file says so there. The checks read
+these annotations. Nothing heavy is imported here, so that a mistake is answered at once.
 """
 
 import difflib
 import typing
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from enum import Enum
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
-from workbench.commands.options import Ending, Names
+import tyro
+
 from workbench.config import Config, load_config, refuse_unknown
 from workbench.config.ranges import Range
+
+
+class Names(Enum):
+    """What a text of the command line names."""
+
+    RUN = "run"
+    CONFIG = "preset or YAML file"
+    FILE = "file"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The endings that the name of a file may have."""
+
+    allowed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The values that a text may have. Another one is refused in a sentence, with the nearest of these."""
+
+    allowed: tuple[str, ...]
+
+
+Overrides = Annotated[tuple[str, ...], tyro.conf.Positional]
+Reference = Annotated[str, tyro.conf.Positional]
+RunReference = Annotated[str, tyro.conf.Positional, Names.RUN]
+ConfigReference = Annotated[str, tyro.conf.Positional, Names.CONFIG]
+
+Processes = Annotated[int, Range(at_least=1, at_most=4096)]
+Repeats = Annotated[int, Range(at_least=1, at_most=100_000)]
+Device = Annotated[int, Range(at_least=0, at_most=1023)]
+
+
+@runtime_checkable
+class Command(Protocol):
+    """A command: a frozen dataclass whose fields are its arguments and whose docstring is its help.
+
+    The method is not called ``run``, because many commands have an argument of that name.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def execute(self) -> None:
+        """Do what the command is for and print what came of it; ValueError for a mistake of the user."""
+
 
 _MAY_BE_EMPTY = ("--text", "--filter")  # notes that are cleared, and all runs
 
@@ -33,7 +82,7 @@ def check_arguments(arguments: Sequence[str], commands: Collection[str]) -> None
             raise ValueError(f"the value after {name} is empty; is a shell variable not set?")
 
 
-def check_command(command: Any) -> None:
+def check_command(command: Command) -> None:
     """ValueError for a number outside its range, and for a run, preset or file that is not there."""
     from workbench.runs.store import open_run
 
@@ -52,6 +101,8 @@ def check_command(command: Any) -> None:
                     raise ValueError(f"there is no file {value}")
                 elif isinstance(mark, Ending):
                     refuse_unknown("the ending of a checkpoint's name", Path(value).suffix, mark.allowed)
+                elif isinstance(mark, OneOf):
+                    refuse_unknown(field.name, value, mark.allowed)
 
 
 def check_data_path(config: Config) -> None:

@@ -6,11 +6,13 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from workbench.commands.terminal import Console, on_one_line
+from workbench.cli.terminal import Console, on_one_line
+
+Update = Callable[..., None]  # of (stage, done, total, note="")
 
 
 @contextmanager
-def bars(console: Console) -> Iterator[Callable[..., None]]:
+def bars(console: Console) -> Iterator[Update]:
     """Progress bars with time left, one a stage; without a terminal, one line for each tenth of a stage."""
     columns = (
         TextColumn("{task.description:<16}", markup=False),

@@ -10,9 +10,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
 
 import workbench
-from workbench.commands.terminal import Console
+from workbench.cli.arguments import RunReference
+from workbench.cli.terminal import Console
+from workbench.config.ranges import Count, Range
 from workbench.runs.store import open_run, runs_root
 from workbench.shipped import shipped
 
@@ -28,43 +33,64 @@ class Copied:
     changed: tuple[str, ...]
 
 
-def lab(command) -> None:
-    """This process becomes JupyterLab's."""
-    if importlib.util.find_spec("jupyterlab") is None:
-        raise ValueError("JupyterLab is not installed here: pip install jupyterlab")
-    folder = command.folder or (Path("notebooks") if Path("notebooks").is_dir() else Path("workbench-notebooks"))
-    if command.folder is not None and not command.folder.is_dir():
-        raise ValueError(f"there is no folder {command.folder}; make it, or leave --folder out")
-    port = free_port(command.port)
-    copied = copy_notebooks(shipped("notebooks"), folder)
-    token = secrets.token_hex(24)
-    console = Console()
-    if copied.new:
-        console.print(f"copied into {folder}/: {', '.join(copied.new)}", soft_wrap=True)
-    if copied.changed:
-        console.print(f"changed since they came, and kept: {', '.join(copied.changed)}", soft_wrap=True)
-    console.print(
-        f"Runs are those of {runs_root().resolve()}.\n"
-        f"JupyterLab on {folder.resolve()}, for this machine alone; Ctrl-C ends it:\n"
-        f"  http://{_HOST}:{port}/lab/tree/00_tour.ipynb?token={token}",
-        soft_wrap=True,
-        highlight=False,
-    )
-    sys.stdout.flush()
-    arguments = lab_arguments(folder, port, command.no_browser)
-    os.execve(sys.executable, [sys.executable, *arguments], lab_environment(os.environ, token))
+@dataclass(frozen=True)
+class Lab:
+    """Open JupyterLab on the notebooks: for this machine alone, with a random token, asking nothing of the network."""
+
+    port: Annotated[int, Range(at_least=0, at_most=65_535)] = 0
+    """0 takes any that is free."""
+    folder: Path | None = None
+    """Where the notebooks are, or are copied to; by default ./notebooks if there is one, else ./workbench-notebooks.
+    A notebook that is there is never overwritten."""
+    no_browser: bool = False
+    """Print the address and open nothing."""
+
+    def execute(self) -> None:
+        """Replace this process by JupyterLab's."""
+        if importlib.util.find_spec("jupyterlab") is None:
+            raise ValueError("JupyterLab is not installed here: pip install jupyterlab")
+        folder = self.folder or (Path("notebooks") if Path("notebooks").is_dir() else Path("workbench-notebooks"))
+        if self.folder is not None and not self.folder.is_dir():
+            raise ValueError(f"there is no folder {self.folder}; make it, or leave --folder out")
+        port = free_port(self.port)
+        copied = copy_notebooks(shipped("notebooks"), folder)
+        token = secrets.token_hex(24)
+        console = Console()
+        if copied.new:
+            console.print(f"copied into {folder}/: {', '.join(copied.new)}", soft_wrap=True)
+        if copied.changed:
+            console.print(f"changed since they came, and kept: {', '.join(copied.changed)}", soft_wrap=True)
+        console.print(
+            f"Runs are those of {runs_root().resolve()}.\n"
+            f"JupyterLab on {folder.resolve()}, for this machine alone; Ctrl-C ends it:\n"
+            f"  http://{_HOST}:{port}/lab/tree/00_tour.ipynb?token={token}",
+            soft_wrap=True,
+            highlight=False,
+        )
+        sys.stdout.flush()
+        arguments = lab_arguments(folder, port, self.no_browser)
+        os.execve(sys.executable, [sys.executable, *arguments], lab_environment(os.environ, token))
 
 
-def page(command) -> None:
-    """A view of a run as one file."""
-    if command.file.suffix != ".html":
-        raise ValueError(f"cannot write {command.file.name!r}; a page ends in .html")
-    if not command.file.absolute().parent.is_dir():
-        raise ValueError(f"there is no folder {command.file.parent}")
-    options = {} if command.images is None else {_count_of(command.view): command.images}
-    view = getattr(workbench, command.view)(open_run(command.run), **options)
-    path = view.save_html(command.file)
-    Console().print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, works offline", soft_wrap=True, highlight=False)
+@dataclass(frozen=True)
+class Page:
+    """Write a view of a run as one HTML file that works offline and without Python: for a class, for a colleague."""
+
+    run: RunReference
+    file: Annotated[Path, tyro.conf.Positional]
+    view: Literal["maps", "embedding", "separability", "leakage", "samples", "explore"] = "maps"
+    images: Count | None = None
+    """How many images are shown and measured, or samples a row; each view has its own default."""
+
+    def execute(self) -> None:
+        if self.file.suffix != ".html":
+            raise ValueError(f"cannot write {self.file.name!r}; a page ends in .html")
+        if not self.file.absolute().parent.is_dir():
+            raise ValueError(f"there is no folder {self.file.parent}")
+        options = {} if self.images is None else {_count_of(self.view): self.images}
+        view = getattr(workbench, self.view)(open_run(self.run), **options)
+        path = view.save_html(self.file)
+        Console().print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, works offline", soft_wrap=True, highlight=False)
 
 
 def copy_notebooks(source: Path, folder: Path) -> Copied:

@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from workbench.commands.terminal import Console, on_one_line, shown
+from workbench.cli.terminal import Console, on_one_line, shown
 from workbench.runs.curves import Curves, read_curves
 from workbench.runs.state import LIVE, last_log_lines
 from workbench.runs.store import Run

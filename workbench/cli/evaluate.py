@@ -1,0 +1,267 @@
+"""Commands that score runs and files of images, write reference files, and compare the scores of runs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from rich.box import SIMPLE
+from rich.table import Table
+
+from workbench.cli.arguments import ConfigReference, Names, Overrides, Processes
+from workbench.cli.bars import Update, bars
+from workbench.cli.terminal import Console
+from workbench.config import from_dict, load_config, parse_overrides, refuse_unknown, to_dict
+from workbench.config.ranges import FromStep
+from workbench.evaluation.names import DETECTORS
+from workbench.files import write_json
+from workbench.runs.store import open_run, runs_root
+
+if TYPE_CHECKING:
+    from workbench.evaluation.compare import Row
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a run at a step (the newest by default), or a file of images by any program, and print the scores."""
+
+    run: Annotated[str | None, tyro.conf.Positional, Names.RUN] = None
+    overrides: Overrides = ()
+    """Other sampling than the run's own, such as guidance_scale=4 count=2000 sampler=heun labels=random."""
+    step: FromStep | None = None
+    samples: Annotated[Path | None, Names.FILE] = None
+    """Score this .npz (ADM's layout, uint8 arr_0) instead of a run."""
+    reference: str | None = None
+    """A reference .npz (ADM's, or by `workbench reference`), or with --samples a preset or YAML file whose training
+    images are meant; by default the run's own data."""
+    detector: tuple[str, ...] = ("clf64",)
+    """clf64, effnet-lite0, randomconv, pixels-pca64, inception-2015 (the only one whose scores are FID, sFID and IS) or
+    dinov2."""
+    processes: Processes = 1
+    """Processes that generate, GPUs in turn."""
+    small_ok: bool = False
+    """Allow, and mark, fewer images than twice the detector's dimensions."""
+    force: bool = False
+    """Allow, and mark, a detector that taught the run."""
+    report: Path | None = None
+    """Also write the records, with how each was measured, to this JSON file."""
+
+    def execute(self) -> None:
+        self._check()
+        console, records = Console(), []
+        with bars(console) as update:
+            scored = self._score_run(update) if self.samples is None else self._score_samples(update)
+            for found in scored:
+                records += found
+        _print(console, records)
+        if self.report:
+            write_json(self.report, {"scores": records})
+
+    def _check(self) -> None:
+        """ValueError for options that do not fit together, before anything heavy is imported or read."""
+        from workbench.arrays import is_npy
+
+        if self.reference == "":
+            raise ValueError(
+                "--reference is empty, as of a shell variable that is not set; give a file, or leave it out"
+            )
+        if self.processes < 1:
+            raise ValueError(f"--processes must be at least 1; got {self.processes}")
+        for detector in self.detector:
+            refuse_unknown("detector", detector, DETECTORS)
+        if self.report:
+            if self.report.is_dir():
+                raise ValueError(f"--report {self.report} is a folder; give a JSON file")
+            self.report.parent.mkdir(parents=True, exist_ok=True)
+        if self.reference is not None and (self.samples is None or self.reference.endswith(".npz")):
+            is_npy(Path(self.reference))  # refuses what is no file
+        if self.samples is None:
+            if self.run is None:
+                raise ValueError("give a run, or --samples FILE.npz")
+            return
+        if self.run is not None and "=" not in self.run:
+            raise ValueError(f"give a run or --samples, not both; got {self.run!r} and {self.samples}")
+        if self.reference is None:
+            raise ValueError("--samples needs --reference: an .npz file, or a preset whose training images are meant")
+        is_npy(self.samples)
+        others = {"--step": self.step is not None, "--processes": self.processes > 1, "--force": self.force}
+        if useless := [name for name, given in others.items() if given]:
+            raise ValueError(f"{useless[0]} is of runs; a file of --samples has none")
+
+    def _score_run(self, progress: Update) -> Iterator[list[dict]]:
+        """The scores of one checkpoint, held until all detectors have seen its images."""
+        run = open_run(self.run)
+        changes = parse_overrides(f"sampling.{change.removeprefix('sampling.')}" for change in self.overrides)
+        tree = to_dict(run.config)
+        settings = from_dict({**tree, "sampling": {**tree["sampling"], **changes.get("sampling", {})}}).sampling
+        run.checkpoint(self.step)
+        # What is wrong is said before torch is imported, which takes seconds.
+        from workbench.evaluation.suite import score
+        from workbench.runs.held import held
+
+        with held(run, self.step) as kept:
+            for detector in self.detector:
+                yield score(
+                    kept,
+                    kept.checkpoint(self.step).step,
+                    settings,
+                    detector=detector,
+                    reference=Path(self.reference) if self.reference else None,
+                    small_ok=self.small_ok,
+                    force=self.force,
+                    processes=self.processes,
+                    progress=progress,
+                )
+
+    def _score_samples(self, progress: Update) -> Iterator[list[dict]]:
+        # Without a run the first word is an override too.
+        overrides = [word for word in (self.run, *self.overrides) if word is not None]
+        is_file = self.reference.endswith(".npz")
+        if is_file and overrides:
+            raise ValueError(f"{overrides[0]} changes nothing of a reference file; overrides are of a preset")
+        against = Path(self.reference) if is_file else load_config(self.reference, overrides).data
+        from workbench.evaluation.suite import score_file
+
+        options = {"small_ok": self.small_ok, "progress": progress}
+        for detector in self.detector:
+            yield score_file(self.samples, against, runs_root(), detector=detector, **options)
+
+
+@dataclass(frozen=True)
+class ReferenceFile:
+    """Write a data set's reference .npz in ADM's layout: 10,000 images, and moments of all for FID and sFID."""
+
+    config: ConfigReference
+    file: Annotated[Path, tyro.conf.Positional]
+    overrides: Overrides = ()
+    """Dotted options, such as data.path=/data/imagenet."""
+    detector: str = "inception-2015"
+    split: Literal["train", "test"] = "train"
+
+    def execute(self) -> None:
+        refuse_unknown("detector", self.detector, DETECTORS)
+        from workbench.evaluation.detectors import load_detector
+        from workbench.evaluation.reference import write_reference_of_data
+
+        detector = load_detector(self.detector)
+        config, console = load_config(self.config, self.overrides), Console()
+        with bars(console) as update:
+            about = write_reference_of_data(
+                config.data,
+                self.split,
+                self.file,
+                detector,
+                lambda done, total: update("see images", done, total),
+            )
+        console.print(f"{self.file}: {about['count']:,} images by {about['detector']}", soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Say which differences between runs the data support: paired by training seed, against the first run's
+    configuration.
+
+    Runs that differ only in seed are one group; a group's name is its configuration's.
+    """
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, Names.RUN]
+    metric: tuple[str, ...] = ()
+    """Such as fd-clf64; by default every score that belongs to no layer."""
+    step: FromStep | None = None
+    """By default the last step at which most seeds can be paired."""
+    force: bool = False
+    """Also compare, and mark, numbers that were not measured alike."""
+
+    def execute(self) -> None:
+        from workbench.evaluation.compare import compare as compared
+
+        runs = [open_run(reference) for reference in self.runs]
+        found = compared(runs, metrics=self.metric, step=self.step, force=self.force)
+        console = Console()
+        for number, group in enumerate(found.groups):
+            seeds = ", ".join(map(str, group.runs))
+            console.print(
+                f"{group.label}: seeds {seeds}{'' if number else ' (baseline)'}", soft_wrap=True, highlight=False
+            )
+        table = Table(box=SIMPLE, pad_edge=False)
+        for name in ("metric", "step", "run", "difference", "95 % interval", "Holm's p"):
+            table.add_column(name, no_wrap=name != "run")
+        for row in found.rows:
+            table.add_row(*_compared(row))
+        console.print(table)
+        how: dict[str, list[str]] = {}
+        for metric, measured in found.how.items():
+            shown = {k: v for k, v in measured.items() if k not in ("detector_hash", "reference", "layer", "t")}
+            text = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
+            how.setdefault(text, []).append(metric)
+        lines = []
+        for row in found.rows:
+            values = [" ".join(f"{value:.4g}" for value in seeds.values()) for seeds in (row.first, row.second)]
+            lines.append(f"{row.sentence} By seed: {row.baseline} {values[0]}, {row.other} {values[1]}.")
+        lines += [f"Note: {note}." for note in found.notes]
+        lines += [f"Measured with {text}: {', '.join(metrics)}." for text, metrics in how.items()]
+        lines.append(
+            "Differences are run - baseline by training seed; each interval is of its row alone and takes them as "
+            "normal."
+        )
+        console.print("\n".join(lines), soft_wrap=True, highlight=False)
+
+
+def _print(console: Console, records: list[dict]) -> None:
+    """The scores as a table, and below it what is marked, what they are made of and what they were measured with."""
+    table = Table(box=SIMPLE, pad_edge=False)
+    for name in ("score", "value", "95 % interval", "real images"):
+        table.add_column(name, no_wrap=True)
+    for r in records:
+        interval = f"{r['low']:.4g} .. {r['high']:.4g}" if "low" in r else ""
+        floor = f"{r['floor']:.4g}" if "floor" in r else ""
+        table.add_row(r["metric"], f"{r['value']:.4g}", interval, floor)
+    console.print(table)
+    for r in records:
+        if note := _note(r):
+            console.print(f"{r['metric']}: {note}.", soft_wrap=True, highlight=False)
+    for r in {record["detector"]: record for record in records}.values():
+        floor = f"; real images: the same of {r['n_floor']:,} held-out ones" if "n_floor" in r else ""
+        console.print(
+            f"{r['n_generated']:,} images against {r['n_reference']:,} of {r['reference_origin']}, seen by "
+            f"{r['detector']} (resize: {r['resize']}){floor}. Intervals tell what the choice of images does, not what "
+            f"another training would give.",
+            soft_wrap=True,
+            highlight=False,
+        )
+
+
+def _note(record: dict) -> str:
+    """What a reader must know beside one score."""
+    notes = []
+    if record.get("supervised"):
+        notes.append("judge taught the run")
+    if record.get("small"):
+        notes.append(f"too few images for {record['d']} dimensions")
+    if "covariance_term" in record:
+        notes.append(f"mean {record['mean_term']:.3g} + covariance {record['covariance_term']:.3g}")
+    if "median_test_distance" in record:
+        notes.append(
+            f"chance to lie closer to the training images than held-out ones do; median distance "
+            f"{record['median_distance']:.3g} against {record['median_test_distance']:.3g}, "
+            f"{record['copies']} exact copies"
+        )
+    if "by_class" in record:
+        known = [share for share in record["by_class"] if share is not None]
+        notes.append(f"by class {min(known):.2f} .. {max(known):.2f}")
+    if "residual" in record:
+        notes.append(f"residual {record['residual']:.2g}")
+    return "; ".join(notes)
+
+
+def _compared(row: "Row") -> list[str]:
+    interval = row.paired.interval
+    return [
+        row.metric,
+        f"{row.step:,}",
+        row.other,
+        f"{row.paired.mean:+.3g}",
+        f"{interval.low:.2g} .. {interval.high:.2g}" if interval else "",
+        "" if row.adjusted is None else f"{row.adjusted:.2g}",
+    ]

@@ -1,0 +1,298 @@
+"""Commands about runs: list and watch them, control their training, the queue, tags, notes and the trash."""
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.box import SIMPLE
+from rich.table import Table
+
+from workbench.cli.arguments import Names, Reference, RunReference
+from workbench.cli.terminal import Console, on_one_line
+from workbench.config import refuse_unknown
+from workbench.config.reading import parse_value
+from workbench.evaluation.metrics import in_order
+from workbench.runs.archive import unpack_records
+from workbench.runs.index import RunRow, runs_table
+from workbench.runs.shelf import restore as restore_run
+from workbench.runs.shelf import set_notes, trashed
+from workbench.runs.shelf import trash as trash_run
+from workbench.runs.store import open_run, runs_root
+
+if TYPE_CHECKING:
+    from workbench.training.control import Answer, Control
+
+
+@dataclass(frozen=True)
+class Runs:
+    """List the runs: state, step, method, options, cost, newest scores, tags."""
+
+    filter: str = ""
+    """Show runs in whose row this text stands, such as a method, a state or a tag."""
+    sort: str = "created"
+    """A column, such as step, loss, cost or fd-clf64; with a leading - the largest first (--sort=-step)."""
+
+    def execute(self) -> None:
+        found = runs_table(runs_root())
+        metrics = {name for row in found for name, _ in row.scores}
+        scores = in_order(metrics, detail=1)
+        rows = [(row, _cells(row, scores)) for row in found]
+        rows = [(row, cells) for row, cells in rows if _matches(row, cells, self.filter)]
+        column = self.sort.removeprefix("-")
+        refuse_unknown(
+            "column", column, [*RunRow.__dataclass_fields__, *sorted(metrics - RunRow.__dataclass_fields__.keys())]
+        )
+        # Runs without a value come last, whichever way it goes.
+        known = [(row, cells) for row, cells in rows if row.value(column) is not None]
+        known.sort(key=lambda pair: pair[0].value(column), reverse=self.sort.startswith("-"))
+        ordered = [*known, *(pair for pair in rows if pair[0].value(column) is None)]
+        if not ordered:
+            found = f" with {self.filter!r}" if self.filter else ""
+            Console().print(f"no runs in {runs_root()}{found}", soft_wrap=True)
+            return
+        names = ("run", "state", "step", "method", "w", "layers", "seed", "loss", *scores, "cost", "tags")
+        shown = [number for number in range(len(names)) if any(cells[number] for _, cells in ordered)]
+        table = Table(box=SIMPLE, pad_edge=False)
+        for number in shown:
+            table.add_column(names[number], overflow="fold")
+        for _, cells in ordered:
+            table.add_row(*(on_one_line(cells[number]) for number in shown))
+        console = Console()
+        (console if console.is_terminal else Console(width=200)).print(table)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Watch runs train, from any terminal that sees their folders; q or Ctrl-C leaves, the training goes on."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    once: bool = False
+    """Print what there is and leave."""
+
+    def execute(self) -> None:
+        from workbench.cli.watch import watch_runs
+
+        if not self.runs:
+            raise ValueError("name a run to watch; `workbench runs` lists them")
+        with contextlib.suppress(KeyboardInterrupt):  # that is how one leaves
+            watch_runs([open_run(reference, damaged=True) for reference in self.runs], self.once)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Save after the current step and end the training, or take the run out of the queue."""
+
+    run: RunReference
+
+    def execute(self) -> None:
+        _control(self.run, lambda control: control.stop())
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Let a training wait after the current step, everything kept in memory and its device held."""
+
+    run: RunReference
+
+    def execute(self) -> None:
+        _control(self.run, lambda control: control.pause())
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Save after the current step and go on."""
+
+    run: RunReference
+
+    def execute(self) -> None:
+        _control(self.run, lambda control: control.checkpoint())
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Let a paused training go on, or launch one that was stopped, lost or failed again, exactly as it was."""
+
+    run: RunReference
+
+    def execute(self) -> None:
+        from workbench.training.control import Answer, Control
+
+        run = open_run(self.run)
+        done = Control(run).resume()
+        if isinstance(done, Answer):
+            _print(run.name, done)
+            return
+        if done.failed:
+            raise ValueError(f"{done}")
+        Console().print(f"{done}", soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class SetOption:
+    """Change learning_rate, stop_step, log_every or checkpoint_every from the next step on, resumes included."""
+
+    run: RunReference
+    changes: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Such as learning_rate=1e-4."""
+
+    def execute(self) -> None:
+        from workbench.training.control import Control
+
+        run = open_run(self.run)
+        if not self.changes:
+            raise ValueError("name what to change, such as learning_rate=1e-4")
+        for change in self.changes:
+            option, equals, value = change.removeprefix("training.").removeprefix("objective.").partition("=")
+            if not equals:
+                raise ValueError(f"a change looks like learning_rate=1e-4; got {change!r}")
+            _print(run.name, Control(run).set(option, parse_value(value, option)))
+
+
+@dataclass(frozen=True)
+class Queue:
+    """List the machine's queue of trainings: order, run, state, devices."""
+
+    def execute(self) -> None:
+        from workbench.training.queue import places, queue_folder
+
+        table = Table("", "run", "state", "devices", "waits since", "by")
+        for number, place in enumerate(places(), start=1):
+            since, by = (_moment(place.job.submitted), place.job.by) if place.job else ("", "")
+            cells = (str(number), place.name, place.state, " ".join(place.devices), since, by)
+            table.add_row(*map(on_one_line, cells))
+        Console().print(table if table.row_count else f"the queue {queue_folder()} is empty", soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class QueueCancel:
+    """Take a waiting run out of the queue."""
+
+    run: Reference
+
+    def execute(self) -> None:
+        from workbench.training.queue import cancel, damaged_jobs, discard
+
+        unread = damaged_jobs()
+        for name in (self.run, f"{self.run}.json"):
+            if name in unread:
+                discard(name)
+                Console().print(f"removed the damaged job {name}", soft_wrap=True)
+                return
+        run = open_run(self.run, damaged=True)
+        cancel(run.folder.resolve())
+        Console().print(f"{run.name} left the queue", soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class QueueResume:
+    """Start the waiting processes of the queue again, after a restart of the machine or a kill."""
+
+    def execute(self) -> None:
+        from workbench.training.queue import damaged_jobs, resume
+
+        names = [job.run.rpartition("/")[2] for job in resume()]
+        unread = damaged_jobs()
+        if unread:
+            Console().print(
+                f"damaged, left alone: {', '.join(unread)}; `workbench queue-cancel` removes one", soft_wrap=True
+            )
+        Console().print(f"waiting again: {', '.join(names)}" if names else "every job has its process", soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Note:
+    """Set a run's tags and notes."""
+
+    run: Reference
+    tags: tuple[str, ...] | None = None
+    text: str | None = None
+
+    def execute(self) -> None:
+        run = open_run(self.run)
+        set_notes(run, self.tags, self.text)
+
+
+@dataclass(frozen=True)
+class Trash:
+    """Move a run to the trash folder beside the runs; one that trains, or that taught another, is refused."""
+
+    run: Reference
+    force: bool = False
+    """Also one that taught another."""
+
+    def execute(self) -> None:
+        Console().print(f"moved to {trash_run(open_run(self.run, damaged=True), self.force)}", soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Restore:
+    """Bring a run back from the trash; without a name, list what is there."""
+
+    name: Annotated[str | None, tyro.conf.Positional] = None
+
+    def execute(self) -> None:
+        root = runs_root()
+        if self.name is None:
+            Console().print("\n".join(trashed(root)) or f"nothing in the trash of {root}", soft_wrap=True)
+        else:
+            Console().print(f"{restore_run(self.name, root).folder}", soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Unpack:
+    """Place the runs of an edition's runs.zip, without weights, beside the others: tables are made of them again."""
+
+    file: Annotated[Path, tyro.conf.Positional, Names.FILE]
+
+    def execute(self) -> None:
+        root = runs_root()
+        Console().print(f"{len(unpack_records(self.file, root))} runs placed in {root}", soft_wrap=True)
+
+
+def _control(reference: str, ask: "Callable[[Control], Answer]") -> None:
+    from workbench.training.control import Control
+
+    run = open_run(reference)
+    _print(run.name, ask(Control(run)))
+
+
+def _moment(seconds: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):  # no date that a calendar has
+        return ""
+
+
+def _print(name: str, answer: "Answer") -> None:
+    if answer.result.startswith("refused"):
+        raise ValueError(f"{name}: {answer.what}: {answer.result}")
+    text = f"{name}: {answer.what}: {answer.result}, at step {answer.step:,}, after {answer.seconds:.1f} s"
+    Console().print(text, soft_wrap=True, highlight=False)
+
+
+def _matches(row: RunRow, cells: list[str], text: str) -> bool:
+    shown = " ".join([*cells, row.backbone, row.notes, row.fingerprint]).lower()
+    return all(word in shown for word in text.lower().split())
+
+
+def _cells(row: RunRow, scores: Sequence[str]) -> list[str]:
+    def number(value: float | int | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    return [
+        row.name,
+        f"damaged: {row.damage}" if row.damage else row.state,
+        f"{row.step}/{row.steps}" if row.steps else str(row.step),
+        row.method,
+        number(row.guidance_scale, "g"),
+        "<-".join(map(str, row.layers)),
+        number(row.seed, "d"),
+        number(row.loss, ".4f"),
+        *(number(row.value(metric), ".4g") for metric in scores),
+        f"{row.cost:,.0f} s" if row.cost is not None else "",
+        " ".join(row.tags),
+    ]
