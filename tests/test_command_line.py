@@ -97,7 +97,7 @@ def test_a_mistake_is_answered_before_anything_heavy_is_imported(tmp_path):
     rows.write_text("name: s\nbase: demo/plain\nrows: [{name: a, overrides: [objective.gidance=3]}]\n")
     mistakes = [
         *(["stop", "gone"], ["pause", "gone"], ["resume", "gone"], ["checkpoint", "gone"], ["set", "gone", "a=1"]),
-        *(["evaluate", "gone"], ["compare", "gone", "gone"], ["page", "gone", "x.html"], ["bench-views", "gone"]),
+        *(["evaluate", "gone"], ["compare", "gone", "gone"], ["page", "gone", "x.html"]),
         *(["export", "gone", "x", "--family", "sit"], ["import", "gone.pt"], ["sweep", "gone.yaml"], ["trian"]),
         *(["train", "gone"], ["train", "demo/plain", "--after", "gone"], ["train", "demo/plain", "training.clip=.nan"]),
         *(
@@ -117,7 +117,6 @@ def test_a_mistake_is_answered_before_anything_heavy_is_imported(tmp_path):
         *(["export", name, "x.ending", "--family", "sit"], ["import", str(other)], ["restore", "gone"]),
         *(["sweep", str(rows)], ["sweep", str(rows), "--only", "gone"], ["report", "laptop", "--only", "gone"]),
         *(["demo", "training.stps=3"], ["reference", "demo/plain", "x.npz", "--detector", "nope"]),
-        *(["bench-step", "--size", "nope"], ["bench-step", "--backbone", "nope"]),
     ]
     code = """
 import json, sys

@@ -6,11 +6,12 @@ Errors are one sentence, with exit code 2.
 import errno
 import os
 import sys
+from typing import NoReturn
 
 import tyro
 
 from workbench import plugins
-from workbench.cli import bench, data, evaluate, files, lab, report, runs, sweep, train
+from workbench.cli import data, evaluate, files, lab, report, runs, sweep, train
 from workbench.cli.arguments import Command, check_arguments, check_command
 from workbench.cli.terminal import shown, warnings_as_sentences
 
@@ -41,11 +42,6 @@ COMMANDS: dict[str, type[Command]] = {
     "export": files.ExportRun,
     "codec-train": train.Codec,
     "classifier-train": train.Classifier,
-    "bench-step": bench.BenchStep,
-    "bench-loading": bench.BenchLoading,
-    "bench-scores": bench.BenchScores,
-    "bench-views": bench.BenchViews,
-    "bench-console": bench.BenchConsole,
     "lab": lab.Lab,
     "page": lab.Page,
     "zoo": files.Zoo,
@@ -66,28 +62,34 @@ def main(arguments: list[str] | None = None) -> None:
             arguments[:2] = [f"{arguments[0]}-{arguments[1]}"]
         check_arguments(arguments, COMMANDS)
     except ValueError as error:
-        _refuse(f"{error}")
+        refuse(f"{error}")
     # Idle threads that spin would take the cores from another process on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS,
-        prog="workbench",
-        description="See, compare and use the features inside a diffusion transformer. Every command takes --plugin "
-        "MODULE too: runs may then use the method, backbone or data set in that module of yours.",
-        args=arguments,
+    execute(
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="workbench",
+            description="See, compare and use the features inside a diffusion transformer. Every command takes "
+            "--plugin MODULE too: runs may then use the method, backbone or data set in that module of yours.",
+            args=arguments,
+        )
     )
+
+
+def execute(command: Command) -> None:
+    """Check a command and execute it, with the exit codes of `main`."""
     try:
         check_command(command)
         with warnings_as_sentences() as came:
             command.execute()
     except ValueError as error:
-        _refuse(f"{error}")
+        refuse(f"{error}")
     except OSError as error:
-        _refuse(sentence_of(error))
+        refuse(sentence_of(error))
     except RuntimeError as error:  # pathlib's, where ~ stands for nothing
         if "home directory" not in str(error):
             raise
-        _refuse("this user has no home directory: set HOME to a folder that can be written")
+        refuse("this user has no home directory: set HOME to a folder that can be written")
     except KeyboardInterrupt:
         print("workbench: interrupted; what was finished is kept, run it again to go on", file=sys.stderr)
         sys.exit(130)
@@ -97,7 +99,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(3)
 
 
-def _refuse(sentence: str) -> None:
+def refuse(sentence: str) -> NoReturn:
+    """End with a sentence for the user and exit code 2."""
     print(f"workbench: {shown(' '.join(sentence.split()))}", file=sys.stderr)
     sys.exit(2)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from browsing import Notebook, jupyter
 
 from workbench.files import is_locked
-from workbench.lab.browsing import Notebook, jupyter
 from workbench.runs.state import LIVE, STARTER_LOCK
 from workbench.runs.store import Run, find_runs
 from workbench.training.control import Control

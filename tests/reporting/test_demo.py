@@ -5,8 +5,10 @@ import signal
 
 import pytest
 
-from workbench.reporting.demo import run_demo
+from workbench.config import load_config
+from workbench.reporting.demo import demo_configs, estimate_seconds, run_demo
 from workbench.runs.store import find_runs
+from workbench.training.pace import Pace
 
 TINY = (
     "data.limit=300",
@@ -50,3 +52,13 @@ def test_report_is_one_file_that_needs_nothing(demo):
     assert page.count("data:image/png;base64,") >= 5
     assert "http://" not in page and "<script src" not in page
     assert "FD-clf64" in page and "not FID" in page
+
+
+def test_the_time_is_estimated_from_a_step_with_and_without_the_objective():
+    small = (*TINY, "backbone.size=pico")
+    guided = load_config("demo/guided", (*small, "objective.head_width=8", "objective.stop_step=4"))
+    pace = Pace(aligned=3.0, plain=2.0, memory=0, aligned_operations=None, plain_operations=None, load=0.0, steps=1)
+    # Three runs of 6 steps of 2 s, 4 steps with the objective of 1 s more, and at steps 3 and 6 of each run 20 samples
+    # in 2 steps, which take a third of a training step of 8 images.
+    seconds = 18 * 2 + 4 * 1 + 6 * (20 / 8) * 2 * 2 / 3
+    assert estimate_seconds({**demo_configs(0, small), "guided": guided}, pace) == pytest.approx(45 + seconds)

@@ -54,7 +54,11 @@ class Demo:
             f"{guided.training.steps} steps\n"
             f"  then scores, probes and a report. Runs go to {root}/; Ctrl-C saves, the same command goes on."
         )
-        console.print(f"About {estimate_seconds(configs) / 60:.0f} minutes on this machine if nothing is finished yet.")
+        try:
+            minutes = estimate_seconds(configs) / 60
+            console.print(f"About {minutes:.0f} minutes on this machine if nothing is finished yet.")
+        except ValueError as error:
+            console.print(f"How long it takes is not known: {error}.")
         finished = None
         with bars(console) as update:
             for progress in run_demo(root, self.report, self.seed, self.overrides):

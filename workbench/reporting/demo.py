@@ -17,6 +17,8 @@ from workbench.features.extract import extract
 from workbench.reporting.report import write_report
 from workbench.runs.store import Run, prepare_run
 from workbench.training.loop import fit
+from workbench.training.pace import Pace, measure_pace
+from workbench.training.sizes import encoded, model_size
 
 ROLES = ("teacher", "plain", "guided")
 PROBE_TIME, PROBE_IMAGES, LAYERS = 0.7, 1500, range(13)  # the time of the paper's Fig. 9; layer 0 is the floor
@@ -110,15 +112,17 @@ def _scored_steps(config: Config) -> list[int]:
     return sorted({*range(every, training.steps, every), training.steps})
 
 
-def estimate_seconds(configs: dict[str, Config]) -> float:
-    """A first guess of the demo's length from a few timed steps on this machine."""
-    from workbench.training.bench import bench_steps
+def estimate_seconds(configs: dict[str, Config], pace: Pace | None = None) -> float:
+    """About how long the demo takes at the pace of the guided run, measured once on a machine if it is not given.
 
+    ValueError if it cannot be measured, such as for a lack of memory.
+    """
     guided = configs["guided"]
-    batch, sampling, stop = guided.training.batch, guided.sampling, guided.objective.options["stop_step"]
-    *_, (_, _, costs) = bench_steps({"name": "sit", "size": "nano", "patch": 1}, batch=batch, repeats=2)
-    plain, aligned = costs[0].seconds, costs[1].seconds
+    shape = encoded(guided).shape
+    pace = pace or measure_pace(guided, shape)
     trained = sum(config.training.steps for config in configs.values())
-    steps = trained * plain + min(stop or trained, guided.training.steps) * (aligned - plain)
-    scores = sum(len(_scored_steps(config)) for config in configs.values())
-    return 45 + steps + scores * sampling.count * sampling.steps * plain / batch / 3
+    steps = trained * pace.plain + model_size(guided, shape).aligned_steps * (pace.aligned - pace.plain)
+    sampled = sum(len(_scored_steps(config)) for config in configs.values()) * guided.sampling.count
+    # A step of sampling takes about a third of a training step with as many images.
+    sampling = sampled * guided.sampling.steps * pace.plain / guided.training.batch / 3
+    return 45 + steps + sampling

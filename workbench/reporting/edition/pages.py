@@ -91,9 +91,10 @@ def write_readme(
         count = f"{len(packed)} run{'s'[: len(packed) != 1]}"
         lines += [
             f"The {count} took {duration(spent)} of training in all, by the clock, with "
-            "whatever else the machine did or however long it slept meanwhile: `workbench bench step --all` compares "
-            f"costs. Records, without weights, are in [{RUNS}]({RUNS}): `workbench unpack {RUNS}` places them, and the "
-            "last command makes the tables and curves of scores again; what takes weights stays as it is.",
+            "whatever else the machine did or however long it slept meanwhile: `tests/benchmarks/step.py --all` "
+            f"compares costs. Records, without weights, are in [{RUNS}]({RUNS}): `workbench unpack {RUNS}` places "
+            "them, and the last command makes the tables and curves of scores again; what takes weights stays as it "
+            "is.",
             "",
         ]
     if rows:

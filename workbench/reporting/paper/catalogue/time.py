@@ -27,7 +27,7 @@ def time(
 ) -> Exhibit:
     """Section 4.5: steps a second of each phase and the whole, the paper's beside ours, relative to plain training.
 
-    Ours are medians of what was logged, of the least disturbed seed; `workbench bench step` compares costs in turn.
+    Ours are medians of what was logged, of the least disturbed seed. `tests/benchmarks/step.py` compares the costs.
     """
     rows = paper_numbers().time
     found = runs_of(

@@ -3,14 +3,21 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
+import harness
 import numpy as np
 import torch
+from rich.table import Table
 from torch import Tensor
 
 from workbench import plugins
-from workbench.config import Config, from_dict, plugin_options
+from workbench.cli.arguments import Repeats
+from workbench.cli.bars import bars
+from workbench.cli.terminal import Console
+from workbench.config import Config, backbone_sizes, from_dict, plugin_options, refuse_unknown
+from workbench.config.ranges import Patch
 from workbench.data.encoders import load_encoder
 from workbench.diffusion.precision import tf32
 from workbench.objectives.base import Batch
@@ -217,3 +224,52 @@ def _costs(seconds: Mapping[str, list[float]], memory: Mapping[str, int]) -> lis
         teacher = TEACHER_STEPS / PAPER_STEPS * ratios.get("vae_align", 1.0) if guided else 0.0
         costs.append(StepCost(kind, medians[kind], ratio, memory[kind], total, total + teacher))
     return costs
+
+
+@dataclass(frozen=True)
+class Step:
+    """Time the plain step and guided steps (all methods with --all), in one process and in turn."""
+
+    backbone: str = "sit"
+    size: str = "nano"
+    patch: Patch | None = None
+    """1 for nano, 2 for the others, by default."""
+    batch: Repeats = 32
+    repeats: Repeats = 7
+    all: bool = False
+    """Every method, not only the guided steps."""
+    fast: bool = False
+    """Also the plain step in bfloat16 with compiled blocks."""
+    precision: str = "no"
+    """Of all steps: no, bf16 or fp16."""
+    compile: bool = False
+    """Compile the blocks of student and teacher."""
+    teacher_precision: str = "ambient"
+    report: Path | None = None
+    """Also write the figures, with the machine, to this JSON file."""
+
+    def execute(self) -> None:
+        refuse_unknown("size", self.size, backbone_sizes(self.backbone))
+        harness.check_report(self.report)
+        section = {"name": self.backbone, "size": self.size, "patch": self.patch or (1, 2)[self.size != "nano"]}
+        options = {key: getattr(self, key) for key in ("batch", "repeats", "fast", "precision", "teacher_precision")}
+        options |= {"every": self.all, "compiled": self.compile}
+        with bars(Console()) as update:
+            for done, rounds, found in bench_steps(section, **options):
+                update("time steps", done, rounds)
+                costs = found
+        share = plain_matmul_share(section, self.batch, costs[0].seconds, self.precision)
+        title = f"{self.backbone}-{self.size}/{section['patch']}, batch {self.batch}, median of {self.repeats}"
+        table = Table("step", "time", "/ plain", "memory", "1 M steps / plain", "with teacher", title=title)
+        for cost in costs:
+            ratios = (f"{cost.total:.3f}", f"{cost.total_with_teacher:.3f}")
+            table.add_row(
+                cost.kind, f"{cost.seconds * 1e3:.0f} ms", f"{cost.ratio:.3f}", f"{cost.memory / 1e6:,.0f} MB", *ratios
+            )
+        Console().print(table, f"Share of the machine's matrix-product rate in the plain step: {share:.2f}")
+        figures = {"step": [asdict(cost) for cost in costs], "matmul_share": share, "backbone": section, **options}
+        harness.write_report(self.report, figures)
+
+
+if __name__ == "__main__":
+    harness.main(Step)

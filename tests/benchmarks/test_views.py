@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browsing import find_chromium
+from views import GOALS, _extraction, _row, _single, bench_views, demo_run
 
 from workbench.config import load_config
-from workbench.lab.bench import GOALS, _extraction, _row, _single, bench_views, demo_run
-from workbench.lab.browsing import find_chromium
 from workbench.runs.store import prepare_run
 from workbench.training.loop import fit
 
@@ -36,7 +36,7 @@ def run(tmp_path_factory):
 def workbench(run, *arguments: str, **more: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "WORKBENCH_RUNS": str(run.folder.parent), "OMP_NUM_THREADS": "1", **more}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "workbench", "bench", "views", *arguments]
+    command = [sys.executable, str(Path(__file__).with_name("views.py")), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 

@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +219,10 @@ def _started(process: subprocess.Popen, said: list[str]) -> Server:
                 return Server(found[1], found[2])
         time.sleep(0.1)
     raise ValueError(f"JupyterLab did not start: {''.join(said)[-2000:]}")
+
+
+def versions() -> dict[str, str]:
+    """Of what draws the views, beside those that `machine` gives."""
+    packages = ("jupyterlab", "ipywidgets", "anywidget", "ipykernel", "playwright")
+    with chromium() as browser:
+        return {"chromium": browser.version, **{name: version(name) for name in packages}}

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+from costs import Block
 
 from workbench.config import Config
 from workbench.files import is_locked
-from workbench.lab.watching.costs import Block
 from workbench.runs.state import LIVE, STARTER_LOCK, last_log_lines
 from workbench.runs.store import Run, prepare_run
 from workbench.training.control import Control

@@ -1,25 +1,28 @@
 """How soon views answer, in a real JupyterLab and in an exported page, beside the goals."""
 
-import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import harness
 import numpy as np
+import tyro
+from browsing import Notebook, chromium, jupyter, opened, until, versions
+from rich.box import SIMPLE
+from rich.table import Table
 
+from workbench.cli.arguments import Names, Repeats
+from workbench.cli.terminal import Console
+from workbench.config.ranges import Count
 from workbench.data.latents import open_latents
 from workbench.features.extract import extract
-from workbench.lab.browsing import Notebook, chromium, jupyter, opened, until
 from workbench.lab.maps import NINE_TIMES
 from workbench.lab.sources import depth_of
-from workbench.runs.store import Run, find_runs, runs_root
-
-Report = Callable[[str], None]
+from workbench.runs.store import Run, find_runs, open_run, runs_root
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def _is_demo(run: Run) -> bool:
     return False
 
 
-def bench_views(run: Run, *, presses: int = 30, images: int = 2000, say: Report = print) -> Iterator[Measured]:
+def bench_views(run: Run, *, presses: int = 30, images: int = 2000, say: harness.Say = print) -> Iterator[Measured]:
     """Measure the views of a run in JupyterLab and Chromium, and the extraction of `images` (0 leaves it out).
 
     `presses` of each slider, ten times as many moves for the growth of memory. The features that views show are kept
@@ -108,7 +111,7 @@ def bench_views(run: Run, *, presses: int = 30, images: int = 2000, say: Report 
     """
     if presses < 2 or images < 0:
         raise ValueError(f"presses is {presses}, images {images}; allowed are 2 or more, and 0 or more")
-    probe = (Path(__file__).parent / "js" / "bench.js").read_text()
+    probe = (Path(__file__).parent / "views.js").read_text()
     cells = [cell.format(run=str(run.folder.resolve())) for cell in _CELLS]
     with tempfile.TemporaryDirectory(prefix="workbench-bench-", ignore_cleanup_errors=True) as name, chromium() as own:
         folder = Path(name)
@@ -121,19 +124,7 @@ def bench_views(run: Run, *, presses: int = 30, images: int = 2000, say: Report 
         yield _extraction(run, images, say)
 
 
-def load_average() -> list[float]:
-    """Of 1, 5 and 15 minutes; empty where the system does not say."""
-    return list(os.getloadavg()) if hasattr(os, "getloadavg") else []
-
-
-def versions() -> dict[str, str]:
-    """Of what draws the views, beside those that `machine` gives."""
-    packages = ("jupyterlab", "ipywidgets", "anywidget", "ipykernel", "playwright")
-    with chromium() as browser:
-        return {"chromium": browser.version, **{name: version(name) for name in packages}}
-
-
-def _in_jupyter(notebook: Notebook, presses: int, page: Path, say: Report) -> Iterator[Measured]:
+def _in_jupyter(notebook: Notebook, presses: int, page: Path, say: harness.Say) -> Iterator[Measured]:
     say("features of the views")
     notebook.run(0)
     say("first paint")
@@ -241,7 +232,7 @@ def _growth(notebook: Notebook, moves: int) -> Iterator[Measured]:
         yield _single(f"growth of the {what}", grown, f"{moves} slider moves")
 
 
-def _extraction(run: Run, images: int, say: Report) -> Measured:
+def _extraction(run: Run, images: int, say: harness.Say) -> Measured:
     layers = list(range(1, depth_of(run) + 1))
     about = f"{images:,} images, {len(layers)} layers, {len(NINE_TIMES)} times, mean tokens of f_c and f_u"
     with tempfile.TemporaryDirectory(prefix="workbench-bench-") as folder:
@@ -275,3 +266,56 @@ def _single(what: str, value: float, about: str) -> Measured:
 
 def _within(goal: Goal, p50: float, p95: float) -> bool:
     return p50 <= goal.p50 and (goal.p95 is None or p95 <= goal.p95)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Measure how soon views answer in JupyterLab and in an exported page, in headless Chromium, beside the goals."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, Names.RUN] = ()
+    """The demo's newest plain run by default."""
+    report: Path | None = None
+    """Also write the figures, with the machine, versions and load, to this JSON file."""
+    presses: Repeats = 30
+    """Key presses of each slider; ten times as many moves for the growth of memory."""
+    extraction: bool = True
+    """Also time the extraction of features, into a cache of its own."""
+    images: Count = 2000
+    """How many images it is of."""
+
+    def execute(self) -> None:
+        harness.check_report(self.report)
+        runs = [open_run(run) for run in self.runs] or [demo_run()]
+        options = {"presses": self.presses, "images": self.images if self.extraction else 0}
+        before, found, console = harness.load_average(), {}, Console()
+        drawing = versions()
+        for run in runs:
+            with harness.saying(console) as say:
+                found[run.name] = list(bench_views(run, **options, say=say))
+            console.print(_table(run.name, found[run.name]))
+        console.print(
+            "Written: the picture is on its canvas. Painted: the screen's next frame, up to 17 ms later, is made.\n"
+            'A goal that holds for what is written alone is "written".',
+            soft_wrap=True,
+        )
+        rows = {name: [asdict(row) for row in measured] for name, measured in found.items()}
+        harness.write_report(self.report, {"views": rows, **options, "load": [before, harness.load_average()]}, drawing)
+
+
+def _table(name: str, rows: Sequence[Measured]) -> Table:
+    table = Table("p50 / p95 of", "written", "painted", "goal", "met", title=name, box=SIMPLE, padding=(0, 1))
+    table.columns[0].no_wrap = True
+
+    def pair(*values: float | None) -> str:
+        return " / ".join(f"{value:.1f}" for value in values if value is not None)
+
+    for row in rows:
+        goal = " / ".join(f"{value:g}" for value in (row.goal_p50, row.goal_p95) if value is not None)
+        written, painted = pair(row.p50, row.p95), pair(row.painted_p50, row.painted_p95)
+        table.add_row(row.what, written, painted, f"{goal} {row.unit}", row.met)
+    table.caption = "; ".join(dict.fromkeys(row.about for row in rows))
+    return table
+
+
+if __name__ == "__main__":
+    harness.main(Views)

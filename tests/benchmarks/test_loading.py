@@ -3,8 +3,7 @@
 import math
 
 import pytest
-
-from workbench.data.bench import bench_loading
+from loading import bench_loading
 
 
 def test_bench_loading(tmp_path):

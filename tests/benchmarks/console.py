@@ -8,18 +8,25 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
+import harness
 import numpy as np
+from browsing import Notebook, chromium, find_chromium, jupyter, opened, until, versions
+from costs import Figure, compared, lags, timed
+from rich.box import SIMPLE
+from rich.table import Table
+from trained import Trained, training
 
+from workbench.cli.arguments import Overrides, Repeats
+from workbench.cli.terminal import Console
 from workbench.config import Config, load_config
+from workbench.config.ranges import Count, Range
 from workbench.files import read_json, write_json
-from workbench.lab.bench import Report
-from workbench.lab.browsing import Notebook, chromium, find_chromium, jupyter, opened, until
-from workbench.lab.watching.costs import Figure, compared, lags, timed
 from workbench.lab.watching.live import LivePanel
 from workbench.lab.watching.table import table_rows
-from workbench.lab.watching.trained import Trained, training
 from workbench.runs.store import Run, prepare_run
 from workbench.training.attend import Attendant
 from workbench.training.control import Answer, Control
@@ -76,7 +83,7 @@ def bench_console(
     seconds: float = 60.0,
     logged: int = 1_000_000,
     listed: int = 200,
-    say: Report = print,
+    say: harness.Say = print,
 ) -> Iterator[Figure]:
     """Measure the console beside a training of demo/plain, changed by `overrides`, which ends with the measurement.
 
@@ -215,10 +222,12 @@ def _left_out(why: str) -> Iterator[Figure]:
         yield Figure(what, unit, None, goal=goal, about=f"left out: {why}")
 
 
-def _in_jupyter(trained: Trained, long: Sequence[Run], folder: Path, seconds: float, say: Report) -> Iterator[Figure]:
+def _in_jupyter(
+    trained: Trained, long: Sequence[Run], folder: Path, seconds: float, say: harness.Say
+) -> Iterator[Figure]:
     places = {"run": str(trained.run.folder), "long": [str(run.folder) for run in long], "panels": PANELS}
     cells = [cell.format(**places) for cell in _CELLS]
-    probe = (Path(__file__).parents[1] / "js" / "bench_live.js").read_text()
+    probe = (Path(__file__).parent / "console.js").read_text()
     say("starting JupyterLab")
     with (
         chromium() as browser,
@@ -298,3 +307,66 @@ def _poll(trained: Trained) -> Figure:
         times.append(1e6 * (time.thread_time() - since) / _POLLS)
     share = 1e-4 * float(np.median(times)) / trained.step
     return timed("control poll", "µs", times, None, f"{share:.2g} % of a step of {1e3 * trained.step:.3g} ms")
+
+
+@dataclass(frozen=True)
+class TrainingConsole:
+    """Measure how soon the training console answers and what watching costs a training, beside the goals."""
+
+    overrides: Overrides = ()
+    """Dotted options of the training, which is that of demo/plain, such as backbone.size=small."""
+    seconds: Annotated[float, Range(above=0, at_most=86_400)] = 60.0
+    """Of lines that are drawn, and of blocks without panels and as many with, in a kernel and in a browser each."""
+    report: Path | None = None
+    """Also write the figures, with the machine, versions and load, to this JSON file."""
+    logged: Count = 1_000_000
+    """Steps of the long run that is opened."""
+    listed: Repeats = 200
+    """Runs that are listed."""
+
+    def execute(self) -> None:
+        harness.check_report(self.report)
+        before, console = harness.load_average(), Console()
+        drawing = {} if missing_browser() else versions()
+        options = {"seconds": self.seconds, "logged": self.logged, "listed": self.listed}
+        with harness.saying(console) as say:
+            found = list(bench_console(self.overrides, **options, say=say))
+        console.print(_table(found))
+        about: dict[str, list[str]] = {}
+        for row in found:
+            about.setdefault(row.about, []).append(row.what)
+        for text, names in about.items():
+            console.print(f"{'; '.join(names)}: {text}.", soft_wrap=True)
+        console.print(
+            "Slowdown and CPU are means of pairs of blocks, three panels beside none, with their 95 % interval; one "
+            "that\n"
+            'holds the goal is "unclear": a quieter machine or more --seconds tells. "kernel" is the panels in a '
+            "process\n"
+            'of their own, "browser" those that JupyterLab and Chromium show on this machine.',
+            soft_wrap=True,
+        )
+        if before:
+            console.print(f"Load of the machine: {before[0]:.1f} before, {harness.load_average()[0]:.1f} after.")
+        rows = [asdict(row) for row in found]
+        figures = {
+            "console": rows,
+            "overrides": list(self.overrides),
+            **options,
+            "load": [before, harness.load_average()],
+        }
+        harness.write_report(self.report, figures, drawing)
+
+
+def _table(rows: Sequence[Figure]) -> Table:
+    table = Table("", "measured", "p95 or interval", "goal", "met", box=SIMPLE, padding=(0, 1))
+    table.columns[0].no_wrap = True
+    for row in rows:
+        value = "–" if row.value is None else f"{row.value:.3g} {row.unit}"
+        other = "" if row.p95 is None else f"{row.p95:.3g}"
+        within = other if row.low is None else f"{row.low:.3g} to {row.high:.3g}"
+        table.add_row(row.what, value, within, "" if row.goal is None else f"{row.goal:.3g} {row.unit}", row.met)
+    return table
+
+
+if __name__ == "__main__":
+    harness.main(TrainingConsole)

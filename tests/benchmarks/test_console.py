@@ -11,14 +11,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-
-from workbench.cli.bench import BenchConsole
-from workbench.config import load_config
-from workbench.lab.watching.bench import (
+from console import (
     DRAWN,
     LISTED,
     OPENED,
     SLOWDOWN,
+    TrainingConsole,
     _copies,
     _first_state,
     _listing,
@@ -26,8 +24,10 @@ from workbench.lab.watching.bench import (
     bench_console,
     missing_browser,
 )
-from workbench.lab.watching.costs import Block, compared, lags, paired, timed, verdict
-from workbench.lab.watching.trained import Line, between
+from costs import Block, compared, lags, paired, timed, verdict
+from trained import Line, between
+
+from workbench.config import load_config
 from workbench.runs.store import find_runs
 
 REPOSITORY = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def measure(tmp_path: Path, *arguments: str, **more: str) -> subprocess.Complete
     """The command in a folder of its own, in which it is to leave nothing but the report."""
     environment = {**os.environ, "WORKBENCH_QUEUE": str(tmp_path / "queue"), "OMP_NUM_THREADS": "1", **more}
     environment |= {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "100"}
-    command = [sys.executable, "-m", "workbench", "bench", "console", *TINY, "--seconds", "1", *arguments]
+    command = [sys.executable, str(Path(__file__).with_name("console.py")), *TINY, "--seconds", "1", *arguments]
     # Not in `tmp_path`: Chromium's socket lies there too, and a socket's path has at most 107 characters.
     with tempfile.TemporaryDirectory() as own:
         environment["TMPDIR"] = own
@@ -156,7 +156,7 @@ def test_what_is_refused(tmp_path):
         with pytest.raises(ValueError, match="allowed are 1 or more, 2 or more, 1 or more"):
             next(bench_console(**options))
     with pytest.raises(ValueError, match="cannot write 'figures.txt'; a report ends in .json"):
-        BenchConsole(report=tmp_path / "figures.txt").execute()
+        TrainingConsole(report=tmp_path / "figures.txt").execute()
 
 
 def test_without_a_browser_its_rows_say_why(tmp_path, monkeypatch):

@@ -1,9 +1,9 @@
 """The benchmark: every kind of step really runs, and its sums are right."""
 
 import pytest
+from step import _costs, bench_steps, kinds
 
 from workbench import plugins
-from workbench.training.bench import _costs, bench_steps, kinds
 
 NANO = {"name": "sit", "size": "nano", "patch": 4}
 

@@ -3,18 +3,23 @@
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import harness
 import numpy as np
 import scipy.linalg
 import torch
 from jaxtyping import Float
+from rich.table import Table
+from rich.text import Text
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from workbench.cli.terminal import Console
 from workbench.config import DataConfig
+from workbench.config.ranges import Count, Width
 from workbench.data.images import load_images
 from workbench.diffusion.randomness import generator
 from workbench.evaluation.detectors import load_detector
@@ -103,3 +108,30 @@ def _whole_suite(seed: int) -> Timing:
     found = see(batches_of(test), detector, labels=torch.from_numpy(test.labels))
     value = measure(found, reference, seed=seed)["fd"]["value"]
     return Timing(f"all scores of {len(test):,} images by clf64", "workbench", time.perf_counter() - started, value)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Time each score beside SciPy and torch-fidelity (extra "test") on the same numbers, one thread each."""
+
+    dimensions: Width = 2048
+    count: Count = 5000
+    report: Path | None = None
+    """Also write the figures, with the machine, to this JSON file."""
+
+    def execute(self) -> None:
+        harness.check_report(self.report)
+        found, console = [], Console()
+        table = Table("score", "program", "seconds", "value")
+        with console.status("measuring") as status:
+            for timing in bench_scores(dimensions=self.dimensions, count=self.count):
+                found.append(timing)
+                table.add_row(timing.score, timing.program, f"{timing.seconds:.3g}", f"{timing.value:.12g}")
+                status.update(Text(f"{timing.score}, {timing.program}: {timing.seconds:.3g} s"))
+        console.print(table)
+        how = {"dimensions": self.dimensions, "count": self.count}
+        harness.write_report(self.report, {"scores": [asdict(timing) for timing in found], **how})
+
+
+if __name__ == "__main__":
+    harness.main(Scores)

@@ -6,12 +6,18 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import harness
 import numpy as np
 from jaxtyping import Int
+from rich.table import Table
 
+from workbench.cli.arguments import Repeats
+from workbench.cli.terminal import Console
+from workbench.config.ranges import Count
 from workbench.data.shards import Shards, open_shards, write_shards
 from workbench.diffusion.randomness import generator
 
@@ -96,3 +102,26 @@ def _forget(files: Iterable[Path]) -> None:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Time reading latents in random batches: shards, one file an image, and a memory copy, on generated data."""
+
+    images: Count = 4096
+    batch: Repeats = 256
+    repeats: Repeats = 9
+    folder: Path | None = None
+    """On the disk to measure; the system's temporary folder by default."""
+
+    def execute(self) -> None:
+        figures = bench_loading(count=self.images, batch=self.batch, repeats=self.repeats, folder=self.folder)
+        images, megabytes, batch = (figures.pop(key) for key in ("images", "megabytes", "batch"))
+        table = Table("images a second, one process", f"{images} images, {megabytes:,.0f} MB, batch {batch}")
+        for name, value in figures.items():
+            table.add_row(name, f"{value:.3g} x" if "/" in name else f"{value:,.0f}")
+        Console().print(table)
+
+
+if __name__ == "__main__":
+    harness.main(Loading)
