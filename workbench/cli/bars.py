@@ -4,8 +4,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from workbench.cli.terminal import Console, on_one_line
 
 Update = Callable[..., None]  # of (stage, done, total, note="")
@@ -14,6 +12,8 @@ Update = Callable[..., None]  # of (stage, done, total, note="")
 @contextmanager
 def bars(console: Console) -> Iterator[Update]:
     """Progress bars with time left, one a stage; without a terminal, one line for each tenth of a stage."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("{task.description:<16}", markup=False),
         BarColumn(),
