@@ -23,8 +23,9 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 GROUND = {"arrays", "config", "files", "plugins", "shipped", "words"}
-# Plug-ins are found by name, in these folders or by an entry point ("datasets" is one). Nothing else may look upwards.
-BY_NAME = {("plugins", other) for other in ("backbones", "objectives", "data", "datasets")}
+# Plug-ins are found by name, in folders of these or by entry points. Nothing else may look upwards.
+_NAMED = ("backbones", "objectives", "data", "evaluation", "datasets", "detectors", "scores")
+BY_NAME = {("plugins", other) for other in _NAMED}
 
 
 def imports(path: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""Plug-ins: methods, backbones and data sets, each one file, found by name.
+"""Plug-ins: methods, backbones, data sets, detectors and scores, each one file, found by name.
 
 A name is looked for in three places, in this order:
 
@@ -27,6 +27,7 @@ from typing import Any
 VARIABLE = "WORKBENCH_PLUGINS"  # module paths that may be imported, joined by commas
 OPTION = "--plugin"  # the same on the command line, for any command
 _PATH = re.compile(r"(?!\d)\w+(\.(?!\d)\w+)*(:(?!\d)\w+)?")
+_NAME = re.compile(r"\w[\w.-]*")  # of an entry point; it can become part of the name of a file
 
 
 class PluginError(ValueError):
@@ -38,14 +39,17 @@ class Kind:
     """Where plug-ins of a kind are and what each file exports.
 
     ``needs`` are the attributes of what is exported that the workbench relies on, ``base`` says how to get them.
+    ``hyphens``: names have hyphens where names of files have underscores. ``is_class``: what is exported is a class.
     """
 
-    option: str  # of the configuration, which names the plug-in
+    option: str  # which names the plug-in, as errors call it
     package: str  # whose files are plug-ins
     exports: str
     needs: tuple[str, ...]
     base: str
     group: str  # of entry points
+    hyphens: bool = True
+    is_class: bool = False
 
     @property
     def folder(self) -> Path:
@@ -60,6 +64,8 @@ KINDS = {
         needs=("SUPPLIED", "weight_at", "loss"),
         base="a subclass of workbench.objectives.base.Objective",
         group="workbench.objectives",
+        hyphens=False,
+        is_class=True,
     ),
     "backbone": Kind(
         option="backbone.name",
@@ -68,6 +74,8 @@ KINDS = {
         needs=("SUPPLIED", "sizes", "forward_tapped", "features", "initialize"),
         base="a subclass of workbench.backbones.base.TransformerBackbone with its sizes",
         group="workbench.backbones",
+        hyphens=False,
+        is_class=True,
     ),
     "data": Kind(
         option="data.name",
@@ -77,11 +85,27 @@ KINDS = {
         base="a function load(config, split) that returns workbench.data.images.Images",
         group="workbench.datasets",
     ),
+    "detector": Kind(
+        option="detector",
+        package="workbench.evaluation.detectors",
+        exports="load",
+        needs=("__call__",),
+        base="a function load(device) that returns workbench.evaluation.detectors.base.Detector",
+        group="workbench.detectors",
+    ),
+    "score": Kind(
+        option="score",
+        package="workbench.evaluation.scores",
+        exports="METRIC",
+        needs=("title", "better", "measure", "direction"),
+        base="a workbench.evaluation.metrics.Metric",
+        group="workbench.scores",
+    ),
 }
 
 
 def names(kind: str) -> list[str]:
-    """Names of the plug-ins of a kind ("objective", "backbone", "data"): the package's own, then registered ones."""
+    """Names of the plug-ins of a kind, such as "objective": the package's own, then those that are registered."""
     own = _own(kind)
     return [*sorted(own), *sorted(name for name in _registered(kind) if name not in own)]
 
@@ -99,6 +123,38 @@ def is_known(kind: str, name: str) -> bool:
 def is_path(name: str) -> bool:
     """Whether a name is a module path ("mypkg.mymethod", "mymodule:MyObjective") rather than the name of a plug-in."""
     return ("." in name or ":" in name) and _PATH.fullmatch(name) is not None
+
+
+def short_name(kind: str, name: str) -> str:
+    """The name itself, or of a module path its last part, with the hyphens of the kind: "tiny" of "mypkg.tiny".
+
+    PluginError if the package has a plug-in of that name, whose numbers would be taken for these.
+    """
+    if name in _own(kind) or name in _registered(kind) or not is_path(name):
+        return name
+    if registered := _registered_as(kind, name):
+        return registered
+    here, (module, _, attribute) = KINDS[kind], name.partition(":")
+    short = _called(here, module.rpartition(".")[2] if attribute in ("", here.exports) else attribute)
+    if short in _own(kind):
+        raise PluginError(f"{here.option} {name!r} would be called {short!r}, as the workbench's own; rename it")
+    return short
+
+
+def named(kind: str) -> list[str]:
+    """Module paths that the user named and that no entry point of the kind leads to, which makes them known already."""
+    return [path for path in _named() if not _registered_as(kind, path)]
+
+
+def exports(kind: str, path: str) -> bool:
+    """Whether a module that the user named exports a plug-in of a kind, or something that is called as one.
+
+    The module is imported. PluginError as `load`.
+    """
+    check(kind, path)
+    here, (module, _, attribute) = KINDS[kind], path.partition(":")
+    found = getattr(_imported(here, path, module), attribute or here.exports, None)
+    return _fits(here, found) if attribute else found is not None
 
 
 def load(kind: str, name: str) -> Any:
@@ -138,10 +194,9 @@ def check(kind: str, name: str) -> None:
     )
 
 
-def allow(*modules: str) -> None:
+def allow(*paths: str) -> None:
     """Let module paths be imported by this process and its children, as the user named them."""
-    named = [module.partition(":")[0] for module in modules]
-    os.environ[VARIABLE] = ",".join(dict.fromkeys([*_allowed(), *named]))
+    os.environ[VARIABLE] = ",".join(dict.fromkeys([*_named(), *paths]))
 
 
 def allow_named(arguments: Iterable[str]) -> list[str]:
@@ -159,18 +214,28 @@ def allow_named(arguments: Iterable[str]) -> list[str]:
     return left
 
 
-def _allowed() -> list[str]:
-    return [module.strip() for module in os.environ.get(VARIABLE, "").split(",") if module.strip()]
+def _named() -> list[str]:
+    """The module paths that the user named."""
+    return [path.strip() for path in os.environ.get(VARIABLE, "").split(",") if path.strip()]
+
+
+def _allowed() -> set[str]:
+    return {path.partition(":")[0] for path in _named()}
 
 
 @cache
 def _own(kind: str) -> dict[str, str]:
     """The package's own plug-ins of a kind: the file of each name, without its ending."""
     here = KINDS[kind]
-    mark = re.compile(rf"^(class {here.exports}\(|def {here.exports}\(|from \S+ import .*\b{here.exports}$)", re.M)
+    name = here.exports
+    mark = re.compile(rf"^(class {name}\(|def {name}\(|{name} = |from \S+ import .*\b{name}$)", re.M)
     stems = [file.stem for file in here.folder.glob("*.py") if mark.search(file.read_text(encoding="utf-8"))]
-    # Data sets are called as others call them, with hyphens.
-    return {stem.replace("_", "-") if kind == "data" else stem: stem for stem in stems if stem != "base"}
+    return {_called(here, stem): stem for stem in stems if stem != "base"}
+
+
+def _called(here: Kind, stem: str) -> str:
+    """What a file is called as a plug-in; ``is_.py`` is "is", which no module can be called."""
+    return stem.rstrip("_").replace("_", "-") if here.hyphens else stem
 
 
 def _registered(kind: str) -> dict[str, list[Any]]:
@@ -181,22 +246,50 @@ def _registered(kind: str) -> dict[str, list[Any]]:
     return found
 
 
+def _registered_as(kind: str, path: str) -> str | None:
+    """The name by which what a module path leads to is registered, if it is."""
+
+    def place(module: str, attribute: str) -> tuple[str, str]:
+        return module, attribute or KINDS[kind].exports
+
+    entries = (entry for entries in _registered(kind).values() for entry in entries)
+    wanted = place(*path.partition(":")[::2])
+    return next((entry.name for entry in entries if place(entry.module, entry.attr) == wanted), None)
+
+
 def _registered_modules(kind: str) -> set[str]:
     return {entry.module for entries in _registered(kind).values() for entry in entries}
 
 
 @cache
 def _entry_points(group: str, path: tuple[str, ...]) -> tuple[Any, ...]:
-    """Entry points of a group, read once for each state of ``sys.path``; those that are no module path are left out."""
+    """Entry points of a group, read once for each state of ``sys.path``; names of other characters are left out."""
     from importlib.metadata import entry_points
 
-    return tuple(e for e in entry_points(group=group) if _PATH.fullmatch(e.value.partition("[")[0].replace(" ", "")))
+    found = entry_points(group=group)
+    paths = (entry.value.partition("[")[0].replace(" ", "") for entry in found)
+    return tuple(e for e, path in zip(found, paths, strict=True) if _PATH.fullmatch(path) and _NAME.fullmatch(e.name))
 
 
 def _exported(here: Kind, name: str, module: str, attribute: str | None) -> Any:
     """What a module outside the package exports."""
+    attribute = attribute or here.exports
+    found = getattr(_imported(here, name, module), attribute, None)
+    if not _fits(here, found):
+        what = "has no" if found is None else "has another"
+        raise PluginError(f"{here.option} {name!r}: {module} {what} {attribute}; it must be {here.base}")
+    return found
+
+
+def _fits(here: Kind, found: Any) -> bool:
+    wanted: Callable[[Any], bool] = inspect.isclass if here.is_class else lambda _: True
+    return wanted(found) and all(hasattr(found, need) for need in here.needs)
+
+
+def _imported(here: Kind, name: str, module: str) -> Any:
+    """A module outside the package."""
     try:
-        imported = importlib.import_module(module)
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
             raise PluginError(
@@ -206,13 +299,6 @@ def _exported(here: Kind, name: str, module: str, attribute: str | None) -> Any:
         raise PluginError(f"{here.option} {name!r} cannot be imported: {_place(error)}") from error
     except (Exception, SystemExit) as error:  # whatever code of others does
         raise PluginError(f"{here.option} {name!r} cannot be imported: {_place(error)}") from error
-    attribute = attribute or here.exports
-    found = getattr(imported, attribute, None)
-    fits: Callable[[Any], bool] = inspect.isclass if here.exports != "load" else callable
-    if not fits(found) or not all(hasattr(found, need) for need in here.needs):
-        what = "has no" if found is None else "has another"
-        raise PluginError(f"{here.option} {name!r}: {module} {what} {attribute}; it must be {here.base}")
-    return found
 
 
 def _place(error: BaseException) -> str:

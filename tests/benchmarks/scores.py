@@ -22,12 +22,12 @@ from workbench.config import DataConfig
 from workbench.config.ranges import Count, Width
 from workbench.data.images import load_images
 from workbench.diffusion.randomness import generator
-from workbench.evaluation.detectors import load_detector
+from workbench.evaluation.detectors.base import load_detector
 from workbench.evaluation.frechet import frechet_distance, frechet_from_features, statistics
-from workbench.evaluation.kernel import kid
 from workbench.evaluation.manifold import precision_recall
 from workbench.evaluation.reference import batches_of, reference_of_data, see
-from workbench.evaluation.scores import measure
+from workbench.evaluation.scores.base import measure
+from workbench.evaluation.scores.kid import kid
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import pytest
 
 from workbench.data.weights import weights_folder
-from workbench.evaluation.detectors import load_detector
+from workbench.evaluation.detectors.base import load_detector
 from workbench.evaluation.suite import score_file
 
 REFERENCE, SAMPLES = "VIRTUAL_imagenet256_labeled.npz", "admnet_guided_upsampled_imagenet256.npz"

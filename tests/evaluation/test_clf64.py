@@ -10,7 +10,8 @@ from sklearn.datasets import load_digits
 
 from workbench.config import DataConfig
 from workbench.data.images import load_images
-from workbench.evaluation.clf64 import (
+from workbench.evaluation.detectors.base import Detector, load_detector
+from workbench.evaluation.detectors.clf64 import (
     Classifier64,
     ClassifierDetector,
     _shifted,
@@ -18,7 +19,6 @@ from workbench.evaluation.clf64 import (
     save_clf64,
     train_clf64,
 )
-from workbench.evaluation.detectors import Detector, load_detector
 
 
 def digits():

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from workbench.diffusion.randomness import normal
-from workbench.evaluation import controls
-from workbench.evaluation.detectors import load_detector
+from workbench.evaluation.detectors import randomconv
+from workbench.evaluation.detectors.base import load_detector
 
 
 def pictures(count: int, channels: int, size: int) -> torch.Tensor:
@@ -48,7 +48,7 @@ def test_the_random_network_is_the_same_everywhere():
 
 def test_other_weights_have_another_hash(monkeypatch):
     before, images = load_detector("randomconv"), pictures(1, 1, 16)
-    monkeypatch.setattr(controls, "_SEED", 1)
+    monkeypatch.setattr(randomconv, "_SEED", 1)
     after = load_detector("randomconv")
     assert before.hash != after.hash and not torch.equal(before(images).features, after(images).features)
 

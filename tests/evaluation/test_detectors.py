@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from workbench.evaluation import detectors
-from workbench.evaluation.detectors import DETECTORS, Detected, Detector, joined, load_detector
+from workbench import plugins
+from workbench.evaluation.detectors import base
+from workbench.evaluation.detectors.base import Detected, Detector, joined, load_detector
 from workbench.evaluation.metrics import metric_name
 
 HERE = ("clf64", "effnet-lite0", "randomconv", "pixels-pca64")
@@ -42,8 +43,8 @@ def test_a_detector_describes_itself_and_what_it_sees(loaded, name):
 def test_an_image_has_its_features_in_any_company(loaded, name, monkeypatch):
     images, detector = pictures(11), loaded[name]
     together = detector(images)
-    monkeypatch.setattr(detectors, "DETECTION_BATCH", 4)
-    monkeypatch.setattr("workbench.evaluation.clf64.DETECTION_BATCH", 4)
+    monkeypatch.setattr(base, "DETECTION_BATCH", 4)
+    monkeypatch.setattr("workbench.evaluation.detectors.clf64.DETECTION_BATCH", 4)
     for parts in (detector(images), joined([detector(part) for part in images.split(5)])):
         torch.testing.assert_close(together.features, parts.features, atol=1e-4, rtol=1e-4)
         if together.spatial is not None:
@@ -72,7 +73,9 @@ def test_no_two_detectors_share_a_hash(loaded):
 
 
 def test_an_unknown_detector_is_refused_with_the_nearest():
-    with pytest.raises(ValueError, match=r"detector 'clf' is not known; did you mean 'clf64'\? Allowed: clf64, effnet"):
+    with pytest.raises(
+        ValueError, match=r"detector 'clf' is not known; did you mean 'clf64'\? Allowed: clf64, dinov2, effnet"
+    ):
         load_detector("clf")
 
 
@@ -95,8 +98,10 @@ def test_metric_names():
 
 def test_metric_names_tell_detectors_and_kinds_apart():
     kinds = ("fd", "sfd", "kid", "is", "precision", "recall", "density", "coverage", "fd-inf", "memorisation")
-    names = {metric_name(detector, kind) for detector in DETECTORS for kind in (*kinds, "class-agreement")}
-    assert len(names) == 11 * len(DETECTORS)
+    names = {
+        metric_name(detector, kind) for detector in plugins.names("detector") for kind in (*kinds, "class-agreement")
+    }
+    assert len(names) == 11 * len(plugins.names("detector"))
     for unknown in (("clf32", "fd"), ("clf64", "fid")):
         with pytest.raises(ValueError, match="is not known"):
             metric_name(*unknown)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from workbench.evaluation.inception_score import BLOCK, inception_score
+from workbench.evaluation.scores.is_ import BLOCK, inception_score
 
 
 def certain(classes, k):

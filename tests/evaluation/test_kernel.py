@@ -8,7 +8,7 @@ from torch_fidelity.metric_kid import (
     kid_features_to_metric,
 )
 
-from workbench.evaluation.kernel import kid, squared_discrepancy
+from workbench.evaluation.scores.kid import kid, squared_discrepancy
 
 
 def sample(n, d, seed):

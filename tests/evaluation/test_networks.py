@@ -15,8 +15,8 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
-from workbench.evaluation import networks
-from workbench.evaluation.detectors import load_detector
+from workbench.evaluation.detectors import effnet_lite0, inception_2015
+from workbench.evaluation.detectors.base import load_detector
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -38,7 +38,7 @@ def folder(tmp_path, monkeypatch) -> Path:
         raise ConnectionError("no route")
 
     monkeypatch.setenv("WORKBENCH_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr(networks, "_INCEPTION_SHA256", "")
+    monkeypatch.setattr(inception_2015, "_SHA256", "")
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", unreachable)
     return tmp_path
@@ -73,7 +73,7 @@ def inception(folder, inception_weights):
 def test_lite0_features_and_map_are_timms_of_the_resized_pixels():
     images = photographs(3, 40)
     detector = load_detector("effnet-lite0")
-    network = networks.load_encoder("effnet-lite0").network
+    network = effnet_lite0.load_encoder("effnet-lite0").network
     pixels = F.interpolate(images / 255, size=96, mode="bicubic", antialias=True) * 2 - 1
     expected = network.forward_head(network.forward_features(pixels), pre_logits=True)
     found = detector(images)
@@ -145,7 +145,7 @@ def test_other_files_are_not_taken_for_inceptions(folder, inception_weights, mon
     torch.save({"state": SimpleNamespace()}, file)
     with pytest.raises(ValueError, match=f"{INCEPTION} is damaged, or holds more than plain tensors"):
         load_detector("inception-2015")
-    monkeypatch.setattr(networks, "_INCEPTION_SHA256", "6726825d")
+    monkeypatch.setattr(inception_2015, "_SHA256", "6726825d")
     file.unlink()
     file.symlink_to(inception_weights)
     with pytest.raises(ValueError, match=rf"{INCEPTION} is damaged or of another release: .* begins with 6726825d"):

@@ -5,7 +5,7 @@ from sklearn.decomposition import PCA
 
 from workbench.config import DataConfig
 from workbench.evaluation import reference as module
-from workbench.evaluation.detectors import load_detector
+from workbench.evaluation.detectors.base import load_detector
 from workbench.evaluation.frechet import frechet_distance, statistics
 from workbench.evaluation.reference import principal, reference_of_data, see
 

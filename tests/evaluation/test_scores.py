@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from workbench.evaluation.frechet import frechet_distance, statistics
-from workbench.evaluation.kernel import kid
 from workbench.evaluation.manifold import density_coverage, precision_recall
 from workbench.evaluation.reference import Reference, Seen
-from workbench.evaluation.scores import Measurement, agreement, kinds, measure
+from workbench.evaluation.scores import class_agreement
+from workbench.evaluation.scores.base import Measurement, kinds, measure
+from workbench.evaluation.scores.kid import kid
 from workbench.evaluation.statistics import sampling_deviation, wilson
 
 CLASSES = 4
@@ -89,7 +90,7 @@ def test_lost_classes_show_in_recall_by_class():
 def test_agreement_by_class():
     generated = seen(400, 2)
     swapped = replace(generated, labels=torch.where(generated.labels == 3, 0, generated.labels))
-    found = agreement(Measurement(swapped, reference()))
+    found = class_agreement.measure(Measurement(swapped, reference()))
     assert found["by_class"][1] > 0.8 and 0.3 < found["by_class"][0] < 0.6
     assert found["low"] < found["value"] < found["high"]
 

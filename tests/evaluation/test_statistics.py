@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import permutation_test, ttest_1samp
 
-from workbench.evaluation.scores import class_agreement
+from workbench.evaluation.scores.class_agreement import class_agreement
 from workbench.evaluation.statistics import (
     SignFlip,
     holm,

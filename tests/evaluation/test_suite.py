@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from workbench import plugins
 from workbench.config import Plugin, to_yaml
 from workbench.data.images import load_images
 from workbench.evaluation import suite
 from workbench.evaluation.archives import write_samples
-from workbench.evaluation.detectors import load_detector
+from workbench.evaluation.detectors.base import load_detector
 from workbench.evaluation.generate import generate
-from workbench.evaluation.metrics import METRICS as TABLE
-from workbench.evaluation.metrics import Metric
 from workbench.evaluation.reference import write_reference_of_data
+from workbench.evaluation.scores import class_agreement
 from workbench.evaluation.statistics import PROTOCOL
 from workbench.evaluation.suite import probe_layers, score, score_file, supervisors
 from workbench.runs.checkpoints import save_checkpoint, thin
@@ -73,19 +73,33 @@ def test_what_a_killed_process_left_out_is_added(copy):
     assert [r["metric"] for r in copy.results] == METRICS
 
 
-def test_a_metric_of_a_new_row_is_measured_with_the_others(copy, monkeypatch):
+MEAN = """
+from workbench.evaluation.metrics import Metric
+
+def measure(of):
+    return {"value": float(of.generated.features.mean())}
+
+METRIC = Metric(title="Mean", better="lower", measure=measure)
+"""
+
+
+def test_a_score_of_a_new_file_is_measured_with_the_others(copy, monkeypatch):
     before = score(copy, 4, few(copy), small_ok=True)
-    row = Metric("mean", "Mean", "lower", lambda of: {"value": float(of.generated.features.mean())})
-    monkeypatch.setitem(TABLE, "mean", row)
+    folder = copy.folder.parent / "scores_of_a_suite"
+    folder.mkdir()
+    (folder / "mean.py").write_text(MEAN)
+    (folder / "gone.py").write_text(MEAN.replace('better="lower", ', ""))
+    monkeypatch.syspath_prepend(folder.parent)
+    monkeypatch.setenv(plugins.VARIABLE, "scores_of_a_suite.mean")
     found = score(copy, 4, few(copy), small_ok=True)
     assert [r for r in found if r["metric"] != "mean-clf64"] == before
     (added,) = [r for r in copy.results if r["metric"] == "mean-clf64"]
     assert added["detector_hash"] == before[0]["detector_hash"] and added["floor"] != added["value"]
     # What cannot be measured is refused before an image is drawn or seen.
-    monkeypatch.setitem(TABLE, "gone", Metric("gone", "Gone", "lower", "workbench.evaluation.scores:gone"))
-    for step in ("generate", "see"):
+    monkeypatch.setenv(plugins.VARIABLE, "scores_of_a_suite.mean,scores_of_a_suite.gone")
+    for step in ("generate", "see", "load_detector"):
         monkeypatch.setattr(suite, step, None)
-    with pytest.raises(ValueError, match="metric 'gone': there is no function"):
+    with pytest.raises(ValueError, match="score 'scores_of_a_suite.gone' cannot be imported: .* argument: 'better'"):
         score(copy, 4, few(copy), small_ok=True)
 
 
@@ -198,9 +212,8 @@ def test_what_cannot_be_sampled_is_refused_before_the_reference_is_seen(fresh, c
 
 
 def test_scores_that_are_not_finite_are_not_kept(fresh, monkeypatch):
-    monkeypatch.setattr(
-        "workbench.evaluation.scores.agreement", lambda _: {"value": 0.5, "low": float("nan"), "high": 1.0}
-    )
+    wrong = replace(class_agreement.METRIC, measure=lambda _: {"value": 0.5, "low": float("nan"), "high": 1.0})
+    monkeypatch.setattr(class_agreement, "METRIC", wrong)
     with pytest.raises(ValueError, match="^class-agreement cannot hold low = nan: JSON has finite numbers only"):
         score(fresh, 4, few(fresh), small_ok=True)
     assert fresh.results == []

@@ -9,17 +9,25 @@ import tyro
 from rich.box import SIMPLE
 from rich.table import Table
 
+from workbench import plugins
 from workbench.cli.arguments import ConfigReference, Names, Overrides, Processes
 from workbench.cli.bars import Update, bars
 from workbench.cli.terminal import Console
-from workbench.config import from_dict, load_config, parse_overrides, refuse_unknown, to_dict
+from workbench.config import check_plugin, from_dict, load_config, parse_overrides, to_dict
 from workbench.config.ranges import FromStep
-from workbench.evaluation.names import DETECTORS
+from workbench.evaluation.metrics import stored_names
 from workbench.files import write_json
 from workbench.runs.store import open_run, runs_root
 
 if TYPE_CHECKING:
     from workbench.evaluation.compare import Row
+
+
+def _check_detector(name: str) -> None:
+    """ValueError for a detector that is not known; a module that the command names may be imported from here on."""
+    if plugins.is_path(name):
+        plugins.allow(name)
+    check_plugin("detector", name, option="detector")
 
 
 @dataclass(frozen=True)
@@ -36,8 +44,8 @@ class Evaluate:
     """A reference .npz (ADM's, or by `workbench reference`), or with --samples a preset or YAML file whose training
     images are meant; by default the run's own data."""
     detector: tuple[str, ...] = ("clf64",)
-    """clf64, effnet-lite0, randomconv, pixels-pca64, inception-2015 (the only one whose scores are FID, sFID and IS) or
-    dinov2."""
+    """clf64, effnet-lite0, randomconv, pixels-pca64, inception-2015 (the only one whose scores are FID, sFID and IS),
+    dinov2, or one that an installed package registers or a module path names."""
     processes: Processes = 1
     """Processes that generate, GPUs in turn."""
     small_ok: bool = False
@@ -69,7 +77,8 @@ class Evaluate:
         if self.processes < 1:
             raise ValueError(f"--processes must be at least 1; got {self.processes}")
         for detector in self.detector:
-            refuse_unknown("detector", detector, DETECTORS)
+            _check_detector(detector)
+            stored_names(detector)
         if self.report:
             if self.report.is_dir():
                 raise ValueError(f"--report {self.report} is a folder; give a JSON file")
@@ -140,8 +149,8 @@ class ReferenceFile:
     split: Literal["train", "test"] = "train"
 
     def execute(self) -> None:
-        refuse_unknown("detector", self.detector, DETECTORS)
-        from workbench.evaluation.detectors import load_detector
+        _check_detector(self.detector)
+        from workbench.evaluation.detectors.base import load_detector
         from workbench.evaluation.reference import write_reference_of_data
 
         detector = load_detector(self.detector)

@@ -253,7 +253,7 @@ class Classifier:
         import torch
 
         from workbench.data.images import load_images
-        from workbench.evaluation.clf64 import save_clf64, train_clf64
+        from workbench.evaluation.detectors.clf64 import save_clf64, train_clf64
 
         config = DataConfig(source="embedded")
         train_set, test_set = load_images(config, "train"), load_images(config, "test")

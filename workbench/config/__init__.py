@@ -29,7 +29,7 @@ from workbench.config.checks import (
     refuse_unknown,
     refuse_unknown_keys,
 )
-from workbench.config.layers import as_overrides, layered, parse_overrides, presets, written
+from workbench.config.layers import as_overrides, is_of_a_run, layered, parse_overrides, presets, written
 from workbench.config.paths import with_real_paths
 from workbench.config.ranges import OfDepth, OptionError, Range, layers_of
 from workbench.config.reading import parse_value, parse_yaml, read_yaml
@@ -57,10 +57,12 @@ __all__ = [
     "Range",
     "as_overrides",
     "backbone_sizes",
+    "check_plugin",
     "coerce",
     "fingerprint",
     "flatten",
     "from_dict",
+    "is_of_a_run",
     "load_config",
     "load_plugin",
     "parse_overrides",

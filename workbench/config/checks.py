@@ -50,8 +50,13 @@ def _refusing(kind: str, name: str) -> Iterator[None]:
         raise OptionError(option, f"{error}") from error
 
 
-def check_plugin(kind: str, name: str) -> None:
-    """OptionError for a module path that must not be imported, as `plugins.check`; nothing is imported."""
+def check_plugin(kind: str, name: str, option: str | None = None) -> None:
+    """OptionError for a module path that must not be imported, as `plugins.check`; nothing is imported.
+
+    With the ``option`` that gives the name also for one that is not known, with the nearest.
+    """
+    if option and not plugins.is_known(kind, name):
+        refuse_unknown(option, name, plugins.names(kind))
     try:
         plugins.check(kind, name)
     except plugins.PluginError as error:

@@ -61,6 +61,19 @@ def declared(kind: str, name: str) -> Declared:
         raise ValueError(f"the options of {kind} {name!r} cannot be read: {error}") from error
 
 
+def arguments(module: str, name: str, unread: Sequence[str] = ()) -> dict[str, Any]:
+    """Keyword arguments of the call that gives ``name`` its value in a module of the package, read from its source.
+
+    Those that are ``unread`` are given as text. ValueError if the module does not define it by such a call.
+    """
+    of = _module(module)
+    call = getattr(of.statements.get(name), "value", None)
+    if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
+        raise ValueError(f"{module} must give {name} its value by a call with keyword arguments alone")
+    values = {keyword.arg or "": keyword.value for keyword in call.keywords}
+    return {key: ast.unparse(value) if key in unread else of.value(value) for key, value in values.items()}
+
+
 @cache
 def _read(kind: str, module: str) -> Declared:
     """From the source of a module of the package."""

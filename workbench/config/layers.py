@@ -142,14 +142,14 @@ def _layers(source: str | Path, chain: tuple[str, ...] = (), found: list[Documen
             _layers(base, (*chain, name), found)
         except OptionError as error:
             raise ValueError(f"{document.where('base')}: {error}") from error
-    trusted = not any(map(_is_of_a_run, (*chain, name)))
+    trusted = not any(map(is_of_a_run, (*chain, name)))
     found.append(replace(document, trusted=trusted))
     if len(found) > _MOST_LAYERS:
         raise ValueError(f"{source} builds on more than {_MOST_LAYERS} files")
     return found
 
 
-def _is_of_a_run(file: str) -> bool:
+def is_of_a_run(file: str) -> bool:
     """Whether a file lies in a run folder, which may be somebody else's."""
     folder = os.path.dirname(os.path.realpath(file))
     return any(os.path.lexists(os.path.join(folder, mark)) for mark in _OF_A_RUN)

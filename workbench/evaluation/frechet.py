@@ -38,6 +38,11 @@ class Frechet:
     small: bool
     identical: bool
 
+    @property
+    def terms(self) -> dict[str, float | int | bool]:
+        """What is kept beside a distance."""
+        return {key: getattr(self, key) for key in ("mean_term", "covariance_term", "small", "d")}
+
 
 @dataclass(frozen=True)
 class ExtrapolatedFrechet:

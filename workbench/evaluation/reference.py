@@ -19,7 +19,7 @@ from workbench.arrays import open_npz
 from workbench.config import DataConfig
 from workbench.data.images import Images, limited_rows, load_images
 from workbench.evaluation.archives import ReferenceFile, read_reference, write_reference
-from workbench.evaluation.detectors import Detector
+from workbench.evaluation.detectors.base import Detector
 from workbench.evaluation.frechet import Statistics, spatial_rows
 from workbench.evaluation.manifold import Nearest, nearest_training, squared_radii
 from workbench.evaluation.moments import Moments

@@ -13,13 +13,13 @@ import torch
 from workbench.config import DataConfig, SamplingConfig
 from workbench.data.encoders import ENCODERS
 from workbench.evaluation.archives import read_samples
-from workbench.evaluation.detectors import Detector, load_detector
+from workbench.evaluation.detectors.base import Detector, load_detector
 from workbench.evaluation.frechet import check_rows
 from workbench.evaluation.generate import check_sampling, described, generate
-from workbench.evaluation.metrics import metric_name
+from workbench.evaluation.metrics import stored_names
 from workbench.evaluation.probe import linear_probe
 from workbench.evaluation.reference import Reference, Seen, reference_of_data, reference_of_file, see
-from workbench.evaluation.scores import kinds, measure
+from workbench.evaluation.scores.base import kinds, measure
 from workbench.features.extract import extract
 from workbench.files import to_json
 from workbench.runs.held import held
@@ -46,7 +46,7 @@ def score(
     """Score the images that a run generates at a step, by one detector.
 
     Against the training images of the run's data set, with floors from its test images, or against a reference file.
-    ``metrics.METRICS`` is the table of the scores; class agreement needs a detector that knows the classes of the run.
+    The scores are those of ``metrics.metrics()``; class agreement needs a detector that knows the classes of the run.
     Computed once, then read back from ``results.jsonl``. The checkpoint is kept from the beginning, also while the run
     trains on and thins its checkpoints.
 
@@ -54,7 +54,8 @@ def score(
         run: The run.
         step: Step of the checkpoint.
         settings: Sampler, steps, guidance, count, labels and seed; ``run.config.sampling`` are the run's own.
-        detector: "clf64", "effnet-lite0", "randomconv", "pixels-pca64", "inception-2015" or "dinov2".
+        detector: "clf64", "effnet-lite0", "randomconv", "pixels-pca64", "inception-2015" or "dinov2", or another one by
+            its registered name or module path.
         reference: A reference .npz file, in ADM's layout.
         small_ok: Allow, and mark, fewer images than twice the detector's dimensions.
         force: Allow, and mark, a detector whose network taught the run or its teacher.
@@ -78,6 +79,7 @@ def score(
         ('fd-clf64', 1.84, 2000)
     """
     check_sampling(run, settings, processes)
+    stored_names(detector)  # of all scores: one that cannot be used is refused before anything heavy
     judge = _detector(detector)
     _check_count(settings.count, judge, small_ok)
     supervised = judge.encoder is not None and any(name.startswith(judge.encoder) for name in supervisors(run))
@@ -124,6 +126,7 @@ def score_file(
     ``root`` keeps what is seen of data sets. Labels in the file are taken for the classes that were asked for.
     ValueError as ``archives.read_samples``, and as ``score``.
     """
+    stored_names(detector)
     samples, judge = read_samples(file), _detector(detector)
     _check_count(len(samples), judge, small_ok)
     data, path = (None, against) if isinstance(against, Path) else (against, None)
@@ -181,7 +184,8 @@ def probe_layers(run: Run, step: int, *, layers: range, t: float, count: int, se
 
 def _metrics(judge: Detector, seen: Reference, count: int, classes: list[str]) -> list[str]:
     known = judge.classes is not None and list(judge.classes) == classes
-    return [metric_name(judge.name, kind) for kind in kinds(seen, count, classes=known)]
+    names = stored_names(judge.name)
+    return [names[kind] for kind in kinds(seen, count, classes=known)]
 
 
 def _records(
@@ -189,9 +193,9 @@ def _records(
 ) -> list[dict[str, Any]]:
     if seen.basis is not None:
         found = found.reduced(seen.basis)
-    classes = metric_name(judge.name, "class-agreement") in expected
-    scores = measure(found, seen, seed=seed, small_ok=small_ok, classes=classes)
-    named = {metric_name(judge.name, kind): score for kind, score in scores.items()}
+    names = stored_names(judge.name)
+    scores = measure(found, seen, seed=seed, small_ok=small_ok, classes=names["class-agreement"] in expected)
+    named = {names[kind]: score for kind, score in scores.items()}
     for metric in expected:
         to_json(named[metric], metric)  # nothing is kept, or shown, of scores that are not finite
     return [{"metric": metric, **named[metric]} for metric in expected]

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from workbench import plugins
 from workbench.config import flatten
 from workbench.files import write_json
 from workbench.reporting.sweep.records import Place, read_job
@@ -223,7 +224,7 @@ def _is_scored(job: Job, run: Run) -> bool:
 
     how = described(run, run.config.training.steps, job.sampling)
     seen = {r.get("detector") for r in run.results if all(r.get(key) == value for key, value in how.items())}
-    return seen >= set(job.evaluation.detector)
+    return seen >= {plugins.short_name("detector", name) for name in job.evaluation.detector}
 
 
 def _saved(run: Run | None) -> int:

@@ -12,13 +12,16 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from workbench import plugins
 from workbench.config import (
     Config,
     SamplingConfig,
     TrainingConfig,
     as_overrides,
+    check_plugin,
     coerce,
     fingerprint,
+    is_of_a_run,
     load_config,
     presets,
     read_yaml,
@@ -28,7 +31,6 @@ from workbench.config import (
     written,
 )
 from workbench.config.ranges import shown
-from workbench.evaluation.names import DETECTORS
 from workbench.runs.store import run_fingerprint
 
 _NAME = re.compile(r"\w[\w.+=,-]*")  # names of folders on every system
@@ -105,6 +107,8 @@ def load_sweep(file: str | Path) -> SweepSpec:
         tree = read_yaml(file).value
     except FileNotFoundError as error:
         raise ValueError(f"there is no sweep file {file}") from error
+    if not is_of_a_run(str(file)):  # else it may be somebody else's
+        plugins.allow(*_module_paths(tree))
     try:
         return sweep_of(_mapping("a sweep", tree), file.stem)
     except ValueError as error:
@@ -136,6 +140,14 @@ def sweep_of(tree: Mapping[str, Any], name: str = "sweep") -> SweepSpec:
     )
 
 
+def _module_paths(tree: Any) -> list[str]:
+    """The detectors that a sweep names by module path."""
+    evaluate = tree.get("evaluate") if isinstance(tree, Mapping) else None
+    named = evaluate.get("detector") if isinstance(evaluate, Mapping) else None
+    listed = named if isinstance(named, list) else [named]
+    return [name for name in listed if isinstance(name, str) and plugins.is_path(name)]
+
+
 def evaluation_of(tree: Mapping[str, Any]) -> Evaluation:
     """How to score, from the keys of ``evaluate``; ValueError for an unknown key or detector."""
     known = {field.name for field in fields(Evaluation)}
@@ -147,7 +159,7 @@ def evaluation_of(tree: Mapping[str, Any]) -> Evaluation:
         elif value is not None:
             values[key] = coerce(f"evaluate.{key}", value, hints[key])
     for detector in values.get("detector", ()):
-        refuse_unknown("evaluate.detector", detector, DETECTORS)
+        check_plugin("detector", coerce("evaluate.detector", detector, str), option="evaluate.detector")
     return Evaluation(**values)
 
 

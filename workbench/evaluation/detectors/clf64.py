@@ -16,11 +16,19 @@ from safetensors.torch import save as write_tensors
 from torch import Tensor, nn
 
 from workbench.data.sets.fashion_mnist import CLASSES
-from workbench.evaluation.detectors import DETECTION_BATCH, SPATIAL, Detected, check_images, joined, single_precision
+from workbench.evaluation.detectors.base import (
+    DETECTION_BATCH,
+    SPATIAL,
+    Detected,
+    check_images,
+    joined,
+    scaled,
+    single_precision,
+)
 from workbench.files import write_atomically
 from workbench.runs.finite import name_of_not_finite
 
-ASSETS = Path(__file__).parents[1] / "data" / "assets"
+ASSETS = Path(__file__).parents[2] / "data" / "assets"
 SIZE = 32
 WIDTH = 64
 RECORD_KEYS = ("classes", "channels", "recipe", "test_accuracy", "seed", "training_images_sha256", "sha256")
@@ -97,12 +105,12 @@ class ClassifierDetector:
             return joined([self._read(part) for part in images.split(DETECTION_BATCH)])
 
     def _read(self, images: UInt8[Tensor, "b c 32 32"]) -> Detected:
-        maps = self.model.stages(_scaled(images.to(self.model.head.weight.device)))
+        maps = self.model.stages(scaled(images.to(self.model.head.weight.device)))
         features = self.model.pooled(maps)
         return Detected(features, maps[:, :SPATIAL], self.model.head(features))
 
 
-def packaged_clf64(device: torch.device) -> ClassifierDetector:
+def load(device: torch.device) -> ClassifierDetector:
     """The classifier of the package: Fashion-MNIST, as the record beside its weights has it."""
     detector = load_clf64()
     detector.model.to(device)
@@ -180,7 +188,7 @@ def train_clf64(
         total = 0.0
         # Parts of almost equal size: a last batch of one image would have no batch statistics.
         for rows in torch.randperm(len(train_images), generator=generator).tensor_split(parts):
-            images = _shifted(_scaled(train_images[rows]), generator)
+            images = _shifted(scaled(train_images[rows]), generator)
             loss = _loss(model.train(), images, train_labels[rows].long(), generator)
             optimizer.zero_grad()
             loss.backward()
@@ -216,10 +224,6 @@ def _check_labels(labels: Integer[Tensor, " n"], classes: int) -> None:
         raise ValueError(f"labels run from {low} to {high}; allowed are 0 to {classes - 1}")
 
 
-def _scaled(images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    return images.float() / 127.5 - 1
-
-
 def _initialised(model: Classifier64, generator: torch.Generator) -> Classifier64:
     """He initialisation from `generator`, replacing the ambient draw made when the layers were built."""
     for layer in model.modules():
@@ -253,5 +257,5 @@ def _loss(
 
 @torch.no_grad()
 def _accuracy(model: Classifier64, images: UInt8[Tensor, "m c h w"], labels: Integer[Tensor, " m"]) -> float:
-    guesses = torch.cat([model(_scaled(part)).argmax(dim=1) for part in images.split(DETECTION_BATCH)])
+    guesses = torch.cat([model(scaled(part)).argmax(dim=1) for part in images.split(DETECTION_BATCH)])
     return (guesses == labels).double().mean().item()

@@ -2,12 +2,31 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from workbench.evaluation.metrics import Metric
+from workbench.evaluation.reference import Seen
+from workbench.evaluation.scores.base import Measurement, with_interval
+
 BLOCK = 5000
+
+
+def measure(of: Measurement) -> dict[str, Any]:
+    """The score over the detector's classes, with its interval."""
+    return with_interval(partial(_of_rows, of.generated), of.generated, of.seed)
+
+
+METRIC = Metric(title="IS", better="higher", measure=measure, interval="halves", needs=("logits",), detail=3, order=50)
+
+
+def _of_rows(of: Seen, chosen: np.ndarray) -> float:
+    return inception_score(of.logits[chosen]).value
 
 
 @dataclass(frozen=True)

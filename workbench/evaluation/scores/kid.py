@@ -1,12 +1,24 @@
 """Kernel distance between two sets of features: unbiased at every sample count."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from workbench.evaluation.frechet import finite_rows
+from workbench.evaluation.metrics import Metric
+from workbench.evaluation.scores.base import Measurement
+
+
+def measure(of: Measurement) -> dict[str, Any]:
+    """The distance, and the spread over its subsets."""
+    found = kid(of.generated.features, of.reference.train.features, seed=of.seed)
+    return {"value": found.value, "subset_sd": found.subset_sd, "subset_size": found.subset_size}
+
+
+METRIC = Metric(title="KID", better="lower", measure=measure, order=40)
 
 
 @dataclass(frozen=True)

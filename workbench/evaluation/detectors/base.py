@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
-from workbench.config import refuse_unknown
+from workbench import plugins
+from workbench.config import load_plugin
 from workbench.data.encoders import portions
 from workbench.diffusion.precision import tf32
-from workbench.evaluation.names import DETECTORS
 
 DETECTION_BATCH = 256
 SPATIAL = 7  # channels of a map that the spatial Frechet distance reads
@@ -106,22 +107,17 @@ class FrozenDetector:
 
 
 def load_detector(name: str, device: torch.device | str = "cpu") -> Detector:
-    """The detector called `name`, one of `DETECTORS`, on `device`.
+    """The detector called `name`, by `plugins.names("detector")` or a module path, on `device`.
 
     ValueError for an unknown name, and for missing or unfitting weights: what to fetch and where to put it.
     """
-    from workbench.evaluation import clf64, controls, networks
-
-    refuse_unknown("detector", name, DETECTORS)
-    loaders = (
-        clf64.packaged_clf64,
-        networks.effnet_lite0,
-        controls.randomconv,
-        controls.pixels_pca64,
-        networks.inception_2015,
-        networks.dinov2,
-    )
-    return dict(zip(DETECTORS, loaders, strict=True))[name](torch.device(device))
+    short = plugins.short_name("detector", name)
+    detector = load_plugin("detector", name)(torch.device(device))
+    if not isinstance(detector, Detector):
+        raise ValueError(f"detector {name!r} gave {type(detector).__name__}; it must give workbench's Detector")
+    if detector.name != short:  # its name stands in every metric
+        raise ValueError(f"detector {name!r} calls itself {detector.name!r}; it must be called {short!r}")
+    return detector
 
 
 def check_images(
@@ -153,3 +149,14 @@ def joined(parts: Sequence[Detected]) -> Detected:
 def single_precision() -> AbstractContextManager[None]:
     """Products and convolutions of full float32 within, whatever a training in the same process has allowed."""
     return tf32(False)
+
+
+def scaled(images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Pixels in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def area_averages(maps: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b c x y"]:
+    """Averages over the areas of at most `side * side` places; maps that have no more are left as they are."""
+    h, w = maps.shape[2:]
+    return F.adaptive_avg_pool2d(maps, (min(h, side), min(w, side)))

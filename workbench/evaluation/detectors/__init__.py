@@ -1,0 +1,1 @@
+"""Detectors, one file each: `load(device)` gives a `base.Detector`."""

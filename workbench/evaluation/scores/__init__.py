@@ -1,0 +1,1 @@
+"""Scores of images, one file each: `METRIC` says what the score is and which function measures it."""

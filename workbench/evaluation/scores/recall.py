@@ -1,0 +1,25 @@
+"""Recall: the share of real images on the generated manifold."""
+
+from typing import Any
+
+from workbench.evaluation.metrics import Metric
+from workbench.evaluation.scores.base import Measurement, by_class, share
+
+
+def measure(of: Measurement) -> dict[str, Any]:
+    """The share, with its interval, in all and by class."""
+    real, found = of.reference, share(of.precision_recall.recall, len(of.reference.manifold))
+    if real.train.labels is not None:
+        found["by_class"] = by_class(of.precision_recall.real_inside, real.train.labels[real.manifold_rows])
+    return found
+
+
+METRIC = Metric(
+    title="recall",
+    better="higher",
+    measure=measure,
+    interval="wilson",
+    unit="share",
+    detail=2,
+    order=70,
+)
