@@ -12,16 +12,25 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from workbench.commands.sweep import _scores
 
 from workbench import plugins
 from workbench.__main__ import main
 from workbench.config import from_dict, load_config, plugin_class, plugin_options, to_dict, to_yaml
 from workbench.config.declared import declared
 from workbench.data.images import from_arrays, load_images
+from workbench.evaluation import metrics, suite
+from workbench.evaluation.detectors.base import load_detector
+from workbench.evaluation.suite import score
+from workbench.reporting import figures
+from workbench.reporting.sweep.row import open_row
+from workbench.reporting.sweep.specification import load_sweep
 from workbench.runs.index import runs_table
 from workbench.runs.store import Run, find_runs, open_run, prepare_run
+from workbench.training.loop import fit
 
 OWN = {"objective": "token_mean", "backbone": "mixer", "data": "shapes"}
+MEASURING = {"detector": "patches", "score": "spread"}
 PICO = (
     "codec.name=identity",
     "backbone.size=pico",
@@ -65,6 +74,8 @@ def outside(tmp_path, monkeypatch):
     yield folder
     for module in [name for name in sys.modules if name.split(".")[0] in ("mypkg", "evil")]:
         del sys.modules[module]
+    for cached in (metrics._everything_of, suite._detector):
+        cached.cache_clear()
 
 
 @pytest.fixture
@@ -88,7 +99,8 @@ def named(prefix: str = "") -> list[str]:
 
 
 def test_the_page_has_a_file_of_each_kind():
-    assert {f"mypkg/{name}.py" for name in OWN.values()} | {"pyproject.toml"} == blocks().keys()
+    named = {*OWN.values(), *MEASURING.values()}
+    assert {f"mypkg/{name}.py" for name in named} | {"pyproject.toml"} == blocks().keys()
 
 
 @pytest.mark.parametrize("kind", OWN)
@@ -114,7 +126,7 @@ def test_a_run_of_all_three_is_scored_and_listed(installed, capsys):
 
 
 def test_names_are_listed_and_the_nearest_is_said(installed):
-    for kind, name in OWN.items():
+    for kind, name in (OWN | MEASURING).items():
         assert name in plugins.names(kind) and plugins.names(kind) == list(dict.fromkeys(plugins.names(kind)))
     for override, nearest in (("objective.name=token_maen", "token_mean"), ("backbone.name=mixr", "mixer")):
         with pytest.raises(ValueError, match=f"did you mean '{nearest}'"):
@@ -402,3 +414,216 @@ def test_options_of_all_that_are_registered_are_typed():
     for kind in ("objective", "backbone"):
         for name in plugins.names(kind):
             assert plugin_options(kind, name) is not None
+
+
+# Detectors and scores.
+
+FEW = ("sampling.count=16", "sampling.steps=2", "--small-ok")
+DIGITS = ("data.name=digits", "data.limit=40")
+
+
+def trained(batch: int) -> Run:
+    return train(*DIGITS, f"training.batch={batch}")
+
+
+def text_of(name: str) -> str:
+    return blocks()[f"mypkg/{name}.py"]
+
+
+def test_a_registered_detector_and_score_are_used_to_the_end(installed, capsys, monkeypatch):
+    runs = [trained(batch) for batch in (4, 8)]  # 4 is the batch of PICO
+    for run in runs:
+        main(["evaluate", run.name, *FEW, "--detector", "patches"])
+    assert "spread-patches" in capsys.readouterr().out
+    spread, fd = ({r["metric"]: r for r in runs[0].results}[f"{kind}-patches"] for kind in ("spread", "fd"))
+    assert spread["detector"] == "patches" and spread["variance"] > 0 and spread["floor"] > 0 and fd["d"] == 32
+    assert "is-patches" not in {r["metric"] for r in runs[0].results}  # which needs class scores
+    main(["compare", *(run.name for run in runs)])
+    sentence = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("spread-patches at"))
+    larger = runs[1].results[-1]["value"] > runs[0].results[-1]["value"]
+    assert ("is higher (better) than" if larger else "is lower (worse) than") in sentence
+    main(["runs"])
+    table = capsys.readouterr().out
+    assert "spread-patches" in table and f"{spread['value']:.4g}" in table
+    assert metrics.metric_title("spread-patches") == "spread-patches" and metrics.metric_title("spread") == "spread"
+    axis = figures.score_curves({"plain": runs[0]}, "spread-patches").axes[0]
+    assert axis.get_ylabel() == "spread-patches (higher is better)"
+    # The row of a sweep that is this run, and what the sweep prints of it.
+    row = open_row("demo/plain", [*PICO, *DIGITS], evaluate={"count": 16, "steps": 2, "detector": "patches"})
+    assert row.train().name == runs[0].name
+    scores = {record["metric"]: record["value"] for record in row.score().records}
+    columns = _scores([{"row": "plain", "seed": 0, "run": row.run.name, "scores": scores}]).columns
+    assert [column.header for column in columns[3:]] == ["fd-patches", "kid-patches", "spread-patches"]
+    assert not os.environ[plugins.VARIABLE]
+
+
+def test_they_are_used_by_module_path(outside, capsys, monkeypatch):
+    run = trained(4)
+    main(["evaluate", run.name, *FEW, "--detector", "mypkg.patches", "--plugin", "mypkg.spread"])
+    assert "spread-patches" in capsys.readouterr().out
+    main(["reference", "demo/plain", str(outside / "digits.npz"), *DIGITS, "--detector", "mypkg.patches"])
+    value = next(r["value"] for r in run.results if r["metric"] == "spread-patches")
+    # Another process, which does not name them, lists what it does not know, and imports nothing.
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    for module in ("mypkg", "mypkg.patches", "mypkg.spread"):
+        del sys.modules[module]
+    assert metrics.find_metric("spread-patches") is None
+    main(["runs"])
+    table = capsys.readouterr().out
+    assert "spread-patches" in table and f"{value:.4g}" in table and "fd-patches" in table
+    assert "density-patches" not in table  # as of the detectors that are known
+    said = "detector 'mypkg.patches' is a module that this command does not name"
+    with pytest.raises(ValueError, match=said):
+        score(run, 2, run.config.sampling, detector="mypkg.patches", small_ok=True)
+    assert "mypkg.patches" not in sys.modules and "mypkg.spread" not in sys.modules
+
+
+def test_what_a_run_folder_says_of_its_scores_imports_nothing(foreign, tmp_path):
+    run = foreign("data")
+    (tmp_path / "outside" / "evil" / "spread.py").write_text("raise SystemExit")
+    for metric in ("spread-clf64", "evil.spread", "fd-evil.patches", "evil.spread-evil.patches"):
+        run.append("results.jsonl", {"metric": metric, "value": 1.0, "step": 1, "detector": "evil.patches"})
+    (row,) = runs_table(run.folder.parent)
+    assert len(row.scores) == 4 and not row.damage
+    names = [name for name, _ in row.scores]
+    assert metrics.columns(names) == sorted(names) and metrics.in_order(names) == sorted(names)
+    assert not any(map(metrics.find_metric, names))
+    sweep = run.folder / "sweep.yaml"
+    sweep.write_text("base: demo/plain\nevaluate: {detector: evil.patches}\n")
+    with pytest.raises(ValueError, match="detector 'evil.patches' is a module that this command does not name"):
+        load_sweep(sweep)
+    mine = tmp_path / "sweep.yaml"
+    mine.write_text(sweep.read_text())
+    assert load_sweep(mine).evaluate.detector == ("evil.patches",)
+
+
+METRIC = "from workbench.evaluation.metrics import Metric\nMETRIC = Metric("
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (METRIC + "title='x', measure=print)", "cannot be imported: TypeError: .* argument: 'better' .*bad.py, line 2"),
+        (METRIC + "better='lower', measure=print)", "cannot be imported: TypeError: .* argument: 'title'"),
+        (METRIC + "title='x', better='lower')", "cannot be imported: TypeError: .* argument: 'measure'"),
+        (METRIC + "title='x', better='down', measure=print)", "better is 'down'; allowed are 'lower', 'higher', ''"),
+        (METRIC + "title='x', better='lower', beter='higher', measure=print)", "unexpected keyword argument 'beter'"),
+        ("METRIC = 3", "mypkg.bad has another METRIC; it must be a workbench.evaluation.metrics.Metric"),
+        ("x = 1\nraise KeyError('a')", r"score 'mypkg.bad' cannot be imported: KeyError: 'a' \(.*bad.py, line 2\)"),
+    ],
+)
+def test_a_score_that_cannot_be_used_is_refused_before_anything_is_seen(outside, capsys, monkeypatch, text, said):
+    run = prepare_run(load_config("demo/plain", [*PICO, *DIGITS]), outside.parent / "runs")
+    (outside / "mypkg" / "bad.py").write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", run.name, "--plugin", "mypkg.bad"])
+    lines = capsys.readouterr().err
+    assert ended.value.code == 2 and lines.count("\n") == 1 and re.search(said, lines), lines
+    # What is stored can still be listed.
+    run.append("results.jsonl", {"metric": "bad-clf64", "value": 0.5, "step": 1})
+    main(["runs", "--plugin", "mypkg.bad"])
+    told = capsys.readouterr()
+    assert "bad-clf64" in told.out and re.search(said, told.err)
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ("3.0", "score 'bad' gave 3.0; it must give a dict whose 'value' is a number of Python"),
+        ("{'vlue': 3}", "gave {'vlue': 'int'}; it must give"),
+        ("{'value': of.generated.features.sum()}", "gave {'value': 'Tensor'}; it must give"),
+        ("{'value': float('nan')}", "bad-patches cannot hold value = nan"),
+        ("{'value': 1, 'rows': of.generated.features}", "gave what cannot be stored: .*Tensor"),
+        ("{'value': 1, 'metric': 'fid'}", "gives 'metric', which is added to it"),
+    ],
+)
+def test_a_score_that_gives_no_number_is_refused(outside, run_of_digits, returned, said):
+    text = text_of("spread").replace('{"value": float(generated / real), "variance": float(generated)}', returned)
+    (outside / "mypkg" / "bad.py").write_text(text.replace(" -> dict[str, float]", ""))
+    plugins.allow("mypkg.bad", "mypkg.patches")
+    with pytest.raises(ValueError, match=said):
+        score(run_of_digits, 2, run_of_digits.config.sampling, detector="mypkg.patches", small_ok=True)
+    assert not run_of_digits.results
+
+
+@pytest.fixture(scope="module")
+def run_of_digits(tmp_path_factory):
+    """A trained run whose samples and reference are found again."""
+    root = tmp_path_factory.mktemp("digits")
+    config = load_config("demo/plain", [*PICO, *DIGITS, *FEW[:2]])
+    for _ in fit(config, root):
+        pass
+    return prepare_run(config, root)
+
+
+def test_no_number_is_stored_under_the_name_of_another(outside):
+    (outside / "mypkg" / "fid.py").write_text(text_of("spread"))
+    (outside / "mypkg" / "kid.py").write_text(text_of("spread"))
+    (outside / "mypkg" / "mine.py").write_text(
+        text_of("spread").replace("measure=measure", "measure=measure, fid_name='is'")
+    )
+    (outside / "mypkg" / "clf64.py").write_text(text_of("patches").replace('"patches"', '"clf64"'))
+    (outside / "mypkg" / "inception_2015.py").write_text(text_of("patches").replace('"patches"', '"inception-2015"'))
+    (outside / "mypkg" / "inf.py").write_text(text_of("patches"))
+    for score_path, said in (
+        ("mypkg.fid", "score 'mypkg.fid' by detector inception-2015 would be stored as 'fid', as FD"),
+        ("mypkg.kid", "score 'mypkg.kid' would be called 'kid', as the workbench's own; rename it"),
+        ("mypkg.mine", "score 'mypkg.mine' by detector inception-2015 would be stored as 'is', as IS"),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(plugins.VARIABLE, score_path)
+            with pytest.raises(ValueError, match=re.escape(said)):
+                metrics.metrics()
+            with pytest.warns(UserWarning, match=re.escape(said)):
+                assert metrics.find_metric("mine-clf64") is None
+            assert metrics.metric_title("fid") == "FID" and metrics.metric_title("is") == "IS"
+    plugins.allow("mypkg.clf64", "mypkg.inception_2015", "mypkg.inf", "mypkg.patches", "mypkg.token_mean")
+    for path, said in (
+        ("mypkg.clf64", "detector 'mypkg.clf64' would be called 'clf64', as the workbench's own; rename it"),
+        ("mypkg.inception_2015", "would be called 'inception-2015', as the workbench's own; rename it"),
+        ("mypkg.inf", "detector 'mypkg.inf' calls itself 'patches'; it must be called 'inf'"),
+        ("mypkg.token_mean", "mypkg.token_mean has no load; it must be a function load(device)"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            load_detector(path)
+    assert load_detector("mypkg.patches").name == "patches"
+
+
+def test_a_detector_is_checked_as_it_is_loaded(outside):
+    (outside / "mypkg" / "three.py").write_text("def load(device): return 3")
+    plugins.allow("mypkg.three")
+    with pytest.raises(ValueError, match="detector 'mypkg.three' gave int; it must give workbench's Detector"):
+        load_detector("mypkg.three")
+    for name, said in (
+        ("ptches", "'ptches' is not known"),
+        ("mypkg.none", "'mypkg.none' is a module that this command"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            load_detector(name)
+        with pytest.raises(ValueError, match=said):
+            metrics.stored_names(name)
+
+
+def test_one_module_can_have_several(outside):
+    two = (
+        text_of("spread").replace("METRIC =", "FIRST =")
+        + 'SECOND = Metric(title="second", better="lower", measure=measure)\n'
+    )
+    (outside / "mypkg" / "several.py").write_text(two)
+    plugins.allow("mypkg.several:FIRST", "mypkg.several:SECOND", "mypkg.token_mean:Objective")
+    names = metrics.stored_names("clf64")
+    assert (names["FIRST"], names["SECOND"]) == ("FIRST-clf64", "SECOND-clf64")
+    assert (
+        metrics.get_metric("SECOND-clf64").better == "lower" and metrics.metric_title("FIRST-clf64") == "spread-clf64"
+    )
+
+
+@pytest.mark.fuzz
+@given(st.text(max_size=30) | st.from_regex(r"\A[a-z.:-]{1,12}(-[a-z.:]{1,9}){0,2}\Z"))
+def test_a_stored_name_imports_nothing(name):
+    before = set(sys.modules)
+    metrics.find_metric(name)
+    assert metrics.metric_title(name) and metrics.columns([name]) in ([name], []) or not name
+    with contextlib.suppress(ValueError):
+        metrics.stored_names(name)
+    assert {module for module in set(sys.modules) - before if not module.startswith("workbench.")} == set()

@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
             COMMANDS,
             prog="workbench",
             description="See, compare and use the features inside a diffusion transformer. Every command takes "
-            "--plugin MODULE too: runs may then use the method, backbone or data set in that module of yours.",
+            "--plugin MODULE too: runs may then use what is in that module of yours.",
             args=arguments,
         )
     )

@@ -302,8 +302,10 @@ def _imported(here: Kind, name: str, module: str) -> Any:
 
 
 def _place(error: BaseException) -> str:
-    """An error in a sentence, with the file and line that it comes from."""
+    """An error in a sentence, with the file and line that it comes from: the last one in the file being imported."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}"
-    last = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    files = [frame.filename for frame in frames if frame.name == "<module>"] or [frames[-1].filename]
+    last = [frame for frame in frames if frame.filename == files[-1]][-1]
     return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"

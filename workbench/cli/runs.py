@@ -15,7 +15,7 @@ from workbench.cli.arguments import Names, Reference, RunReference
 from workbench.cli.terminal import Console, on_one_line
 from workbench.config import refuse_unknown
 from workbench.config.reading import parse_value
-from workbench.evaluation.metrics import in_order
+from workbench.evaluation.metrics import columns
 from workbench.runs.archive import unpack_records
 from workbench.runs.index import RunRow, runs_table
 from workbench.runs.shelf import restore as restore_run
@@ -39,7 +39,7 @@ class Runs:
     def execute(self) -> None:
         found = runs_table(runs_root())
         metrics = {name for row in found for name, _ in row.scores}
-        scores = in_order(metrics, detail=1)
+        scores = columns(metrics)
         rows = [(row, _cells(row, scores)) for row in found]
         rows = [(row, cells) for row, cells in rows if _matches(row, cells, self.filter)]
         column = self.sort.removeprefix("-")

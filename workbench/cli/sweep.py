@@ -19,7 +19,7 @@ from rich.text import Text
 
 from workbench.cli.arguments import Names, Processes
 from workbench.cli.terminal import Console, on_one_line
-from workbench.evaluation.metrics import in_order
+from workbench.evaluation.metrics import columns, in_order
 from workbench.runs.store import runs_root
 from workbench.words import duration
 
@@ -209,7 +209,7 @@ class _Lines:
 
 def _scores(rows: Sequence[dict[str, Any]]) -> Table:
     names = {name for row in rows for name in row["scores"]}
-    names = in_order(names, detail=1) or in_order(names)[:4]
+    names = columns(names) or in_order(names)[:4]
     table = Table(box=SIMPLE, pad_edge=False)
     for name in ("row", "seed", "run", *names):
         table.add_column(name, overflow="fold")

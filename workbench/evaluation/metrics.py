@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NEEDS = ("spatial", "logits", "held-out", "many", "classes")
 _FID_NETWORK = "inception-2015"
+_OF_LAYER = " of layer "  # in the name of a number that belongs to one layer
 _ALLOWED: dict[str, tuple[Any, ...]] = {
     "better": ("lower", "higher", ""),
     "interval": ("halves", "wilson", ""),
@@ -159,10 +160,16 @@ def in_order(names: Iterable[str], detail: int = 3) -> list[str]:
     return sorted(shown, key=lambda n: (rank.get(n, len(rank)), n))
 
 
-def unknown(names: Iterable[str]) -> list[str]:
-    """Stored names that are not in the table, such as those of a score that is not installed here."""
+def columns(names: Iterable[str]) -> list[str]:
+    """Stored names that a table of runs has as columns: those of detail 1 in order, then those that are not known here.
+
+    The latter are of a score or detector that is not installed. Of a known score they are left out as its others are.
+    """
     names = set(names)
-    return sorted(names - _named(names).keys())
+    kinds = {f"{metric.kind}-": metric for metric, _ in _named(names).values() if metric.measure}
+    unknown = sorted(name for name in names - _named(names).keys() if _OF_LAYER not in name)
+    for_all = [n for n in unknown if all(m.detail == 1 for kind, m in kinds.items() if n.startswith(kind))]
+    return [*in_order(names, detail=1), *for_all]
 
 
 def _name(metric: Metric, detector: str) -> str:
@@ -244,7 +251,7 @@ def _outside(lenient: bool = False) -> dict[str, Metric]:
         except ValueError as error:
             if not lenient:
                 raise
-            warnings.warn(f"{error}", stacklevel=2)
+            warnings.warn(f"{error}", stacklevel=1)
     return found
 
 
