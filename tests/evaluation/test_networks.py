@@ -15,6 +15,7 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
+from workbench.evaluation.detectors import dinov2 as dinov2_file
 from workbench.evaluation.detectors import effnet_lite0, inception_2015
 from workbench.evaluation.detectors.base import load_detector
 
@@ -173,7 +174,7 @@ def small() -> dict[str, Tensor]:
 @pytest.fixture
 def dinov2(folder, small, monkeypatch):
     save_file(small, folder / "dinov2-s.safetensors")
-    monkeypatch.setattr(networks, "_DINOV2", "dinov2-s")
+    monkeypatch.setattr(dinov2_file, "_ENCODER", "dinov2-s")
     return load_detector("dinov2")
 
 
@@ -192,7 +193,7 @@ def facebooks_positions() -> Tensor:
 def test_positions_are_resampled_as_facebooks_code_does():
     grid = torch.randn(37, 37, 5, generator=torch.Generator().manual_seed(0))
     first = torch.arange(5.0).expand(1, 1, 5)
-    found = networks._resampled(torch.cat([first, grid.reshape(1, 1369, 5)], dim=1), 16)
+    found = dinov2_file._resampled(torch.cat([first, grid.reshape(1, 1369, 5)], dim=1), 16)
     matrix = facebooks_positions()
     expected = torch.einsum("xi,yj,ijd->xyd", matrix, matrix, grid.double()).reshape(1, 256, 5)
     assert torch.equal(found[:, :1], first)
@@ -203,7 +204,7 @@ def test_positions_are_resampled_as_facebooks_code_does():
 def test_dinov2_is_the_class_token_of_pils_pixels(dinov2, small, size):
     images = photographs(2, size)
     network = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=224).eval()
-    positions = networks._resampled(small["pos_embed"], 16)
+    positions = dinov2_file._resampled(small["pos_embed"], 16)
     network.load_state_dict(small | {"pos_embed": positions})
     resized = [Image.fromarray(image.permute(1, 2, 0).numpy()).resize((224, 224), Image.BICUBIC) for image in images]
     pixels = ((torch.from_numpy(np.stack(resized)) / 255 - MEAN) / STD).permute(0, 3, 1, 2)

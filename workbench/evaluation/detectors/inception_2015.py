@@ -50,7 +50,7 @@ def _inception() -> tuple[nn.Module, str]:
         from torch_fidelity import feature_extractor_inceptionv3 as published
     except ImportError as error:
         raise ValueError("detector 'inception-2015' needs torch-fidelity: pip install torch-fidelity") from error
-    file = _inception_file(published.URL_V3)
+    file = _inception_file(published.URL_INCEPTION_V3)
     digest = file_digest(file)
     if not digest.startswith(_SHA256):
         raise ValueError(
