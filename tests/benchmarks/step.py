@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import harness
@@ -159,9 +159,7 @@ def _state(config: Config, shape: Shape) -> tuple[TrainState, dict[str, _Compute
         targets = {options["encoder"]: _Computed(encoder.width, read)}
     accelerator = accelerate(config)
     student = build_student(config, shape, teacher.to(accelerator.device) if teacher else None, targets)
-    state = TrainState(student, config, accelerator)
-    state.align(student.objective.weight_at(0) > 0)
-    return state, targets
+    return TrainState(student, config, accelerator), targets
 
 
 def _draw(batch: int, height: int, seed: int) -> Batch:
@@ -183,17 +181,14 @@ def _time_step(state: TrainState, draw: Batch, targets: Mapping[str, _Computed])
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
+    def batches() -> Iterator[Batch]:
+        while True:
+            yield replace(draw, targets={name: source.tokens(rows, None) for name, source in targets.items()})
+
     _wait(state.accelerator.device)
     started = time.perf_counter()
-    found = {name: source.tokens(rows, None) for name, source in targets.items()}
-    batch = Batch(**{**draw.__dict__, "targets": found}).to(state.accelerator.device)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        losses = state.losses(batch)
-    total = losses.denoise.mean()
-    if losses.alignment is not None:
-        total = total + 0.5 * losses.alignment.mean()
-    state.backward(total, final=True)
-    state.update(1e-4)
+        state.step(batches(), state.student.objective.weight_at(0), 1e-4)
     _wait(state.accelerator.device)
     taken = time.perf_counter() - started
     student, teacher = state.student, state.student.objective.context.teacher

@@ -180,22 +180,11 @@ class _Trainer:
         return self.objective.weight_at(step)
 
     def _step(self, batches: Iterator[Batch]) -> tuple[list[Losses], torch.Tensor]:
-        """One optimizer step: the batch in micro-batches, the sum of both losses, clip, update, average."""
-        training = self.config.training
+        """One optimizer step, with the weight and learning rate that are in force at it."""
         weight = self._weight_at(self.step)
-        self.state.align(weight > 0)
-        count, parts = len(self._micro_batches()), []
-        for number in range(1, count + 1):
-            with self.state.local(final=number == count):
-                losses = self.state.losses(next(batches).to(self.accelerator.device))
-                total = losses.denoise.mean()
-                if losses.alignment is not None:
-                    total = total + weight * losses.alignment.mean()
-                self._note_divergence(total)
-                self.state.backward(total / count, final=number == count)
-            parts.append(losses.detached())
         learning_rate = self.attendant.settings.at(self.step)["learning_rate"]
-        norm = self.state.update(learning_rate * min(1.0, (self.step + 1) / max(training.warmup_steps, 1)))
+        learning_rate *= min(1.0, (self.step + 1) / max(self.config.training.warmup_steps, 1))
+        parts, norm = self.state.step(batches, weight, learning_rate, check=self._note_divergence)
         if self.accelerator.scaler is None:  # with a scaler, such a step was left out
             self._note_divergence(norm)
         return parts, norm

@@ -11,8 +11,9 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -123,18 +124,16 @@ def _measure(config: Config, shape: Shape, processes: int) -> Pace:
     load = os.getloadavg()[0]
     state, targets = _state(config, shape)
     rows = config.training.batch // (processes * config.training.accumulation)
-    active = state.student.objective.weight_at(0) > 0
-    found = {}
-    for aligned in [True, False] if active else [False]:
-        state.align(aligned)
-        draw = _draw(rows, shape, 0)
-        memory = _memory(state, draw, targets)
+    weight, found = state.student.objective.weight_at(0), {}
+    for aligned in [True, False] if weight > 0 else [False]:
+        draw, step = _draw(rows, shape, 0), partial(_step, state, targets=targets, weight=weight if aligned else 0.0)
+        memory = _memory(state, draw, step)
         seconds, started = [], time.perf_counter()
         while len(seconds) < 2 or (len(seconds) < _STEPS and time.perf_counter() - started < _SECONDS):
             began = time.perf_counter()
-            _step(state, _draw(rows, shape, len(seconds)), targets)
+            step(_draw(rows, shape, len(seconds)))
             seconds.append(time.perf_counter() - began)
-        found[aligned] = (statistics.median(seconds[1:]), memory, _operations(state, draw, targets), len(seconds) - 1)
+        found[aligned] = (statistics.median(seconds[1:]), memory, _operations(state, draw, step), len(seconds) - 1)
     plain, whole = found[False], found.get(True, found[False])
     return Pace(whole[0], plain[0], whole[1], whole[2], plain[2], load, whole[3])
 
@@ -173,26 +172,25 @@ def _draw(rows: int, shape: Shape, seed: int) -> Batch:
     return Batch(z=z, eps=eps, t=t, x_t=x_t, v=eps - z, y=labels, labels=labels, u=u, targets={})
 
 
-def _step(state: TrainState, draw: Batch, targets: dict[str, _Random]) -> None:
-    """One optimizer step, as the loop makes it."""
-    device, parts = state.accelerator.device, state.config.accumulation
-    for number in range(1, parts + 1):
-        tokens = {name: target.tokens()[: len(draw.z)] for name, target in targets.items()} if state.aligned else {}
-        losses = state.losses(replace(draw, targets=tokens).to(device))
-        total = losses.denoise.mean()
-        if losses.alignment is not None:
-            total = total + 0.5 * losses.alignment.mean()
-        state.backward(total / parts, final=number == parts)
-    state.update(1e-4)
+def _step(state: TrainState, draw: Batch, targets: dict[str, _Random], weight: float) -> None:
+    """One optimizer step; the encoder that it needs is part of it."""
+    device = state.accelerator.device
+
+    def batches() -> Iterator[Batch]:
+        while True:
+            tokens = {name: target.tokens()[: len(draw.z)] for name, target in targets.items()} if weight else {}
+            yield replace(draw, targets=tokens)
+
+    state.step(batches(), weight, 1e-4)
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
-def _memory(state: TrainState, draw: Batch, targets: dict[str, _Random]) -> int:
+def _memory(state: TrainState, draw: Batch, step: Callable[[Batch], None]) -> int:
     """Bytes of weights, gradients, average, optimizer, teacher, and what the backward pass of a step keeps."""
     if state.accelerator.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-        _step(state, draw, targets)
+        step(draw)
         return torch.cuda.max_memory_allocated()
     kept: dict[int, int] = {}
 
@@ -201,21 +199,21 @@ def _memory(state: TrainState, draw: Batch, targets: dict[str, _Random]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        _step(state, draw, targets)
+        step(draw)
     student, teacher = state.student, state.student.objective.context.teacher
     weights = {parameter.data_ptr() for parameter in student.parameters()}
     held = sum(size for pointer, size in kept.items() if pointer not in weights)
     return held + standing_bytes(student, state.ema, teacher)
 
 
-def _operations(state: TrainState, draw: Batch, targets: dict[str, _Random]) -> int | None:
+def _operations(state: TrainState, draw: Batch, step: Callable[[Batch], None]) -> int | None:
     from torch.utils.flop_counter import FlopCounterMode
 
     if state.config.compile:
         return None
     counter = FlopCounterMode(display=False)
     with counter:
-        _step(state, draw, targets)
+        step(draw)
     return counter.get_total_flops()
 
 

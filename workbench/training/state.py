@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from accelerate import Accelerator
@@ -60,17 +60,48 @@ class TrainState:
         with torch.autocast(self.accelerator.device.type, dtype, enabled=dtype is not None):
             return self.model(batch, self.aligned, self.ema)
 
-    def backward(self, loss: Tensor, final: bool) -> None:
+    def step(
+        self,
+        batches: Iterator[Batch],
+        weight: float,
+        learning_rate: float,
+        check: Callable[[Tensor], None] = lambda total: None,
+    ) -> tuple[list[Losses], Tensor]:
+        """One optimizer step: both losses of the next `training.accumulation` micro-batches, clip, update, average.
+
+        Args:
+            batches: This process's micro-batches, on any device.
+            weight: Factor of the alignment loss; without alignment if it is 0.
+            learning_rate: The learning rate.
+            check: Called with the loss of each micro-batch before its gradients are computed.
+
+        Returns:
+            The losses of each micro-batch, and the norm of the gradients before clipping.
+        """
+        self.align(weight > 0)
+        count, parts = self.config.accumulation, []
+        for number in range(1, count + 1):
+            with self._unsynced(final=number == count):
+                losses = self.losses(next(batches).to(self.accelerator.device))
+                total = losses.denoise.mean()
+                if losses.alignment is not None:
+                    total = total + weight * losses.alignment.mean()
+                check(total)
+                self._backward(total / count, final=number == count)
+            parts.append(losses.detached())
+        return parts, self._update(learning_rate)
+
+    def _backward(self, loss: Tensor, final: bool) -> None:
         """Add the gradients of ``loss``; processes exchange them after the ``final`` micro-batch only."""
         if self.sharded:
             self.student.set_requires_gradient_sync(final)
         self.accelerator.backward(loss)
 
-    def local(self, final: bool) -> contextlib.AbstractContextManager:
+    def _unsynced(self, final: bool) -> contextlib.AbstractContextManager:
         """Where a micro-batch that is not ``final`` runs, forward and backward, under DDP."""
         return contextlib.nullcontext() if final or self.sharded else self.accelerator.no_sync(self.model)
 
-    def update(self, learning_rate: float) -> Tensor:
+    def _update(self, learning_rate: float) -> Tensor:
         """Clip, step, average; returns the norm of the gradients before clipping."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
