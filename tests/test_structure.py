@@ -24,8 +24,9 @@ FLOORS = [
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 GROUND = {"arrays", "config", "files", "plugins", "shipped", "words"}
 # Plug-ins are found by name, in folders of these or by entry points. Nothing else may look upwards.
-_NAMED = ("backbones", "objectives", "data", "evaluation", "datasets", "detectors", "scores")
-BY_NAME = {("plugins", other) for other in _NAMED}
+_NAMED = ("backbones", "objectives", "data", "evaluation", "lab", "reporting")
+_GROUPS = ("datasets", "detectors", "scores", "views", "figures")
+BY_NAME = {("plugins", other) for other in (*_NAMED, *_GROUPS)}
 
 
 def imports(path: Path) -> set[str]:

@@ -14,9 +14,13 @@ The public names below are imported when they are first used, so that ``import w
 """
 
 import importlib
+from pathlib import Path
 
 __version__ = "0.2.0"
 
+_HERE = Path(__file__).parent
+# Each file of the folder is a view, and a function of its name.
+_VIEWS = sorted(file.stem for file in (_HERE / "lab" / "views").glob("[!_]*.py"))
 _PUBLIC = {
     "load_config": "workbench.config",
     "as_overrides": "workbench.config",
@@ -36,13 +40,8 @@ _PUBLIC = {
     "project": "workbench.features.projection",
     "embed_sequence": "workbench.features.embedding",
     "measure_grid": "workbench.evaluation.measures",
-    "maps": "workbench.lab.maps",
-    "compare_maps": "workbench.lab.maps",
-    "embedding": "workbench.lab.embedding",
-    "separability": "workbench.lab.separability",
-    "leakage": "workbench.lab.leaks",
-    "samples": "workbench.lab.drawn",
-    "explore": "workbench.lab.explore",
+    **{name: f"workbench.lab.views.{name}" for name in _VIEWS},
+    "view": "workbench.lab.views",
     "score": "workbench.evaluation.suite",
     "compare": "workbench.evaluation.compare",
     "demo_runs": "workbench.reporting.lessons",
@@ -57,9 +56,13 @@ __all__ = [*_PUBLIC, "__version__"]
 
 
 def __getattr__(name: str):
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'workbench' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if not (name.startswith("_") or (_HERE / name).is_dir() or (_HERE / f"{name}.py").is_file()):
+        plugins = importlib.import_module("workbench.plugins")
+        if name in plugins.names("view"):  # of another package, which registers it
+            return plugins.load("view", name)
+    raise AttributeError(f"module 'workbench' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""Plug-ins: methods, backbones, data sets, detectors and scores, each one file, found by name.
+"""Plug-ins: methods, backbones, data sets, detectors, scores, views and figures, each one file, found by name.
 
 A name is looked for in three places, in this order:
 
@@ -44,7 +44,7 @@ class Kind:
 
     option: str  # which names the plug-in, as errors call it
     package: str  # whose files are plug-ins
-    exports: str
+    exports: str  # "" for a function that is called as its file
     needs: tuple[str, ...]
     base: str
     group: str  # of entry points
@@ -100,6 +100,24 @@ KINDS = {
         needs=("title", "better", "measure", "direction"),
         base="a workbench.evaluation.metrics.Metric",
         group="workbench.scores",
+    ),
+    "view": Kind(
+        option="view",
+        package="workbench.lab.views",
+        exports="",
+        needs=("__call__",),
+        base="a function, called as its file, of a run that returns workbench.lab.view.View",
+        group="workbench.views",
+        hyphens=False,
+    ),
+    "figure": Kind(
+        option="figure or table",
+        package="workbench.reporting.paper.catalogue",
+        exports="",
+        needs=("__call__",),
+        base="a function, called as its file, of a scale that returns workbench.reporting.paper.exhibit.Exhibit",
+        group="workbench.figures",
+        hyphens=False,
     ),
 }
 
@@ -165,7 +183,7 @@ def load(kind: str, name: str) -> Any:
     """
     here, own = KINDS[kind], own_module(kind, name)
     if own:
-        return getattr(importlib.import_module(own), here.exports)
+        return getattr(importlib.import_module(own), here.exports or name)
     values = _registered(kind).get(name, [])
     if len({(entry.module, entry.attr) for entry in values}) > 1:
         packages = " and ".join(sorted(f"{entry.dist.name}" for entry in values))
@@ -227,9 +245,13 @@ def _allowed() -> set[str]:
 def _own(kind: str) -> dict[str, str]:
     """The package's own plug-ins of a kind: the file of each name, without its ending."""
     here = KINDS[kind]
-    name = here.exports
-    mark = re.compile(rf"^(class {name}\(|def {name}\(|{name} = |from \S+ import .*\b{name}$)", re.M)
-    stems = [file.stem for file in here.folder.glob("*.py") if mark.search(file.read_text(encoding="utf-8"))]
+
+    def exports(file: Path) -> bool:
+        name = here.exports or file.stem
+        mark = rf"^(class {name}\(|def {name}\(|{name} = |from \S+ import .*\b{name}$)"
+        return re.search(mark, file.read_text(encoding="utf-8"), re.M) is not None
+
+    stems = [file.stem for file in here.folder.glob("[!_]*.py") if exports(file)]
     return {_called(here, stem): stem for stem in stems if stem != "base"}
 
 
@@ -273,7 +295,7 @@ def _entry_points(group: str, path: tuple[str, ...]) -> tuple[Any, ...]:
 
 def _exported(here: Kind, name: str, module: str, attribute: str | None) -> Any:
     """What a module outside the package exports."""
-    attribute = attribute or here.exports
+    attribute = attribute or here.exports or module.rpartition(".")[2]
     found = getattr(_imported(here, name, module), attribute, None)
     if not _fits(here, found):
         what = "has no" if found is None else "has another"

@@ -20,8 +20,8 @@ from workbench.cli.terminal import Console
 from workbench.config.ranges import Count
 from workbench.data.latents import open_latents
 from workbench.features.extract import extract
-from workbench.lab.maps import NINE_TIMES
 from workbench.lab.sources import depth_of
+from workbench.lab.views.maps import NINE_TIMES
 from workbench.runs.store import Run, find_runs, open_run, runs_root
 
 

@@ -9,7 +9,9 @@ from anywidget import AnyWidget
 
 from workbench.config import load_config
 from workbench.lab.packing import quantise
-from workbench.lab.view import Axis, Pane, View
+from workbench.lab.panes import Axis
+from workbench.lab.panes.maps import MapsPane
+from workbench.lab.view import View
 from workbench.runs.store import Run, prepare_run
 
 NAMES = ("boot", "bag", "coat", "dress", "sandal", "shirt")
@@ -80,7 +82,7 @@ def make_maps_view(sources: int = 1, **meta) -> View:
     if sources > 1:
         axes["source"] = Axis("method", ("plain", "guided", "REPA", "SRA")[:sources])
     arrays = {"images": pictures(), **make_features(sources=sources)}
-    pane = Pane("maps", "Token maps", arrays, {"names": NAMES, **meta})
+    pane = MapsPane("Token maps", arrays, {"names": NAMES, **meta})
     return View("Token maps", [pane], axes, recipe='view = wb.token_maps("plain")')
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from workbench.lab.charts import class_numbers, heat_number, measured_scale, nearest_stop
-from workbench.lab.panes import Axis
+from workbench.lab.panes import Axis, nearest_stop
+from workbench.lab.panes.heat import heat_number, measured_scale
+from workbench.lab.panes.scatter import class_numbers
 
 STOPS = (0.0, 1.0, 4.0)
 SCALES = (0.0, 1.0, 2.5, 4.0)

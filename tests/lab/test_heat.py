@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 
-from workbench.lab.charts import draw_heat, heat_limits, heat_number
-from workbench.lab.view import Axis, Pane, View
+from workbench.lab.panes import Axis
+from workbench.lab.panes.heat import HeatPane, draw_heat, heat_limits, heat_number
+from workbench.lab.view import View
 
 SCALES = (0.0, 1.0, 2.5, 4.0)
 META = {
@@ -36,7 +37,7 @@ def heat_view() -> View:
         "w": Axis("w", (0.0, 4.0, 0.1), continuous=True, stops=SCALES),
     }
     arrays = {"values": values, "low": values - half, "high": values + half}
-    return View("Separability", [Pane("heat", "Separability", arrays, META)], axes)
+    return View("Separability", [HeatPane("Separability", arrays, META)], axes)
 
 
 def cells(shown, grid: int, what: str) -> np.ndarray:

@@ -10,8 +10,9 @@ from matplotlib import colormaps
 from workbench import lab
 from workbench.features.projection import project
 from workbench.lab.components import map_column, map_pixels
-from workbench.lab.pictures import draw_maps
-from workbench.lab.view import Axis, Pane, View
+from workbench.lab.panes import Axis
+from workbench.lab.panes.maps import MapsPane, draw_maps
+from workbench.lab.view import View
 
 READ = """(canvas) => {
   const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
@@ -90,7 +91,7 @@ def compared(maps_view, **meta):
     for name in ("u", "u_scale"):
         arrays[name][3] = arrays[name][3][:, :1]
     meta = {"columns": "sources", **meta}
-    return View("Token maps", [Pane("maps", "Token maps", arrays, meta)], view.axes)
+    return View("Token maps", [MapsPane("Token maps", arrays, meta)], view.axes)
 
 
 def test_captions_name_t_and_w_where_they_change_something(show, maps_view):
@@ -112,7 +113,7 @@ def test_of_a_single_time_no_source_is_known_to_be_the_same_at_every_t(maps_view
     (pane,) = compared(maps_view).panes
     arrays = {name: array if name == "images" else array[:, :, :1] for name, array in pane.arrays.items()}
     axes = {**maps_view(sources=4).axes, "t": Axis("t", (0.1,))}
-    assert Pane("maps", "One time", arrays).complete(axes)["still"] == {"t": [], "w": [2, 3]}
+    assert MapsPane("One time", arrays).complete(axes)["still"] == {"t": [], "w": [2, 3]}
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from workbench.lab.charts import class_numbers, draw_scatter, places
 from workbench.lab.packing import quantise
-from workbench.lab.view import Axis, Pane, View
+from workbench.lab.panes import Axis
+from workbench.lab.panes.scatter import ScatterPane, class_numbers, draw_scatter, places
+from workbench.lab.view import View
 
 NAMES = ("boot", "bag", "coat")
 STOPS = (0.0, 1.0, 4.0)
@@ -37,7 +38,7 @@ def scatter_view(count: int = 240) -> View:
         "layer": Axis("layer", (2, 4, 8)),
         "w": Axis("w", (0.0, 4.0, 0.1), continuous=True, stops=STOPS),
     }
-    return View("Embedding", [Pane("scatter", "Embedding", arrays, {"names": NAMES})], axes)
+    return View("Embedding", [ScatterPane("Embedding", arrays, {"names": NAMES})], axes)
 
 
 def in_pixels(view: View, shown, **values) -> np.ndarray:
@@ -236,9 +237,9 @@ def test_given_labels_are_a_choice_where_there_are_any():
     arrays = dict(view.panes[0].arrays)
     del arrays["correct_given"]
     with pytest.raises(ValueError, match="given and correct_given come together"):
-        View("Half", [Pane("scatter", "Half", arrays, {"names": NAMES})], view.axes)
+        View("Half", [ScatterPane("Half", arrays, {"names": NAMES})], view.axes)
     del arrays["given"]
-    assert "labels" not in View("None", [Pane("scatter", "None", arrays, {"names": NAMES})], view.axes).options
+    assert "labels" not in View("None", [ScatterPane("None", arrays, {"names": NAMES})], view.axes).options
 
 
 def test_the_pointer_shows_the_image_of_the_point_under_it(show):
@@ -308,7 +309,7 @@ def test_the_figure_has_the_same_points_and_those_selected_on_top(tmp_path):
 def test_pictures_list_forty_of_many_classes_and_the_page_all(show, tmp_path):
     view = scatter_view()
     arrays = {**view.panes[0].arrays, "labels": np.arange(240, dtype=np.uint16) % 60}
-    many = View("Many", [Pane("scatter", "Many", arrays, {"names": [f"class {k}" for k in range(60)]})], view.axes)
+    many = View("Many", [ScatterPane("Many", arrays, {"names": [f"class {k}" for k in range(60)]})], view.axes)
     state = many.state(selection=[55, 59])
     figure = draw_scatter(many.panes[0].complete(view.axes), arrays, state, view.axes)
     listed = [text.get_text() for text in figure.axes[1].texts][4::4]

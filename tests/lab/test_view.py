@@ -1,5 +1,6 @@
 """Views in Python: what fits, what is refused, packing, code, files, and the widget without a browser."""
 
+import io
 import math
 import re
 
@@ -9,7 +10,9 @@ from PIL import Image
 
 from workbench.lab.packing import pack, quantise, unpack
 from workbench.lab.panes import Axis, Pane
-from workbench.lab.pictures import draw_maps
+from workbench.lab.panes.heat import HeatPane
+from workbench.lab.panes.maps import MapsPane, draw_maps
+from workbench.lab.panes.samples import SamplesPane
 from workbench.lab.view import View
 
 
@@ -71,10 +74,8 @@ def test_quantised_values_are_near_and_zero_stays_zero():
 def test_arrays_are_aligned_and_come_back():
     random = np.random.default_rng(0)
     panes = [
-        Pane("samples", "One", {"images": random.integers(0, 255, (1, 1, 1, 1, 3, 3, 1), dtype=np.uint8)}),
-        Pane(
-            "heat", "Two", {name: random.normal(size=(1, 1, 1, 1, 3)).astype(np.float32) for name in ("values", "low")}
-        ),
+        SamplesPane("One", {"images": random.integers(0, 255, (1, 1, 1, 1, 3, 3, 1), dtype=np.uint8)}),
+        HeatPane("Two", {name: random.normal(size=(1, 1, 1, 1, 3)).astype(np.float32) for name in ("values", "low")}),
     ]
     places, data = pack(panes)
     assert [place["offset"] for place in places.values()] == [0, 16, 32] and len(data) == 48
@@ -97,13 +98,13 @@ def test_arrays_are_aligned_and_come_back():
 def test_arrays_that_do_not_fit_are_refused(maps_view, change, said):
     view = maps_view()
     with pytest.raises(ValueError, match=re.escape(said)):
-        View("x", [Pane("maps", "x", {**view.panes[0].arrays, **change})], view.axes)
+        View("x", [MapsPane("x", {**view.panes[0].arrays, **change})], view.axes)
 
 
 def test_panes_and_axes_that_there_are_not_are_refused(maps_view):
     view = maps_view()
-    with pytest.raises(ValueError, match="pane kind is 'film'; allowed are maps, scatter, heat, samples"):
-        View("x", [Pane("film", "x", {})], {})
+    with pytest.raises(ValueError, match=r"x: arrays are \['film'\]; needed \[\], allowed \[\]"):
+        View("x", [Pane("x", {"film": np.zeros(3, np.uint8)})], {})
     with pytest.raises(ValueError, match="axes among"):
         View("x", view.panes, {"depth": Axis("depth", (1,))})
     with pytest.raises(ValueError, match="the axis w is continuous"):
@@ -134,7 +135,7 @@ def test_pictures_are_saved_as_their_ending_says(maps_view, tmp_path):
 
 def test_several_pictures_are_pages_or_one_is_chosen(maps_view, tmp_path):
     one = maps_view()
-    view = View("Two", [one.panes[0], Pane("maps", "Again", one.panes[0].arrays)], one.axes)
+    view = View("Two", [one.panes[0], MapsPane("Again", one.panes[0].arrays)], one.axes)
     pdf = view.save(tmp_path / "two.pdf").read_bytes()
     assert len(re.findall(rb"/Type /Page\b", pdf)) == 2
     with pytest.raises(ValueError, match="choose a pane of 0: Token maps, 1: Again"):
@@ -152,6 +153,21 @@ def test_a_figure_has_the_maps_and_says_what_they_are(maps_view):
     assert len(cells) == 3 * 5 and sum(bool(cell.images) for cell in cells) == 13
     lines = cells[-1].get_xlabel().split("\n")
     assert lines[:2] == ["layer 5", "t 0.3, w 2.5"] and "outside subspace" in lines[3]
+
+
+def test_a_figure_is_what_is_saved(maps_view):
+    view = maps_view()
+    figure = view.figure(t=0.3, layer=5)
+    shown, saved = io.BytesIO(), view.picture("png", None, view.state(t=0.3, layer=5))
+    figure.savefig(shown, format="png", dpi=220, facecolor="white", bbox_inches="tight", metadata={"Software": None})
+    assert shown.getvalue() == saved
+    two = View("Two", [*view.panes, MapsPane("Again", view.panes[0].arrays)], view.axes)
+    with pytest.raises(ValueError, match="a figure is one picture; choose a pane of 0: Token maps, 1: Again"):
+        two.figure()
+    assert len(two.figure(pane=1, t=0.3, layer=5).axes) == len(figure.axes)
+    for wrong, said in (({"pane": 2}, "pane is 2; allowed are 0 to 1"), ({"pane": 0, "t": 0.4}, "t is 0.4")):
+        with pytest.raises(ValueError, match=said):
+            two.figure(**wrong)
 
 
 def test_the_widget_takes_good_states_and_says_what_is_wrong_with_others(maps_view):

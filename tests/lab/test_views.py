@@ -6,13 +6,13 @@ import torch
 
 from workbench.config import DataConfig
 from workbench.lab.coordinates import joint_coordinates
-from workbench.lab.embedding import snake
 from workbench.lab.measured import heat_pane
 from workbench.lab.neighbours import right_by_neighbours
 from workbench.lab.packing import quantise
 from workbench.lab.progress import Lines, part_of, reported
 from workbench.lab.recipes import check_page, recipe
 from workbench.lab.sources import choose_rows
+from workbench.lab.views.embedding import snake
 
 
 def draw(*shape, seed=0):

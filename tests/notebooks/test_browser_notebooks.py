@@ -70,7 +70,6 @@ VIEWS = """
 import base64, io, json
 import numpy as np
 from ipywidgets.widgets.widget import _instances
-from workbench.lab.pictures import draw
 from workbench.lab.widget import ViewWidget
 made = [each for each in _instances.values() if isinstance(each, ViewWidget)]
 """
@@ -78,7 +77,7 @@ STATES = VIEWS + "print(json.dumps([each.state for each in made]))"
 DRAWN = VIEWS + (
     """
 view, state, found = made[{view}]._view, made[{view}].state, []
-figure = draw(view._described[{pane}], view.panes[{pane}].arrays, state, view.axes)
+figure = view.panes[{pane}].draw(state, view.axes)
 buffer = io.BytesIO()
 np.savez(buffer, *(np.asarray(of.images[0].get_array()) for of in figure.axes if of.images))
 print(base64.b64encode(buffer.getvalue()).decode())

@@ -2,21 +2,24 @@
 
 import filecmp
 import importlib.util
+import inspect
 import os
 import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 import workbench
+from workbench import plugins
 from workbench.cli.arguments import RunReference
 from workbench.cli.terminal import Console
+from workbench.config import refuse_unknown
 from workbench.config.ranges import Count, Range
 from workbench.runs.store import open_run, runs_root
 from workbench.shipped import shipped
@@ -78,7 +81,9 @@ class Page:
 
     run: RunReference
     file: Annotated[Path, tyro.conf.Positional]
-    view: Literal["maps", "embedding", "separability", "leakage", "samples", "explore"] = "maps"
+    view: str = "maps"
+    """maps, compare_maps, embedding, separability, leakage, samples, explore, or a view of another package: by the name
+    that it registers, or as a module path such as mypkg.norms."""
     images: Count | None = None
     """How many images are shown and measured, or samples a row; each view has its own default."""
 
@@ -87,9 +92,14 @@ class Page:
             raise ValueError(f"cannot write {self.file.name!r}; a page ends in .html")
         if not self.file.absolute().parent.is_dir():
             raise ValueError(f"there is no folder {self.file.parent}")
-        options = {} if self.images is None else {_count_of(self.view): self.images}
-        view = getattr(workbench, self.view)(open_run(self.run), **options)
-        path = view.save_html(self.file)
+        if not plugins.is_known("view", self.view):
+            refuse_unknown("view", self.view, plugins.names("view"))
+        if plugins.is_path(self.view):
+            plugins.allow(self.view)
+        run = open_run(self.run)
+        make = plugins.load("view", self.view)
+        options = {} if self.images is None else {_count_of(self.view, make): self.images}
+        path = make(run, **options).save_html(self.file)
         Console().print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, works offline", soft_wrap=True, highlight=False)
 
 
@@ -161,5 +171,9 @@ def lab_environment(environment: Mapping[str, str], token: str) -> dict[str, str
     }
 
 
-def _count_of(view: str) -> str:
-    return "count" if view == "samples" else "images"
+def _count_of(name: str, make: Callable) -> str:
+    """The option of a view that says how many images it shows; ValueError if it has none."""
+    found = [option for option in ("images", "count") if option in inspect.signature(make).parameters]
+    if not found:
+        raise ValueError(f"view {name!r} has no number of images; leave --images out")
+    return found[0]

@@ -7,6 +7,7 @@ import numpy as np
 
 from workbench.evaluation.measures import MeasureGrid, Record
 from workbench.lab.panes import Pane
+from workbench.lab.panes.heat import HeatPane
 
 MEASURES = {
     "knn": "kNN",
@@ -68,7 +69,7 @@ def heat_pane(measured: MeasureGrid, title: str = "Separability") -> Pane:
         "chance": _chance(measured, records, measures),
         "centre": {"silhouette": 0.0} if "silhouette" in measures else {},
     }
-    return Pane("heat", title, arrays, meta)
+    return HeatPane(title, arrays, meta)
 
 
 def scales_of(scales: Sequence[float]) -> list[float]:

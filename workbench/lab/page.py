@@ -21,7 +21,10 @@ def assets() -> tuple[str, str]:
 
 
 def page(meta: dict[str, Any], data: bytes, state: dict[str, Any]) -> str:
-    """One HTML file in which a view works offline; its policy forbids every request."""
+    """One HTML file in which a view works offline; its policy forbids every request.
+
+    Modules of panes of other packages are in the page too, and the policy lets it make modules of them.
+    """
     script, style = assets()
     loader = Environment(loader=FileSystemLoader(_HERE), autoescape=False, undefined=StrictUndefined)
     return loader.get_template("page.html.j2").render(
@@ -30,6 +33,7 @@ def page(meta: dict[str, Any], data: bytes, state: dict[str, Any]) -> str:
         style=style,
         meta=_json({**meta, "offline": True}),
         state=_json(state),
+        modules=bool(meta["scripts"]),
         data=base64.b64encode(zlib.compress(data, 9)).decode(),
     )
 

@@ -1,6 +1,7 @@
 """What comes with a view beside its pictures: the code that makes it, and how large its page may be."""
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +38,10 @@ def recipe(make: Callable, sources: Sequence[RunLike] | RunLike, given: Mapping[
             arguments.append(f"{name}=DataConfig({', '.join(f'{k}={v!r}' for k, v in chosen.items())})")
         else:
             arguments.append(f"{name}={value!r}")
-    return "\n".join([*lines, "", f"view = wb.{make.__name__}({', '.join(arguments)})"])
+    call, name = f"wb.{make.__name__}(", make.__name__
+    if not (module := make.__module__).startswith("workbench."):
+        call = f"wb.view({json.dumps(module if module.endswith(f'.{name}') else f'{module}:{name}')}, "
+    return "\n".join([*lines, "", f"view = {call}{', '.join(arguments)})"])
 
 
 def check_page(parts: Mapping[str, Mapping[str, np.ndarray]], page_mb: float, shorten: str) -> None:

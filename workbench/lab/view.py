@@ -7,7 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from workbench.files import write_atomically
+from workbench.lab.drawing import encoded
 from workbench.lab.packing import pack
 from workbench.lab.page import page
 from workbench.lab.panes import AXES, Axis, Pane
@@ -39,6 +42,7 @@ class View:
         self.title, self.panes, self.recipe = title, tuple(panes), recipe
         self.axes = {name: axes[name] for name in AXES if name in axes}
         self._described = [pane.complete(self.axes) for pane in self.panes]
+        self._scripts = {pane.kind: script for pane in self.panes if (script := pane.script())}
         self.options: dict[str, list[str]] = {}
         for pane in self.panes:
             for name, allowed in pane.options(self.axes).items():
@@ -90,6 +94,7 @@ class View:
             "options": self.options,
             "panes": self._described,
             "arrays": self._packed[0],
+            "scripts": self._scripts,
             "code": self._template,
             "offline": False,
         }
@@ -112,6 +117,21 @@ class View:
         write_atomically(path, page(self.meta, self.data, self.state(**values)).encode())
         return path
 
+    def figure(self, *, pane: int | None = None, **values: Any) -> Figure:
+        """The picture with these values as a matplotlib Figure, as `save` writes it.
+
+        `pane` chooses one of several by number; ValueError for several panes and no number.
+
+        Examples:
+            >>> view = wb.maps(wb.zoo("guided"), images=2, layers=[4, 8], times=[0.5])
+            >>> figure = view.figure(layer=8, w=10.0)
+            >>> figure.savefig("maps.png", dpi=100)
+        """
+        numbers = self._chosen(pane)
+        if len(numbers) > 1:
+            raise ValueError(f"a figure is one picture; choose a pane of {self._titles}")
+        return self._drawn(numbers, self.state(**values))[0]
+
     def save(self, file: str | Path, *, pane: int | None = None, **values: Any) -> Path:
         """Write the picture with these values as PNG, SVG or PDF, by matplotlib; return its path.
 
@@ -123,17 +143,24 @@ class View:
 
     def picture(self, ending: str, pane: int | None, state: Mapping[str, Any]) -> bytes:
         """The picture of a state (indices) as the content of a file; ValueError as `save`."""
-        from workbench.lab.pictures import draw, encoded
-
         self.check(state)
+        numbers = self._chosen(pane)
+        if len(numbers) > 1 and ending != "pdf":
+            raise ValueError(f"a {ending.upper()} holds one picture; choose a pane of {self._titles}")
+        return encoded(self._drawn(numbers, {**self._start, **state}), ending)
+
+    def _chosen(self, pane: int | None) -> list[int]:
         numbers = [pane] if pane is not None else list(range(len(self.panes)))
         if not all(0 <= number < len(self.panes) for number in numbers):
             raise ValueError(f"pane is {pane}; allowed are 0 to {len(self.panes) - 1}")
-        if len(numbers) > 1 and ending != "pdf":
-            titles = ", ".join(f"{number}: {of.title}" for number, of in enumerate(self.panes))
-            raise ValueError(f"a {ending.upper()} holds one picture; choose a pane of {titles}")
-        full = {**self._start, **state}
-        return encoded([draw(self._described[n], self.panes[n].arrays, full, self.axes) for n in numbers], ending)
+        return numbers
+
+    def _drawn(self, numbers: Sequence[int], state: Mapping[str, Any]) -> list[Figure]:
+        return [self.panes[number].draw(state, self.axes) for number in numbers]
+
+    @property
+    def _titles(self) -> str:
+        return ", ".join(f"{number}: {pane.title}" for number, pane in enumerate(self.panes))
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         return self._widget._repr_mimebundle_(**options)
@@ -148,7 +175,7 @@ class View:
     def _template(self) -> str:
         names = [name for name, axis in self.axes.items() if len(axis.values) > 1]
         names += [name for name, allowed in self.options.items() if len(allowed) > 1]
-        if any(pane.kind == "scatter" or "rows" in pane.meta for pane in self.panes):
+        if any(pane.selects for pane in self.panes):
             names.append("selection")
         arguments = "".join(f", {name}={{{name}}}" for name in names)
         pages = "pdf" if len(self.panes) > 1 else "png"

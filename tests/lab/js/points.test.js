@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { classNumbers, fitPlaces, nextRow, rowsInside } from "../../../workbench/lab/js/scatter.js";
+import { classNumbers, fitPlaces, nextRow, rowsInside } from "../../../workbench/lab/js/panes/scatter.js";
 
 // Points as a plot sees them, at these places in pixels.
 function plot(places) {

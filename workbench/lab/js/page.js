@@ -17,7 +17,7 @@ async function start(el, render) {
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
   const data = await new Response(stream).arrayBuffer();
   const model = staticModel(JSON.parse(held("meta")), new DataView(data), JSON.parse(held("state")));
-  render({ model, el });
+  await render({ model, el });
 }
 
 // What stands in for a widget's model in a page without a kernel.

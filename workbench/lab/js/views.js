@@ -3,23 +3,15 @@
 import { unpack } from "./arrays.js";
 import { createFrame, followSurroundings } from "./controls.js";
 import { make } from "./dom.js";
-import { heatPane } from "./heat.js";
-import { mapsPane } from "./maps.js";
 import { openPage } from "./page.js";
-import { samplesPane } from "./samples.js";
+import { loadPanes } from "./panes.js";
 import { codeOf, copyText, download, rasterised, stacked } from "./saving.js";
-import { scatterPane } from "./scatter.js";
 import { createStore } from "./store.js";
+import * as tools from "./tools.js";
 
-// A pane is a function of (root, pane, arrays, store, ui) that fills `root` and gives
-// {update(state, changed), picture()}.
-// `arrays(name)` is {data, shape}, `arrays.has(name)` says whether there is one. `changed` is a Set of keys of the
-// state, with "theme" and "size" for what happened around the view; it has every key at the first update.
-// picture() gives {svg: text} or {canvas}, always on white.
-const PANES = { heat: heatPane, maps: mapsPane, samples: samplesPane, scatter: scatterPane };
-
-function render({ model, el }) {
+async function render({ model, el }) {
   const meta = model.get("meta");
+  const drawers = await loadPanes(meta);
   const store = createStore(meta, model.get("state"));
   const stops = [];
   const { root, status, say, fail, ui } = createFrame(store);
@@ -39,7 +31,7 @@ function render({ model, el }) {
   stage.classList.toggle("wb-three", meta.panes.length === 3);
   root.append(make("h2", {}, meta.title), ...(sliders.length ? [axes] : []), stage);
 
-  const panes = meta.panes.map((pane, index) => mountPane(stage, pane, index, { meta, model, store, ui }));
+  const panes = meta.panes.map((pane, index) => mountPane(stage, pane, index, { drawers, meta, model, store, ui }));
   root.append(make("div", { class: "wb-foot" }, buttons({ meta, model, store, ui, panes }), status));
 
   let failing = false;
@@ -79,15 +71,14 @@ function listOf(axis, store, ui) {
   });
 }
 
-function mountPane(stage, pane, index, { meta, model, store, ui }) {
-  const body = make("div", { class: `wb-body wb-${pane.kind}` });
+function mountPane(stage, pane, index, { drawers, meta, model, store, ui }) {
+  const body = make("div", { class: `wb-body wb-${pane.kind.replace(/\W+/g, "-")}` });
   const heading = meta.panes.length > 1 || pane.title !== meta.title ? [make("h3", {}, pane.title)] : [];
   stage.append(make("section", { class: "wb-pane", "aria-label": pane.title }, ...heading, body));
   try {
-    const kinds = Object.keys(PANES);
-    if (!kinds.includes(pane.kind)) throw new Error(`there is no pane "${pane.kind}"; there are ${kinds.join(", ")}`);
-    const arrays = unpack(meta, model.get("data"), index);
-    return { pane, shown: PANES[pane.kind](body, pane, arrays, store, ui) };
+    const draw = drawers[pane.kind];
+    if (draw instanceof Error) throw draw;
+    return { pane, shown: draw(body, pane, unpack(meta, model.get("data"), index), store, ui, tools) };
   } catch (error) {
     body.append(make("p", { class: "wb-note" }, "This picture could not be made; the reason stands below."));
     ui.fail(error, pane.title);

@@ -10,8 +10,9 @@ import ipywidgets
 import traitlets
 
 from workbench.files import reason
-from workbench.lab.drawn import samples
-from workbench.lab.maps import compare_maps, maps
+from workbench.lab.views.compare_maps import compare_maps
+from workbench.lab.views.maps import maps
+from workbench.lab.views.samples import samples
 from workbench.lab.watching.code import calling, named
 from workbench.lab.watching.live import watch
 from workbench.lab.watching.state import sendable, short

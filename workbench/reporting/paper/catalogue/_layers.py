@@ -5,7 +5,7 @@ from pathlib import Path
 
 from workbench.features.extract import extract
 from workbench.lab import palette
-from workbench.lab.maps import compare_maps
+from workbench.lab.views.compare_maps import compare_maps
 from workbench.reporting.paper import style
 from workbench.reporting.paper.exhibit import Claim, Exhibit, distinct, timed
 from workbench.reporting.paper.features import (

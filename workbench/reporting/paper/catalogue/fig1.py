@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from workbench.features.extract import extract
-from workbench.lab.maps import maps
+from workbench.lab.views.maps import maps
 from workbench.reporting.paper import style
 from workbench.reporting.paper.claims import untold
 from workbench.reporting.paper.exhibit import Claim, Exhibit, distinct, timed

@@ -10,8 +10,8 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from workbench.features.embedding import embed_cached
-from workbench.lab.embedding import embedding
 from workbench.lab.palette import MARKERS, PALETTE
+from workbench.lab.views.embedding import embedding
 from workbench.reporting.paper import style
 from workbench.reporting.paper.exhibit import Claim, Exhibit, distinct, timed
 from workbench.reporting.paper.features import (

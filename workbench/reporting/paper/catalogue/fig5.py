@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from workbench.lab.drawn import samples
+from workbench.lab.views.samples import samples
 from workbench.reporting.paper import style
 from workbench.reporting.paper.exhibit import Exhibit, Missing, distinct, timed
 from workbench.reporting.paper.features import ROLES

@@ -9,7 +9,7 @@ from workbench.evaluation.measures import MeasureGrid, measure_grid
 from workbench.features.extract import extract
 from workbench.features.grid import LABELS
 from workbench.lab import palette
-from workbench.lab.leaks import leakage as leakage_view
+from workbench.lab.views.leakage import leakage as leakage_view
 from workbench.reporting.paper import style
 from workbench.reporting.paper.exhibit import Claim, Exhibit, distinct, timed
 from workbench.reporting.paper.features import ROLES, rows_and_images

@@ -1,10 +1,10 @@
 // Images as points in the plane, by class: PCA (linear in w), t-SNE or UMAP, with a lasso and numbers by class.
 
-import { blockStart } from "./arrays.js";
-import { make, setText, svgElement } from "./dom.js";
-import { createStamps, markerPath, markerSvg, putStamp, radiusFor } from "./markers.js";
-import { counted, plain, shareText } from "./numbers.js";
-import { svgDocument, svgText } from "./saving.js";
+import { blockStart } from "../arrays.js";
+import { make, setText, svgElement } from "../dom.js";
+import { createStamps, markerPath, markerSvg, putStamp, radiusFor } from "../markers.js";
+import { counted, plain, shareText } from "../numbers.js";
+import { svgDocument, svgText } from "../saving.js";
 
 // What a scatter shows: classes, places in the plane, who has the right neighbours, and how that is said.
 
@@ -786,7 +786,7 @@ function classPicture(points, { byClass, total }, ui, x, y) {
 
 const BATCH = 5000; // points above which the table follows the picture instead of moving with it
 
-export function scatterPane(root, pane, arrays, store, ui) {
+export default function scatterPane(root, pane, arrays, store, ui) {
   const points = createPoints(pane, arrays, store);
   const title = make("p", { class: "wb-caption" });
   const note = make("p", { class: "wb-note wb-sc-note" });

@@ -1,10 +1,10 @@
 // Samples: a column for each seed, so that all rows began with the same noise. Rows are steps of one source, or
 // sources at one step.
 
-import { make, paintImage } from "./dom.js";
-import { svgDocument, svgImage, svgText } from "./saving.js";
+import { make, paintImage } from "../dom.js";
+import { svgDocument, svgImage, svgText } from "../saving.js";
 
-export function samplesPane(root, pane, arrays, store, ui) {
+export default function samplesPane(root, pane, arrays, store, ui) {
   const images = arrays("images");
   const seeds = images.shape[3];
   const names = pane.names ?? [];

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 from workbench.config import DataConfig
 from workbench.features.grid import LABELS
-from workbench.lab.embedding import Scattered, check_methods, mapped_rows
-from workbench.lab.maps import SHORTEN, check_components, maps_pane, start_of
 from workbench.lab.measured import heat_pane, scales_of
 from workbench.lab.panes import Axis
 from workbench.lab.progress import Report, reported
 from workbench.lab.recipes import PAGE_MB, check_page, recipe
-from workbench.lab.separability import measured
 from workbench.lab.sources import RunLike, choose, four_layers
 from workbench.lab.view import View
+from workbench.lab.views.embedding import Scattered, check_methods, mapped_rows
+from workbench.lab.views.maps import SHORTEN, check_components, maps_pane, start_of
+from workbench.lab.views.separability import measured
 
 
 def explore(

@@ -13,20 +13,21 @@ from workbench.config import DataConfig
 from workbench.diffusion.guidance import guide
 from workbench.features.embedding import METHODS, embed_sequence
 from workbench.features.grid import FeatureGrid
-from workbench.lab.maps import (
+from workbench.lab.neighbours import right_by_neighbours
+from workbench.lab.packing import quantise
+from workbench.lab.panes import Axis, Pane
+from workbench.lab.panes.scatter import ScatterPane
+from workbench.lab.progress import Report, part_of, reported
+from workbench.lab.recipes import PAGE_MB, check_page, recipe
+from workbench.lab.sources import RunLike, Source, Steps, Subject, choose, four_layers
+from workbench.lab.view import View
+from workbench.lab.views.maps import (
     SHORTEN,
     check_components,
     coordinates_of,
     maps_pane,
     start_of,
 )
-from workbench.lab.neighbours import right_by_neighbours
-from workbench.lab.packing import quantise
-from workbench.lab.panes import Axis, Pane
-from workbench.lab.progress import Report, part_of, reported
-from workbench.lab.recipes import PAGE_MB, check_page, recipe
-from workbench.lab.sources import RunLike, Source, Steps, Subject, choose, four_layers
-from workbench.lab.view import View
 
 NEIGHBOURS = 20
 _STOPS, _FEW_STOPS = (0.0, 1.0, 5.0, 15.0, 30.0), (0.0, 1.0, 15.0)
@@ -121,7 +122,7 @@ class Scattered:
         for method in methods:
             if method != "pca":
                 arrays |= self._frames(sources, method, report)
-        return Pane("scatter", "Images", arrays, scatter_meta(self.subject))
+        return ScatterPane("Images", arrays, scatter_meta(self.subject))
 
     def _correct(self, sources: Sequence[Source], report: Report):
         def right(at: tuple[int, int, float, int, float]) -> Bool[np.ndarray, " n"]:

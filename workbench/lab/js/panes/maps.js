@@ -1,10 +1,10 @@
 // Token maps: images beside the colours of their tokens, a column for each layer, or for each source.
 
-import { viridisGradient } from "./colours.js";
-import { mapColumn, mapPixels } from "./components.js";
-import { make, paintImage, paintPixels } from "./dom.js";
-import { percent } from "./numbers.js";
-import { svgDocument, svgImage, svgText } from "./saving.js";
+import { viridisGradient } from "../colours.js";
+import { mapColumn, mapPixels } from "../components.js";
+import { make, paintImage, paintPixels } from "../dom.js";
+import { percent } from "../numbers.js";
+import { svgDocument, svgImage, svgText } from "../saving.js";
 
 const BASIS_NOTES = {
   own:
@@ -27,7 +27,7 @@ const COLOUR_NOTES = {
 
 const SHARE_OF = { all: "of variance", subspace: "of the subspace", foreground: "of foreground" };
 
-export function mapsPane(root, pane, arrays, store, ui) {
+export default function mapsPane(root, pane, arrays, store, ui) {
   const images = arrays("images");
   const names = pane.names ?? [];
   const memory = new Map(); // column name -> what it was computed for, and the result

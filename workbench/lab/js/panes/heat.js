@@ -1,10 +1,10 @@
 // Measures as two heat maps, layer by t at the chosen w and layer by w at the chosen t; a cell sets all three.
 
-import { blockStart } from "./arrays.js";
-import { heatColour, inkOn, UNMEASURED } from "./colours.js";
-import { make, setText, svgElement } from "./dom.js";
-import { heatNumber, plain } from "./numbers.js";
-import { svgDocument, svgText } from "./saving.js";
+import { blockStart } from "../arrays.js";
+import { heatColour, inkOn, UNMEASURED } from "../colours.js";
+import { make, setText, svgElement } from "../dom.js";
+import { heatNumber, plain } from "../numbers.js";
+import { svgDocument, svgText } from "../saving.js";
 
 // The numbers of the heat maps: which are shown, and how they are said.
 
@@ -387,7 +387,7 @@ function heatPicture(grids, scale, table, state) {
   );
 }
 
-export function heatPane(root, pane, arrays, store, ui) {
+export default function heatPane(root, pane, arrays, store, ui) {
   const table = createHeatTable(pane, arrays, store);
   const bar = make("div", { class: "wb-bar" });
   for (const [option, label] of [

@@ -1,34 +1,60 @@
-"""The pictures of a view in Python, for a paper: what the browser draws, as matplotlib figures.
+"""Token maps: images beside the colours of their tokens, a column for each layer, or for each source."""
 
-A pane is what `Pane.complete` gave, the state has an index for each discrete axis, as in the browser.
-"""
-
-import io
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from einops import rearrange, repeat
+from einops import rearrange
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
-from workbench.lab.charts import draw_heat, draw_scatter
 from workbench.lab.components import MapColumn, map_column, map_pixels
-from workbench.lab.panes import Axis
+from workbench.lab.drawing import coloured, show_picture
+from workbench.lab.panes import Axis, Pane, text_of
 
 _CELL = 1.15  # inches of a map
 _SHARE_OF = {None: "of variance", "subspace": "of the subspace", "foreground": "of foreground"}
 
 
-def draw(
-    pane: Mapping[str, Any], arrays: Mapping[str, np.ndarray], state: Mapping[str, Any], axes: Mapping[str, Axis]
-) -> Figure:
-    """The picture of one pane in one state. ValueError for a kind that there is not."""
-    kinds = {"maps": draw_maps, "samples": draw_samples, "scatter": draw_scatter, "heat": draw_heat}
-    if pane["kind"] not in kinds:
-        raise ValueError(f"pane kind is {pane['kind']!r}; allowed are {', '.join(kinds)}")
-    return kinds[pane["kind"]](pane, arrays, state, axes)
+class MapsPane(Pane):
+    """`meta`: `columns` "layers" (default) or "sources"; `layers`, the indices shown beside that of the slider; `names`
+    of the images; `rows`, the number of each image in a scatter; `joint`, whether sources share a basis (default: each
+    has its own); `still`, the sources, by number, that do not change with "t" and with "w" (default: found in the
+    arrays).
+    """
+
+    ARRAYS: ClassVar = {
+        "images": ("uint8", "n h w c"),
+        "u": ("int16", "source step t layer n m k"),
+        "d": ("int16", "source step t layer n m k"),
+        "u_scale": ("float32", "source step t layer"),
+        "d_scale": ("float32", "source step t layer"),
+        "total": ("float32", "source step t layer 3"),
+    }
+
+    def choices(self, axes: Mapping[str, Axis]) -> dict[str, list[str]]:
+        return {
+            "basis": ["fixed", "refit", "per map", "foreground"],
+            "colour": ["rgb", "single", "three"],
+            "show": ["one image", "all images"] if len(self.arrays["images"]) > 1 else ["one image"],
+        }
+
+    def found(self) -> dict[str, Any]:
+        *_, layers, _, tokens, directions = self.arrays["u"].shape
+        side = math.isqrt(tokens)
+        if side * side != tokens or directions < 3:
+            raise ValueError(f"{self.title}: {tokens} tokens of {directions} directions; maps need a square and 3")
+        beside = sorted({0, layers // 2, layers - 1})
+        still = _still(self.arrays)
+        return {"side": side, "columns": "layers", "layers": beside, "joint": False, "still": still}
+
+    def draw(self, state: Mapping[str, Any], axes: Mapping[str, Axis]) -> Figure:
+        return draw_maps(self.complete(axes), self.arrays, state, axes)
+
+    @property
+    def selects(self) -> bool:
+        return "rows" in self.meta
 
 
 def draw_maps(
@@ -46,51 +72,15 @@ def draw_maps(
     figure = Figure(figsize=(_CELL * (len(columns) + 1), _CELL * len(rows) + 0.75), layout="constrained")
     cells = figure.subplots(len(rows), len(columns) + 1, squeeze=False)
     for row, (image, component) in zip(cells, rows, strict=True):
-        _show(row[0], None if component else _coloured(arrays["images"][image]))
+        show_picture(row[0], None if component else coloured(arrays["images"][image]))
         for axis, (_, column) in zip(row[1:], columns, strict=True):
             pixels = map_pixels(column, component)[image]
-            _show(axis, rearrange(pixels, "(h w) c -> h w c", h=pane["side"]))
+            show_picture(axis, rearrange(pixels, "(h w) c -> h w c", h=pane["side"]))
     many = state["show"] == "all images"
     _caption(cells[-1][0], ["images"] if many else [_image_name(pane, rows[0][0], axes)])
     for axis, (told, column) in zip(cells[-1][1:], columns, strict=True):
         _caption(axis, [*told, *_shares(column), *_range(column, state)])
     return figure
-
-
-def draw_samples(
-    pane: Mapping[str, Any], arrays: Mapping[str, np.ndarray], state: Mapping[str, Any], axes: Mapping[str, Axis]
-) -> Figure:
-    """Samples: a column for each seed; rows are the steps of one source, or the sources at one step."""
-    images, of = arrays["images"], "source" if state["rows"] == "sources" else "step"
-    lanes = []
-    for each in range(images.shape[0 if of == "source" else 1]):
-        at = {"source": state.get("source", 0), "step": state.get("step", 0), of: each}
-        name = ("step " if of == "step" else "") + _text(of, at, axes) if of in axes else pane["title"]
-        lanes.append((name, images[at["source"], at["step"], state.get("guidance", 0)]))
-    names = list(pane.get("names", []))
-    figure = Figure(figsize=(1.3 + 0.7 * images.shape[3], 0.7 * len(lanes) + 0.35), layout="constrained")
-    cells = figure.subplots(len(lanes), images.shape[3], squeeze=False)
-    for row, (name, samples) in zip(cells, lanes, strict=True):
-        for axis, image in zip(row, samples, strict=True):
-            _show(axis, _coloured(image))
-        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
-    for axis, name in zip(cells[0], names, strict=False):
-        axis.set_title(name, fontsize=7)
-    return figure
-
-
-def encoded(figures: Sequence[Figure], ending: str) -> bytes:
-    """Figures on white as PNG or SVG (one figure), or as the pages of a PDF; without dates, so equal is equal."""
-    buffer = io.BytesIO()
-    if ending == "pdf":
-        with PdfPages(buffer, metadata={"CreationDate": None}) as pages:
-            for figure in figures:
-                pages.savefig(figure, facecolor="white", bbox_inches="tight")
-    else:
-        (figure,) = figures
-        metadata = {"Date": None} if ending == "svg" else {"Software": None}
-        figure.savefig(buffer, format=ending, dpi=220, facecolor="white", bbox_inches="tight", metadata=metadata)
-    return buffer.getvalue()
 
 
 def _columns(
@@ -124,7 +114,7 @@ def _rows(
 def _place(pane: Mapping[str, Any], source: int, state: Mapping[str, Any], axes: Mapping[str, Axis]) -> str:
     """t and w, as far as the source changes with them."""
     told = [name for name in ("t", "w") if name in axes and source not in pane["still"][name]]
-    return ", ".join(f"{name} {_text(name, state, axes)}" for name in told)
+    return ", ".join(f"{name} {text_of(name, state, axes)}" for name in told)
 
 
 def _shares(column: MapColumn) -> list[str]:
@@ -149,24 +139,19 @@ def _image_name(pane: Mapping[str, Any], image: int, axes: Mapping[str, Axis]) -
     return f"image {number}, {names[image]}" if names else f"image {number}"
 
 
-def _text(name: str, state: Mapping[str, Any], axes: Mapping[str, Axis]) -> str:
-    axis = axes[name]
-    return axis.text(state[name] if axis.continuous else axis.values[state[name]])
-
-
-def _coloured(image: np.ndarray) -> np.ndarray:
-    return repeat(image, "h w 1 -> h w c", c=3) if image.shape[-1] == 1 else image[..., :3]
-
-
-def _show(axis: Axes, picture: np.ndarray | None) -> None:
-    axis.set_xticks([])
-    axis.set_yticks([])
-    axis.spines[:].set_visible(False)
-    if picture is None:
-        axis.patch.set_visible(False)
-    else:
-        axis.imshow(picture, interpolation="nearest")
-
-
 def _caption(axis: Axes, lines: Sequence[str]) -> None:
     axis.set_xlabel("\n".join(line for line in lines if line), fontsize=7, loc="left")
+
+
+def _still(arrays: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
+    """Sources of a maps pane, by number, that are the same at every w, and of these those the same at every t.
+
+    Of one time nothing is known, so there no source is said to be the same.
+    """
+    sources, _, times = arrays["u"].shape[:3]
+    w = [source for source in range(sources) if not arrays["d"][source].any()]
+
+    def constant(values: np.ndarray) -> bool:
+        return times > 1 and bool((values == values[:, :1]).all())
+
+    return {"t": [of for of in w if constant(arrays["u"][of]) and constant(arrays["u_scale"][of])], "w": w}

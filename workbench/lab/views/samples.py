@@ -7,7 +7,8 @@ import numpy as np
 from einops import rearrange
 
 from workbench.evaluation.generate import generate
-from workbench.lab.panes import Axis, Pane
+from workbench.lab.panes import Axis
+from workbench.lab.panes.samples import SamplesPane
 from workbench.lab.progress import Report, part_of, reported
 from workbench.lab.recipes import PAGE_MB, check_page, recipe
 from workbench.lab.sources import RunLike, Steps, opened_runs, steps_of, titles_of
@@ -69,7 +70,7 @@ def samples(
     axes = {"source": Axis("run", titles_of(several, shown))} if len(several) > 1 else {}
     axes |= {"step": Axis("training step", shown[0]), "guidance": Axis("guidance", tuple(map(float, scales)))}
     title = f"Samples of {', '.join(titles_of(several, shown))}"
-    pane = Pane("samples", title, arrays, {"names": names, "seeds": list(range(count))})
+    pane = SamplesPane(title, arrays, {"names": names, "seeds": list(range(count))})
     start = {} if len(shown[0]) > 1 or len(several) == 1 else {"rows": "sources"}
     return View(title, [pane], axes, recipe=recipe(samples, runs, given), start=start)
 

@@ -11,16 +11,17 @@ from workbench.config import DataConfig
 from workbench.diffusion.guidance import guide
 from workbench.features.grid import LABELS, FeatureGrid
 from workbench.lab.coordinates import Coordinates, joint_coordinates
-from workbench.lab.embedding import correct_at, mapped_rows, neighbours_of, scatter_meta
-from workbench.lab.maps import SHORTEN, check_components, pane_of, start_of
 from workbench.lab.measured import heat_pane, scales_of
 from workbench.lab.neighbours import right_by_neighbours
 from workbench.lab.panes import Axis, Pane
+from workbench.lab.panes.scatter import ScatterPane
 from workbench.lab.progress import Report, part_of, reported
 from workbench.lab.recipes import PAGE_MB, check_page, recipe
-from workbench.lab.separability import SCALES, measured
 from workbench.lab.sources import Pair, RunLike, Subject, choose, four_layers, tokens_of_grid
 from workbench.lab.view import View
+from workbench.lab.views.embedding import correct_at, mapped_rows, neighbours_of, scatter_meta
+from workbench.lab.views.maps import SHORTEN, check_components, pane_of, start_of
+from workbench.lab.views.separability import SCALES, measured
 
 # Of each version: the label modes of f_u and f_c.
 VERSIONS = {
@@ -120,7 +121,7 @@ def _scatter(subject: Subject, means: FeatureGrid, stops: Sequence[float], repor
         arrays[name] = correct_at(shape, places, partial(right, told), report)
     arrays |= {"labels": subject.labels.astype(np.uint16), "given": means.given.numpy().astype(np.uint16)}
     arrays["sprite"] = subject.thumbnails()
-    return Pane("scatter", "Images", arrays, scatter_meta(subject))
+    return ScatterPane("Images", arrays, scatter_meta(subject))
 
 
 def _coordinates(subject: Subject, features: FeatureGrid, components: int, report: Report) -> Coordinates:

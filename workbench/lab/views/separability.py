@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from workbench.config import DataConfig
 from workbench.evaluation.measures import MeasureGrid, measure_grid
 from workbench.features.grid import LABELS, FeatureGrid
-from workbench.lab.embedding import mapped_rows
-from workbench.lab.maps import SHORTEN, check_components, maps_pane, start_of
 from workbench.lab.measured import heat_pane, scales_of
 from workbench.lab.panes import Axis
 from workbench.lab.progress import Report, part_of, reported
 from workbench.lab.recipes import PAGE_MB, check_page, recipe
 from workbench.lab.sources import RunLike, choose
 from workbench.lab.view import View
+from workbench.lab.views.embedding import mapped_rows
+from workbench.lab.views.maps import SHORTEN, check_components, maps_pane, start_of
 
 SCALES = (0.0, 1.0, 5.0, 10.0, 30.0)
 

@@ -1,0 +1,201 @@
+"""What a view is made of: axes that all its panes share, and panes, each of a kind with its arrays.
+
+The kinds of this package are the files of this folder; `docs/extending.md` shows how to write another.
+"""
+
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from workbench.files import reason
+
+AXES = ("source", "step", "t", "layer", "w", "image", "guidance")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What one slider moves along.
+
+    A discrete axis has `values`, and `texts` say them to a reader. A continuous one has (lowest, highest, step) and,
+    where pictures exist only at some values, these as `stops`. `unit` follows each number.
+    """
+
+    label: str
+    values: Sequence[float | int | str]
+    continuous: bool = False
+    stops: Sequence[float | int] = ()
+    texts: Sequence[str] = ()
+    unit: str = ""
+
+    def __post_init__(self):
+        if not self.values or len(set(self.values)) != len(self.values):
+            raise ValueError(
+                f"axis {self.label!r} has the values {list(self.values)}; allowed are one or more, distinct"
+            )
+        if self.continuous and not self._is_range():
+            raise ValueError(f"axis {self.label!r} is continuous and needs (lowest, highest, step), not {self.values}")
+        if self.texts and len(self.texts) != len(self.values):
+            raise ValueError(f"axis {self.label!r} has {len(self.texts)} texts for {len(self.values)} values")
+
+    def _is_range(self) -> bool:
+        """Whether the values are the lowest, the highest and a step, all finite."""
+        numbers = [value for value in self.values if isinstance(value, int | float) and math.isfinite(value)]
+        return len(numbers) == len(self.values) == 3 and numbers[0] < numbers[1] and numbers[2] > 0
+
+    def text(self, value: Any) -> str:
+        """The value as a reader sees it, as the browser writes it too."""
+        if self.texts and not self.continuous:
+            return self.texts[list(self.values).index(value)]
+        return f"{_plain(value)}{self.unit}"
+
+    def index(self, name: str, value: Any) -> int:
+        """Where a discrete axis has `value`; ValueError, listing what there is, if nowhere."""
+        for index, known in enumerate(self.values):
+            near = isinstance(value, int | float) and isinstance(known, int | float) and math.isclose(value, known)
+            if value == known or near:
+                return index
+        raise ValueError(f"{name} is {value!r}; allowed are {', '.join(map(repr, self.values))}")
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What the browser needs of it."""
+        return {
+            "label": self.label,
+            "values": list(self.values),
+            "continuous": self.continuous,
+            "stops": list(self.stops),
+            "texts": [] if self.continuous else [self.text(value) for value in self.values],
+            "format": "{}" + self.unit,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Pane:
+    """One picture of a view: its title, its arrays, and what else this kind of picture needs (`meta`).
+
+    Each kind of picture is a subclass, in a Python file with a JavaScript module of the same name. The subclass says
+    which arrays it has and draws them with matplotlib, the module draws them in the browser. In the package the module
+    is ``lab/js/panes/NAME.js``; elsewhere it lies beside the Python file. ``meta["options"]`` narrows the choices.
+    """
+
+    title: str
+    arrays: Mapping[str, np.ndarray]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    # Arrays of this kind: type and dimensions. "?" may be missing; a dimension named as an axis has the axis's length,
+    # one of the same name within a pane the same length, a number is a length, and "..." is any.
+    ARRAYS: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    SCRIPT: ClassVar[str] = ""  # the JavaScript module, if it is not called as the Python file
+    kind: ClassVar[str] = ""  # under which the browser finds the module
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        if not cls._is_ours():
+            cls.kind = f"{cls.__module__}:{cls.__qualname__}"
+        elif cls.__module__ != __name__:
+            cls.kind = cls.__module__.rpartition(".")[2]
+
+    def choices(self, axes: Mapping[str, Axis]) -> dict[str, list[str]]:
+        """What a reader can choose in this pane, by option, each with its default first."""
+        return {}
+
+    def found(self) -> dict[str, Any]:
+        """What `meta` may leave out, found from the arrays. ValueError for arrays that do not fit together."""
+        return {}
+
+    def draw(self, state: Mapping[str, Any], axes: Mapping[str, Axis]) -> Figure:
+        """The picture as a matplotlib Figure. The state has an index for each discrete axis, as in the browser."""
+        raise ValueError(f"{self.title}: pictures of this kind are drawn in the browser only")
+
+    @property
+    def selects(self) -> bool:
+        """Whether the picture depends on which images are selected."""
+        return False
+
+    def options(self, axes: Mapping[str, Axis]) -> dict[str, list[str]]:
+        """The choices this pane adds to the state, each with its default first."""
+        narrowed = {name: list(values) for name, values in self.meta.get("options", {}).items()}
+        return {**self.choices(axes), **narrowed}
+
+    def complete(self, axes: Mapping[str, Axis]) -> dict[str, Any]:
+        """`meta` with kind, title and what was left to be found. ValueError if arrays or axes do not fit."""
+        self._check(axes)
+        return {**self.found(), "kind": self.kind, "title": self.title, **self.meta}
+
+    @classmethod
+    def script(cls) -> str:
+        """The JavaScript of a kind from outside the package, "" for our own, which are bundled.
+
+        ValueError if the module is missing.
+        """
+        if cls._is_ours():
+            return ""
+        file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+        if file is None:
+            raise ValueError(f"{cls.__qualname__} must be defined in a file, with its JavaScript module beside it")
+        path = Path(file).with_name(cls.SCRIPT or f"{Path(file).stem}.js")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"the JavaScript module of {cls.__module__}.{cls.__qualname__} cannot be read: {path} ({reason(error)})"
+            ) from error
+
+    @classmethod
+    def _is_ours(cls) -> bool:
+        return cls.__module__.startswith("workbench.lab.")
+
+    def _check(self, axes: Mapping[str, Axis]) -> None:
+        known = {name.rstrip("?"): (name, *what) for name, what in self.ARRAYS.items()}
+        needed = {name for name, (written, *_) in known.items() if not written.endswith("?")}
+        if not needed <= set(self.arrays) <= set(known):
+            raise ValueError(
+                f"{self.title}: arrays are {sorted(self.arrays)}; needed {sorted(needed)}, allowed {sorted(known)}"
+            )
+        sizes = {name: 1 if name not in axes else len(axes[name].values) for name in AXES if name != "w"}
+        for name, array in self.arrays.items():
+            _, dtype, dims = known[name]
+            if array.dtype != np.dtype(dtype):
+                raise ValueError(f"{self.title}: {name} is {array.dtype}; it must be {dtype}")
+            _match(f"{self.title}: {name}", array.shape, dims.split(), sizes)
+
+
+def text_of(name: str, state: Mapping[str, Any], axes: Mapping[str, Axis]) -> str:
+    """The value of an axis in a state, as a reader sees it."""
+    axis = axes[name]
+    return axis.text(state[name] if axis.continuous else axis.values[state[name]])
+
+
+def nearest_stop(stops: Sequence[float], w: float | None) -> int:
+    """The stop nearest to w, the first of two that are as near; 0 where there is no w."""
+    return 0 if w is None or not stops else int(np.argmin(np.abs(np.asarray(stops, dtype=np.float64) - w)))
+
+
+def fixed(value: float, digits: int) -> str:
+    """With this many digits, halves away from zero: as browsers write it."""
+    return str(Decimal(float(value)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
+
+
+def _match(what: str, shape: tuple[int, ...], dims: list[str], sizes: dict[str, int]) -> None:
+    """Hold a shape against names of dimensions, learning the sizes of new names."""
+    plain = [dim for dim in dims if dim != "..."]
+    if len(shape) < len(plain) or (len(shape) != len(plain) and "..." not in dims):
+        raise ValueError(f"{what} has the shape {shape}; it must be {' '.join(dims)}")
+    for dim, size in zip(plain, shape, strict=False):
+        expected = int(dim) if dim.isdecimal() else sizes.setdefault(dim, size)
+        if size != expected:
+            raise ValueError(f"{what} has the shape {shape} ({' '.join(dims)}); {dim} must be {expected}")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:,}" if isinstance(value, int) else re.sub(r"\.?0+$", "", f"{value:.6f}")

@@ -1,0 +1,49 @@
+"""Samples: a column for each seed, so that all rows began with the same noise; rows are steps, or runs at one step."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from workbench.lab.drawing import coloured, show_picture
+from workbench.lab.panes import Axis, Pane, text_of
+
+
+class SamplesPane(Pane):
+    """`meta` has the `names` and `seeds` of the columns."""
+
+    ARRAYS: ClassVar = {"images": ("uint8", "source step guidance n h w c")}
+
+    def choices(self, axes: Mapping[str, Axis]) -> dict[str, list[str]]:
+        several = [row for row, axis in (("sources", "source"), ("steps", "step")) if _is_several(axes.get(axis))]
+        return {"rows": several or ["steps"]}
+
+    def draw(self, state: Mapping[str, Any], axes: Mapping[str, Axis]) -> Figure:
+        return draw_samples(self.complete(axes), self.arrays, state, axes)
+
+
+def draw_samples(
+    pane: Mapping[str, Any], arrays: Mapping[str, np.ndarray], state: Mapping[str, Any], axes: Mapping[str, Axis]
+) -> Figure:
+    """Samples: a column for each seed; rows are the steps of one source, or the sources at one step."""
+    images, of = arrays["images"], "source" if state["rows"] == "sources" else "step"
+    lanes = []
+    for each in range(images.shape[0 if of == "source" else 1]):
+        at = {"source": state.get("source", 0), "step": state.get("step", 0), of: each}
+        name = ("step " if of == "step" else "") + text_of(of, at, axes) if of in axes else pane["title"]
+        lanes.append((name, images[at["source"], at["step"], state.get("guidance", 0)]))
+    names = list(pane.get("names", []))
+    figure = Figure(figsize=(1.3 + 0.7 * images.shape[3], 0.7 * len(lanes) + 0.35), layout="constrained")
+    cells = figure.subplots(len(lanes), images.shape[3], squeeze=False)
+    for row, (name, samples) in zip(cells, lanes, strict=True):
+        for axis, image in zip(row, samples, strict=True):
+            show_picture(axis, coloured(image))
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+    for axis, name in zip(cells[0], names, strict=False):
+        axis.set_title(name, fontsize=7)
+    return figure
+
+
+def _is_several(axis: Axis | None) -> bool:
+    return axis is not None and len(axis.values) > 1
