@@ -13,6 +13,7 @@ with it the modules that were named.
 """
 
 import importlib
+import importlib.util
 import inspect
 import os
 import re
@@ -131,6 +132,24 @@ def names(kind: str) -> list[str]:
 def own_module(kind: str, name: str) -> str | None:
     """The module of one of the package's own plug-ins; None for a name that is not one of these."""
     return f"{KINDS[kind].package}.{_own(kind)[name]}" if name in _own(kind) else None
+
+
+def source(kind: str, name: str) -> bytes:
+    """The source of the module of a plug-in of another package; nothing for one of our own or one that is not found.
+
+    The packages around the module are imported, the module is not.
+    """
+    module = name.partition(":")[0]
+    if name in _own(kind):
+        return b""
+    for entry in _registered(kind).get(name, []):
+        module = entry.module
+    try:
+        check(kind, name)
+        found = importlib.util.find_spec(module)
+        return Path(found.origin).read_bytes() if found and found.origin else b""
+    except (Exception, SystemExit):  # whatever code of others does; `load` says what is wrong
+        return b""
 
 
 def is_known(kind: str, name: str) -> bool:

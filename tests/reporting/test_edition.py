@@ -1,127 +1,133 @@
 """Editions: notebooks that make exhibits, made again when something changed; pages, README and PDF of them."""
 
+import importlib
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
 from workbench.cli.report import Report
 from workbench.config import load_config
 from workbench.reporting import paper
-from workbench.reporting.edition import build
 from workbench.reporting.edition.bind import bind
 from workbench.reporting.edition.build import make
 from workbench.runs.archive import unpack_records
 from workbench.runs.store import prepare_run
 
-EXHIBIT = """
-from pathlib import Path
+FIGURE = '''
+"""Title of NAME.
+
+What its file says.
+"""
 from matplotlib.figure import Figure
 from workbench.reporting.paper.exhibit import Claim, Exhibit, Missing
 from workbench.reporting.paper.table import Column, Number, Row, Table
 from workbench.runs.store import find_runs, home
 
-figure = Figure(figsize=(4, 3)); figure.subplots().plot([1, 2])
-table = Table("Scores <of> two rows.", (Column("row"), Column("FD", "ours")), (Row(("plain", Number(3.5))),))
-exhibit = Exhibit(
-    name=NAME, title=f"Title of {NAME}", caption="What is seen.", figures={"line": figure}, alts={"line": "A line."},
-    tables={"scores": table}, claims=(Claim("One is better", "holds here", "In 3 of 3 seeds."),), said=("It is so.",),
-    made_of=tuple(find_runs(home())), missing=MISSING,
-)
-"""
+def NAME(scale="laptop", evaluate=False):
+    figure = Figure(figsize=(4, 3)); figure.subplots().plot([1, 2])
+    table = Table("Scores <of> two rows.", (Column("row"), Column("FD", "ours")), (Row(("plain", Number(3.5))),))
+    said = "What is missing was scored." if evaluate else "It is so."
+    return Exhibit(
+        name="NAME", title="Title of NAME", caption="What is seen.", figures={"line": figure}, alts={"line": "A line."},
+        tables={"scores": table}, claims=(Claim("One is better", "holds here", "In 3 of 3 seeds."),), said=(said,),
+        made_of=tuple(find_runs(home())), missing=MISSING,
+    )
+'''
 NOTHING = """
-from pathlib import Path
 from workbench.reporting.paper.exhibit import Exhibit, Missing
 
-lacking = (Missing("a run", "workbench train demo/plain"),)
-exhibit = Exhibit(NAME, f"Title of {NAME}", "This takes a run.", missing=lacking)
+def NAME(scale):
+    lacking = (Missing("a run", "workbench train demo/plain"),)
+    return Exhibit("NAME", "Title of NAME", "This takes a run.", missing=lacking)
 """
-SAVE = "exhibit.save(Path(folder))"
-KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+FIGURES = ("one", "two", "three")
 
 
-def notebook(folder: Path, name: str, code: str = EXHIBIT, missing: str = "()") -> None:
-    code = code.replace("NAME", repr(name)).replace("MISSING", missing)
-    parameters = new_code_cell('scale = "laptop"\nfolder = None', metadata={"tags": ["parameters"]}, id="parameters")
-    cells = [new_markdown_cell("# One", id="title"), parameters, new_code_cell(code, id="make")]
-    nbformat.write(
-        new_notebook(cells=[*cells, new_code_cell(SAVE, id="save")], metadata=KERNEL), folder / f"{name}.ipynb"
+def figure(place: Path, name: str, code: str = FIGURE, missing: str = "()") -> None:
+    (place / "own" / f"ours_{name}.py").write_text(
+        code.replace("def NAME", f"def ours_{name}").replace("NAME", name).replace("MISSING", missing)
     )
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """Notebooks, a run and where the edition goes."""
-    for name in ("notebooks", "runs"):
+    """Figures that an installed package registers, a run and where the report goes."""
+    for name in ("own", "own/ours-1.0.dist-info", "runs"):
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(build, "notebooks", lambda: tmp_path / "notebooks")
+    (tmp_path / "own" / "ours-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: ours\nVersion: 1.0\n"
+    )
+    entries = "\n".join(f"{name} = ours_{name}" for name in FIGURES)
+    (tmp_path / "own" / "ours-1.0.dist-info" / "entry_points.txt").write_text(f"[workbench.figures]\n{entries}\n")
+    monkeypatch.syspath_prepend(tmp_path / "own")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "own"), os.environ.get("PYTHONPATH", "")]))
+    importlib.invalidate_caches()
     prepare_run(load_config("demo/plain"), tmp_path / "runs")
     return tmp_path
 
 
 def states(place: Path, **options) -> dict[str, str]:
-    options = {"only": ["fig2", "table1"], **options}
+    options = {"only": ["one", "two"], **options}
     return {one.name: one.state for one in make("laptop", place / "runs", place / "out", workers=2, **options)}
 
 
-def test_every_notebook_is_an_exhibit_or_a_row_and_every_exhibit_has_one():
-    assert {path.stem for path in build.notebooks().glob("*.ipynb")} == {*paper.names(), "row"}
-
-
 def test_what_nothing_changed_for_is_kept_and_what_fails_leaves_its_last_form(place):
-    notebook(place / "notebooks", "fig2")
-    notebook(place / "notebooks", "table1", missing='(Missing("a run", "workbench train demo/guided"),)')
-    assert states(place) == {"fig2": "made", "table1": "made"}
-    assert states(place) == {"fig2": "kept", "table1": "kept"}
+    figure(place, "one")
+    figure(place, "two", missing='(Missing("a run", "workbench train demo/guided"),)')
+    assert states(place) == {"one": "made", "two": "made"}
+    assert states(place) == {"one": "kept", "two": "kept"}
     # Another run matters to the one that lacks some; a score of its own run to the other one too.
     prepare_run(load_config("demo/plain", ["training.seed=1"]), place / "runs")
-    assert states(place) == {"fig2": "kept", "table1": "made"}
-    assert states(place, only=["fig2"], force=True) == {"fig2": "made"}
+    assert states(place) == {"one": "kept", "two": "made"}
+    assert states(place, only=["one"], force=True) == {"one": "made"}
     # What was made without scoring first is made again when that is asked for, and then is the same to both.
-    assert [states(place, only=["fig2"], score=True)["fig2"] for _ in range(2)] == ["made", "kept"]
-    assert states(place, only=["fig2"]) == {"fig2": "kept"}
-    executed = json.loads((place / "out" / "fig2" / "fig2.ipynb").read_text())
-    assert any("evaluate = True" in "".join(cell["source"]) for cell in executed["cells"])
+    assert [states(place, only=["one"], score=True)["one"] for _ in range(2)] == ["made", "kept"]
+    assert states(place, only=["one"]) == {"one": "kept"}
+    executed = json.loads((place / "out" / "one" / "one.ipynb").read_text())
+    (about,) = (cell["outputs"][0]["data"]["text/markdown"] for cell in executed["cells"] if cell["id"] == "about")
+    assert "".join(about) == "# Title of one\n\nWhat its file says."
+    record = json.loads((place / "out" / "one" / "exhibit.json").read_text())
+    assert record["findings"] == ["One is better: holds here. In 3 of 3 seeds.", "What is missing was scored."]
     run = prepare_run(load_config("demo/plain"), place / "runs")
     run.append("results.jsonl", {"metric": "fd-clf64", "value": 1.0})
-    before = (place / "out" / "fig2" / "exhibit.json").read_bytes()
-    notebook(place / "notebooks", "fig2", 'raise ValueError("no luck")')
-    notebook(place / "notebooks", "fig4", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    before = (place / "out" / "one" / "exhibit.json").read_bytes()
+    figure(place, "one", 'def NAME(scale): raise ValueError("no luck")')
+    figure(place, "three", "import os, signal\ndef NAME(scale): os.kill(os.getpid(), signal.SIGKILL)")
     reasons = {}
-    for one in make("laptop", place / "runs", place / "out", only=["fig2", "fig4", "table1"], workers=2):
+    for one in make("laptop", place / "runs", place / "out", only=["one", "three", "two"], workers=2):
         reasons[one.name] = (one.state, one.reason)
-    assert reasons["fig2"][0] == "failed" and "ValueError: no luck (cell make)" in reasons["fig2"][1]
-    assert reasons["fig4"][0] == "failed" and re.search("(?i)kernel died", reasons["fig4"][1])
-    assert reasons["table1"] == ("made", "")
-    assert (place / "out" / "fig2" / "exhibit.json").read_bytes() == before
+    assert reasons["one"][0] == "failed" and "ValueError: no luck (cell figure)" in reasons["one"][1]
+    assert reasons["three"][0] == "failed" and re.search("(?i)kernel died", reasons["three"][1])
+    assert reasons["two"] == ("made", "")
+    assert (place / "out" / "one" / "exhibit.json").read_bytes() == before
 
 
 def test_what_cannot_be_shown_is_listed_and_fails_where_it_was_asked_for(place, monkeypatch, capsys):
     monkeypatch.setenv("WORKBENCH_RUNS", str(place / "runs"))
-    notebook(place / "notebooks", "fig2", NOTHING)
-    notebook(place / "notebooks", "fig4")
-    monkeypatch.setattr(paper, "names", lambda: ["fig2", "fig4"])
+    figure(place, "one", NOTHING)
+    figure(place, "three")
+    monkeypatch.setattr(paper, "names", lambda: ["one", "three"])
     command = Report(out=place / "out", workers=2)
     command.execute()  # the whole of it was made of what there is
-    said = "workbench: fig2 cannot be shown yet. This takes a run. Missing: a run: workbench train demo/plain"
+    said = "workbench: one cannot be shown yet. This takes a run. Missing: a run: workbench train demo/plain"
     assert said in capsys.readouterr().err
-    replace(command, scale="laptop", out=place / "out", only="fig4").execute()
+    replace(command, scale="laptop", out=place / "out", only="three").execute()
     with pytest.raises(SystemExit) as ended:
-        replace(command, only="fig2,fig4").execute()  # kept, and still nothing to see
+        replace(command, only="one,three").execute()  # kept, and still nothing to see
     assert ended.value.code == 1 and said in capsys.readouterr().err
     # What was made of more than there is now stays.
-    before = (place / "out" / "laptop" / "fig4" / "exhibit.json").read_bytes()
-    notebook(place / "notebooks", "fig4", NOTHING)
+    before = (place / "out" / "laptop" / "three" / "exhibit.json").read_bytes()
+    figure(place, "three", NOTHING)
     with pytest.raises(SystemExit):
-        replace(command, only="fig4").execute()
-    assert "fig4 cannot be shown yet" in capsys.readouterr().err
-    assert (place / "out" / "laptop" / "fig4" / "exhibit.json").read_bytes() == before
+        replace(command, only="three").execute()
+    assert "three cannot be shown yet" in capsys.readouterr().err
+    assert (place / "out" / "laptop" / "three" / "exhibit.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"name": 3}'])
@@ -133,8 +139,10 @@ def test_a_damaged_record_is_named(tmp_path, content):
 
 
 def test_what_is_not_there_is_refused(place):
-    notebook(place / "notebooks", "fig2")
-    for options, words in (({"only": ["fig3"]}, "fig2"), ({}, "laptop")):
+    for options, words in (
+        ({"only": ["fig3"]}, "figure or table 'fig3' is not known; did you mean 'fig"),
+        ({}, "laptop"),
+    ):
         with pytest.raises(ValueError, match=words):
             list(make("laptop" if options else "desktop", place / "runs", place / "out", **options))
 

@@ -23,7 +23,8 @@ class Report:
 
     scale: Annotated[Literal["demo", "laptop", "paper"], tyro.conf.Positional] = "laptop"
     only: str = ""
-    """Some of them, such as fig4,table1. One that cannot be made of the runs there are is then a failure."""
+    """Some of them, such as fig4,table1, or the module path of one of yours, such as mypkg.rates. One that cannot be
+    made of the runs there are is then a failure."""
     out: Path = Path("reports/out")
     """Pages go into a folder of the scale's name in it."""
     workers: Processes | None = None

@@ -7,17 +7,17 @@ import re
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from workbench import plugins
 from workbench.reporting import paper
 from workbench.reporting.paper import style
 from workbench.reporting.paper.exhibit import Exhibit, encoded, timed
 
-EXPECTED = {f"fig{n}" for n in (1, 2, 4, 5, 6, 7, 8, 9, 10)} | {f"table{n}" for n in range(1, 6)}
-EXPECTED |= {"time", "compute", "leakage", "measures", "released"}
-NOTEBOOKS = Path(__file__).parents[3] / "notebooks" / "paper"
+NOTEBOOK = Path(__file__).parents[3] / "notebooks" / "paper" / "figure.ipynb"
 # Small, and what only some take.
 FEW = {
     "fig1": {"images": 2, "judged": 60},
@@ -34,14 +34,17 @@ FEW = {
 SHOWN = {"fig7", "table3", "table5"}  # which have no run of their own here
 
 
-def test_the_folder_is_the_list():
-    assert set(paper.names()) == EXPECTED and paper.names()[:9] == [f"fig{n}" for n in (1, 2, 4, 5, 6, 7, 8, 9, 10)]
-    assert {name: make.__name__ for name, make in paper.exhibits().items()} == {name: name for name in EXPECTED}
+def test_figures_come_before_tables_and_what_goes_beyond_the_paper():
+    kinds = [name.rstrip("0123456789") for name in paper.names()]
+    first = [kind for kind in kinds if kind in ("fig", "table", "time")]
+    assert kinds[: len(first)] == sorted(first) and {"fig", "table", "time"} == set(first)
+    assert {name: make.__name__ for name, make in paper.exhibits().items()} == {name: name for name in paper.names()}
+    assert paper.chosen(["table1", "fig10", "fig2"]) == ["fig2", "fig10", "table1"]
     with pytest.raises(AttributeError, match="fig4"):
         paper.fig3  # noqa: B018
 
 
-@pytest.mark.parametrize("name", sorted(EXPECTED))
+@pytest.mark.parametrize("name", paper.names())
 def test_an_exhibit_of_tiny_runs(name, where, tmp_path):
     exhibit = paper.exhibits()[name](**where, **FEW.get(name, {}))
     folder = exhibit.save(tmp_path / name)
@@ -73,7 +76,7 @@ def test_an_exhibit_of_tiny_runs(name, where, tmp_path):
     assert all(re.search(re.escape(one["alt"][:20].replace("'", "&#x27;")), page) for one in record["figures"])
 
 
-@pytest.mark.parametrize("name", sorted(EXPECTED))
+@pytest.mark.parametrize("name", paper.names())
 def test_without_any_run_each_says_what_makes_it(name, tmp_path):
     exhibit = paper.exhibits()[name]("laptop", root=tmp_path / "nothing", seeds=(0,))
     assert exhibit.missing and all(one.command.startswith("workbench ") for one in exhibit.missing)
@@ -125,26 +128,35 @@ def test_what_it_was_called_with_is_kept():
     assert x().parameters == {} and x("demo", t=0.5).parameters == {"scale": "demo"}
 
 
-@pytest.mark.parametrize("name", sorted(EXPECTED))
-def test_a_notebook_for_each_committed_clean(name):
-    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
+@pytest.mark.parametrize("name", paper.names())
+def test_each_is_introduced_and_can_be_made_by_the_notebook(name):
+    heading, introduction = paper.about(name).split("\n", 1)
+    assert heading.startswith("# ") and introduction.startswith("\n") and len(introduction.split()) > 20
+    parameters = list(inspect.signature(paper.exhibits()[name]).parameters.values())
+    assert parameters[0].name == "scale" and all(one.default is not one.empty for one in parameters)
+
+
+def test_the_notebook_is_committed_clean():
+    notebook = nbformat.read(NOTEBOOK, 4)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
-    cells = notebook.cells
-    assert len({cell.id for cell in cells}) == len(cells) and all(c.id.replace("-", "").isalpha() for c in cells)
-    assert cells[0].cell_type == cells[-1].cell_type == "markdown"
-    code = [cell for cell in cells if cell.cell_type == "code"]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
-    (parameters,) = [cell for cell in code if "parameters" in cell.metadata.get("tags", ())]
-    given: dict = {}
-    exec(parameters.source, given)
-    assert {"scale", "folder"} <= given.keys()
-    # Every parameter is used, and its call is one that the exhibit takes.
-    call = next(cell.source for cell in code if cell.id == "exhibit")
-    found = re.search(rf"paper\.{name}\(scale, (.*)\)", call)
-    names = dict(pair.split("=") for pair in found[1].split(", "))
-    assert set(names.values()) | {"scale", "folder"} == {key for key in given if not key.startswith("__")}
-    assert names.keys() <= inspect.signature(paper.exhibits()[name]).parameters.keys()
+    assert papermill.inspect_notebook(NOTEBOOK).keys() == {"name", "scale", "options", "evaluate", "folder"}
+
+
+def test_what_is_no_figure_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "nofigure.py").write_text("def other(scale): return 3\nmissing = 4")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(plugins.VARIABLE, "nofigure")
+    for name, said in (
+        ("nofigure:other", "figure or table 'nofigure:other' gave int; it must give workbench.reporting"),
+        ("nofigure:missing", "nofigure has another missing; it must be a function"),
+        ("nofigure:nothing", "nofigure has no nothing; it must be a function"),
+        ("fig3", "figure or table 'fig3' is not known"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            paper.make(name)
 
 
 @pytest.mark.parametrize("names", [("plain", "ours"), ("Self-Transcendence, never stopped", "REPA, never stopped")])

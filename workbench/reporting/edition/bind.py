@@ -4,7 +4,7 @@ from pathlib import Path
 
 from workbench.reporting import paper
 from workbench.reporting.edition.book import write_book
-from workbench.reporting.edition.pages import RUNS, read_exhibits, write_pages, write_readme
+from workbench.reporting.edition.pages import RECORD, RUNS, read_exhibits, write_pages, write_readme
 from workbench.runs.archive import pack_records
 from workbench.runs.store import Run
 from workbench.shipped import shipped
@@ -26,7 +26,9 @@ def bind(scale: str, folder: Path, command: str, root: Path, small: bool = False
     and ``runs.zip`` has the records of their runs, which lie under `root`.
     """
     title, lead = f"Self-Transcendence, {scale} edition", _LEADS[scale]
-    shown = read_exhibits(folder, paper.names())
+    ours = [paper.folder_of(name) for name in paper.names()]
+    others = sorted(file.parent.name for file in folder.glob(f"[!.]*/{RECORD}") if file.parent.name not in ours)
+    shown = read_exhibits(folder, [*ours, *others])
     sweeps = sorted(file.name for file in shipped("reports/sweeps").glob(f"{scale}*.yaml"))
     commands = [*(f"workbench sweep reports/sweeps/{name}" for name in sweeps), command]
     runs = {name: Run(root / name) for one in shown for name in sorted({run["name"] for run in one.record["runs"]})}

@@ -1,4 +1,4 @@
-"""Making an edition: a figure or table is a notebook, which papermill executes when something it shows has changed."""
+"""Making an edition: papermill executes one notebook for each figure or table of which something has changed."""
 
 import json
 import os
@@ -35,9 +35,9 @@ class Made:
     reason: str = ""
 
 
-def notebooks() -> Path:
-    """The folder of the exhibits' notebooks."""
-    return shipped("notebooks/paper")
+def notebook() -> Path:
+    """The notebook that makes a figure or table, by its name."""
+    return shipped("notebooks/paper/figure.ipynb")
 
 
 def make(
@@ -59,9 +59,9 @@ def make(
     refuse_unknown("scale", scale, SCALES)
     wanted = paper.chosen(only)
     folder.mkdir(parents=True, exist_ok=True)
-    kept = [] if force else [name for name in wanted if is_unchanged(_notebook(name), scale, root, folder, score)]
+    kept = [] if force else [name for name in wanted if is_unchanged(name, notebook(), scale, root, folder, score)]
     for done, name in enumerate(kept, start=1):
-        lacks = lack_of(folder / name)
+        lacks = lack_of(folder / paper.folder_of(name))
         yield Made(name, "lacking" if lacks else "kept", 0.0, done, len(wanted), lacks)
     workers = workers or max(1, (os.cpu_count() or 1) // 2 + 1)
     with ThreadPoolExecutor(workers) as pool:
@@ -73,10 +73,6 @@ def make(
         finally:
             for one in coming:
                 one.cancel()
-
-
-def _notebook(name: str) -> Path:
-    return notebooks() / f"{name}.ipynb"
 
 
 def lack_of(place: Path) -> str:
@@ -92,12 +88,13 @@ def _make(name: str, scale: str, root: Path, folder: Path, workers: int, score: 
 
     Or if there was nothing before: what was made of more than there is now is not thrown away.
     """
-    began, notebook, fresh = time.monotonic(), _notebook(name), folder / f".{name}.new"
+    began, place = time.monotonic(), folder / paper.folder_of(name)
+    fresh = folder / f".{place.name}.new"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
-    executed = fresh / f"{name}.ipynb"
-    command = [sys.executable, "-m", "papermill", str(notebook), str(executed), "--kernel", "python3"]
-    command += ["--no-progress-bar", "-p", "scale", scale, "-p", "folder", str(fresh.resolve())]
+    executed = fresh / f"{place.name}.ipynb"
+    command = [sys.executable, "-m", "papermill", str(notebook()), str(executed), "--kernel", "python3"]
+    command += ["--no-progress-bar", "-p", "name", name, "-p", "scale", scale, "-p", "folder", str(fresh.resolve())]
     command += ["-p", "evaluate", "True"] if score else []
     # The package of this process, whatever is installed; as many threads as there are cores for it.
     packages = [str(Path(workbench.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
@@ -106,14 +103,14 @@ def _make(name: str, scale: str, root: Path, folder: Path, workers: int, score: 
     environment = {"OMP_NUM_THREADS": threads, **os.environ, **own}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     reason = _trouble(executed, done.stderr) if done.returncode or not (fresh / RECORD).is_file() else ""
-    seconds, place = time.monotonic() - began, folder / name
+    seconds = time.monotonic() - began
     if reason:
         return name, seconds, "failed", reason
     lacks = lack_of(fresh)
     if lacks and _shows_something(place):
         shutil.rmtree(fresh)
         return name, seconds, "lacking", f"{lacks} What was made before stays."
-    note_what_it_is_of(notebook, scale, root, fresh, score)
+    note_what_it_is_of(name, notebook(), scale, root, fresh, score)
     _take_the_place(fresh, place)
     return name, seconds, "lacking" if lacks else "made", lacks
 

@@ -6,8 +6,10 @@ from functools import cache
 from pathlib import Path
 
 import workbench
+from workbench import plugins
 from workbench.files import read_json, write_json
 from workbench.reporting.edition.pages import read_record
+from workbench.reporting.paper import folder_of
 from workbench.runs.store import Run, find_runs
 from workbench.shipped import shipped
 
@@ -16,28 +18,29 @@ _PACKAGES = ("reporting", "lab", "features", "evaluation")  # whose code draws a
 _NUMBERS = "reports/paper.yml"
 
 
-def is_unchanged(notebook: Path, scale: str, root: Path, folder: Path, score: bool = False) -> bool:
-    """Whether the exhibit of `notebook` in `folder` was made of what there is now; with `score`, and scored first."""
-    place = folder / notebook.stem
+def is_unchanged(name: str, notebook: Path, scale: str, root: Path, folder: Path, score: bool = False) -> bool:
+    """Whether the figure of this name in `folder` was made of what there is now; with `score`, and scored first."""
+    place = folder / folder_of(name)
     try:
         record, of = read_record(place), read_json(place / _FILE)
     except ValueError:  # never made, or damaged
         return False
     scored = of.pop("scored", False)
-    return of == _made_of(notebook, scale, root, record) and (scored or not score)
+    return of == _made_of(name, notebook, scale, root, record) and (scored or not score)
 
 
-def note_what_it_is_of(notebook: Path, scale: str, root: Path, place: Path, score: bool = False) -> None:
-    """Write down, beside the exhibit in `place`, what it was made of, and whether that was scored first."""
-    write_json(place / _FILE, {"scored": score, **_made_of(notebook, scale, root, read_record(place))})
+def note_what_it_is_of(name: str, notebook: Path, scale: str, root: Path, place: Path, score: bool = False) -> None:
+    """Write down, beside the figure in `place`, what it was made of, and whether that was scored first."""
+    write_json(place / _FILE, {"scored": score, **_made_of(name, notebook, scale, root, read_record(place))})
 
 
-def _made_of(notebook: Path, scale: str, root: Path, record: dict) -> dict:
+def _made_of(name: str, notebook: Path, scale: str, root: Path, record: dict) -> dict:
     used = {run["name"]: _state(Run(root / run["name"])) for run in record["runs"]}
     return {
         "scale": scale,
         "notebook": _digest(notebook.read_bytes()),
         "code": _code(),
+        "source": _digest(plugins.source("figure", name)),  # of a figure of another package; ours are in the code
         "runs": used,
         # Where runs are missing, any that has come since may be one of them.
         "others": sorted(run.name for run in find_runs(root)) if record["missing"] else None,

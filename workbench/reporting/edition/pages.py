@@ -62,7 +62,7 @@ def write_pages(folder: Path, title: str, lead: str, shown: Sequence[Shown], mad
             exhibit=one.record,
             made=_made(one.record),
             runs=_runs(one.record),
-            command=f"{made['command']} --only {one.name}",
+            command=f"{made['command']} --only {one.record['name']}",
             notebook=notebook if (folder / notebook).is_file() else None,
             **beside,
         )

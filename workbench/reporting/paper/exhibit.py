@@ -89,6 +89,10 @@ class Exhibit:
     def findings(self) -> tuple[str, ...]:
         return (*(claim.sentence for claim in self.claims), *self.said, *corrections(self.made_of))
 
+    def renamed(self, name: str) -> "Exhibit":
+        """Under the name by which it is found."""
+        return self if self.name == name else replace(self, name=name)
+
     def save(self, folder: Path) -> Path:
         """Write every picture, table and view and ``exhibit.json`` into `folder`, each whole or not at all; return it.
 

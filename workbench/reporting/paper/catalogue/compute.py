@@ -1,4 +1,12 @@
-"""Beyond the paper: the score against everything that training cost, the guiding model included."""
+"""Beyond the paper: the score against everything that training cost, the guiding model included.
+
+The score against everything that training cost, the guiding model included. The paper counts the student's epochs
+alone.
+
+Look for the method that is lowest at a given time, not at a given step.
+
+No curve is extended beyond its last score.
+"""
 
 from collections.abc import Mapping, Sequence
 from functools import partial

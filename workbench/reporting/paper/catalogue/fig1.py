@@ -1,4 +1,14 @@
-"""Fig. 1: a shallow and a deeper layer over training, and the guiding features of the methods side by side."""
+"""Fig. 1: a shallow and a deeper layer over training, and the guiding features of the methods side by side.
+
+The paper draws two layers of the plain model while it trains: the shallow one tidies up more slowly than the deeper
+one. Beside it stand the features that the methods guide with. REPA's come from an outside encoder, LayerSync's and
+SRA's from the model in training, ours from a frozen model with the class pushed to the fore.
+
+Look for whether the shallow layer changes less from step to step, and whether one guide follows the thing in the image
+more closely than another. The numbers below say how well classes separate in the same layers.
+
+On the laptop's patch of 2 a map has 4 x 4 tokens. It can show where the thing is, not what it is made of.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,13 @@
-"""Fig. 4: the score over training of plain, VAE-aligned and guided models."""
+"""Fig. 4: the score over training of plain, VAE-aligned and guided models.
+
+The paper's curves of FID fall faster with VAE alignment than without, and faster still with self-guidance. It has one
+run of each; here are several seeds, and a band over them.
+
+Look for whether the bands part, and when. The steps of the guiding model are not counted, as in the paper; `compute`
+counts them.
+
+The laptop's score is FD-clf64 of 300 images. Its sizes cannot be compared with FID, only which curve is below.
+"""
 
 from collections.abc import Sequence
 from functools import partial

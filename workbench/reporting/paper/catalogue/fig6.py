@@ -1,4 +1,11 @@
-"""Fig. 6: samples of the guided model at 256 pixels."""
+"""Fig. 6: samples of the guided model at 256 pixels.
+
+The paper's gallery of ImageNet at 256 pixels, guidance 4.0. Here are the first samples of each class, not the best.
+
+Look for classes that all fail, and for images that look alike: both are hidden by a chosen gallery.
+
+At small scales the images have 32 x 32 pixels, and so have the training images.
+"""
 
 from workbench.reporting.paper.catalogue._gallery import of_guided
 

@@ -1,4 +1,9 @@
-"""Fig. 7: samples of the guided model at 512 pixels."""
+"""Fig. 7: samples of the guided model at 512 pixels.
+
+The paper's gallery at 512 pixels. A small scale has one resolution, so it says what it shows in its place.
+
+The presets of 512 pixels are `paper/sit-*-512`.
+"""
 
 from workbench.reporting.paper.catalogue._gallery import of_guided
 

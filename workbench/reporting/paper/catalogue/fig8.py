@@ -1,4 +1,12 @@
-"""Fig. 8: what happens if alignment stops early, for REPA and Self-Transcendence."""
+"""Fig. 8: what happens if alignment stops early, for REPA and Self-Transcendence.
+
+Alignment is switched off at several moments and training goes on without it. The paper's guided model gains by that,
+REPA loses.
+
+Look for the sign of the difference to the run that never stopped, method by method.
+
+The paper scores 100K steps after each stop, small scales at the end of all runs.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

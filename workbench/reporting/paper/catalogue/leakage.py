@@ -1,4 +1,10 @@
-"""Beyond the paper: what is left of the guided feature's advantage under the controls for leakage."""
+"""Beyond the paper: what is left of the guided feature's advantage under the controls for leakage.
+
+What is left of the guided feature's advantage if the class is withheld, wrong, or all there is. The larger the guidance
+scale, the more of the feature is the class that it was told.
+
+That the class is in the target does not make it a bad target: the student has to predict it from a noisy image.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,10 @@
-"""Beyond the paper: what the released code does otherwise than the paper says, one switch at a time."""
+"""Beyond the paper: what the released code does otherwise than the paper says, one switch at a time.
+
+The released code does not do what the paper says: another target, a time window that only scales the loss, the raw
+weights of the teacher, qk-norm. Here is each switch alone, and all together.
+
+`recipe=released` sets all switches of a run and of its teacher.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

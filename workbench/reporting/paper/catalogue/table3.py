@@ -1,4 +1,9 @@
-"""Table 3: diffusion models with classifier-free guidance at 512 pixels."""
+"""Table 3: diffusion models with classifier-free guidance at 512 pixels.
+
+The same at the higher resolution, which small scales do not have: there the paper's numbers stand alone.
+
+`workbench train paper/table3/sit-xl-2-guided` trains the paper's own row.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

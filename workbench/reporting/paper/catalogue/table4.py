@@ -1,4 +1,10 @@
-"""Table 4: what each of the two stages is worth."""
+"""Table 4: what each of the two stages is worth.
+
+Neither stage, VAE alignment alone, self-guidance by a plain teacher, and both. In the paper each helps and both help
+most.
+
+The paper's numbers are of 10,000 images, and lie above those of Table 1 for that alone.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
