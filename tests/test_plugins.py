@@ -8,12 +8,14 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from workbench.commands.sweep import _scores
 
+import workbench as wb
 from workbench import plugins
 from workbench.__main__ import main
 from workbench.config import from_dict, load_config, plugin_class, plugin_options, to_dict, to_yaml
@@ -22,7 +24,7 @@ from workbench.data.images import from_arrays, load_images
 from workbench.evaluation import metrics, suite
 from workbench.evaluation.detectors.base import load_detector
 from workbench.evaluation.suite import score
-from workbench.reporting import figures
+from workbench.reporting import figures, paper
 from workbench.reporting.sweep.row import open_row
 from workbench.reporting.sweep.specification import load_sweep
 from workbench.runs.index import runs_table
@@ -100,7 +102,8 @@ def named(prefix: str = "") -> list[str]:
 
 def test_the_page_has_a_file_of_each_kind():
     named = {*OWN.values(), *MEASURING.values()}
-    assert {f"mypkg/{name}.py" for name in named} | {"pyproject.toml"} == blocks().keys()
+    shown = {"mypkg/norms.py", "mypkg/norms.js", "mypkg/speed.py"}
+    assert {f"mypkg/{name}.py" for name in named} | {"pyproject.toml"} | shown == blocks().keys()
 
 
 @pytest.mark.parametrize("kind", OWN)
@@ -627,3 +630,122 @@ def test_a_stored_name_imports_nothing(name):
     with contextlib.suppress(ValueError):
         metrics.stored_names(name)
     assert {module for module in set(sys.modules) - before if not module.startswith("workbench.")} == set()
+
+
+# Views and figures.
+
+
+@pytest.fixture
+def page_of(browser):
+    """page_of(file) -> an exported page in the browser; the test fails if it asked for anything or had errors."""
+    wrong, context = [], browser.new_context(viewport={"width": 800, "height": 700}, offline=True)
+
+    def opened(file: Path):
+        page = context.new_page()
+        page.on("console", lambda said: said.type in ("error", "warning") and wrong.append(said.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda asked: asked.url.startswith(("http", "ws")) and wrong.append(asked.url))
+        page.goto(file.as_uri())
+        page.wait_for_selector(".wb-foot")
+        return page
+
+    yield opened
+    context.close()
+    assert not wrong, wrong
+
+
+def test_a_registered_view_is_shown_in_a_page_and_saved(installed, page_of, tmp_path):
+    run = train("data.name=digits")
+    assert {"maps", "norms"} <= set(plugins.names("view")) and plugins.names("view").count("maps") == 1
+    main(["page", run.name, str(tmp_path / "norms.html"), "--view", "norms", "--images", "8"])
+    page = page_of(tmp_path / "norms.html")
+    bars = page.locator(".wb-body rect[width='24']")
+    assert bars.count() == 13
+    view = wb.norms(run, images=8)
+    pane = page.locator(".wb-body [role=img]")
+    for t, name in enumerate(("0.1", "0.5", "0.9")):
+        page.get_by_role("slider", name="t", exact=True).fill(str(t))
+        page.wait_for_function("t => document.querySelector('.wb-body [role=img]').ariaLabel.endsWith(t)", arg=name)
+        heights = np.array(bars.evaluate_all("all => all.map((bar) => Number(bar.getAttribute('height')))"))
+        values = view.panes[0].arrays["norms"]
+        assert np.allclose(heights, 160 * values[t] / values.max())
+    assert pane.get_attribute("aria-label") == "norms of 13 layers at t = 0.9"
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save SVG").click()
+    assert Path(download.value.path()).read_text().count("<rect") == 15  # two are the paper
+    figure = view.figure(t=0.9, layer=3)
+    assert [bar.get_height() for bar in figure.axes[0].patches] == view.panes[0].arrays["norms"][2].tolist()
+    assert view.save(tmp_path / "norms.pdf", t=0.9).read_bytes().startswith(b"%PDF")
+    assert view.code(t=0.9).startswith(
+        f'import workbench as wb\n\nview = wb.view("mypkg.norms", {run.name!r}, images=8)'
+    )
+    names = {}
+    exec(view.code(t=0.9).partition("view.save")[0], names)
+    assert np.array_equal(names["view"].panes[0].arrays["norms"], view.panes[0].arrays["norms"])
+
+
+def test_a_view_is_shown_by_its_module_path(outside, page_of, tmp_path):
+    run = train("data.name=digits")
+    main(["page", run.name, str(tmp_path / "norms.html"), "--view", "mypkg.norms", "--images", "8"])
+    assert page_of(tmp_path / "norms.html").locator(".wb-body rect[width='24']").count() == 13
+    assert not hasattr(wb, "norms")  # which is not registered here
+
+
+def test_a_view_that_cannot_be_used_is_refused_in_a_sentence(outside, capsys, tmp_path):
+    run = train("data.name=digits")
+    (outside / "mypkg" / "bad.py").write_text("norms = 3\ndef bad(run): return 4\n")
+    capsys.readouterr()
+    for name, said in (
+        ("norm", "view 'norm' is not known. Allowed: compare_maps, embedding, explore, leakage, maps, samples, separa"),
+        ("mpas", "view 'mpas' is not known; did you mean 'maps'"),
+        ("mypkg.nothing", "there is no module mypkg.nothing"),
+        ("mypkg.bad:norms", "mypkg.bad has another norms; it must be a function, called as its file, of a run that"),
+        ("mypkg.bad", "view 'mypkg.bad' gave int; it must give workbench.lab.view.View"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["page", run.name, str(tmp_path / "page.html"), "--view", name])
+        written = capsys.readouterr().err
+        assert said in written and written.count("\n") == 1, written
+    with pytest.raises(SystemExit):
+        main(["page", run.name, str(tmp_path / "page.html"), "--view", "mypkg.bad", "--images", "3"])
+    assert "view 'mypkg.bad' has no number of images; leave --images out" in capsys.readouterr().err
+    (outside / "mypkg" / "norms.js").unlink()
+    with pytest.raises(SystemExit):
+        main(["page", run.name, str(tmp_path / "page.html"), "--view", "mypkg.norms", "--images", "8"])
+    assert "JavaScript module of mypkg.norms.Norms cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("export default 3", "its module has no default export that is a function"),
+        ("const a = ;", "Unexpected token ';'"),
+        ("export default () => { throw new Error('no </script> here'); }", "no </script> here"),
+    ],
+)
+def test_javascript_that_fails_is_said_in_the_page(outside, browser, tmp_path, script, said):
+    (outside / "mypkg" / "norms.js").write_text(script)
+    norms = importlib.import_module("mypkg.norms")
+    axes = {"t": norms.Axis("t", (0.5,)), "layer": norms.Axis("layer", (1, 2))}
+    view = norms.View("Bad", [norms.Norms("Norms", {"norms": np.ones((1, 2), np.float32)})], axes)
+    page = browser.new_page()
+    page.goto(view.save_html(tmp_path / "bad.html").as_uri())
+    page.wait_for_selector(".wb-foot")
+    assert said in page.get_by_role("alert").inner_text()
+    page.close()
+
+
+def test_a_figure_is_in_the_pages_of_a_report(installed, capsys, monkeypatch, tmp_path):
+    run = train("data.name=digits")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")]))
+    main(["report", "laptop", "--only", "speed,mypkg.speed:speed", "--out", str(tmp_path / "out"), "--workers", "2"])
+    folder = tmp_path / "out" / "laptop"
+    for name in ("speed", "mypkg.speed.speed"):
+        page = (folder / f"{name}.html").read_text()
+        assert f"{run.name} was the fastest at its end." in page and f'src="{name}/speed.png"' in page
+        assert (folder / name / "speed.pdf").is_file() and f'href="{name}.html"' in (folder / "index.html").read_text()
+    assert "--only mypkg.speed:speed" in (folder / "mypkg.speed.speed.html").read_text()
+    assert "speed" in paper.names() and paper.names()[0] == "fig1"
+    with pytest.raises(SystemExit):
+        main(["report", "laptop", "--only", "sped"])
+    assert "figure or table 'sped' is not known; did you mean 'speed'" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -97,9 +97,8 @@ class Page:
         if plugins.is_path(self.view):
             plugins.allow(self.view)
         run = open_run(self.run)
-        make = plugins.load("view", self.view)
-        options = {} if self.images is None else {_count_of(self.view, make): self.images}
-        path = make(run, **options).save_html(self.file)
+        options = {} if self.images is None else {_count_of(self.view): self.images}
+        path = workbench.view(self.view, run, **options).save_html(self.file)
         Console().print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, works offline", soft_wrap=True, highlight=False)
 
 
@@ -171,9 +170,10 @@ def lab_environment(environment: Mapping[str, str], token: str) -> dict[str, str
     }
 
 
-def _count_of(name: str, make: Callable) -> str:
+def _count_of(name: str) -> str:
     """The option of a view that says how many images it shows; ValueError if it has none."""
-    found = [option for option in ("images", "count") if option in inspect.signature(make).parameters]
+    parameters = inspect.signature(plugins.load("view", name)).parameters
+    found = [option for option in ("images", "count") if option in parameters]
     if not found:
         raise ValueError(f"view {name!r} has no number of images; leave --images out")
     return found[0]

@@ -2,7 +2,7 @@
 
 The same at the higher resolution, which small scales do not have: there the paper's numbers stand alone.
 
-`workbench train paper/table3/sit-xl-2-guided` trains the paper's own row.
+`workbench sweep reports/sweeps/paper-guided.yaml --only table3-sit-xl-2-guided` trains the paper's own row.
 """
 
 from collections.abc import Sequence
