@@ -676,9 +676,8 @@ def test_a_registered_view_is_shown_in_a_page_and_saved(installed, page_of, tmp_
     figure = view.figure(t=0.9, layer=3)
     assert [bar.get_height() for bar in figure.axes[0].patches] == view.panes[0].arrays["norms"][2].tolist()
     assert view.save(tmp_path / "norms.pdf", t=0.9).read_bytes().startswith(b"%PDF")
-    assert view.code(t=0.9).startswith(
-        f'import workbench as wb\n\nview = wb.view("mypkg.norms", {run.name!r}, images=8)'
-    )
+    made = f'import workbench as wb\n\nview = wb.view("mypkg.norms", {run.name!r}, images=8)\n'
+    assert view.code(t=0.9) == f'{made}view.save("{view.name}.png", t=0.9, layer=6)\n'
     names = {}
     exec(view.code(t=0.9).partition("view.save")[0], names)
     assert np.array_equal(names["view"].panes[0].arrays["norms"], view.panes[0].arrays["norms"])

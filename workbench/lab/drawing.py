@@ -1,34 +1,80 @@
-"""What the drawings of all panes share: pictures on axes, and figures as files."""
+"""What all matplotlib drawings share: pictures in rows and columns, and figures as files."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
-from einops import repeat
+from jaxtyping import Shaped
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
+# Neither a date nor a random name, so that equal figures are equal bytes; type in a PDF stays type.
+METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+_SAME = {"svg.hashsalt": "workbench", "pdf.fonttype": 42}
 
-def encoded(figures: Sequence[Figure], ending: str) -> bytes:
-    """Figures on white as PNG or SVG (one figure), or as the pages of a PDF; without dates, so equal is equal."""
-    buffer = io.BytesIO()
-    if ending == "pdf":
-        with PdfPages(buffer, metadata={"CreationDate": None}) as pages:
-            for figure in figures:
-                pages.savefig(figure, facecolor="white", bbox_inches="tight")
-    else:
-        (figure,) = figures
-        metadata = {"Date": None} if ending == "svg" else {"Software": None}
-        figure.savefig(buffer, format=ending, dpi=220, facecolor="white", bbox_inches="tight", metadata=metadata)
+
+def encoded(figures: Sequence[Figure], ending: str, dpi: int = 220, *, tight: bool = True) -> bytes:
+    """Figures on white as PNG or SVG (one figure), or as the pages of a PDF; `tight` cuts the white around each."""
+    buffer, look = io.BytesIO(), {"facecolor": "white", "bbox_inches": "tight" if tight else None}
+    with rc_context(_SAME):
+        if ending == "pdf":
+            with PdfPages(buffer, metadata=METADATA["pdf"]) as pages:
+                for figure in figures:
+                    pages.savefig(figure, **look)
+        else:
+            (figure,) = figures
+            figure.savefig(buffer, format=ending, dpi=dpi, metadata=METADATA[ending], **look)
     return buffer.getvalue()
 
 
-def coloured(image: np.ndarray) -> np.ndarray:
-    return repeat(image, "h w 1 -> h w c", c=3) if image.shape[-1] == 1 else image[..., :3]
+def mosaic(
+    rows: Sequence[Sequence[Shaped[np.ndarray, "_ _ 3"]]],
+    row_names: Sequence[str],
+    column_names: Sequence[str],
+    *,
+    cell: float,
+    row_colours: Sequence[str] = (),
+    size: float = 8.0,
+) -> Figure:
+    """Pictures of any sizes in equal squares of `cell` inches, names at the left and on top, of `size` points."""
+    tall, wide, gap = len(rows), len(rows[0]), 0.06
+    letter = 0.0089 * size  # inches
+    names = [wrapped(name, max(5, int(cell / letter))) for name in column_names]
+    left = 0.12 + letter * max((len(line) for name in row_names for line in name.split("\n")), default=0)
+    top = 0.1 + 2 * letter * max((name.count("\n") + 1 for name in names), default=0)
+    figure = Figure(figsize=(left + cell * wide + 0.1, top + cell * tall + 0.05), layout="constrained")
+    axis = figure.subplots()
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            axis.imshow(picture, extent=(x, x + 1 - gap, y + 1 - gap, y), interpolation="nearest")
+    axis.set(xlim=(0, wide - gap), ylim=(tall - gap, 0), aspect="equal")
+    axis.set_xticks([x + (1 - gap) / 2 for x in range(len(names))], names, fontsize=size)
+    axis.set_yticks([y + (1 - gap) / 2 for y in range(tall)], row_names, fontsize=size)
+    axis.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
+    for text, colour in zip(axis.get_yticklabels(), row_colours, strict=False):
+        text.set_color(colour)
+    axis.spines[:].set_visible(False)
+    axis.grid(visible=False)
+    return figure
+
+
+def coloured(images: np.ndarray) -> np.ndarray:
+    """Images ``n c h w``, ``n h w c`` or ``h w c`` of one or three channels with three, the last dimension."""
+    first = images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[-1] not in (1, 3)
+    found = np.moveaxis(images, 1, -1) if first else images
+    return np.repeat(found, 3, axis=-1) if found.shape[-1] == 1 else found[..., :3]
+
+
+def wrapped(text: str, width: int) -> str:
+    """Lines of about so many letters."""
+    return "\n".join(textwrap.fill(line, width, break_long_words=False) for line in text.split("\n"))
 
 
 def show_picture(axis: Axes, picture: np.ndarray | None) -> None:
+    """A picture without ticks or a frame; None leaves the place empty."""
     axis.set_xticks([])
     axis.set_yticks([])
     axis.spines[:].set_visible(False)

@@ -4,13 +4,10 @@ Every function is pure and returns a matplotlib ``Figure`` of its own; no window
 lines and markers are those of `workbench.lab.palette`.
 """
 
-import io
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from einops import rearrange, repeat
 from jaxtyping import Float, UInt8
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -19,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from workbench.evaluation.metrics import get_metric, metric_title
 from workbench.evaluation.statistics import measured_alike
+from workbench.lab.drawing import coloured, encoded, mosaic
 from workbench.lab.palette import GREY, METHODS, look
 from workbench.runs.store import Run
 
@@ -139,12 +137,12 @@ def sample_grid(
         for step, images in sorted(by_step.items()):
             if len(images) != len(class_names):
                 raise ValueError(f"{label} at step {step} has {len(images)} samples for {len(class_names)} class names")
-            rows.append(list(_colour(images)))
+            rows.append(list(coloured(images)))
             names.append(f"{label}, {step:,}")
             colours.append(looks[label]["color"])
     if not rows:
         raise ValueError("there are no samples to show")
-    return _mosaic(rows, names, [_wrapped(name, 9) for name in class_names], colours)
+    return mosaic(rows, names, [_breakable(name) for name in class_names], cell=0.72, row_colours=colours)
 
 
 def token_maps(maps: Any) -> Figure:
@@ -154,9 +152,10 @@ def token_maps(maps: Any) -> Figure:
     """
     rows = [
         [image, *(np.asarray(panel[index]) for _, panel in maps.panels)]
-        for index, image in enumerate(_colour(maps.images))
+        for index, image in enumerate(coloured(maps.images))
     ]
-    return _mosaic(rows, [""] * len(rows), [_wrapped(title, 13) for title in ("image", *(t for t, _ in maps.panels))])
+    titles = ["image", *(_breakable(title) for title, _ in maps.panels)]
+    return mosaic(rows, [""] * len(rows), titles, cell=0.8)
 
 
 def probe_by_layer(runs: Mapping[str, Run]) -> Figure:
@@ -192,9 +191,7 @@ def last_probes(run: Run) -> list[dict[str, Any]]:
 
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file on white, without a date, so that equal figures are equal bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=170, facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()
+    return encoded([figure], "png", 170, tight=False)
 
 
 def _figure(width: float, height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
@@ -240,37 +237,5 @@ def _time_unit(seconds: float) -> tuple[float, str]:
     return next(((size, name) for size, name in units if seconds >= 3 * size), (1.0, "seconds"))
 
 
-def _colour(images: UInt8[np.ndarray, "n c h w"]) -> UInt8[np.ndarray, "n h w 3"]:
-    if images.shape[1] == 1:
-        return repeat(images, "n 1 h w -> n h w c", c=3)
-    return rearrange(images, "n c h w -> n h w c")
-
-
-def _wrapped(text: str, width: int) -> str:
-    lines = text.replace("/", "/ ").replace(", ", ",\n").split("\n")
-    return "\n".join(textwrap.fill(line, width) for line in lines)
-
-
-def _mosaic(
-    rows: Sequence[Sequence[np.ndarray]],
-    row_names: Sequence[str],
-    column_names: Sequence[str],
-    colours: Sequence[str] | None = None,
-) -> Figure:
-    """Pictures of any sizes in equal squares on one pair of axes, names at the left and on top."""
-    cell, gap, tall, wide = 0.72, 0.08, len(rows), len(column_names)
-    lines = max(name.count("\n") + 1 for name in column_names)
-    margin = 0.15 + 0.085 * max(map(len, row_names))
-    figure = Figure(figsize=(margin + cell * wide, 0.15 + 0.16 * lines + cell * tall), layout="constrained")
-    axis = figure.subplots()
-    for y, row in enumerate(rows):
-        for x, picture in enumerate(row):
-            axis.imshow(picture, extent=(x, x + 1 - gap, y + 1 - gap, y), interpolation="nearest")
-    axis.set(xlim=(0, wide - gap), ylim=(tall - gap, 0), aspect="equal")
-    axis.set_xticks([x + (1 - gap) / 2 for x in range(wide)], column_names, fontsize=8)
-    axis.set_yticks([y + (1 - gap) / 2 for y in range(tall)], row_names, fontsize=9)
-    axis.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
-    for text, colour in zip(axis.get_yticklabels(), colours or (), strict=False):
-        text.set_color(colour)
-    axis.spines[:].set_visible(False)
-    return figure
+def _breakable(name: str) -> str:
+    return name.replace("/", "/ ").replace(", ", ",\n")

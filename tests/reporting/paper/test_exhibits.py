@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from workbench import plugins
+from workbench.lab.drawing import encoded
 from workbench.reporting import paper
 from workbench.reporting.paper import style
-from workbench.reporting.paper.exhibit import Exhibit, encoded, timed
+from workbench.reporting.paper.exhibit import Exhibit, timed
 
 NOTEBOOK = Path(__file__).parents[3] / "notebooks" / "paper" / "figure.ipynb"
 # Small, and what only some take.
@@ -115,7 +116,7 @@ def test_equal_figures_are_equal_bytes_and_alternative_texts_are_not_forgotten()
         return figure
 
     for ending in ("png", "pdf", "svg"):
-        assert encoded(picture(), ending) == encoded(picture(), ending)
+        assert encoded([picture()], ending) == encoded([picture()], ending)
     with pytest.raises(ValueError, match="alternative texts"):
         Exhibit("x", "X", "x.", figures={"a": picture()})
 

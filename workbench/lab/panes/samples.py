@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 from matplotlib.figure import Figure
 
-from workbench.lab.drawing import coloured, show_picture
+from workbench.lab.drawing import coloured, mosaic
 from workbench.lab.panes import Axis, Pane, text_of
 
 
@@ -33,16 +33,8 @@ def draw_samples(
         at = {"source": state.get("source", 0), "step": state.get("step", 0), of: each}
         name = ("step " if of == "step" else "") + text_of(of, at, axes) if of in axes else pane["title"]
         lanes.append((name, images[at["source"], at["step"], state.get("guidance", 0)]))
-    names = list(pane.get("names", []))
-    figure = Figure(figsize=(1.3 + 0.7 * images.shape[3], 0.7 * len(lanes) + 0.35), layout="constrained")
-    cells = figure.subplots(len(lanes), images.shape[3], squeeze=False)
-    for row, (name, samples) in zip(cells, lanes, strict=True):
-        for axis, image in zip(row, samples, strict=True):
-            show_picture(axis, coloured(image))
-        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
-    for axis, name in zip(cells[0], names, strict=False):
-        axis.set_title(name, fontsize=7)
-    return figure
+    rows = [list(coloured(shown)) for _, shown in lanes]
+    return mosaic(rows, [name for name, _ in lanes], list(pane.get("names", [])), cell=0.7)
 
 
 def _is_several(axis: Axis | None) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float64, UInt16
+from jaxtyping import Bool, Float, Float64, Integer, UInt16
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgba_array
@@ -116,7 +116,7 @@ def draw_scatter(pane: _Pane, arrays: _Arrays, state: _State, axes: _Axes) -> Fi
     figure = Figure(figsize=(8.4, max(4.6, 0.8 + 0.24 * len(by_class))), layout="constrained")
     plot, table = figure.subplots(1, 2, width_ratios=(4.6, 3.4))
     points = places(arrays, state, axes)
-    _points(plot, points, _labels(arrays, state), _selected(state, len(points)))
+    draw_points(plot, points, _labels(arrays, state), _selected(state, len(points)))
     plot.set_title(_scatter_title(state, axes), loc="left", fontsize=9, fontweight="bold")
     _table(table, by_class, total, [str(name) for name in pane["names"]])
     told = "kNN is measured in the original space" + (", by the given labels." if _given(state) else ".")
@@ -174,11 +174,26 @@ def _marker(label: int) -> tuple[Path, str]:
     return style.get_path().transformed(style.get_transform()), OKABE_ITO[label % len(OKABE_ITO)]
 
 
-def _points(
-    axis: Axes, points: Float64[np.ndarray, "n 2"], labels: UInt16[np.ndarray, " n"], chosen: Bool[np.ndarray, " n"]
+def class_mark(label: int) -> dict[str, Any]:
+    """Marker and colour of a class, as matplotlib's `plot` takes them."""
+    path, colour = _marker(label)
+    return {"marker": path, "color": colour, "markeredgecolor": "#00000070", "markeredgewidth": 0.4}
+
+
+def draw_points(
+    axis: Axes,
+    points: Float[np.ndarray, "n 2"],
+    labels: Integer[np.ndarray, " n"],
+    chosen: Bool[np.ndarray, " n"] | None = None,
+    size: float | None = None,
 ) -> None:
+    """Points by class on axes without ticks; those `chosen` outlined, and the others faint.
+
+    `size` is the area of a mark in square points, by default by the number of marks.
+    """
+    chosen = np.zeros(len(points), dtype=bool) if chosen is None else chosen
     order = np.random.default_rng(0).permutation(len(points))  # so that no class hides the others
-    size = 4 + 16 * min(1.0, (500 / len(points)) ** 0.5)
+    size = 4 + 16 * min(1.0, (500 / len(points)) ** 0.5) if size is None else size
     looks = ((~chosen, 0.18 if chosen.any() else 0.85, "#00000028", 0.3), (chosen, 1.0, "black", 0.7))
     for part, alpha, edge, width in looks:
         rows = order[part[order]]
@@ -206,5 +221,4 @@ def _table(axis: Axes, by_class: Sequence[ClassNumbers], total: ClassNumbers, na
         for x, text, side in zip((0.07, 0.62, 0.82, 1.0), texts, ("left", "right", "right", "right"), strict=True):
             axis.text(x, row, text, ha=side, va="center", fontsize=8, fontweight=weight)
     for row, one in enumerate(by_class, start=1):
-        path, colour = _marker(names.index(one.name))
-        axis.plot(0.02, row, marker=path, color=colour, markersize=6, markeredgecolor="#00000070", markeredgewidth=0.4)
+        axis.plot(0.02, row, markersize=6, **class_mark(names.index(one.name)))

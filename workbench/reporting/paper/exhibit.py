@@ -4,7 +4,6 @@ import base64
 import functools
 import html
 import inspect
-import io
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -12,11 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.files import write_atomically, write_json
+from workbench.lab.drawing import METADATA, encoded
 from workbench.lab.view import View
 from workbench.reporting.paper.ours import corrections
 from workbench.reporting.paper.table import Table, to_csv, to_latex, to_markdown
@@ -24,9 +23,6 @@ from workbench.runs.store import Run, machine
 
 _DPI = 300
 _WIDE = 4.5  # inches from which a picture takes the whole width of a page
-# Neither a date nor a random name, so that equal figures are equal bytes.
-_METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
-_SAME = {"svg.hashsalt": "workbench", "pdf.fonttype": 42}
 
 
 @dataclass(frozen=True)
@@ -101,8 +97,8 @@ class Exhibit:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in self.figures.items():
-            for ending in _METADATA:
-                write_atomically(folder / f"{name}.{ending}", encoded(figure, ending))
+            for ending in METADATA:
+                write_atomically(folder / f"{name}.{ending}", encoded([figure], ending, _DPI, tight=False))
         for name, table in self.tables.items():
             texts = {"csv": to_csv(table), "md": to_markdown(table), "tex": to_latex(table, f"{self.name}-{name}")}
             for ending, text in texts.items():
@@ -134,20 +130,12 @@ class Exhibit:
     def _repr_html_(self) -> str:
         parts = [f"<h3>{html.escape(self.title)}</h3><p>{html.escape(self.caption)}</p>"]
         for name, figure in self.figures.items():
-            data = base64.b64encode(encoded(figure, "png", dpi=110)).decode()
+            data = base64.b64encode(encoded([figure], "png", 110, tight=False)).decode()
             alt = html.escape(self.alts[name], quote=True)
             parts.append(f'<img alt="{alt}" style="max-width:100%" src="data:image/png;base64,{data}">')
         parts += [_html(table) for table in self.tables.values()]
         listed = [*self.findings, *(f"Missing: {one.what}. {one.command}" for one in self.missing)]
         return "".join([*parts, "<ul>", *(f"<li>{html.escape(text)}</li>" for text in listed), "</ul>"])
-
-
-def encoded(figure: Figure, ending: str, dpi: int = _DPI) -> bytes:
-    """A figure as the content of a PNG, PDF or SVG file on white."""
-    buffer = io.BytesIO()
-    with rc_context(_SAME):
-        figure.savefig(buffer, format=ending, dpi=dpi, facecolor="white", metadata=_METADATA[ending])
-    return buffer.getvalue()
 
 
 def is_empty(figure: Figure) -> bool:
@@ -185,7 +173,7 @@ def distinct(runs: Any) -> tuple[Run, ...]:
 
 
 def _figure(name: str, figure: Figure, alt: str) -> dict[str, Any]:
-    files = {ending: f"{name}.{ending}" for ending in _METADATA}
+    files = {ending: f"{name}.{ending}" for ending in METADATA}
     return {"name": name, "alt": alt, "wide": bool(figure.get_figwidth() >= _WIDE), "files": files}
 
 

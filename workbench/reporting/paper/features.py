@@ -16,8 +16,8 @@ from workbench.features.extract import extract
 from workbench.features.grid import FEWEST_TOKENS, FeatureGrid, local_distant_similarity
 from workbench.features.guides import guide_tokens
 from workbench.features.projection import project
+from workbench.lab.drawing import coloured
 from workbench.lab.sources import choose_rows, depth_of
-from workbench.reporting.paper.style import coloured
 from workbench.runs.store import Run
 
 NEIGHBOURS = 20

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 from workbench.evaluation.generate import generate
 from workbench.lab import palette
+from workbench.lab.drawing import coloured
 from workbench.reporting.paper import style
 from workbench.reporting.paper.features import class_names
-from workbench.reporting.paper.style import coloured
 from workbench.runs.store import Run
 
 Places = Sequence[tuple[str, int]]  # row, step

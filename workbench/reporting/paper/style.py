@@ -3,7 +3,6 @@
 Colours, marks and lines are those of `workbench.lab.palette`.
 """
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from workbench.lab.drawing import mosaic
 from workbench.lab.palette import GREY
 from workbench.reporting.figures import LOOK
 
@@ -156,48 +156,18 @@ def grid(
     row_names: Sequence[str],
     column_names: Sequence[str],
     *,
-    width: float = PAGE,
+    cell: float,
     row_colours: Sequence[str] = (),
-    cell: float | None = None,
 ) -> Figure:
-    """Pictures of any sizes in equal squares over the whole width, names at the left and on top."""
-    tall, wide, gap = len(rows), len(column_names), 0.06
-    margin = 0.12 + 0.062 * max((len(line) for name in row_names for line in name.split("\n")), default=0)
-    cell = (width - margin - 0.1) / wide if cell is None else cell
-    names = [wrapped(name, max(5, int(cell / 0.062))) for name in column_names]
-    top = 0.1 + 0.125 * max(name.count("\n") + 1 for name in names)
+    """Pictures of any sizes in equal squares of `cell` inches, names at the left and on top."""
     with look():
-        figure = Figure(figsize=(margin + cell * wide + 0.1, top + cell * tall + 0.05), layout="constrained")
-        axis = figure.subplots()
-        for y, row in enumerate(rows):
-            for x, picture in enumerate(row):
-                axis.imshow(picture, extent=(x, x + 1 - gap, y + 1 - gap, y), interpolation="nearest")
-        axis.set(xlim=(0, wide - gap), ylim=(tall - gap, 0), aspect="equal")
-        axis.set_xticks([x + (1 - gap) / 2 for x in range(wide)], names, fontsize=7)
-        axis.set_yticks([y + (1 - gap) / 2 for y in range(tall)], row_names, fontsize=7)
-        axis.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
-        for text, colour in zip(axis.get_yticklabels(), row_colours, strict=False):
-            text.set_color(colour)
-        axis.spines[:].set_visible(False)
-        axis.grid(visible=False)
-    return figure
-
-
-def coloured(images: np.ndarray) -> np.ndarray:
-    """Images ``n c h w`` or ``n h w c`` of one or three channels as ``n h w 3``."""
-    found = np.moveaxis(images, 1, -1) if images.shape[1] in (1, 3) and images.shape[-1] not in (1, 3) else images
-    return np.repeat(found, 3, axis=-1) if found.shape[-1] == 1 else found
+        return mosaic(rows, row_names, column_names, cell=cell, row_colours=row_colours, size=_LOOK["xtick.labelsize"])
 
 
 def thousands(axis: Axes) -> None:
     """Few round numbers along x, grouped."""
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axis.xaxis.set_major_locator(MaxNLocator(5))
-
-
-def wrapped(text: str, width: int) -> str:
-    """Lines of about so many letters."""
-    return "\n".join(textwrap.fill(line, width, break_long_words=False) for line in text.split("\n"))
 
 
 def _row(axis: Axes, place: int, row: Mark) -> None:

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from workbench.features.embedding import embed_cached
-from workbench.lab.palette import MARKERS, PALETTE
+from workbench.lab.panes.scatter import class_mark, draw_points
 from workbench.lab.views.embedding import embedding
 from workbench.reporting.paper import style
 from workbench.reporting.paper.exhibit import Claim, Exhibit, distinct, timed
@@ -40,6 +40,7 @@ from workbench.reporting.paper.runs import ABLATION, runs_of
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
 
 GUIDES = ("repa", "layersync", "vae", "guided")
+_LISTED = 10  # classes that a legend has room for
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,19 +147,15 @@ def _draw(panels, points, numbers, names: Sequence[str], first: int) -> Figure:
         for number, place in enumerate(places):
             axis, panel = axes[place], panels[number]
             axis.set_axis_on()
-            for label in panel.labels.unique().tolist():
-                own = (panel.labels == label).numpy()
-                look = {"color": PALETTE[label % 10], "marker": MARKERS[label % 10]}
-                axis.scatter(*points[number][own].T, s=7, linewidths=0.2, edgecolors="white", **look)
+            draw_points(axis, points[number], panel.labels.numpy(), size=6)
             knn = numbers[number].knn.report
             axis.set_title(f"{panel.title}\nkNN {knn.value:.2f} [{knn.low:.2f}, {knn.high:.2f}]", fontsize=7)
-            axis.set(xticks=[], yticks=[])
             axis.grid(visible=False)
             axis.spines[:].set_visible(True)
-        if len(names) <= len(MARKERS):
+        if len(names) <= _LISTED:
             handles = [
-                Line2D([], [], color=PALETTE[i], marker=MARKERS[i], linestyle="", markersize=4, label=name)
-                for i, name in enumerate(names)
+                Line2D([], [], linestyle="", markersize=4, label=name, **class_mark(label))
+                for label, name in enumerate(names)
             ]
             figure.legend(handles=handles, loc="outside lower center", ncols=5, handletextpad=0.2)
     return figure
