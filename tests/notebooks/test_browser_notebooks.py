@@ -79,7 +79,7 @@ DRAWN = VIEWS + (
 view, state, found = made[{view}]._view, made[{view}].state, []
 figure = view.panes[{pane}].draw(state, view.axes)
 buffer = io.BytesIO()
-np.savez(buffer, *(np.asarray(of.images[0].get_array()) for of in figure.axes if of.images))
+np.savez(buffer, *(np.asarray(image.get_array()) for of in figure.axes for image in of.images))
 print(base64.b64encode(buffer.getvalue()).decode())
 """
 )
