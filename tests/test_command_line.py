@@ -98,6 +98,7 @@ def test_a_mistake_is_answered_before_anything_heavy_is_imported(tmp_path):
     mistakes = [
         *(["stop", "gone"], ["pause", "gone"], ["resume", "gone"], ["checkpoint", "gone"], ["set", "gone", "a=1"]),
         *(["evaluate", "gone"], ["compare", "gone", "gone"], ["page", "gone", "x.html"]),
+        *(["page", name, "x.html", "--view", "mpas"], ["page", name, "x.pdf"]),
         *(["export", "gone", "x", "--family", "sit"], ["import", "gone.pt"], ["sweep", "gone.yaml"], ["trian"]),
         *(["train", "gone"], ["train", "demo/plain", "--after", "gone"], ["train", "demo/plain", "training.clip=.nan"]),
         *(

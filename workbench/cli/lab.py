@@ -82,8 +82,8 @@ class Page:
     run: RunReference
     file: Annotated[Path, tyro.conf.Positional]
     view: str = "maps"
-    """maps, compare_maps, embedding, separability, leakage, samples, explore, or a view of another package: by the name
-    that it registers, or as a module path such as mypkg.norms."""
+    """A view such as maps, embedding or explore (an unknown name lists all), one that another package registers, or a
+    module path such as mypkg.norms."""
     images: Count | None = None
     """How many images are shown and measured, or samples a row; each view has its own default."""
 

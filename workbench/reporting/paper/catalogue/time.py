@@ -3,8 +3,8 @@
 Steps a second with alignment and after it has stopped, the time to the end, and the same with the guiding model. The
 paper gives the last two apart, and does not add them.
 
-Each of our steps counts as the median of those logged in its phase, in the least disturbed seed. `tests/benchmarks/step.py`
-compares costs.
+Each of our steps counts as the median of those logged in its phase, in the least disturbed seed.
+`tests/benchmarks/step.py` compares costs.
 """
 
 from collections.abc import Mapping, Sequence
