@@ -35,9 +35,9 @@ def mosaic(
     row_names: Sequence[str],
     column_names: Sequence[str],
     *,
-    cell: float,
+    cell: float | int,
     row_colours: Sequence[str] = (),
-    size: float = 8.0,
+    size: float | int = 8,
 ) -> Figure:
     """Pictures of any sizes in equal squares of `cell` inches, names at the left and on top, of `size` points."""
     tall, wide, gap = len(rows), len(rows[0]), 0.06

@@ -185,7 +185,7 @@ def draw_points(
     points: Float[np.ndarray, "n 2"],
     labels: Integer[np.ndarray, " n"],
     chosen: Bool[np.ndarray, " n"] | None = None,
-    size: float | None = None,
+    size: float | int | None = None,
 ) -> None:
     """Points by class on axes without ticks; those `chosen` outlined, and the others faint.
 

@@ -156,7 +156,7 @@ def grid(
     row_names: Sequence[str],
     column_names: Sequence[str],
     *,
-    cell: float,
+    cell: float | int,
     row_colours: Sequence[str] = (),
 ) -> Figure:
     """Pictures of any sizes in equal squares of `cell` inches, names at the left and on top."""
