@@ -1,20 +1,28 @@
-"""The palette: contrast on white, and distance between colours for normal and for colour-blind readers."""
+"""The palette: its contrast, distances between its colours for colour-blind readers too, and that there is no other."""
 
 import itertools
+import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib.colors import CSS4_COLORS, to_hex, to_rgb
 
+import workbench
+from workbench import lab
 from workbench.evaluation import leakage
-from workbench.lab.palette import GREY, MARKERS, METHODS, MUTED, PALETTE, VERSIONS, look
+from workbench.lab.palette import GREY, MARKERS, METHODS, MUTED, PALETTE, VERSIONS, class_look, look
 from workbench.reporting.figures import styles
 from workbench.reporting.paper.style import NAMES
 
+LAB = Path(lab.__file__).parent
+DARK = tuple(series["dark"] for series in json.loads((LAB / "palette.json").read_text())["series"])
 # Machado, Oliveira and Fernandes 2009, severity 1, in linear RGB.
 VISION = {
     "normal": np.eye(3),
     "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
     "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
 }
 # Ottosson 2020.
@@ -31,9 +39,10 @@ def linear(colour):
     return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
 
 
-def contrast(colour):
-    """WCAG contrast against white."""
-    return 1.05 / (linear(colour) @ [0.2126, 0.7152, 0.0722] + 0.05)
+def contrast(colour, ground="#ffffff"):
+    """WCAG contrast of a colour against a ground."""
+    low, high = sorted(linear(one) @ [0.2126, 0.7152, 0.0722] + 0.05 for one in (colour, ground))
+    return high / low
 
 
 def oklab(colour, vision):
@@ -57,15 +66,70 @@ def test_each_colour_stands_out_on_white(colour):
     assert contrast(colour) >= 3
 
 
-@pytest.mark.parametrize(("vision", "least"), [("normal", 0.13), ("protanopia", 0.1), ("deuteranopia", 0.1)])
-def test_any_two_colours_stay_apart(vision, least):
-    near = min(itertools.combinations(PALETTE, 2), key=lambda pair: distance(*pair, vision))
+@pytest.mark.parametrize("colour", [*DARK, MUTED])
+def test_each_colour_of_the_dark_theme_stands_out_on_its_ground(colour):
+    style = (LAB / "js" / "style.css").read_text()
+    (ground,) = re.findall(r'data-theme="dark"\] {[^}]*--wb-bg: (#\w+)', style)
+    assert contrast(ground) > 15 and contrast(colour, ground) >= 3
+
+
+@pytest.mark.parametrize("colours", [PALETTE, DARK], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    ("vision", "least"), [("normal", 0.13), ("protanopia", 0.1), ("deuteranopia", 0.1), ("tritanopia", 0.08)]
+)
+def test_any_two_colours_stay_apart(vision, least, colours):
+    near = min(itertools.combinations(colours, 2), key=lambda pair: distance(*pair, vision))
     assert distance(*near, vision) >= least, near
 
 
-def test_ten_colours_and_ten_markers():
-    assert len(set(PALETTE)) == len(set(MARKERS)) == 10
-    assert look(3) == {"color": PALETTE[3], "marker": MARKERS[3], "linestyle": "-"} and look(13) == look(3)
+def test_ten_colours_markers_and_dashes():
+    assert len(set(PALETTE)) == len(set(DARK)) == len(set(MARKERS)) == 10
+    assert look(0) == {"color": PALETTE[0], "marker": MARKERS[0], "linestyle": "-"}
+    assert look(3)["color"] == PALETTE[3] and look(13) == look(3)
+    assert len({str(look(place)["linestyle"]) for place in range(10)}) == 10
+
+
+def test_a_hundred_classes_are_drawn_each_in_a_way_of_its_own():
+    assert [class_look(label) for label in range(10)] == [*zip(PALETTE, MARKERS, strict=True)]
+    assert len({class_look(label) for label in range(100)}) == 100
+
+
+def colours_in(text):
+    """Colours with a hue that a source names: #123abc, #abc, 0x123abc, "tab:blue", "C0", "crimson" in quotes.
+
+    Three whole numbers are a colour if they are one of the palette's.
+    """
+    found = [f"#{digits}" for digits in re.findall(r"(?:#|\b0x)([0-9a-fA-F]{6}|[0-9a-fA-F]{3})\b", text)]
+    names = re.findall(r"""["'](tab:\w+|C\d|[a-z]+)["']""", text)
+    found += [name for name in names if name[:1] == "C" or name.startswith("tab:") or name in CSS4_COLORS]
+    triples = {tuple(map(int, numbers)) for numbers in re.findall(r"\b(\d+), (\d+), (\d+)\b", text)}
+    found += [one for one in (*PALETTE, *DARK) if tuple(bytes.fromhex(one[1:])) in triples]
+    return {to_hex(one) for one in found if np.linalg.norm(oklab(one, "normal")[1:]) > 0.05}
+
+
+def test_colours_are_found_in_a_source():
+    assert colours_in("x = (0, 114, 178), (3, 64, 64)") == {"#0072b2"}
+    assert colours_in("a = ['#E69F00', \"0x56B4E9\", 'C0', 'tab:red']; b = '#fff #1c1e21 #777'; 'orchid'") == {
+        *("#e69f00", "#56b4e9", "#1f77b4", "#d62728", "#da70d6")
+    }
+
+
+def test_no_other_file_holds_a_palette():
+    root = Path(workbench.__file__).parent
+    kinds = (".py", ".js", ".css", ".j2", ".json", ".yaml", ".yml")
+    files = [path for path in sorted(root.rglob("*.*")) if path.suffix in kinds and "static" not in path.parts]
+    files += sorted((root.parent / "notebooks").rglob("*.ipynb"))
+    assert len(files) > 200
+    own = {*PALETTE, *DARK}
+    for path in files:
+        # A terminal has colours of its own, which are known by name.
+        if (path.parent == LAB and path.stem == "palette") or path.is_relative_to(root / "commands"):
+            continue
+        found = colours_in(path.read_text(encoding="utf-8"))
+        # A theme is an accent, which is the first series, and the colour of an error, on a light and on a dark ground.
+        theme = path.name in ("style.css", "base.html.j2")
+        assert len(found) <= (4 if theme else 1), (path, sorted(found))
+        assert found & own == ({PALETTE[0], DARK[0]} if theme else set()), (path, sorted(found & own))
 
 
 def test_methods_and_versions_are_told_apart_by_each_cue():

@@ -1,4 +1,6 @@
 import { expect, test } from "vitest";
+import { classMarker, DISTINCT, SERIES, seriesAt } from "../../../workbench/lab/js/colours.js";
+import { markerPath } from "../../../workbench/lab/js/markers.js";
 import { classNumbers, fitPlaces, nextRow, rowsInside } from "../../../workbench/lab/js/panes/scatter.js";
 
 // Points as a plot sees them, at these places in pixels.
@@ -70,4 +72,12 @@ test("numbers by class", () => {
     { label: 2, selected: 1, all: 3, right: 0, rightAll: 2 },
   ]);
   expect(total).toEqual({ selected: 3, all: 5, right: 1, rightAll: 3 });
+});
+
+test("a hundred classes have each a colour and a marker of their own, and every marker an outline", () => {
+  const looks = Array.from({ length: 101 }, (_, label) => `${seriesAt(label).light} ${classMarker(label)}`);
+  expect(new Set(looks).size).toBe(DISTINCT);
+  expect(looks[100]).toBe(looks[0]);
+  expect(looks.slice(0, 10)).toEqual(SERIES.map(({ light, marker }) => `${light} ${marker}`));
+  for (const { marker } of SERIES) expect(markerPath(marker, 5)).toMatch(/^M-?[\d.]+,-?[\d.]+[LA].*Z$/);
 });

@@ -1,6 +1,6 @@
 // A chart as the text of an SVG: lines over training steps, on a light or dark ground.
 
-import { OKABE_ITO } from "./colours.js";
+import { dashes, seriesAt } from "./colours.js";
 import { numberText } from "./numbers.js";
 import { svgText } from "./saving.js";
 
@@ -9,13 +9,12 @@ export const INKS = {
   dark: { ink: "#e6e7e8", muted: "#a4abb3", grid: "#2c3136", ground: "#16181b" },
 };
 
-const DASHES = ["", "7 3", "2 3", "10 3 2 3"];
-const ORDER = [4, 5, 2, 6, 0, 1, 7, 3]; // of Okabe and Ito's colours: those first that show well as thin lines
+const WIDTH = 1.8; // of a line
 export const BORDER = { left: 54, right: 12, top: 8, bottom: 24 };
 
-// Colour and dashes of run number `index`: the dashes are the second cue.
-export function lineStyle(index) {
-  return { colour: OKABE_ITO[ORDER[index % ORDER.length]], dash: DASHES[index % DASHES.length] };
+// Colour, on a light or dark ground, and dashes of run number `index`: the dashes are the second cue.
+export function lineStyle(index, theme) {
+  return { index, colour: seriesAt(index)[theme], dash: dashes(index, WIDTH) };
 }
 
 // Round numbers, about `count` of them, from `low` to `high`.
@@ -155,7 +154,7 @@ function lineText(line, place, log) {
   if (drawn !== values)
     text += `<path class="wb-raw" d="${pathOf(steps, values, place, log)}" ${stroke} opacity="0.25"/>`;
   text +=
-    `<path class="wb-curve" d="${pathOf(steps, drawn, place, log)}" ${stroke} stroke-width="1.8"` +
+    `<path class="wb-curve" d="${pathOf(steps, drawn, place, log)}" ${stroke} stroke-width="${WIDTH}"` +
     ` stroke-dasharray="${dash}"/>`;
   if (level !== null && level !== undefined && !(log && level <= 0)) {
     const y = place.y(level).toFixed(1);

@@ -1,6 +1,7 @@
 // The charts of a live panel: all runs over each other, one range of steps for all, one step that is read off in all.
 
 import { BORDER, chartText, createDrawing, INKS, lineStyle, nearest, placeOf, smoothed } from "./chart.js";
+import { seriesStyle } from "./colours.js";
 import { inView, make, setText, themeOf } from "./dom.js";
 import { numberText } from "./numbers.js";
 import { svgDocument, svgText } from "./saving.js";
@@ -37,21 +38,21 @@ function curveNames(runs) {
 }
 
 // Those of the stretch that is shown, if they came; `range` is null where everything is.
-function curveLines(runs, name, keep, range) {
+function curveLines(runs, name, keep, range, theme) {
   return runs.flatMap((run, index) => {
     const known = range && run.finer && range.every((end, at) => end === run.finer.range[at]);
     const found = (known && run.finer.curves[name]) || run.curves[name];
     if (!found) return [];
     const [steps, values] = found;
-    return [{ ...lineStyle(index), run: run.name, from: found, steps, values, drawn: smoothed(values, keep) }];
+    return [{ ...lineStyle(index, theme), run: run.name, from: found, steps, values, drawn: smoothed(values, keep) }];
   });
 }
 
-function scoreLines(runs) {
+function scoreLines(runs, theme) {
   return runs.flatMap((run, index) => {
     if (!run.scores) return [];
     const [steps, values, lows, highs] = [0, 1, 2, 3].map((column) => run.scores.points.map((point) => point[column]));
-    const style = { ...lineStyle(index), run: run.name, from: run.scores, marked: true };
+    const style = { ...lineStyle(index, theme), run: run.name, from: run.scores, marked: true };
     return [{ ...style, steps, values, drawn: values, lows, highs, level: run.scores.floor }];
   });
 }
@@ -75,7 +76,7 @@ export function fullSpan(runs) {
   return high > low ? [low, high] : [low - 1, high + 1];
 }
 
-// What a step reads in all lines: [{run, colour, step, value}].
+// What a step reads in all lines: [{run, index, step, text}], `index` being the number of the run.
 function readings(lines, step) {
   return lines
     .filter(({ steps }) => steps.length)
@@ -85,7 +86,7 @@ function readings(lines, step) {
         line.lows?.[at] !== null && line.lows?.[at] !== undefined
           ? ` (${numberText(line.lows[at])} to ${numberText(line.highs[at])})`
           : "";
-      return { run: line.run, colour: line.colour, step: line.steps[at], text: numberText(line.drawn[at]) + around };
+      return { run: line.run, index: line.index, step: line.steps[at], text: numberText(line.drawn[at]) + around };
     });
 }
 
@@ -112,7 +113,7 @@ function createChart(store, { title, lines, span, drawn }) {
   chart.draw = inView(
     element,
     () => {
-      chart.lines = lines();
+      chart.lines = lines(themeOf());
       if (!chart.width) return;
       setText(heading, title());
       frame.setAttribute("aria-label", `${title()} by step`);
@@ -141,14 +142,14 @@ function createChart(store, { title, lines, span, drawn }) {
     mark.hidden = !inside;
     if (inside) mark.style.left = `${chart.place.x(at)}px`;
     const texts = [...(step === null ? [] : [`step ${numberText(at)}`]), ...found.map(({ text }) => text)];
-    const colours = [...(step === null ? [] : [null]), ...found.map(({ colour }) => colour)];
-    if (String(colours) !== chart.colours) {
-      chart.colours = String(colours);
+    const keys = [...(step === null ? [] : [null]), ...found.map(({ index }) => index)];
+    if (String(keys) !== chart.keys) {
+      chart.keys = String(keys);
       read.replaceChildren(
-        ...colours.map((colour) =>
-          colour
-            ? make("span", { class: "wb-read" }, make("i", { style: `background:${colour}` }), "")
-            : make("span", {}, ""),
+        ...keys.map((index) =>
+          index === null
+            ? make("span", {}, "")
+            : make("span", { class: "wb-read" }, make("i", { class: "wb-series", style: seriesStyle(index) }), ""),
         ),
       );
     }
@@ -265,10 +266,10 @@ export function createCharts(host, runs, store) {
   const wanted = () => [...curveNames(runs), ...(runs.some((run) => run.scores) ? ["score"] : [])];
   const sourceOf = (name) =>
     name === "score"
-      ? { title: () => scoreTitle(runs), lines: () => scoreLines(runs) }
+      ? { title: () => scoreTitle(runs), lines: (theme) => scoreLines(runs, theme) }
       : {
           title: () => titleOf(name),
-          lines: () => curveLines(runs, name, KEEPS[store.get().smoothing], store.get().range),
+          lines: (theme) => curveLines(runs, name, KEEPS[store.get().smoothing], store.get().range, theme),
         };
   const empty = make("p", { class: "wb-note" }, "Nothing was logged yet.");
 
@@ -302,12 +303,13 @@ export function createCharts(host, runs, store) {
         inks: INKS.light,
         id: `${name}-saved`,
       };
-      const names = lines().map(({ run, colour }, at) =>
+      const shown = lines("light");
+      const names = shown.map(({ run, colour }, at) =>
         svgText(run, BORDER.left, 34 + 15 * at, { fill: colour, weight: 600 }),
       );
       const head = 26 + 15 * names.length;
       const body = svgText(title(), BORDER.left, 17, { size: 13, weight: 650 }) + names.join("");
-      const inner = `<svg y="${head}" width="520" height="210">${chartText(lines(), how).text}</svg>`;
+      const inner = `<svg y="${head}" width="520" height="210">${chartText(shown, how).text}</svg>`;
       return { svg: svgDocument(520, head + 214, body + inner) };
     });
   }

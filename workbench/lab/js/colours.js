@@ -1,6 +1,24 @@
-// Colours: of classes and curves, viridis, and a diverging map.
+// Colours: of classes and curves, which Python's figures have too, viridis, and a diverging map.
 
-export const OKABE_ITO = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"];
+import palette from "../palette.json";
+
+export const { series: SERIES, unmeasured: UNMEASURED, chosen: CHOSEN } = palette;
+
+// The series at a place: {name, light, dark, marker, dash}; the palette repeats.
+export const seriesAt = (place) => SERIES[place % SERIES.length];
+
+// The dashes of the series at a place as SVG has them, for a line of this width.
+export const dashes = (place, width) =>
+  seriesAt(place)
+    .dash.map((part) => Number((part * width).toFixed(1)))
+    .join(" ");
+
+// The marker of a class, which repeats together with its colour after as many classes.
+export const DISTINCT = SERIES.length ** 2;
+export const classMarker = (label) => seriesAt(label + Math.floor(label / SERIES.length)).marker;
+
+// For an element of class "wb-series", whose colour then follows the theme around it.
+export const seriesStyle = (place) => `--wb-on-light:${seriesAt(place).light};--wb-on-dark:${seriesAt(place).dark}`;
 
 // matplotlib's viridis: 256 colours, red, green and blue in hexadecimal.
 export const VIRIDIS = Uint8Array.from(
@@ -37,14 +55,7 @@ export function viridisGradient() {
   return `linear-gradient(90deg, ${stops.join(", ")})`;
 }
 
-const DIVERGING = [
-  [11, 79, 138],
-  [111, 168, 214],
-  [245, 245, 242],
-  [240, 163, 94],
-  [168, 72, 10],
-];
-export const UNMEASURED = "#d9dce0";
+const DIVERGING = palette.diverging.map((colour) => colour.match(/[^#]{2}/g).map((pair) => parseInt(pair, 16)));
 
 // Red, green and blue of a value in 0..1: viridis, or blue to brown about a pale middle.
 export function heatColour(value, diverging) {

@@ -1,8 +1,7 @@
 // Controls that every pane shares. Each is native, has a name and its true value, and shows the state at any time.
 
-import { OKABE_ITO } from "./colours.js";
+import { classMarker, seriesAt } from "./colours.js";
 import { make, themeOf, watchTheme } from "./dom.js";
-import { MARKERS } from "./markers.js";
 
 // `say(text, isError)` writes the status line, `fail(error, where)` an error with its place.
 function createUi(store, say, fail) {
@@ -105,8 +104,8 @@ function createUi(store, say, fail) {
     fail,
     status: say,
     theme: themeOf,
-    palette: (index) => OKABE_ITO[index % OKABE_ITO.length],
-    marker: (index) => MARKERS[(index + Math.floor(index / OKABE_ITO.length)) % MARKERS.length],
+    palette: (index, theme = themeOf()) => seriesAt(index)[theme],
+    marker: classMarker,
     refresh: () => refreshers.forEach((refresh) => refresh()),
   };
 }

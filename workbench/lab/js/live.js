@@ -1,7 +1,7 @@
 // Live panel: mounts it, takes what is new as messages, and shows each run beside the charts.
 
-import { lineStyle } from "./chart.js";
 import { createCharts, KEEPS } from "./charts.js";
+import { dashes, seriesStyle } from "./colours.js";
 import { createFrame, followSurroundings } from "./controls.js";
 import { inView, make, setText } from "./dom.js";
 import { durationText, numberText } from "./numbers.js";
@@ -32,11 +32,10 @@ function speedText({ step, steps, images_per_second: images, seconds_a_step: eac
 }
 
 function swatch(index) {
-  const { colour, dash } = lineStyle(index);
-  const holder = make("span", { class: "wb-swatch", "aria-hidden": "true" });
+  const holder = make("span", { class: "wb-swatch wb-series", style: seriesStyle(index), "aria-hidden": "true" });
   holder.innerHTML =
-    `<svg width="26" height="10"><line x1="0" x2="26" y1="5" y2="5" stroke="${colour}"` +
-    ` stroke-width="3" stroke-dasharray="${dash}"/></svg>`;
+    `<svg width="26" height="10"><line x1="0" x2="26" y1="5" y2="5" stroke="currentColor"` +
+    ` stroke-width="3" stroke-dasharray="${dashes(index, 3)}"/></svg>`;
   return holder;
 }
 

@@ -1,7 +1,7 @@
-import { make, svgElement } from "./dom.js";
-
-export const MARKERS = ["circle", "square", "triangle", "diamond", "cross", "plus", "down", "star"];
 // The marks of the classes: colour and shape, as outlines and as pixels.
+
+import { DISTINCT, seriesStyle } from "./colours.js";
+import { make, svgElement } from "./dom.js";
 
 // Outline of a marker about (0, 0) that covers about as much as a circle of radius r.
 export function markerPath(name, r) {
@@ -42,6 +42,8 @@ export function markerPath(name, r) {
     diamond: ring([1.3, 1.3, 1.3, 1.3], 0),
     triangle: ring([1.4, 1.4, 1.4], up),
     down: ring([1.4, 1.4, 1.4], -up),
+    left: ring([1.4, 1.4, 1.4], 2 * up),
+    right: ring([1.4, 1.4, 1.4], 0),
     star: ring(
       Array.from({ length: 10 }, (_, i) => (i % 2 ? 0.65 : 1.5)),
       up,
@@ -75,7 +77,7 @@ function drawMarkers(ui, kinds, radius, ratio, size) {
 // in one number and green in another. A canvas draws 20,000 images in ten times the time that these take.
 export function createStamps(ui, classes, radius, ratio, stride) {
   const size = 2 * Math.ceil((radius * 1.5 + 2) * ratio);
-  const kinds = Math.min(classes, 64); // colours and shapes repeat after 64 classes
+  const kinds = Math.min(classes, DISTINCT);
   const pixels = drawMarkers(ui, kinds, radius, ratio, size);
   const stamps = Array.from({ length: 3 * kinds }, (_, number) => {
     const [look, kind] = [Math.floor(number / kinds), number % kinds];
@@ -108,6 +110,7 @@ export const radiusFor = (count) => Math.min(5, Math.max(2, 5 * (500 / Math.max(
 
 export function markerSvg(ui, label) {
   const svg = svgElement("svg", { viewBox: "-9 -9 18 18", width: 18, height: 18, "aria-hidden": "true" });
-  svg.append(svgElement("path", { d: markerPath(ui.marker(label), 5), fill: ui.palette(label), class: "wb-sc-mark" }));
+  const outline = { d: markerPath(ui.marker(label), 5), fill: "currentColor", style: seriesStyle(label) };
+  svg.append(svgElement("path", { ...outline, class: "wb-sc-mark wb-series" }));
   return svg;
 }

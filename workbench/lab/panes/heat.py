@@ -11,10 +11,11 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from workbench.lab.palette import CHOSEN, DIVERGING, UNMEASURED
 from workbench.lab.panes import Axis, Pane, fixed, nearest_stop, text_of
 
-_INK, _UNMEASURED = "#1c1e21", "#d9dce0"
-_DIVERGING = LinearSegmentedColormap.from_list("blue-brown", ["#0b4f8a", "#6fa8d6", "#f5f5f2", "#f0a35e", "#a8480a"])
+_INK = "#1c1e21"
+_DIVERGING = LinearSegmentedColormap.from_list("blue-brown", DIVERGING)
 _CELL = (0.42, 0.27)  # inches of a cell
 
 _Pane = _State = Mapping[str, Any]
@@ -57,7 +58,7 @@ def draw_heat(pane: _Pane, arrays: _Arrays, state: _State, axes: _Axes) -> Figur
     colours = _DIVERGING if state["measure"] in pane.get("centre", {}) else colormaps["viridis"]
     for axis, (title, across, shown, column, ticks) in zip(maps, told, strict=True):
         _heat_map(axis, shown, colours, limits)
-        axis.add_patch(Rectangle((column - 0.5, layer - 0.5), 1, 1, fill=False, edgecolor="#d62728", linewidth=1.8))
+        axis.add_patch(Rectangle((column - 0.5, layer - 0.5), 1, 1, fill=False, edgecolor=CHOSEN, linewidth=1.8))
         axis.set_title(title, loc="left", fontsize=8)
         _ticks(axis, across, ticks, _values("layer", axes, len(values)))
     title = " · ".join(names.get(state[name], state[name]) for name in ("measure", "version"))
@@ -107,7 +108,7 @@ def _values(name: str, axes: _Axes, count: int) -> list[Any]:
 def _heat_map(
     axis: Axes, shown: Float[np.ndarray, "layers columns"], colours: Colormap, limits: tuple[float, float]
 ) -> None:
-    axis.set_facecolor(_UNMEASURED)
+    axis.set_facecolor(UNMEASURED)
     axis.imshow(
         shown, cmap=colours, vmin=limits[0], vmax=limits[1], origin="lower", aspect="auto", interpolation="nearest"
     )

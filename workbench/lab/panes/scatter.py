@@ -14,11 +14,10 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path
 from matplotlib.transforms import IdentityTransform
 
+from workbench.lab.palette import class_look
 from workbench.lab.panes import Axis, Pane, fixed, nearest_stop, text_of
 
 METHODS = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
-OKABE_ITO = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F")
-_MARKERS = "os^DXPv*"
 _OUTLINE = "#d9dce0"
 _LISTED = 40  # classes that a picture has room for
 
@@ -169,9 +168,10 @@ def _scatter_title(state: _State, axes: _Axes) -> str:
 
 
 def _marker(label: int) -> tuple[Path, str]:
-    """Outline within about a unit circle, and colour: both are the browser's, and repeat after 64 classes."""
-    style = MarkerStyle(_MARKERS[(label + label // len(OKABE_ITO)) % len(_MARKERS)])
-    return style.get_path().transformed(style.get_transform()), OKABE_ITO[label % len(OKABE_ITO)]
+    """Outline within about a unit circle, and colour."""
+    colour, marker = class_look(label)
+    style = MarkerStyle(marker)
+    return style.get_path().transformed(style.get_transform()), colour
 
 
 def class_mark(label: int) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from fpdf.fonts import FontFace
 from PIL import Image
 
 from workbench.files import write_atomically
+from workbench.lab.palette import PALETTE
 
 _FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # which knows every sign that the pages use
-_MARGIN, _INK, _SOFT, _ACCENT = 18, (28, 30, 33), (90, 96, 104), (0, 114, 178)
+_MARGIN, _INK, _SOFT = 18, (28, 30, 33), (90, 96, 104)
+_ACCENT = tuple(bytes.fromhex(PALETTE[0].removeprefix("#")))
 _WIDE_TABLE = 9  # columns from which a table gets a page across
 
 

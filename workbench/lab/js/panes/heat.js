@@ -1,7 +1,7 @@
 // Measures as two heat maps, layer by t at the chosen w and layer by w at the chosen t; a cell sets all three.
 
 import { blockStart } from "../arrays.js";
-import { heatColour, inkOn, UNMEASURED } from "../colours.js";
+import { CHOSEN, heatColour, inkOn, UNMEASURED } from "../colours.js";
 import { make, setText, svgElement } from "../dom.js";
 import { heatNumber, plain } from "../numbers.js";
 import { svgDocument, svgText } from "../saving.js";
@@ -210,7 +210,7 @@ function buildHeatGrid(grid, { table, store, columns, width, cellHeight }) {
   );
   for (let r = 0; r < table.layers; r += 1) element.append(...gridRow(grid, { table, store, columns, r }));
   const frame = { fill: "none", "stroke-width": 2.5, rx: 2, visibility: "hidden" };
-  grid.here = svgElement("rect", { ...frame, class: "wb-ht-here", stroke: "#d62728" });
+  grid.here = svgElement("rect", { ...frame, class: "wb-ht-here", stroke: CHOSEN });
   grid.over = svgElement("rect", { ...frame, class: "wb-ht-over", stroke: "#000" });
   element.append(grid.here, grid.over);
 }

@@ -717,7 +717,8 @@ function scatterPicture(points, { view }, table, state, ui) {
   const marks = [...new Set(labels)]
     .map(
       (label) =>
-        `<path id="wb-m${label}" d="${markerPath(ui.marker(label), radius)}"` + ` fill="${ui.palette(label)}"/>`,
+        `<path id="wb-m${label}" d="${markerPath(ui.marker(label), radius)}"` +
+        ` fill="${ui.palette(label, "light")}"/>`,
     )
     .join("");
   const uses = (pass) => {
@@ -773,7 +774,7 @@ function classPicture(points, { byClass, total }, ui, x, y) {
   const name = byClass.length > 40 ? `All ${counted(byClass.length)} classes` : "All classes";
   const rows = listed.map(
     (one, i) =>
-      `<path transform="translate(${x + 2},${y + 16 + 20 * i})" fill="${ui.palette(one.label)}"` +
+      `<path transform="translate(${x + 2},${y + 16 + 20 * i})" fill="${ui.palette(one.label, "light")}"` +
       ` d="${markerPath(ui.marker(one.label), 5)}"/>${line(told(points.classes[one.label], one), y + 20 + 20 * i)}`,
   );
   const bottom = y + 20 + 20 * listed.length;
