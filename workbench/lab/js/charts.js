@@ -142,14 +142,14 @@ function createChart(store, { title, lines, span, drawn }) {
     mark.hidden = !inside;
     if (inside) mark.style.left = `${chart.place.x(at)}px`;
     const texts = [...(step === null ? [] : [`step ${numberText(at)}`]), ...found.map(({ text }) => text)];
-    const keys = [...(step === null ? [] : [null]), ...found.map(({ index }) => index)];
-    if (String(keys) !== chart.keys) {
-      chart.keys = String(keys);
+    const marks = step === null ? found : [null, ...found];
+    const key = marks.map((one) => one?.index).join();
+    if (key !== chart.key) {
+      chart.key = key;
+      const square = (index) => make("i", { class: "wb-series", style: seriesStyle(index) });
       read.replaceChildren(
-        ...keys.map((index) =>
-          index === null
-            ? make("span", {}, "")
-            : make("span", { class: "wb-read" }, make("i", { class: "wb-series", style: seriesStyle(index) }), ""),
+        ...marks.map((one) =>
+          one ? make("span", { class: "wb-read", title: one.run }, square(one.index), "") : make("span", {}, ""),
         ),
       );
     }
