@@ -1,6 +1,8 @@
 """Live panels in a browser: curves over each other, zoom, commands, what is said, themes and widths."""
 
+import json
 import statistics
+from pathlib import Path
 
 import pytest
 
@@ -303,6 +305,28 @@ def test_the_curves_are_saved(shown, tmp_path):
     waiting.value.save_as(tmp_path / "curves.svg")
     text = (tmp_path / "curves.svg").read_text()
     assert text.count('class="wb-curve"') == 2 * 4 + 1 and "FD-clf64, 300 images" in text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_run_has_one_colour_by_theme_and_what_is_saved_is_for_white_paper(shown, tmp_path, scheme):
+    page = shown(scheme=scheme)
+    series = json.loads((Path(live.__file__).parents[1] / "palette.json").read_text())["series"][:2]
+
+    def strokes(selector: str) -> list[str]:
+        return page.locator(selector).evaluate_all("(all) => all.map((one) => getComputedStyle(one).stroke)")
+
+    for theme in (scheme, "dark" if scheme == "light" else "light"):
+        page.emulate_media(color_scheme=theme)
+        settled(page)
+        wanted = ["rgb({}, {}, {})".format(*bytes.fromhex(one[theme][1:])) for one in series]
+        first = ".wb-chart:first-child"
+        assert strokes(f"{first} .wb-curve") == strokes(f"{first} .wb-swatch line") == wanted
+        assert strokes(".wb-run-head line") == wanted
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Save SVG").click()
+    waiting.value.save_as(tmp_path / "curves.svg")
+    text = (tmp_path / "curves.svg").read_text()
+    assert all(one["light"] in text and one["dark"] not in text for one in series)
 
 
 def test_a_line_is_drawn_soon_after_it_is_heard(shown):

@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import {
+  lineStyle,
   logTicks,
   nearest,
   pathOf,
@@ -20,6 +21,13 @@ test("ticks are round numbers", () => {
   expect(logTicks(1, 1000)).toEqual([1, 10, 100, 1000]);
   expect(logTicks(1, 10)).toEqual([1, 2, 5, 10]);
   expect([0, 0.5, 1].map((value) => tickText(value, [0, 0.5, 1]))).toEqual(["0.0", "0.5", "1.0"]);
+});
+
+test("a run has the colour of the theme, and dashes in widths of its line", () => {
+  expect(lineStyle(0, "light")).toEqual({ index: 0, colour: "#0072b2", dash: "" });
+  expect(lineStyle(11, "dark").colour).toBe(lineStyle(1, "dark").colour);
+  expect(lineStyle(1, "dark").colour).not.toBe(lineStyle(1, "light").colour);
+  expect(lineStyle(1, "light").dash).toBe("6.7 2.9"); // 3.7 and 1.6 times 1.8 pixels
 });
 
 test("smoothing weighs what came before, without a start at zero", () => {

@@ -1,7 +1,7 @@
 // The charts of a live panel: all runs over each other, one range of steps for all, one step that is read off in all.
 
 import { BORDER, chartText, createDrawing, INKS, lineStyle, nearest, placeOf, smoothed } from "./chart.js";
-import { seriesStyle } from "./colours.js";
+import { dashes, seriesStyle } from "./colours.js";
 import { inView, make, setText, themeOf } from "./dom.js";
 import { numberText } from "./numbers.js";
 import { svgDocument, svgText } from "./saving.js";
@@ -76,6 +76,15 @@ export function fullSpan(runs) {
   return high > low ? [low, high] : [low - 1, high + 1];
 }
 
+// A piece of the line of run number `index`.
+export function swatch(index) {
+  const holder = make("span", { class: "wb-swatch wb-series", style: seriesStyle(index), "aria-hidden": "true" });
+  holder.innerHTML =
+    `<svg width="26" height="10"><line x1="0" x2="26" y1="5" y2="5" stroke="currentColor"` +
+    ` stroke-width="3" stroke-dasharray="${dashes(index, 2)}"/></svg>`;
+  return holder;
+}
+
 // What a step reads in all lines: [{run, index, step, text}], `index` being the number of the run.
 function readings(lines, step) {
   return lines
@@ -146,10 +155,9 @@ function createChart(store, { title, lines, span, drawn }) {
     const key = marks.map((one) => one?.index).join();
     if (key !== chart.key) {
       chart.key = key;
-      const square = (index) => make("i", { class: "wb-series", style: seriesStyle(index) });
       read.replaceChildren(
         ...marks.map((one) =>
-          one ? make("span", { class: "wb-read", title: one.run }, square(one.index), "") : make("span", {}, ""),
+          one ? make("span", { class: "wb-read", title: one.run }, swatch(one.index), "") : make("span", {}, ""),
         ),
       );
     }

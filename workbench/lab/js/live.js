@@ -1,7 +1,6 @@
 // Live panel: mounts it, takes what is new as messages, and shows each run beside the charts.
 
-import { createCharts, KEEPS } from "./charts.js";
-import { dashes, seriesStyle } from "./colours.js";
+import { createCharts, KEEPS, swatch } from "./charts.js";
 import { createFrame, followSurroundings } from "./controls.js";
 import { inView, make, setText } from "./dom.js";
 import { durationText, numberText } from "./numbers.js";
@@ -29,14 +28,6 @@ function speedText({ step, steps, images_per_second: images, seconds_a_step: eac
   if (left !== null && left !== undefined) parts.push(`${durationText(left)} left`);
   if (seconds) parts.push(`${durationText(seconds)} trained`);
   return parts.join(" · ");
-}
-
-function swatch(index) {
-  const holder = make("span", { class: "wb-swatch wb-series", style: seriesStyle(index), "aria-hidden": "true" });
-  holder.innerHTML =
-    `<svg width="26" height="10"><line x1="0" x2="26" y1="5" y2="5" stroke="currentColor"` +
-    ` stroke-width="3" stroke-dasharray="${dashes(index, 3)}"/></svg>`;
-  return holder;
 }
 
 // `ask(what, value)` sends a command. The parts stay the same elements, so that the focus stays where it is.
