@@ -14,11 +14,10 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path
 from matplotlib.transforms import IdentityTransform
 
-from workbench.lab.palette import class_look
+from workbench.lab.palette import UNMEASURED, class_look
 from workbench.lab.panes import Axis, Pane, fixed, nearest_stop, text_of
 
 METHODS = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
-_OUTLINE = "#d9dce0"
 _LISTED = 40  # classes that a picture has room for
 
 _Pane = _State = Mapping[str, Any]
@@ -209,7 +208,7 @@ def draw_points(
     axis.set_aspect("equal", adjustable="datalim")
     axis.set_xticks([])
     axis.set_yticks([])
-    axis.spines[:].set_color(_OUTLINE)
+    axis.spines[:].set_color(UNMEASURED)
 
 
 def _table(axis: Axes, by_class: Sequence[ClassNumbers], total: ClassNumbers, names: Sequence[str]) -> None:
