@@ -1,16 +1,96 @@
-"""What every folder of tests shares: threads, and a browser."""
+"""What every folder of tests shares: checked shapes, threads, and a browser."""
 
+import ast
+import functools
+import importlib.machinery
 import os
 import shutil
+import sys
 
 import pytest
-from hypothesis import HealthCheck, settings
 
-# Generated examples: the same few in every run by default; thousands of new ones with --hypothesis-profile=long.
-_FUZZ = {"deadline": None, "suppress_health_check": list(HealthCheck)}
-settings.register_profile("short", max_examples=25, derandomize=True, database=None, **_FUZZ)
-settings.register_profile("long", max_examples=2000, **_FUZZ)
-settings.load_profile("short")
+
+def check_shapes(function):
+    """The function, or the dataclass, with its annotations checked by jaxtyping and beartype in every call.
+
+    The checks are compiled in the first call. jaxtyping's own import hook compiles those of every function that is
+    imported, which takes several seconds before the first test.
+    """
+    if isinstance(function, type):
+        if "__dataclass_fields__" in vars(function):
+            function.__init__ = check_shapes(function.__init__)
+        return function
+    checked = None
+
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        nonlocal checked
+        if checked is None:
+            from beartype import beartype
+            from jaxtyping import jaxtyped
+
+            checked = jaxtyped(function, typechecker=beartype)
+        return checked(*args, **kwargs)
+
+    return wrapped
+
+
+class _CheckingLoader(importlib.machinery.SourceFileLoader):
+    """Puts `check_shapes` around the functions and dataclasses of a module that names shapes."""
+
+    def get_code(self, fullname):
+        data = self.get_data(self.path)
+        return self.source_to_code(data, self.path) if b"jaxtyping" in data else super().get_code(fullname)
+
+    def source_to_code(self, data, path, *, _optimize=-1):
+        tree = ast.parse(data, path)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                check = ast.copy_location(ast.Name("__check_shapes__", ast.Load()), node)
+                # Innermost around a function, as other decorators may hide its annotations; outermost around a class.
+                node.decorator_list.insert(0 if isinstance(node, ast.ClassDef) else len(node.decorator_list), check)
+        return compile(tree, path, "exec", dont_inherit=True, optimize=_optimize)
+
+    def exec_module(self, module):
+        module.__check_shapes__ = check_shapes
+        super().exec_module(module)
+
+
+class _CheckingFinder:
+    """Loads the modules of the package with `_CheckingLoader`."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target) if name.startswith("workbench.") else None
+        if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+            spec.loader = _CheckingLoader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+sys.meta_path.insert(0, _CheckingFinder)
+
+
+def _register_profiles() -> None:
+    """Of generated examples the same few in every run by default; with --hypothesis-profile=long thousands of new."""
+    from hypothesis import HealthCheck, settings
+
+    common = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+    settings.register_profile("short", max_examples=25, derandomize=True, database=None, **common)
+    settings.register_profile("long", max_examples=2000, **common)
+    settings.load_profile("short")
+
+
+def pytest_pycollect_makemodule(module_path):
+    # Not for every test: Hypothesis takes a second to import.
+    if "hypothesis" not in sys.modules and b"hypothesis" in module_path.read_bytes():
+        _register_profiles()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    if config.getoption("--hypothesis-profile", None):
+        _register_profiles()
+
 
 # Processes of pytest-xdist side by side, each with as many threads as cores, would slow each other down.
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -3,13 +3,14 @@
 import contextlib
 import copy
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from workbench.config import Config
 from workbench.objectives.base import Batch
@@ -111,7 +112,7 @@ class TrainState:
         with torch.no_grad():
             averages, weights = _local(self.ema.parameters()), _local(self.student.backbone.parameters())
             torch._foreach_lerp_(averages, weights, 1 - self.config.ema)
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+        return norm.full_tensor() if _sharded(norm) else norm
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """The tensors of a checkpoint: model, ema, and AdamW's by name, as ``blocks.0.attn.qkv.weight/exp_avg``.
@@ -202,13 +203,19 @@ def _shard(module: nn.Module, blocks: Iterable[nn.Module], accelerator: Accelera
         register_fsdp_forward_method(module, "features")
 
 
+def _sharded(tensor: Any) -> bool:
+    """Whether FSDP shares it among processes; where it does, the module of its kind of tensors is loaded."""
+    tensors = sys.modules.get("torch.distributed.tensor")  # most of a second to import, needed by nothing else
+    return tensors is not None and isinstance(tensor, tensors.DTensor)
+
+
 def _local(parameters: Iterable[Tensor]) -> list[Tensor]:
     """What this process holds of each tensor."""
-    return [p.to_local() if isinstance(p, DTensor) else p for p in parameters]
+    return [p.to_local() if _sharded(p) else p for p in parameters]
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor().cpu() if _sharded(tensor) else tensor
 
 
 def _check_fit(part: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
@@ -236,6 +243,8 @@ def _check_moments(parameters: Mapping[str, Tensor], given: Mapping[str, Tensor]
 
 def _like(value: Tensor, own: Tensor | None) -> Tensor:
     """``value`` split as ``own`` is."""
-    if not isinstance(own, DTensor):
+    if not _sharded(own):
         return value
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
