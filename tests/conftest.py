@@ -1,8 +1,9 @@
-"""What every folder of tests shares: checked shapes, threads, and a browser."""
+"""What every folder of tests shares: which tests run, checked shapes, threads, and a browser."""
 
 import ast
 import functools
 import importlib.machinery
+import importlib.util
 import os
 import shutil
 import sys
@@ -86,10 +87,43 @@ def pytest_pycollect_makemodule(module_path):
         _register_profiles()
 
 
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run the tests marked slow or browser too")
+
+
+FAST = "not slow and not browser"
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
     if config.getoption("--hypothesis-profile", None):
         _register_profiles()
+    # Files, folders and tests that are named on the command line run whole.
+    named = config.args_source is config.ArgsSource.ARGS
+    if not (named or config.option.all or config.option.markexpr or config.option.keyword):
+        config.option.markexpr = FAST  # which the processes of pytest-xdist get too
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "browser" in item.fixturenames:
+            item.add_marker("browser")
+    # The longest first, so that no process waits for another at the end.
+    items.sort(key=lambda item: not (item.get_closest_marker("slow") or item.get_closest_marker("browser")))
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("there is no GPU")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.option.markexpr == FAST:
+        terminalreporter.write_line("Tests marked slow or browser were left out; `pytest --all` runs everything.")
 
 
 # Processes of pytest-xdist side by side, each with as many threads as cores, would slow each other down.
@@ -108,6 +142,11 @@ FLAGS = [
     "--force-color-profile=srgb",
     "--font-render-hinting=none",
 ]
+
+
+@pytest.fixture(scope="session")
+def has_browser() -> bool:
+    return CHROMIUM is not None and importlib.util.find_spec("playwright") is not None
 
 
 @pytest.fixture(scope="session")

@@ -130,6 +130,8 @@ def shown(request, lab, notebooks, browser):
     shown = Shown(page, request.param)
     page.on("console", lambda said: said.type == "error" and shown.wrong.append(said.text))
     page.on("pageerror", lambda error: shown.wrong.append(str(error)))
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
     page.goto(f"{lab.address}/lab/tree/{shown.name}.ipynb?reset&token={lab.token}")
     page.wait_for_selector(".jp-Notebook .jp-Cell")
     shown.until(READY)
@@ -141,6 +143,8 @@ def shown(request, lab, notebooks, browser):
     )
     context.close()
     assert not shown.wrong, shown.wrong
+    others = [url for url in asked if not url.startswith((lab.address, "data:", "blob:"))]
+    assert asked and not others, others
 
 
 def pixels(locator) -> list[np.ndarray]:
@@ -190,6 +194,7 @@ def agrees(shown: Shown, number: int, view) -> int:
 
 def test_it_ran(shown):
     shown.is_whole()
+    assert shown.page.get_by_text("official Jupyter news").count() == 0
 
 
 def test_every_slider_moves_its_view_as_python_draws_it(shown):
@@ -264,6 +269,8 @@ def test_after_a_reload_the_views_are_there_as_they_were_left(shown):
 
 
 def test_after_a_restart_of_the_kernel_it_runs_again(shown):
+    if shown.name != "03_guidance":
+        pytest.skip("one of five is enough: it runs from top to bottom once more")
     shown.page.evaluate(FORGET)
     shown.until(READY, 60)
     shown.run()

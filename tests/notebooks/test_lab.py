@@ -1,49 +1,17 @@
-"""JupyterLab as `workbench lab` starts it: who may enter, what it asks for, and a notebook in a real browser."""
+"""JupyterLab as `workbench lab` starts it: who may enter, and what it asks for."""
 
 import json
 import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from workbench.cli.lab import Copied, copy_notebooks, free_port, lab_arguments, lab_environment
 from workbench.shipped import shipped
-
-READY = """async () => {
-  const panel = window.jupyterapp && window.jupyterapp.shell.currentWidget;
-  if (!panel || !panel.context) return false;
-  await panel.context.ready;
-  await panel.context.sessionContext.ready;
-  const session = panel.context.sessionContext.session;
-  return Boolean(session) && session.kernel.connectionStatus === "connected" && session.kernel.status === "idle";
-}"""
-RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }"
-RAN = """() => {
-  const panel = window.jupyterapp.shell.currentWidget;
-  const code = [...panel.content.model.cells].filter((cell) => cell.type === "code");
-  for (const cell of code) {
-    const wrong = cell.sharedModel.getOutputs().find((output) => output.output_type === "error");
-    if (wrong) throw new Error(`${wrong.ename}: ${wrong.evalue}`);
-  }
-  return code.length > 0 && code.every((cell) => cell.executionCount) &&
-    panel.context.sessionContext.session.kernel.status === "idle";
-}"""
-FORGET = """async () => {
-  const panel = window.jupyterapp.shell.currentWidget;
-  await panel.context.sessionContext.session.kernel.restart();
-  for (const cell of panel.content.model.cells) if (cell.type === "code") { cell.clearExecution(); }
-}"""
-PIXELS = """(canvas) => {
-  const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d");
-  copy.drawImage(canvas, 0, 0);
-  return [...copy.getImageData(0, 0, canvas.width, canvas.height).data];
-}"""
 
 
 def refused(lab, path: str, **headers: str) -> int:
@@ -144,59 +112,3 @@ def test_news_and_updates_are_off(lab):
     with lab.get(path, Authorization=f"token {lab.token}") as answer:
         found = json.load(answer)["schema"]["properties"]
     assert (found["fetchNews"]["default"], found["checkForUpdates"]["default"]) == ("false", False)
-
-
-@pytest.fixture
-def page(lab, browser):
-    """The notebook in JupyterLab; the test fails if the page asked anybody else for anything."""
-    context = browser.new_context(viewport={"width": 1400, "height": 1000})
-    shown, asked = context.new_page(), []
-    shown.on("request", lambda request: asked.append(request.url))
-    shown.goto(f"{lab.address}/lab/tree/03_guidance.ipynb?reset&token={lab.token}")
-    shown.wait_for_selector(".jp-Notebook .jp-Cell")
-    until(shown, READY, 60)
-    yield shown
-    shown.evaluate(
-        "async () => { for (const one of window.jupyterapp.serviceManager.sessions.running())"
-        " await window.jupyterapp.serviceManager.sessions.shutdown(one.id); }"
-    )
-    context.close()
-    others = [url for url in asked if not url.startswith((lab.address, "data:", "blob:"))]
-    assert asked and not others, others
-
-
-def until(page, script: str, seconds: float) -> None:
-    """Wait for a script that may be asynchronous, which `wait_for_function` takes for true at once."""
-    deadline = time.monotonic() + seconds
-    while not page.evaluate(script):
-        assert time.monotonic() < deadline, page.locator(".jp-Notebook").inner_text()[-3000:]
-        page.wait_for_timeout(250)
-
-
-def press_end(page) -> tuple[np.ndarray, np.ndarray, str]:
-    """Pixels of the last map of the first view at w = 0 and at its largest, and what the slider says then."""
-    view = page.locator(".jp-OutputArea-output:has(.wb-foot)").first
-    slider = view.get_by_role("slider", name="w", exact=True)
-    slider.scroll_into_view_if_needed()
-    slider.focus()
-    found = []
-    for key in ("Home", "End"):
-        page.keyboard.press(key)
-        page.wait_for_timeout(300)
-        found.append(np.array(view.locator(".wb-tile canvas").last.evaluate(PIXELS)))
-    return *found, slider.get_attribute("aria-valuetext")
-
-
-def test_a_notebook_runs_moves_and_runs_again_after_a_restart(page):
-    for _ in range(2):
-        page.evaluate(RUN_ALL)
-        until(page, RAN, 240)
-        assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts() == []
-        assert page.locator(".jp-OutputArea-output:has(.wb-foot)").count() == 3
-        assert page.locator(".jp-RenderedImage img").count() == 1
-        assert all(not text for text in page.locator(".wb-status").all_inner_texts())
-        before, after, value = press_end(page)
-        assert value == "30" and before.std() > 5 and not np.array_equal(before, after)
-        page.evaluate(FORGET)
-        until(page, READY, 60)
-    assert page.get_by_text("official Jupyter news").count() == 0

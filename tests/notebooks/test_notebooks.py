@@ -52,8 +52,11 @@ def parameters_of(name: str) -> set[str]:
     return {name.id for name in assigned if isinstance(name.ctx, ast.Store)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(EXPECTED))
-def test_it_runs_from_top_to_bottom(name, root, tiny, environment, tmp_path, monkeypatch):
+def test_it_runs_from_top_to_bottom(name, root, tiny, environment, tmp_path, monkeypatch, has_browser):
+    if has_browser and name != "05_training.ipynb":
+        pytest.skip("it runs in a browser, in test_browser_notebooks")
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
     parameters, views, charts = EXPECTED[name]
