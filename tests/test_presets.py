@@ -5,11 +5,13 @@ from functools import cache
 import pytest
 import torch
 
-from workbench.config import load_config, plugin_class, presets, to_dict
+from workbench import config as configuration
+from workbench.config import plugin_class, presets, to_dict
 from workbench.objectives.base import Context
 from workbench.reporting.sweep.specification import load_sweep
 from workbench.shipped import shipped
 
+load_config = cache(configuration.load_config)
 CHANNELS = {"sd-vae": (4, 8), "va-vae": (32, 16), "kl-f4": (4, 4)}  # and how many pixels a latent is wide
 SWEEPS = {file.stem: load_sweep(file) for file in sorted(shipped("reports/sweeps").glob("*.yaml"))}
 # Those that change something in a preset; "SWEEP/ROW".
@@ -232,10 +234,10 @@ def test_paper_recipe_is_the_papers():
 
 
 def test_released_recipe_differs_where_the_code_does():
-    config = load_config("paper/sit-b-2-256", ["recipe=released"])
+    config = load_config("paper/sit-b-2-256", ("recipe=released",))
     assert config.backbone.options["qk_norm"] is True
     assert config.objective.options["window"] == "scale"
     assert config.objective.options["teacher_weights"] == "raw"
-    teacher = load_config("paper/sit-b-2-256-teacher", ["recipe=released"])
+    teacher = load_config("paper/sit-b-2-256-teacher", ("recipe=released",))
     assert teacher.objective.options["target"] == "velocity"
     assert teacher.objective.options["head"] == "mlp-norm-linear"

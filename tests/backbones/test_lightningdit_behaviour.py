@@ -99,6 +99,7 @@ def test_checkpointing_changes_memory_not_numbers():
         assert gradient.any() and torch.equal(gradient, other[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpoint_blocks", [False, True])
 def test_one_compiled_graph_gives_the_same_numbers(checkpoint_blocks, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the checks of the tests do not compile
@@ -183,6 +184,7 @@ def test_errors_say_what_came_and_what_is_allowed():
         randomised().features(*batch(), (13,))
 
 
+@pytest.mark.slow
 def test_stopped_training_resumes_to_the_same_weights(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -174,6 +174,7 @@ def test_without_a_browser_its_rows_say_why(tmp_path, monkeypatch):
     assert rows["control poll"]["value"] < 1000
 
 
+@pytest.mark.slow
 def test_the_whole_measurement(tmp_path, browser):
     report = tmp_path / "console.json"
     done = measure(tmp_path, "--logged", "500", "--listed", "3", "--report", str(report))

@@ -8,6 +8,7 @@ from workbench import plugins
 NANO = {"name": "sit", "size": "nano", "patch": 4}
 
 
+@pytest.mark.slow
 def test_every_kind_is_timed_in_turn():
     rounds = list(bench_steps(NANO, batch=4, repeats=2, every=True))
     assert [(done, total) for done, total, _ in rounds] == [(1, 2), (2, 2)]

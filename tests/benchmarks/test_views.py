@@ -59,6 +59,7 @@ def test_every_latency_has_two_limits_and_nothing_else_has():
     assert all(goal.p95 is None or goal.p50 < goal.p95 for goal in GOALS.values())
 
 
+@pytest.mark.slow
 def test_extraction_is_into_a_cache_of_its_own(run):
     said = []
     before = sorted(run.folder.parent.rglob("*"))
@@ -78,6 +79,7 @@ def test_what_is_refused(run, tmp_path, monkeypatch):
         find_chromium()
 
 
+@pytest.mark.slow
 def test_without_a_browser_the_benchmark_says_how_to_get_one(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("WORKBENCH_RUNS", str(run.folder.parent))
@@ -88,6 +90,7 @@ def test_without_a_browser_the_benchmark_says_how_to_get_one(run, tmp_path, monk
     assert ended.value.code == 2 and said.startswith("workbench: ") and "apt-get install chromium" in said
 
 
+@pytest.mark.slow
 def test_the_whole_measurement(run, tmp_path, browser):
     report = tmp_path / "views.json"
     done = workbench(run, "--presses", "3", "--no-extraction", "--report", str(report))

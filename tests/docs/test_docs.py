@@ -52,6 +52,7 @@ def place(tmp_path_factory):
         yield folder
 
 
+@pytest.mark.slow
 def test_the_quickstart_has_ten_lines_and_runs(place):
     (quickstart,) = python_of(DOCS / "index.md")
     assert len([line for line in quickstart.splitlines() if line.strip()]) <= 10
@@ -59,6 +60,7 @@ def test_the_quickstart_has_ten_lines_and_runs(place):
     assert wb.find_runs(place / "runs")[0].status["state"] == "finished"
 
 
+@pytest.mark.slow
 def test_the_page_about_runs_lists_every_file_of_a_run(place):
     run = next(run for run in wb.find_runs(place / "runs") if run.config.data.name == "digits")
     settings = SamplingConfig(sampler="euler", steps=1, count=4)

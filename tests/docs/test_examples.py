@@ -25,6 +25,7 @@ def place(tmp_path_factory):
         yield folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", wb._PUBLIC)
 def test_the_example_runs(name, place):
     found = doctest.DocTestParser().get_doctest(public(name).__doc__, {"wb": wb}, f"wb.{name}", None, 0)

@@ -41,6 +41,7 @@ def folder(trained, tmp_path):
     return tmp_path / "clf"
 
 
+@pytest.mark.slow
 def test_training_learns_digits_and_reports_each_epoch(trained):
     assert [record["epoch"] for record in trained] == [1, 2, 3, 4, 5]
     assert all(record["epochs"] == 5 for record in trained)
@@ -114,6 +115,7 @@ def test_spatial_features_are_the_last_convolution_and_pooled_to_the_features(fo
     torch.testing.assert_close(found.features.double(), features, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_packaged_one_has_its_recorded_accuracy_on_the_classes_it_names():
     detector, images = load_detector("clf64"), load_images(DataConfig(source="embedded"), "test")
     found = detector(images.batch(range(len(images)))).logits.argmax(dim=1)

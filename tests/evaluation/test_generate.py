@@ -100,6 +100,7 @@ def test_samples_are_kept_in_one_file(run, monkeypatch):
         assert arrays["arr_0"].shape == (120, 32, 32, 1) and arrays["arr_0"].dtype == np.uint8
 
 
+@pytest.mark.slow
 def test_processes_make_the_same_images(run, whole):
     calls = []
     shared = generate(run, 2, run.config.sampling, lambda *done: calls.append(done), processes=2)
@@ -111,6 +112,7 @@ def test_processes_make_the_same_images(run, whole):
         generate(run, 2, run.config.sampling, processes=0)
 
 
+@pytest.mark.slow
 def test_killed_generation_goes_on(run, whole):
     code = (
         "from pathlib import Path; from workbench.runs.store import Run\n"
@@ -167,6 +169,7 @@ def test_parts_left_by_a_kill_while_they_were_removed_are_removed(run, whole):
     assert len(files_of(run)) == 1
 
 
+@pytest.mark.slow
 def test_errors_of_a_process_reach_the_caller(run, monkeypatch):
     weights = next(run.folder.glob("checkpoints/*/ema.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-8])

@@ -110,6 +110,7 @@ def test_other_labels_are_another_protocol(copy):
     assert "label_scheme" in PROTOCOL and len(copy.results) == 2 * len(METRICS)
 
 
+@pytest.mark.slow
 def test_controls_and_reduced_detectors(copy):
     for detector in ("randomconv", "pixels-pca64"):
         records = score(copy, 4, few(copy), detector=detector, small_ok=True)

@@ -63,6 +63,7 @@ def test_the_token_is_in_the_environment_only(tmp_path, monkeypatch):
     assert not any("secret" in argument for argument in lab_arguments(tmp_path, 8888, True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -80,6 +81,7 @@ def test_mistakes_are_one_sentence(arguments, sentence, environment, tmp_path):
     assert sentence in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["maps", "samples"])
 def test_a_page_of_a_run(view, environment, tmp_path):
     command = [sys.executable, "-m", "workbench", "page", "demo-plain", "lesson.html", "--view", view, "--images", "3"]
@@ -88,6 +90,7 @@ def test_a_page_of_a_run(view, environment, tmp_path):
     assert "MB, works offline" in done.stdout and "default-src 'none'" in (tmp_path / "lesson.html").read_text()
 
 
+@pytest.mark.slow
 def test_only_who_has_the_token_enters_whatever_the_users_own_settings_say(lab):
     assert refused(lab, "/api/contents") == refused(lab, "/api/contents", Authorization="token ") == 403
     # A page elsewhere whose name was made to lead here.
@@ -101,12 +104,14 @@ def test_only_who_has_the_token_enters_whatever_the_users_own_settings_say(lab):
         other.bind(("127.0.0.2", port))
 
 
+@pytest.mark.slow
 def test_it_says_what_it_copied_and_what_it_kept(lab):
     said = "".join(lab.said)
     assert "copied into workbench-notebooks/: 00_tour.ipynb" in said
     assert "changed since they came, and kept: 03_guidance.ipynb" in said
 
 
+@pytest.mark.slow
 def test_news_and_updates_are_off(lab):
     path = "/lab/api/settings/@jupyterlab/apputils-extension:notification"
     with lab.get(path, Authorization=f"token {lab.token}") as answer:

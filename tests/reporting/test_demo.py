@@ -36,6 +36,7 @@ def demo(tmp_path_factory):
     return root, list(run_demo(root / "runs", report, overrides=TINY))
 
 
+@pytest.mark.slow
 def test_goes_on_where_it_stopped(demo):
     root, progress = demo
     stages = {p.stage for p in progress}
@@ -46,6 +47,7 @@ def test_goes_on_where_it_stopped(demo):
     assert [r["step"] for r in runs[1].metrics] == [2, 3, 4, 6]
 
 
+@pytest.mark.slow
 def test_report_is_one_file_that_needs_nothing(demo):
     root, _ = demo
     page = (root / "out" / "demo.html").read_text()

@@ -16,6 +16,8 @@ from threadpoolctl import threadpool_limits
 from workbench.reporting.demo import run_demo
 from workbench.runs.store import Run, find_runs
 
+pytestmark = pytest.mark.slow
+
 TINY = (
     "data.limit=120",
     "codec.name=identity",

@@ -77,6 +77,7 @@ def states(place: Path, **options) -> dict[str, str]:
     return {one.name: one.state for one in make("laptop", place / "runs", place / "out", workers=2, **options)}
 
 
+@pytest.mark.slow
 def test_what_nothing_changed_for_is_kept_and_what_fails_leaves_its_last_form(place):
     figure(place, "one")
     figure(place, "two", missing='(Missing("a run", "workbench train demo/guided"),)')
@@ -108,6 +109,7 @@ def test_what_nothing_changed_for_is_kept_and_what_fails_leaves_its_last_form(pl
     assert (place / "out" / "one" / "exhibit.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_what_cannot_be_shown_is_listed_and_fails_where_it_was_asked_for(place, monkeypatch, capsys):
     monkeypatch.setenv("WORKBENCH_RUNS", str(place / "runs"))
     figure(place, "one", NOTHING)

@@ -33,6 +33,7 @@ def made(name: str, root) -> Exhibit:
     return paper.exhibits()[name]("laptop", root=root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(paper.names()) - NEED_WEIGHTS))
 def test_a_table_of_the_edition_is_made_again_from_its_records(name, root):
     exhibit = made(name, root)
@@ -43,6 +44,7 @@ def test_a_table_of_the_edition_is_made_again_from_its_records(name, root):
     assert set(exhibit.figures) == {path.stem for path in (COMMITTED / name).glob("*.png")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(NEED_WEIGHTS))
 def test_what_needs_weights_says_so_with_a_command_that_keeps_the_records(name, root, tmp_path):
     exhibit = made(name, root)

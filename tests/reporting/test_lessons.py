@@ -42,6 +42,7 @@ def lines(chart: Chart) -> dict[str, np.ndarray]:
     return {line.get_label(): np.array(line.get_ydata()) for line in chart.figure.axes[0].lines}
 
 
+@pytest.mark.slow
 def test_runs_are_trained_once(runs, root):
     assert [run.status["state"] for run in runs.values()] == ["finished"] * 3
     said = []
@@ -49,6 +50,7 @@ def test_runs_are_trained_once(runs, root):
     assert again == runs and not said
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on(root):
     config, steps = load_config("demo/plain", (*TINY, "training.seed=1")), []
 
@@ -77,6 +79,7 @@ def test_runs_of_the_command_line_are_one_folder_higher(tmp_path, monkeypatch):
     assert home() == tmp_path / "elsewhere"
 
 
+@pytest.mark.slow
 def test_a_probe_is_that_of_the_features_of_each_step_and_run(runs):
     run = runs["plain"]
     drawn = lines(probe_over_training(run, layers=(0, 8), t=0.5, images=80, **QUIET))
@@ -90,6 +93,7 @@ def test_a_probe_is_that_of_the_features_of_each_step_and_run(runs):
     assert np.array_equal(beside["plain, step 4"], drawn["step 4"])
 
 
+@pytest.mark.slow
 def test_without_guidance_only_the_labels_differ(runs):
     drawn = lines(versions(runs["teacher"], t=0.5, images=80, scales=(0.0, 1.0, 10.0), **QUIET))
     null = drawn["null label"]
@@ -99,6 +103,7 @@ def test_without_guidance_only_the_labels_differ(runs):
     assert np.all(drawn["chance"] == 0.1)
 
 
+@pytest.mark.slow
 def test_what_a_guided_run_cost_takes_its_teacher(runs):
     with pytest.raises(ValueError, match="takes its teacher's seconds too"):
         scores_over_training({"guided": runs["guided"]}, against="compute", **QUIET)

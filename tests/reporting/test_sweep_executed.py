@@ -27,6 +27,8 @@ from workbench.reporting.sweep.specification import plan, sweep_of
 from workbench.runs.store import Run, find_runs, prepare_run
 from workbench.shipped import shipped
 
+pytestmark = pytest.mark.slow
+
 SHARED = {
     "training.steps": 8,
     "training.batch": 4,

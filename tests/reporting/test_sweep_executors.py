@@ -11,6 +11,8 @@ from workbench.reporting.sweep.records import place_of, read_job
 from workbench.reporting.sweep.schedule import run_sweep
 from workbench.reporting.sweep.specification import plan, sweep_of
 
+pytestmark = pytest.mark.slow
+
 STAND_IN = """\
 import json, os, signal, sys
 if config.endswith("teacher"):

@@ -21,7 +21,7 @@ from workbench.data.images import load_images
 from workbench.training import codec as module
 from workbench.training.codec import UNFINISHED, CodecTraining, one_cycle, train_codec
 
-TINY = CodecTraining(steps=30, batch=8, latent_channels=2, widths=(8, 8), log_every=1, save_every=4)
+TINY = CodecTraining(steps=20, batch=8, latent_channels=2, widths=(8, 8), log_every=1, save_every=4)
 # The same training in a process of its own, which tells each step.
 CODE = f"""
 import sys
@@ -31,7 +31,7 @@ from workbench.config import DataConfig
 from workbench.data.images import load_images
 from workbench.training.codec import CodecTraining, train_codec
 torch.set_num_threads(1)
-train, test = (load_images(DataConfig(name="digits", limit=200), split) for split in ("train", "test"))
+train, test = (load_images(DataConfig(name="digits", limit=64), split) for split in ("train", "test"))
 for record in train_codec(train, test, Path(sys.argv[1]), {TINY!r}):
     print(record.get("step"), flush=True)
 """
@@ -46,7 +46,7 @@ def one_thread():
 
 
 @cache
-def digits(limit: int = 200):
+def digits(limit: int = 64):
     return [load_images(DataConfig(name="digits", limit=limit), split) for split in ("train", "test")]
 
 
@@ -80,11 +80,12 @@ def test_a_finished_folder_is_a_codec(whole):
     codec = load_codec(str(whole), 1)
     record = json.loads((whole / "codec.json").read_text())
     assert codec.hash == record["sha256"] == hashlib.sha256((whole / "codec.safetensors").read_bytes()).hexdigest()
-    assert (codec.channels, codec.factor) == (2, 2) and record["reconstruction"]["count"] == 200
+    assert (codec.channels, codec.factor) == (2, 2) and record["reconstruction"]["count"] == 64
 
 
+@pytest.mark.slow
 def test_killed_at_a_random_step_it_ends_the_same(whole, tmp_path):
-    step = random.randint(5, 18)
+    step = random.randint(5, 12)
     process = subprocess.Popen([sys.executable, "-c", CODE, tmp_path], stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.strip() == str(step):
@@ -97,7 +98,7 @@ def test_killed_at_a_random_step_it_ends_the_same(whole, tmp_path):
     assert_same_codec(whole, tmp_path)
 
 
-@pytest.mark.parametrize("steps", [(3,), (4, 5), (29,), (12, 30)])
+@pytest.mark.parametrize("steps", [(3,), (4, 5), (19,), (12, 20)])
 def test_left_at_any_step_it_ends_the_same(whole, tmp_path, steps):
     for step in steps:
         train(tmp_path, stop_after=step)
@@ -109,6 +110,7 @@ def test_left_at_any_step_it_ends_the_same(whole, tmp_path, steps):
     assert_same_codec(whole, tmp_path)
 
 
+@pytest.mark.slow
 def test_cut_off_while_saving_the_save_before_counts(whole, tmp_path, monkeypatch):
     def full(*_):
         raise OSError("no space left")
@@ -122,7 +124,7 @@ def test_cut_off_while_saving_the_save_before_counts(whole, tmp_path, monkeypatc
     assert_same_codec(whole, tmp_path)
 
 
-@pytest.mark.parametrize("key, value", [("steps", 40), ("seed", 1), ("widths", (8, 16)), ("learning_rate", 1e-3)])
+@pytest.mark.parametrize("key, value", [("steps", 30), ("seed", 1), ("widths", (8, 16)), ("learning_rate", 1e-3)])
 def test_other_settings_are_refused(tmp_path, key, value):
     train(tmp_path, stop_after=4)
     before = (tmp_path / UNFINISHED).read_bytes()
@@ -136,7 +138,7 @@ def test_other_settings_are_refused(tmp_path, key, value):
 def test_other_images_are_refused_and_how_often_is_free(tmp_path):
     train(tmp_path, stop_after=4)
     with pytest.raises(ValueError, match="content .*, not content"):
-        next(train_codec(*digits(100), tmp_path, TINY))
+        next(train_codec(*digits(32), tmp_path, TINY))
     assert train(tmp_path, replace(TINY, log_every=2, save_every=1), stop_after=6)[0]["step"] == 6
 
 

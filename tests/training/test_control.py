@@ -68,6 +68,7 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
     return {f"{part}:{name}": value for part, named in parts.items() for name, value in named.items()}
 
 
+@pytest.mark.slow
 def test_a_training_outlives_who_launched_it_and_obeys_others(tmp_path):
     root = tmp_path / "runs"
     run = prepare_run(LONG, root)
@@ -105,6 +106,7 @@ def test_a_training_outlives_who_launched_it_and_obeys_others(tmp_path):
         control.pause()
 
 
+@pytest.mark.slow
 def test_straight_after_a_stop_it_is_launched_again(tmp_path):
     """The answer comes before the weights are saved, and the process leaves after that: both are waited for."""
     root = tmp_path / "runs"
@@ -135,6 +137,7 @@ def test_a_process_that_does_not_leave_is_named(tmp_path, monkeypatch):
         launch(LONG, root=tmp_path)
 
 
+@pytest.mark.slow
 def test_killed_after_a_change_it_is_lost_and_resumes_to_the_same_weights(tmp_path):
     config = load_config("demo/plain", (*SMALL, "training.steps=90", "training.checkpoint_every=15"))
     launched = launch(config, root=tmp_path / "runs", patience=60.0)
@@ -156,6 +159,7 @@ def test_killed_after_a_change_it_is_lost_and_resumes_to_the_same_weights(tmp_pa
     assert [e["what"] for e in read_history(run.folder)] == ["launch", "train", "set", "launch", "train"]
 
 
+@pytest.mark.slow
 def test_several_processes_obey_at_the_same_step(tmp_path):
     run = launch(LONG, processes=2, root=tmp_path / "runs", patience=90.0).run
     control = Control(run)
@@ -248,6 +252,7 @@ def test_an_objective_without_a_stop_step_is_given_one(tmp_path):
     assert [record["step"] for record in fit(config, tmp_path) if record["alignment"] is not None] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_launch_that_fails_at_once_says_why(tmp_path):
     images = ("data.name=image-folder", f"data.path={tmp_path / 'none'}")
     wrong = load_config("demo/plain", (*SMALL, "training.steps=5", *images))

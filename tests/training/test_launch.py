@@ -54,6 +54,7 @@ def test_the_batch_script_starts_one_torchrun_a_node(tmp_path, monkeypatch):
         slurm_script(["demo/plain"], "name", 8, 0, 24)
 
 
+@pytest.mark.slow
 def test_the_printed_line_trains_with_as_many_processes(tmp_path):
     small = ["data.name=digits", "data.source=auto", "data.limit=16", "codec.name=identity", "backbone.patch=16"]
     small += ["training.steps=2", "training.batch=4", "training.sharding=fsdp"]
@@ -69,6 +70,7 @@ def test_the_printed_line_trains_with_as_many_processes(tmp_path):
     assert done.stdout.count("finished at step 2") == 1  # only the first process speaks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("queue", [False, True])
 def test_the_log_has_no_colours_whatever_jupyter_asks_for(tmp_path, monkeypatch, queue):
     monkeypatch.setenv("WORKBENCH_QUEUE", str(tmp_path / "queue"))
@@ -86,6 +88,7 @@ def test_the_log_has_no_colours_whatever_jupyter_asks_for(tmp_path, monkeypatch,
     assert "finished at step 2" in text and "\x1b" not in text and "\r" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
 def test_processes_that_are_told_to_stop_save_first(tmp_path, asked):
     small = ["data.name=digits", "data.source=auto", "data.limit=16", "codec.name=identity", "backbone.patch=16"]

@@ -31,6 +31,7 @@ SMALL = (
     "data.limit=64",
     "codec.name=identity",
     "backbone.patch=8",
+    "backbone.size=pico",
     "training.steps=12",
     "training.batch=8",
     "training.log_every=2",
@@ -101,9 +102,10 @@ def test_stopped_generator_resumes_to_the_same_weights(tmp_path):
     assert [r["step"] for r in whole.metrics] == [2, 3, 4, 6, 8, 9, 10, 12]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_at_a_random_moment_resumes_bit_identically(tmp_path, processes):
-    options = ("demo/plain", *SMALL, "training.steps=60", f"--processes={processes}")
+    options = ("demo/plain", *SMALL, "backbone.size=nano", "training.steps=60", f"--processes={processes}")
     arguments, environment = command(tmp_path / "whole", *options)
     subprocess.run(arguments, env=environment, check=True, capture_output=True)
     whole = find_runs(tmp_path / "whole")[0]
@@ -124,6 +126,7 @@ def test_killed_at_a_random_moment_resumes_bit_identically(tmp_path, processes):
     assert_identical(whole, find_runs(tmp_path / "cut")[0])
 
 
+@pytest.mark.slow
 def test_two_processes_agree_with_one(tmp_path):
     options = ("demo/plain", *SMALL)
     for processes in (1, 2):
@@ -185,7 +188,7 @@ def test_tf32_is_of_the_training_alone(tmp_path, monkeypatch, asked):
 
     before, seen, update = allowed(), [], TrainState.update
     monkeypatch.setattr(TrainState, "update", lambda *given: seen.append(allowed()[:2]) or update(*given))
-    config = load_config("demo/plain", (*SMALL, "backbone.size=pico", f"training.tf32={asked}"))
+    config = load_config("demo/plain", (*SMALL, f"training.tf32={asked}"))
     for record in fit(config, tmp_path):
         assert allowed() == before
         if record["step"] == 4:
@@ -279,6 +282,7 @@ def test_mismatched_teacher_is_refused(tmp_path):
         list(fit(config, tmp_path))
 
 
+@pytest.mark.slow
 def test_batch_that_processes_cannot_share(tmp_path):
     arguments, environment = command(tmp_path, "demo/plain", *SMALL, "training.batch=7", "--processes=2")
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True)

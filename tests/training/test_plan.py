@@ -197,6 +197,7 @@ def test_who_trains_there_is_named(tmp_path):
     assert plan(plain(), tmp_path).beside == ()
 
 
+@pytest.mark.slow
 def test_a_pace_is_measured_once_in_another_process(tmp_path, monkeypatch):
     student, teacher = chain()
     shape = encoded(student).shape
@@ -215,12 +216,14 @@ def test_a_pace_is_measured_once_in_another_process(tmp_path, monkeypatch):
     assert known_pace(load_config("demo/guided", (*TINY, HEAD, "training.batch=2")), shape) is None
 
 
+@pytest.mark.slow
 def test_why_it_cannot_be_measured(tmp_path):
     config = plain("training.precision=fp16")
     with pytest.raises(ValueError, match="could not be measured: training.precision fp16 needs a GPU"):
         measure_pace(config, encoded(config).shape)
 
 
+@pytest.mark.slow
 def test_a_chain_is_launched_and_finishes(tmp_path):
     student, teacher = chain()
     found = plan(student, tmp_path / "runs", teacher=teacher)
@@ -247,6 +250,7 @@ def test_without_the_queue_a_chain_cannot_start(tmp_path):
         plan(student, tmp_path, teacher=teacher).launch(queue=False)
 
 
+@pytest.mark.slow
 def test_the_command_prints_it(tmp_path):
     arguments = ["train", "demo/plain", *TINY, "--dry-run"]
     done = subprocess.run(

@@ -47,6 +47,7 @@ def shown() -> list[tuple[str, str]]:
     return [(place.job.run.rpartition("/")[2], place.state) for place in places()]
 
 
+@pytest.mark.slow
 def test_one_after_the_other_and_the_student_after_its_teacher(tmp_path):
     root = tmp_path / "runs"
     held = take_slots(("cpu",), 1, tmp_path / "somebody")
@@ -68,6 +69,7 @@ def test_one_after_the_other_and_the_student_after_its_teacher(tmp_path):
     wait_for(lambda: shown() == [], 10)
 
 
+@pytest.mark.slow
 def test_a_student_whose_teacher_failed_fails(tmp_path):
     teacher = prepare_run(config(0), tmp_path)
     teacher.write_status("failed", 2, error="the loss is not finite")
@@ -77,6 +79,7 @@ def test_a_student_whose_teacher_failed_fails(tmp_path):
     assert shown() == []
 
 
+@pytest.mark.slow
 def test_a_killed_waiter_keeps_its_place_and_a_cancelled_one_leaves(tmp_path):
     held = take_slots(("cpu",), 1, tmp_path / "somebody")
     first, second = (launch(config(seed), root=tmp_path, queue=True) for seed in (0, 1))
@@ -96,6 +99,7 @@ def test_a_killed_waiter_keeps_its_place_and_a_cancelled_one_leaves(tmp_path):
     os.close(held.handles[0])
 
 
+@pytest.mark.slow
 def test_a_training_that_died_with_the_machine_is_started_again(tmp_path):
     held = take_slots(("cpu",), 1, tmp_path / "somebody")
     launched = launch(config(0), root=tmp_path, queue=True)

@@ -55,6 +55,7 @@ def final(root, changes) -> dict[str, torch.Tensor]:
     return prepare_run(load_config("demo/guided", changes), root).checkpoint(6).load("model")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "tolerance"),
     [("training.precision=bf16", 2e-2), ("training.compile=true", 1e-4), ("backbone.checkpoint_blocks=true", 1e-6)],

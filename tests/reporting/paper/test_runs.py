@@ -27,6 +27,7 @@ def parsed(command: str) -> list:
     return found
 
 
+@pytest.mark.slow
 def test_runs_are_found_by_preset_and_seed(where):
     rows = {"ours": "sit-nano-2", "plain": "sit-nano-2-plain"}
     found = runs_of("laptop", rows, (0, 1), where["root"], where["overrides"])
@@ -38,6 +39,7 @@ def test_runs_are_found_by_preset_and_seed(where):
     assert found.seed(["ours"], 1)["ours"].config.training.seed == 1
 
 
+@pytest.mark.slow
 def test_a_missing_run_comes_with_the_training_of_its_teacher_first(where):
     wanted = {"other": Wanted("sit-nano-2", ("objective.guidance_scale=5.0",))}
     found = runs_of("laptop", wanted, (1, 2), where["root"], where["overrides"])
@@ -54,6 +56,7 @@ def test_a_missing_run_comes_with_the_training_of_its_teacher_first(where):
     assert run_fingerprint(config, where["root"]) == asked.fingerprint
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_says_so_and_the_others_go_on(where):
     # Its teacher is to have trained 200 steps, of 4.
     rows = {"by": "laptop-ablations/table4-by-plain", "plain": "sit-nano-2-plain"}
@@ -94,6 +97,7 @@ def test_every_preset_of_every_table_has_a_command(tmp_path):
                 assert parsed(one.command), (name, one)
 
 
+@pytest.mark.slow
 def test_records_without_weights_are_for_tables_only(where, tmp_path):
     unpack_records(pack_records(find_runs(where["root"]), tmp_path / "runs.zip"), tmp_path / "runs")
     asked = ("laptop", {"ours": "sit-nano-2"}, (0,), tmp_path / "runs", where["overrides"])
@@ -120,6 +124,7 @@ def test_an_unknown_scale_preset_or_option_is_refused(tmp_path):
             runs_of(scale, {"row": wanted}, (0,), tmp_path)
 
 
+@pytest.mark.slow
 def test_scores_are_of_one_protocol_and_what_lacks_it_is_missing(where):
     found = runs_of("laptop", ["sit-nano-2", "sit-nano-2-plain"], (0, 1), where["root"], where["overrides"])
     steps = common_steps(found.runs, dict.fromkeys(found.runs, "all"))
