@@ -11,9 +11,8 @@ from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL
 
-from workbench.evaluation.frechet import frechet_distance, frechet_from_features
+from workbench.evaluation.frechet import Moments, frechet_distance, frechet_from_features
 from workbench.evaluation.manifold import precision_recall
-from workbench.evaluation.moments import Moments
 from workbench.evaluation.scores.is_ import inception_score
 from workbench.evaluation.scores.kid import squared_discrepancy
 

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from workbench.evaluation.frechet import frechet_distance, statistics
-from workbench.evaluation.moments import Moments
+from workbench.evaluation.frechet import Moments, frechet_distance, statistics
 
 
 def sample(n, d, seed):

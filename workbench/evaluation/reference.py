@@ -20,9 +20,8 @@ from workbench.config import DataConfig
 from workbench.data.images import Images, limited_rows, load_images
 from workbench.evaluation.archives import ReferenceFile, read_reference, write_reference
 from workbench.evaluation.detectors.base import Detector
-from workbench.evaluation.frechet import Statistics, spatial_rows
+from workbench.evaluation.frechet import Moments, Statistics, spatial_rows
 from workbench.evaluation.manifold import Nearest, nearest_training, squared_radii
-from workbench.evaluation.moments import Moments
 from workbench.files import write_atomically
 
 _BATCH = 500
