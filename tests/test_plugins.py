@@ -13,11 +13,11 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from workbench.commands.sweep import _scores
 
 import workbench as wb
 from workbench import plugins
 from workbench.__main__ import main
+from workbench.cli.sweep import _scores
 from workbench.config import from_dict, load_config, plugin_class, plugin_options, to_dict, to_yaml
 from workbench.config.declared import declared
 from workbench.data.images import from_arrays, load_images
