@@ -56,6 +56,7 @@ def test_report_is_one_file_that_needs_nothing(demo):
     assert "FD-clf64" in page and "not FID" in page
 
 
+@pytest.mark.slow
 def test_the_time_is_estimated_from_a_step_with_and_without_the_objective():
     small = (*TINY, "backbone.size=pico")
     guided = load_config("demo/guided", (*small, "objective.head_width=8", "objective.stop_step=4"))
