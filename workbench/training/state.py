@@ -82,27 +82,27 @@ class TrainState:
         self.align(weight > 0)
         count, parts = self.config.accumulation, []
         for number in range(1, count + 1):
-            with self._unsynced(final=number == count):
+            with self.local(final=number == count):
                 losses = self.losses(next(batches).to(self.accelerator.device))
                 total = losses.denoise.mean()
                 if losses.alignment is not None:
                     total = total + weight * losses.alignment.mean()
                 check(total)
-                self._backward(total / count, final=number == count)
+                self.backward(total / count, final=number == count)
             parts.append(losses.detached())
-        return parts, self._update(learning_rate)
+        return parts, self.update(learning_rate)
 
-    def _backward(self, loss: Tensor, final: bool) -> None:
+    def backward(self, loss: Tensor, final: bool) -> None:
         """Add the gradients of ``loss``; processes exchange them after the ``final`` micro-batch only."""
         if self.sharded:
             self.student.set_requires_gradient_sync(final)
         self.accelerator.backward(loss)
 
-    def _unsynced(self, final: bool) -> contextlib.AbstractContextManager:
+    def local(self, final: bool) -> contextlib.AbstractContextManager:
         """Where a micro-batch that is not ``final`` runs, forward and backward, under DDP."""
         return contextlib.nullcontext() if final or self.sharded else self.accelerator.no_sync(self.model)
 
-    def _update(self, learning_rate: float) -> Tensor:
+    def update(self, learning_rate: float) -> Tensor:
         """Clip, step, average; returns the norm of the gradients before clipping."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
