@@ -190,7 +190,7 @@ def exports(kind: str, path: str) -> bool:
     """
     check(kind, path)
     here, (module, _, attribute) = KINDS[kind], path.partition(":")
-    found = getattr(_imported(here, path, module), attribute or here.exports, None)
+    found = getattr(_imported(here, path, module), attribute or _default_of(here, module), None)
     return _fits(here, found) if attribute else found is not None
 
 
@@ -291,7 +291,7 @@ def _registered_as(kind: str, path: str) -> str | None:
     """The name by which what a module path leads to is registered, if it is."""
 
     def place(module: str, attribute: str) -> tuple[str, str]:
-        return module, attribute or KINDS[kind].exports
+        return module, attribute or _default_of(KINDS[kind], module)
 
     entries = (entry for entries in _registered(kind).values() for entry in entries)
     wanted = place(*path.partition(":")[::2])
@@ -314,12 +314,17 @@ def _entry_points(group: str, path: tuple[str, ...]) -> tuple[Any, ...]:
 
 def _exported(here: Kind, name: str, module: str, attribute: str | None) -> Any:
     """What a module outside the package exports."""
-    attribute = attribute or here.exports or module.rpartition(".")[2]
+    attribute = attribute or _default_of(here, module)
     found = getattr(_imported(here, name, module), attribute, None)
     if not _fits(here, found):
         what = "has no" if found is None else "has another"
         raise PluginError(f"{here.option} {name!r}: {module} {what} {attribute}; it must be {here.base}")
     return found
+
+
+def _default_of(here: Kind, module: str) -> str:
+    """What a module is expected to export where no path names it."""
+    return here.exports or module.rpartition(".")[2]
 
 
 def _fits(here: Kind, found: Any) -> bool:
