@@ -144,8 +144,8 @@ def test_a_bare_no_is_the_word():
         (["data.path= "], "the value of data.path is empty"),
         (["=5"], "an override looks like"),
         (["training.seed=\udcff"], "the value of training.seed is not valid YAML: .* UTF-8"),
-        (["training.seed={a: 1, a: 2}"], "the key 'a' stands twice"),
-        (["objective.pairs=!!python/name:os.system"], "the tag .* is not read"),
+        (["training.seed={a: 1, a: 2}"], "duplicate key 'a'"),
+        (["objective.pairs=!!python/name:os.system"], "the tag .* is not supported"),
     ],
 )
 def test_malformed_overrides(overrides, said):
@@ -248,18 +248,18 @@ def test_nothing_published_for_a_depth_is_said():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("training:\n  batch: 8\ntraining:\n  steps: 20\n", "line 4: the key 'training' stands twice, first in line 2"),
-        ("training: {steps: 1, steps: 2}", "line 2: the key 'steps' stands twice"),
-        ("objective: {name: repa, x: [{a: 1, a: 1}]}", "line 2: the key 'a' stands twice"),
-        ("training:\n  seed: 1:30", "line 3: training.seed must be int; got '1:30'; allowed is at least 0 and"),
+        ("training:\n  batch: 8\ntraining:\n  steps: 20\n", "line 4: duplicate key 'training', first in line 2"),
+        ("training: {steps: 1, steps: 2}", "line 2: duplicate key 'steps'"),
+        ("objective: {name: repa, x: [{a: 1, a: 1}]}", "line 2: duplicate key 'a'"),
+        ("training:\n  seed: 1:30", "line 3: training.seed must be int; got '1:30'; allowed: at least 0 and"),
         ("training: {seed: 0x1F}", "line 2: training.seed must be int; got '0x1F'"),
         ("training: {batch: 1_000}", "line 2: training.batch must be int; got '1_000'"),
-        ("training:\n\n  clip: .nan", "line 4: training.clip must be a finite number .*; got .nan; allowed is above"),
-        ("training: {clip: inf}", "line 2: training.clip must be float; got 'inf'; allowed is above 0"),
+        ("training:\n\n  clip: .nan", "line 4: training.clip must be a finite number .*; got .nan; allowed: above"),
+        ("training: {clip: inf}", "line 2: training.clip must be float; got 'inf'; allowed: above 0"),
         ("training: {clip: 1e400}", "line 2: training.clip must be a finite number .*; got 1e400"),
         ("training: {stepz: 1}", "line 2: option training.stepz: 'stepz' is not known; did you mean 'steps'"),
         ("trainin: {steps: 1}", "line 2: option 'trainin' is not known; did you mean 'training'"),
-        ("training:", "line 2: training must be a section with keys of its own; got None"),
+        ("training:", "line 2: training must be a section \\(a mapping\\); got None"),
         ("objective: [1]", "line 2: objective must be a section"),
         ("objective:\n  name: repa\n  head_width: 0", "line 4: objective.head_width must be at least 1 and at most"),
         ("objective:\n  name: repa\n  layer: 99", r"line 4: objective.layer 99 is outside 1\.\.12"),
@@ -267,13 +267,13 @@ def test_nothing_published_for_a_depth_is_said():
         ("objective: {name: vae_align, window_low: 0.9}", "line 2: objective.window_low 0.9 must be below .*_high 0.7"),
         ("backbone: {size: huge}", "line 2: backbone.size 'huge' is not known. Allowed: pico, nano"),
         ("name: ''", "line 2: name is empty"),
-        ('name: "a\\nb"', "line 2: name holds a control character"),
+        ('name: "a\\nb"', "line 2: name contains a control character"),
         ("data: {path: null, limit: [1]}", "line 2: data.limit must be int; got"),
-        ("5: 1", "line 2: the key '5' is not text"),
-        ("null: 1", "line 2: the key 'null' is not text"),
-        ("? [a]\n: 1", "line 2: a key must be text"),
-        ("a: &a [*a]", r"line 2: the alias \*a .* stands for nothing that ended before it"),
-        ("a: !!set {b}", "line 2: the tag .* is not read"),
+        ("5: 1", "line 2: the key '5' is not a string"),
+        ("null: 1", "line 2: the key 'null' is not a string"),
+        ("? [a]\n: 1", "line 2: a key must be a string"),
+        ("a: &a [*a]", r"line 2: the alias \*a .* its anchor is not defined before it"),
+        ("a: !!set {b}", "line 2: the tag .* is not supported"),
         ("---\na: 1", "line 2: a second document starts"),
         ("a: " + "[" * 40 + "]" * 40, "line 2: it is nested more than 32 levels deep"),
         ("a: " + "[" * 5000, "it is nested more than 32 levels deep"),
@@ -296,7 +296,7 @@ def test_aliases_are_counted_as_often_as_they_are_used(tmp_path):
     lines = ["a0: &a0 [" + ", ".join("1" * 10) + "]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
     file.write_text("\n".join(lines))
-    with pytest.raises(ValueError, match="line 5: it comes to more than 100,000 values with its aliases"):
+    with pytest.raises(ValueError, match="line 5: it has more than 100,000 values, aliases included"):
         read_yaml(file)
     file.write_text("a: &a {b: 1, c: 2}\nd: {<<: *a, c: 3}\ne: [*a, *a]\nf: {<<: [{b: 5, g: 6}, *a]}")
     a = {"b": 1, "c": 2}
@@ -319,7 +319,7 @@ def test_the_reader_without_libyaml_reads_the_same(monkeypatch):
 def test_a_file_that_says_nothing_does_not_start_a_training(tmp_path, content):
     file = tmp_path / "empty.yaml"
     file.write_text(content)
-    with pytest.raises(ValueError, match="empty.yaml (must hold a mapping of sections; it holds|says nothing)"):
+    with pytest.raises(ValueError, match="empty.yaml (must hold a mapping of sections; it holds|is empty)"):
         load_config(file)
 
 
@@ -332,7 +332,7 @@ def test_bases_are_texts_and_go_round_in_no_circle(tmp_path):
         ):
             load_config(one)
     one.write_text(f"base: {one}")
-    with pytest.raises(ValueError, match=f"^base goes round in a circle: {one} -> {one}$"):
+    with pytest.raises(ValueError, match=f"^base files form a cycle: {one} -> {one}$"):
         load_config(one)
     one.write_text(f"base: [demo/plain, {two}]")
     two.write_text(f"base: {one}")
@@ -344,13 +344,13 @@ def test_bases_are_texts_and_go_round_in_no_circle(tmp_path):
     ):
         load_config(one)
     two.unlink()
-    with pytest.raises(ValueError, match=f"no configuration file {two}, which {one} builds on"):
+    with pytest.raises(ValueError, match=f"no configuration file {two}, a base of {one}"):
         load_config(one)
     files = [tmp_path / f"{n}.yaml" for n in range(8)]
     for file, below in zip(files, files[1:], strict=False):
         file.write_text(f"base: [{below}, {below}]")
     files[-1].write_text(BASE)
-    with pytest.raises(ValueError, match="builds on more than 100 files"):
+    with pytest.raises(ValueError, match="has more than 100 base files"):
         load_config(files[0])
 
 
@@ -363,7 +363,7 @@ def test_yaml_is_utf8_whatever_the_locale(tmp_path):
     assert found.stdout.strip() == r"'gr\xf6\xdfe'", found.stderr
     for content, line in ((f"{BASE}name: größe".encode("latin-1"), 2), ("a: 1".encode("utf-16"), 1)):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match=f"mine.yaml, line {line}: it is not UTF-8"):
+        with pytest.raises(ValueError, match=f"mine.yaml, line {line}: it is not valid UTF-8"):
             load_config(file)
 
 
@@ -381,7 +381,7 @@ def test_numbers_are_what_they_look_like():
     for text, value in (("1e-4", 1e-4), (".5", 0.5), ("5.", 5.0), ("1E2", 100.0), ("'1e-4'", 1e-4), ("2", 2.0)):
         assert load_config("demo/plain", [f"training.learning_rate={text}"]).training.learning_rate == value
     for text in ("0x10", "0o10", "0b1", "1_0", "1:30", "1e2", "1.0", "'3'", "٣", "true", "[1]"):
-        with pytest.raises(ValueError, match=r"training.seed must be int; got .*; allowed is at least 0"):
+        with pytest.raises(ValueError, match=r"training.seed must be int; got .*; allowed: at least 0"):
             load_config("demo/plain", [f"training.seed={text}"])
     for word, value in (("yes", True), ("On", True), ("TRUE", True), ("no", False), ("off", False), ("false", False)):
         assert load_config("demo/plain", [f"data.flip={word}"]).data.flip is value

@@ -171,7 +171,7 @@ def test_dit_is_placed_as_sit_and_a_backbone_of_its_own_rows_is_not():
     for size in ("b", "l", "xl"):
         assert placed("backbone.name=dit", f"backbone.size={size}") == placed(f"backbone.size={size}")
     assert placed("backbone.name=lightningdit", "backbone.size=b")["guidance_scale"] == 10.0
-    with pytest.raises(ValueError, match="nothing is published for this objective on lightningdit of depth 24"):
+    with pytest.raises(ValueError, match="no published placement for this objective on lightningdit of depth 24"):
         placed("backbone.name=lightningdit", "backbone.size=l")
 
 
@@ -198,7 +198,7 @@ def test_a_method_without_recipes_is_trained_under_a_preset_with_one(outside):
         (
             "from workbench.objectives import base\nclass Objective(base.Objective):\n"
             "    def __init__(self, context, *, a: list[int] = ()): super().__init__(context)",
-            "objective.a of 'mypkg.bad' has no type that an option can have: int, float",
+            "objective.a of 'mypkg.bad' has a type that no option can have; allowed: int, float",
         ),
     ],
 )

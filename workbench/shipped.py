@@ -1,4 +1,4 @@
-"""What comes beside the package, notebooks and reports: in the checkout, else where an installation has its data."""
+"""Find files that ship beside the package (notebooks, reports): in the checkout or the installation's data folder."""
 
 import sysconfig
 from pathlib import Path
@@ -7,9 +7,9 @@ import workbench
 
 
 def shipped(name: str | Path) -> Path:
-    """The file or folder of this name, such as "notebooks/paper"; ValueError for neither place."""
-    places = (Path(workbench.__file__).parents[1], Path(sysconfig.get_path("data")) / "share" / "workbench")
-    for place in places:
-        if (place / name).exists():
-            return place / name
-    raise ValueError(f"{name} is neither in {' nor in '.join(map(str, places))}: install from a checkout")
+    """Path of a shipped file or folder, such as "notebooks/paper"; ValueError if it is not found."""
+    folders = (Path(workbench.__file__).parents[1], Path(sysconfig.get_path("data")) / "share" / "workbench")
+    for folder in folders:
+        if (folder / name).exists():
+            return folder / name
+    raise ValueError(f"{name} is neither in {' nor in '.join(map(str, folders))}: install from a checkout")

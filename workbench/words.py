@@ -1,8 +1,8 @@
-"""How quantities read in sentences, the same on terminals, in notebooks and on pages."""
+"""Format quantities for terminals, notebooks and pages."""
 
 
 def duration(seconds: float | int) -> str:
-    """Seconds in the unit that suits them.
+    """Format a duration in seconds with a suitable unit.
 
     Examples:
         >>> duration(80), duration(400), duration(5400), duration(7500), duration(200_000)

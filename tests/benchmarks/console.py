@@ -28,7 +28,7 @@ from workbench.files import read_json, write_json
 from workbench.lab.watching.live import LivePanel
 from workbench.lab.watching.table import table_rows
 from workbench.runs.store import Run, prepare_run
-from workbench.training.attend import Attendant
+from workbench.training.attend import CommandHandler
 from workbench.training.control import Answer, Control
 from workbench.training.mailbox import StopSignals
 from workbench.training.state import accelerate
@@ -296,14 +296,14 @@ def _answered(answer: Answer) -> float:
 
 def _poll(trained: Trained) -> Figure:
     """Its own work, whatever else the machine does: what a trainer does between two steps when nobody asks anything."""
-    attendant = Attendant(
+    handler = CommandHandler(
         trained.run, trained.run.config, accelerate(trained.run.config), StopSignals(), lambda _: None
     )
     times = []
     for _ in range(20):
         since = time.thread_time()
         for _ in range(_POLLS):
-            attendant.attend(0)
+            handler.poll(0)
         times.append(1e6 * (time.thread_time() - since) / _POLLS)
     share = 1e-4 * float(np.median(times)) / trained.step
     return timed("control poll", "µs", times, None, f"{share:.2g} % of a step of {1e3 * trained.step:.3g} ms")

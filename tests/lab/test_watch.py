@@ -81,7 +81,7 @@ def test_a_lost_run_says_so_with_the_end_of_its_log(run):
     run.write_status("running", 30)  # and nobody holds it
     (run.folder / "log.txt").write_text("".join(f"line {number}\n" for number in range(40)) + "Killed\n")
     found = panel_state(run)
-    assert found["status"]["state"] == "lost" and "died without a word" in found["status"]["remark"]
+    assert found["status"]["state"] == "lost" and "died unexpectedly" in found["status"]["remark"]
     assert found["log"][-2:] == ["line 39", "Killed"] and len(found["log"]) == 12
     assert found["status"]["can"] == {"pause": False, "resume": True, "checkpoint": False, "stop": False, "set": True}
 
@@ -321,7 +321,7 @@ def test_buttons_reach_the_trainer_without_waiting(running, panels):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"run": 0, "what": "pause"}, "nobody trains it"),
+        ({"run": 0, "what": "pause"}, "no process trains it"),
         ({"run": 0, "what": "set", "value": -1}, "learning_rate must be above 0; got -1"),
         ({"run": 0, "what": "delete"}, "there is no command 'delete'"),
         ({"run": 7, "what": "pause"}, "IndexError"),

@@ -255,7 +255,7 @@ def test_a_lost_run_shows_its_log_and_resumes(shown, run):
     run.write_status("running", 30, steps=420)
     page = shown()
     card = page.get_by_role("region", name=run.name)
-    assert "died without a word" in card.inner_text() and "Killed" in card.inner_text()
+    assert "died unexpectedly" in card.inner_text() and "Killed" in card.inner_text()
     assert page.get_by_role("button", name=f"Pause {run.name}").is_disabled()
     page.get_by_role("button", name=f"Resume {run.name}").click()
     rate = page.get_by_role("textbox", name=f"learning rate of {run.name}")

@@ -145,7 +145,7 @@ def test_it_outlives_tab_and_kernel_obeys_and_comes_back_from_a_kill(runs, opene
     page = opened(NOTEBOOK)
     assert run.status["state"] == "running" and run.status["pid"] == pid and run.status["step"] > seen
     run_cells(page, "parameters", "launch", "watch")
-    assert "it was launched before, nothing was started" in page.evaluate(PRINTED, "launch")
+    assert "already launched, nothing was started" in page.evaluate(PRINTED, "launch")
     wait_for(page, lambda: points(page) >= len(run.metrics) - 1 > 1)
     before = points(page)
     wait_for(page, lambda: points(page) > before)  # it goes on by itself
@@ -162,7 +162,7 @@ def test_it_outlives_tab_and_kernel_obeys_and_comes_back_from_a_kill(runs, opene
     assert run.status["pid"] != pid
     os.killpg(run.status["pid"], signal.SIGKILL)
     lost = wait_for(page, shows(page, "lost"), 20)
-    assert lost < 10 and "died without a word" in page.locator(".wb-remark").first.inner_text()
+    assert lost < 10 and "died unexpectedly" in page.locator(".wb-remark").first.inner_text()
     page.get_by_role("button", name=f"Resume {run.name}").click()
     wait_for(page, shows(page, "running"))
     _end(run)

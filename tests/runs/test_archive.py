@@ -62,7 +62,7 @@ def test_equal_runs_are_equal_bytes_and_what_is_there_stays(runs, tmp_path):
 
 def test_a_run_that_has_not_finished_is_not_packed(runs, tmp_path):
     runs[1].write_status("stopped", 1)
-    with pytest.raises(ValueError, match=rf"{runs[1].name} is stopped; only what has finished"):
+    with pytest.raises(ValueError, match=rf"{runs[1].name} is stopped; only finished runs"):
         pack_records(runs, tmp_path / "runs.zip")
     assert not (tmp_path / "runs.zip").exists()
 
@@ -79,7 +79,7 @@ def test_other_files_and_taken_places_are_refused(runs, tmp_path):
         with pytest.raises(ValueError, match=rf"{name} holds no records of runs"):
             unpack_records(tmp_path / name, tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / runs[0].name).mkdir()
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match="already exists and is not the run of"):
         unpack_records(pack_records(runs, tmp_path / "runs.zip"), tmp_path / "elsewhere")
 
 
@@ -113,7 +113,7 @@ def refused(file: Path, match: str) -> None:
     root = file.parent / "placed"
     with pytest.raises(ValueError, match=match) as caught:
         unpack_records(file, root)
-    assert str(caught.value).startswith(f"{file} holds no records of runs that can be read: ")
+    assert str(caught.value).startswith(f"{file} is not a readable archive of runs: ")
     assert "\n" not in str(caught.value) and str(root) not in str(caught.value)
     assert {path.name for path in root.iterdir()} <= {".unpack-lock"}
     assert {path.name for path in file.parent.iterdir()} <= {"runs.zip", "placed", "runs"}
@@ -167,7 +167,7 @@ def test_the_good_run_is_placed(archive, tmp_path):
         ("provenance.json", None, "provenance.json is missing"),
         ("metrics.jsonl", None, "metrics.jsonl is missing"),
         ("metrics.jsonl", b"", "metrics.jsonl is empty"),
-        ("metrics.jsonl", b'{"st', "metrics.jsonl holds no record"),
+        ("metrics.jsonl", b'{"st', "metrics.jsonl has no records"),
         ("config.yaml", None, "config.yaml is missing"),
         *(
             ("config.yaml", content, "config.yaml")
@@ -228,7 +228,7 @@ def test_one_damaged_run_keeps_all_of_an_archive_out(archive):
     ],
 )
 def test_names_that_no_run_has_are_refused(archive, name):
-    refused(archive({}, name), "is no (name that a run or its file can have|file of a run's records)")
+    refused(archive({}, name), "is not a (valid name of a run or of its files|file of a run's records)")
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_names_that_no_run_has_are_refused(archive, name):
     ],
 )
 def test_members_that_are_no_records_are_refused(archive, path):
-    refused(archive({path: b"{}"}), "is no (name that a run or its file can have|file of a run's records)")
+    refused(archive({path: b"{}"}), "is not a (valid name of a run or of its files|file of a run's records)")
 
 
 def test_more_than_is_allowed_is_refused(archive, monkeypatch):
@@ -259,7 +259,7 @@ def test_more_than_is_allowed_is_refused(archive, monkeypatch):
         archive({"sweeps/a/b/job.json": b" " * 4_000_001}), "'sweeps/a/b/job.json' unpacks to more than the 4,000,000"
     )
     refused(archive({"a/metrics.jsonl": b"\n" * 64_000_001}), "'a/metrics.jsonl' unpacks to more than the 64,000,000")
-    refused(archive({"a/metrics.jsonl": [GOOD["metrics.jsonl"]] * 2}), "'a/metrics.jsonl' is in it twice")
+    refused(archive({"a/metrics.jsonl": [GOOD["metrics.jsonl"]] * 2}), "it contains 'a/metrics.jsonl' twice")
     many = {f"sweeps/a/{number}/job.json": b"{}" for number in range(30)}
     monkeypatch.setattr(module, "_MEMBERS", 30)
     refused(archive(many), "it has 33 members; at most 30 are read")
@@ -270,12 +270,12 @@ def test_more_than_is_allowed_is_refused(archive, monkeypatch):
 
 
 def test_other_ways_of_packing_and_damage_are_refused(archive, tmp_path):
-    refused(archive({}, packed=zipfile.ZIP_LZMA), "is encrypted or packed by another method than deflate")
+    refused(archive({}, packed=zipfile.ZIP_LZMA), "is encrypted, or not compressed with deflate")
     raw = archive({}).read_bytes()
     encrypted = raw.replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01")
     assert encrypted != raw
     (tmp_path / "runs.zip").write_bytes(encrypted)
-    refused(tmp_path / "runs.zip", "is encrypted or packed by another method")
+    refused(tmp_path / "runs.zip", "is encrypted, or not compressed with deflate")
     for content in (b"", b"PK", raw[: len(raw) // 2], raw[:60] + bytes(20) + raw[80:], bytes(len(raw))):
         (tmp_path / "runs.zip").write_bytes(content)
         refused(tmp_path / "runs.zip", ".")
@@ -287,7 +287,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
         (tmp_path, "Is a directory"),
         (tmp_path / "x", "no such"),
     ):
-        with pytest.raises(ValueError, match=f"{path} holds no records of runs that can be read: .*{why}"):
+        with pytest.raises(ValueError, match=f"{path} is not a readable archive of runs: .*{why}"):
             unpack_records(path, tmp_path / "placed")
 
 

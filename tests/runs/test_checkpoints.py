@@ -35,7 +35,7 @@ def test_newest_by_step_and_damaged_passed_over(tmp_path):
     raw[-1] ^= 1
     file.write_bytes(raw)
     (tmp_path / "step-00000010" / "state.json").write_text("{")
-    with pytest.warns(UserWarning, match="damaged and passed over"):
+    with pytest.warns(UserWarning, match="damaged and skipped"):
         assert latest_resumable(tmp_path)[0].step == 9
 
 
@@ -97,7 +97,7 @@ def test_no_checkpoint(tmp_path):
 def test_unreadable_state_is_passed_over(tmp_path, state):
     save(tmp_path, 1, 2)
     (tmp_path / "step-00000002" / "state.json").write_text(state)
-    with pytest.warns(UserWarning, match="step-00000002 is damaged and passed over"):
+    with pytest.warns(UserWarning, match="step-00000002 is damaged and skipped"):
         assert latest_resumable(tmp_path)[0].step == 1
 
 
@@ -161,7 +161,7 @@ def test_falling_back_to_an_older_step_is_said(tmp_path):
     with pytest.warns(FellBack, match="of step 20 is used .*step-00000030 is damaged: ema.safetensors is missing"):
         assert run.checkpoint().step == 20
     shutil.rmtree(folder / "step-00000030")
-    with pytest.warns(FellBack, match="has none of step 30, at which the run finished"):
+    with pytest.warns(FellBack, match="has none for step 30, at which the run finished"):
         assert run.checkpoint().step == 20
     with warnings.catch_warnings():
         warnings.simplefilter("error", FellBack)
@@ -197,7 +197,7 @@ def test_weights_with_an_absurd_header_are_refused(tmp_path, header):
     state.write_text(json.dumps(record))
     with pytest.raises(ValueError, match="ema.safetensors is damaged: "):
         checkpoints(tmp_path)[0].load("ema")
-    with pytest.warns(UserWarning, match="is damaged and passed over"):
+    with pytest.warns(UserWarning, match="is damaged and skipped"):
         assert latest_resumable(tmp_path) is None
 
 
@@ -217,7 +217,7 @@ def test_a_state_of_other_types_is_passed_over(tmp_path, change):
     save(tmp_path, 1)
     state = tmp_path / "step-00000001" / "state.json"
     state.write_text(json.dumps({**json.loads(state.read_text()), **change}))
-    with pytest.warns(UserWarning, match="step-00000001 is damaged and passed over"):
+    with pytest.warns(UserWarning, match="step-00000001 is damaged and skipped"):
         assert checkpoints(tmp_path) == []
 
 

@@ -167,7 +167,7 @@ def test_a_table_that_was_kept_is_checked_as_any_file(root):
 def test_a_run_that_lost_its_provenance_is_still_seen(root):
     bad = damaged(root, "provenance.json").parent.name
     assert runs_table(root)[0].damage == f"{root / bad}/provenance.json does not exist"
-    with pytest.warns(UserWarning, match="does not exist"), pytest.raises(ValueError, match="a folder but no run"):
+    with pytest.warns(UserWarning, match="does not exist"), pytest.raises(ValueError, match="a folder but not a run"):
         open_run(bad, root)
     trash(open_run(bad, root, damaged=True))
     assert trashed(root) == [bad]
@@ -238,7 +238,7 @@ def test_what_may_not_be_read_is_named(made, unprivileged):
     give_up()
     rows = {row.name: row.damage for row in runs_table(root)}
     assert rows == {bad: f"{root / bad / 'provenance.json'} cannot be read: Permission denied", whole: ""}
-    with pytest.warns(UserWarning, match=f"run {bad} is passed over: .* cannot be read: Permission denied"):
+    with pytest.warns(UserWarning, match=f"run {bad} is skipped: .* cannot be read: Permission denied"):
         assert [run.name for run in find_runs(root)] == [whole]
     os.seteuid(os.getuid())
     root.chmod(0)

@@ -133,7 +133,7 @@ def test_refusals_leave_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"a.pt: it is not the sit .* lacks 4 tensors: blocks.\*.mlp.fc1 \(2\)"):
         import_run(file, root, family="repa", codec="identity")
     torch.save({"ema": tensors, "args": {"num_classes": 10}}, file)
-    with pytest.raises(ValueError, match="no codec is usual for latents of 1 channels"):
+    with pytest.raises(ValueError, match="latents of 1 channels have no usual codec"):
         import_run(file, root, family="repa")
     with pytest.raises(ValueError, match="codec 'kl-f4' makes latents of 4 channels; the model takes 1"):
         import_run(file, root, family="repa", codec="kl-f4", pixel_channels=1)

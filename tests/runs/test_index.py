@@ -118,5 +118,5 @@ def test_trash_and_back(teacher, student, tmp_path):
         assert restore(run.name, tmp_path).fingerprint == run.fingerprint
     trash(student)
     assert prepare_run(load_config("demo/guided", ["training.seed=3"]), tmp_path).name == student.name
-    with pytest.raises(ValueError, match="is taken"):
+    with pytest.raises(ValueError, match="already exists: a run with that name"):
         restore(student.name, tmp_path)

@@ -67,7 +67,7 @@ def test_steps_count_from_one(teacher, latents, tmp_path):
 
 
 def test_teacher_and_student_share_the_path(teacher, latents, tmp_path):
-    with pytest.raises(ValueError, match="was trained on the linear path, the student is on the cosine one"):
+    with pytest.raises(ValueError, match="was trained on the linear path, the student uses the cosine path"):
         load_teacher(student(teacher, "diffusion.path=cosine"), latents, tmp_path)
     turned = train(tmp_path, "diffusion.path=cosine")
     assert load_teacher(student(turned, "diffusion.path=cosine"), latents, tmp_path) is not None

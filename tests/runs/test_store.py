@@ -135,7 +135,7 @@ def test_a_damaged_run_is_passed_over_and_named(run, tmp_path, content):
     other = prepare_run(load_config("demo/teacher"), tmp_path)
     file = run.folder / "provenance.json"
     file.write_bytes(content)
-    with pytest.warns(UserWarning, match=f"run {run.name} is passed over: {file} is damaged"):
+    with pytest.warns(UserWarning, match=f"run {run.name} is skipped: {file} is damaged"):
         assert [found.folder for found in find_runs(tmp_path)] == [other.folder]
     with pytest.raises(ValueError, match=f"{file} is damaged"):
         open_run(run.name, tmp_path)
@@ -169,7 +169,7 @@ def test_a_damaged_status_is_named(run, content):
 def test_a_folder_that_is_no_run(run, tmp_path):
     (tmp_path / "notes").mkdir()
     for reference in ("notes", tmp_path / "notes"):
-        with pytest.raises(ValueError, match=f"notes' is a folder but no run.*holds: {run.name}"):
+        with pytest.raises(ValueError, match=f"notes' is a folder but not a run.*holds: {run.name}"):
             open_run(reference, tmp_path)
 
 
@@ -177,7 +177,7 @@ def test_another_run_in_the_place_of_a_new_one_is_kept(run, tmp_path):
     config = load_config("demo/plain", ["training.seed=1"])
     name = prepare_run(config, tmp_path / "elsewhere").name
     run.folder.rename(tmp_path / name)
-    with pytest.raises(ValueError, match=f"{name} holds the run of fingerprint"):
+    with pytest.raises(ValueError, match=f"{name} holds a run with fingerprint"):
         prepare_run(config, tmp_path)
     assert open_run(name, tmp_path).config == load_config("demo/plain")
 
@@ -198,19 +198,19 @@ def test_short_and_empty_references_are_refused(run, tmp_path, monkeypatch):
     other = prepare_run(load_config("demo/teacher"), tmp_path)
     mark = run.fingerprint
     for reference in ("", " ", "\n", "\t  "):
-        with pytest.raises(ValueError, match="the name of a run is empty.*a variable that is not set"):
+        with pytest.raises(ValueError, match="the name of the run is empty.*an unset variable"):
             open_run(reference, tmp_path)
     for digits in range(1, 6):
-        with pytest.raises(ValueError, match="too short for a part of one.*6 digits of a fingerprint"):
+        with pytest.raises(ValueError, match="too short for a prefix.*6 digits of a fingerprint"):
             open_run(mark[:digits], tmp_path)
     assert open_run(mark[:6], tmp_path).name == run.name
-    with pytest.raises(ValueError, match="too short for a part of one: it takes 3 characters of a name"):
+    with pytest.raises(ValueError, match="too short for a prefix: give 3 characters of a name"):
         open_run("d", tmp_path)
     # All that a configuration calls its run is its name, be it short.
     short = prepare_run(load_config("demo/plain", ["name=a", "training.seed=5"]), tmp_path)
     assert open_run("a", tmp_path).name == short.name and open_run("demo/plain", tmp_path).name == run.name
     for reference in (".", "..", "/", "./", "../", "~", "no\0name", "x" * 300, "-", "*", "?", "[a-z]*"):
-        with pytest.raises(ValueError, match="is not a run folder|is a folder but no run"):
+        with pytest.raises(ValueError, match="is not a run folder|is a folder but not a run"):
             open_run(reference, tmp_path)
     monkeypatch.chdir(run.folder)
     assert open_run(".", tmp_path).name == run.name  # this folder is one

@@ -102,7 +102,7 @@ def test_a_training_outlives_who_launched_it_and_obeys_others(tmp_path):
     wait_for(lambda: run.status["state"] == "stopped", 10)
     assert run.checkpoints[-1].step == run.status["step"] == stopped.step
     assert [e["what"] for e in read_history(run.folder)] == _EVENTS
-    with pytest.raises(ValueError, match="is stopped at step .*nobody trains it"):
+    with pytest.raises(ValueError, match="is stopped at step .*no process trains it"):
         control.pause()
 
 
@@ -121,7 +121,7 @@ def test_straight_after_a_stop_it_is_launched_again(tmp_path):
     assert not third.attached and third.pid not in (first.pid, again.pid) and third.state == "running"
     assert first.run.status["step"] > 0  # it went on
     assert [e["what"] for e in read_history(first.run.folder)].count("launch") == 3
-    with pytest.raises(ValueError, match="is running; resume is for one that is paused or ended early"):
+    with pytest.raises(ValueError, match="is running; only a run that is paused or ended early resumes"):
         control.resume()
     control.stop()
     wait_for(lambda: first.run.status["state"] == "stopped", 10)
@@ -131,9 +131,12 @@ def test_a_process_that_does_not_leave_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("workbench.training.launch._LEAVING", 0.5)
     run = prepare_run(LONG, tmp_path)
     run.write_status("stopped", 7)
-    with hold_lock(run.folder / STARTER_LOCK, 1.0), pytest.raises(ValueError, match="process .* still holds it: try"):
+    with (
+        hold_lock(run.folder / STARTER_LOCK, 1.0),
+        pytest.raises(ValueError, match="process .* still holds it after .*: try"),
+    ):
         Control(run).resume()
-    with run.lock(), pytest.raises(ValueError, match=f"{run.name} is stopped, but after"):
+    with run.lock(), pytest.raises(ValueError, match=f"{run.name} is stopped, but process"):
         launch(LONG, root=tmp_path)
 
 
@@ -147,7 +150,7 @@ def test_killed_after_a_change_it_is_lost_and_resumes_to_the_same_weights(tmp_pa
     os.killpg(launched.pid, signal.SIGKILL)
     killed = time.monotonic()
     wait_for(lambda: run.status["state"] == "lost", 10)
-    assert time.monotonic() - killed < 10 and "died without a word" in run.status["remark"]
+    assert time.monotonic() - killed < 10 and "died unexpectedly" in run.status["remark"]
     assert 20 <= changed.step < 90
     assert Control(run).resume().run.folder == run.folder
     wait_for(lambda: run.status["state"] == "finished")
@@ -259,9 +262,9 @@ def test_a_launch_that_fails_at_once_says_why(tmp_path):
     launched = launch(wrong, root=tmp_path / "runs", patience=60.0)
     assert launched.state == launched.run.status["state"] == "failed"
     assert "there is no file or folder data.path" in launched.failed and "workbench train" in launched.failed
-    with pytest.raises(ValueError, match="batch 4 cannot be shared by 3 processes"):
+    with pytest.raises(ValueError, match="batch 4 cannot be divided among 3 processes"):
         launch(LONG, processes=3, root=tmp_path / "runs")
-    with pytest.raises(ValueError, match="there is no GPU 97 here"):
+    with pytest.raises(ValueError, match="GPU 97 is not available"):
         launch(LONG, devices=[97], root=tmp_path / "runs")
     with pytest.raises(ValueError, match="'demo/teacher' has not been trained"):
         launch(load_config("demo/guided"), root=tmp_path / "runs")
@@ -271,7 +274,7 @@ def test_a_configuration_that_changed_is_refused(tmp_path):
     run = prepare_run(LONG, tmp_path)
     file = Path(run.folder / "config.yaml")
     file.write_text(file.read_text().replace("batch: 4", "batch: 8"))
-    with pytest.raises(ValueError, match=f"config.yaml was changed since the run was made.*{run.fingerprint}"):
+    with pytest.raises(ValueError, match=f"config.yaml was changed after the run was created.*{run.fingerprint}"):
         launch(LONG, root=tmp_path)
 
 
@@ -295,7 +298,7 @@ def test_a_finished_run_takes_no_changes(tmp_path):
     config = load_config("demo/plain", SMALL)
     run = prepare_run(config, tmp_path)
     run.write_status("finished", 700)
-    with pytest.raises(ValueError, match=r"finished at step 700: no step is left that log_every could change"):
+    with pytest.raises(ValueError, match=r"finished at step 700: log_every can no longer change"):
         Control(run).set("log_every", 5)
     run.write_status("stopped", 7)
     for value in (10**23, 10**12 + 1, 0, -1, "x", None, [1], True, 1.5):

@@ -17,7 +17,7 @@ from workbench.training import pace as paces
 from workbench.training.loop import fit
 from workbench.training.pace import Pace, known_pace, measure_pace
 from workbench.training.plan import duration_text, notes, operations_text, plan, table
-from workbench.training.queue import places
+from workbench.training.queue import entries
 from workbench.training.sizes import capacity, disk_bytes, encoded, model_size, size_text
 from workbench.training.slots import take_slots
 
@@ -177,7 +177,7 @@ def test_a_teacher_of_another_kind_is_refused(tmp_path):
     blind = replace(teacher, diffusion=replace(teacher.diffusion, label_dropout=0.0))
     with pytest.raises(ValueError, match="its null class is untrained"):
         plan(student, tmp_path, teacher=blind)
-    with pytest.raises(ValueError, match="batch 4 cannot be shared by 3 processes"):
+    with pytest.raises(ValueError, match="batch 4 cannot be divided among 3 processes"):
         plan(student, tmp_path, teacher=teacher, processes=3)
 
 
@@ -229,7 +229,7 @@ def test_a_chain_is_launched_and_finishes(tmp_path):
     found = plan(student, tmp_path / "runs", teacher=teacher)
     sent = found.launch()
     assert [launched.run.fingerprint for launched in sent] == [run.fingerprint for run in find_runs(found.root)]
-    assert [place.job.after for place in places()] == [None, str(sent[0].run.folder)]
+    assert [entry.job.after for entry in entries()] == [None, str(sent[0].run.folder)]
     again = plan(student, tmp_path / "runs", teacher=teacher)
     assert [stage.run.name for stage in again.stages] == [launched.run.name for launched in sent]
     assert again.beside == ()  # its own teacher is nobody else

@@ -12,7 +12,7 @@ from workbench.config import load_config
 from workbench.runs.history import read_history
 from workbench.runs.store import prepare_run
 from workbench.training.launch import launch
-from workbench.training.queue import cancel, damaged_jobs, discard, jobs, places, resume, submit
+from workbench.training.queue import cancel, damaged_jobs, discard, entries, jobs, resume, submit
 from workbench.training.slots import queue_folder, take_slots
 
 TINY = (
@@ -44,7 +44,7 @@ def wait_for(condition, seconds: float = 60.0) -> None:
 
 
 def shown() -> list[tuple[str, str]]:
-    return [(place.job.run.rpartition("/")[2], place.state) for place in places()]
+    return [(entry.job.run.rpartition("/")[2], entry.state) for entry in entries()]
 
 
 @pytest.mark.slow
@@ -75,7 +75,7 @@ def test_a_student_whose_teacher_failed_fails(tmp_path):
     teacher.write_status("failed", 2, error="the loss is not finite")
     run = launch(config(1), root=tmp_path, queue=True, after=teacher).run
     wait_for(lambda: run.status["state"] == "failed", 10)
-    assert run.status["error"] == f"it was to start after run {teacher.name}, which failed: the loss is not finite"
+    assert run.status["error"] == f"it should start after run {teacher.name}, which failed: the loss is not finite"
     assert shown() == []
 
 
@@ -106,7 +106,7 @@ def test_a_training_that_died_with_the_machine_is_started_again(tmp_path):
     wait_for(lambda: shown() == [(launched.run.name, "waiting")], 10)
     os.kill(launched.pid, signal.SIGKILL)
     wait_for(lambda: shown() == [(launched.run.name, "no process")], 10)
-    (job,) = (place.job for place in places())
+    (job,) = (entry.job for entry in entries())
     started = {"devices": ["cpu"], "boot": "another start of the machine"}
     job.started.write_text(json.dumps(started))
     launched.run.write_status("running", 2)  # so it was when the power went
@@ -141,7 +141,7 @@ def test_slots(tmp_path, monkeypatch):
 def test_a_queue_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("WORKBENCH_QUEUE", str(tmp_path / "file"))
-    with pytest.raises(ValueError, match="set WORKBENCH_QUEUE to a folder"):
+    with pytest.raises(ValueError, match="set WORKBENCH_QUEUE to a writable folder"):
         take_slots(("cpu",), 1, tmp_path)
 
 
@@ -162,17 +162,17 @@ def test_a_damaged_job_hinders_no_other(tmp_path, content):
     if isinstance(content, dict):
         content = json.dumps({**json.loads(bad.file.read_text()), **content}).encode()
     bad.file.write_bytes(content)
-    first, second = places()
+    first, second = entries()
     assert (first.name, first.job) == (bad.file.name, None) and first.state.startswith(f"damaged: {bad.file}")
     assert (second.name, second.state) == (runs[1].name, "no process")
     assert [job.number for job in jobs()] == [good.number] and damaged_jobs() == [bad.file.name]
-    with pytest.raises(ValueError, match=f"is not in the queue .*damaged jobs, which may be its: {bad.file.name}"):
+    with pytest.raises(ValueError, match=f"is not in the queue .*these damaged jobs may belong to it: {bad.file.name}"):
         cancel(runs[0].folder)
     third = submit_for(runs[0])
     assert int(third.number) > int(good.number)
     discard(bad.file.name)
     cancel(runs[1].folder)
-    assert [place.name for place in places()] == [runs[0].name]
+    assert [entry.name for entry in entries()] == [runs[0].name]
 
 
 def test_a_run_with_a_damaged_status_hinders_no_other_job(tmp_path):
@@ -180,12 +180,12 @@ def test_a_run_with_a_damaged_status_hinders_no_other_job(tmp_path):
     for number, run in enumerate(runs):
         submit_for(run, after=str(runs[0].folder) if number else None)
     (runs[0].folder / "status.json").write_text("{")
-    first, second = places()
+    first, second = entries()
     assert first.name == runs[0].name and first.state.startswith(f"damaged: {runs[0].folder / 'status.json'}")
     assert (second.name, second.state) == (runs[1].name, "no process")
     cancel(runs[0].folder)
     assert (runs[0].folder / "status.json").read_text() == "{"
-    assert [place.name for place in places()] == [runs[1].name]
+    assert [entry.name for entry in entries()] == [runs[1].name]
 
 
 def test_the_commands_of_the_queue_take_a_damaged_job_away(tmp_path, monkeypatch, capsys):
@@ -198,7 +198,7 @@ def test_the_commands_of_the_queue_take_a_damaged_job_away(tmp_path, monkeypatch
     assert "damaged" in printed and f"damaged, left alone: {bad.file.name}" in printed
     main(["queue-cancel", bad.number])
     main(["queue"])
-    assert f"removed the damaged job {bad.file.name}" in capsys.readouterr().out and places() == []
+    assert f"removed the damaged job {bad.file.name}" in capsys.readouterr().out and entries() == []
 
 
 def test_a_slot_is_held_whatever_is_written_in_it(tmp_path):

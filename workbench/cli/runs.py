@@ -157,12 +157,12 @@ class Queue:
     """List the machine's queue of trainings: order, run, state, devices."""
 
     def execute(self) -> None:
-        from workbench.training.queue import places, queue_folder
+        from workbench.training.queue import entries, queue_folder
 
         table = Table("", "run", "state", "devices", "waits since", "by")
-        for number, place in enumerate(places(), start=1):
-            since, by = (_moment(place.job.submitted), place.job.by) if place.job else ("", "")
-            cells = (str(number), place.name, place.state, " ".join(place.devices), since, by)
+        for number, entry in enumerate(entries(), start=1):
+            since, by = (_moment(entry.job.submitted), entry.job.by) if entry.job else ("", "")
+            cells = (str(number), entry.name, entry.state, " ".join(entry.devices), since, by)
             table.add_row(*map(on_one_line, cells))
         Console().print(table if table.row_count else f"the queue {queue_folder()} is empty", soft_wrap=True)
 

@@ -61,7 +61,7 @@ class Sweep:
             return
         console, progress = Console(), None
         with self._pool() as executor, StopSignals() as signals, _shown(console) as show:
-            options = {"workers": self.workers, "only": self.only, "stop": lambda: signals.asked}
+            options = {"workers": self.workers, "only": self.only, "stop": lambda: signals.requested}
             for progress in run_sweep(spec, executor, **options):
                 show(progress)
         assert progress is not None

@@ -1,9 +1,9 @@
-"""Configuration of a run: frozen records filled from presets, YAML files and dotted overrides.
+"""Configuration of a run: frozen dataclasses filled from presets, YAML files and dotted overrides.
 
-A configuration is layered: defaults < base preset < preset < overrides. Inside each layer ``recipe: paper`` or
-``recipe: released`` expands to the switches that the objective's own file lists under ``RECIPES``; what the same
-layer says explicitly wins. The result is complete: every option of the chosen backbone and objective is present,
-so the YAML beside the weights can be read without the code that wrote it.
+Later layers win: defaults < base preset < preset < overrides. In each layer ``recipe: paper`` or ``recipe: released``
+expands to the options that the objective's file lists under ``RECIPES``; options set explicitly in the same layer take
+precedence. The result is complete: it has every option of its backbone and objective, so the YAML beside the weights
+can be read without the code that wrote it.
 """
 
 import hashlib
@@ -80,37 +80,38 @@ __all__ = [
     "written",
 ]
 
-# What does not decide what is trained: when records are written, and how the same arithmetic is spread over time and
-# machines, which changes its rounding alone. The first are not in the fingerprint. The others are in it with these
-# values, which every preset has, so that runs that were made before they left it keep their fingerprints.
+# Options that do not decide what is trained: when records are written, and how the same arithmetic is split over steps
+# and devices, which only changes rounding. The former are not in the fingerprint. The latter enter it with these
+# values, the same for all runs, so that older runs keep their fingerprints.
 _UNCOUNTED = ("log_every", "checkpoint_every", "keep", "milestone_every", "sharding", "tracker")
 _ROUNDING = {
-    "training.accumulation": 1,  # but for an objective that compares the samples of a micro-batch
+    "training.accumulation": 1,  # except for an objective that compares the samples of a micro-batch
     "training.compile": False,
     "training.tf32": True,
     "backbone.checkpoint_blocks": False,
 }
-# Dotted options that may change between two starts of one run.
+# Dotted options that may differ when a run is resumed.
 FREE = (*(f"training.{key}" for key in _UNCOUNTED), *_ROUNDING)
 
 
 def load_config(source: str | Path, overrides: str | Iterable[str] = (), *, named: bool = True) -> Config:
     """Read the configuration of a preset or YAML file, with overrides.
 
-    Paths in it become absolute, so that a run's ``config.yaml`` is right from any working directory. The module of a
-    plug-in that it names may be imported from here on, which one in a run folder's ``config.yaml`` may not.
+    Paths become absolute, so that a run's ``config.yaml`` is valid from any working directory. Modules of plug-ins that
+    the configuration names may be imported from here on, except for a ``config.yaml`` in a run folder.
 
     Args:
         source: Name of a preset, such as "demo/guided", or path of a YAML file.
-        overrides: Dotted options, such as "training.steps=500"; one alone may be text.
-        named: False if the overrides were read from a file of others: no module that they name is imported then.
+        overrides: Dotted options, such as "training.steps=500"; a single one may be a string.
+        named: False if the overrides come from a file that may be somebody else's, so that their modules are not
+            imported.
 
     Returns:
         The complete configuration; every option of the chosen backbone and objective has its value.
 
     Raises:
-        ValueError: For an unknown preset, key or option, with the nearest known name; for a value of the wrong type or
-            outside its range; and for YAML that is ambiguous. With file and line where it is in a file.
+        ValueError: For an unknown preset, key or option, with the closest known name; for a value of the wrong type or
+            outside its range; and for ambiguous YAML. The message has file and line if the error is in a file.
 
     Examples:
         >>> config = wb.load_config("demo/plain", ["training.steps=20", "backbone.size=pico"])
@@ -125,7 +126,7 @@ def load_config(source: str | Path, overrides: str | Iterable[str] = (), *, name
 
 
 def from_dict(tree: Mapping[str, Any]) -> Config:
-    """A checked configuration from nested dictionaries, as they are read from ``config.yaml``."""
+    """Build and check a configuration from nested dictionaries, such as the content of ``config.yaml``."""
     values: dict[str, Any] = {}
     hints = record_options(Config)
     refuse_unknown_keys("", mapping("a configuration", tree), hints)
@@ -144,7 +145,7 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Nested plain dictionaries with the keys of the YAML files."""
+    """The configuration as nested dictionaries with the keys of the YAML files."""
     tree = asdict(config)
     for key in PLUGINS:
         tree[key] = flatten(getattr(config, key))
@@ -152,23 +153,23 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def to_yaml(config: Config) -> str:
-    """The text of ``config.yaml``."""
+    """The configuration as the text of ``config.yaml``."""
     return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
 
 
 def flatten(plugin: Plugin) -> dict[str, Any]:
-    """The name and the options of a plugin as one level of keys."""
+    """Name and options of a plug-in as one flat dictionary."""
     return {"name": plugin.name, **plugin.options}
 
 
 def fingerprint(config: Config, teacher: str | None = None) -> str:
-    """Sixteen hexadecimal digits that two configurations share exactly when they train the same weights.
+    """Sixteen hexadecimal digits, equal for two configurations exactly if they train the same weights.
 
-    ``teacher`` is the fingerprint and step of the teacher's run; it takes the place of the teacher's location. Paths
-    count as the places they lead to. Name, logging, checkpointing and sampling do not count, nor does what changes
-    results by rounding alone: accumulation (but for an objective whose loss compares the samples of a micro-batch),
-    compilation, TF32, recomputed activations, sharding. So a run can go on with another of these, and then equals one
-    that was never interrupted up to rounding, not bit for bit.
+    ``teacher`` is the fingerprint and step of the teacher's run, used instead of its location. Paths are resolved.
+    Name, logging, checkpointing and sampling are ignored, and so are options that only change rounding: accumulation
+    (except for an objective whose loss compares the samples of a micro-batch), compilation, TF32, activation
+    checkpointing, sharding. A run may be resumed with different values of these; it then equals an uninterrupted run up
+    to rounding, not bit for bit.
     """
     tree = to_dict(with_real_paths(config))
     method = plugin_declared("objective", config.objective.name)
@@ -181,7 +182,7 @@ def fingerprint(config: Config, teacher: str | None = None) -> str:
             tree[section][option] = value
     tree["objective"] = method.deciding(tree["objective"])
     if (config.diffusion.path, config.diffusion.time) == ("cosine", "lognormal"):
-        tree["diffusion"]["time"] = "lognormal ratio"  # it drew other times on this path before
+        tree["diffusion"]["time"] = "lognormal ratio"  # earlier versions drew other times on this path
     if "teacher" in tree["objective"]:
         tree["objective"]["teacher"] = teacher
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
@@ -194,7 +195,7 @@ def _section(name: str, kind: type, tree: Any) -> Any:
 
 
 def _plugin(section: str, tree: Any) -> Plugin:
-    """A plugin whose options are checked against the constructor's keyword arguments and completed."""
+    """A plug-in with its options checked against the constructor's keyword arguments and filled with defaults."""
     tree = dict(mapping(section, tree))
     name = coerce(f"{section}.name", tree.pop("name", Config.__dataclass_fields__[section].default.name), str)
     options = plugin_options(section, name)
@@ -214,7 +215,7 @@ def _plugin(section: str, tree: Any) -> Plugin:
 
 
 def _check_layers(config: Config) -> None:
-    """Every layer that an option names is one of the backbone's, which has a size that is listed."""
+    """Check that the backbone's size is known and that every layer in the objective's options is within its depth."""
     sizes, size = backbone_sizes(config.backbone.name), config.backbone.options["size"]
     refuse_unknown("backbone.size", size, sizes)
     for key, parameter in plugin_options("objective", config.objective.name).items():

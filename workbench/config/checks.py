@@ -1,4 +1,4 @@
-"""Values as the types asked for, names among those allowed, and plug-ins found by their file."""
+"""Check option values: convert types, refuse unknown names, and look up plug-ins."""
 
 import contextlib
 import difflib
@@ -15,30 +15,30 @@ from workbench.config.ranges import OptionError, Range, named, shown
 from workbench.config.reading import NUMBER, WrittenFloat, WrittenInt
 
 PLUGINS = ("backbone", "objective")  # sections whose keys are the options of a plug-in
-PLUGIN_TEXT = ("name", "size", "teacher", "encoder")  # options of theirs that are text
-_LISTED = 20  # allowed values that are all named; of more only the nearest
-_SINGLE = 3.4028234e38  # the largest number in single precision
+PLUGIN_TEXT = ("name", "size", "teacher", "encoder")  # their options of type str
+_LISTED = 20  # longest list of allowed values that a message shows in full
+_SINGLE = 3.4028234e38  # largest number in single precision
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _WORDS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 
 
 def plugin_class(section: str, name: str) -> type:
-    """The class of a backbone or objective: of a file of the package, an installed package, or a module path.
+    """The class of a backbone or objective, from this package, an entry point or a module path.
 
-    OptionError for a name that is not known, with the nearest one, and for a module that cannot be used.
+    Raises OptionError for an unknown name, with the closest known one, and for a module that cannot be used.
     """
     return load_plugin(section, name)
 
 
 def load_plugin(kind: str, name: str) -> Any:
-    """What the plug-in exports, as `plugins.load`; OptionError with the nearest name for one that is not known."""
+    """`plugins.load`, but with OptionError, and the closest known name, for an unknown name."""
     with _refusing(kind, name):
         return plugins.load(kind, name)
 
 
 @contextlib.contextmanager
 def _refusing(kind: str, name: str) -> Iterator[None]:
-    """OptionError for what `plugins` and `declared` refuse."""
+    """Turn errors of `plugins` and `declared` into OptionError."""
     option = plugins.KINDS[kind].option
     try:
         yield
@@ -51,9 +51,9 @@ def _refusing(kind: str, name: str) -> Iterator[None]:
 
 
 def check_plugin(kind: str, name: str, option: str | None = None) -> None:
-    """OptionError for a module path that must not be imported, as `plugins.check`; nothing is imported.
+    """Raise OptionError for a module path that must not be imported; nothing is imported.
 
-    With the ``option`` that gives the name also for one that is not known, with the nearest.
+    With the ``option`` that gives the name, also for an unknown name.
     """
     if option and not plugins.is_known(kind, name):
         refuse_unknown(option, name, plugins.names(kind))
@@ -64,9 +64,9 @@ def check_plugin(kind: str, name: str, option: str | None = None) -> None:
 
 
 def refuse_unknown(what: str, value: Any, allowed: Iterable[Any], listed_by: str | None = None) -> None:
-    """ValueError that names the nearest allowed value, unless ``value`` is one.
+    """Raise ValueError, with the closest allowed value, unless ``value`` is allowed.
 
-    It names all of them if they are few, or else says that the command ``listed_by`` lists them.
+    The message lists the allowed values if they are few, or else names the command ``listed_by``.
     """
     allowed = [str(option) for option in allowed]
     if isinstance(value, str | int | float) and str(value) in allowed:
@@ -78,12 +78,12 @@ def refuse_unknown(what: str, value: Any, allowed: Iterable[Any], listed_by: str
     elif listed_by:
         hint += f" {listed_by} lists them"
     elif not near:
-        hint += f" Allowed are {len(allowed)}, such as {', '.join(allowed[:5])}"
+        hint += f" There are {len(allowed)} allowed values, such as {', '.join(allowed[:5])}"
     raise OptionError(what, f"{what} {shown(value)} is not known{hint}")
 
 
 def refuse_unknown_keys(section: str, given: Iterable[str], allowed: Iterable[str]) -> None:
-    """ValueError for the first key of ``given`` that is not allowed in ``section``."""
+    """Raise ValueError for the first key of ``given`` that is not allowed in ``section``."""
     allowed = list(allowed)
     for key in given:
         try:
@@ -93,23 +93,23 @@ def refuse_unknown_keys(section: str, given: Iterable[str], allowed: Iterable[st
 
 
 def coerce(what: str, value: Any, hint: Any) -> Any:
-    """``value`` as the type that ``hint`` asks for (int to float, list to tuple, a number's spelling to text).
+    """Convert ``value`` to the type of ``hint``: int to float, list to tuple, a number to the text as written.
 
-    ValueError that gives what came and what is allowed otherwise: another type, a number outside the ``Range`` that
-    ``hint`` is annotated with, one that is not finite, empty text.
+    Raises ValueError, with the value and what is allowed, for another type, a number outside the ``Range`` of
+    ``hint``, a non-finite number, and empty text.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        ranges = [mark for mark in hint.__metadata__ if isinstance(mark, Range)]
+        ranges = [item for item in hint.__metadata__ if isinstance(item, Range)]
         try:
             value = coerce(what, value, arguments[0])
         except OptionError as error:
-            raise OptionError(what, "; ".join([f"{error}", *(f"allowed is {one}" for one in ranges)])) from error
-        for one in ranges:
-            one.check(what, value)
+            raise OptionError(what, "; ".join([f"{error}", *(f"allowed: {item}" for item in ranges)])) from error
+        for item in ranges:
+            item.check(what, value)
         return value
     if origin is Literal:
-        value = "no" if value is False and "no" in arguments else value  # YAML 1.1 reads a bare no as false
+        value = "no" if value is False and "no" in arguments else value  # YAML 1.1 reads an unquoted no as false
         refuse_unknown(what, value, arguments)
         return next(argument for argument in arguments if str(argument) == str(value))
     if origin in (types.UnionType, typing.Union):
@@ -141,7 +141,7 @@ def _tuple(what: str, value: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]
 
 
 def _float(what: str, value: Any) -> float:
-    """A finite number, also from text such as "1e-4", which YAML 1.1 does not read as a number."""
+    """A finite number, also from a string such as "1e-4", which YAML 1.1 does not read as a number."""
     written = isinstance(value, str) and NUMBER.fullmatch(value)
     if isinstance(value, bool) or not (written or isinstance(value, int | float)):
         raise OptionError(what, f"{what} must be float; got {shown(value)}")
@@ -155,51 +155,51 @@ def _float(what: str, value: Any) -> float:
 
 
 def _text(what: str, value: str | int | float) -> str:
-    """Text, which is what stands in the file or behind the = where a number or a truth value was read from it."""
+    """A string; numbers and booleans are converted back to the text as written."""
     if isinstance(value, bool):
         return "true" if value else "false"
     text = value.text if isinstance(value, WrittenInt | WrittenFloat) else str(value)
     if not text.strip():
         raise OptionError(what, f"{what} is empty; leave it out, or give it a value")
     if _CONTROL.search(text):
-        raise OptionError(what, f"{what} holds a control character; got {shown(text)}")
+        raise OptionError(what, f"{what} contains a control character; got {shown(text)}")
     return text
 
 
 def plugin_options(section: str, name: str) -> Mapping[str, inspect.Parameter]:
-    """The options of a backbone or objective: keyword arguments of its constructor that the run does not supply."""
+    """Options of a backbone or objective: the keyword arguments of its constructor that the run does not supply."""
     options = plugin_declared(section, name).options
     for key, option in options.items():
         if not _is_option_type(option.annotation):
             kinds = "int, float, str, bool, Literal, tuple, Annotated with a Range, or one of these or None"
             raise OptionError(
-                f"{section}.{key}", f"{section}.{key} of {name!r} has no type that an option can have: {kinds}"
+                f"{section}.{key}", f"{section}.{key} of {name!r} has a type that no option can have; allowed: {kinds}"
             )
     return options
 
 
 def plugin_declared(section: str, name: str) -> Declared:
-    """What a backbone or objective declares; OptionError as `load_plugin`, or if its options cannot be read."""
+    """The declarations of a backbone or objective; OptionError as in `load_plugin`, or if they cannot be read."""
     with _refusing(section, name):
         return declared(section, name)
 
 
 def backbone_sizes(name: str) -> Mapping[str, Size]:
-    """The sizes of a backbone by name; OptionError as `load_plugin`."""
+    """Sizes of a backbone by name; OptionError as in `load_plugin`."""
     return plugin_declared("backbone", name).sizes
 
 
 def _is_option_type(hint: Any) -> bool:
-    """Whether `coerce` can check values against an annotation."""
+    """Whether `coerce` supports a type annotation."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return _is_option_type(arguments[0])
     if origin in (tuple, types.UnionType, typing.Union):
-        return all(one in (type(None), Ellipsis) or _is_option_type(one) for one in arguments)
+        return all(item in (type(None), Ellipsis) or _is_option_type(item) for item in arguments)
     return origin is Literal or hint in (int, float, str, bool)
 
 
 def mapping(section: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise OptionError(section, f"{section} must be a section with keys of its own; got {shown(value)}")
+        raise OptionError(section, f"{section} must be a section (a mapping); got {shown(value)}")
     return value

@@ -1,8 +1,8 @@
-"""What a method or backbone declares: its options, sizes, recipes and placement.
+"""Declarations of an objective or backbone: its options, sizes, recipes and placement.
 
-Of the package's own these are read from the source, without running the rest of the file: a wrong option is then
-refused before PyTorch is loaded, which takes seconds. Once its module is loaded, and for those of others, the class
-itself is asked.
+For plug-ins of this package they are read from the source without importing the file, so that a wrong option is
+refused before PyTorch is loaded, which takes seconds. Plug-ins that are loaded already, and those of other packages,
+are inspected.
 """
 
 import ast
@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 from workbench import plugins
 
-# What the file of a method may define beside its class, and what holds without it.
+# Optional names in an objective's file, beside its class, and their defaults.
 _TABLES: Mapping[str, Any] = {"RECIPES": {}, "PLACEMENT": {None: {}}, "deciding": dict}
 _ROOT = Path(__file__).parents[1]
 
 
 class Size(NamedTuple):
-    """The shape of a transformer."""
+    """Depth, width and heads of a transformer."""
 
     depth: int
     width: int
@@ -31,11 +31,12 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True)
 class Declared:
-    """``options`` are the keyword arguments of the constructor that the run does not supply, with type and default.
+    """Declarations of a plug-in.
 
-    ``sizes`` are those of a backbone by name; ``recipes`` and ``placement`` the tables of a method's file, and
-    ``deciding`` its function that leaves out options which decide nothing about what is trained. ``compares_samples``
-    says whether the loss of a sample depends on the others of its micro-batch.
+    ``options`` are the keyword arguments of the constructor that the run does not supply, with type and default.
+    ``sizes`` are a backbone's sizes by name. ``recipes`` and ``placement`` are tables in an objective's file, and
+    ``deciding`` its function that removes options which have no effect on training. ``compares_samples`` says whether
+    the loss of a sample depends on the others in its micro-batch.
     """
 
     options: Mapping[str, inspect.Parameter]
@@ -47,9 +48,10 @@ class Declared:
 
 
 def declared(kind: str, name: str) -> Declared:
-    """What the plug-in of a kind ("objective", "backbone") declares.
+    """Declarations of the plug-in ``name`` of a kind ("objective", "backbone").
 
-    Raises PluginError as `plugins.load`, and ValueError if the annotations of another package's cannot be evaluated.
+    Raises PluginError as `plugins.load` does, and ValueError if the annotations of an imported plug-in cannot be
+    evaluated.
     """
     module = plugins.own_module(kind, name)
     if module and module not in sys.modules:
@@ -76,9 +78,9 @@ def arguments(module: str, name: str, unread: Sequence[str] = ()) -> dict[str, A
 
 @cache
 def _read(kind: str, module: str) -> Declared:
-    """From the source of a module of the package."""
-    source, found = _module(module), plugins.KINDS[kind].exports
-    chain = list(_bases(source, found))
+    """Read declarations from the source of a module of this package."""
+    source, exported = _module(module), plugins.KINDS[kind].exports
+    chain = list(_bases(source, exported))
     home = chain[0][0]
 
     def attribute(name: str, default: Any) -> Any:
@@ -103,18 +105,18 @@ def _read(kind: str, module: str) -> Declared:
 
 
 @cache
-def _imported(found: Any) -> Declared:
-    """From a class and the module that defines it, which may have its annotations as text."""
-    module = inspect.getmodule(found)
-    parameters: Sequence[inspect.Parameter] = list(inspect.signature(found, eval_str=True).parameters.values())
-    options = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in found.SUPPLIED}
+def _imported(cls: Any) -> Declared:
+    """Inspect a class and its module; annotations may be strings."""
+    module = inspect.getmodule(cls)
+    parameters: Sequence[inspect.Parameter] = list(inspect.signature(cls, eval_str=True).parameters.values())
+    options = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in cls.SUPPLIED}
     tables = {table.lower(): getattr(module, table, default) for table, default in _TABLES.items()}
-    compares_samples = getattr(found, "compares_samples", False)
-    return Declared(options, getattr(found, "sizes", {}), compares_samples=compares_samples, **tables)
+    compares_samples = getattr(cls, "compares_samples", False)
+    return Declared(options, getattr(cls, "sizes", {}), compares_samples=compares_samples, **tables)
 
 
 class _Module:
-    """A module of the package, of which only those statements are run that a value depends on."""
+    """A module of this package, of which only the statements that a value depends on are executed."""
 
     def __init__(self, name: str):
         self._namespace: dict[str, Any] = {"__name__": name}
@@ -124,19 +126,19 @@ class _Module:
             self.statements |= dict.fromkeys(_bound(statement), statement)
 
     def value(self, expression: ast.expr) -> Any:
-        """The value of an expression as it is at the end of the module."""
-        self._run_what_it_needs(expression)
+        """Evaluate an expression in the module's namespace."""
+        self._run_dependencies(expression)
         return eval(compile(ast.Expression(expression), self._namespace["__name__"], "eval"), self._namespace)
 
     def named(self, name: str, default: Any) -> Any:
-        """The value of a name of the module; ``default`` if there is none of that name."""
+        """Value of a module-level name, or ``default`` if it is not defined."""
         return self.value(ast.parse(name, mode="eval").body) if name in self.statements else default
 
-    def _run_what_it_needs(self, node: ast.AST) -> None:
+    def _run_dependencies(self, node: ast.AST) -> None:
         loaded = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
         for name in sorted(loaded & self.statements.keys() - self._namespace.keys()):
             statement = self.statements[name]
-            self._run_what_it_needs(statement)
+            self._run_dependencies(statement)
             exec(compile(ast.Module([statement], []), self._namespace["__name__"], "exec"), self._namespace)
 
 
@@ -146,7 +148,7 @@ def _module(name: str) -> _Module:
 
 
 def _bound(statement: ast.stmt) -> list[str]:
-    """The names that a statement of a module gives a value."""
+    """Names that a statement binds."""
     if isinstance(statement, ast.Import | ast.ImportFrom):
         return [alias.asname or alias.name.partition(".")[0] for alias in statement.names]
     if isinstance(statement, ast.ClassDef | ast.FunctionDef):
@@ -156,7 +158,7 @@ def _bound(statement: ast.stmt) -> list[str]:
 
 
 def _bases(module: _Module, name: str) -> Iterator[tuple[_Module, ast.ClassDef]]:
-    """A class and those that it is derived from, with the modules that define them, as far as they are ours."""
+    """A class and its base classes, each with its module, as far as they are defined in this package."""
     statement = module.statements[name]
     if isinstance(statement, ast.ImportFrom):
         original = next(alias.name for alias in statement.names if name in (alias.asname, alias.name))
@@ -174,7 +176,7 @@ def _bases(module: _Module, name: str) -> Iterator[tuple[_Module, ast.ClassDef]]
 
 
 def _assigned(body: Sequence[ast.stmt], name: str) -> ast.expr | None:
-    """What the body of a class gives one of its names."""
+    """The expression assigned to a name in a class body, or None."""
     for statement in body:
         if name in _bound(statement):
             return statement.value  # type: ignore[attr-defined]

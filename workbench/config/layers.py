@@ -1,4 +1,4 @@
-"""Layers of a configuration: presets and YAML files over each other, overrides, recipes."""
+"""Merge the layers of a configuration: presets, YAML files, recipes and overrides."""
 
 import contextlib
 import json
@@ -28,18 +28,18 @@ from workbench.shipped import shipped
 
 PRESETS = Path(__file__).parent.parent / "presets"
 _MOST_LAYERS = 100
-_OF_A_RUN = ("provenance.json", "metrics.jsonl", "checkpoints")  # one of these is in every run folder
+_OF_A_RUN = ("provenance.json", "metrics.jsonl", "checkpoints")  # every run folder has at least one of these
 
 
 @dataclass(frozen=True)
 class Layered:
-    """The nested dictionaries of every layer over each other, and the layers, the overrides last."""
+    """The merged nested dictionaries, and the layers from lowest to highest, overrides last."""
 
     tree: dict[str, Any]
     layers: tuple[Document, ...]
 
     def located(self, error: OptionError) -> ValueError:
-        """The error with the file and line before it in which its option was last set, if that was in a file."""
+        """The error, prefixed with file and line if its option was last set in a file."""
         section, _, key = error.option.partition(".")
         for layer in reversed(self.layers):
             value = layer.value.get(section)
@@ -49,12 +49,12 @@ class Layered:
 
 
 def layered(source: str | Path, overrides: str | Iterable[str], named: bool = True) -> Layered:
-    """A preset or YAML file with everything it builds on, and overrides on top.
+    """Merge a preset or YAML file with its base files and the overrides.
 
-    Module paths of plug-ins in it may be imported from here on, if they were ``named`` by the user: not those of a
-    run folder, nor of what its ``config.yaml`` builds on.
+    Module paths of plug-ins may be imported from here on if the user ``named`` them. Those in a run folder's
+    ``config.yaml`` and its base files are not allowed.
 
-    ValueError, with file and line, for what one layer alone says wrongly: an unknown section, a value out of range.
+    Raises ValueError, with file and line, for errors in a single layer: an unknown section, a value out of range.
     """
     layers, tree = read_layers(source, overrides), {}
     if named:
@@ -68,7 +68,7 @@ def layered(source: str | Path, overrides: str | Iterable[str], named: bool = Tr
 
 
 def read_layers(source: str | Path, overrides: str | Iterable[str]) -> list[Document]:
-    """Every file of a configuration, lowest first, and its overrides, as far checked as no plug-in need be imported."""
+    """All files of a configuration, lowest first, then its overrides; checked as far as possible without plug-ins."""
     layers = [*_layers(source), Document("", parse_overrides(overrides))]
     for layer in layers:
         try:
@@ -79,10 +79,10 @@ def read_layers(source: str | Path, overrides: str | Iterable[str]) -> list[Docu
 
 
 def _module_paths(tree: Mapping[str, Any]) -> list[str]:
-    """The plug-ins that a layer names by module path."""
+    """Module paths of the plug-ins in a layer."""
     sections = [tree.get(kind) for kind in plugins.KINDS]
-    found = [section.get("name") for section in sections if isinstance(section, Mapping)]
-    return [name for name in found if isinstance(name, str) and plugins.is_path(name)]
+    names = [section.get("name") for section in sections if isinstance(section, Mapping)]
+    return [name for name in names if isinstance(name, str) and plugins.is_path(name)]
 
 
 def _at(layer: Document, error: OptionError) -> ValueError:
@@ -91,7 +91,7 @@ def _at(layer: Document, error: OptionError) -> ValueError:
 
 
 def _check_sections(tree: Mapping[str, Any]) -> None:
-    """ValueError for an unknown section or option, or a wrong value, as far as no plug-in has to be imported."""
+    """Raise ValueError for an unknown section or option or an invalid value, without importing plug-ins."""
     hints = record_options(Config)
     refuse_unknown_keys("", tree, hints)
     for key, value in tree.items():
@@ -100,39 +100,39 @@ def _check_sections(tree: Mapping[str, Any]) -> None:
         elif is_dataclass(hints[key]):
             options = record_options(hints[key])
             refuse_unknown_keys(key, mapping(key, value), options)
-            for option, one in value.items():
-                coerce(f"{key}.{option}", one, options[option])
+            for option, item in value.items():
+                coerce(f"{key}.{option}", item, options[option])
         else:
             coerce(key, value, hints[key])
 
 
 def presets() -> list[str]:
-    """Names of the presets that come with the package, such as "demo/guided"; files with _ are only built upon."""
+    """Names of the package's presets, such as "demo/guided"; files whose names start with _ are base files only."""
     return sorted(name.removesuffix(".yaml") for name in _shipped() if not name.rpartition("/")[2].startswith("_"))
 
 
 @lru_cache(maxsize=1)
 def _shipped() -> frozenset[str]:
-    """Files of presets; they do not change while the package is imported."""
+    """Preset files, which do not change while the package is imported."""
     return frozenset(path.relative_to(PRESETS).as_posix() for path in PRESETS.rglob("*.yaml"))
 
 
 def _layers(source: str | Path, chain: tuple[str, ...] = (), found: list[Document] | None = None) -> list[Document]:
-    """The file that ``source`` names, after everything that it builds on; ``chain`` names those that build on it."""
+    """The file ``source`` after its base files; ``chain`` has the files that lead to it."""
     path = _file(source)
     name, found = str(path), [] if found is None else found
     if os.path.realpath(path) in map(os.path.realpath, chain):
-        raise ValueError(f"base goes round in a circle: {' -> '.join([*chain, name])}")
+        raise ValueError(f"base files form a cycle: {' -> '.join([*chain, name])}")
     try:
         document = read_yaml(path)
     except FileNotFoundError as error:
-        needed = f", which {chain[-1]} builds on" if chain else ""
+        needed = f", a base of {chain[-1]}" if chain else ""
         raise ValueError(f"there is no configuration file {path}{needed}") from error
     if not isinstance(document.value, dict):
         raise ValueError(f"{path} must hold a mapping of sections; it holds {_held(document.value)}")
     bases = document.value.pop("base", [])
     if not document.value and bases in ([], {}):
-        raise ValueError(f"{path} says nothing; name a preset to build on, such as base: demo/plain")
+        raise ValueError(f"{path} is empty; name a preset as its base, such as base: demo/plain")
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) and base.strip() for base in bases):
         where = document.where("base")
@@ -145,18 +145,18 @@ def _layers(source: str | Path, chain: tuple[str, ...] = (), found: list[Documen
     trusted = not any(map(is_of_a_run, (*chain, name)))
     found.append(replace(document, trusted=trusted))
     if len(found) > _MOST_LAYERS:
-        raise ValueError(f"{source} builds on more than {_MOST_LAYERS} files")
+        raise ValueError(f"{source} has more than {_MOST_LAYERS} base files")
     return found
 
 
 def is_of_a_run(file: str) -> bool:
-    """Whether a file lies in a run folder, which may be somebody else's."""
+    """Whether a file is in a run folder, which may come from another person."""
     folder = os.path.dirname(os.path.realpath(file))
-    return any(os.path.lexists(os.path.join(folder, mark)) for mark in _OF_A_RUN)
+    return any(os.path.lexists(os.path.join(folder, entry)) for entry in _OF_A_RUN)
 
 
 def _file(source: str | Path) -> Path:
-    """The file of a preset or YAML file; ValueError for a preset that does not exist."""
+    """Path of a preset or YAML file; ValueError for an unknown preset."""
     path = Path(source)
     if path.suffix in (".yaml", ".yml"):
         return path
@@ -184,16 +184,16 @@ def _held(value: Any) -> str:
 
 
 def as_overrides(overrides: str | Iterable[str]) -> tuple[str, ...]:
-    """Overrides as a tuple; a single one may be text, as papermill's ``-p overrides training.steps=20`` passes it.
+    """Overrides as a tuple; a single one may be a string, as papermill's ``-p overrides training.steps=20`` passes it.
 
     Args:
-        overrides: One override as text, or several.
+        overrides: One override as a string, or several.
 
     Returns:
-        The overrides as a tuple of text.
+        The overrides as a tuple of strings.
 
     Raises:
-        ValueError: For anything that is not text.
+        ValueError: For anything that is not a string.
 
     Examples:
         >>> wb.as_overrides("training.steps=20")
@@ -207,7 +207,7 @@ def as_overrides(overrides: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def parse_overrides(overrides: str | Iterable[str]) -> dict[str, Any]:
-    """Nested dictionaries from texts like "training.steps=500", the values read as YAML; ValueError otherwise."""
+    """Parse overrides such as "training.steps=500" to nested dictionaries; values are YAML. ValueError if invalid."""
     tree: dict[str, Any] = {}
     for text in as_overrides(overrides):
         key, equals, value = text.removeprefix("--").partition("=")
@@ -217,7 +217,7 @@ def parse_overrides(overrides: str | Iterable[str]) -> dict[str, Any]:
         parsed = parse_value(value, named(key), only_text=_only_text(section, option, value))
         if dot:
             if not isinstance(tree.setdefault(section, {}), dict):
-                raise ValueError(f"{section} must be a section with keys of its own; got {shown(tree[section])}")
+                raise ValueError(f"{section} must be a section (a mapping); got {shown(tree[section])}")
             tree[section][option] = parsed
         else:
             tree[section] = parsed
@@ -225,7 +225,7 @@ def parse_overrides(overrides: str | Iterable[str]) -> dict[str, Any]:
 
 
 def _only_text(section: str, option: str, value: str) -> bool:
-    """Whether an option can have this ``value`` as text only, as far as that is known without importing plug-ins."""
+    """Whether an option takes this ``value`` as a string only, as far as known without importing plug-ins."""
     if section in PLUGINS:
         return option in PLUGIN_TEXT and value not in NULL
     hint = record_options(Config).get(section)
@@ -235,17 +235,17 @@ def _only_text(section: str, option: str, value: str) -> bool:
 
 
 def written(value: Any) -> str:
-    """A value as an override has it behind the =: JSON, which YAML reads back, and numbers as they were spelled."""
+    """A value as the right side of an override: JSON, which is valid YAML, and numbers as they were written."""
     return value.text if isinstance(value, WrittenInt | WrittenFloat) else json.dumps(value, ensure_ascii=False)
 
 
 def _expand_recipe(layer: dict[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
-    """``layer`` with what the recipe in force says filled in underneath what it says itself.
+    """``layer`` with the options of its recipe filled in; options that the layer sets itself take precedence.
 
-    A layer that names the recipe, or another objective under a recipe named earlier, brings the recipe's switches in;
-    another objective also the placement that is published for the backbone. Placement stays when only the recipe
-    changes, for there the two do not differ. To name the recipe that is in force already changes nothing: what layers
-    below said otherwise since holds, as for a preset whose student hands its own recipe on.
+    The recipe's options apply in a layer that names a recipe, or that changes the objective under a recipe of a lower
+    layer. A changed objective also gets the published placement for the backbone. If only the recipe changes, the
+    placement stays, as it is the same for both recipes. Naming the current recipe again changes nothing, so overrides
+    of lower layers stay in effect, as for a teacher preset that gets its student's recipe.
     """
     merged = _merge(below, {key: mapping(key, layer[key]) if key in PLUGINS else layer[key] for key in layer})
     name = coerce("objective.name", merged.get("objective", {}).get("name", "denoise"), str)
@@ -255,7 +255,7 @@ def _expand_recipe(layer: dict[str, Any], below: Mapping[str, Any]) -> dict[str,
         return layer
     method = plugin_declared("objective", name)
     recipes = method.recipes
-    if not recipes and "recipe" not in layer:  # the recipe of another method, of which this one has none
+    if not recipes and "recipe" not in layer:  # inherited from a lower layer, but this objective has no recipes
         return layer
     refuse_unknown("recipe", recipe, recipes)
     backbone = coerce("backbone.name", merged.get("backbone", {}).get("name", "sit"), str)
@@ -265,7 +265,7 @@ def _expand_recipe(layer: dict[str, Any], below: Mapping[str, Any]) -> dict[str,
     depth = sizes[size].depth
     values = {k: v(depth) if callable(v) else v for k, v in recipes[recipe].items()}
     for key in [key for key in values if key.startswith("backbone.") and key.partition(".")[2] not in options]:
-        # A switch that is off says nothing of a backbone that has no such switch.
+        # An option that is off is dropped for a backbone that does not have it.
         if values.pop(key):
             raise ValueError(f"recipe {recipe!r} turns on {key}, which backbone {backbone!r} does not have")
     if another or below.get("recipe") is None:
@@ -274,33 +274,33 @@ def _expand_recipe(layer: dict[str, Any], below: Mapping[str, Any]) -> dict[str,
 
 
 def placement(table: Mapping[Any, Mapping[str, Any]], backbone: str, depth: int) -> Mapping[str, Any] | None:
-    """The options that an objective's ``PLACEMENT`` gives for a backbone of a depth; None where it gives none.
+    """Options in an objective's ``PLACEMENT`` for a backbone of a given depth; None if there are none.
 
-    A row ``(backbone, depth)`` is of that backbone alone, which then has no others, a row ``depth`` of every other
-    backbone of that depth, and the row ``None`` of all the rest.
+    Keys are ``(backbone, depth)``, ``depth`` or None. A backbone with keys of its own does not use the ``depth`` keys.
+    The key None is the default.
     """
     own = any(isinstance(key, tuple) and key[0] == backbone for key in table)
     return table.get((backbone, depth) if own else depth, table.get(None))
 
 
 def _placement(
-    table: Mapping[Any, Mapping[str, Any]], backbone: str, depth: int, said: Mapping[str, Any]
+    table: Mapping[Any, Mapping[str, Any]], backbone: str, depth: int, given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The dotted options that an objective's file lists for a backbone; ValueError if it lists none for this one."""
-    found = placement(table, backbone, depth)
-    if found is None:
-        absent = [key for key in next(iter(table.values())) if key not in said]
+    """Dotted options of the published placement for a backbone; ValueError if it has none and they are not given."""
+    options = placement(table, backbone, depth)
+    if options is None:
+        absent = [key for key in next(iter(table.values())) if key not in given]
         if absent:
             raise ValueError(
-                f"nothing is published for this objective on {backbone} of depth {depth}: "
-                f"state {', '.join(f'objective.{key}' for key in absent)}"
+                f"there is no published placement for this objective on {backbone} of depth {depth}: "
+                f"set {', '.join(f'objective.{key}' for key in absent)}"
             )
         return {}
-    return {f"objective.{key}": value for key, value in found.items()}
+    return {f"objective.{key}": value for key, value in options.items()}
 
 
 def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
-    """``high`` over ``low``; another ``name`` in a section starts that section afresh, its options do not carry."""
+    """Merge ``high`` over ``low``; a section with another ``name`` is replaced, as its options do not carry over."""
     merged = dict(low)
     for key, value in high.items():
         below = merged.get(key)

@@ -1,4 +1,4 @@
-"""Options that are paths: one spelling for one place, so that the same data is the same run from any folder."""
+"""Resolve options that are paths, so that the same data gives the same fingerprint from any working directory."""
 
 import os
 from dataclasses import replace
@@ -6,16 +6,16 @@ from pathlib import Path
 
 from workbench.config.records import Config
 
-# What `data.codecs.load_codec` knows by name, whatever folder of that name lies in the working directory.
+# Names that `data.codecs.load_codec` recognizes, even if a folder of that name exists in the working directory.
 NAMED_CODECS = ("kl-f4", "identity", "sd-vae", "sd-vae-ft-ema", "sd-vae-ft-mse", "va-vae")
 _WILDCARDS = frozenset("*?[")
 
 
 def real_path(text: str) -> str:
-    """``text`` as an absolute path with ``~`` expanded and links followed; of a pattern, the folders before it.
+    """``text`` as an absolute path, with ``~`` expanded and links resolved; in a pattern, up to the first wildcard.
 
-    "set/", "./set" and a link to it are one path, as are "~/set/train-*.tar" and "/home/me/set/train-*.tar". A relative
-    path, which is relative to the working directory, stays as it is where nothing is there: no run comes of it.
+    "set/", "./set" and a link to it give the same path, as do "~/set/train-*.tar" and "/home/me/set/train-*.tar". A
+    relative path that does not exist is returned unchanged, as it cannot be used for a run.
     """
     path = os.path.expanduser(text)
     parts = Path(path).parts
@@ -29,7 +29,7 @@ def real_path(text: str) -> str:
 
 
 def with_real_paths(config: Config) -> Config:
-    """``config`` with every path in it as `real_path` has it: the images, an autoencoder's folder, a teacher's run."""
+    """``config`` with `real_path` applied to every path: the images, an autoencoder's folder, a teacher's run."""
     data, codec, objective = config.data, config.codec, config.objective
     if data.path:
         data = replace(data, path=real_path(data.path))
@@ -43,6 +43,6 @@ def with_real_paths(config: Config) -> Config:
 
 def _is_codec_folder(name: str) -> bool:
     folder = os.path.expanduser(name)
-    # A folder that `workbench codec train` wrote comes before a published autoencoder of the same name.
+    # A folder written by `workbench codec train` takes precedence over a published autoencoder of the same name.
     known = name in NAMED_CODECS and not os.path.isfile(os.path.join(folder, "codec.json"))
     return not known and name not in ("kl-f4", "identity") and os.path.isdir(folder)

@@ -1,4 +1,4 @@
-"""Ranges of numeric options, as annotations beside the options: ``steps: Annotated[int, Range(at_least=1)]``."""
+"""Ranges of numeric options, given as annotations: ``steps: Annotated[int, Range(at_least=1)]``."""
 
 import reprlib
 import typing
@@ -11,7 +11,7 @@ _REPR.maxlong = 40
 
 
 class OptionError(ValueError):
-    """An option that is unknown or has a wrong value; ``option`` is its dotted name."""
+    """An unknown option or an invalid value; ``option`` is the dotted name."""
 
     def __init__(self, option: str, message: str):
         super().__init__(message)
@@ -20,7 +20,7 @@ class OptionError(ValueError):
 
 @dataclass(frozen=True)
 class Range:
-    """The values that an option may have: between two ends, each included ("at") or not ("above", "below")."""
+    """Allowed values of an option; bounds are inclusive ("at_least", "at_most") or exclusive ("above", "below")."""
 
     at_least: int | float | None = None
     above: int | float | None = None
@@ -42,7 +42,7 @@ class Range:
         return " and ".join(f"{word} {end:,}" for word, end in ends.items() if end is not None)
 
     def check(self, what: str, value: Any) -> None:
-        """OptionError that gives the range, unless ``value`` is in it; NaN is in none."""
+        """Raise OptionError, with the range, unless ``value`` is in it; NaN never is."""
         if value not in self:
             raise OptionError(what, f"{what} must be {self}; got {shown(value)}")
 
@@ -57,33 +57,33 @@ class OfDepth:
 
 
 def shown(value: Any) -> str:
-    """``repr`` cut to a length that fits into a sentence."""
+    """``repr``, shortened to fit into a message."""
     try:
         return _REPR.repr(value)
-    except ValueError:  # a whole number of more digits than Python writes
+    except ValueError:  # an integer with more digits than Python converts to text
         return "a number of thousands of digits"
 
 
 def named(key: str) -> str:
-    """A key as it is, or in quotes and cut if it would not stand in a sentence."""
+    """A key for a message: as it is, or quoted and shortened if it is long or not printable."""
     return key if key.isprintable() and len(key) <= 120 else shown(key)
 
 
 def layers_of(hint: Any, value: Any) -> list[int]:
-    """The layers that an option's value names, by its annotation."""
+    """Layer numbers in an option's value, found by its type annotation."""
     if value is None:
         return []
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is Annotated:
-        named = any(isinstance(mark, OfDepth) for mark in hint.__metadata__)
-        return [value] if named else layers_of(arguments[0], value)
+        is_layer = any(isinstance(item, OfDepth) for item in hint.__metadata__)
+        return [value] if is_layer else layers_of(arguments[0], value)
     if isinstance(value, tuple):
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         return [layer for kind, item in zip(kinds, value, strict=True) for layer in layers_of(kind, item)]
     return [layer for kind in arguments if kind is not type(None) for layer in layers_of(kind, value)]
 
 
-# Ranges that several options share. The upper ends lie far beyond what is trained: they stop a slip of the finger.
+# Ranges that several options share. The upper bounds are far beyond realistic values; they catch typing errors.
 Steps = Annotated[int, Range(at_least=1, at_most=10**12)]
 FromStep = Annotated[int, Range(at_least=0, at_most=10**12)]
 Count = Annotated[int, Range(at_least=1, at_most=10**9)]

@@ -1,7 +1,7 @@
-"""YAML as configurations use it: UTF-8, one document, keys that are text, decimal numbers, bounds on everything.
+"""A strict YAML subset for configurations: UTF-8, one document, string keys, decimal numbers, limits on size.
 
-What YAML 1.1 reads in a surprising way is read as it looks: 010 is ten, and 1:30, 0x1F, 1_000, yes and 2024-01-01 are
-text, which an option that asks for a number then refuses. A doubled key, a tag and a second document are refused.
+Surprising values of YAML 1.1 are avoided: 010 is ten, and 1:30, 0x1F, 1_000, yes and 2024-01-01 are strings, which
+numeric options then refuse. Duplicate keys, tags and a second document are errors.
 """
 
 import os
@@ -18,7 +18,7 @@ from workbench.config.ranges import shown
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
-MAX_VALUES = 100_000  # with every alias counted as often as it is used
+MAX_VALUES = 100_000  # aliases count at every use
 _TOO_DEEP = f"it is nested more than {MAX_DEPTH} levels deep"
 
 NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]{1,9})?")
@@ -26,12 +26,12 @@ _INTEGER = re.compile(r"[-+]?[0-9]{1,100}")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 NULL = ("", "~", "null", "Null", "NULL")
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-# libyaml's parser where PyYAML was built with it: ten times as fast.
+# libyaml's parser, if PyYAML was built with it, is ten times faster.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class YamlError(ValueError):
-    """YAML that is not read, with the line and the ``problem``."""
+    """YAML that cannot be read; the message has the line and the ``problem``."""
 
     def __init__(self, name: str, line: int, problem: str):
         super().__init__(f"{name}, line {line}: {problem}")
@@ -39,7 +39,7 @@ class YamlError(ValueError):
 
 
 class WrittenInt(int):
-    """A whole number whose spelling is not its own, such as 010; ``text`` keeps it for an option that is text."""
+    """An integer not written in Python's form, such as 010; ``text`` is the original, for string options."""
 
     text: str
 
@@ -48,7 +48,7 @@ class WrittenInt(int):
 
 
 class WrittenFloat(float):
-    """A number whose spelling is not its own, such as 1.10 or 1e-4; ``text`` keeps it for an option that is text."""
+    """A float not written in Python's form, such as 1.10 or 1e-4; ``text`` is the original, for string options."""
 
     text: str
 
@@ -58,9 +58,9 @@ class WrittenFloat(float):
 
 @dataclass(frozen=True)
 class Document:
-    """What a YAML text holds, and the line of every key that stands in mappings only, by the keys that lead to it.
+    """Content of a YAML text, and the line of each key by its path of keys; keys inside lists have no line.
 
-    ``trusted`` is off for a file of a run folder, which may be somebody else's.
+    ``trusted`` is False for a file in a run folder, which may come from another person.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Document:
     trusted: bool = True
 
     def where(self, *keys: str) -> str:
-        """ "FILE, line 3" for the innermost of ``keys`` that is there, or the name alone."""
+        """ "FILE, line 3" for the innermost of ``keys`` that exists, or only the file name."""
         for end in range(len(keys), 0, -1):
             if keys[:end] in self.lines:
                 return f"{self.name}, line {self.lines[keys[:end]]}"
@@ -77,9 +77,9 @@ class Document:
 
 
 def read_yaml(path: Path) -> Document:
-    """The YAML file at ``path``; FileNotFoundError if there is none, ValueError with file and line otherwise."""
+    """Read a YAML file; FileNotFoundError if it does not exist, ValueError with file and line for other errors."""
     try:
-        # Not blocking, or a named pipe would be waited for.
+        # Non-blocking, so that a named pipe does not hang.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ValueError(f"{path} is not a regular file")
@@ -94,21 +94,21 @@ def read_yaml(path: Path) -> Document:
 
 
 def parse_yaml(raw: bytes | str, name: str) -> Document:
-    """The one document in a YAML text that messages call ``name``; ValueError with the line of what is wrong."""
+    """Parse a YAML text, called ``name`` in messages; ValueError with the line of the error."""
     if len(raw) > MAX_BYTES:
-        raise ValueError(f"{name} is larger than {MAX_BYTES:,} bytes, the most that is read as YAML")
+        raise ValueError(f"{name} is larger than {MAX_BYTES:,} bytes, the limit for YAML")
     try:
         text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw.removeprefix("\ufeff")
         text.encode()
     except UnicodeError as error:
         line = raw[: error.start].count(b"\n" if isinstance(raw, bytes) else "\n") + 1
-        raise YamlError(name, line, "it is not UTF-8, which YAML is written in") from error
+        raise YamlError(name, line, "it is not valid UTF-8") from error
     builder = _Builder(name)
     try:
         return builder.build(yaml.parse(text, Loader=_LOADER))
     except yaml.MarkedYAMLError as error:
         mark, problem = error.problem_mark or error.context_mark, str(error.problem or error.context)
-        # libyaml has a bound of its own, which it meets while it looks ahead.
+        # libyaml has its own depth limit, which it may reach first.
         problem = _TOO_DEEP if "nesting depth" in problem else f"not valid YAML: {' '.join(problem.split())}"
         raise YamlError(name, mark.line + 1 if mark else builder.line, problem) from error
     except yaml.reader.ReaderError as error:
@@ -116,9 +116,9 @@ def parse_yaml(raw: bytes | str, name: str) -> Document:
 
 
 def parse_value(text: str, name: str, only_text: bool = False) -> Any:
-    """The value that stands behind the = of an override of the option ``name``; ValueError that names it.
+    """Parse the right side of an override of the option ``name``; ValueError naming it.
 
-    With ``only_text`` it is taken as it is, unless it is in quotes.
+    With ``only_text`` the text is used as it is, unless it is quoted.
     """
     if not text.strip():
         raise ValueError(f"the value of {name} is empty; write null for none, or leave {name} out")
@@ -133,24 +133,24 @@ def parse_value(text: str, name: str, only_text: bool = False) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A number as the Python number that it is, whatever its spelling; anything else as it is."""
+    """A number as a plain int or float; anything else unchanged."""
     return int(value) if isinstance(value, WrittenInt) else float(value) if isinstance(value, WrittenFloat) else value
 
 
 @dataclass
 class _Open:
-    """A mapping or list whose end is still to come."""
+    """A mapping or list that has not ended yet."""
 
     value: dict[str, Any] | list[Any]
     path: tuple[str, ...] | None  # None inside a list
     anchor: str | None
-    key: str | None = None  # of a mapping, once it is read and before its value is
+    key: str | None = None  # of a mapping, between reading the key and its value
     merged: list[dict[str, Any]] = field(default_factory=list)
     size: int = 1
 
 
 class _Builder:
-    """Values from the parser's events, without recursion, so that depth and size are known before they hurt."""
+    """Builds values from parser events, without recursion, so that depth and size can be limited."""
 
     def __init__(self, name: str):
         self.name, self.line = name, 1
@@ -165,7 +165,7 @@ class _Builder:
             if isinstance(event, yaml.DocumentStartEvent):
                 self.documents += 1
                 if self.documents > 1:
-                    self._refuse("a second document starts; a file holds one")
+                    self._refuse("a second document starts; a file must have one")
             elif isinstance(event, yaml.CollectionStartEvent):
                 self._open(event)
             elif isinstance(event, yaml.CollectionEndEvent):
@@ -174,13 +174,13 @@ class _Builder:
                 self._scalar(event)
             elif isinstance(event, yaml.AliasEvent):
                 if self._wants_key() or event.anchor not in self.anchors:
-                    self._refuse(f"the alias *{event.anchor[:60]} is a key, or stands for nothing that ended before it")
+                    self._refuse(f"the alias *{event.anchor[:60]} is a key, or its anchor is not defined before it")
                 self._place(*self.anchors[event.anchor])
         return Document(self.name, self.root, self.lines)
 
     def _open(self, event: yaml.CollectionStartEvent) -> None:
         if self._wants_key():
-            self._refuse("a key must be text; this one is a list or a mapping")
+            self._refuse("a key must be a string; this one is a list or a mapping")
         self._refuse_tag(event)
         if len(self.stack) == MAX_DEPTH:
             self._refuse(_TOO_DEEP)
@@ -195,7 +195,7 @@ class _Builder:
         done = self.stack.pop()
         value = done.value
         if done.merged:
-            value = {key: one for lower in reversed(done.merged) for key, one in lower.items()} | value
+            value = {key: item for lower in reversed(done.merged) for key, item in lower.items()} | value
         if done.anchor:
             self.anchors[done.anchor] = (value, done.size)
         self._place(value, done.size)
@@ -213,37 +213,37 @@ class _Builder:
     def _key(self, text: str, value: Any, bare: bool) -> None:
         top = self.stack[-1]
         if not isinstance(value, str):
-            self._refuse(f"the key {shown(text or 'null')} is not text; write it in quotes if it is meant")
+            self._refuse(f"the key {shown(text or 'null')} is not a string; put it in quotes if it is intended")
         if value in top.value:
             first = self.lines.get((*top.path, value)) if top.path is not None else None
-            self._refuse(f"the key {shown(value)} stands twice{f', first in line {first}' if first else ''}")
+            self._refuse(f"duplicate key {shown(value)}{f', first in line {first}' if first else ''}")
         top.key = value
         if bare and value == "<<":
             if top.merged:
-                self._refuse("the key '<<' stands twice; it takes a list too")
+                self._refuse("duplicate key '<<'; use a list instead")
             return
         top.value[value] = None
         if top.path is not None:
             self.lines[(*top.path, value)] = self.line
 
     def _place(self, value: Any, size: int) -> None:
-        """Put a finished value where it belongs."""
+        """Add a complete value to the innermost open mapping or list."""
         if not self.stack:
             self.root = value
             return
         top = self.stack[-1]
         top.size += size
         if top.size > MAX_VALUES:
-            self._refuse(f"it comes to more than {MAX_VALUES:,} values with its aliases")
+            self._refuse(f"it has more than {MAX_VALUES:,} values, aliases included")
         if isinstance(top.value, list):
             top.value.append(value)
             return
         key, top.key = top.key, None
         if key in top.value:
             top.value[key] = value
-        else:  # "<<", the only key that has no place of its own
+        else:  # the merge key "<<"
             top.merged = value if isinstance(value, list) else [value]
-            if not top.merged or not all(isinstance(one, dict) for one in top.merged):
+            if not top.merged or not all(isinstance(item, dict) for item in top.merged):
                 self._refuse("<< takes a mapping or a list of mappings")
 
     def _wants_key(self) -> bool:
@@ -251,14 +251,14 @@ class _Builder:
 
     def _refuse_tag(self, event: Any) -> None:
         if event.tag is not None:
-            self._refuse(f"the tag {shown(event.tag)} is not read; write the value as it is")
+            self._refuse(f"the tag {shown(event.tag)} is not supported; write the value without a tag")
 
     def _refuse(self, what: str) -> None:
         raise YamlError(self.name, self.line, what)
 
 
 def _resolved(text: str) -> Any:
-    """What a scalar without quotes stands for."""
+    """The value of an unquoted scalar."""
     if text in NULL:
         return None
     if text in _BOOL:

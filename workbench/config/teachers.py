@@ -1,7 +1,7 @@
-"""A teacher that is named by preset: what its student hands on to it.
+"""Overrides that a student applies to its teacher if the teacher is given as a preset.
 
-This is the one place with the rule; `runs.store.find_teacher`, plans, sweeps, the index of runs and the wizard follow
-it, and the command that a missing teacher asks for is made of it.
+This is the only implementation of the rule. `runs.store.find_teacher`, plans, sweeps, the run index, the wizard and
+the command in the message about a missing teacher all use it.
 """
 
 import json
@@ -11,26 +11,26 @@ from typing import Any
 from workbench.config.reading import parse_value
 from workbench.config.records import Config
 
-# Sections and options that describe the experiment, so that teacher and student must have them in common.
+# Sections and options that teacher and student must have in common.
 _SHARED = ("data", "codec", "backbone", "diffusion.path", "training.precision")
-# Options of the machine that trains: they change no fingerprint, and what the student needs the teacher needs as well.
+# Options of the training hardware: not in the fingerprint, but what the student needs the teacher needs too.
 _MACHINE = ("training.compile", "training.tf32", "training.sharding")
 
 
 def teacher_overrides(config: Config, given: Iterable[str] = ()) -> tuple[str, ...]:
-    """The overrides that make the preset ``objective.teacher`` the teacher of ``config``, beside those ``given`` to it.
+    """Overrides that turn the preset ``objective.teacher`` into the teacher of ``config``, in addition to ``given``.
 
-    They are the student's recipe, images, autoencoder, backbone, noise path and precision, each only where the preset
-    says otherwise: none for a student that is a preset without changes. Steps, batch, learning rate and seed are the
-    teacher's own. So ``workbench train PRESET *overrides`` trains exactly the run that `find_teacher` looks for.
+    They set the student's recipe, images, autoencoder, backbone, noise path and precision where the preset differs, so
+    an unchanged preset needs none. Steps, batch, learning rate and seed stay the teacher's own.
+    ``workbench train PRESET *overrides`` trains exactly the run that `find_teacher` looks for.
 
-    ValueError where the preset cannot be changed so, such as a backbone for which nothing of its method is published.
+    Raises ValueError if the preset cannot be changed, as for a backbone without a published placement.
     """
-    from workbench.config import load_config, to_dict  # which is built on this package's other files
+    from workbench.config import load_config, to_dict  # avoids a circular import
 
     reference, given = config.objective.options["teacher"], tuple(given)
     ours, theirs = to_dict(config), to_dict(load_config(reference, given, named=False))
-    # Another name starts its section afresh, so names come first and what differs is counted from there.
+    # Another name resets its section, so names are applied first and the other options compared afterwards.
     named = [(key, ours[key]) for key in ("recipe",) if ours[key] not in (None, theirs[key])]
     named += [
         (f"{section}.name", ours[section]["name"])
@@ -49,7 +49,7 @@ def teacher_overrides(config: Config, given: Iterable[str] = ()) -> tuple[str, .
 
 
 def override(key: str, value: Any) -> str:
-    """An override like "training.steps=500" that is read back as ``value``; text is quoted only where YAML needs it."""
+    """An override such as "training.steps=500" that parses to ``value``; strings are quoted only if YAML needs it."""
     if isinstance(value, str):
         try:
             plain = parse_value(value, key) == value
@@ -59,11 +59,11 @@ def override(key: str, value: Any) -> str:
     return f"{key}={json.dumps(value)}"
 
 
-def _options(tree: dict[str, Any], places: Iterable[str]) -> dict[str, Any]:
-    """Values by dotted option of whole sections ("data") and of single options ("diffusion.path")."""
-    found = {}
-    for place in places:
-        section, _, option = place.partition(".")
+def _options(tree: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Values by dotted name of whole sections ("data") and of single options ("diffusion.path")."""
+    values = {}
+    for name in names:
+        section, _, option = name.partition(".")
         keys = [option] if option else tree[section]
-        found |= {f"{section}.{key}": tree[section][key] for key in keys}
-    return found
+        values |= {f"{section}.{key}": tree[section][key] for key in keys}
+    return values

@@ -1,1 +1,1 @@
-"""A run is a folder: what is written there, and how runs are found and compared."""
+"""Run folders: creating, finding, reading and indexing runs."""

@@ -1,9 +1,9 @@
-"""Checkpoints on disk: a folder of safetensors and one JSON, complete or absent.
+"""Checkpoints on disk: folders of safetensors files and one JSON file, written atomically.
 
 ``checkpoints/step-00000400/`` holds ``model`` (backbone and heads), ``ema`` (backbone) and ``optimizer`` as
 safetensors, and ``state.json`` with the step and the hash of each file. A checkpoint is written under a temporary
-name, flushed and renamed. One without an optimizer, thinned or imported, can be looked at, not resumed from; those
-that ship with the package have ``ema`` alone.
+name, flushed and renamed. Thinned and imported checkpoints have no optimizer: they can be loaded but not resumed.
+Those that ship with the package have ``ema`` only.
 """
 
 import errno
@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING, Any
 from workbench.files import naming, open_regular, read_json, sync_folder
 from workbench.runs.records import SMALL, check_fields
 
-if TYPE_CHECKING:  # who only lists checkpoints does not wait for torch
+if TYPE_CHECKING:  # listing checkpoints must not import torch
     from torch import Tensor
 
 PARTS = ("model", "ema", "optimizer")
 
 
 class FellBack(UserWarning):
-    """An older checkpoint is used because the newest is damaged or gone; the command line then ends with code 3."""
+    """An older checkpoint is used because the newest is damaged or missing; the command line then exits with code 3."""
 
 
 class DiskFull(ValueError):
-    """There is no room for a checkpoint; the ones before it are intact."""
+    """Too little disk space for a checkpoint; earlier checkpoints are intact."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Checkpoint:
         return (self.folder / "optimizer.safetensors").is_file()
 
     def load(self, part: str, device: str = "cpu") -> dict[str, "Tensor"]:
-        """The tensors of ``part`` ("model", "ema" or "optimizer"); ValueError if the file is damaged or not there."""
+        """Load the tensors of ``part`` ("model", "ema", "optimizer"); ValueError if its file is damaged or missing."""
         from safetensors import SafetensorError
         from safetensors.torch import load
 
@@ -64,14 +64,14 @@ class Checkpoint:
         except OSError as error:
             raise ValueError(f"{file} cannot be read: {error.strerror}") from error
         if hashlib.sha256(content).hexdigest() != self.state["files"][part]:
-            raise ValueError(f"{file} is damaged: its SHA-256 is not the one in state.json")
+            raise ValueError(f"{file} is damaged: its SHA-256 differs from the one in state.json")
         try:
             return {name: tensor.to(device) for name, tensor in load(content).items()}
-        except (SafetensorError, RuntimeError, KeyError, OverflowError) as error:  # a header that was made by hand
+        except (SafetensorError, RuntimeError, KeyError, OverflowError) as error:  # an invalid header
             raise ValueError(f"{file} is damaged: {error}") from error
 
     def hash(self, part: str) -> str:
-        """SHA-256 of the file of ``part``, as recorded when it was written; ValueError if there is no such part."""
+        """SHA-256 of the file of ``part``, recorded when it was written; ValueError if there is no such part."""
         self._check_part(part)
         return self.state["files"][part]
 
@@ -83,9 +83,9 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, step: int, parts: Mapping[str, Mapping[str, "Tensor"]], state: Mapping[str, Any]
 ) -> Checkpoint:
-    """Write ``folder/step-<step>`` in one stroke: temporary folder, flush, rename; only ``ema`` must be there.
+    """Write ``folder/step-<step>`` atomically: temporary folder, flush, rename. Only the part ``ema`` is required.
 
-    Raises DiskFull, with nothing changed, when the disk has not enough room before or while writing.
+    Raises DiskFull, with nothing changed, if there is too little disk space before or while writing.
     """
     from safetensors.torch import save
 
@@ -106,7 +106,7 @@ def save_checkpoint(
         record = {**state, "step": step, "files": files}
         _write(temporary / "state.json", json.dumps(record, indent=1).encode())
         sync_folder(temporary)
-        if final.exists():  # an unusable one of the same step: it was passed over when the run was resumed
+        if final.exists():  # a damaged checkpoint of the same step, skipped when the run was resumed
             _discard(final)
         os.replace(temporary, final)
         sync_folder(folder)
@@ -119,45 +119,45 @@ def save_checkpoint(
 
 
 def checkpoints(folder: Path) -> list[Checkpoint]:
-    """The complete checkpoints in ``folder`` by step; damaged ones are warned about and passed over."""
-    found, bad = _scan(folder)
+    """The complete checkpoints in ``folder`` by step; damaged ones are skipped with a warning."""
+    complete, bad = _scan(folder)
     for path, problem in bad.items():
-        warnings.warn(f"checkpoint {path} is damaged and passed over: {problem}", stacklevel=2)
-    return found
+        warnings.warn(f"checkpoint {path} is damaged and skipped: {problem}", stacklevel=2)
+    return complete
 
 
 def newest(folder: Path, finished: int | None = None) -> list[Checkpoint]:
-    """`checkpoints`, for who takes the last of them: the warning `FellBack` says if there was, or is, a later one.
+    """Like `checkpoints`, with the warning `FellBack` if the newest checkpoint is damaged or missing.
 
-    ``finished`` is the last step of a run that has finished, whose checkpoint is to be expected.
+    ``finished`` is the last step of a finished run, for which a checkpoint should exist.
     """
-    found, bad = _scan(folder)
-    if not found:
-        return checkpoints(folder)  # which says what is wrong with those that there are
-    last = found[-1]
+    complete, bad = _scan(folder)
+    if not complete:
+        return checkpoints(folder)  # warns about each damaged one
+    last = complete[-1]
     later = [f"{path} is damaged: {problem}" for path, problem in bad.items() if _step_of(path) > last.step]
     if not later and finished is not None and finished > last.step:
-        later = [f"{folder} has none of step {finished}, at which the run finished"]
+        later = [f"{folder} has none for step {finished}, at which the run finished"]
     if later:
         message = f"the checkpoint of step {last.step} is used instead of the newest: {later[-1]}"
         warnings.warn(message, FellBack, stacklevel=3)
-    return found
+    return complete
 
 
 def latest_resumable(folder: Path) -> tuple[Checkpoint, dict[str, dict[str, "Tensor"]]] | None:
-    """The newest checkpoint whose files are all whole, with its tensors; damaged ones are passed over."""
+    """The newest intact checkpoint with an optimizer, and its tensors by part; damaged ones are skipped."""
     for checkpoint in reversed(checkpoints(folder)):
         if not checkpoint.resumable:
             continue
         try:
             return checkpoint, {part: checkpoint.load(part) for part in PARTS}
         except (OSError, ValueError) as error:
-            warnings.warn(f"checkpoint {checkpoint.folder} is damaged and passed over: {error}", stacklevel=2)
+            warnings.warn(f"checkpoint {checkpoint.folder} is damaged and skipped: {error}", stacklevel=2)
     return None
 
 
 def _scan(folder: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
-    """The complete checkpoints by step, and what is wrong with the others."""
+    """The complete checkpoints by step, and the problem of each other one by path."""
     found, bad = [], {}
     try:
         names = sorted(name for name in os.listdir(folder) if name.startswith("step-"))
@@ -175,7 +175,7 @@ def _scan(folder: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
 
 
 def _read(path: Path) -> Checkpoint:
-    """The checkpoint in a folder; ValueError that says why it is not complete."""
+    """Read the checkpoint in a folder; ValueError, with the reason, if it is incomplete."""
     file = path / "state.json"
     state = read_json(file, SMALL)
     check_fields(state, file, {"step": int, "files": dict}, {"seconds": float, "scaler": dict})
@@ -184,7 +184,7 @@ def _read(path: Path) -> Checkpoint:
     if not all(isinstance(digest, str) for digest in state["files"].values()):
         raise ValueError("state.json has no hashes of its files")
     present = [part for part in PARTS if (path / f"{part}.safetensors").is_file()]
-    # An optimizer is thrown away when a checkpoint is thinned; raw weights may never have been there.
+    # Thinning deletes the optimizer; shipped checkpoints never had raw weights.
     needed = ["ema", *(part for part in state["files"] if part == "model")]
     missing = [part for part in needed if part not in present]
     if missing:
@@ -196,16 +196,16 @@ def _read(path: Path) -> Checkpoint:
 
 
 def _step_of(path: Path) -> int:
-    """The step in a checkpoint's name; -1 if there is none."""
+    """Step in a checkpoint's folder name; -1 if there is none."""
     digits = path.name.removeprefix("step-")
     return int(digits) if digits.isdecimal() and digits.isascii() and len(digits) < 20 else -1
 
 
 def thin(folder: Path, keep: int, milestone_every: int | None, newest: int) -> None:
-    """Keep the newest ``keep`` checkpoints whole; of older ones keep the weights of milestones, delete the rest.
+    """Keep the newest ``keep`` checkpoints complete, only the weights of older milestones, and delete the rest.
 
-    Only those up to the step ``newest``, where training stands, count: a later one was passed over for its damage.
-    The process must hold the run, as for ``remove_leftovers``.
+    Checkpoints after ``newest``, the current step, are ignored: they are damaged. The process must hold the run's
+    lock, as for ``remove_leftovers``.
     """
     remove_leftovers(folder)
     for checkpoint in [c for c in checkpoints(folder) if c.step <= newest][:-keep]:
@@ -216,14 +216,14 @@ def thin(folder: Path, keep: int, milestone_every: int | None, newest: int) -> N
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a process that was killed left half-written (``.step-*``) or half-deleted (``.trash-*``)."""
+    """Remove folders that a killed process left half-written (``.step-*``) or half-deleted (``.trash-*``)."""
     for pattern in (".step-*", ".trash-*"):
         for leftover in folder.glob(pattern):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _discard(checkpoint: Path) -> None:
-    """Delete a checkpoint under a hidden name, so that half of one is never taken for a damaged one."""
+    """Delete a checkpoint under a hidden name, so that a half-deleted one does not count as damaged."""
     trash = checkpoint.with_name(f".trash-{checkpoint.name}.{os.getpid()}")
     os.replace(checkpoint, trash)
     shutil.rmtree(trash, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""What a run logged, as curves thin enough to draw, and what it logs now, as it comes.
+"""Logged metrics of a run as thinned curves for plotting, and new records as they are logged.
 
-Reading a million lines of JSON takes seconds, so the numbers are kept in ``.curves`` beside ``metrics.jsonl``: one
-line of JSON with the columns, then rows of float64, the first the line's end in the file. It is extended by whoever
-looks, checked against the file it was made from, and can be deleted at any time.
+Reading a million lines of JSON takes seconds, so the numbers are cached in ``.curves`` beside ``metrics.jsonl``: one
+line of JSON with the column names, then rows of float64. The first column is the line's end offset in the file. Every
+reader extends the cache and checks it against ``metrics.jsonl``. It can be deleted at any time.
 """
 
 import contextlib
@@ -23,16 +23,16 @@ from workbench.runs.records import check_metrics, parse_metrics
 from workbench.runs.store import Run
 
 _CHUNK = 4_000_000  # bytes parsed at once: a fraction of a second
-_SAMPLED = 1000  # lines read from a part that there was no time to parse
-_LINE = 4096  # bytes that hold a line, for finding one
-_COLUMNS = 1000  # names of numbers that a run may log: each costs eight bytes a record
+_SAMPLED = 1000  # lines sampled from the part that was not parsed in time
+_LINE = 4096  # bytes read to find one line
+_COLUMNS = 1000  # metrics that a run may log; each costs eight bytes per record
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Curves by name, each (steps, values), thinned so that lows and highs stay; ``records`` are all there are.
+    """Curves by name, each (steps, values), thinned but with their extremes; ``records`` counts those before thinning.
 
-    ``complete`` is False while a part of a long file was only sampled for want of time: ask again, it goes on.
+    ``complete`` is False if there was only time to sample a part of a long file; the next call continues.
     """
 
     curves: dict[str, tuple[Float64[np.ndarray, "k"], Float64[np.ndarray, "k"]]]
@@ -41,10 +41,10 @@ class Curves:
 
 
 def read_curves(run: Run, points: int = 2000, since: int | None = None, patience: float = 0.4) -> Curves:
-    """The logged numbers of a run from the step ``since`` on, at most ``points`` a curve.
+    """The logged metrics of a run from step ``since`` on, with at most ``points`` per curve.
 
-    Values that were not known (None) are left out. A file that was never read takes ``patience`` seconds, in which
-    4 MB chunks are parsed; what remains is sampled. Curves of a run that logs go on from what is kept.
+    Missing values (None) are left out. The file is parsed in chunks of 4 MB for up to ``patience`` seconds, and the
+    rest is sampled. Later calls continue from the cache.
     """
     if points < 2:
         raise ValueError(f"points must be at least 2; got {points}")
@@ -66,7 +66,7 @@ def read_curves(run: Run, points: int = 2000, since: int | None = None, patience
 
 
 def thin(values: Float64[np.ndarray, "k"], points: int) -> np.ndarray:
-    """Indices of at most ``points`` values: the lowest and the highest of each of ``points / 2`` stretches, in order.
+    """Indices of at most ``points`` values: the minimum and maximum of each of ``points / 2`` intervals, in order.
 
     NaN is left out.
     """
@@ -74,32 +74,31 @@ def thin(values: Float64[np.ndarray, "k"], points: int) -> np.ndarray:
     if len(known) <= points:
         return known
     edges = np.linspace(0, len(known), points // 2 + 1).astype(int)
-    found = values[known]
     longest = int(np.diff(edges).max())
-    # Stretches of one length, the shorter ones filled with what neither wins.
+    # Intervals of equal length: shorter ones repeat their last value.
     index = np.minimum(edges[:-1, None] + np.arange(longest), edges[1:, None] - 1)
-    table = found[index]
+    table = values[known][index]
     both = np.stack([index[np.arange(len(index)), part.argmin(axis=1)] for part in (table, -table)], axis=1)
     return known[np.unique(both)]
 
 
 @dataclass(frozen=True)
 class News:
-    """Records logged since the last look; ``rewound`` says that a resumed run took some back: read the curves anew."""
+    """Records logged since the last call; ``rewound`` means that a resumed run dropped records: reload the curves."""
 
     records: list[dict[str, Any]]
     rewound: bool = False
 
 
 class Follower:
-    """Gives the records that a run logs from now on, at the cost of one stat while there are none."""
+    """Reads records that a run logs from now on. A call costs one stat if there are none."""
 
     def __init__(self, run: Run):
         self._file = run.folder / "metrics.jsonl"
         self._number, self._end = self._now()
 
     def new(self) -> News:
-        """What was logged since the last call; a line that is not whole yet comes the next time."""
+        """Records logged since the last call, without an incomplete last line."""
         number, size = self._now()
         if number != self._number and self._number is not None or size < self._end:
             self._number, self._end = number, size
@@ -126,19 +125,19 @@ class Follower:
 
     def _now(self) -> tuple[int | None, int]:
         try:
-            found = os.stat(self._file)
-        except OSError:  # not there yet, or it cannot be read: then what reads it says so
+            stat = os.stat(self._file)
+        except OSError:  # missing or unreadable; reading it gives the error
             return None, 0
-        return found.st_ino, found.st_size
+        return stat.st_ino, stat.st_size
 
 
 def follow(run: Run) -> Follower:
-    """A follower that starts at the present end of the run's records."""
+    """A `Follower` that starts at the current end of the run's records."""
     return Follower(run)
 
 
 def _numbers(file: Path, patience: float) -> tuple[list[str], np.ndarray, bool]:
-    """Columns, rows and whether they are all, from what is kept and the rest of the file; what is new is kept."""
+    """Columns, rows and whether they are complete, from the cache and the rest of the file; extends the cache."""
     deadline = time.monotonic() + patience
     with open_regular(file) as handle:
         size = os.fstat(handle.fileno()).st_size
@@ -147,7 +146,7 @@ def _numbers(file: Path, patience: float) -> tuple[list[str], np.ndarray, bool]:
         while end < size and (not fresh or time.monotonic() < deadline):
             handle.seek(end)
             whole, newline, _ = handle.read(_CHUNK).rpartition(b"\n")
-            if not newline:  # the last line is not whole yet
+            if not newline:  # the last line is incomplete
                 end = size
                 break
             parsed = _parse(whole, end, columns, file)
@@ -162,9 +161,9 @@ def _numbers(file: Path, patience: float) -> tuple[list[str], np.ndarray, bool]:
 
 
 def _parse(lines: bytes, start: int, columns: list[str], file: Path) -> np.ndarray:
-    """Rows of whole lines that begin at ``start``; names not seen before are added to ``columns``."""
+    """Parse complete lines that begin at offset ``start``; new names are added to ``columns``."""
     try:
-        # All at once is several times as fast as line by line.
+        # Parsing all lines at once is several times faster than one by one.
         records = parse_json(b"[" + lines.replace(b"\n", b",") + b"]", "")
         if len(records) != lines.count(b"\n") + 1:
             raise ValueError("a line holds several records")
@@ -173,14 +172,14 @@ def _parse(lines: bytes, start: int, columns: list[str], file: Path) -> np.ndarr
                 raise ValueError("a line holds no mapping")
             check_metrics(record, "", None)
     except ValueError:
-        # Which line it is, is looked for only now.
+        # Parse line by line to name the one that is wrong.
         before = _lines_before(file, start)
         for number, line in enumerate(lines.split(b"\n"), start=before + 1):
             parse_metrics(line, file, number)
         raise damaged(file, f"between lines {before + 1} and {before + lines.count(10) + 1}") from None
     columns += [name for name in dict.fromkeys(chain.from_iterable(records)) if name not in columns]
     if len(columns) > _COLUMNS:
-        raise damaged(file, f"it logs more than {_COLUMNS} different numbers")
+        raise damaged(file, f"it logs more than {_COLUMNS} different metrics")
     ends = np.flatnonzero(np.frombuffer(lines + b"\n", np.uint8) == ord("\n")) + 1 + start
     table = [ends.astype(float)]
     table += [np.array([record.get(name) for record in records], float) for name in columns[1:]]
@@ -196,7 +195,7 @@ def _lines_before(file: Path, position: int) -> int:
 
 
 def _sampled(file: Path, start: int, size: int, columns: list[str]) -> np.ndarray:
-    """Rows of lines at even distances in a part of the file."""
+    """Rows of evenly spaced lines in a part of the file."""
     lines = []
     with open_regular(file) as handle:
         for position in np.linspace(start, max(start, size - 2 * _LINE), _SAMPLED).astype(int):
@@ -208,7 +207,7 @@ def _sampled(file: Path, start: int, size: int, columns: list[str]) -> np.ndarra
 
 
 def _joined(parts: Sequence[np.ndarray], width: int) -> np.ndarray:
-    """Rows one after another; parts that knew fewer columns have NaN there."""
+    """Concatenate rows; parts with fewer columns are padded with NaN."""
     parts = [part for part in parts if len(part)] or [np.empty((0, width))]
     if len(parts) == 1 and parts[0].shape[1] == width:
         return parts[0]
@@ -217,7 +216,7 @@ def _joined(parts: Sequence[np.ndarray], width: int) -> np.ndarray:
 
 
 def _load(file: Path) -> tuple[list[str], np.ndarray]:
-    """What is kept and still agrees with the file: a resumed run has taken back, and written anew, its last lines."""
+    """Load the valid prefix of the cache; a resumed run may have rewritten the tail of the file."""
     try:
         with open_regular(file.parent / ".curves") as handle:
             columns = parse_json(handle.readline(_CHUNK), ".curves")
@@ -227,11 +226,11 @@ def _load(file: Path) -> tuple[list[str], np.ndarray]:
         content = np.memmap(file.parent / ".curves", np.uint8, "r", offset)
         width = len(columns) * 8
         rows = content[: len(content) // width * width].view(np.float64).reshape(-1, len(columns))
-    except (OSError, ValueError, TypeError, KeyError):  # none, half written, or of another kind
+    except (OSError, ValueError, TypeError, KeyError):  # missing, incomplete, or another format
         return ["end"], np.empty((0, 1))
-    low, high = 0, len(rows)  # the number of rows that agree lies between them
+    low, high = 0, len(rows)  # binary search for the number of valid rows
     while low < high:
-        # Mostly all do, so the last is looked at first.
+        # Usually all are valid, so the last is checked first.
         middle = high if high == len(rows) else (low + high + 1) // 2
         if _agrees(file, columns, rows, middle - 1):
             low = middle
@@ -241,7 +240,7 @@ def _load(file: Path) -> tuple[list[str], np.ndarray]:
 
 
 def _agrees(file: Path, columns: list[str], rows: np.ndarray, number: int) -> bool:
-    """Whether row ``number`` is what its place in the file says; seconds of training are never twice the same."""
+    """Whether row ``number`` equals the record at its offset; the logged seconds make each record unique."""
     start, end = rows[number - 1, 0] if number else 0, rows[number, 0]
     if not 0 <= start < end < start + _CHUNK:
         return False
@@ -259,10 +258,10 @@ def _agrees(file: Path, columns: list[str], rows: np.ndarray, number: int) -> bo
 
 
 def _save(file: Path, columns: list[str], rows: np.ndarray, kept: int) -> None:
-    """Add the rows from ``kept`` on to what is kept, or write all of it anew where it does not fit or agree."""
+    """Append the rows from ``kept`` on to the cache, or rewrite it if its header or length does not match."""
     target, header = file.parent / ".curves", json.dumps(columns).encode() + b"\n"
     before = len(header) + kept * 8 * len(columns)
-    # Not writable, full, or in another's hands: the rows are read again the next time.
+    # If the cache is not writable, the disk is full or another process holds it, the rows are parsed again next time.
     with contextlib.suppress(OSError, ValueError), hold_lock(file.parent / ".curves-lock", 0.0):
         if target.is_file() and target.stat().st_size == before:
             with target.open("r+b") as handle:

@@ -1,4 +1,4 @@
-"""A run whose checkpoint stays readable while the run trains on and thins its checkpoints."""
+"""Keep a checkpoint readable while its run goes on training and thins its checkpoints."""
 
 import contextlib
 import os
@@ -14,12 +14,12 @@ from workbench.runs.store import Run
 
 _PREFIX = ".held-"
 _LOCK = ".lock"
-_TRIES = 10  # a checkpoint may be thinned between being chosen and being linked
+_TRIES = 10  # a checkpoint may be thinned between choosing and linking it
 
 
 @dataclass(frozen=True)
 class HeldRun(Run):
-    """A run of which one checkpoint is seen: that in `kept`, links to files that the run itself may delete."""
+    """A run with a single checkpoint, in the folder `kept`: links to files that the run itself may delete."""
 
     kept: Path
 
@@ -28,20 +28,20 @@ class HeldRun(Run):
         return self.kept
 
     def _finished_at(self) -> None:
-        """What was chosen is what is there, whatever the run has come to."""
+        """None, so that no newer checkpoint is expected."""
 
 
 @contextmanager
 def held(run: Run, step: int | None = None) -> Iterator[Run]:
-    """``run`` with its checkpoint of ``step``, the newest if None, as it is now, until the block ends.
+    """Keep the checkpoint of ``run`` at ``step`` (the newest if None) available until the block ends.
 
-    The weights, not the optimizer, are linked into a hidden folder of the run, which takes no room while the
-    checkpoint is there. Where nothing can be written the run itself is given. ValueError for a step that was not kept.
+    The weights, not the optimizer, are hard-linked into a hidden folder of the run, which takes no disk space while
+    the checkpoint exists. In a read-only folder the run itself is yielded. ValueError for a step without a checkpoint.
     """
     if isinstance(run, HeldRun):
         yield run
         return
-    folder = _place(run)
+    folder = _make_folder(run)
     if folder is None:
         run.checkpoint(step)
         yield run
@@ -53,8 +53,8 @@ def held(run: Run, step: int | None = None) -> Iterator[Run]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _place(run: Run) -> Path | None:
-    """A new folder for links; what killed processes left is removed. None where nothing can be written."""
+def _make_folder(run: Run) -> Path | None:
+    """Create a folder for the links and remove those of killed processes; None if the run folder is read-only."""
     for left in run.folder.glob(f"{_PREFIX}*"):
         if not is_locked(left / _LOCK) and (left / _LOCK).is_file():
             shutil.rmtree(left, ignore_errors=True)
@@ -64,17 +64,17 @@ def _place(run: Run) -> Path | None:
 
 
 def _link(run: Run, step: int | None, folder: Path) -> bool:
-    """Link the weights of a checkpoint; whether that can be done on this disk."""
+    """Link the weights of a checkpoint; False if the disk does not allow it."""
     for _ in range(_TRIES):
         checkpoint = run.checkpoint(step)
-        place = folder / checkpoint.folder.name
+        target = folder / checkpoint.folder.name
         try:
-            place.mkdir()
+            target.mkdir()
             for file in ("state.json", *(f"{part}.safetensors" for part in checkpoint.parts if part != "optimizer")):
-                _copy(checkpoint.folder / file, place / file)
+                _copy(checkpoint.folder / file, target / file)
             return True
-        except FileNotFoundError:  # just thinned
-            shutil.rmtree(place, ignore_errors=True)
+        except FileNotFoundError:  # thinned meanwhile
+            shutil.rmtree(target, ignore_errors=True)
         except OSError:
             return False
     return False
@@ -85,5 +85,5 @@ def _copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except FileNotFoundError:
         raise
-    except OSError:  # a disk without links
+    except OSError:  # the file system has no hard links
         shutil.copyfile(source, target)

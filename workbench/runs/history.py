@@ -1,8 +1,8 @@
-"""What was done to a run while it trained, and the options that may change meanwhile, as functions of the step.
+"""The event history of a run, and the options that may change during training as functions of the step.
 
-``history.jsonl`` has a line for each: time, step, what, by whom; a changed option with its old and new value.
-``config.yaml`` and the fingerprint stay; a resumed run reads its changes here and applies each at its own step, so a
-run that was killed afterwards ends with the weights of one that was not.
+``history.jsonl`` has a line per event: time, step, what, by whom, and for a changed option its old and new value.
+``config.yaml`` and the fingerprint stay the same. A resumed run reads the changes from here and applies each at its
+own step, so a run that was killed and resumed ends with the same weights as an uninterrupted one.
 """
 
 import getpass
@@ -27,7 +27,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Change:
-    """``option`` is ``value`` from the step ``step`` on: that of the first batch trained with it, counted from 0."""
+    """``option`` is ``value`` from ``step`` on, the index of the first batch that uses it, counted from 0."""
 
     step: int
     option: str
@@ -36,31 +36,31 @@ class Change:
 
 @dataclass(frozen=True)
 class Settings:
-    """The options that may change while a run trains: their first values and every change, by step."""
+    """Options that may change during training: initial values and all changes."""
 
     first: Mapping[str, Any]
     changes: tuple[Change, ...] = ()
 
     def at(self, step: int) -> dict[str, Any]:
-        """The options in force at a step."""
+        """The values of the options at a step."""
         return {**self.first, **{change.option: change.value for change in self.changes if change.step <= step}}
 
     def changed(self, change: Change) -> "Settings":
-        """With one more change; it takes the place of those of the same option that were to come at or after it.
+        """Settings with one more change, which replaces changes of the same option at the same or a later step.
 
-        Those exist when a run was killed after a change and resumed from a checkpoint before it.
+        Such changes exist if a run was killed after them and resumed from an earlier checkpoint.
         """
         kept = [c for c in self.changes if c.option != change.option or c.step < change.step]
         return replace(self, changes=tuple(sorted([*kept, change], key=lambda c: c.step)))
 
     def check(self, option: str, value: Any) -> float | int:
-        """``value`` as the option's type; ValueError that says what is allowed."""
-        refuse_unknown("an option that cannot change while a run trains:", option, self.first)
+        """``value`` converted to the option's type; ValueError, with what is allowed, if the option cannot have it."""
+        refuse_unknown("an option that cannot change during training:", option, self.first)
         return coerce(option, value, _KINDS[option])
 
 
 def settings_of(config: Config, history: Iterable[Mapping[str, Any]] = ()) -> Settings:
-    """The options of a configuration that may change, with the changes that a history holds."""
+    """Settings of a configuration with the changes in a history; ValueError if the history is damaged."""
     first = {name: getattr(config.training, name) for name in _KINDS if name != "stop_step"}
     if "stop_step" in config.objective.options:
         first["stop_step"] = config.objective.options["stop_step"]
@@ -76,21 +76,21 @@ def settings_of(config: Config, history: Iterable[Mapping[str, Any]] = ()) -> Se
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
-    """Every event of a run, oldest first; a last line cut short by a crash is left out."""
+    """All events of a run, oldest first, without a last line that a crash cut short."""
     return read_events(folder)
 
 
 def record_event(folder: Path, step: int, what: str, by: str | None = None, **more: Any) -> None:
-    """Add a line to ``history.jsonl`` and flush it to disk: what follows may depend on it."""
+    """Append an event to ``history.jsonl`` and flush it to disk, before anything that depends on it."""
     append_jsonl(folder / "history.jsonl", {"time": time.time(), "step": step, "what": what, "by": by or me(), **more})
     with naming(folder / "history.jsonl"), (folder / "history.jsonl").open("rb") as file:
         os.fsync(file.fileno())
 
 
 def me() -> str:
-    """Who acts: user@host, process."""
+    """The author of an event: "user@host, process N"."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's number without a name
+    except (KeyError, OSError):  # a user id without a name, as in containers
         user = str(os.getuid())
     return f"{user}@{platform.node()}, process {os.getpid()}"

@@ -1,7 +1,7 @@
-"""Runs from published files and published files from runs.
+"""Import published checkpoints as runs, and export runs as published checkpoints.
 
-An imported run is a folder like any other, with one checkpoint and no optimizer: it can be sampled, looked into and
-teach. Its provenance says under ``origin`` which file it came from and what was found there.
+An imported run is an ordinary run folder with one checkpoint and no optimizer. It can be sampled, its features can be
+extracted, and it can be a teacher. Its provenance records under ``origin`` the source file and what it contained.
 """
 
 import hashlib
@@ -30,15 +30,15 @@ from workbench.runs.checkpoints import save_checkpoint
 from workbench.runs.models import check_null_row, load_weights, part_of_model
 from workbench.runs.store import Run, find_runs, machine
 
-_PATIENCE = 60.0  # seconds that another process may take to make a run
-_USUAL_CODECS = {4: ("sd-vae", 8), 32: ("va-vae", 16)}  # by channels: that of the published files, and its factor
+_PATIENCE = 60.0  # seconds to wait for another process that creates a run
+_USUAL_CODECS = {4: ("sd-vae", 8), 32: ("va-vae", 16)}  # by channels: codec of published models, downsampling factor
 _NAME = 60  # characters of a run's name, at most four bytes each
-_HEADS = "heads."  # in the checkpoint's model part: weights of the file that are not the backbone's
+_HEADS = "heads."  # prefix in the checkpoint's model part of weights that are not the backbone's
 
 
 @dataclass(frozen=True)
 class _Source:
-    """The codec of a file's latents; `hash` is None if it is known by name alone."""
+    """The codec of the model's latents; `hash` is None if only its name is known."""
 
     name: str
     hash: str | None
@@ -58,53 +58,55 @@ def import_run(
     height: int | None = None,
     classes: int | None = None,
 ) -> Run:
-    """The run under ``root`` of a published file, read by ``read_released``; the same file read alike is one run.
+    """Import a published checkpoint, read by ``read_released``, as a run under ``root``.
+
+    Importing the same file with the same options returns the existing run.
 
     ``codec`` is the codec of its latents, loaded now to record its hash, for images of ``pixel_channels``. None
-    takes the usual one by name alone ("sd-vae" for 4 channels, "va-vae" for 32), and any codec of that name counts
-    as the right one. ``classes`` is the number of classes, for a file that does not tell it. Raises ValueError, with
-    nothing written, for a file that cannot be used as it is, a codec that does not fit, and latents of any other
-    number of channels without a codec.
+    assumes the usual one by name ("sd-vae" for 4 channels, "va-vae" for 32); any codec of that name is accepted later.
+    ``classes`` is the number of classes, for a file that does not record it. Raises ValueError, with nothing written,
+    for a file that cannot be used, a codec that does not fit, and latents of any other number of channels without a
+    codec.
     """
     path = Path(path)
     released = read_released(path, family=family, weights=weights, height=height, classes=classes)
     source = _source(codec, released.channels, pixel_channels)
-    with path.open("rb") as file:  # gigabytes: not read at once
+    with path.open("rb") as file:  # gigabytes, so hashed in chunks
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    way = [digest, released.family, weights, released.height, source.name, source.hash]
-    if not released.null_row:  # of one file the rows are given, so this tells the two ways of reading them apart
-        way.append("no null row")
-    mark = hashlib.sha256(json.dumps(way).encode()).hexdigest()[:16]
-    existing = _find(mark, root)
+    key = [digest, released.family, weights, released.height, source.name, source.hash]
+    if not released.null_row:  # the same file can be read with or without a null row
+        key.append("no null row")
+    fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    existing = _find(fingerprint, root)
     if existing is not None:
         return existing
     name = _printable(name or f"{released.family}-{path.stem}")
     origin = {"file": path.name, "sha256": digest, "weights": weights}
     root.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=root, prefix=".import-") as temporary:
-        run = Run(Path(temporary) / f"{name}-{mark[:8]}")
+        run = Run(Path(temporary) / f"{name}-{fingerprint[:8]}")
         run.folder.mkdir()
         _write(run, released, _config(released, name, source))
-        return _publish(run, root, _provenance(mark, released, source, origin))
+        return _publish(run, root, _provenance(fingerprint, released, source, origin))
 
 
 def export_run(run: Run, path: str | Path, *, family: str, step: int | None = None, weights: str = "ema") -> Path:
-    """Write a run's weights as the code of ``family`` loads them, to a .pt, .pth or .safetensors file.
+    """Write a run's weights in the format of ``family``'s code, to a .pt, .pth or .safetensors file.
 
-    SiT and DiT have flat files, and a .safetensors file is always flat: it holds ``weights`` ("ema" or "raw"). The
-    others hold both, as "ema" and "model", "steps", and under "args" the number of classes. The heads of an imported
-    file go back into its own family; heads trained here have other names and are left out, so code that insists on
-    them needs ``strict=False``. Raises ValueError for a family of another backbone, a step that was not kept and a
-    file that cannot be written.
+    Files of SiT and DiT, and all .safetensors files, are flat state dicts of ``weights`` ("ema" or "raw"). The others
+    hold both, as "ema" and "model", with "steps", and the number of classes under "args". Heads of an imported file are
+    exported to its own family. Heads trained here have other names and are left out, so code that expects them needs
+    ``strict=False``. Raises ValueError for a family of another backbone, a step without a checkpoint, and a file that
+    cannot be written.
     """
     refuse_unknown("family", family, FAMILIES)
     refuse_unknown("weights", weights, ("ema", "raw"))
     path, kind = Path(path), FAMILIES[family]
-    refuse_unknown("the ending of a checkpoint's name", path.suffix, WEIGHT_ENDINGS)
+    refuse_unknown("checkpoint file ending", path.suffix, WEIGHT_ENDINGS)
     backbone = run.config.backbone.name
     if backbone != kind.backbone:
         fitting = ", ".join(name for name, other in FAMILIES.items() if other.backbone == backbone) or "nothing"
-        raise ValueError(f"run {run.name} is a {backbone}: it can be exported as {fitting}, not as {family}")
+        raise ValueError(f"run {run.name} has backbone {backbone}: it can be exported as {fitting}, not as {family}")
     checkpoint = run.checkpoint(step)
     own = run.provenance.get("origin", {}).get("family") == family
     heads = part_of_model(checkpoint, _HEADS) if own else {}
@@ -112,7 +114,7 @@ def export_run(run: Run, path: str | Path, *, family: str, step: int | None = No
     def published(which: str) -> dict[str, Tensor]:
         return {**to_published(load_weights(run, checkpoint.step, which), family), **heads}
 
-    classes = _shape(run)["classes"]  # the label table alone does not tell
+    classes = _shape(run)["classes"]  # ambiguous in the label table, which may have a null row
     if path.suffix == ".safetensors":
         _save(path, lambda file: save_file(published(weights), file, metadata={"num_classes": str(classes)}))
     elif kind.wrapped:
@@ -125,11 +127,11 @@ def export_run(run: Run, path: str | Path, *, family: str, step: int | None = No
 
 
 def export_diffusers(run: Run, folder: str | Path, *, step: int | None = None, weights: str = "ema") -> Path:
-    """Write config.json, diffusion_pytorch_model.safetensors and a README.md that says how to call the model.
+    """Write config.json, diffusion_pytorch_model.safetensors and a README.md that shows how to call the model.
 
-    A SiT or DiT without norms of queries and keys becomes a ``DiTTransformer2DModel`` of diffusers; another backbone,
-    for which diffusers has no class, keeps its own names beside its own configuration. Raises ValueError for a model
-    without a null row.
+    A SiT or DiT without QK normalization becomes a ``DiTTransformer2DModel`` of diffusers. Diffusers has no class for
+    other backbones; they keep their own parameter names and configuration. Raises ValueError for a model without a
+    null row.
     """
     refuse_unknown("weights", weights, ("ema", "raw"))
     check_null_row(run, "diffusers' class and the README of the folder count on one")
@@ -155,7 +157,7 @@ def export_diffusers(run: Run, folder: str | Path, *, step: int | None = None, w
 def _source(name: str | None, channels: int, pixel_channels: int) -> _Source:
     if name is None:
         if channels not in _USUAL_CODECS:
-            raise ValueError(f"no codec is usual for latents of {channels} channels; name the one they come from")
+            raise ValueError(f"latents of {channels} channels have no usual codec; name the codec that made them")
         name, factor = _USUAL_CODECS[channels]
         return _Source(name, None, factor, pixel_channels)
     codec = load_codec(name, channels if name == "identity" else pixel_channels)
@@ -165,12 +167,12 @@ def _source(name: str | None, channels: int, pixel_channels: int) -> _Source:
 
 
 def _printable(name: str) -> str:
-    """A name that can be a folder's on any file system: no slashes, nothing unprintable, not too long."""
+    """A folder name that is valid on any file system: no slashes or unprintable characters, not too long."""
     return "".join(letter if letter.isprintable() and letter != "/" else "-" for letter in name)[:_NAME]
 
 
 def _config(released: Released, name: str, source: _Source) -> Config:
-    """A complete configuration, sampled as its family's code does; how it was trained, untold, is at the defaults."""
+    """A complete configuration with its family's sampling options; training options, unknown, are at their defaults."""
     return from_dict(
         {
             "name": name,
@@ -184,11 +186,11 @@ def _config(released: Released, name: str, source: _Source) -> Config:
     )
 
 
-def _provenance(mark: str, released: Released, source: _Source, origin: dict[str, Any]) -> dict[str, Any]:
-    """As of a trained run; of the classes only the numbers are known, of the images nothing."""
+def _provenance(fingerprint: str, released: Released, source: _Source, origin: dict[str, Any]) -> dict[str, Any]:
+    """Provenance in the format of a trained run; class names and image hash are unknown."""
     turned = FAMILIES[released.family].data_at_one
     return {
-        "fingerprint": mark,
+        "fingerprint": fingerprint,
         "created": time.time(),
         **machine(),
         "latents": {
@@ -223,24 +225,24 @@ def _write(run: Run, released: Released, config: Config) -> None:
 
 
 def _publish(run: Run, root: Path, provenance: dict[str, Any]) -> Run:
-    """Move a complete run to its place under ``root``, unless another process was faster."""
+    """Move a complete run to ``root`` and return it, or the run that another process has put there."""
     with hold_lock(root / ".lock", _PATIENCE):
         existing = _find(provenance["fingerprint"], root)
         if existing is not None:
             return existing
-        place = Run(root / run.name)
-        if (place.folder / "provenance.json").exists():
-            raise ValueError(f"{place.folder} holds another run")
-        if place.folder.exists():  # a process was killed between the next two lines
-            shutil.rmtree(place.folder)
-        os.replace(run.folder, place.folder)
+        published = Run(root / run.name)
+        if (published.folder / "provenance.json").exists():
+            raise ValueError(f"{published.folder} holds another run")
+        if published.folder.exists():  # a process was killed between the next two lines
+            shutil.rmtree(published.folder)
+        os.replace(run.folder, published.folder)
         # Last, because a folder counts as a run once it has this file.
-        write_json(place.folder / "provenance.json", provenance)
-    return place
+        write_json(published.folder / "provenance.json", provenance)
+    return published
 
 
 def _save(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a file of gigabytes beside ``path``, then put it there; ValueError if it cannot be written."""
+    """Write a large file with ``write`` beside ``path`` and rename it; ValueError if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
@@ -248,14 +250,18 @@ def _save(path: Path, write: Callable[[Path], None]) -> None:
             write(temporary)
             temporary.chmod(0o644)
             os.replace(temporary, path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is each of them, by who writes
+    except (
+        OSError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:  # a full disk raises one of these, depending on the writer
         free = shutil.disk_usage(path.parent).free / 1e6 if path.parent.is_dir() else 0.0
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be written: {reason}; its disk has {free:,.1f} MB free") from error
 
 
-def _find(mark: str, root: Path) -> Run | None:
-    return next((run for run in find_runs(root) if run.fingerprint == mark), None)
+def _find(fingerprint: str, root: Path) -> Run | None:
+    return next((run for run in find_runs(root) if run.fingerprint == fingerprint), None)
 
 
 def _shape(run: Run) -> dict[str, int]:

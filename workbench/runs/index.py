@@ -1,7 +1,7 @@
-"""Runs at a glance: one row a run, read from their folders through an index that can be thrown away.
+"""Table of runs: one row per run, read from the run folders through an index file.
 
-``.index.json`` in the runs folder keeps what was read from each file beside the file's time, size and number; a file
-that changed is read again, so the rows are the same with the index, without it, and whoever changed the folders.
+``.index.json`` in the runs folder caches what was read from each file, with the file's time, size and inode. A changed
+file is read again, so the rows are the same with and without the index. It can be deleted at any time.
 """
 
 import contextlib
@@ -39,9 +39,9 @@ from workbench.runs.state import read_status
 from workbench.runs.store import run_fingerprint, run_folders
 
 _INDEX = ".index.json"
-_VERSION = 2  # of what the index keeps
-_TAIL = 16_384  # bytes that hold the last record of metrics.jsonl
-# Of what a row shows: checked again when it comes from the index, which anybody may have written.
+_VERSION = 2  # version of the index's format
+_TAIL = 16_384  # bytes that contain the last record of metrics.jsonl
+# Types of the fields of a row, checked again for values from the index, as its file may have been edited.
 _FIELDS = {"fingerprint": str, "created": float, "method": str, "backbone": str, "guidance_scale": Real}
 _FIELDS |= {"layers": list, "teacher": str, "teacher_step": int, "seed": int, "steps": int}
 _INSIDE = {"layers": int, "tags": str, "scores": Real, "teacher_changes": str}
@@ -50,9 +50,10 @@ _FIELDS |= {"loss": Real, "seconds": Real, "scores": dict, "tags": list, "notes"
 
 @dataclass(frozen=True)
 class RunRow:
-    """A run in a table. ``seconds`` is its own training, ``cost`` that and its teacher's, up to the step that taught.
+    """A run in the table. ``seconds`` is its training time, ``cost`` adds that of its teacher up to the step it uses.
 
-    ``scores`` are the newest by metric, those of a layer as "metric of layer n". ``damage`` says what cannot be read.
+    ``scores`` has the newest value of each metric, for layers as "metric of layer n". ``damage`` is the reason why the
+    run cannot be read.
     """
 
     name: str
@@ -78,14 +79,14 @@ class RunRow:
     damage: str = ""
 
     def value(self, column: str) -> Any:
-        """A column by its name, or a score by its metric's; None if the run has none."""
+        """Value of a column by name, or of a score by metric; None if the run has none."""
         return getattr(self, column) if column in self.__dataclass_fields__ else dict(self.scores).get(column)
 
 
 def runs_table(root: Path) -> list[RunRow]:
-    """A row for each run under ``root``, oldest first; damaged ones are rows that say so.
+    """A row for each run under ``root``, oldest first, damaged runs included.
 
-    ValueError if ``root`` cannot be read.
+    Raises ValueError if ``root`` cannot be read.
     """
     known = _load(root)
     seen: dict[str, dict] = {}
@@ -104,37 +105,37 @@ def runs_table(root: Path) -> list[RunRow]:
 
 
 class _Kept:
-    """What was read from a run's files, by file, with the marks that tell a changed one."""
+    """Cached content of a run's files, by file name, with the version (time, size, inode) of each file."""
 
     def __init__(self, entries: dict[str, Any]):
         self._old, self.entries = entries, {}
 
     def read(self, file: Path, reader: Callable[[Path], dict[str, Any]], needed: bool = False) -> dict[str, Any]:
-        """What ``reader`` makes of the file, read again only if it changed; nothing if it may be missing and is."""
+        """Result of ``reader``, cached while the file is unchanged; {} if the file is missing and not ``needed``."""
         try:
-            found = os.stat(file)
+            stat = os.stat(file)
         except FileNotFoundError as error:
             if needed or os.path.lexists(file):
                 raise ValueError(f"{file} {'does not exist' if needed else 'is a link to nothing'}") from error
             return {}
-        mark = [found.st_mtime_ns, found.st_size, found.st_ino]
+        version = [stat.st_mtime_ns, stat.st_size, stat.st_ino]
         entry = self._old.get(file.name)
-        if not isinstance(entry, dict) or entry.get("mark") != mark or not isinstance(entry.get("value"), dict):
-            entry = {"mark": mark, "value": reader(file)}
+        if not isinstance(entry, dict) or entry.get("mark") != version or not isinstance(entry.get("value"), dict):
+            entry = {"mark": version, "value": reader(file)}
         _check_kept(entry["value"])
         self.entries[file.name] = entry
         return entry["value"]
 
 
 def _record(folder: Path, known: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, dict]]:
-    """Everything of a run that its row needs, and what the index keeps of it."""
+    """The data of a run's row, and its entries for the index."""
     record: dict[str, Any] = {"name": folder.name, "folder": folder, "fingerprint": "", "created": 0.0}
     record |= {"state": "damaged", "step": 0, "damage": ""}
     kept = _Kept(known or {})
     try:
         record |= kept.read(folder / "provenance.json", _identity, needed=True)
         record |= kept.read(folder / "config.yaml", read_options, needed=True)
-        # Never kept: whether the process lives is not in any file.
+        # Not cached: whether the process is alive is not in any file.
         status = read_status(folder)
         record |= {"state": status["state"], "step": status["step"], "remark": status.get("remark") or ""}
         record |= {key: status[key] for key in ("steps", "seconds") if status.get(key)}
@@ -145,7 +146,7 @@ def _record(folder: Path, known: dict[str, Any] | None) -> tuple[dict[str, Any],
         kept.read(folder / "history.jsonl", _history)
         _refuse_other_than_folder(folder / "checkpoints")
     except (ValueError, OSError) as error:
-        if known:  # it may be the index that is damaged
+        if known:  # the index itself may be damaged
             return _record(folder, None)
         problem = f"{error.filename} cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
         record["damage"] = " ".join(problem.split())
@@ -169,20 +170,20 @@ def _row(record: dict[str, Any], teacher: dict[str, Any] | None) -> RunRow:
 def _teacher(
     record: dict[str, Any], runs: dict[str, dict[str, Any]], root: Path, known_presets: frozenset[str]
 ) -> dict[str, Any] | None:
-    """The record of the run that taught this one: by its folder's name, or as the run of a preset."""
+    """The record of this run's teacher, found by folder name or as the run of a preset."""
     reference = record.get("teacher")
     if reference is None:
         return None
     if reference in known_presets:
-        with contextlib.suppress(ValueError, OSError):  # the preset's own teacher is not here
-            return runs.get(_preset_mark(reference, tuple(record.get("teacher_changes", ())), root))
+        with contextlib.suppress(ValueError, OSError):  # the preset's own teacher is missing
+            return runs.get(_preset_fingerprint(reference, tuple(record.get("teacher_changes", ())), root))
         return None
     return runs.get(Path(reference).name)
 
 
 @lru_cache(maxsize=64)
-def _preset_mark(name: str, changes: tuple[str, ...], root: Path) -> str:
-    # The changes come from a run's files, so they name no module that may be imported.
+def _preset_fingerprint(name: str, changes: tuple[str, ...], root: Path) -> str:
+    # The changes come from a run's files, so modules that they name must not be imported.
     return run_fingerprint(load_config(name, changes, named=False), root)
 
 
@@ -192,12 +193,12 @@ def _identity(file: Path) -> dict[str, Any]:
 
 
 def read_options(file: Path) -> dict[str, Any]:
-    """What a row shows of ``config.yaml``, read without the plug-ins that would check it unless a preset teaches it."""
+    """Options of ``config.yaml`` that a row shows, without loading plug-ins unless the teacher is a preset."""
     try:
         tree = parse_yaml(read_file(file, MAX_BYTES), "it").value
         objective, backbone, training = tree["objective"], tree["backbone"], tree["training"]
         layers = [objective[key] for key in ("layer", "teacher_layer") if isinstance(objective.get(key), int)]
-        found = {
+        options = {
             "method": objective["name"],
             "backbone": f"{backbone['name']}-{backbone['size']}" if backbone.get("size") else backbone["name"],
             "guidance_scale": objective.get("guidance_scale"),
@@ -211,12 +212,12 @@ def read_options(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} cannot be used: it lacks {error}") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} cannot be used: {error}") from error
-    check_fields(found, file, {"method": str, "backbone": str}, _FIELDS)
-    return {**found, "teacher_changes": _teacher_changes(tree)}
+    check_fields(options, file, {"method": str, "backbone": str}, _FIELDS)
+    return {**options, "teacher_changes": _teacher_changes(tree)}
 
 
 def _teacher_changes(tree: dict[str, Any]) -> list[str]:
-    """What the run hands on to a teacher that it names by preset; nothing if it cannot be known."""
+    """Overrides that the run applies to its teacher's preset; empty if they cannot be determined."""
     if tree["objective"].get("teacher") in presets():
         with contextlib.suppress(ValueError):
             return list(teacher_overrides(from_dict(tree)))
@@ -224,14 +225,14 @@ def _teacher_changes(tree: dict[str, Any]) -> list[str]:
 
 
 def _last_metrics(file: Path) -> dict[str, Any]:
-    """Loss and seconds of the last whole line."""
+    """Loss and seconds of the last complete line."""
     with open_regular(file) as handle:
         size = handle.seek(0, os.SEEK_END)
         handle.seek(max(0, size - _TAIL))
         *whole, last = handle.read().split(b"\n")
     if len(whole) < 2 and size > _TAIL:
         raise damaged(file, f"its last line has more than {_TAIL:,} bytes")
-    line = whole[-1] if whole and is_cut_short(last) else last  # mostly empty, or it is being written
+    line = whole[-1] if whole and is_cut_short(last) else last  # the last line is usually empty or being written
     if is_cut_short(line) and not whole:
         return {}
     record = parse_mapping(line, f"the last line of {file}")
@@ -243,8 +244,8 @@ def _scores(file: Path) -> dict[str, Any]:
     """The newest value of each metric."""
     newest: dict[str, float] = {}
     for record in read_results(file.parent):
-        place = f" of layer {record['layer']}" if record.get("layer") is not None else ""
-        newest[record["metric"] + place] = record["value"]
+        layer = f" of layer {record['layer']}" if record.get("layer") is not None else ""
+        newest[record["metric"] + layer] = record["value"]
     return {"scores": newest}
 
 
@@ -255,7 +256,7 @@ def _history(file: Path) -> dict[str, Any]:
 
 def _refuse_other_than_folder(path: Path) -> None:
     if os.path.lexists(path) and not path.is_dir():
-        raise ValueError(f"{path} is damaged: it is no folder")
+        raise ValueError(f"{path} is damaged: it is not a folder")
 
 
 def _notes(file: Path) -> dict[str, Any]:
@@ -263,7 +264,7 @@ def _notes(file: Path) -> dict[str, Any]:
 
 
 def _check_kept(value: dict[str, Any]) -> None:
-    """ValueError unless every field has the type that a row shows."""
+    """Raise ValueError unless every field has the type that a row needs."""
     check_fields(value, _INDEX, {}, {key: _FIELDS[key] for key in value if key in _FIELDS})
     for key, kind in _INSIDE.items():
         inside = value.get(key)
@@ -285,5 +286,5 @@ def _save(root: Path, runs: dict[str, dict]) -> None:
         write_atomically(root / _INDEX, json.dumps({"version": _VERSION, "runs": runs}).encode())
     except OSError as error:
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-            return  # somebody else's folder: it is read each time
+            return  # a read-only folder: its files are read each time
         warnings.warn(f"the index of {root} was not written: {error}", stacklevel=3)

@@ -1,4 +1,4 @@
-"""Models of runs: a backbone with the weights of a checkpoint, frozen."""
+"""Load models from runs: frozen backbones with the weights of a checkpoint, codecs and teachers."""
 
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ from workbench.data.latents import Latents
 from workbench.runs.checkpoints import Checkpoint
 from workbench.runs.store import Run, find_teacher
 
-ROTARY = "0..side-1"  # in the provenance of trainings with rotary positions: those of the released LightningDiT
-_NOT_IN_FEATURES = ("learn_sigma", "checkpoint_blocks")  # options of a backbone that change none of its features
+ROTARY = "0..side-1"  # provenance of runs with rotary positions as in the released LightningDiT
+_NOT_IN_FEATURES = ("learn_sigma", "checkpoint_blocks")  # backbone options that do not affect features
 
 
 def load_backbone(run: Run, step: int | None = None, weights: str = "ema") -> TransformerBackbone:
-    """The frozen backbone of ``run`` at ``step`` (the newest if None), "ema" or "raw" weights.
+    """Load the frozen backbone of ``run`` at ``step`` (the newest if None) with "ema" or "raw" weights.
 
-    Raises ValueError for a step that was not kept, for damaged weights and for those of other rotary positions.
+    Raises ValueError for a step without a checkpoint, damaged weights, and weights of other rotary positions.
     """
     trained = run.latents
     shape = {"channels": trained["channels"], "height": trained["height"], "classes": len(trained["classes"])}
@@ -35,21 +35,21 @@ def load_backbone(run: Run, step: int | None = None, weights: str = "ema") -> Tr
 
 
 def load_weights(run: Run, step: int | None = None, weights: str = "ema") -> dict[str, Tensor]:
-    """The state dict of the backbone of ``run``, as ``load_backbone`` chooses it."""
+    """Load the state dict of the backbone of ``run``; arguments as for ``load_backbone``."""
     checkpoint = run.checkpoint(step)
     return checkpoint.load("ema") if weights == "ema" else part_of_model(checkpoint, "backbone.")
 
 
 def part_of_model(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
-    """The raw weights whose names start with ``prefix``, without it."""
+    """The raw weights whose names start with ``prefix``, which is removed from the names."""
     return {k.removeprefix(prefix): v for k, v in checkpoint.load("model").items() if k.startswith(prefix)}
 
 
 def load_run_codec(run: Run, device: torch.device | str = "cpu") -> Codec:
-    """The codec whose latents ``run`` was trained on, on ``device``; ValueError if it has changed since.
+    """Load the codec that ``run`` was trained with onto ``device``; ValueError if the codec has changed since.
 
-    An imported run that knows its codec by name alone (its hash is None) takes any codec of that name with its number
-    of channels.
+    For an imported run that only knows its codec's name (its hash is None), any codec with that name and number of
+    channels is accepted.
     """
     latents = run.latents
     recorded = latents["codec"]["hash"]
@@ -60,11 +60,11 @@ def load_run_codec(run: Run, device: torch.device | str = "cpu") -> Codec:
 
 
 def load_teacher(config: Config, latents: Latents, root: Path) -> TransformerBackbone | None:
-    """The frozen teacher that the objective's option ``teacher`` names, or None if its method has none.
+    """Load the frozen teacher that the objective's option ``teacher`` names; None if the objective has no teacher.
 
-    The options ``teacher_step`` (None: the last) and ``teacher_weights`` ("ema") choose it where the objective has
-    them. Raises ValueError if the run is missing or unfinished at that step, has an untrained null class, or if its
-    latents, classes, shape or noise path are not the student's: a random or mismatched teacher is never used.
+    The options ``teacher_step`` (None: the last) and ``teacher_weights`` ("ema") select the weights, where the
+    objective has them. Raises ValueError if the run is missing, has not reached that step or has an untrained null
+    class, or if its latents, classes, backbone or noise path differ from the student's.
     """
     options = config.objective.options
     if "teacher" not in options:
@@ -76,8 +76,7 @@ def load_teacher(config: Config, latents: Latents, root: Path) -> TransformerBac
     _check_teacher(run, trained, config, latents)
     step = options.get("teacher_step")
     if step is None:
-        # The last step of a run that has not come so far has no checkpoint, so it is refused; an imported one is
-        # finished.
+        # An unfinished run has no checkpoint of its last step, so it is refused. An imported run is always finished.
         step = run.checkpoint().step if "origin" in run.provenance else run.config.training.steps
     elif step < 1:
         raise ValueError(f"objective.teacher_step must be at least 1, or null for the teacher's last; got {step}")
@@ -85,11 +84,10 @@ def load_teacher(config: Config, latents: Latents, root: Path) -> TransformerBac
 
 
 def stale_positions(run: Run) -> str | None:
-    """Why the numbers of a LightningDiT run are out of date, as a sentence; None if they are not.
+    """Reason why a LightningDiT run is out of date, as a sentence; None if it is not.
 
-    Until its rotary positions were corrected they were rescaled to a grid of 16 x 16, on which nothing changed.
-    Trainings since then carry `ROTARY` in their provenance. Weights are checked when they are loaded, which decides
-    for imported runs.
+    Earlier versions rescaled rotary positions to a 16 x 16 grid, which is wrong for any other grid. Newer runs have
+    `ROTARY` in their provenance. For imported runs, loading the weights checks their positions.
     """
     backbone, provenance = run.config.backbone, run.provenance
     trained = provenance.get("latents")
@@ -99,19 +97,19 @@ def stale_positions(run: Run) -> str | None:
     if side == 16 or provenance.get("rotary") == ROTARY:
         return None
     return (
-        f"run {run.name} was trained with rotary positions rescaled to a 16 x 16 grid, as its {backbone.name} had them "
-        f"until they were corrected to 0..{side - 1}: it is out of date until it is trained again"
+        f"run {run.name} was trained with rotary positions rescaled to a 16 x 16 grid, which {backbone.name} used "
+        f"before they were corrected to 0..{side - 1}: it is out of date until it is trained again"
     )
 
 
 def check_null_row(run: Run, purpose: str) -> None:
-    """ValueError if the label table of ``run``, an imported one, has no row for no class."""
+    """Raise ValueError if ``run`` is imported and its label table has no null row."""
     if not _has_null_row(run):
         raise ValueError(f"run {run.name} has no null row in its label table; {purpose}")
 
 
 def check_null_class(run: Run, purpose: str) -> None:
-    """ValueError if ``run`` has no null class, or was trained with every label in place: it is as it was drawn."""
+    """Raise ValueError if ``run`` has no null class, or was trained without label dropout: the null class is random."""
     check_null_row(run, purpose)
     if run.config.diffusion.label_dropout == 0:
         raise ValueError(
@@ -120,7 +118,7 @@ def check_null_class(run: Run, purpose: str) -> None:
 
 
 def check_current(run: Run) -> None:
-    """ValueError if a run of this configuration has to be trained again, as `stale_positions` says."""
+    """Raise ValueError if the run has to be trained again, according to `stale_positions`."""
     stale = stale_positions(run)
     if stale is not None:
         raise ValueError(f"{stale}, after `workbench trash {run.name}`")
@@ -141,15 +139,15 @@ def check_latents_of(run: Run, latents: Latents) -> None:
 
 
 def _check_teacher(run: Run, trained: dict[str, Any], config: Config, latents: Latents) -> None:
-    """Raise ValueError unless latents, classes, backbone and path are the student's and the null class is trained.
+    """Raise ValueError unless latents, classes, backbone and path match the student's and the null class is trained.
 
-    Of an imported run only the number of its classes is known.
+    For an imported run only the number of classes is known.
     """
-    theirs, ours = trained["classes"], list(latents.classes)
-    same_classes = len(theirs) == len(ours) if "origin" in run.provenance else theirs == ours
+    teacher, student = trained["classes"], list(latents.classes)
+    same_classes = len(teacher) == len(student) if "origin" in run.provenance else teacher == student
     if not (_same_latents(trained, latents) and same_classes):
         raise ValueError(
-            f"the teacher {run.name} was trained on other latents or classes than the student's: "
+            f"the teacher {run.name} was trained on other latents or classes than the student: "
             f"{_both(trained, latents)}"
         )
     if _features_of(run.config) != _features_of(config):
@@ -160,14 +158,14 @@ def _check_teacher(run: Run, trained: dict[str, Any], config: Config, latents: L
     paths = run.config.diffusion.path, config.diffusion.path
     if paths[0] != paths[1]:
         raise ValueError(
-            f"the teacher {run.name} was trained on the {paths[0]} path, the student is on the {paths[1]} one; "
+            f"the teacher {run.name} was trained on the {paths[0]} path, the student uses the {paths[1]} path; "
             f"they must be the same"
         )
     check_null_class(run, "it cannot be a teacher")
 
 
 def _same_latents(trained: dict[str, Any], latents: Latents) -> bool:
-    """Whether codec and shape are the same, the codec by its hash or, where that is None, by its name."""
+    """Whether codec and shape are the same; codecs are compared by hash or, if it is None, by name."""
     codec = latents.index["codec"]
     if trained["codec"]["hash"]:
         same_codec = trained["codec"]["hash"] == codec["hash"]

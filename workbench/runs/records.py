@@ -1,7 +1,7 @@
-"""What the records of a run's files must hold, checked where they are read: every reader gets the types it expects.
+"""Read and check the records in a run's files, so that callers get the types that they expect.
 
-Each function gives what its file holds or a ValueError that names the file, the line and the field. Imports nothing
-heavy.
+Each function returns the content of its file or raises a ValueError that names the file, the line and the field.
+Imports nothing heavy.
 """
 
 import os
@@ -13,8 +13,8 @@ from typing import Any
 
 from workbench.files import damaged, parse_line, read_json, read_jsonl
 
-SMALL = 16_000_000  # bytes: of a file that holds one record, a thousand times what we write
-_LARGEST = 2**63  # a larger whole number fits no array and overflows as a float
+SMALL = 16_000_000  # bytes: limit for a file with one record, a thousand times what we write
+_LARGEST = 2**63  # larger integers fit no array and may overflow as a float
 _KINDS = {int: "a whole number", float: "a finite number", Real: "a number", str: "text", bool: "true or false"}
 _KINDS |= {list: "a list", dict: "a mapping"}
 _LOGGED = {int, float, type(None)}
@@ -34,10 +34,10 @@ def check_fields(
     optional: Mapping[str, type] | None = None,
     line: int | None = None,
 ) -> None:
-    """ValueError, calling the record ``name``, unless it has every ``needed`` field and each field has its type.
+    """Raise ValueError, naming the record ``name``, unless it has every ``needed`` field and all types are right.
 
-    An int is taken for a float, which must be finite, a bool for neither; a ``Real`` may be infinite or NaN. Fields in
-    ``optional`` may be missing or null.
+    A ``float`` field must be finite and may be an int, but not a bool; a ``Real`` field may be infinite or NaN. Fields
+    in ``optional`` may be missing or null.
     """
     for key, kind in needed.items():
         if key not in record:
@@ -49,7 +49,7 @@ def check_fields(
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
-    """``provenance.json``: fingerprint, date, versions, machine, latents."""
+    """Read ``provenance.json``: fingerprint, date, versions, machine, latents."""
     file = folder / "provenance.json"
     record = read_json(file, SMALL)
     check_provenance(record, file)
@@ -57,7 +57,7 @@ def read_provenance(folder: Path) -> dict[str, Any]:
 
 
 def check_provenance(record: Mapping[str, Any], name: Path | str) -> None:
-    """ValueError, calling the record ``name``, unless it is a run's provenance."""
+    """Raise ValueError, naming the record ``name``, unless it is a run's provenance."""
     check_fields(record, name, {"fingerprint": str, "created": float}, {"latents": dict, "origin": dict})
     if not _FINGERPRINT.fullmatch(record["fingerprint"]):
         shown = record["fingerprint"][:40]
@@ -67,7 +67,7 @@ def check_provenance(record: Mapping[str, Any], name: Path | str) -> None:
 
 
 def read_status_record(folder: Path) -> dict[str, Any]:
-    """``status.json`` as it was written: state, step, host, and what is known of the process."""
+    """Read ``status.json`` as it was written: state, step, host and optional fields of the process."""
     file = folder / "status.json"
     record = read_json(file, SMALL)
     check_fields(record, file, {"state": str, "step": int, "host": str}, _STATUS)
@@ -78,20 +78,20 @@ def read_status_record(folder: Path) -> dict[str, Any]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """``metrics.jsonl``: records by step; a last line cut short by a crash is left out."""
+    """Read ``metrics.jsonl``, without a last line that a crash cut short."""
     return _checked(folder / "metrics.jsonl", check_metrics)
 
 
 def parse_metrics(line: bytes, file: Path, number: int) -> dict[str, Any]:
-    """One line of ``metrics.jsonl``."""
+    """Parse and check one line of ``metrics.jsonl``."""
     record = parse_line(line, file, number)
     check_metrics(record, file, number)
     return record
 
 
 def check_metrics(record: Mapping[str, Any], file: Path | str, line: int | None) -> None:
-    """ValueError unless the record is what a training logs: a step, and numbers or null."""
-    # Millions of them are read, so what is mostly right is looked at first.
+    """Raise ValueError unless the record has a step, and numbers or null."""
+    # There may be millions of records, so a fast check comes first.
     values = record.values()
     plain = type(record.get("step")) is int and {type(value) for value in values} <= _LOGGED
     if plain and "".join(record).isascii() and max(map(abs, filter(None, values)), default=0) < _LARGEST:
@@ -99,26 +99,26 @@ def check_metrics(record: Mapping[str, Any], file: Path | str, line: int | None)
     check_fields(record, file, {"step": int}, dict.fromkeys(record, Real), line)
     for name in record:
         if any("\ud800" <= letter <= "\udfff" for letter in name):
-            raise damaged(file, f"{name!r} is no name of a number", line)
+            raise damaged(file, f"{name!r} is not a valid metric name", line)
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
-    """``results.jsonl``: scores, each with how it was measured."""
+    """Read ``results.jsonl``: scores, each with how it was measured."""
     return _checked(folder / "results.jsonl", check_result)
 
 
 def check_result(record: Mapping[str, Any], file: Path | str, line: int | None) -> None:
-    """ValueError unless the record is a score."""
+    """Raise ValueError unless the record is a score."""
     check_fields(record, file, {"metric": str, "value": Real}, _RESULT, line)
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
-    """``history.jsonl``: what was done to a run, oldest first."""
+    """Read ``history.jsonl``: the events of a run, oldest first."""
     return _checked(folder / "history.jsonl", check_event)
 
 
 def check_event(record: Mapping[str, Any], file: Path | str, line: int | None) -> None:
-    """ValueError unless the record is an event of a run's history."""
+    """Raise ValueError unless the record is an event of a run's history."""
     check_fields(record, file, {"what": str, "step": int}, _EVENT, line)
     if record["what"] == "set":
         check_fields(record, file, {"option": str, "new": object}, line=line)
@@ -127,14 +127,14 @@ def check_event(record: Mapping[str, Any], file: Path | str, line: int | None) -
 
 
 def read_notes_file(folder: Path) -> dict[str, Any]:
-    """``notes.json``: the run's tags and its notes, empty if nothing was noted."""
+    """Read ``notes.json``, the run's tags and notes; empty if there are none."""
     file = folder / "notes.json"
     record = read_json(file, SMALL) if os.path.lexists(file) else {}
-    found = {"tags": record.get("tags", []), "notes": record.get("notes", "")}
-    check_fields(found, file, {"tags": list, "notes": str})
-    for tag in found["tags"]:
+    notes = {"tags": record.get("tags", []), "notes": record.get("notes", "")}
+    check_fields(notes, file, {"tags": list, "notes": str})
+    for tag in notes["tags"]:
         _check(tag, str, file, "tags", None)
-    return found
+    return notes
 
 
 def _checked(file: Path, check: Callable[[Mapping[str, Any], Path, int], None]) -> list[dict[str, Any]]:
@@ -151,4 +151,4 @@ def _check(value: Any, kind: type, name: Path | str, key: str, line: int | None)
     if not right or (isinstance(value, bool) and kind is not bool):
         raise damaged(name, f"{key} must be {_KINDS[kind]}; it is {repr(value)[:60]}", line)
     if isinstance(value, int) and abs(value) >= _LARGEST:
-        raise damaged(name, f"{key} is beyond any number that a run can have", line)
+        raise damaged(name, f"{key} is too large", line)

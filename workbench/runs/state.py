@@ -1,7 +1,7 @@
-"""The state of a run, from its folder alone: what ``status.json`` says, judged by who still lives.
+"""The state of a run from its folder alone: ``status.json``, checked against the locks of live processes.
 
-Two locks, freed by the kernel at any death, tell the living: ``.lock`` belongs to the process that trains, ``.starter``
-to the detached process that a launch started or that waits for its turn. Imports nothing heavy.
+The kernel releases a lock however its process dies. ``.lock`` belongs to the process that trains, ``.starter`` to the
+detached process that a launch started or that waits in the queue. Imports nothing heavy.
 """
 
 import json
@@ -18,8 +18,8 @@ STATES = ("created", "queued", "starting", "running", "paused", "finished", "sto
 TRAINING = ("running", "paused")  # while the trainer holds the run
 LIVE = ("queued", "starting", *TRAINING)
 TRAINER_LOCK, STARTER_LOCK = ".lock", ".starter"
-_SILENCE = 60.0  # seconds without a word after which a trainer on another machine counts as lost
-_TAIL = 65_536  # bytes of the log that hold its last lines
+_SILENCE = 60.0  # seconds without an update after which a trainer on another machine counts as lost
+_TAIL = 65_536  # bytes at the end of the log that are read
 
 
 def write_status(folder: Path, state: str, step: int, **more: Any) -> None:
@@ -30,11 +30,11 @@ def write_status(folder: Path, state: str, step: int, **more: Any) -> None:
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """``status.json``, its state "lost" if the process that should be at work is gone; ``remark`` says how one knows.
+    """Read ``status.json``; the state is "lost", with a ``remark``, if its process is gone.
 
-    On another machine the lock is not seen: there a trainer that was silent for a minute, or five steps, counts as
-    lost. A time in the future, of a clock that was put back, counts as now. Raises ValueError naming the file if it
-    is missing or damaged.
+    The lock of another machine is not visible: a trainer there counts as lost after a minute, or the time of five
+    steps, without an update. A time in the future (a clock was set back) counts as now. Raises ValueError naming the
+    file if it is missing or damaged.
     """
     status = _read(folder)
     while status["state"] in LIVE:
@@ -43,7 +43,7 @@ def read_status(folder: Path) -> dict[str, Any]:
         lock = TRAINER_LOCK if status["state"] in TRAINING else STARTER_LOCK
         if is_locked(folder / lock):
             break
-        # A process that ended, or started, between the two looks has written another record.
+        # A process that ended or started between the two reads has written another record.
         before, status = status, _read(folder)
         if status == before:
             return _without_a_process(status)
@@ -51,9 +51,9 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 
 def last_log_lines(folder: Path, count: int) -> list[str]:
-    """The last ``count`` lines of ``log.txt``, what a launched training printed; none if there is no log.
+    """The last ``count`` lines of ``log.txt``, the output of a launched training; empty if there is no log.
 
-    Of a log that cannot be read the one line says so: everything else of the run can be shown.
+    If the log cannot be read, the only line gives the reason, so that the rest of the run can still be shown.
     """
     try:
         with open_regular(folder / "log.txt") as file:
@@ -74,8 +74,8 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _without_a_process(status: dict[str, Any]) -> dict[str, Any]:
     if status["state"] == "queued":
-        return {**status, "remark": "nobody waits for its turn any more: `workbench queue resume`"}
-    how = {"starting": "its process ended before training began", "running": "its process died without a word"}
+        return {**status, "remark": "its waiting process is gone: `workbench queue resume`"}
+    how = {"starting": "its process ended before training began", "running": "its process died unexpectedly"}
     return {**status, "state": "lost", "remark": how.get(status["state"], "its process died while paused")}
 
 
@@ -84,5 +84,5 @@ def _by_the_clock(status: dict[str, Any]) -> dict[str, Any]:
     patience = max(_SILENCE, 5 / status["rate"] if status.get("rate") else 0.0)
     if status["state"] not in TRAINING or silent < patience:
         return status
-    remark = f"judged by the clock: nothing heard from {status['host']} for {silent:.0f} s"
+    remark = f"no update from {status['host']} for {silent:.0f} s"
     return {**status, "state": "lost", "remark": remark}

@@ -1,8 +1,9 @@
-"""A run is a folder; this file makes, finds and reads them.
+"""Create, find and read run folders.
 
-``config.yaml`` (complete), ``status.json`` (state, step, process), ``metrics.jsonl``, ``history.jsonl`` (what was done
-to it), ``log.txt``, ``checkpoints/``, ``samples/``, ``results.jsonl`` (scores with how they were measured) and
-``provenance.json``. Everything is written atomically or appended line by line, so a run can be read while it trains.
+A run folder holds ``config.yaml`` (complete), ``status.json`` (state, step, process), ``metrics.jsonl``,
+``history.jsonl`` (events), ``log.txt``, ``checkpoints/``, ``samples/``, ``results.jsonl`` (scores and how they were
+measured) and ``provenance.json``. Files are written atomically or appended line by line, so a run can be read while it
+trains.
 """
 
 import difflib
@@ -28,17 +29,17 @@ from workbench.runs import state as states
 from workbench.runs.checkpoints import Checkpoint, checkpoints, newest, remove_leftovers
 from workbench.runs.records import parse_metrics, read_metrics, read_provenance, read_results
 
-_BEGINNING, _DIGITS = 3, 6  # the least of a name, and of a fingerprint, that names a run
-_NAMED = 8  # runs that a message names
-_NO_RUNS = ("sweeps", "lost+found")  # folders among the runs that others than their owner may be unable to enter
-_GIT_PATIENCE = 10.0  # seconds: a checkout may lie on a slow network disk
-_TRAINER_PATIENCE = 2.0  # seconds: who looks at a lock holds it for microseconds
-_MAKER_PATIENCE = 60.0  # seconds: a run is made in a fraction of one, unless git is slow
+_BEGINNING, _DIGITS = 3, 6  # shortest prefixes of a name and of a fingerprint that identify a run
+_NAMED = 8  # runs that a message lists
+_NO_RUNS = ("sweeps", "lost+found")  # folders in a runs folder that are never runs, even if not readable
+_GIT_PATIENCE = 10.0  # seconds: a checkout may be on a slow network disk
+_TRAINER_PATIENCE = 2.0  # seconds: `is_locked` holds a lock for microseconds
+_MAKER_PATIENCE = 60.0  # seconds: creating a run takes a fraction of one, unless git is slow
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, read when asked."""
+    """A run folder; its files are read on access."""
 
     folder: Path
 
@@ -54,7 +55,7 @@ class Run:
         try:
             tree = parse_yaml(raw, "it").value
             if not isinstance(tree, dict):
-                raise ValueError(f"it holds no mapping but {type(tree).__name__}")
+                raise ValueError(f"it must hold a mapping; it holds {type(tree).__name__}")
             return from_dict(tree)
         except ValueError as error:
             raise ValueError(f"{file} cannot be used: {' '.join(str(error).split())}") from error
@@ -70,15 +71,18 @@ class Run:
 
     @property
     def latents(self) -> dict[str, Any]:
-        """What it was trained on: shape, classes, codec; ValueError for a run that was created and not yet begun."""
+        """Shape, classes and codec of the training latents; ValueError for a run that has not started training."""
         latents = self.provenance.get("latents")
         if latents is None:
-            raise ValueError(f"run {self.name} says nothing about latents: it was not begun, or its record was changed")
+            raise ValueError(
+                f"run {self.name} has no latents in its provenance.json: it has not started training, or the file was "
+                f"changed"
+            )
         return latents
 
     @property
     def status(self) -> dict[str, Any]:
-        """State, step and process; a run whose process is gone without a word is "lost".
+        """State, step and process; the state is "lost" if the process died unexpectedly.
 
         Raises ValueError naming ``status.json`` if it is missing or damaged.
         """
@@ -86,12 +90,12 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """Logged training records by step; a last line cut short by a crash is left out. ValueError for damage."""
+        """Logged training records by step, without a last line that a crash cut short. ValueError if damaged."""
         return read_metrics(self.folder)
 
     @property
     def results(self) -> list[dict[str, Any]]:
-        """Scores, each with how it was measured. ValueError naming the line of anything else."""
+        """Scores, each with how it was measured. ValueError naming the line if the file is damaged."""
         return read_results(self.folder)
 
     @property
@@ -103,9 +107,9 @@ class Run:
         return checkpoints(self.checkpoint_folder)
 
     def checkpoint(self, step: int | None = None) -> Checkpoint:
-        """The checkpoint of ``step``, or the newest; ValueError that lists the steps there are.
+        """The checkpoint of ``step``, or the newest; ValueError, listing the available steps, if there is none.
 
-        If a newer one is damaged, or the run finished at a later step, the warning `FellBack` says so.
+        Warns with `FellBack` if a newer checkpoint is damaged or the run finished at a later step.
         """
         folder = self.checkpoint_folder
         available = newest(folder, self._finished_at()) if step is None else checkpoints(folder)
@@ -119,7 +123,7 @@ class Run:
         return chosen[-1]
 
     def _finished_at(self) -> int | None:
-        """The last step of a run that finished; None if it has not, or if that cannot be read."""
+        """Last step of a finished run; None if it has not finished or its status cannot be read."""
         with suppress(ValueError, OSError):
             status = self.status
             return status["step"] if status["state"] == "finished" else None
@@ -130,13 +134,13 @@ class Run:
         states.write_status(self.folder, state, step, **more)
 
     def append(self, file: str, record: Mapping[str, Any]) -> None:
-        """Add one line to ``metrics.jsonl`` or ``results.jsonl``, after dropping one that a crash cut short."""
+        """Append a line to ``metrics.jsonl`` or ``results.jsonl``, after removing one that a crash cut short."""
         append_jsonl(self.folder / file, record)
 
     def rewind(self, step: int) -> None:
-        """Drop the metrics that a resumed run will log again: those after ``step``.
+        """Remove the metrics after ``step``, which a resumed run logs again.
 
-        ValueError naming the line if one that would have to be looked at is damaged: nothing is dropped then.
+        Raises ValueError naming the line, with nothing removed, if one of the lines to check is damaged.
         """
         file = self.folder / "metrics.jsonl"
         content = b""
@@ -158,9 +162,9 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for this process; ValueError if another one trains it. The kernel frees it at any death.
+        """Lock the run for this process; ValueError if another process trains it.
 
-        What a killed trainer left half-written or half-deleted is removed.
+        The kernel releases the lock however the process dies. Removes half-written checkpoints of killed processes.
         """
         with ExitStack() as stack:
             try:
@@ -172,29 +176,29 @@ class Run:
 
 
 def runs_root() -> Path:
-    """Where runs live: ``$WORKBENCH_RUNS``, or ``runs`` in the current folder."""
+    """The runs folder: ``$WORKBENCH_RUNS``, or ``runs`` in the current folder."""
     return Path(os.environ.get("WORKBENCH_RUNS", "runs"))
 
 
 def home() -> Path:
-    """Where the runs of a notebook live: ``$WORKBENCH_RUNS``, else ``runs`` here or one folder higher, else here.
+    """The runs folder of a notebook: ``$WORKBENCH_RUNS``, else an existing ``runs`` here or in the parent folder.
 
-    A notebook works in its own folder; the command line, whose runs it shows, most often one higher.
+    A notebook runs in its own folder, but shows runs of the command line, which usually runs in the parent folder.
     """
     here, above = runs_root(), Path("..") / runs_root()
     return above if "WORKBENCH_RUNS" not in os.environ and above.is_dir() and not here.is_dir() else here
 
 
 def prepare_run(config: Config, root: Path) -> Run:
-    """The folder of the run with this configuration's fingerprint: the one that exists, or a new one.
+    """Find the run with this configuration's fingerprint, or create it.
 
-    Processes that ask at the same time get the same folder. Raises ValueError for a teacher that does not exist, and
-    if the new folder's place is taken by a damaged or another run.
+    Concurrent calls return the same folder. Raises ValueError for a teacher that does not exist, and if the new folder
+    already exists and holds another or a damaged run.
     """
     mark = run_fingerprint(config, root)
-    there = [run for run in find_runs(root) if run.fingerprint == mark]
-    if there:  # found before anything is written: a run in a folder that is read-only can be looked at
-        return there[0]
+    existing = [run for run in find_runs(root) if run.fingerprint == mark]
+    if existing:  # checked before anything is written, so that it works in a read-only folder
+        return existing[0]
     root.mkdir(parents=True, exist_ok=True)
     with hold_lock(root / ".lock", _MAKER_PATIENCE):
         existing = [run for run in find_runs(root) if run.fingerprint == mark]
@@ -202,7 +206,7 @@ def prepare_run(config: Config, root: Path) -> Run:
             return existing[0]
         run = Run(root / f"{config.name.replace('/', '-')}-{mark[:8]}")
         if (run.folder / "provenance.json").exists():
-            raise ValueError(f"{run.folder} holds the run of fingerprint {run.fingerprint}; this one's is {mark}")
+            raise ValueError(f"{run.folder} holds a run with fingerprint {run.fingerprint}, not {mark}")
         run.folder.mkdir(exist_ok=True)
         write_atomically(run.folder / "config.yaml", to_yaml(with_real_paths(config)).encode())
         run.write_status("created", 0)
@@ -212,7 +216,7 @@ def prepare_run(config: Config, root: Path) -> Run:
 
 
 def run_fingerprint(config: Config, root: Path) -> str:
-    """The fingerprint of the run that ``config`` describes, its teacher's included."""
+    """Fingerprint of the run that ``config`` describes, including its teacher's."""
     reference = config.objective.options.get("teacher")
     if reference is None:
         return fingerprint(config)
@@ -223,9 +227,9 @@ def run_fingerprint(config: Config, root: Path) -> str:
 
 
 def find_teacher(config: Config, root: Path) -> Run:
-    """The run that ``objective.teacher`` names: a run, or that of a preset with what the student hands on to it.
+    """The run that ``objective.teacher`` names: a run, or the run of a preset with the student's `teacher_overrides`.
 
-    ValueError if it was never trained, with the command that trains it.
+    Raises ValueError, with the command to train it, if it has never been trained.
     """
     reference = config.objective.options["teacher"]
     if reference in presets():
@@ -264,15 +268,15 @@ def find_runs(root: Path | None = None) -> list[Run]:
         try:
             found.append((read_provenance(folder)["created"], folder))
         except ValueError as error:
-            if folder.exists():  # else it was moved away meanwhile
-                warnings.warn(f"run {folder.name} is passed over: {error}", stacklevel=2)
+            if folder.exists():  # else it was moved meanwhile
+                warnings.warn(f"run {folder.name} is skipped: {error}", stacklevel=2)
     return [Run(folder) for _, folder in sorted(found)]
 
 
 def run_folders(root: Path) -> list[Path]:
-    """The folders of runs under ``root`` by name, damaged ones too; none if there is no ``root``.
+    """Run folders under ``root``, sorted by name, damaged ones included; empty if ``root`` does not exist.
 
-    ValueError if it cannot be read.
+    Raises ValueError if ``root`` cannot be read.
     """
     try:
         names = sorted(os.listdir(root))
@@ -284,7 +288,7 @@ def run_folders(root: Path) -> list[Path]:
 
 
 def is_run_folder(folder: Path) -> bool:
-    """Whether a folder is a run's, be it damaged: it has a ``provenance.json``, or what only a training writes."""
+    """Whether a folder is a run, maybe damaged: it has ``provenance.json``, ``metrics.jsonl`` or ``checkpoints``."""
     try:
         os.lstat(folder / "provenance.json")
         return True
@@ -292,7 +296,7 @@ def is_run_folder(folder: Path) -> bool:
         return any(os.path.lexists(folder / name) for name in ("metrics.jsonl", "checkpoints"))
     except PermissionError:
         return not folder.name.startswith(".") and folder.name not in _NO_RUNS
-    except (OSError, ValueError):  # a file, a name that no file can have
+    except (OSError, ValueError):  # not a folder, or not a valid name
         return False
 
 
@@ -300,17 +304,17 @@ def open_run(reference: str | Path, root: Path | None = None, damaged: bool = Fa
     """Open a run by path, name or fingerprint.
 
     Args:
-        reference: Path of its folder, its name, or the beginning of its name (three characters or more, unless it is
-            the whole name in its configuration) or of its fingerprint (six digits or more).
+        reference: Path of its folder, its name, a prefix of its name (three characters or more, unless it is the full
+            ``name`` of its configuration) or a prefix of its fingerprint (six digits or more).
         root: Folder of the runs; ``$WORKBENCH_RUNS`` or ``./runs`` by default.
-        damaged: Also open a run whose ``provenance.json`` is damaged, by its path or whole name.
+        damaged: Also open a run whose ``provenance.json`` is damaged, by its path or full name.
 
     Returns:
-        A ``Run``. Its files are read when asked for, by ``config``, ``status``, ``provenance``, ``metrics``,
-        ``results``, ``checkpoints``, and ``checkpoint(step)`` for one.
+        A ``Run``. Its files are read on access: ``config``, ``status``, ``provenance``, ``metrics``, ``results``,
+        ``checkpoints``, and ``checkpoint(step)`` for one of them.
 
     Raises:
-        ValueError: If there is none or more than one, with some of the names there are, and if it is damaged.
+        ValueError: If no run or more than one matches, with some names of runs, and if the run is damaged.
 
     Examples:
         >>> guided = wb.zoo("guided")
@@ -320,7 +324,9 @@ def open_run(reference: str | Path, root: Path | None = None, damaged: bool = Fa
     """
     root, text = root or runs_root(), str(reference)
     if not text.strip():
-        raise ValueError("the name of a run is empty, as from a variable that is not set; `workbench runs` lists them")
+        raise ValueError(
+            "the name of the run is empty, perhaps from an unset variable; `workbench runs` lists the runs"
+        )
     places = _places(text, root)
     for folder in places:
         if is_run_folder(folder):
@@ -336,17 +342,17 @@ def open_run(reference: str | Path, root: Path | None = None, damaged: bool = Fa
         return found[0]
     problem = "is ambiguous" if found else "is not a run folder or the name of a run"
     if not found and any(map(os.path.isdir, places)):
-        problem = "is a folder but no run, because it has no provenance.json"
+        problem = "is a folder but not a run, because it has no provenance.json"
     elif not found and any(_is_called(run, text, 1, 1) for run in runs):
         problem = (
-            f"is not a run folder or the name of a run, and too short for a part of one: it takes {_BEGINNING} "
-            f"characters of a name or {_DIGITS} digits of a fingerprint"
+            f"is not a run folder or the name of a run, and too short for a prefix: give {_BEGINNING} characters of a "
+            f"name or {_DIGITS} digits of a fingerprint"
         )
     raise ValueError(f"{text!r} {problem}; {root} holds: {_some([run.name for run in found or runs], text)}")
 
 
 def _places(text: str, root: Path) -> list[Path]:
-    """Where a reference may lie as a path: here, or under ``root`` unless it says no name."""
+    """Candidate paths of a reference: relative to here and, unless it has no name (such as ".."), to ``root``."""
     if "\0" in text:
         return []
     named = any(part not in (".", "..", "/") for part in Path(text).parts)
@@ -354,7 +360,7 @@ def _places(text: str, root: Path) -> list[Path]:
 
 
 def _is_called(run: Run, text: str, beginning: int, digits: int) -> bool:
-    """Whether a text names a run: all that its configuration calls it, or enough of its name or fingerprint."""
+    """Whether a text names a run: the name in its configuration, or a long enough prefix of name or fingerprint."""
     mark = run.fingerprint
     if run.name == f"{text.replace('/', '-')}-{mark[:8]}":
         return True
@@ -363,7 +369,7 @@ def _is_called(run: Run, text: str, beginning: int, digits: int) -> bool:
 
 
 def _some(names: list[str], text: str) -> str:
-    """A handful of names, the nearest first."""
+    """A few names as text, the closest matches first."""
     near = difflib.get_close_matches(text[:200], names, n=_NAMED)
     listed = [*near, *(name for name in reversed(names) if name not in near)][:_NAMED]
     more = f" and {len(names) - len(listed)} more" if len(names) > len(listed) else ""
@@ -371,7 +377,7 @@ def _some(names: list[str], text: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What a number was computed with: package versions, commit, processor, operating system."""
+    """Software and hardware of this process: package versions, commit, processor, operating system."""
     from importlib.metadata import version  # it takes a tenth of the time that the command line needs to start
 
     packages = ("torch", "accelerate", "diffusers", "numpy", "scikit-learn")
@@ -385,19 +391,19 @@ def machine() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of this package's checkout; None without git, and if it fails or takes too long."""
+    """Commit of this package's checkout; None without git, or if git fails or takes too long."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        # A group of its own, so that what git has started ends with it: it would hold the output open.
+        # A process group of its own, so that git's subprocesses, which hold the output open, are killed with it.
         with subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         ) as git:
             try:
-                said = git.communicate(timeout=_GIT_PATIENCE)[0].decode(errors="replace").strip()
+                output = git.communicate(timeout=_GIT_PATIENCE)[0].decode(errors="replace").strip()
             finally:
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(git.pid, signal.SIGKILL)
-        return said or None if git.returncode == 0 else None
+        return output or None if git.returncode == 0 else None
     except (OSError, subprocess.SubprocessError):
         return None
 

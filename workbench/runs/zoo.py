@@ -1,7 +1,7 @@
-"""The zoo: three trained runs that ship with the package, so that features can be seen before anything is trained.
+"""The zoo: three trained runs that ship with the package, to try features without training.
 
-They are trained by the presets ``zoo/teacher``, ``zoo/plain`` and ``zoo/guided``, and shipped as EMA weights in
-float16 at five steps each, with configuration, log, scores and hashes: archives that `pack` writes and `zoo` opens.
+They were trained with the presets ``zoo/teacher``, ``zoo/plain`` and ``zoo/guided``. Each archive has EMA weights in
+float16 at five steps, with configuration, metrics, scores and hashes. `pack` writes the archives, `zoo` opens them.
 """
 
 import json
@@ -21,25 +21,25 @@ from workbench.runs.store import Run, find_runs, home, run_fingerprint
 ANIMALS = ("teacher", "plain", "guided")
 _SHIPPED = Path(__file__).parent.parent / "data" / "assets" / "zoo"
 _FILES = ("config.yaml", "metrics.jsonl", "results.jsonl")
-_PATIENCE = 60.0  # seconds that another process may take to unpack a run
+_PATIENCE = 60.0  # seconds to wait for another process that unpacks a run
 
 
 def zoo(name: str = "guided", root: Path | None = None) -> Run:
     """Open a run that ships with the package.
 
-    It is placed among the other runs at the first call, the teacher beside the guided one. Five steps, EMA weights in
-    float16 only, so it can be looked into, sampled, scored and be a teacher, but not resumed. Training the preset of
-    the same name finds it finished.
+    The first call unpacks it into the runs folder; "guided" unpacks its teacher too. It has EMA weights in float16 at
+    five steps, so it can be inspected, sampled, scored and used as a teacher, but not resumed. Training the preset of
+    the same name finds this run and does nothing.
 
     Args:
         name: "teacher", "plain" or "guided".
-        root: Folder of the runs; by default ``$WORKBENCH_RUNS``, or ``runs`` here or one folder higher.
+        root: Folder of the runs; by default ``$WORKBENCH_RUNS``, or ``runs`` here or in the parent folder.
 
     Returns:
         The ``Run``.
 
     Raises:
-        ValueError: For another name, and if a run of the same fingerprint was begun here and has not finished.
+        ValueError: For another name, and if an unfinished run with the same fingerprint exists.
 
     Examples:
         >>> [checkpoint.step for checkpoint in wb.zoo("guided").checkpoints]
@@ -51,24 +51,24 @@ def zoo(name: str = "guided", root: Path | None = None) -> Run:
     if name == "guided":
         zoo("teacher", root)
     with hold_lock(root / ".zoo-lock", _PATIENCE), zipfile.ZipFile(_SHIPPED / f"{name}.zip") as archive:
-        mark = json.loads(archive.read("provenance.json"))["fingerprint"]
-        there = next((run for run in find_runs(root) if run.fingerprint == mark), None)
-        if there is None:
-            return place_run(archive, root / f"zoo-{name}-{mark[:8]}")
-    if there.status["state"] != "finished":
-        status = there.status
+        fingerprint = json.loads(archive.read("provenance.json"))["fingerprint"]
+        run = next((run for run in find_runs(root) if run.fingerprint == fingerprint), None)
+        if run is None:
+            return place_run(archive, root / f"zoo-{name}-{fingerprint[:8]}")
+    status = run.status
+    if status["state"] != "finished":
         raise ValueError(
-            f"{there.folder} has the fingerprint of the zoo's run and is {status['state']} at step {status['step']:,}: "
-            f"finish it with `workbench train zoo/{name}`, or put it away with `workbench trash {there.name}`"
+            f"{run.folder} has the fingerprint of the zoo's run and is {status['state']} at step {status['step']:,}: "
+            f"finish it with `workbench train zoo/{name}`, or remove it with `workbench trash {run.name}`"
         )
-    return there
+    return run
 
 
 def pack(root: Path | None = None, folder: Path = _SHIPPED) -> list[Path]:
-    """Write the shipped form of the three finished runs under ``root`` into ``folder``; returns the archives.
+    """Write the archives of the three finished runs under ``root`` into ``folder`` and return their paths.
 
-    A run that was opened from the zoo is packed as it is, so scores of the shipped weights can be added. Raises
-    ValueError, with nothing written, for a run that has not finished.
+    A run that came from the zoo is packed as it is, so scores of the shipped weights can be added. Raises ValueError,
+    with nothing written, for a run that has not finished.
     """
     root = home() if root is None else Path(root)
     runs = {name: _trained(name, root) for name in ANIMALS}
@@ -82,24 +82,24 @@ def pack(root: Path | None = None, folder: Path = _SHIPPED) -> list[Path]:
 
 
 def _trained(name: str, root: Path) -> Run:
-    mark = run_fingerprint(load_config(f"zoo/{name}"), root)
-    found = next((run for run in find_runs(root) if run.fingerprint == mark), None)
-    if found is None or found.status["state"] != "finished":
-        state = "is not there" if found is None else f"is {found.status['state']}"
+    fingerprint = run_fingerprint(load_config(f"zoo/{name}"), root)
+    run = next((run for run in find_runs(root) if run.fingerprint == fingerprint), None)
+    if run is None or run.status["state"] != "finished":
+        state = "is missing" if run is None else f"is {run.status['state']}"
         raise ValueError(f"the run of zoo/{name} {state} in {root}: `workbench train zoo/{name}`")
-    return found
+    return run
 
 
 def _gather(run: Run, folder: Path) -> None:
-    """What is shipped of a run, as the files of a run."""
+    """Write the shipped files of a run into a folder."""
     for file in filter(lambda name: (run.folder / name).is_file(), _FILES):
         shutil.copyfile(run.folder / file, folder / file)
     every = run.config.training.milestone_every
     for checkpoint in run.checkpoints:
         if checkpoint.step % every == 0:
             halves = {key: tensor.to(torch.float16) for key, tensor in checkpoint.load("ema").items()}
-            told = {key: value for key, value in checkpoint.state.items() if key not in ("step", "files")}
-            # The weights as they were trained, to whoever has them.
-            told.setdefault("float32", checkpoint.hash("ema"))
-            save_checkpoint(folder / "checkpoints", checkpoint.step, {"ema": halves}, told)
+            state = {key: value for key, value in checkpoint.state.items() if key not in ("step", "files")}
+            # Hash of the original float32 weights.
+            state.setdefault("float32", checkpoint.hash("ema"))
+            save_checkpoint(folder / "checkpoints", checkpoint.step, {"ema": halves}, state)
     write_json(folder / "provenance.json", {**run.provenance, "shipped": True})

@@ -1,4 +1,4 @@
-"""Commands for a cluster: what a person runs on each node, or hands to Slurm."""
+"""Launch commands and Slurm scripts for training on a cluster."""
 
 import shlex
 from collections.abc import Sequence
@@ -7,10 +7,10 @@ from workbench.runs.store import runs_root
 
 
 def launch_commands(arguments: Sequence[str], processes: int, nodes: int) -> str:
-    """The commands that train ``arguments`` with ``processes`` a node, for a person or a batch script to run.
+    """Shell commands that run ``workbench train`` with ``processes`` per node, by torchrun or accelerate.
 
-    Each node of a cluster runs the same line, with HEAD set to the first node's address (and NODE to its number, for
-    accelerate). ``training.sharding=fsdp`` among the arguments splits the model; accelerate's own FSDP is not used.
+    Every node runs the same line, with HEAD set to the first node's address and, for accelerate, NODE to its own
+    number. ``training.sharding=fsdp`` in the arguments shards the model; accelerate's own FSDP is not used.
     Raises ValueError for fewer than one process or node.
     """
     if processes < 1 or nodes < 1:
@@ -31,10 +31,10 @@ def launch_commands(arguments: Sequence[str], processes: int, nodes: int) -> str
 
 
 def slurm_script(arguments: Sequence[str], name: str, processes: int, nodes: int, hours: int) -> str:
-    """A complete batch script for ``sbatch``: one torchrun a node, ``processes`` GPUs each.
+    """A complete batch script for ``sbatch``: one torchrun per node, with ``processes`` GPUs each.
 
-    Five minutes before the time is over, and when Slurm takes the nodes away, the ranks are told to stop: they
-    save, and the requeued job goes on from there. Raises ValueError for fewer than one process, node or hour.
+    The ranks get SIGTERM five minutes before the time limit and on preemption. They save, and the requeued job
+    resumes. Raises ValueError for fewer than one process, node or hour.
     """
     if min(processes, nodes, hours) < 1:
         raise ValueError(f"processes, nodes and hours must be at least 1; got {processes}, {nodes} and {hours}")

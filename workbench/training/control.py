@@ -1,4 +1,4 @@
-"""A run in the hands of those who watch it: pause, resume, save, stop, change an option. From anywhere."""
+"""Client side of run control: pause, resume, save, stop or change an option of a run, from any process."""
 
 import time
 from dataclasses import dataclass
@@ -12,12 +12,15 @@ from workbench.training import queue
 from workbench.training.launch import Launched, is_leaving, relaunch
 from workbench.training.mailbox import send
 
-_PATIENCE = 10.0  # seconds that an answer is waited for: it comes after the step that is being computed
+_PATIENCE = 10.0  # seconds to wait for an answer, which comes after the current step
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the trainer said to a command: "done" at a step, "refused: ..." or, after too long, "sent"."""
+    """Result of a command: "done ...", "refused: ..." or, if the trainer has not answered in time, "sent ...".
+
+    ``step`` is the training step at the answer, ``seconds`` how long it took.
+    """
 
     what: str
     result: str
@@ -40,9 +43,9 @@ class Control:
 
     Examples:
         >>> config = wb.load_config("demo/plain", ["data.name=digits", "backbone.size=pico", "training.batch=8"])
-        >>> record = next(wb.fit(config))  # one record, then the generator is left and the run is stopped
+        >>> record = next(wb.fit(config))  # one record; then the generator is closed and the run stops
         >>> run = next(run for run in wb.find_runs() if run.config == config)
-        >>> wb.Control(run).set("learning_rate", 5e-4).result  # holds when the run is resumed
+        >>> wb.Control(run).set("learning_rate", 5e-4).result  # takes effect when the run is resumed
         'done: learning_rate 0.001 -> 0.0005'
     """
 
@@ -51,45 +54,43 @@ class Control:
         self.patience = patience
 
     def pause(self) -> Answer:
-        """Wait after the current step, with everything kept in memory and nothing saved."""
+        """Pause after the current step. Everything stays in memory; nothing is saved."""
         return self._ask("pause")
 
     def checkpoint(self) -> Answer:
-        """Save after the current step."""
+        """Save a checkpoint after the current step."""
         return self._ask("checkpoint")
 
     def stop(self) -> Answer:
-        """Save after the current step and end; a run that waits in the queue leaves it."""
+        """Save after the current step and end; a queued run is removed from the queue."""
         if self.run.status["state"] == "queued":
             queue.cancel(self.run.folder.resolve())
-            return Answer("stop", "done: taken out of the queue", self.run.status["step"], 0.0)
+            return Answer("stop", "done: removed from the queue", self.run.status["step"], 0.0)
         return self._ask("stop")
 
     def resume(self) -> Answer | Launched:
-        """Let a paused run go on; launch one that ended before its last step again, exactly as it was.
+        """Continue a paused run, or relaunch one that ended before its last step.
 
-        Right after a stop it waits until the process is gone, which saves first; ValueError if that takes 20 seconds.
+        Right after a stop this waits for the old process to save and exit; ValueError if that takes over 20 seconds.
         """
         status = self.run.status
         if is_leaving(status):
             return relaunch(self.run)
         if status["state"] == "paused":
             return self._ask("resume")
-        raise ValueError(f"run {self.run.name} is {status['state']}; resume is for one that is paused or ended early")
+        raise ValueError(f"run {self.run.name} is {status['state']}; only a run that is paused or ended early resumes")
 
     def set(self, option: str, value: Any) -> Answer:
-        """Change learning_rate, stop_step, log_every or checkpoint_every from the next step on, resumes included.
+        """Change learning_rate, stop_step, log_every or checkpoint_every from the next step on.
 
-        Of a run that nobody trains, it holds from the step that it will resume from. Raises ValueError for another
-        option or value, with what is allowed, and for a run that has finished.
+        The change is kept across resumes. If the run is not training, it takes effect at the step from which the run
+        resumes. Raises ValueError for any other option, an invalid value, and a run that has finished.
         """
         settings = settings_of(self.run.config, read_history(self.run.folder))
         value = settings.check(option, value)
         status = self.run.status
         if status["state"] == "finished":
-            raise ValueError(
-                f"run {self.run.name} finished at step {status['step']:,}: no step is left that {option} could change"
-            )
+            raise ValueError(f"run {self.run.name} finished at step {status['step']:,}: {option} can no longer change")
         if status["state"] in LIVE:
             return self._ask("set", option=option, value=value)
         with self.run.lock():
@@ -101,7 +102,7 @@ class Control:
     def _ask(self, what: str, **options: Any) -> Answer:
         status = self.run.status
         if status["state"] not in LIVE:
-            raise ValueError(f"run {self.run.name} is {status['state']} at step {status['step']}: nobody trains it")
+            raise ValueError(f"run {self.run.name} is {status['state']} at step {status['step']}: no process trains it")
         number, since = send(self.run.folder, what, **options), time.monotonic()
         while time.monotonic() < since + self.patience:
             status = self.run.status
@@ -111,7 +112,7 @@ class Control:
                 result = answer["result"] if answer["number"] == number else "done"
                 return Answer(what, result, answer["step"], waited)
             if status["state"] not in LIVE:
-                ended = f"{status['state']} before it answered"
+                ended = f"{status['state']} before answering"
                 return Answer(what, ended, status["step"], waited)
             time.sleep(0.02)
         busy = status["state"] if status["state"] not in TRAINING else "in the middle of a step"

@@ -1,4 +1,4 @@
-"""Starting training: detached from whoever asks, with several processes, at once or in turn."""
+"""Start training in a process of its own: at once or through the queue, with one or several ranks."""
 
 import ctypes
 import os
@@ -20,20 +20,20 @@ from workbench.runs.history import me, read_history, record_event, settings_of
 from workbench.runs.state import LIVE, STARTER_LOCK, TRAINER_LOCK, TRAINING, last_log_lines
 from workbench.runs.store import Run, prepare_run, run_fingerprint, runs_root
 from workbench.training import queue as jobs
-from workbench.training.mailbox import HEARD, last_number
+from workbench.training.mailbox import LAST_COMMAND, last_number
 from workbench.training.slots import CPU, take, take_slots
 
-_LAUNCHED = "WORKBENCH_LAUNCHED"  # the run folder, told to a launched process
-_LEAVING = 20.0  # seconds that a process which was told to end may take to be gone
-_children: list[subprocess.Popen] = []  # so that those who end are reaped
+_LAUNCHED = "WORKBENCH_LAUNCHED"  # environment variable with the run folder of a launched process
+_LEAVING = 20.0  # seconds to wait for a stopping process to exit
+_children: list[subprocess.Popen] = []  # kept so that finished ones are reaped
 
 
 @dataclass(frozen=True)
 class Launched:
-    """A run that was sent on its way; ``state`` is what it had come to when the launch returned.
+    """Result of `launch`; ``state`` is the run's state when `launch` returned.
 
-    ``attached`` says that the run had a process already and nothing was started, ``beside`` which runs share its
-    device, ``failed`` why it ended at once, with the last lines of its log.
+    ``attached`` is True if the run already had a process and nothing was started. ``beside`` names the runs that share
+    its device. ``failed`` is the reason why it ended at once, with the last lines of its log.
     """
 
     run: Run
@@ -48,7 +48,7 @@ class Launched:
             return f"{self.run.name} failed: {self.failed}"
         text = f"{self.run.name}: {self.state}"
         text += f", process {self.pid}" if self.pid else ""
-        text += "; it was launched before, nothing was started" if self.attached else ""
+        text += "; already launched, nothing was started" if self.attached else ""
         return text + (f"; {', '.join(self.beside)} trains on the same device" if self.beside else "")
 
 
@@ -65,37 +65,37 @@ def launch(
 ) -> Launched:
     """Train a configuration in a process of its own, which outlives this one.
 
-    Returns once the run trains, waits in the queue or has failed. What the process prints goes to ``log.txt`` of the
-    run. A run that has a process already is only returned.
+    Returns once the run trains, waits in the queue or has failed. The output of the process goes to ``log.txt`` in the
+    run folder. If the run already has a process, nothing is started.
 
     Args:
         config: What to train.
         processes: Processes that share the CPU, or take a GPU each.
         root: Folder of the runs; ``$WORKBENCH_RUNS`` or ``./runs`` by default.
-        queue: Wait for a free device, and for trainings that were queued before.
+        queue: Wait for a free device, and for runs that were queued earlier.
         devices: Numbers of the GPUs that may be used; all by default.
         detach: False waits until the training has ended.
         after: A run that has to finish first, such as the teacher.
-        patience: Seconds to wait for the first sign of training.
+        patience: Seconds to wait until the run trains, is queued or fails.
 
     Returns:
-        A ``Launched`` record with ``run``, ``pid``, ``state``, ``attached`` (it had a process already), ``beside``
+        A ``Launched`` record with ``run``, ``pid``, ``state``, ``attached`` (it already had a process), ``beside``
         (names of runs on the same device) and ``failed`` (the reason, or None). It prints as one sentence.
 
     Raises:
-        ValueError: For what can be known before: a teacher that was never launched, a batch that cannot be shared, a
-            device that is missing, a ``config.yaml`` that was changed since the run was made.
+        ValueError: For a teacher that was never launched, a batch that the processes cannot share, a missing device,
+            or a ``config.yaml`` that was changed after the run was created.
 
     Examples:
         >>> small = ["data.name=digits", "backbone.size=pico", "training.batch=8", "training.steps=4"]
         >>> config = wb.load_config("demo/plain", small)
         >>> run = wb.trained(config, progress=lambda stage, done, total: None)
-        >>> wb.launch(config).state  # a finished run is only returned, another one would train
+        >>> wb.launch(config).state  # the run is finished, so nothing is started
         'finished'
     """
     config.training.check_processes(processes)
     if after is not None and not queue:
-        raise ValueError("a training that starts after another has to wait in the queue: queue=True")
+        raise ValueError("a run that starts after another one has to wait in the queue: pass queue=True")
     possible = candidates(devices, processes)
     root = (root or runs_root()).resolve()
     run = prepare_run(config, root)
@@ -115,17 +115,17 @@ def launch(
     try:
         jobs.forget(run.folder)
         process, beside = (_queue if queue else _start)(run, order, starter, detach)
-    finally:  # from now on the lock is the process's alone
+    finally:  # from here on only the new process holds the lock
         os.close(starter)
     _children[:] = [child for child in (*_children, process) if child.poll() is None]
     return _wait(run, process, beside, patience if detach else float("inf"), detach)
 
 
 def relaunch(run: Run, patience: float = 5.0) -> Launched:
-    """Launch a run that ended before its last step as it was launched last: it goes on from its newest checkpoint."""
+    """Resume a run that ended early from its newest checkpoint, with the options of its last launch."""
     how: dict = {}
     history = read_history(run.folder)
-    settings_of(run.config, history)  # what cannot be resumed is refused here, not in the log of the process
+    settings_of(run.config, history)  # raises here, not in the log of the new process, if the history is invalid
     for event in history:
         if event["what"] in ("launch", "train"):
             how |= {key: event[key] for key in ("processes", "queue", "devices", "after") if key in event}
@@ -134,7 +134,7 @@ def relaunch(run: Run, patience: float = 5.0) -> Launched:
 
 
 def note_failed_start(error: BaseException) -> None:
-    """In a launched process that fails before it trains: say so in the run's status."""
+    """Set the run's status to "failed"; for a launched process that fails before training starts."""
     folder = os.environ.get(_LAUNCHED)
     if folder and os.environ.get("RANK", "0") == "0":
         run = Run(Path(folder))
@@ -144,7 +144,7 @@ def note_failed_start(error: BaseException) -> None:
 
 
 def candidates(devices: Sequence[int] | None, processes: int) -> tuple[str, ...]:
-    """The devices that may be taken, as the queue names them; ValueError if there are too few."""
+    """Names of the devices that may be used, such as "gpu0"; ValueError if there are too few."""
     import torch
 
     count = torch.cuda.device_count()
@@ -152,23 +152,23 @@ def candidates(devices: Sequence[int] | None, processes: int) -> tuple[str, ...]
     there = [text.strip() for text in visible.split(",")] if visible and count else [str(n) for n in range(count)]
     absent = [number for number in devices or () if str(number) not in there]
     if absent:
-        raise ValueError(f"there is no GPU {absent[0]} here; there are: {', '.join(there) or 'none'}")
+        raise ValueError(f"GPU {absent[0]} is not available; available: {', '.join(there) or 'none'}")
     chosen = [str(number) for number in devices] if devices else there
     if chosen and processes > len(chosen):
-        raise ValueError(f"{processes} processes need as many GPUs; there are {len(chosen)}: {', '.join(chosen)}")
+        raise ValueError(f"{processes} processes need {processes} GPUs; got {len(chosen)}: {', '.join(chosen)}")
     return tuple(f"gpu{number}" for number in chosen) or (CPU,)
 
 
 def is_leaving(status: Mapping) -> bool:
-    """Whether a process that still holds the run has ended it or was told to, and is on its way out."""
-    told = (status.get("answer") or {}).get("what") == "stop"
-    return status["state"] not in LIVE or (status["state"] in TRAINING and told)
+    """Whether the process that holds the run has ended or is stopping."""
+    stopping = (status.get("answer") or {}).get("what") == "stop"
+    return status["state"] not in LIVE or (status["state"] in TRAINING and stopping)
 
 
 def _take_over(run: Run) -> int | None:
-    """The lock of who starts the run, once a process that is leaving it has gone; None if the run is on its way.
+    """Acquire the launcher lock, waiting for an exiting process to release it; None if the run is already live.
 
-    Raises ValueError if that process is not gone after 20 seconds.
+    Raises ValueError if that process has not exited after 20 seconds.
     """
     deadline = time.monotonic() + _LEAVING
     while True:
@@ -182,8 +182,8 @@ def _take_over(run: Run) -> int | None:
             return None
         if time.monotonic() > deadline:
             raise ValueError(
-                f"run {run.name} is {status['state']}, but after {_LEAVING:.0f} s process {status.get('pid')} still "
-                f"holds it: try again later, or end that process"
+                f"run {run.name} is {status['state']}, but process {status.get('pid')} still holds it after "
+                f"{_LEAVING:.0f} s: try again later, or end that process"
             )
         time.sleep(0.1)
 
@@ -191,7 +191,7 @@ def _take_over(run: Run) -> int | None:
 def _order(
     run: Run, root: Path, processes: int, overrides: list[str], possible: tuple[str, ...], after: Run | None
 ) -> dict:
-    """Everything that a process needs to train the run, now or after a restart of the machine."""
+    """Fields of a queue job: what a process needs to train the run, now or after a reboot."""
     more = ["--processes", str(processes)] if processes > 1 else []
     return {
         "run": str(run.folder),
@@ -205,20 +205,20 @@ def _order(
 
 
 def _overrides(config: Config, run: Run, root: Path) -> list[str]:
-    """What the launched process has to be told beyond ``config.yaml``, which must still be the run's own.
+    """Overrides for options outside the fingerprint whose value differs from ``config.yaml``.
 
-    Options outside the fingerprint are those of this launch.
+    Raises ValueError if ``config.yaml`` no longer has the run's fingerprint.
     """
     file = run.folder / "config.yaml"
     stored = load_config(file)
     if run_fingerprint(stored, root) != run.fingerprint:
-        raise ValueError(f"{file} was changed since the run was made: it no longer has fingerprint {run.fingerprint}")
-    asked, had = to_dict(config), to_dict(stored)
-    places = [(section, key) for section, _, key in (option.partition(".") for option in FREE) if key in asked[section]]
+        raise ValueError(f"{file} was changed after the run was created: its fingerprint is not {run.fingerprint}")
+    new, old = to_dict(config), to_dict(stored)
+    options = [(section, key) for section, _, key in (option.partition(".") for option in FREE) if key in new[section]]
     return [
-        override(f"{section}.{key}", asked[section][key])
-        for section, key in places
-        if asked[section][key] != had[section][key]
+        override(f"{section}.{key}", new[section][key])
+        for section, key in options
+        if new[section][key] != old[section][key]
     ]
 
 
@@ -231,18 +231,18 @@ def _environment(run: Run, root: Path) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, packages)),
         "WORKBENCH_RUNS": str(root),
         _LAUNCHED: str(run.folder),
-        HEARD: str(last_number(run.folder)),
+        LAST_COMMAND: str(last_number(run.folder)),
     }
 
 
 def _queue(run: Run, order: Mapping, starter: int, detach: bool) -> tuple[subprocess.Popen, tuple[str, ...]]:
-    """The process that waits for its turn; those without one get one too."""
+    """Submit the job and start its waiting process; jobs that lost their process get a new one."""
     jobs.resume(everything=False)
     return jobs.start_waiter(jobs.submit(**order, by=me()), starter), ()
 
 
 def _start(run: Run, order: Mapping, starter: int, detach: bool) -> tuple[subprocess.Popen, tuple[str, ...]]:
-    """The training itself, on the least used devices; and who trains there already."""
+    """Start training on the least used devices; returns the process and the runs on the same devices."""
     slots = take_slots(order["candidates"], order["needed"], run.folder, force=True)
     status = run.status
     run.write_status("starting", status["step"])
@@ -265,7 +265,7 @@ def _start(run: Run, order: Mapping, starter: int, detach: bool) -> tuple[subpro
 
 
 def _wait(run: Run, process: subprocess.Popen, beside: tuple[str, ...], patience: float, detach: bool) -> Launched:
-    """What became of a launch within ``patience`` seconds."""
+    """Wait up to ``patience`` seconds until the run trains, is queued or fails."""
     deadline, wanted = time.monotonic() + patience, ("running", "finished") if detach else ()
     while time.monotonic() < deadline and process.poll() is None and run.status["state"] not in wanted:
         if run.status["state"] == "queued" and detach:
@@ -286,7 +286,7 @@ _SET_PARENT_DEATH_SIGNAL = 1  # of Linux's prctl
 def train_in_processes(processes: int, arguments: Sequence[str]) -> int:
     """Run ``workbench train`` under torchrun with ``processes`` ranks; returns its exit code.
 
-    The ranks check that as many really started, and share the cores between them.
+    Each rank checks that all of them started. The cores are shared between the ranks.
     """
     threads = max(1, (os.cpu_count() or 1) // processes)
     environment = {**os.environ, "WORKBENCH_PROCESSES": str(processes)}
@@ -294,17 +294,17 @@ def train_in_processes(processes: int, arguments: Sequence[str]) -> int:
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command = [sys.executable, *torchrun, "-m", "workbench", "train", *arguments]
     with subprocess.Popen(command, env=environment, preexec_fn=partial(die_with_parent, signal.SIGTERM)) as launcher:
-        # Ctrl-C reaches torchrun and the ranks by itself, and a second signal would break their saving off.
+        # Ctrl-C reaches torchrun and the ranks directly; a second signal would interrupt their checkpoint.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: launcher.terminate())
         return launcher.wait()
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Ask Linux to send this process the signal ``number`` when its parent dies; elsewhere nothing happens.
+    """Ask Linux to send this process the signal ``number`` when its parent dies; a no-op elsewhere.
 
-    torchrun starts its workers in sessions of their own, so whatever kills the launcher's group misses them: without
-    this they would wait for each other for ever, holding the run.
+    torchrun starts its workers in sessions of their own, so killing the launcher's process group misses them. Without
+    this they would wait for each other indefinitely and keep the run locked.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, int(number))

@@ -22,7 +22,7 @@ from workbench.objectives.base import Batch
 from workbench.runs.checkpoints import latest_resumable, save_checkpoint, thin
 from workbench.runs.models import ROTARY, check_current, load_teacher
 from workbench.runs.store import Run, prepare_run, runs_root
-from workbench.training.attend import Attendant
+from workbench.training.attend import CommandHandler
 from workbench.training.batches import Prefetched, draw_batch, prefetched
 from workbench.training.mailbox import StopSignals
 from workbench.training.state import TrainState, accelerate
@@ -118,7 +118,7 @@ class _Trainer:
         self.state = TrainState(student, config, accelerator)
         self.step, self.seconds, self.bad_step = 0, 0.0, torch.tensor(-1, device=accelerator.device)
         self.rate: float | None = None
-        self.attendant = Attendant(run, config, accelerator, signals, self.status)
+        self.commands = CommandHandler(run, config, accelerator, signals, self.status)
         self._record_latents()
         self._resume()
         steps = accelerator.gather(torch.tensor([self.step], device=accelerator.device))
@@ -129,7 +129,7 @@ class _Trainer:
     def train(self) -> Iterator[dict[str, Any]]:
         """Step until the last one, logging and saving when due, and do what is asked between steps."""
         self.status("running")
-        self.attendant.event(self.step, "train", processes=self.accelerator.num_processes)
+        self.commands.event(self.step, "train", processes=self.accelerator.num_processes)
         self._refuse_divergence()  # of a checkpoint that another program wrote
         stopped = False
         while self.step < self.config.training.steps and not stopped:
@@ -139,17 +139,17 @@ class _Trainer:
         self.status("finished" if self.step == self.config.training.steps else "stopped")
 
     def _train(self, batches: Prefetched[Batch]) -> Generator[dict[str, Any], None, bool]:
-        """Step until told to stop (True), to draw anew, or there are no more steps."""
+        """Step until asked to stop (True), to redraw batches (False), or there are no more steps."""
         steps = self.config.training.steps
         logged, since = self.step, time.monotonic()
         while self.step < steps:
             losses, norm = self._step(batches)
-            settings = self.attendant.settings.at(self.step)
+            settings = self.commands.settings.at(self.step)
             self.step += 1
-            wishes = self.attendant.attend(self.step)
-            since += wishes.paused
-            saving = wishes.stop or wishes.save or self.step == steps or self.step % settings["checkpoint_every"] == 0
-            if saving or wishes.redraw or self.step % settings["log_every"] == 0:
+            actions = self.commands.poll(self.step)
+            since += actions.paused
+            saving = actions.stop or actions.save or self.step == steps or self.step % settings["checkpoint_every"] == 0
+            if saving or actions.redraw or self.step % settings["log_every"] == 0:
                 self._refuse_divergence()
                 elapsed = time.monotonic() - since
                 self.seconds += elapsed
@@ -160,8 +160,8 @@ class _Trainer:
                 yield record
                 # Neither saving nor what the reader of the records does is training.
                 logged, since = self.step, time.monotonic()
-            if wishes.stop or wishes.redraw:
-                return wishes.stop
+            if actions.stop or actions.redraw:
+                return actions.stop
         return False
 
     def _draws(self) -> Iterator[Callable[[], Batch]]:
@@ -174,7 +174,7 @@ class _Trainer:
 
     def _weight_at(self, step: int) -> float:
         """The objective's weight at a step, under the stop step that is in force there."""
-        settings = self.attendant.settings.at(step)
+        settings = self.commands.settings.at(step)
         if "stop_step" in settings:
             self.objective.stop_step = settings["stop_step"]
         return self.objective.weight_at(step)
@@ -182,7 +182,7 @@ class _Trainer:
     def _step(self, batches: Iterator[Batch]) -> tuple[list[Losses], torch.Tensor]:
         """One optimizer step, with the weight and learning rate that are in force at it."""
         weight = self._weight_at(self.step)
-        learning_rate = self.attendant.settings.at(self.step)["learning_rate"]
+        learning_rate = self.commands.settings.at(self.step)["learning_rate"]
         learning_rate *= min(1.0, (self.step + 1) / max(self.config.training.warmup_steps, 1))
         parts, norm = self.state.step(batches, weight, learning_rate, check=self._note_divergence)
         if self.accelerator.scaler is None:  # with a scaler, such a step was left out
@@ -303,10 +303,10 @@ class _Trainer:
         self.accelerator.wait_for_everyone()
 
     def status(self, state: str, **more: Any) -> None:
-        self.attendant.beat()
+        self.commands.reset_heartbeat()
         if self.accelerator.is_main_process:
             known = {"steps": self.config.training.steps, "processes": PartialState().num_processes, "rate": self.rate}
-            known |= {"seconds": self.seconds, "answer": self.attendant.answer}
+            known |= {"seconds": self.seconds, "answer": self.commands.answer}
             self.run.write_status(state, self.step, **known, **more)
 
 

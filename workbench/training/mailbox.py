@@ -1,4 +1,4 @@
-"""What people ask of a run that trains: in ``control.json``, numbered, or by a signal; the trainer reads it."""
+"""Commands to a training run: numbered records in ``control.json`` that the trainer polls, and stop signals."""
 
 import contextlib
 import os
@@ -16,16 +16,16 @@ from workbench.runs.history import me, read_history
 from workbench.runs.records import SMALL, check_fields
 from workbench.runs.state import read_status
 
-HEARD = "WORKBENCH_HEARD"  # the newest command when the process was launched: later ones are for it
+LAST_COMMAND = "WORKBENCH_LAST_COMMAND"  # environment variable: newest command at launch, later ones are executed
 COMMANDS = ("pause", "resume", "checkpoint", "stop", "set")
 _FIELDS = {"number": int, "what": str, "by": str, "time": float, "options": dict}
-_KEPT = 100  # of the newest commands
-_PATIENCE = 10.0  # seconds: whoever writes holds the lock for milliseconds
+_KEPT = 100  # newest commands that stay in the file
+_PATIENCE = 10.0  # seconds to wait for the lock, which a writer holds for milliseconds
 
 
 @dataclass(frozen=True)
 class Command:
-    """One of ``COMMANDS``; "set" has an option and its value."""
+    """One of ``COMMANDS``; "set" has ``options`` "option" and "value"."""
 
     number: int
     what: str
@@ -35,9 +35,9 @@ class Command:
 
 
 def send(folder: Path, what: str, **options: Any) -> int:
-    """Add a command to the run's ``control.json`` and return its number; the trainer answers in ``status.json``.
+    """Append a command to the run's ``control.json`` and return its number; the trainer answers in ``status.json``.
 
-    A damaged file is replaced: what it held cannot be carried out any more.
+    A damaged file is replaced, with a warning; its commands are lost.
     """
     with hold_lock(folder / ".control-lock", _PATIENCE):
         try:
@@ -52,37 +52,37 @@ def send(folder: Path, what: str, **options: Any) -> int:
 
 
 def last_number(folder: Path) -> int:
-    """The number of the newest command, 0 if there was none; of a damaged file, the newest that was carried out."""
+    """Number of the newest command, 0 if there is none; if the file is damaged, the newest that was executed."""
     numbers = [0]
     with contextlib.suppress(ValueError):
         return max((command.number for command in _read(folder)), default=0)
     with contextlib.suppress(ValueError):
         numbers += [event.get("command") or 0 for event in read_history(folder)]
-    with contextlib.suppress(ValueError, OSError):  # a refused one is answered, but no part of the history
+    with contextlib.suppress(ValueError, OSError):  # a refused command is answered but not in the history
         numbers.append((read_status(folder).get("answer") or {"number": 0})["number"])
     return max(numbers)
 
 
 class Mailbox:
-    """The trainer's side: ``new()`` gives the commands after the number ``heard``, at the cost of one stat if none."""
+    """Trainer side: `new` returns the commands after number ``last``. Without new commands it costs one stat."""
 
-    def __init__(self, folder: Path, heard: int):
-        self._folder, self._heard = folder, heard
-        self._file, self._seen = os.fspath(folder / "control.json"), None
+    def __init__(self, folder: Path, last: int):
+        self._folder, self._last = folder, last
+        self._file, self._version = os.fspath(folder / "control.json"), None
 
     def new(self) -> tuple[Command, ...]:
-        """The commands that came since the last call, in order."""
+        """Commands since the last call, in order."""
         try:
-            found = os.stat(self._file)
+            stat = os.stat(self._file)
         except OSError:
             return ()
-        mark = (found.st_mtime_ns, found.st_size, found.st_ino)
-        if mark == self._seen:
+        version = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        if version == self._version:
             return ()
-        self._seen = mark
-        with contextlib.suppress(ValueError, OSError):  # damaged by hand: training goes on
-            commands = tuple(command for command in _read(self._folder) if command.number > self._heard)
-            self._heard = max((command.number for command in commands), default=self._heard)
+        self._version = version
+        with contextlib.suppress(ValueError, OSError):  # a damaged file does not stop training
+            commands = tuple(command for command in _read(self._folder) if command.number > self._last)
+            self._last = max((command.number for command in commands), default=self._last)
             return commands
         return ()
 
@@ -103,21 +103,21 @@ def _read(folder: Path) -> list[Command]:
 
 
 class StopSignals:
-    """SIGTERM and SIGINT ask for a stop after the current step; a second one acts as it did before."""
+    """Request a stop after the current step on SIGTERM or SIGINT; a second signal has its previous effect."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     def __enter__(self) -> "StopSignals":
         self._before = {}
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+            self._before = {number: signal.signal(number, self._request) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, _: object) -> None:
-        self.asked = True
+    def _request(self, number: int, _: object) -> None:
+        self.requested = True
         signal.signal(number, self._before[number])

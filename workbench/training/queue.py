@@ -1,8 +1,8 @@
-"""The machine's queue of trainings: a JSON file a job, taken in the order of submission, one job a slot.
+"""The machine's queue of training jobs: one JSON file per job, first in, first out, one job per slot.
 
-A job waits in a small process of its own that then becomes the training. Its place is held by a file lock, which the
-kernel frees at any death; the job's file stays until its training ends, so a restart of the machine loses nothing. This
-file imports nothing heavy: it is what waits.
+Each job waits in a small process that later execs into the training. The process holds a file lock, which the kernel
+releases however it dies. The job file stays until the training ends, so a reboot loses nothing. This module imports
+nothing heavy, because the waiting process runs it.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ from workbench.training.slots import Slots, choose_slots, hold_queue, queue_fold
 _COLOURS = ("FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE")
 _FIELDS = {"number": str, "run": str, "command": list, "environment": dict, "cwd": str, "candidates": list}
 _FIELDS |= {"needed": int, "submitted": float, "by": str}
-_POLL = 0.5  # seconds between looks whether it is one's turn
+_POLL = 0.5  # seconds between checks of the queue
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training that waits or runs: ``needed`` of the devices ``candidates``, after the run folder ``after``."""
+    """A queued or running training: it uses ``needed`` of the devices ``candidates`` and starts after run ``after``."""
 
     number: str
     run: str
@@ -49,20 +49,20 @@ class Job:
 
     @property
     def lock(self) -> Path:
-        """Held by the process that waits and, once it trains, by the training."""
+        """Lock file held by the waiting process and then by the training."""
         return self.file.with_suffix(".lock")
 
     @property
     def started(self) -> Path:
-        """Made when the training starts; it names its devices and this start of the machine."""
+        """File written when training starts, with its devices and the boot id."""
         return self.file.with_suffix(".started")
 
 
 @dataclass(frozen=True)
-class Place:
-    """A job as the queue shows it; ``state`` is "training", "waiting", "after RUN", "no process" or "damaged: WHY".
+class Entry:
+    """A job in the queue's listing; ``state`` is "training", "waiting", "after RUN", "no process" or "damaged: WHY".
 
-    ``job`` is None where its file cannot be read; ``name`` is then that of the file, else the run's.
+    If the job file cannot be read, ``job`` is None and ``name`` is the file name; otherwise ``name`` is the run's.
     """
 
     name: str
@@ -72,9 +72,9 @@ class Place:
 
 
 def submit(**record) -> Job:
-    """Add a job at the end of the queue and start nothing; `start_waiter` does."""
+    """Add a job at the end of the queue without starting it; see `start_waiter`."""
     with hold_queue():
-        # Never used twice, and in order even if the clock is put back.
+        # Unique, and increasing even if the clock is set back.
         newest = max((int(path.stem) for path in _files()), default=0)
         job = Job(f"{max(newest + 1, time.time_ns())}", submitted=time.time(), **record)
         write_json(job.file, asdict(job))
@@ -82,27 +82,27 @@ def submit(**record) -> Job:
 
 
 def jobs() -> list[Job]:
-    """The jobs in order, without those whose training is over, which are removed, and without damaged ones."""
-    found = []
+    """The jobs in order. Finished jobs are removed from the queue, damaged ones are skipped."""
+    listed = []
     for path in _files():
         with contextlib.suppress(ValueError, OSError):
             job = _job(path)
             if _is_over(job):
                 _remove(job)
             else:
-                found.append(job)
-    return found
+                listed.append(job)
+    return listed
 
 
-def places() -> list[Place]:
-    """The queue, in order; a job that cannot be read is a place that says why."""
+def entries() -> list[Entry]:
+    """The whole queue in order, with an entry for each damaged job too."""
     with hold_queue():
         whole = {job.number: job for job in jobs()}
-        return [_place(path, whole.get(path.stem)) for path in _files()]
+        return [_entry(path, whole.get(path.stem)) for path in _files()]
 
 
 def forget(run: Path) -> None:
-    """Remove the jobs of a run that is launched anew; those that wait or train stay."""
+    """Remove jobs of a run that no process holds, before the run is launched again."""
     with hold_queue():
         for job in jobs():
             if Path(job.run) == run and not is_locked(job.lock):
@@ -110,28 +110,28 @@ def forget(run: Path) -> None:
 
 
 def cancel(run: Path) -> None:
-    """Take the run's waiting job out of the queue; ValueError if there is none or it trains already."""
+    """Remove the run's waiting job from the queue; ValueError if there is none or it is already training."""
     with hold_queue():
-        found = [job for job in jobs() if Path(job.run) == run]
-        if not found:
+        job = next((job for job in jobs() if Path(job.run) == run), None)
+        if job is None:
             unread = damaged_jobs()
-            hint = f"; it holds damaged jobs, which may be its: {', '.join(unread)}" if unread else ""
+            hint = f"; these damaged jobs may belong to it: {', '.join(unread)}" if unread else ""
             raise ValueError(f"run {run.name} is not in the queue {queue_folder()}{hint}")
-        if found[0].started.is_file() and is_locked(found[0].lock):
-            raise ValueError(f"run {run.name} is training already: `workbench stop {run.name}`")
-        _remove(found[0])
-        with contextlib.suppress(ValueError):  # a damaged status stays as it is
+        if job.started.is_file() and is_locked(job.lock):
+            raise ValueError(f"run {run.name} is already training: `workbench stop {run.name}`")
+        _remove(job)
+        with contextlib.suppress(ValueError):  # a damaged status is left as it is
             step = read_status(run)["step"]
-            write_status(run, "stopped" if step else "created", step, remark="taken out of the queue")
+            write_status(run, "stopped" if step else "created", step, remark="removed from the queue")
 
 
 def damaged_jobs() -> list[str]:
-    """Names of the job files that cannot be read."""
+    """Names of job files that cannot be read."""
     return [path.name for path in _files() if not _is_readable(path)]
 
 
 def discard(name: str) -> None:
-    """Remove a job file that cannot be read, one of `damaged_jobs`."""
+    """Remove a damaged job file, by its name in `damaged_jobs`."""
     with hold_queue():
         for ending in (".json", ".started", ".lock"):
             path = (queue_folder() / name).with_suffix(ending)
@@ -144,7 +144,7 @@ def discard(name: str) -> None:
 def resume(everything: bool = True) -> list[Job]:
     """Start a waiting process for each job without one, in order, and return those jobs.
 
-    Without ``everything`` a training that died on a machine that is still up is left alone: it would die again.
+    Unless ``everything``, skip trainings that died since the last boot: they would probably fail again.
     """
     begun = []
     with hold_queue():
@@ -157,7 +157,7 @@ def resume(everything: bool = True) -> list[Job]:
 
 
 def start_waiter(job: Job, starter: int | None = None) -> subprocess.Popen | None:
-    """The process that waits for the job's turn and becomes its training; None if the run has a process already."""
+    """Start the process that waits for the job's turn and then trains; None if the run already has a process."""
     run = Path(job.run)
     own = take(run / STARTER_LOCK) if starter is None else starter
     if own is None:
@@ -180,9 +180,9 @@ def start_waiter(job: Job, starter: int | None = None) -> subprocess.Popen | Non
 
 
 def surroundings(*more: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a launched process: that of who launches it, and ``more``.
+    """Environment of a launched process: this process's, updated by ``more``, with colours off.
 
-    It writes into a file. Jupyter and others ask the programs they start for colours all the same: that is left out.
+    Jupyter and others force colours in their subprocesses, but this output goes to a file.
     """
     own = {key: value for key, value in os.environ.items() if key not in _COLOURS and not key.startswith("TTY_")}
     for given in more:
@@ -191,18 +191,18 @@ def surroundings(*more: Mapping[str, str]) -> dict[str, str]:
 
 
 def wait_for_turn(number: str) -> None:
-    """Wait until it is the job's turn, then become its training; return if the job was cancelled or cannot run."""
+    """Wait for the job's turn, then exec its training; return if the job was cancelled or cannot run."""
     lock = take(queue_folder() / f"{number}.lock")
     if lock is None:
         return
-    (queue_folder() / f"{number}.started").unlink(missing_ok=True)  # of an earlier time
+    (queue_folder() / f"{number}.started").unlink(missing_ok=True)  # left by an earlier start
     while True:
         with hold_queue():
             job = next((job for job in jobs() if job.number == number), None)
             if job is None:
                 (queue_folder() / f"{number}.lock").unlink(missing_ok=True)
                 return
-            if is_locked(Path(job.run) / TRAINER_LOCK):  # somebody could not wait
+            if is_locked(Path(job.run) / TRAINER_LOCK):  # started outside the queue
                 _remove(job)
                 return
             problem = _problem(job)
@@ -222,7 +222,7 @@ def wait_for_turn(number: str) -> None:
 
 
 def _turn(job: Job) -> Slots | None:
-    """Slots for the job, unless it has to wait or an earlier one that could start waits for the same devices."""
+    """Slots for the job; None if it has to wait, also for an earlier job that is ready for the same devices."""
     if not _may_start(job):
         return None
     for other in jobs():
@@ -239,19 +239,19 @@ def _may_start(job: Job) -> bool:
 
 
 def _problem(job: Job) -> str | None:
-    """Why the job can never run."""
+    """Reason why the job can never run, or None."""
     if job.after is None:
         return None
     name = Path(job.after).name
     if not (Path(job.after) / "status.json").is_file():
-        return f"it was to start after run {name}, which is gone"
+        return f"it should start after run {name}, which no longer exists"
     if _state(Path(job.after)) == "failed":
-        return f"it was to start after run {name}, which failed: {_error(Path(job.after))}"
+        return f"it should start after run {name}, which failed: {_error(Path(job.after))}"
     return None
 
 
 def _is_over(job: Job) -> bool:
-    """Whether nothing is left to do: the run is gone, or its training came to an end of its own."""
+    """Whether the job is done: its run is gone, or its training finished, stopped or failed."""
     if not Path(job.run).is_dir():
         return True
     if is_locked(job.lock) or not job.started.is_file():
@@ -260,19 +260,19 @@ def _is_over(job: Job) -> bool:
 
 
 def _files() -> list[Path]:
-    """The files of jobs, in order."""
+    """Job files, in order."""
     return sorted(path for path in queue_folder().glob("[0-9]*.json") if path.stem.isdecimal() and path.stem.isascii())
 
 
 def _job(path: Path) -> Job:
-    """The job in a file; ValueError naming the file if it is damaged."""
+    """Read a job file; ValueError naming the file if it is damaged."""
     record = read_json(path, SMALL)
     check_fields(record, path, _FIELDS, {"after": str})
     if record.keys() != Job.__dataclass_fields__.keys():
         raise damaged(path, f"a job has {', '.join(Job.__dataclass_fields__)}; it has {', '.join(record)[:200]}")
     texts = [*record["command"], *record["candidates"], *record["environment"].values()]
     if record["number"] != path.stem or not record["command"] or not all(isinstance(text, str) for text in texts):
-        raise damaged(path, "its number, command, devices or environment are not those of a job")
+        raise damaged(path, "its number, command, devices or environment are not valid")
     return Job(**{**record, "command": tuple(record["command"]), "candidates": tuple(record["candidates"])})
 
 
@@ -283,23 +283,23 @@ def _is_readable(path: Path) -> bool:
     return False
 
 
-def _place(path: Path, job: Job | None) -> Place:
+def _entry(path: Path, job: Job | None) -> Entry:
     try:
         job = job or _job(path)
     except ValueError as error:
-        return Place(path.name, None, f"damaged: {error}", ())
+        return Entry(path.name, None, f"damaged: {error}", ())
     name, state = Path(job.run).name, _state(Path(job.run))
     if state == "damaged":
-        return Place(name, job, f"damaged: {_error(Path(job.run))}", ())
+        return Entry(name, job, f"damaged: {_error(Path(job.run))}", ())
     if not is_locked(job.lock):
-        return Place(name, job, "no process", ())
+        return Entry(name, job, "no process", ())
     if job.started.is_file():
-        return Place(name, job, "training", tuple(_start(job)["devices"]))
-    return Place(name, job, "waiting" if _may_start(job) else f"after {Path(job.after).name}", job.candidates)
+        return Entry(name, job, "training", tuple(_start(job)["devices"]))
+    return Entry(name, job, "waiting" if _may_start(job) else f"after {Path(job.after).name}", job.candidates)
 
 
 def _start(job: Job) -> dict:
-    """The devices that a job's training took, and the start of the machine; neither if that cannot be read."""
+    """Devices and boot id of a started job; empty if the record cannot be read."""
     try:
         record = read_json(job.started, SMALL)
         check_fields(record, job.started, {"devices": list, "boot": str})
@@ -309,16 +309,16 @@ def _start(job: Job) -> dict:
 
 
 def _starts(job: Job) -> bool:
-    """Start the waiting process of a job; one that cannot start hinders no other."""
+    """Start the waiting process of a job and return whether it started; warn if it cannot, so the others still do."""
     try:
         return start_waiter(job) is not None
     except OSError as error:
-        warnings.warn(f"job {job.number} of run {Path(job.run).name} does not start: {error}", stacklevel=3)
+        warnings.warn(f"job {job.number} of run {Path(job.run).name} cannot start: {error}", stacklevel=3)
         return False
 
 
 def _state(run: Path) -> str:
-    """The state of a run, "damaged" if it cannot be read."""
+    """State of a run, or "damaged" if it cannot be read."""
     try:
         return read_status(run)["state"]
     except (ValueError, OSError):
@@ -326,7 +326,7 @@ def _state(run: Path) -> str:
 
 
 def _step(run: Path) -> int:
-    """The step of a run, 0 if it cannot be read: the training will say it anew."""
+    """Step of a run; 0 if it cannot be read, as the training writes it again."""
     try:
         return read_status(run)["step"]
     except (ValueError, OSError):
@@ -334,7 +334,7 @@ def _step(run: Path) -> int:
 
 
 def _error(run: Path) -> str:
-    """Why a run failed, or cannot be read."""
+    """Why a run failed or cannot be read."""
     try:
         return read_status(run).get("error") or "see its log.txt"
     except (ValueError, OSError) as error:

@@ -1,6 +1,7 @@
-"""Slots of the machine's devices, each held by the training that runs there: CPU ``$WORKBENCH_SLOTS`` (1), a GPU one.
+"""Device slots: one per GPU, ``$WORKBENCH_SLOTS`` (default 1) for the CPU, each held by one training process.
 
-A slot is a locked file, which the training inherits and the kernel frees at any death. Imports nothing heavy.
+A slot is a locked file. The training process inherits the lock, and the kernel releases it however the process dies.
+Imports nothing heavy.
 """
 
 import contextlib
@@ -15,18 +16,18 @@ from workbench.files import hold_lock, home_path, is_locked, read_json, write_js
 from workbench.runs.records import SMALL
 
 CPU = "cpu"
-_LOOK = 0.3  # seconds: who only looks at a lock holds it for microseconds
-_PATIENCE = 30.0  # seconds: the queue is held for milliseconds
+_LOOK = 0.3  # seconds to retry: `is_locked` holds a lock for microseconds
+_PATIENCE = 30.0  # seconds to wait for the queue lock, which is held for milliseconds
 
 
 def queue_folder() -> Path:
-    """Where the queue lives: ``$WORKBENCH_QUEUE``, or ``~/.cache/workbench/queue``."""
+    """Folder of the queue: ``$WORKBENCH_QUEUE``, or ``~/.cache/workbench/queue``."""
     return home_path(os.environ.get("WORKBENCH_QUEUE") or "~/.cache/workbench/queue")
 
 
 @dataclass(frozen=True)
 class Slots:
-    """Devices, the locked files that hold a slot on each, and the runs that are there already."""
+    """Acquired slots: devices, file descriptors of the lock files, and names of runs already on those devices."""
 
     devices: tuple[str, ...]
     handles: tuple[int, ...]
@@ -34,35 +35,36 @@ class Slots:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What tells the training its GPUs."""
+        """``CUDA_VISIBLE_DEVICES`` for the training process; empty on the CPU."""
         numbers = [device.removeprefix("gpu") for device in self.devices if device != CPU]
         return {"CUDA_VISIBLE_DEVICES": ",".join(numbers)} if numbers else {}
 
 
 @contextlib.contextmanager
 def hold_queue() -> Iterator[None]:
-    """Hold the queue, for milliseconds; ValueError if its folder cannot be written."""
+    """Hold the queue lock; ValueError if the queue folder cannot be written."""
     folder = queue_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".lock").touch()
     except OSError as error:
-        raise ValueError(f"the queue {folder} cannot be written: set WORKBENCH_QUEUE to a folder that can") from error
+        raise ValueError(f"the queue {folder} cannot be written: set WORKBENCH_QUEUE to a writable folder") from error
     with hold_lock(folder / ".lock", _PATIENCE):
         yield
 
 
 def take_slots(candidates: Sequence[str], needed: int, run: Path, force: bool = False) -> Slots | None:
-    """Slots on ``needed`` of the devices for a process that inherits ``Slots.handles``; None if there are not enough.
+    """Acquire slots on ``needed`` of the devices; None if too few are free.
 
-    With ``force`` the least used devices are taken all the same, and ``Slots.beside`` says which runs are there.
+    The training process has to inherit ``Slots.handles``. With ``force`` the least used devices are taken even if they
+    are in use, and ``Slots.beside`` names the runs there.
     """
     with hold_queue():
         return choose_slots(candidates, needed, run, force)
 
 
 def who_trains(candidates: Sequence[str], needed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The devices that would be taken now, and the runs that hold a slot there although none is free."""
+    """Devices that `take_slots` would choose now, and the runs on those of them that are full."""
     with hold_queue():
         holders = {device: _holders(device) for device in candidates}
     chosen = _least_used(holders)[:needed]
@@ -71,7 +73,7 @@ def who_trains(candidates: Sequence[str], needed: int) -> tuple[tuple[str, ...],
 
 
 def choose_slots(candidates: Sequence[str], needed: int, run: Path, force: bool) -> Slots | None:
-    """`take_slots` for whoever holds the queue."""
+    """`take_slots`, for callers that already hold the queue lock."""
     holders = {device: _holders(device) for device in candidates}
     free = [device for device in candidates if len(holders[device]) < _slots(device)]
     if len(free) < needed and not force:
@@ -87,12 +89,12 @@ def choose_slots(candidates: Sequence[str], needed: int, run: Path, force: bool)
 
 
 def _least_used(holders: Mapping[str, Sequence[str]]) -> list[str]:
-    """The devices, those with a free slot first, then those with fewer runs."""
+    """Devices sorted by use: those with a free slot first, then by number of runs."""
     return sorted(holders, key=lambda device: (len(holders[device]) >= _slots(device), len(holders[device])))
 
 
 def _holders(device: str) -> list[str]:
-    """Names of the runs that hold a slot of a device; what the dead left is removed."""
+    """Names of the runs that hold a slot of a device; slots of dead processes are removed."""
     folder = queue_folder() / "slots" / device
     folder.mkdir(parents=True, exist_ok=True)
     names = []
@@ -105,7 +107,7 @@ def _holders(device: str) -> list[str]:
 
 
 def _run_of(file: Path) -> str:
-    """Name of the run that holds a slot; it holds it, whatever became of what is written there."""
+    """Name of the run that holds a slot; a locked slot counts even if its record is damaged."""
     try:
         return Path(str(read_json(file, SMALL)["run"])).name
     except (ValueError, KeyError):
@@ -120,7 +122,7 @@ def _slots(device: str) -> int:
 
 
 def take(path: Path) -> int | None:
-    """The lock file, held by whoever inherits the handle; None if another process holds it."""
+    """Lock a file and return its inheritable descriptor; None if another process holds it."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     deadline = time.monotonic() + _LOOK
     while True:

@@ -1,4 +1,4 @@
-"""Records for a tracker beside ``metrics.jsonl``: TensorBoard, through Accelerate's own."""
+"""TensorBoard logging beside ``metrics.jsonl``, through Accelerate's tracker."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,17 +9,17 @@ from accelerate.utils import is_tensorboard_available
 
 
 def check_tracker(name: str) -> None:
-    """ValueError that says what to install, unless the tracker can be used."""
+    """Raise ValueError, naming the package to install, if the tracker is not available."""
     if name == "tensorboard" and not is_tensorboard_available():
         raise ValueError(
-            'training.tracker tensorboard needs its package: pip install "diffusion-workbench[tracking]", or take none'
+            'training.tracker tensorboard needs its package: pip install "diffusion-workbench[tracking]", or use none'
         )
 
 
 class Tracker:
-    """Writes records to ``RUN/tensorboard`` if ``name`` says so, and nothing for "none".
+    """Writes records to ``RUN/tensorboard`` if ``name`` is "tensorboard", and does nothing for "none".
 
-    A resumed run takes back what it logged after ``step``. Only the main process writes.
+    A resumed run purges records after ``step``. Only the main process writes.
     """
 
     def __init__(self, name: str, folder: Path, step: int):
@@ -29,7 +29,7 @@ class Tracker:
             self._tracker.start()
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Every number of a record of ``metrics.jsonl``, under its own name."""
+        """Log every number of a ``metrics.jsonl`` record under its own name."""
         if self._tracker is not None:
             numbers = {name: value for name, value in record.items() if name != "step" and value is not None}
             self._tracker.log(numbers, step=record["step"])

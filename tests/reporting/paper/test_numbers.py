@@ -96,7 +96,7 @@ def test_quoted_rows_are_those_nobody_trains_here_and_every_preset_exists():
         (lambda t: t["time"]["rows"][0].update(phases=[]), "time of plain needs phases"),
         (lambda t: t["time"]["rows"][0].update(phases=[{"steps": 3, "rate": 0.0}]), "a rate above 0"),
         (lambda t: t.update(stated={"a": 1}), "stated must be a list"),
-        (lambda t: t.update({5: 1}), "the key '5' is not text"),
+        (lambda t: t.update({5: 1}), "the key '5' is not a string"),
     ],
 )
 def test_a_broken_file_is_refused_with_its_name_and_the_place(tmp_path, change, words):
