@@ -236,7 +236,7 @@ def test_a_name_that_is_registered_twice_is_refused_and_our_own_are_kept(install
 
 def test_a_data_set_must_give_images(outside):
     (outside / "mypkg" / "none.py").write_text("def load(config, split): return 3")
-    with pytest.raises(ValueError, match="data.name 'mypkg.none' gave int; it must give"):
+    with pytest.raises(ValueError, match="data.name 'mypkg.none' returned int; it must return"):
         load_images(load_config("demo/plain", ["data.name=mypkg.none"]).data, "train")
     import numpy as np
 
@@ -244,7 +244,7 @@ def test_a_data_set_must_give_images(outside):
     for wrong, said in (
         ((pixels.astype(float), labels), "must be uint8"),
         ((pixels[:, :, :2], labels), "must be uint8 of shape n c h h"),
-        ((pixels, labels[:1]), "need 2 whole numbers as labels"),
+        ((pixels, labels[:1]), "need 2 integer labels"),
         ((pixels, labels + 1), "have labels 1..2; 2 classes have 0..1"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -1,4 +1,4 @@
-"""How fast a training process can read latents: our shards, one file an image, and a plain copy of as many bytes."""
+"""Benchmark of reading latents: our shards, one file per image, and a memory copy of the same size."""
 
 import math
 import os
@@ -33,13 +33,12 @@ def bench_loading(
     folder: Path | None = None,
     seed: int = 0,
 ) -> dict[str, int | float]:
-    """Images a second that one process reads in random batches, median of ``repeats``, and what they are relative to.
+    """Images per second that one process reads in random batches (median of ``repeats``), and their ratios.
 
-    ``count`` float32 rows of ``shape`` (the moments of an SD-VAE at 256 pixels by default) are generated in a
-    temporary folder inside ``folder``: as shards, and as one .npy file an image (the layout of REPA). ``copy`` is a
-    memory copy of a batch into a new array: the ceiling. The ways alternate, so a drift of the machine's speed
-    touches all of them. "warm" has the files in the page cache, as after an epoch on a machine whose memory holds the
-    set; "cold" asks the system to forget them before each batch (Linux only; left out elsewhere).
+    ``count`` float32 rows of ``shape`` (by default the moments of an SD-VAE at 256 pixels) are generated in a temporary
+    folder inside ``folder``, as shards and as one .npy file per image (REPA's layout). ``copy`` copies a batch in
+    memory, as an upper bound. The methods alternate, so that changes of machine speed affect all of them. "warm" reads
+    from the page cache; "cold" drops the files from it before each batch (Linux only, left out elsewhere).
     """
     if batch > count:
         raise ValueError(f"batch {batch} is larger than count {count}")
@@ -73,7 +72,7 @@ def _write_files(shards: Shards, files_at: Path) -> None:
     files_at.mkdir()
     for index in range(len(shards)):
         np.save(files_at / f"{index}.npy", shards.rows("moments", np.array([index]))[0])
-    os.sync()  # pages that are not yet on the disk cannot be forgotten
+    os.sync()  # dirty pages cannot be dropped from the cache
 
 
 def _rates(
@@ -82,7 +81,7 @@ def _rates(
     drawn: list[Int[np.ndarray, "b"]],
     before: Callable[[], None],
 ) -> dict[str, float]:
-    """Rows a second of each way, the first batch left out, and the shards' rate relative to the others'."""
+    """Rows per second of each method, without the first batch, and ratios of the shards to the others."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for chosen in drawn:
         for name, read in ways.items():

@@ -183,7 +183,7 @@ def test_class_names_of_tar_shards(shards):
         ({"a.jpg": b"x", "a.png": b"y", "a.cls": b"1"}, r"bad.tar!a.png is a second image"),
         ({"a.jpg": b"x", "a.cls": b"ant"}, r"bad.tar!a.cls holds 'ant', not a class number"),
         ({"a.jpg": b"x", "a.cls": b"-1"}, r"bad.tar!a.cls holds '-1', not a class number"),
-        ({"a.txt": b"x"}, "bad.tar holds no samples"),
+        ({"a.txt": b"x"}, "bad.tar has no samples"),
         ({"a.jpg": b"junk", "a.cls": b"1"}, r"bad.tar!a.jpg is damaged or not an image"),
     ],
     ids=["label only", "image only", "empty", "two images", "word", "negative", "neither", "junk"],
@@ -232,7 +232,7 @@ def test_zips_that_were_joined_are_refused(tmp_path):
     first, second = (pack(tmp_path / f"{name}.zip", {f"{name}/0.png": image(0)}) for name in ("cat", "dog"))
     joined = tmp_path / "joined.zip"
     joined.write_bytes(first.read_bytes() + second.read_bytes())
-    with pytest.raises(ValueError, match="joined.zip holds another archive in its first"):
+    with pytest.raises(ValueError, match="joined.zip has another archive in its first"):
         load(joined)
 
 
@@ -294,7 +294,7 @@ def test_links_in_shards_are_refused(tmp_path, kind):
         link = tarfile.TarInfo("0001.png")
         link.type, link.linkname = kind, "0000.png"
         archive.addfile(link)
-    with pytest.raises(ValueError, match="bad.tar!0001.png is a link or no plain file"):
+    with pytest.raises(ValueError, match="bad.tar!0001.png is not a regular file"):
         web(tmp_path / "bad.tar")
 
 
@@ -307,7 +307,7 @@ def test_headers_of_tar_files_that_lie_are_refused(tmp_path):
         (tmp_path / f"{name}.tar").write_bytes(header.tobuf() + bytes(2048))
         with pytest.raises(ValueError, match=f"{name}.tar is damaged|{name}.tar!a.png has 1,000,000,000,000 bytes"):
             web(tmp_path / f"{name}.tar")
-    with pytest.raises(ValueError, match="is no file|there are no .tar files"):
+    with pytest.raises(ValueError, match="is not a file|there are no .tar files"):
         web("/dev/zero")
 
 
@@ -333,7 +333,7 @@ def test_zips_that_lie_are_refused(tmp_path):
         archive.writestr("cat/0.png", image(1))
     with pytest.raises(ValueError, match="twice.zip!cat/0.png is in the archive twice"):
         load(tmp_path / "twice.zip")
-    with pytest.raises(ValueError, match="up.zip!../cat/0.png is no name of a file inside"):
+    with pytest.raises(ValueError, match="up.zip!../cat/0.png leads out of the archive"):
         load(pack(tmp_path / "up.zip", {"../cat/0.png": image(0)}))
     path = pack(tmp_path / "giant.zip", {"cat/0.png": image(0)}, zipfile.ZIP_STORED)
     raw = bytearray(path.read_bytes())

@@ -106,7 +106,7 @@ def test_processes_share_the_gpus_in_turn(monkeypatch):
 
 def test_a_process_that_was_killed_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("workbench.data.encode._WORKER", "import os; input(); os.kill(os.getpid(), 9)")
-    with pytest.raises(ValueError, match="encoding process . of 2 was killed by signal 9, .* run it again to go on"):
+    with pytest.raises(ValueError, match="encoding process . of 2 was killed by signal 9, .* run it again to continue"):
         encode(DIGITS, "train", tmp_path, processes=2)
 
 
@@ -114,7 +114,7 @@ def test_a_process_that_was_killed_is_told(tmp_path, monkeypatch):
     ("damage", "said"),
     [
         ("label", r"has labels 0 to 10; its 10 classes allow 0 to 9"),
-        ("order", "the labels in .* are not those of the images"),
+        ("order", "the labels in .* differ from those of the images"),
         ("bytes", "does not have the SHA-256"),
         ("content", r"holds 60 images of 00000000, not 60 of"),
     ],

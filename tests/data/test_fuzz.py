@@ -171,7 +171,7 @@ def test_safetensors_headers(header, data):
             for name in opened.shapes:
                 assert opened.column(name).shape == opened.shapes[name]
         except ValueError as error:
-            assert "a.safetensors is missing, damaged or no safetensors file" in str(error)
+            assert "a.safetensors is missing, damaged or not a safetensors file" in str(error)
 
 
 @given(st.data())

@@ -102,7 +102,7 @@ def test_shards_stay_below_a_size(tmp_path, monkeypatch):
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("workbench.data.codecs.to_float", lambda images: images / torch.zeros(()))
-    with pytest.raises(ValueError, match="codec 'identity' makes numbers that are not finite of images 0 to 24"):
+    with pytest.raises(ValueError, match="codec 'identity' encodes images 0 to 24 to non-finite numbers"):
         open_latents(CONFIG, "train", tmp_path)
     assert not list(tmp_path.glob("*/*.safetensors"))
 

@@ -123,7 +123,7 @@ def test_a_file_cut_short_while_it_is_read_is_named(tmp_path):
     shards = open_shards(tmp_path)
     assert shards.rows("value", np.array([24])).tolist() == [[24, 576]]
     os.truncate(tmp_path / "shard-00002.safetensors", 200)
-    with pytest.raises(ValueError, match="shard-00002.safetensors is damaged: it ends too early"):
+    with pytest.raises(ValueError, match="shard-00002.safetensors is damaged: it is truncated"):
         shards.rows("value", np.array([24]))
 
 
@@ -148,7 +148,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_finished_is_lost(tmp_path, monk
         writing(path, content)
 
     monkeypatch.setattr(module, "write_atomically", full)
-    with pytest.raises(ValueError, match="the disk of .* is full: 10 of 25 rows are written and kept; make room"):
+    with pytest.raises(ValueError, match="the disk of .* is full: 10 of 25 rows are written and kept; free space"):
         write(tmp_path)
     monkeypatch.setattr(module, "write_atomically", writing)
     before = (tmp_path / "shard-00000.safetensors").stat().st_mtime_ns

@@ -93,7 +93,7 @@ def test_repas_images_go_with_the_latents(tmp_path, repa):
         assert latents.index["images"] == load_images(limited.data, "train").content
     listing = repa / "images" / "dataset.json"
     listing.write_text(listing.read_text().replace("3]", "1]"))
-    with pytest.raises(ValueError, match="the labels in .*images and in .*vae-sd are not the same"):
+    with pytest.raises(ValueError, match="the labels in .*images and in .*vae-sd differ"):
         load_images(config, "train")
 
 
@@ -130,7 +130,7 @@ def test_limit_and_split_folders(tmp_path, lightningdit, raw):
     assert len(few) == 3 and few.labels.tolist() == LABELS[:3]
     mirrored = few.moments(np.array([2, 0]), np.array([True, True]))[:, :4]
     torch.testing.assert_close(mirrored, standard(raw[[2, 0], 4:]))
-    with pytest.raises(ValueError, match="has one split, which is for training"):
+    with pytest.raises(ValueError, match="only has a training split"):
         open_latents(configure("lightningdit-latents", lightningdit), "test", tmp_path)
     root = tmp_path / "divided"
     (root / "val").mkdir(parents=True)
@@ -159,15 +159,15 @@ def test_what_does_not_go_together_is_refused(tmp_path, repa, lightningdit, code
     torch.save(statistics, lightningdit / "latents_stats.pt")
     assert len(open_latents(configure("lightningdit-latents", lightningdit), "train", tmp_path / "latents")) == COUNT
     torch.save({**statistics, "std": 3 / SCALE[None]}, lightningdit / "latents_stats.pt")
-    refused("lightningdit-latents", lightningdit, "latents_stats.pt does not go with codec 'tiny'.* a factor 3 from 1")
+    refused("lightningdit-latents", lightningdit, "latents_stats.pt does not match codec 'tiny'.* a factor 3 from 1")
     torch.save({"mean": torch.zeros(5)}, lightningdit / "latents_stats.pt")
     refused("lightningdit-latents", lightningdit, "latents_stats.pt must hold mean and std of 4 channels")
     (lightningdit / "latents_stats.pt").unlink()
     monkeypatch.setattr(_Network.config, "latent_channels", 16)
     refused("lightningdit-latents", lightningdit, "has 4 channels, codec 'tiny' has 16")
     monkeypatch.setattr(module, "load_codec", lambda name, pixel_channels, device: Identity(pixel_channels))
-    refused("lightningdit-latents", lightningdit, "holds latents of an autoencoder; codec 'identity' is none")
-    with pytest.raises(ValueError, match="holds latents and no images"):
+    refused("lightningdit-latents", lightningdit, "has latents of an autoencoder; codec 'identity' is not one")
+    with pytest.raises(ValueError, match="has latents but no images"):
         load_images(configure("lightningdit-latents", lightningdit).data, "train")
 
 
@@ -181,7 +181,7 @@ def test_damaged_repa_stores_are_named(tmp_path, repa):
     refused("1 files of .*dataset.json have no label in it, the first is .*extra.npy")
     (folder / "extra.npy").unlink()
     np.save(folder / "img-mean-std-00000002.npy", np.zeros((8, 4, 4), np.float32))
-    refused(r"img-mean-std-00000002.npy has shape \(8, 4, 4\), the first one \(8, 8, 8\)")
+    refused(r"img-mean-std-00000002.npy has shape \(8, 4, 4\), the first file has \(8, 8, 8\)")
     (folder / "img-mean-std-00000002.npy").write_bytes(b"junk")
     refused("img-mean-std-00000002.npy is damaged or not an array")
     (folder / "img-mean-std-00000002.npy").unlink()
@@ -204,9 +204,9 @@ def test_damaged_lightningdit_stores_are_named(tmp_path, lightningdit, raw):
     refused("rank01_shard000.safetensors lacks latents_flip", **{k: good[k] for k in ("latents", "labels")})
     refused("rank01_shard000.safetensors must hold latents of 3 x", **{**good, "latents": raw[:2, :4]})
     refused("has a label -1", **{**good, "labels": np.array([0, -1, 2])})
-    refused("is missing, damaged or no safetensors file of", **{**good, "latents": raw[:3, :4].astype(np.float64)})
+    refused("is missing, damaged or not a safetensors file of", **{**good, "latents": raw[:3, :4].astype(np.float64)})
     second.write_bytes(b"junk")
-    refused("rank01_shard000.safetensors is missing, damaged or no safetensors file")
+    refused("rank01_shard000.safetensors is missing, damaged or not a safetensors file")
     for file in lightningdit.iterdir():
         file.unlink()
     refused("has no .safetensors files with LightningDiT's latents")

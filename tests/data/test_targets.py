@@ -143,7 +143,7 @@ def test_content_changes_with_whatever_the_tokens_depend_on(tmp_path, encoders, 
 def test_latents_of_other_images_are_refused(tmp_path, encoders, stored):
     latents = open_latents(configure("data.limit=24"), "train", tmp_path)
     config = configure(f"objective.stored={stored}")
-    with pytest.raises(ValueError, match="are not those of the train images"):
+    with pytest.raises(ValueError, match="do not belong to the train images"):
         open_targets(config, "train", latents, tmp_path, "cpu")
     assert open_targets(replace(config, data=configure("data.limit=24").data), "train", latents, tmp_path, "cpu")
 

@@ -203,16 +203,16 @@ def test_va_vae_refusals(tiny):
     with pytest.raises(ValueError, match="vavae.pt is damaged"):
         load_codec("va-vae", 3)
     torch.save({"mean": torch.zeros(4), "std": torch.zeros(4)}, folder / "latents_stats.pt")
-    with pytest.raises(ValueError, match="latents_stats.pt holds numbers that are not finite, or deviations"):
+    with pytest.raises(ValueError, match="latents_stats.pt has non-finite numbers, or standard deviations"):
         load_codec("va-vae", 3)
     torch.save({"mean": torch.zeros(3)}, folder / "latents_stats.pt")
-    with pytest.raises(ValueError, match=r"latents_stats.pt must hold mean and std of 4 channels; it holds .*\(3,\)"):
+    with pytest.raises(ValueError, match=r"latents_stats.pt must have mean and std of 4 channels; it has .*\(3,\)"):
         load_codec("va-vae", 3)
     (folder / "latents_stats.pt").unlink()
     with pytest.raises(ValueError, match="latents_stats.pt is missing"):
         load_codec("va-vae", 3)
     (folder / "vavae.pt").unlink()
-    with pytest.raises(ValueError, match="must hold one file of weights .*found: none"):
+    with pytest.raises(ValueError, match="must have one weights file .*found: none"):
         load_codec("va-vae", 3)
 
 

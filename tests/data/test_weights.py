@@ -40,7 +40,7 @@ def test_what_holds_no_tensors_is_named(tmp_path):
         read_tensors(file)
     for content in ([torch.ones(1)], {"steps": 3}, {"state_dict": 1}):
         torch.save(content, file)
-        with pytest.raises(ValueError, match="x.pt holds no table of tensors"):
+        with pytest.raises(ValueError, match="x.pt has no dictionary of tensors"):
             read_tensors(file)
     torch.save({"a": torch.ones(1), "b": Stranger()}, file)
     with pytest.raises(ValueError, match=r"x.pt is damaged, or holds more than plain tensors .*\(UnpicklingError\)"):
@@ -62,7 +62,7 @@ def test_statistics_of_each_channel(tmp_path):
     torch.save({"mean": torch.arange(3.0).reshape(1, 3, 1, 1), "std": torch.ones(1, 3, 1, 1)}, file)
     mean, std = read_statistics(file, 3)
     assert mean.tolist() == [0, 1, 2] and std.tolist() == [1, 1, 1]
-    with pytest.raises(ValueError, match=r"must hold mean and std of 4 channels; it holds .*\(1, 3, 1, 1\)"):
+    with pytest.raises(ValueError, match=r"must have mean and std of 4 channels; it has .*\(1, 3, 1, 1\)"):
         read_statistics(file, 4)
     torch.save({"mean": torch.zeros(3), "std": torch.tensor([1.0, 0, 1])}, file)
     with pytest.raises(ValueError, match="deviations that are not positive"):
@@ -111,10 +111,10 @@ def test_a_silent_hub_is_given_up_soon(hub, monkeypatch):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (torch.tensor([1.0, float("nan"), float("inf")]), "b of .*x.pt has 2 of 3 numbers that are not finite"),
-        (torch.tensor([1 + 2j]), "b of .*x.pt is no dense tensor of real numbers: it is complex64"),
-        (torch.eye(2).to_sparse(), "b of .*x.pt is no dense tensor of real numbers: .*sparse_coo"),
-        (torch.empty(2, device="meta"), "b of .*x.pt is no dense tensor of real numbers: .* meta"),
+        (torch.tensor([1.0, float("nan"), float("inf")]), "b of .*x.pt has 2 non-finite numbers of 3"),
+        (torch.tensor([1 + 2j]), "b of .*x.pt is not a dense tensor of real numbers: it is complex64"),
+        (torch.eye(2).to_sparse(), "b of .*x.pt is not a dense tensor of real numbers: .*sparse_coo"),
+        (torch.empty(2, device="meta"), "b of .*x.pt is not a dense tensor of real numbers: .* meta"),
     ],
     ids=["not finite", "complex", "sparse", "meta"],
 )

@@ -149,7 +149,7 @@ def test_other_files_are_not_taken_for_inceptions(folder, inception_weights, mon
     monkeypatch.setattr(inception_2015, "_SHA256", "6726825d")
     file.unlink()
     file.symlink_to(inception_weights)
-    with pytest.raises(ValueError, match=rf"{INCEPTION} is damaged or of another release: .* begins with 6726825d"):
+    with pytest.raises(ValueError, match=rf"{INCEPTION} is damaged or from another release: .* begins with 6726825d"):
         load_detector("inception-2015")
 
 

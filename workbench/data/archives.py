@@ -1,6 +1,7 @@
-"""Image sets inside archives: a zip file of class folders, and web-dataset shards (tar files of numbered samples).
+"""Image sets in archives: a zip file of class folders, and WebDataset shards (tar files of samples).
 
-Members are listed once; an image is read where it lies. Errors call a member ``archive.zip!folder/image.png``.
+Members are listed once, and images are read directly from the archive. Messages name a member as
+``archive.zip!folder/image.png``.
 """
 
 import contextlib
@@ -45,15 +46,15 @@ from workbench.data.tree import (
 
 MAX_MEMBERS = 20_000_000  # of an archive; ImageNet has 1.3 million images
 MAX_MEMBER_BYTES = 1 << 30  # of one image file, which is held in memory
-_HEADER_BYTES = 1 << 20  # of the extended headers of a member of a tar file
+_HEADER_BYTES = 1 << 20  # limit for the extended headers of a tar member
 _LABEL_BYTES = 100  # of a .cls file
 
 
 def load_image_zip(config: DataConfig, path: Path, split: str) -> Images:
-    """``path!/[train|test|val/]class/image.png``, also when folders enclose all that.
+    """Load ``path!/[train|test|val/]class/image.png``, also inside enclosing folders.
 
-    Divided and hashed as a folder is. ValueError naming the archive or the member that is damaged, encrypted, empty
-    or no image.
+    Splits and content hash are those of the same tree as a folder. Raises ValueError naming the archive or the member
+    that is damaged, encrypted, empty or not an image.
     """
     archive = ZipArchive(path)
     listing = Members(archive)
@@ -65,7 +66,7 @@ def load_image_zip(config: DataConfig, path: Path, split: str) -> Images:
 
 
 class ZipArchive:
-    """A zip file that each process opens for itself: a handle shared across a fork would share its position."""
+    """A zip file that each process opens itself, as a handle shared across a fork would share its position."""
 
     def __init__(self, path: Path):
         self.path, self._process, self._opened = path, -1, None
@@ -74,21 +75,20 @@ class ZipArchive:
         return ZipArchive, (self.path,)
 
     def members(self) -> list[zipfile.ZipInfo]:
-        """All files and folders; ValueError for several archives in one file, of which readers see the last only."""
+        """All files and folders; ValueError for concatenated archives, of which zipfile reads only the last."""
         members = self._file().infolist()
         if len(members) > MAX_MEMBERS:
             raise ValueError(f"{self.path} has {len(members):,} members; at most {MAX_MEMBERS:,} are read")
         first = min((info.header_offset for info in members), default=0)
         with self.path.open("rb") as file:
             if first and file.read(4) == b"PK\x03\x04":
-                raise ValueError(f"{self.path} holds another archive in its first {first:,} bytes; unpack both")
+                raise ValueError(f"{self.path} has another archive in its first {first:,} bytes; unpack both")
         return members
 
     def read(self, name: str) -> bytes:
-        """The content of a member, checked against its checksum."""
+        """Read a member and check its checksum."""
         try:
             return self._file().read(name)
-        # The last two are what zipfile raises for encrypted members and for methods that it does not know.
         except _ZIP_DAMAGE as error:
             raise ValueError(f"{self.path}!{printable(name)} is damaged or cannot be unpacked: {error}") from error
 
@@ -96,7 +96,7 @@ class ZipArchive:
         if self._process != os.getpid():
             try:
                 if not stat.S_ISREG(os.stat(self.path).st_mode):
-                    raise ValueError(f"{self.path} is no file")
+                    raise ValueError(f"{self.path} is not a file")
                 self._opened = zipfile.ZipFile(self.path)
             except FileNotFoundError as error:
                 raise ValueError(f"{self.path} does not exist") from error
@@ -113,7 +113,7 @@ _ZIP_DAMAGE = (
     EOFError,
     OSError,
     RuntimeError,  # an encrypted member
-    NotImplementedError,  # a method or version that is not known
+    NotImplementedError,  # an unknown compression method or version
     UnicodeError,
     OverflowError,
     MemoryError,
@@ -121,7 +121,7 @@ _ZIP_DAMAGE = (
 
 
 class Members:
-    """The files of a zip archive as a tree (`data.tree.Listing`): their raw names and checksums by path."""
+    """The files of a zip archive as a `data.tree.Listing`, with their raw names and checksums by path."""
 
     def __init__(self, archive: ZipArchive):
         self.where, self.left_out = f"{archive.path}!", LeftOut()
@@ -148,7 +148,7 @@ class Members:
     def _add(self, info: zipfile.ZipInfo) -> None:
         *folders, file = _parts(info)
         if ".." in folders:
-            raise ValueError(f"{self.where}{printable(info.filename)} is no name of a file inside the archive")
+            raise ValueError(f"{self.where}{printable(info.filename)} leads out of the archive")
         for number, name in enumerate(folders, start=1):
             reason = left_out_reason(name, folder=True)
             if reason:
@@ -176,9 +176,9 @@ class Members:
 
 
 def _parts(info: zipfile.ZipInfo) -> list[str]:
-    """Folders and file of a member, whatever program wrote the name; the file is "" for a folder."""
+    """Folders and file name of a member; the file name is "" for a folder."""
     name = info.filename
-    if not info.flag_bits & 0x800 and not name.isascii():  # no mark of UTF-8: zipfile takes it for the DOS code page
+    if not info.flag_bits & 0x800 and not name.isascii():  # no UTF-8 flag: zipfile decodes it as cp437
         with contextlib.suppress(UnicodeError):
             name = name.encode("cp437").decode("utf-8")
     if info.create_system == 0:  # DOS and Windows
@@ -196,7 +196,7 @@ def _read_zip(archive: ZipArchive, names: list[str], size: int, crop: str, indic
 
 @dataclass(frozen=True)
 class TarIndex:
-    """The samples of one tar file in its order: names, places, sizes and CRC-32 of the images, and their labels."""
+    """Samples of one tar file in file order: name, offset, size and CRC-32 of each image, and its label."""
 
     names: list[str]
     offsets: Int[np.ndarray, "n"]
@@ -206,13 +206,13 @@ class TarIndex:
 
 
 def load_web_dataset(config: DataConfig, split: str) -> Images:
-    """Samples ``key.jpg`` (or another image) with ``key.cls`` (a whole number as text) in uncompressed tar files.
+    """Load samples ``key.jpg`` (or other images) with ``key.cls`` (an integer as text) from uncompressed tar files.
 
-    ``config.path`` is a folder of them or a pattern. The split is a subfolder, or the files with the word train,
-    test, val or validation in their names; where there are neither, every tenth image of each class is for tests.
-    A ``classes.txt`` in the folder names the classes, one a line; without it they are numbers, from 0 to the largest
-    label of any split. A shard without samples is passed over; other members, and hidden files, are left alone.
-    ValueError naming the archive or member that is damaged, empty, or half of a sample.
+    ``config.path`` is a folder of tar files or a pattern. The split is a subfolder, or the files with train, test, val
+    or validation in their names; without either, every tenth image of each class is in the test split. A
+    ``classes.txt`` in the folder names the classes, one per line; without it, classes are the numbers from 0 to the
+    largest label of any split. Shards without samples are skipped; other members and hidden files are ignored. Raises
+    ValueError naming the archive or member that is damaged, empty, or lacks its image or label.
     """
     path = data_path(config, "a folder with .tar files or a pattern such as shards/train-*.tar")
     found = _find_archives(path, split)
@@ -223,7 +223,7 @@ def load_web_dataset(config: DataConfig, split: str) -> Images:
         indexes.append(index_tar(archive))
     empty = [archive.name for archive, index in zip(found.archives, indexes, strict=True) if not index.names]
     if len(empty) == len(indexes):
-        raise ValueError(f"{found.archives[0]} holds no samples key.jpg with key.cls")
+        raise ValueError(f"{found.archives[0]} has no samples key.jpg with key.cls")
     labels, offsets, sizes, checks = (
         np.concatenate([getattr(index, column) for index in indexes])
         for column in ("labels", "offsets", "sizes", "checksums")
@@ -232,7 +232,7 @@ def load_web_dataset(config: DataConfig, split: str) -> Images:
     classes = class_names([found.folder], max(int(labels.max()), *elsewhere, 0))
     kept = _share(labels, split, found.divided)
     if not len(kept):
-        raise ValueError(f"{path} holds no images for the {split} split")
+        raise ValueError(f"{path} has no images for the {split} split")
     names = [name for index in indexes for name in index.names]
     numbers = np.repeat(np.arange(len(found.archives)), [len(index.names) for index in indexes])
     notes = list(found.notes)
@@ -247,27 +247,27 @@ def load_web_dataset(config: DataConfig, split: str) -> Images:
 
 
 def _share(labels: Int[np.ndarray, "n"], split: str, divided: bool) -> Int[np.ndarray, "m"]:
-    """Places of the split's images, in order."""
+    """Indices of the split's images, in order."""
     if divided:
         return np.arange(len(labels))
     kept = []
     for label in np.unique(labels):
-        places = np.flatnonzero(labels == label)
-        kept += [place for number, place in enumerate(places.tolist()) if in_split(number, split)]
+        indices = np.flatnonzero(labels == label)
+        kept += [index for number, index in enumerate(indices.tolist()) if in_split(number, split)]
     return np.sort(np.array(kept, dtype=np.int64))
 
 
 def index_tar(path: Path) -> TarIndex:
-    """The samples of a tar file; what was found is kept in the user's cache, since every byte has to be read."""
-    mark = stamp(path)
-    settle(np.array([mark], dtype=np.int64))
-    kept = cached(f"tar-2 {path.resolve()} {mark}")
+    """Index the samples of a tar file; the result is cached, as indexing has to read every byte."""
+    version = stamp(path)
+    settle(np.array([version], dtype=np.int64))
+    kept = cached(f"tar-2 {path.resolve()} {version}")
     known = load_arrays(kept, ("names", "offsets", "sizes", "checksums", "labels"))
     if known is not None:
         text = known.pop("names").tobytes().decode("utf-8", "surrogateescape")
         return TarIndex(text.split("\0") if text else [], **known)
     index = _scan_tar(path)
-    if stamp(path) != mark:
+    if stamp(path) != version:
         raise ValueError(f"{path} changed while it was read")
     columns = {name: getattr(index, name) for name in ("offsets", "sizes", "checksums", "labels")}
     names = np.frombuffer("\0".join(index.names).encode("utf-8", "surrogateescape"), np.uint8)
@@ -276,11 +276,11 @@ def index_tar(path: Path) -> TarIndex:
 
 
 def _scan_tar(path: Path) -> TarIndex:
-    """Every sample of a file; archives that were joined (``cat a.tar b.tar``) are read one after the other."""
+    """All samples of a file, which may be several concatenated archives (``cat a.tar b.tar``)."""
     samples: list[dict[str, Any]] = []
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise OSError("it is no file")
+            raise OSError("it is not a file")
         with path.open("rb") as file:
             size, start = os.fstat(file.fileno()).st_size, 0
             if size == 0:
@@ -290,7 +290,7 @@ def _scan_tar(path: Path) -> TarIndex:
                 samples += found
                 if len(samples) > MAX_MEMBERS:
                     raise ValueError(f"{path} has more than {MAX_MEMBERS:,} samples")
-    # Headers that lie are met by tarfile with errors of many kinds.
+    # tarfile raises many kinds of errors for invalid headers.
     except (tarfile.TarError, OSError, EOFError, OverflowError, MemoryError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or not an uncompressed tar archive: {error}") from error
     for sample in samples:
@@ -305,7 +305,7 @@ def _scan_tar(path: Path) -> TarIndex:
 
 
 class _Bounded:
-    """A file of which no more is read at once than a tar header may hold."""
+    """A file that refuses to read more at once than the limit for a tar header."""
 
     def __init__(self, file: BinaryIO):
         self._file, self.seek, self.tell = file, file.seek, file.tell
@@ -317,7 +317,7 @@ class _Bounded:
 
 
 def _scan_part(path: Path, file: BinaryIO, start: int, size: int) -> tuple[list[dict[str, Any]], int | None]:
-    """The samples of the archive that begins at ``start``, and where the next one does, if there is one."""
+    """The samples of the archive that begins at ``start``, and the start of the next one, or None."""
     samples: dict[str, dict[str, Any]] = {}
     file.seek(start)
     with tarfile.open(fileobj=_Bounded(file), mode="r:") as archive:
@@ -327,9 +327,9 @@ def _scan_part(path: Path, file: BinaryIO, start: int, size: int) -> tuple[list[
             wanted = f".{suffix.lower()}" in SUFFIXES or suffix.lower() == "cls"
             folders = os.path.dirname(name).split("/")
             if not stem or not wanted or any(folder != "." and left_out_reason(folder, True) for folder in folders):
-                continue  # webdataset, too, passes over names that begin with a dot
+                continue  # the webdataset package skips names that begin with a dot, too
             if not member.isreg() or member.issparse():
-                raise ValueError(f"{path}!{printable(name)} is a link or no plain file; pack the file itself")
+                raise ValueError(f"{path}!{printable(name)} is not a regular file; pack the file itself")
             key = os.path.join(os.path.dirname(name), stem)
             sample = samples.setdefault(key, {"key": key})
             if suffix.lower() == "cls":
@@ -346,7 +346,7 @@ def _scan_part(path: Path, file: BinaryIO, start: int, size: int) -> tuple[list[
                     f"{path}!{printable(name)} has {member.size:,} bytes; at most {MAX_MEMBER_BYTES:,} are read"
                 )
             sample["image"] = (name, member.offset_data, member.size, _checksum(file, member))
-        # tarfile takes a header cut short for the end.
+        # tarfile treats a truncated header as the end of the archive.
         file.seek(archive.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("it ends without an end mark")
@@ -354,7 +354,7 @@ def _scan_part(path: Path, file: BinaryIO, start: int, size: int) -> tuple[list[
 
 
 def _next_part(file: BinaryIO, size: int) -> int | None:
-    """Where the padding after an archive's end mark stops; None at the end of the file."""
+    """Offset after the padding at the end of an archive; None at the end of the file."""
     while file.tell() < size:
         block = file.read(tarfile.BLOCKSIZE)
         if block.strip(b"\0"):
@@ -386,7 +386,7 @@ def _read_label(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -
 
 @dataclass(frozen=True)
 class Shards:
-    """The tar files of a split and of the other one; ``divided`` if they are all of the split's."""
+    """Tar files of a split and of the other split; ``divided`` if the files are already separated by split."""
 
     folder: Path
     archives: list[Path]
@@ -396,7 +396,7 @@ class Shards:
 
 
 def _find_archives(path: Path, split: str) -> Shards:
-    """The split's archives in order of name, and the folder where classes.txt may lie."""
+    """The split's archives sorted by name, and the folder of an optional classes.txt."""
     other = "train" if split == "test" else "test"
     if path.is_dir():
         folders = sorted(child.name for child in path.iterdir() if child.is_dir() and child.name[0] != ".")
@@ -410,13 +410,13 @@ def _find_archives(path: Path, split: str) -> Shards:
         notes = (f"folders with .tar files beside the shards ({', '.join(inner[:3])})",) if inner and found else ()
         if inner and not found:
             where = ", ".join(inner[:3])
-            raise ValueError(f"there are no .tar files at {path}, but in {where}; give a pattern: {path}/*/*.tar")
+            raise ValueError(f"there are no .tar files at {path}, only in {where}; give a pattern: {path}/*/*.tar")
     else:
         folder, notes = path.parent, ()
         try:
             found = [path] if path.is_file() else sorted(Path(name) for name in glob.glob(str(path)))
         except re.error as error:
-            raise ValueError(f"data.path {path} is no pattern of file names: {error}") from error
+            raise ValueError(f"data.path {path} is not a valid file name pattern: {error}") from error
         _refuse_packed(found)
     words = {archive: set(re.split("[^a-z]+", archive.name.lower())) for archive in _some(found, path)}
     if not any(words[archive] & {*SPLITS["train"], *SPLITS["test"]} for archive in found):
@@ -426,7 +426,7 @@ def _find_archives(path: Path, split: str) -> Shards:
         raise ValueError(f"no .tar file at {path} has {' or '.join(SPLITS[split][:3])} in its name")
     unnamed = [archive.name for archive in found if archive not in chosen and archive not in others]
     if unnamed:
-        notes = (*notes, f"{len(unnamed)} shards of no split ({unnamed[0]})")
+        notes = (*notes, f"{len(unnamed)} shards without a split in their names ({unnamed[0]})")
     return Shards(folder, chosen, others, True, notes)
 
 
@@ -437,7 +437,7 @@ def _some(found: list[Path], path: Path) -> list[Path]:
 
 
 def _tar_files(folder: Path) -> list[Path]:
-    """The tar files directly in a folder; ValueError for compressed ones, which cannot be read at random."""
+    """Tar files directly in a folder; ValueError for compressed ones, which have no random access."""
     files = [file for file in sorted(folder.iterdir()) if file.name[0] != "." and not file.is_dir()]
     _refuse_packed(files)
     return [file for file in files if file.suffix.lower() == ".tar"]
@@ -446,9 +446,7 @@ def _tar_files(folder: Path) -> list[Path]:
 def _refuse_packed(files: list[Path]) -> None:
     for file in files:
         if file.name.lower().endswith((".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")):
-            raise ValueError(
-                f"{file} is a compressed shard, of which samples cannot be read at random: unpack it to .tar"
-            )
+            raise ValueError(f"{file} is a compressed shard, which does not allow random access: unpack it to .tar")
 
 
 def _read_tar(

@@ -1,7 +1,7 @@
-"""Published autoencoders as codecs: those of Stable Diffusion, any diffusers folder, and VA-VAE.
+"""Published autoencoders as codecs: Stable Diffusion's, any diffusers folder, and VA-VAE.
 
-VA-VAE (LightningDiT) comes in the file layout of latent diffusion; the network is the one that diffusers calls
-``AutoencoderKL``, so its tensors are only renamed.
+VA-VAE (LightningDiT) has the file layout of latent diffusion. Its network is diffusers' ``AutoencoderKL``, so its
+tensors are only renamed.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from workbench.data.weights import STATISTICS, hub_folder, read_statistics, read
 from workbench.files import home_path, read_json
 
 _DIFFUSERS_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
-# The repository at the model hub, and the files that are needed of it.
+# Repository on the model hub, and the files that are needed from it.
 _HUB = {
     "sd-vae-ft-ema": ("stabilityai/sd-vae-ft-ema", _DIFFUSERS_FILES),
     "sd-vae-ft-mse": ("stabilityai/sd-vae-ft-mse", _DIFFUSERS_FILES),
@@ -43,7 +43,7 @@ VA_VAE = {
 
 @dataclass(frozen=True)
 class _Parts:
-    """What a folder says: the network's shape, its tensors, and the units of its latents."""
+    """Content of an autoencoder's folder: architecture, tensors, and the scale and shift of its latents."""
 
     architecture: Mapping[str, Any]
     tensors: dict[str, Tensor]
@@ -54,10 +54,11 @@ class _Parts:
 
 
 def load_autoencoder(name: str, device: torch.device | str) -> Autoencoder:
-    """The published autoencoder or the folder called ``name``, in single precision.
+    """Load a published autoencoder, or the one in the folder ``name``, in single precision.
 
-    ``hash`` covers the tensors, scale and shift, not the container they came in. ValueError for missing files (what
-    to fetch and where to put it), and for weights that do not fit: how many are missing, superfluous or misshapen.
+    ``hash`` covers the tensors, scale and shift, not the file format. Raises ValueError for missing files, with what to
+    download and where to put it, and for weights that do not fit, with the number of missing, unexpected and
+    mismatched tensors.
     """
     from diffusers.models import AutoencoderKL
 
@@ -66,12 +67,12 @@ def load_autoencoder(name: str, device: torch.device | str) -> Autoencoder:
     diffusers = published != "va-vae" if name in PUBLISHED else (folder / "config.json").is_file()
     parts = _read_diffusers(folder) if diffusers else _read_va_vae(folder)
     try:
-        with torch.device("meta"):  # the weights replace what an initialisation would have drawn
+        with torch.device("meta"):  # no initialization, as the weights are loaded below
             model = AutoencoderKL.from_config(dict(parts.architecture))
-    # What a damaged config.json makes of diffusers' constructor is an error of any kind.
+    # diffusers' constructor raises many kinds of errors for a damaged config.json.
     except (TypeError, ValueError, KeyError, IndexError, RuntimeError, ZeroDivisionError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{folder} describes no autoencoder that can be built: {reason}") from error
+        raise ValueError(f"the config.json in {folder} is not a valid autoencoder: {reason}") from error
     _load_strictly(model, parts.tensors, parts.file)
     model.eval().requires_grad_(False).to(device)
     record = {"source": str(parts.file), "architecture": dict(parts.architecture), "ignored": parts.ignored}
@@ -79,22 +80,22 @@ def load_autoencoder(name: str, device: torch.device | str) -> Autoencoder:
 
 
 def _find(name: str) -> Path:
-    """The folder of a published autoencoder: the user's own, the hub's cache, or fetched now."""
+    """Folder of a published autoencoder: the user's own, the hub's cache, or downloaded now."""
     own = weights_folder() / name
     if own.is_dir():
         return own
     repository, files = _HUB[name]
     try:
         return hub_folder(repository, files)
-    except Exception as error:  # the classes that a hub client raises change with its version
+    except Exception as error:  # the hub client's exceptions change with its version
         raise ValueError(
-            f"codec {name!r} has no weights here and the model hub gave none ({type(error).__name__}); "
-            f"fetch {' and '.join(files)} of {repository} and put them into {own}"
+            f"codec {name!r} has no weights here and they could not be downloaded ({type(error).__name__}); "
+            f"download {' and '.join(files)} of {repository} to {own}"
         ) from error
 
 
 def _read_diffusers(folder: Path) -> _Parts:
-    """A diffusers folder: latents are (raw - shift_factor) scaling_factor, or also divided by its own deviations."""
+    """Read a diffusers folder; latents are (raw - shift_factor) scaling_factor, or use latents_mean and latents_std."""
     config = read_json(folder / _DIFFUSERS_FILES[0])
     kind = config.get("_class_name", "AutoencoderKL")
     if kind != "AutoencoderKL":
@@ -107,24 +108,26 @@ def _read_diffusers(folder: Path) -> _Parts:
             shift = torch.tensor(config["latents_mean"]).reshape(-1, 1, 1).float()
             scale = scale / torch.tensor(config["latents_std"]).reshape(-1, 1, 1)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{folder / _DIFFUSERS_FILES[0]} has a scale or shift that is no number: {error}") from error
+        raise ValueError(
+            f"{folder / _DIFFUSERS_FILES[0]} has a scale or shift that is not a number: {error}"
+        ) from error
     if not (scale.isfinite().all() and shift.isfinite().all() and (scale != 0).all()):
         raise ValueError(f"{folder / _DIFFUSERS_FILES[0]} has a scale or shift that is not finite, or a scale of 0")
     old = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
     tensors = {}
     for key, value in read_tensors(file).items():
-        for before, after in old.items():  # how diffusers named attention when these files were written
+        for before, after in old.items():  # names of attention layers in older diffusers files
             key = key.replace(before, after)
         tensors[key] = value
     return _Parts(config, tensors, file, scale, shift, [])
 
 
 def _read_va_vae(folder: Path) -> _Parts:
-    """VA-VAE's weights and channel statistics: latents are (raw - mean) / std."""
+    """Read VA-VAE's weights and channel statistics. Latents are (raw - mean) / std."""
     statistics = folder / STATISTICS
     file = _only(folder, (".safetensors", ".pt", ".ckpt"), but=STATISTICS)
     if not statistics.is_file():
-        raise ValueError(f"{statistics} is missing: VA-VAE's latents are standardised by the mean and std in it")
+        raise ValueError(f"{statistics} is missing: it has the mean and std that normalize VA-VAE's latents")
     mean, std = read_statistics(statistics, VA_VAE["latent_channels"])
     mean, std = mean.reshape(-1, 1, 1), std.reshape(-1, 1, 1)
     tensors, ignored = from_latent_diffusion(read_tensors(file), len(VA_VAE["block_out_channels"]))
@@ -132,11 +135,10 @@ def _read_va_vae(folder: Path) -> _Parts:
 
 
 def from_latent_diffusion(tensors: Mapping[str, Tensor], levels: int) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a latent-diffusion autoencoder under diffusers' names, and the parts that are none of it.
+    """Rename the tensors of a latent-diffusion autoencoder to diffusers' names; also returns the parts left out.
 
-    Those are what training needed besides: the loss, the encoder that was aligned to and its projection. diffusers
-    counts the decoder's levels from the deepest; its attention has linear maps where latent diffusion has 1x1
-    convolutions.
+    Parts left out are only needed in training: the loss, the encoder used for alignment and its projection. diffusers
+    numbers the decoder's levels from the deepest, and its attention has linear layers instead of 1x1 convolutions.
     """
     renamed, ignored = {}, set()
     for key, value in tensors.items():
@@ -145,8 +147,8 @@ def from_latent_diffusion(tensors: Mapping[str, Tensor], levels: int) -> tuple[d
             ignored.add(part)
             continue
         new = re.sub(r"\.down\.(\d+)\.", r".down_blocks.\1.", key)
-        new = re.sub(r"\.up\.(\d+)\.", lambda found: f".up_blocks.{levels - 1 - int(found[1])}.", new)
-        new = re.sub(r"\.mid\.block_(\d)\.", lambda found: f".mid_block.resnets.{int(found[1]) - 1}.", new)
+        new = re.sub(r"\.up\.(\d+)\.", lambda match: f".up_blocks.{levels - 1 - int(match[1])}.", new)
+        new = re.sub(r"\.mid\.block_(\d)\.", lambda match: f".mid_block.resnets.{int(match[1]) - 1}.", new)
         for before, after in _RENAMED:
             new = new.replace(before, after)
         if ".attentions." in new and value.ndim == 4:
@@ -172,13 +174,13 @@ _RENAMED = (
 
 
 def _only(folder: Path, suffixes: tuple[str, ...], preferred: str = "", but: str = "") -> Path:
-    """The weights file of a folder: the preferred one, or the only one with such a suffix."""
+    """Weights file in a folder: the preferred one, or the only one with one of the suffixes."""
     if preferred and (folder / preferred).is_file():
         return folder / preferred
     found = sorted(file for file in folder.iterdir() if file.suffix in suffixes and file.name != but)
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"
-        raise ValueError(f"{folder} must hold one file of weights ({', '.join(suffixes)}); found: {names}")
+        raise ValueError(f"{folder} must have one weights file ({', '.join(suffixes)}); found: {names}")
     return found[0]
 
 
@@ -191,8 +193,8 @@ def _load_strictly(model: nn.Module, tensors: dict[str, Tensor], file: Path) -> 
         "of another shape": [key for key in wanted if key in given and given[key] != wanted[key]],
     }
     if any(problems.values()):
-        said = [f"{len(keys)} {what} ({', '.join(keys[:3])} ...)" for what, keys in problems.items() if keys]
-        raise ValueError(f"the tensors of {file} do not fit: {'; '.join(said)}")
+        details = [f"{len(keys)} {what} ({', '.join(keys[:3])} ...)" for what, keys in problems.items() if keys]
+        raise ValueError(f"the tensors of {file} do not fit: {'; '.join(details)}")
     model.load_state_dict(tensors, assign=True)
 
 

@@ -1,8 +1,7 @@
-"""CRC-32 of files' bytes, remembered with the times and sizes under which they were read.
+"""CRC-32 checksums of files, cached with their sizes and times.
 
-A file is read once and again only when its size, its time of change or its inode's time of change differs from what
-was remembered, so an edit that keeps the size, or that sets the time back, is noticed. CRC-32 is what zip archives
-hold of their members, so a folder and a zip file of it have the same checksums.
+A file is read again only if its size, mtime or ctime has changed, so edits that keep the size or reset the mtime are
+noticed. Zip archives store CRC-32 of their members, so a folder and a zip file of it have the same checksums.
 """
 
 import contextlib
@@ -25,15 +24,15 @@ from workbench.files import home_path, write_atomically
 log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20
-_THREADS = 8  # most of the time goes into waiting for the disk
-_TICK = 0.02  # seconds: two changes of a file within a tick of the system's clock could bear the same time
-_REPORT_EVERY = 10.0  # seconds between lines of progress
+_THREADS = 8  # mostly waiting for the disk
+_TICK = 0.02  # seconds: two changes within a tick of the system clock could have the same time
+_REPORT_EVERY = 10.0  # seconds between progress messages
 
 
 def checksums(root: Path, names: Sequence[str], *, kind: str = "") -> Int[np.ndarray, "n"]:
-    """CRC-32 of each file ``root/name``; ``kind`` tells apart several lists of files of one root.
+    """CRC-32 of each file ``root/name``; ``kind`` distinguishes several lists of files under one root.
 
-    ValueError naming a file that cannot be read.
+    Raises ValueError naming a file that cannot be read.
     """
     stamps = np.array([stamp(root / name) for name in names], dtype=np.int64).reshape(-1, 3)
     settle(stamps)
@@ -51,7 +50,7 @@ def checksums(root: Path, names: Sequence[str], *, kind: str = "") -> Int[np.nda
 
 
 def stamp(file: Path) -> tuple[int, int, int]:
-    """Size, time of change of the content, and time of change of the inode, which cannot be set back."""
+    """Size, mtime and ctime of a file; ctime cannot be set by programs."""
     try:
         status = os.stat(file)
     except OSError as error:
@@ -60,13 +59,13 @@ def stamp(file: Path) -> tuple[int, int, int]:
 
 
 def settle(stamps: Int[np.ndarray, "n 3"]) -> None:
-    """Wait out the tick of the newest file, so that a later change of it has another time."""
+    """Wait until the clock tick of the newest file is over, so that a later change gets another time."""
     newest = stamps[:, 2].max() / 1e9 if len(stamps) else 0.0
     time.sleep(min(max(newest + _TICK - time.time(), 0.0), _TICK))
 
 
 def cached(key: str) -> Path | None:
-    """Where the user's cache keeps what is known under a key; None for a user without a home."""
+    """Cache file for a key; None for a user without a home folder."""
     try:
         folder = home_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     except ValueError:
@@ -76,7 +75,7 @@ def cached(key: str) -> Path | None:
 
 
 def load_arrays(file: Path | None, names: Sequence[str]) -> dict[str, np.ndarray] | None:
-    """Arrays of a cache file; None if it is missing or damaged, which only costs time."""
+    """Load arrays from a cache file; None if it is missing or damaged."""
     if file is None:
         return None
     try:
@@ -87,7 +86,7 @@ def load_arrays(file: Path | None, names: Sequence[str]) -> dict[str, np.ndarray
 
 
 def save_arrays(file: Path | None, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a cache file, if the cache can be written."""
+    """Write a cache file, or do nothing if the cache is not writable."""
     if file is None:
         return
     buffer = io.BytesIO()
@@ -98,12 +97,12 @@ def save_arrays(file: Path | None, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def ascii_path(file: Path | str) -> str:
-    """A path for a message: bytes of its name that are no UTF-8 as \\xe9."""
+    """A path for a message, with bytes that are not UTF-8 escaped as \\xe9."""
     return str(file).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class Progress:
-    """Lines of progress with the time left, for work that nothing else reports."""
+    """Logs progress with the remaining time, for work without another progress report."""
 
     def __init__(self, what: str, total: int):
         self._what, self._total, self._start = what, total, time.monotonic()
@@ -125,18 +124,18 @@ def _take_known(
     stamps: Int[np.ndarray, "n 3"],
     found: Int[np.ndarray, "n"],
 ) -> None:
-    """Fill in what was remembered of files that have not changed since."""
+    """Fill in cached checksums of files that have not changed."""
     old_names, old_stamps, old = known["names"], known["stamps"], known["checksums"]
     if np.array_equal(old_names, blob):
-        places = np.arange(len(names))
+        indices = np.arange(len(names))
     else:
         listed = old_names.tobytes().decode("utf-8", "surrogateescape").split("\0")
-        number = {name: place for place, name in enumerate(listed)}
-        places = np.array([number.get(name, -1) for name in names], dtype=np.int64)
-    if old_stamps.shape != (len(old), 3) or places.max(initial=-1) >= len(old):
+        index_of = {name: index for index, name in enumerate(listed)}
+        indices = np.array([index_of.get(name, -1) for name in names], dtype=np.int64)
+    if old_stamps.shape != (len(old), 3) or indices.max(initial=-1) >= len(old):
         return
-    same = (places >= 0) & (old_stamps[places] == stamps).all(axis=1) if len(old) else np.zeros(len(names), bool)
-    found[same] = old[places[same]]
+    same = (indices >= 0) & (old_stamps[indices] == stamps).all(axis=1) if len(old) else np.zeros(len(names), bool)
+    found[same] = old[indices[same]]
 
 
 def _read(
@@ -146,14 +145,14 @@ def _read(
     stamps: Int[np.ndarray, "n 3"],
     found: Int[np.ndarray, "n"],
 ) -> None:
-    tell = Progress(f"files of {ascii_path(root)} read once, so that a change is noticed", len(missing))
+    report = Progress(f"checksums of files in {ascii_path(root)}", len(missing))
 
-    def one(place: int) -> None:
-        found[place] = file_checksum(root / names[place])
+    def compute(index: int) -> None:
+        found[index] = file_checksum(root / names[index])
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        for done, _ in enumerate(pool.map(one, missing.tolist()), start=1):
-            tell(done)
+        for done, _ in enumerate(pool.map(compute, missing.tolist()), start=1):
+            report(done)
 
 
 def file_checksum(file: Path) -> int:

@@ -1,8 +1,8 @@
 """Codecs between pixels and latents: encode to posterior moments, sample, scale, decode.
 
-A folder of our own holds ``codec.safetensors`` (a diffusers ``AutoencoderKL``) and ``codec.json`` (its architecture,
-the latent scale and shift, and the record of its training). The shipped ``kl-f4`` is such a folder. Those of others
-are read in `data.autoencoders`.
+A codec trained here is a folder with ``codec.safetensors`` (a diffusers ``AutoencoderKL``) and ``codec.json`` (its
+architecture, latent scale and shift, and training record), as the shipped ``kl-f4`` is. Published autoencoders are
+read in `data.autoencoders`.
 """
 
 import hashlib
@@ -21,9 +21,9 @@ from workbench.files import home_path, read_json
 
 @runtime_checkable
 class Codec(Protocol):
-    """Pixels to latents and back. ``hash`` identifies the weights; ``factor`` is the downsampling.
+    """Encodes pixels to latents and decodes them. ``hash`` identifies the weights; ``factor`` is the downsampling.
 
-    Both ways compute where the codec is and return where the argument was.
+    Both methods compute on the codec's device and return their result on the argument's device.
     """
 
     name: str
@@ -42,14 +42,14 @@ class Codec(Protocol):
 
 
 def sample_posterior(moments: Float[Tensor, "b c2 h w"], eps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """The latent z = mean + std eps of stored moments; the randomness ``eps`` is the caller's."""
+    """Sample a latent z = mean + std eps from stored moments; the caller provides the noise ``eps``."""
     mean, std = moments.chunk(2, dim=1)
     return mean + std * eps
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Pixels as latents (-1..1, no posterior noise): for toys and tests."""
+    """Pixels as latents (-1..1, no posterior noise), for toy models and tests."""
 
     pixel_channels: int
     name: str = "identity"
@@ -72,7 +72,7 @@ class Identity:
 class Autoencoder:
     """A diffusers ``AutoencoderKL``; latents are (raw - shift) scale, so that their variance is about 1.
 
-    Scale and shift are one number, or one a channel.
+    Scale and shift are scalars, or one number per channel.
     """
 
     name: str
@@ -123,15 +123,15 @@ class Autoencoder:
 def load_codec(name: str, pixel_channels: int, device: torch.device | str = "cpu") -> Codec:
     """Load an autoencoder by name or from a folder.
 
-    "kl-f4" ships with the package and "identity" uses the pixels as latents. "sd-vae-ft-ema", "sd-vae-ft-mse" (the same
-    encoder, another decoder; "sd-vae" is the first, with which SiT and REPA decode) and "va-vae" are looked for in
-    ``$WORKBENCH_WEIGHTS``, then at the model hub. A folder may be one that ``workbench codec train`` wrote, a diffusers
-    ``AutoencoderKL``, or VA-VAE's weights beside their ``latents_stats.pt``.
+    "kl-f4" ships with the package, and "identity" uses pixels as latents. "sd-vae-ft-ema" (alias "sd-vae", the decoder
+    of SiT and REPA), "sd-vae-ft-mse" (same encoder, other decoder) and "va-vae" are searched in ``$WORKBENCH_WEIGHTS``,
+    then on the model hub. A folder may be one written by ``workbench codec train``, a diffusers ``AutoencoderKL``, or
+    VA-VAE's weights with ``latents_stats.pt``.
 
     Args:
         name: One of these names, or the path of a folder.
         pixel_channels: Channels of the images: 1 for grey, 3 for colour.
-        device: Where the weights are and the work is done.
+        device: Device of the weights and the computation.
 
     Returns:
         A codec. ``encode`` takes uint8 images ``b k x y`` and gives posterior moments ``b 2c h w`` in latent units
@@ -139,8 +139,8 @@ def load_codec(name: str, pixel_channels: int, device: torch.device | str = "cpu
         and ``factor`` is x / h.
 
     Raises:
-        ValueError: If there is no such codec, if its files are missing (with what to fetch, and where to put it) or
-            damaged, or if it is for another number of channels.
+        ValueError: If there is no such codec, if its files are missing (with what to download and where to put it) or
+            damaged, or if it has another number of pixel channels.
 
     Examples:
         >>> codec = wb.load_codec("kl-f4", pixel_channels=1)
@@ -181,17 +181,17 @@ def _read(name: str, folder: Path, device: torch.device | str) -> Autoencoder:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from error
     digest = hashlib.sha256(weights).hexdigest()
     if digest != record["sha256"]:
-        raise ValueError(f"{file} is damaged: its SHA-256 is not the one in codec.json")
+        raise ValueError(f"{file} is damaged: its SHA-256 differs from the one in codec.json")
     try:
         model = AutoencoderKL(**record["architecture"])
-        # Stored in half precision to stay small, used in single: the rounding is part of the codec.
+        # Stored in half precision to save space and used in single precision; the rounding is part of the codec.
         model.load_state_dict({key: value.float() for key, value in load(weights).items()})
         scale, shift = (torch.tensor(float(record[key])).reshape(1, 1, 1) for key in ("scale", "shift"))
-    # What a damaged record makes of diffusers' constructor is an error of any kind.
+    # diffusers' constructor raises many kinds of errors for a damaged record.
     except (TypeError, ValueError, KeyError, IndexError, RuntimeError, ZeroDivisionError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{folder / 'codec.json'} describes no autoencoder of these weights: {reason}") from error
+        raise ValueError(f"{folder / 'codec.json'} does not match its weights: {reason}") from error
     if not (scale.isfinite().all() and shift.isfinite().all() and (scale > 0).all()):
-        raise ValueError(f"{folder / 'codec.json'} must hold a finite shift and a scale above 0")
+        raise ValueError(f"{folder / 'codec.json'} must have a finite shift and a scale above 0")
     model.eval().requires_grad_(False).to(device)
     return Autoencoder(name, digest, model, scale, shift, record)

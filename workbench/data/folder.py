@@ -1,4 +1,4 @@
-"""Trees of class folders: found by name, read when asked, cropped as ADM does."""
+"""Image folders with one subfolder per class, read on access and cropped as in ADM."""
 
 import io
 import logging
@@ -21,20 +21,20 @@ from workbench.files import home_path
 
 log = logging.getLogger(__name__)
 
-# Pillow tells the format from the content and knows formats that are programs: PostScript goes to Ghostscript.
+# Pillow detects the format from the content; some formats are programs, such as PostScript, which runs Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-MAX_PIXELS = 178_956_970  # half a gigabyte of RGB, Pillow's own bound, and far above the images of any set we know
-# Programs keep whole workflows in text chunks, which are not looked at here; Pillow refuses those above a megabyte.
+MAX_PIXELS = 178_956_970  # half a gigabyte of RGB, Pillow's own limit
+# Some programs store large texts in PNG chunks, which are ignored here; Pillow refuses those above a megabyte.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
-_noted: set[str] = set()  # what was said of images' content, once in a process
+_noted: set[str] = set()  # warnings about images, given once per process
 
 
 def load_image_folder(config: DataConfig, split: str) -> Images:
-    """``config.path/[train|test|val]/class/*.png`` as RGB images of ``config.size`` pixels; the path may be a .zip.
+    """Load ``config.path/[train|test|val]/class/*.png`` as RGB images of ``config.size`` pixels; a .zip is possible.
 
-    Classes and splits are those of `data.tree.arrange`. Files are opened when they are read; an empty file, one that is
-    no image and, with ``crop: none``, one of another size raise a ValueError that names it.
-    The content hash covers names, bytes and labels, so that a folder and a zip archive of it are the same set.
+    Classes and splits follow `data.tree.arrange`. Files are opened on access. An empty file, a file that is not an
+    image and, with ``crop: none``, an image of another size raise a ValueError that names the file. The content hash
+    covers names, bytes and labels, so that a folder and a zip archive of it are the same set.
     """
     root = data_path(config, "a folder or a .zip file with one folder for each class")
     if root.suffix.lower() == ".zip" and not root.is_dir():
@@ -50,14 +50,14 @@ def load_image_folder(config: DataConfig, split: str) -> Images:
 
 
 def data_path(config: DataConfig, what: str) -> Path:
-    """``data.path`` with ``~`` expanded; ValueError saying ``what`` it has to be when it is missing."""
+    """``data.path`` with ``~`` expanded; ValueError, with ``what`` it has to be, if it is not set."""
     if config.path is None or not config.path.strip():
         raise ValueError(f"data.name={config.name} needs data.path, {what}")
     return home_path(config.path)
 
 
 class Folder:
-    """The files below a folder of the disk (`data.tree.Listing`); links are followed."""
+    """Files below a folder on disk, as a `data.tree.Listing`; links are followed."""
 
     def __init__(self, root: Path):
         self.root, self.where, self.left_out = root, f"{root}/", LeftOut()
@@ -76,7 +76,7 @@ class Folder:
         status = self._stat(inside)
         here = (status.st_dev, status.st_ino)
         if here in above:
-            raise ValueError(f"{self.where}{inside} is a link to a folder that encloses it")
+            raise ValueError(f"{self.where}{inside} is a link to one of its parent folders")
         folders, files = self._scan(inside)
         for name in files:
             path = joined(inside, name)
@@ -113,7 +113,7 @@ class Folder:
     def _stat(self, path: str) -> os.stat_result:
         try:
             return os.stat(self.root / path)
-        except OSError as error:  # a link to nowhere
+        except OSError as error:  # a broken link
             raise ValueError(f"{self.where}{printable(path)} cannot be read: {error.strerror}") from error
 
 
@@ -124,11 +124,11 @@ def read_files(files: list[Path], size: int, crop: str, indices: np.ndarray) -> 
 def read_image(
     source: Path | io.BytesIO, name: str, size: int, crop: str = "adm"
 ) -> UInt8[np.ndarray, "3 {size} {size}"]:
-    """One image file as uint8 ``3 size size``; ValueError naming it as ``name`` if it cannot be.
+    """Read an image file as uint8 ``3 size size``; ValueError naming it as ``name`` if it cannot be read.
 
-    As ADM and torchvision read them: transparency is dropped, orientation tags and colour profiles are not applied, of
-    several frames the first counts. Unlike them, 16-bit grey is scaled to 8 bits, where Pillow would clip it. The first
-    image of each such kind is named in the log.
+    As in ADM and torchvision, transparency is dropped, orientation tags and colour profiles are ignored, and only the
+    first frame is used. Unlike there, 16-bit grey is scaled to 8 bits, which Pillow would clip. The first image of each
+    such kind is logged.
     """
     try:
         with Image.open(source, formats=FORMATS) as opened:
@@ -136,7 +136,7 @@ def read_image(
                 raise ValueError(f"it has {opened.width}x{opened.height} pixels, at most {MAX_PIXELS:,} are read")
             _note_kind(opened, name)
             image = _rgb(opened)
-    # Pillow's plugins let errors of many kinds through for damaged files.
+    # Pillow's plugins raise many kinds of errors for damaged files.
     except _DAMAGE as error:
         raise ValueError(f"{name} is damaged or not an image ({', '.join(FORMATS)}): {error}") from error
     if crop == "none" and image.size != (size, size):
@@ -165,34 +165,34 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65_535:
-            raise ValueError("its grey levels are not those of 16 bits")
-        # 65,535 is white, and 257 times 255.
+            raise ValueError("its grey levels are not 16-bit values")
+        # 65,535 is white and equals 257 * 255.
         return Image.fromarray(((values.astype(np.uint32) * 255 + 32_767) // 65_535).astype(np.uint8)).convert("RGB")
     if "transparency" in image.info and image.mode != "RGBA":
-        image = image.convert("RGBA")  # as Pillow asks for, with a warning, of palettes with transparency
+        image = image.convert("RGBA")  # avoids Pillow's warning about palettes with transparency
     return image.convert("RGB")
 
 
 def _note_kind(image: Image.Image, name: str) -> None:
-    """Say of the first image of each kind what becomes of it."""
+    """Log, for the first image of each special kind, how it is converted."""
     kinds = {
         "is partly transparent, which is dropped as torchvision does": image.mode in ("LA", "PA", "RGBA", "La", "RGBa")
         or "transparency" in image.info,
         "has 16 bits a pixel, scaled to 8": image.mode.startswith("I"),
         "is CMYK, made RGB without a colour profile": image.mode == "CMYK",
-        "has several frames, of which the first counts": getattr(image, "n_frames", 1) > 1,
+        "has several frames, only the first is used": getattr(image, "n_frames", 1) > 1,
         "has an orientation tag, which ADM does not apply": image.getexif().get(0x0112, 1) != 1,
     }
     for kind, holds in kinds.items():
         if holds and kind not in _noted:
             _noted.add(kind)
-            log.warning("%s %s (said of the first such image)", name, kind)
+            log.warning("%s %s (logged for the first such image only)", name, kind)
 
 
 def adm_center_crop(image: Image.Image, size: int) -> Image.Image:
-    """ADM's centre crop: halve with a box filter while twice too large, then bicubic, then the middle square.
+    """ADM's centre crop: halve with a box filter while at least twice too large, resize bicubically, crop the centre.
 
-    An image whose shorter side is below ``size`` is enlarged, as ADM does it; ImageNet has many.
+    An image whose shorter side is below ``size`` is enlarged, as in ADM; ImageNet has many.
     """
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), resample=Image.Resampling.BOX)

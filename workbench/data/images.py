@@ -1,4 +1,4 @@
-"""Labelled image sets behind one interface: in memory, in a tree of class folders, or in archives."""
+"""Labelled image sets with one interface: in memory, in class folders, or in archives."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -13,15 +13,15 @@ from torch import Tensor
 from workbench.config import DataConfig, load_plugin, refuse_unknown
 
 ASSETS = Path(__file__).parent / "assets"
-TORCHVISION = "~/.cache/torchvision"  # unless $TORCHVISION_DATA says otherwise
+TORCHVISION = "~/.cache/torchvision"  # default of $TORCHVISION_DATA
 
 
 @dataclass(frozen=True)
 class Images:
     """A split of a labelled image set.
 
-    ``read(indices)`` returns uint8 ``b c h w`` as a numpy array; ``labels`` are 0 .. len(classes)-1;
-    ``content`` is a hash of pixels and labels (of names, bytes and labels for files). ``notes`` say what was left out.
+    ``read(indices)`` returns uint8 ``b c h w`` as a numpy array; ``labels`` are 0 .. len(classes)-1; ``content`` is a
+    hash of pixels and labels (of names, bytes and labels for files). ``notes`` list files that were left out.
     """
 
     name: str
@@ -44,12 +44,12 @@ class Images:
 
     @property
     def summary(self) -> str:
-        """What was read, in a line."""
+        """One-line summary: count, classes, origin and notes."""
         return summary(f"{self.split} images", len(self), self.classes, self.origin, self.notes)
 
 
 def summary(what: str, count: int, classes: Sequence[str], origin: str, notes: Sequence[str]) -> str:
-    """Such as "1,000 train images of 3 classes, cat to emu, from /data/set; left out: 1 hidden folder (.git)"."""
+    """Text such as "1,000 train images of 3 classes, cat to emu, from /data/set; left out: 1 hidden file (.x)"."""
     kinds = f"{len(classes):,} classes, {classes[0]} to {classes[-1]}" if len(classes) > 1 else f"1 class, {classes[0]}"
     return f"{count:,} {what} of {kinds}, from {origin}{'; '.join(['', *notes])}"
 
@@ -60,9 +60,9 @@ def to_float(images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
 
 
 def to_uint8(images: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
-    """Float -1..1 to uint8: clip(127.5 x + 128) truncated, SiT's and LightningDiT's rounding.
+    """Float -1..1 to uint8: clip(127.5 x + 128), truncated as in SiT and LightningDiT.
 
-    ValueError for an image that is not finite, which no grey stands for.
+    Raises ValueError for an image with non-finite values.
     """
     finite = images.isfinite().flatten(1).all(dim=1)
     if not finite.all():
@@ -81,8 +81,8 @@ def load_images(config: DataConfig, split: str) -> Images:
         split: "train" or "test".
 
     Returns:
-        An ``Images`` record. ``len(images)`` is the number of images, ``images.batch(rows)`` reads some as uint8 ``b c
-        h w`` in 0..255, and ``labels``, ``classes``, ``channels``, ``size`` (pixels) and ``summary`` describe them.
+        An ``Images`` record. ``len(images)`` is the number of images, ``images.batch(rows)`` reads images as uint8 ``b
+        c h w`` in 0..255, and ``labels``, ``classes``, ``channels``, ``size`` (pixels) and ``summary`` describe them.
 
     Raises:
         ValueError: For an unknown name or split, a missing folder, and any file that is damaged, empty, of another size
@@ -96,22 +96,24 @@ def load_images(config: DataConfig, split: str) -> Images:
     refuse_unknown("split", split, ("train", "test"))
     images = load_plugin("data", config.name)(config, split)
     if not isinstance(images, Images):
-        raise ValueError(f"data.name {config.name!r} gave {type(images).__name__}; it must give workbench's Images")
+        raise ValueError(
+            f"data.name {config.name!r} returned {type(images).__name__}; it must return workbench's Images"
+        )
     return images if config.limit is None else _limited(images, config.limit)
 
 
 def from_arrays(
     name: str, split: str, pixels: np.ndarray, labels: np.ndarray, classes: Sequence[str], origin: str
 ) -> Images:
-    """Images in memory: ``pixels`` uint8 ``n c h w`` with h = w, ``labels`` whole numbers 0 .. len(classes)-1.
+    """Images in memory: ``pixels`` uint8 ``n c h w`` with h = w, ``labels`` integers 0 .. len(classes)-1.
 
-    ``origin`` says where they come from, in a few words. ValueError for other arrays.
+    ``origin`` is a short description of their source. Raises ValueError for other arrays.
     """
     what = f"{split} images of {name}"
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[2] != pixels.shape[3] or not len(pixels):
         raise ValueError(f"{what} must be uint8 of shape n c h h; they are {pixels.dtype} of shape {pixels.shape}")
     if labels.shape != (len(pixels),) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{what} need {len(pixels)} whole numbers as labels; got {labels.dtype} {labels.shape}")
+        raise ValueError(f"{what} need {len(pixels)} integer labels; got {labels.dtype} {labels.shape}")
     if labels.min() < 0 or labels.max() >= len(classes):
         raise ValueError(
             f"{what} have labels {labels.min()}..{labels.max()}; {len(classes)} classes have 0..{len(classes) - 1}"
@@ -133,10 +135,10 @@ def from_arrays(
 
 
 def limited_rows(labels: Int[np.ndarray, "n"], content: str, limit: int) -> tuple[Int[np.ndarray, "m"], str]:
-    """The rows that ``data.limit`` keeps of a set, and the content hash of what is kept.
+    """Indices of the rows that ``data.limit`` keeps, and the content hash of the limited set.
 
-    They are the first; of a set that is listed class by class, as many spread evenly over the list, so that every
-    class stays. All, and the hash unchanged, if there are no more than ``limit``.
+    Keeps the first ``limit`` rows, or evenly spaced rows if the set is sorted by class, so that every class is kept.
+    A set with at most ``limit`` rows is unchanged.
     """
     count = len(labels)
     if limit >= count:
@@ -153,8 +155,8 @@ def _limited(images: Images, limit: int) -> Images:
 
 
 def foreign_path(config: DataConfig) -> ValueError:
-    """For a path that a built-in set has no use for: most often data.name was forgotten."""
+    """Error for a ``data.path`` that a built-in set cannot use; usually data.name was forgotten."""
     return ValueError(
-        f"data.path {config.path} holds nothing for data.name={config.name}; "
+        f"data.path {config.path} has nothing for data.name={config.name}; "
         f"for your own images set data.name=image-folder (or web-dataset)"
     )

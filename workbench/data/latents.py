@@ -1,7 +1,7 @@
 """Encoded image sets: posterior moments and labels in shards, written once.
 
-ImageNet's 1,281,167 images of 256 pixels take 42 GB with an SD-VAE (8 x 32 x 32 numbers of 4 bytes each) and 84 GB
-with VA-VAE (64 x 16 x 16); mirrored images double that, ``data.precision: float16`` halves it.
+ImageNet's 1,281,167 images of 256 pixels take 42 GB with an SD-VAE (8 x 32 x 32 float32 numbers) and 84 GB with VA-VAE
+(64 x 16 x 16). Mirrored images double that; ``data.precision: float16`` halves it.
 """
 
 import hashlib
@@ -65,7 +65,7 @@ class Latents:
         return self.shards.column("labels")
 
     def check_labels(self) -> None:
-        """ValueError unless every label is one of the classes; the number after the last is the null label."""
+        """Raise ValueError unless every label is a class; the label after the last class is the null label."""
         labels, classes = self.labels, len(self.classes)
         if labels.min() < 0 or labels.max() >= classes:
             raise ValueError(
@@ -78,7 +78,7 @@ class Latents:
     ) -> Float[Tensor, "b c2 h w"]:
         """Stored moments of the images at ``indices``: means in the first half of the channels, then deviations.
 
-        Where ``flipped``, those of the mirrored image; ValueError if they were not stored (``data.flip``).
+        Where ``flipped``, moments of the mirrored image; ValueError if they were not stored (``data.flip``).
         """
         if flipped is None:
             rows = self.shards.rows("moments", indices)
@@ -89,13 +89,13 @@ class Latents:
         else:
             raise ValueError(f"{self.shards.folder} was written without mirrored images (data.flip)")
         moments = torch.from_numpy(rows).float()
-        # Of a posterior of which one sample is all that is known, only the means are stored.
+        # A store of single posterior samples has means only.
         return torch.cat([moments, torch.zeros_like(moments)], dim=1) if self.index.get("sample") else moments
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a folder of latents is to hold: its rows by number, its description, and what was read in a line."""
+    """Content of a latents folder to be written: labels, a function that computes rows, description and summary."""
 
     labels: Int[np.ndarray, "n"]
     rows: Rows
@@ -104,20 +104,20 @@ class Source:
     summary: str
 
     def folder(self, root: Path) -> Path:
-        """Where it lies under ``root``."""
+        """Folder of these latents under ``root``."""
         return root / self.described["content"][:16]
 
     def report(self) -> None:
-        """Log what was read, once for all processes of a training."""
+        """Log the summary, on rank 0 only."""
         if os.environ.get("RANK", "0") == "0":
             log.info("%s", self.summary)
 
 
 def open_latents(config: Config, split: str, root: Path, progress: Callable[[int, int], None] | None = None) -> Latents:
-    """The latents of a configuration's images and codec under ``root``, encoded now if they are not there.
+    """Open the latents of a configuration's images and codec under ``root``, and encode them first if necessary.
 
-    ``progress(done, total)`` is called while encoding, which `data.encode` does in several processes. Raises
-    ValueError for damaged shards, naming the file.
+    ``progress(done, total)`` is called while encoding; `data.encode` encodes in several processes. Raises ValueError,
+    naming the file, for damaged shards.
     """
     source = latent_source(config, split)
     source.report()
@@ -132,9 +132,9 @@ def open_latents(config: Config, split: str, root: Path, progress: Callable[[int
 
 @contextmanager
 def turn_to_write(folder: Path) -> Iterator[bool]:
-    """Whether ``folder`` is still to be written, once nobody else writes it: two runs may want the same latents."""
+    """Lock ``folder`` for writing and yield whether it still has to be written; two runs may need the same latents."""
     index = folder / "index.json"
-    if index.is_file():  # perhaps where nothing can be written, so without a lock
+    if index.is_file():  # no lock, as the folder may be read-only
         yield False
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -152,9 +152,9 @@ def write_latents(
     shard_rows: int = SHARD_ROWS,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write what ``folder`` lacks of the shards of a ``share`` (k, of); without ``device`` on a GPU if there is one.
+    """Write the missing shards of a ``share`` (k, of) into ``folder``, by default on a GPU if there is one.
 
-    Shards have ``shard_rows`` rows, fewer where those would fill more than a gigabyte.
+    Shards have ``shard_rows`` rows, or fewer if those exceed a gigabyte.
     """
     source = latent_source(config, split, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     count, shard_rows = len(source.labels), rows_of_a_shard(source.row_bytes, shard_rows)
@@ -162,9 +162,9 @@ def write_latents(
 
 
 def latent_source(config: Config, split: str, device: torch.device | str = "cpu") -> Source:
-    """The rows that a configuration's images and codec make, computed on ``device`` when asked for.
+    """The latents of a configuration's images and codec, computed on ``device`` on access.
 
-    Raises ValueError for images or stored latents that the codec cannot be for.
+    Raises ValueError for images or stored latents that do not fit the codec.
     """
     data = config.data
     images = open_store(data, split) if data.name in STORES else load_images(data, split)
@@ -173,7 +173,7 @@ def latent_source(config: Config, split: str, device: torch.device | str = "cpu"
     if stored:
         check_codec(images, codec, data)
     elif images.size % codec.factor:
-        raise ValueError(f"codec {codec.name!r} halves {images.size} pixels to no whole number: factor {codec.factor}")
+        raise ValueError(f"{images.size} pixels are not divisible by the factor {codec.factor} of codec {codec.name!r}")
     sample = stored and images.sample
     side = images.shape[1] if stored else images.size // codec.factor
     stored_channels = codec.channels if sample else 2 * codec.channels
@@ -197,13 +197,11 @@ def latent_source(config: Config, split: str, device: torch.device | str = "cpu"
 
 def _rows(images: Images | Store, codec: Codec, data: DataConfig, indices: np.ndarray) -> dict[str, np.ndarray]:
     moments = _of_store if isinstance(images, Store) else _of_images
-    with tf32(False):  # latents are shared by runs, whatever precision these train in
+    with tf32(False):  # latents are shared by runs of any precision
         columns = dict(zip(("moments", "moments_flip"), moments(images, codec, indices, data.flip), strict=False))
     for values in columns.values():
         if not values.isfinite().all():
-            raise ValueError(
-                f"codec {codec.name!r} makes numbers that are not finite of images {indices[0]} to {indices[-1]}"
-            )
+            raise ValueError(f"codec {codec.name!r} encodes images {indices[0]} to {indices[-1]} to non-finite numbers")
     rows = {name: values.numpy().astype(data.precision) for name, values in columns.items()}
     return {**rows, "labels": images.labels[indices]}
 
@@ -214,10 +212,10 @@ def _of_images(images: Images, codec: Codec, indices: np.ndarray, flip: bool) ->
 
 
 def _of_store(store: Store, codec: Autoencoder, indices: np.ndarray, flip: bool) -> list[Float[Tensor, "b ck h w"]]:
-    """Both moments in the codec's units, or of a store of samples the sample alone."""
-    found = []
+    """Both moments in the codec's units, or only the sample for a store of samples."""
+    columns = []
     for mirrored in (False, True)[: 1 + flip]:
         raw = torch.from_numpy(store.read(indices, mirrored))
         both = torch.cat([raw, torch.zeros_like(raw)], dim=1) if store.sample else raw
-        found.append(codec.standardised(both)[:, : raw.shape[1]])
-    return found
+        columns.append(codec.standardised(both)[:, : raw.shape[1]])
+    return columns

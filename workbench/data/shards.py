@@ -1,7 +1,7 @@
-"""Large tables on disk: rows in safetensors shards, written once, resumable, by any number of processes.
+"""Large tables on disk: rows in safetensors shards, written once by any number of processes, resumable.
 
 A folder holds ``shard-00000.safetensors`` ... with a small JSON file beside each, and ``index.json``, which is written
-last: a folder without it is not finished, and writing it again goes on after the shards that are there.
+last. A folder without it is unfinished; writing it again keeps the finished shards.
 """
 
 import contextlib
@@ -23,19 +23,19 @@ from jaxtyping import Int, Integer
 from workbench.files import parse_mapping, read_json, write_atomically, write_json
 
 SHARD_ROWS = 10_000
-_SHARD_BYTES = 1_000_000_000  # a shard is held in memory while it is written, and an interruption loses one at most
-_HEADER_BYTES = 100_000_000  # safetensors' own bound
+_SHARD_BYTES = 1_000_000_000  # a shard is held in memory while it is written, and an interruption loses at most one
+_HEADER_BYTES = 100_000_000  # safetensors' own limit
 _DTYPES = {"F16": np.float16, "F32": np.float32, "I64": np.int64, "I32": np.int32, "U8": np.uint8}
-_VERIFIED_BYTES = 1_000_000_000  # larger tables are checked by size only: hashing them costs minutes
+_VERIFIED_BYTES = 1_000_000_000  # larger tables are checked by size only, as hashing them takes minutes
 
-_TELLS = hasattr(os, "RWF_NOWAIT") and hasattr(os, "posix_fadvise")  # Linux
+_NOWAIT = hasattr(os, "RWF_NOWAIT") and hasattr(os, "posix_fadvise")  # Linux
 
 Rows = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Shards:
-    """A finished folder; ``index`` is what its writer said about it, with ``count`` and ``shards``."""
+    """A finished folder; ``index`` is its writer's description, with ``count`` and ``shards``."""
 
     folder: Path
     index: dict[str, Any]
@@ -44,7 +44,7 @@ class Shards:
         return self.index["count"]
 
     def __reduce__(self) -> tuple:
-        return Shards, (self.folder, self.index)  # open files stay behind
+        return Shards, (self.folder, self.index)  # open files are not pickled
 
     @cached_property
     def _files(self) -> list["ShardFile"]:
@@ -55,7 +55,7 @@ class Shards:
         return np.cumsum([0, *(shard["rows"] for shard in self.index["shards"][:-1])])
 
     def rows(self, column: str, indices: Integer[np.ndarray, "b"]) -> np.ndarray:
-        """The rows ``indices`` of a column, in their order; only their bytes are read."""
+        """Rows ``indices`` of a column, in this order; reads only their bytes."""
         return gather(self._files, self._starts, column, indices)
 
     def column(self, name: str) -> np.ndarray:
@@ -64,11 +64,11 @@ class Shards:
 
 
 class ShardFile:
-    """One safetensors file, open for reading rows: safe to share with forked processes.
+    """One safetensors file, open for reading rows; safe to share with forked processes.
 
-    Rows are read, not mapped: a random row costs one request to the disk where touching a map costs one for each of
-    its pages, and a file cut short is an error where a map kills the process. ValueError for a file that is no
-    safetensors file of known types, naming it.
+    Rows are read, not memory-mapped: a random row costs one disk request instead of one per page, and a truncated file
+    raises an error instead of killing the process. Raises ValueError, naming the file, unless it is a safetensors file
+    of supported types.
     """
 
     def __init__(self, path: Path):
@@ -87,10 +87,10 @@ class ShardFile:
                 self._check_place(name, entry["data_offsets"][1] + 8 + length)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, MemoryError) as error:
             wanted = ", ".join(_DTYPES)
-            raise ValueError(f"{path} is missing, damaged or no safetensors file of {wanted}: {error}") from error
+            raise ValueError(f"{path} is missing, damaged or not a safetensors file of {wanted}: {error}") from error
 
     def _check_place(self, name: str, end: int) -> None:
-        """ValueError unless a column's shape is one and fills its bytes, which lie within the file."""
+        """Raise ValueError unless a column's shape is valid and matches its bytes, which are within the file."""
         shape, start = self.shapes[name], self._offsets[name]
         if not shape or not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
             raise ValueError(f"{name} has the shape {shape} at bytes {start} to {end}")
@@ -98,18 +98,18 @@ class ShardFile:
             raise ValueError(f"{name} of shape {shape} does not fill bytes {start} to {end}, or the file ends before")
 
     def row_if_in_memory(self, column: str, number: int, out: np.ndarray) -> bool:
-        """Read a row only if that needs no disk; whether it was read. If not, the system begins to fetch it."""
-        if not _TELLS:
+        """Read a row if it is in the page cache, and return whether it was; otherwise start to prefetch it."""
+        if not _NOWAIT:
             return False
         place = self._offsets[column] + number * out.nbytes
-        with contextlib.suppress(OSError):  # not in memory, or on a file system that cannot tell
+        with contextlib.suppress(OSError):  # not in memory, or not supported by the file system
             if os.preadv(self._file.fileno(), [out], place, os.RWF_NOWAIT) == out.nbytes:
                 return True
         os.posix_fadvise(self._file.fileno(), place, out.nbytes, os.POSIX_FADV_WILLNEED)
         return False
 
     def row_into(self, column: str, number: int, out: np.ndarray) -> None:
-        """Read one row into ``out``, which is contiguous and of the column's type."""
+        """Read one row into ``out``, a contiguous array of the column's type."""
         self._read_into(out, self._offsets[column] + number * out.nbytes)
 
     def column(self, name: str) -> np.ndarray:
@@ -123,20 +123,20 @@ class ShardFile:
         while done < len(raw):
             got = os.preadv(self._file.fileno(), [raw[done:]], offset + done)
             if not got:
-                raise ValueError(f"{self.path} is damaged: it ends too early")
+                raise ValueError(f"{self.path} is damaged: it is truncated")
             done += got
 
 
 def gather(
     files: list[ShardFile], starts: Int[np.ndarray, "shards"], column: str, indices: Integer[np.ndarray, "b"]
 ) -> np.ndarray:
-    """The rows ``indices`` of a column that lies in several files, file k from row ``starts[k]`` on."""
+    """Rows ``indices`` of a column that is split over several files; file k begins at row ``starts[k]``."""
     numbers = np.searchsorted(starts, indices, side="right") - 1
     places = indices - starts[numbers]
     out = np.empty((len(indices), *files[0].shapes[column][1:]), files[0].dtypes[column])
     flat = out.reshape(len(out), math.prod(out.shape[1:]))
     wanted = zip(numbers.tolist(), places.tolist(), flat, strict=True)
-    # What is not in memory is asked for first and read after: a disk serves many requests at once.
+    # Rows that are not in memory are all requested first and then read, as a disk serves many requests at once.
     later = [entry for entry in wanted if not files[entry[0]].row_if_in_memory(column, *entry[1:])]
     for number, place, row in later:
         files[number].row_into(column, place, row)
@@ -154,11 +154,11 @@ def write_shards(
     shard_rows: int = SHARD_ROWS,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write ``rows(indices)`` for 0 .. count - 1, keeping shards that are there; ``described`` goes into the index.
+    """Write ``rows(indices)`` for 0 .. count - 1, keeping finished shards; ``described`` goes into the index.
 
-    ``share`` (k, of) writes every ``of``-th shard from the k-th on; whoever finds all shards finished writes the
-    index. ``progress(done, total)`` counts rows, those found finished included. Raises ValueError when the disk is
-    full; finished shards are kept.
+    ``share`` (k, of) writes every ``of``-th shard starting with the k-th. The process that completes the last shard
+    writes the index. ``progress(done, total)`` counts rows, including those already finished. Raises ValueError if the
+    disk is full; finished shards are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     spans = [(first, min(first + shard_rows, count)) for first in range(0, max(1, count), shard_rows)]
@@ -167,12 +167,12 @@ def write_shards(
     for number in mine:
         start, stop = spans[number]
         file = _shard(folder, number)
-        told = partial(_tell, progress, done, wanted)
+        report = partial(_report, progress, done, wanted)
         if _record(file, start, stop) is None:
             with _full_disk_named(folder, done, wanted):
-                _write_shard(file, start, stop, rows, batch, told)
+                _write_shard(file, start, stop, rows, batch, report)
         else:
-            told(stop - start)
+            report(stop - start)
         done += stop - start
     records = [_record(_shard(folder, number), *span) for number, span in enumerate(spans)]
     if None not in records:
@@ -181,7 +181,7 @@ def write_shards(
 
 
 def rows_of_a_shard(row_bytes: int, wanted: int = SHARD_ROWS) -> int:
-    """How many rows of ``row_bytes`` go into a shard: ``wanted``, or as many as fit into a gigabyte."""
+    """Number of rows of ``row_bytes`` per shard: ``wanted``, or as many as fit into a gigabyte."""
     return max(1, min(wanted, _SHARD_BYTES // row_bytes))
 
 
@@ -198,7 +198,7 @@ def open_shards(folder: Path) -> Shards:
 
 
 def check_shard(folder: Path, shard: Mapping[str, Any], whole: bool) -> None:
-    """ValueError naming a shard that is missing or has another size or, with ``whole``, other bytes than recorded."""
+    """Raise ValueError naming a shard that is missing, has the wrong size or, with ``whole``, the wrong SHA-256."""
     file = folder / shard["file"]
     problem = None
     if not file.is_file():
@@ -208,13 +208,13 @@ def check_shard(folder: Path, shard: Mapping[str, Any], whole: bool) -> None:
     elif whole:
         with file.open("rb") as opened:
             if hashlib.file_digest(opened, "sha256").hexdigest() != shard["sha256"]:
-                problem = "does not have the SHA-256 of index.json"
+                problem = "does not have the SHA-256 in index.json"
     if problem:
         raise ValueError(f"shard {file} {problem}; delete {folder} to encode again")
 
 
-def _write_shard(file: Path, start: int, stop: int, rows: Rows, batch: int, told: Callable[[int], None]) -> None:
-    """One file with rows start .. stop - 1, laid out in memory as it will lie on disk, so that it is there once."""
+def _write_shard(file: Path, start: int, stop: int, rows: Rows, batch: int, report: Callable[[int], None]) -> None:
+    """Write a file with rows start .. stop - 1; it is built in memory in its final layout, without a second copy."""
     values = rows(np.arange(start, min(start + batch, stop)))
     places, header = _layout(values, stop - start)
     buffer = io.BytesIO()
@@ -225,18 +225,18 @@ def _write_shard(file: Path, start: int, stop: int, rows: Rows, batch: int, told
         for name, place in places.items():
             buffer.seek(len(header) + place + (begin - start) * values[name][:1].nbytes)
             buffer.write(np.ascontiguousarray(values[name]).data)
-        told(end - start)
-    raw = buffer.getvalue()  # CPython hands over its own bytes, not a copy of them
+        report(end - start)
+    raw = buffer.getvalue()  # no copy in CPython
     write_atomically(file, raw)
     record = {"file": file.name, "start": start, "rows": stop - start, "bytes": len(raw)}
     write_json(file.with_suffix(".json"), {**record, "sha256": hashlib.sha256(raw).hexdigest()})
 
 
 def _layout(sample: Mapping[str, np.ndarray], count: int) -> tuple[dict[str, int], bytes]:
-    """Where each column begins after the header, and the header, of a file with ``count`` rows like ``sample``'s."""
+    """Offset of each column after the header, and the header, of a file with ``count`` rows like ``sample``."""
     kinds = {np.dtype(dtype): kind for kind, dtype in _DTYPES.items()}
     entries, places, offset = {}, {}, 0
-    # Wide numbers first, and a header of whole eights: each column then begins at a multiple of its number's size.
+    # Wide types first and a header padded to 8 bytes, so that each column is aligned to its type.
     for name, values in sorted(sample.items(), key=lambda item: -item[1].itemsize):
         places[name], end = offset, offset + values[:1].nbytes * count
         shape = [count, *values.shape[1:]]
@@ -251,7 +251,7 @@ def _shard(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:05d}.safetensors"
 
 
-def _tell(progress: Callable[[int, int], None] | None, before: int, wanted: int, written: int) -> None:
+def _report(progress: Callable[[int, int], None] | None, before: int, wanted: int, written: int) -> None:
     if progress:
         progress(before + written, wanted)
 
@@ -264,12 +264,12 @@ def _full_disk_named(folder: Path, done: int, wanted: int) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ValueError(
-            f"the disk of {folder} is full: {done} of {wanted} rows are written and kept; make room and run it again"
+            f"the disk of {folder} is full: {done} of {wanted} rows are written and kept; free space and run it again"
         ) from error
 
 
 def _record(file: Path, start: int, stop: int) -> dict[str, Any] | None:
-    """What was noted about a finished shard of these rows; None if it is not there whole."""
+    """The record of a finished shard of these rows; None if it is missing or incomplete."""
     try:
         record = read_json(file.with_suffix(".json"))
         whole = file.stat().st_size == record["bytes"] and (record["start"], record["rows"]) == (start, stop - start)

@@ -1,7 +1,7 @@
-"""Latents that other programs stored: REPA's folder of arrays and LightningDiT's safetensors files.
+"""Latents stored by other programs: REPA's folder of arrays and LightningDiT's safetensors files.
 
-Both hold raw latents of an autoencoder, so the codec that the configuration names gives the units. They are read here
-once and written into shards of our own by `data.latents`: one file an image is slow to train from.
+Both have raw latents of an autoencoder, which the configured codec scales. They are read once and written into our
+shards by `data.latents`, as one file per image is too slow for training.
 """
 
 import hashlib
@@ -35,15 +35,15 @@ from workbench.data.tree import (
 from workbench.data.weights import STATISTICS, read_statistics
 from workbench.files import read_json
 
-_LISTING_BYTES = 4_000_000_000  # of dataset.json; ImageNet's has 60 MB
+_LISTING_BYTES = 4_000_000_000  # limit for dataset.json; ImageNet's has 60 MB
 STORES = ("repa-latents", "lightningdit-latents")
 
 
 @dataclass(frozen=True)
 class Store:
-    """Raw latents of a split: ``read(indices, mirrored)`` gives ``b c h w``, c being both moments or one ``sample``.
+    """Raw latents of a split; ``read(indices, mirrored)`` returns ``b c h w`` with both moments or one ``sample``.
 
-    ``statistics`` are the channel means and deviations that the other program kept, if it did.
+    ``statistics`` are the stored channel means and standard deviations, if there are any.
     """
 
     origin: Path
@@ -62,14 +62,14 @@ class Store:
 
     @property
     def summary(self) -> str:
-        """What was read, in a line."""
+        """One-line summary: count, classes and origin."""
         return summary("stored latents", len(self.labels), self.classes, str(self.origin), ())
 
 
 def open_store(config: DataConfig, split: str) -> Store:
-    """The store ``config`` names; all of it is for training unless ``data.path`` has folders train and test (or val).
+    """Open the store of ``config``; without folders train and test (or val) in ``data.path`` it is all for training.
 
-    Raises ValueError, naming the file, for labels or latents that are missing, damaged, or do not go together.
+    Raises ValueError, naming the file, for labels or latents that are missing, damaged or inconsistent.
     """
     folder, other = _splits_of(config, split)
     open_folder = _open_repa if config.name == "repa-latents" else _open_lightningdit
@@ -78,7 +78,7 @@ def open_store(config: DataConfig, split: str) -> Store:
 
 
 def _limited(store: Store, limit: int) -> Store:
-    """As `data.images` limits the images of a set, so that both are the same ones."""
+    """Limit the rows in the same way as `data.images`."""
     chosen, content = limited_rows(store.labels, store.content, limit)
     read = store.read
     return replace(
@@ -90,9 +90,9 @@ def _limited(store: Store, limit: int) -> Store:
 
 
 def check_codec(store: Store, codec: Codec, config: DataConfig) -> None:
-    """ValueError if the store's latents cannot be of this codec and image size, or lack what ``config`` asks for."""
+    """Raise ValueError if the latents do not fit codec and image size, or lack the mirrored images of ``config``."""
     if not isinstance(codec, Autoencoder):
-        raise ValueError(f"{store.origin} holds latents of an autoencoder; codec {codec.name!r} is none")
+        raise ValueError(f"{store.origin} has latents of an autoencoder; codec {codec.name!r} is not one")
     _, height, width = store.shape
     if store.channels != codec.channels:
         raise ValueError(f"{store.origin} has {store.channels} channels, codec {codec.name!r} has {codec.channels}")
@@ -107,43 +107,43 @@ def check_codec(store: Store, codec: Codec, config: DataConfig) -> None:
         mean, std = (values.reshape(-1, 1, 1) for values in store.statistics)
         offset = ((mean - codec.shift) * codec.scale).abs().max()
         spread = (std * codec.scale).log().abs().max()
-        # The statistics of other images of the same codec differ by a few hundredths; those of another codec by units.
+        # Statistics of other images with the same codec differ by a few hundredths, with another codec by 1 or more.
         if codec.scale.numel() > 1 and (offset > 0.3 or spread > 0.3):
             raise ValueError(
-                f"{store.origin / STATISTICS} does not go with codec {codec.name!r}: in its units, channel means are "
-                f"up to {offset:.2g} from 0 and deviations up to a factor {spread.exp():.2g} from 1"
+                f"{store.origin / STATISTICS} does not match codec {codec.name!r}: in its units, channel means are "
+                f"up to {offset:.2g} from 0 and standard deviations up to a factor {spread.exp():.2g} from 1"
             )
 
 
 def load_store_images(config: DataConfig, split: str) -> Images:
-    """The images beside REPA's latents, in the order of the latents; ValueError for stores without images."""
+    """Load the images beside REPA's latents, in the order of the latents; ValueError for stores without images."""
     folder, other = _splits_of(config, split)
     pixels = folder / "images"
     if config.name != "repa-latents" or not pixels.is_dir():
         raise ValueError(
-            f"{folder} holds latents and no images; targets of an encoder and scores against real images need them: "
+            f"{folder} has latents but no images, which encoder targets and scores against real images need: "
             f"use data.name=image-folder"
         )
     store = _open_repa(folder, other)
     names, labels = _labelled(pixels, SUFFIXES)
     if not np.array_equal(labels, store.labels):
-        raise ValueError(f"the labels in {pixels} and in {folder / 'vae-sd'} are not the same")
+        raise ValueError(f"the labels in {pixels} and in {folder / 'vae-sd'} differ")
     files = [pixels / name for name in names]
     sizes = np.array([file.stat().st_size for file in files], dtype=np.int64)
     tree, read = Tree(store.classes, names, sizes, labels), partial(read_files, files, config.size, config.crop)
     images = images_of_tree(config, split, tree, checksums(pixels, names), folder, read)
-    return replace(images, content=store.content)  # the mark by which latents and images are known to be the same set
+    return replace(images, content=store.content)  # the same hash identifies latents and images of one set
 
 
 def _splits_of(config: DataConfig, split: str) -> tuple[Path, Path | None]:
-    """The folder of a split, and the one of the other split if there is one."""
-    root = data_path(config, "the folder that the other program wrote")
+    """Folders of a split and, if it exists, of the other split."""
+    root = data_path(config, "the folder with the stored latents")
     if not root.is_dir():
         raise ValueError(f"data.path {root} is not a folder")
     folders = [child.name for child in root.iterdir() if child.is_dir()]
     part = split_folder(folders, split, str(root))
     if part is None and split == "test":
-        raise ValueError(f"{root} has one split, which is for training; another goes into a folder test beside train")
+        raise ValueError(f"{root} only has a training split; put a test split into a folder test beside train")
     if part is None:
         return root, None
     rest = "train" if split == "test" else "test"
@@ -152,7 +152,7 @@ def _splits_of(config: DataConfig, split: str) -> tuple[Path, Path | None]:
 
 
 def _classes(folder: Path, labels: Int[np.ndarray, "n"], others: Int[np.ndarray, "m"]) -> tuple[str, ...]:
-    """One name is one label in every split, so the numbers go to the largest label of all of them."""
+    """Class names, numbered up to the largest label of all splits, so that all splits have the same classes."""
     return class_names([folder, folder.parent], int(max(labels.max(), others.max(initial=0))))
 
 
@@ -178,7 +178,7 @@ def _open_repa(folder: Path, other: Path | None) -> Store:
         for file in (latents / names[index] for index in indices):
             arrays.append(_load_array(file))
             if arrays[-1].shape != shape:
-                raise ValueError(f"{file} has shape {arrays[-1].shape}, the first one {shape}")
+                raise ValueError(f"{file} has shape {arrays[-1].shape}, the first file has {shape}")
         return np.stack(arrays)
 
     return Store(folder, labels, classes, shape, False, False, digest.hexdigest(), read)
@@ -223,18 +223,18 @@ def _shard_files(folder: Path) -> list[ShardFile]:
 
 
 def _stored_labels(files: Sequence[ShardFile], folder: Path) -> Int[np.ndarray, "n"]:
-    """The labels of all files, which are whole numbers in a column of their own."""
+    """Labels of all files: integers in the column ``labels``."""
     for file in files:
         kind = file.dtypes.get("labels")
         if kind is None or not np.issubdtype(kind, np.integer) or len(file.shapes["labels"]) != 1:
-            raise ValueError(f"{file.path} must hold labels, one whole number a row; it holds {file.shapes}")
+            raise ValueError(f"{file.path} must have labels, one integer per row; it has {file.shapes}")
     labels = np.concatenate([file.column("labels") for file in files]).astype(np.int64)
     _check_labels(labels, folder)
     return labels
 
 
 def _labelled(folder: Path, suffixes: Sequence[str]) -> tuple[list[str], Int[np.ndarray, "n"]]:
-    """The names of a folder's files, sorted as REPA pairs them, and their labels from ``dataset.json``."""
+    """File names in a folder, sorted as in REPA, and their labels from ``dataset.json``."""
     listing = folder / "dataset.json"
     names, labels = _listed(listing)
     found = {path for path, _ in Folder(folder).walk("") if os.path.splitext(path)[1].lower() in suffixes}
@@ -244,18 +244,18 @@ def _labelled(folder: Path, suffixes: Sequence[str]) -> tuple[list[str], Int[np.
             first = printable(str(folder / min(rest)))
             raise ValueError(f"{len(rest)} files of {listing} {problem}, the first is {first}")
     order = sorted(range(len(names)), key=names.__getitem__)
-    return [names[place] for place in order], labels[order]
+    return [names[index] for index in order], labels[order]
 
 
 def _listed(listing: Path) -> tuple[list[str], Int[np.ndarray, "n"]]:
-    """The names and labels of ``dataset.json``, in its order; each name once, each label a whole number."""
+    """Names and labels in ``dataset.json``, in its order; names are unique, labels are integers."""
     entries = read_json(listing, _LISTING_BYTES).get("labels")
     if not isinstance(entries, list):
         raise ValueError(f"{listing} is missing, damaged, or has no list of [name, class] under labels")
     names, labels = {}, []
-    for place, entry in enumerate(entries):
+    for number, entry in enumerate(entries):
         if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str) and type(entry[1]) is int):
-            raise ValueError(f"entry {place} of {listing} must be [name, whole number]; it is {str(entry)[:80]}")
+            raise ValueError(f"entry {number} of {listing} must be [name, integer]; it is {str(entry)[:80]}")
         name, label = entry
         if name in names:
             raise ValueError(f"{listing} lists {name!r} twice")

@@ -1,4 +1,4 @@
-"""What outside encoders say of the clean images: target tokens, stored beside the latents or computed when asked."""
+"""Target tokens of pretrained encoders for the clean images, stored beside the latents or computed at each step."""
 
 import hashlib
 from collections.abc import Callable
@@ -22,9 +22,9 @@ from workbench.diffusion.precision import tf32
 
 @runtime_checkable
 class Targets(Protocol):
-    """Target tokens of an image set by image number, float32 on the student's token grid, on any device.
+    """Target tokens of an image set by image index, float32 on the student's token grid, on any device.
 
-    Where ``flipped``, those of the mirrored image.
+    Where ``flipped``, the tokens of the mirrored image.
     """
 
     width: int
@@ -47,7 +47,7 @@ class StoredTargets:
     def tokens(
         self, indices: Integer[np.ndarray, "b"], flipped: Bool[np.ndarray, "b"] | None = None
     ) -> Float[Tensor, "b n d"]:
-        """The stored tokens; ValueError for mirrored ones that were not stored (``data.flip``)."""
+        """Read stored tokens; ValueError if those of mirrored images were not stored (``data.flip``)."""
         if flipped is None:
             return torch.from_numpy(self.shards.rows("tokens", indices)).float()
         if not self.shards.index["flip"]:
@@ -61,7 +61,7 @@ class StoredTargets:
 
 @dataclass(frozen=True)
 class ComputedTargets:
-    """Tokens from a run of the encoder at each step, as the published codes do it."""
+    """Tokens computed by the encoder at each step, as in the published code."""
 
     encoder: Encoder
     images: Images
@@ -74,7 +74,7 @@ class ComputedTargets:
     def tokens(
         self, indices: Integer[np.ndarray, "b"], flipped: Bool[np.ndarray, "b"] | None = None
     ) -> Float[Tensor, "b n d"]:
-        """The encoder's tokens of the images, mirrored where ``flipped``."""
+        """Compute the tokens of the images, mirrored where ``flipped``."""
         images = self.images.batch(indices)
         if flipped is not None:
             images = torch.where(torch.from_numpy(flipped).reshape(-1, 1, 1, 1), images.flip(3), images)
@@ -89,13 +89,14 @@ def open_targets(
     device: torch.device | str,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Targets]:
-    """Target tokens for each encoder that the objective's option ``encoder`` names (several joined by commas).
+    """Target tokens of each encoder in the objective's option ``encoder`` (several are separated by commas).
 
-    Empty for an objective without that option. With ``stored`` they are encoded once into ``root``, where an
-    interrupted encoding goes on after its last shard, and with ``data.flip`` for the mirrored images as well;
-    without, the encoder runs on ``device`` at each step.
-    Raises ValueError for an unknown encoder, missing weights, damaged shards, a patch that does not divide the
-    latents, and images that are not those of ``latents``.
+    Empty for an objective without that option. With ``stored``, they are encoded once into ``root``, also for mirrored
+    images if ``data.flip`` is set; an interrupted encoding continues after its last shard. Without ``stored``, the
+    encoder runs on ``device`` at each step.
+
+    Raises ValueError for an unknown encoder, missing weights, damaged shards, a patch size that does not divide the
+    latents, and images that differ from those of ``latents``.
     """
     options, patch = config.objective.options, config.backbone.options["patch"]
     if "encoder" not in options:
@@ -103,13 +104,13 @@ def open_targets(
     images = load_images(config.data, split)
     if images.content != latents.index["images"]:
         raise ValueError(
-            f"the latents in {latents.shards.folder} are not those of the {split} images that the encoder would see: "
-            f"they were made from {latents.index['images'][:16]}, data gives {images.content[:16]}"
+            f"the latents in {latents.shards.folder} do not belong to the {split} images for the encoder: "
+            f"they were encoded from {latents.index['images'][:16]}, the images are {images.content[:16]}"
         )
     if latents.height % patch:
         raise ValueError(f"patch {patch} does not divide the latent height {latents.height}")
     names, side = [part.strip() for part in options["encoder"].split(",")], latents.height // patch
-    # All are loaded before any runs: a wrong second name must not cost the hours that the first one takes.
+    # All are loaded before any of them runs, so that a wrong second name fails before hours of encoding.
     computed = {name: ComputedTargets(load_encoder(name, device), images, side) for name in names}
     if not options.get("stored", True):
         return computed
@@ -119,7 +120,7 @@ def open_targets(
 
 
 def _store(targets: ComputedTargets, flip: bool, root: Path, progress: Callable[[int, int], None] | None) -> Shards:
-    """The shards of the targets under ``root``, encoded now unless they are there."""
+    """Open the shards of the targets under ``root``, encoding them first if necessary."""
     encoder, images, side = targets.encoder, targets.images, targets.side
     kind = "tokens-1 flip" if flip else "tokens-1"
     content = hashlib.sha256(f"{images.content} {encoder.hash} {side} {kind}".encode()).hexdigest()
@@ -140,8 +141,8 @@ def _store(targets: ComputedTargets, flip: bool, root: Path, progress: Callable[
 
 
 def _rows(targets: ComputedTargets, flip: bool, indices: np.ndarray) -> dict[str, np.ndarray]:
-    with tf32(False):  # stored targets are shared by runs, whatever precision these train in
-        found = {"tokens": targets.tokens(indices)}
+    with tf32(False):  # stored targets are shared by runs of any precision
+        columns = {"tokens": targets.tokens(indices)}
         if flip:
-            found["tokens_flip"] = targets.tokens(indices, np.ones(len(indices), bool))
-    return {name: tokens.half().cpu().numpy() for name, tokens in found.items()}
+            columns["tokens_flip"] = targets.tokens(indices, np.ones(len(indices), bool))
+    return {name: tokens.half().cpu().numpy() for name, tokens in columns.items()}

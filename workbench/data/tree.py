@@ -1,8 +1,8 @@
-"""What the names in a folder or archive of images mean: splits, classes, and what is left out.
+"""Interpret the names in an image folder or archive: splits, classes, and files that are left out.
 
-The rules are torchvision's `ImageFolder`: each folder is a class, labels count the folders in order of their names as
-text, images may lie at any depth below, links are followed. Where people's folders hold more than that, it is left out
-and said (`Images.summary`), or refused with the name of what is in the way; nothing is relabelled or dropped silently.
+The rules are those of torchvision's `ImageFolder`: each folder is a class, labels number the folders in alphabetical
+order, images may be at any depth below, links are followed. Anything else is left out and reported
+(`Images.summary`), or raises an error that names it. Nothing is relabelled or dropped silently.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ from workbench.config import DataConfig
 from workbench.data.images import Images
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-# The first three names of each split are the common ones; capitals do not matter.
+# The first three names of each split are the common ones. Case is ignored.
 SPLITS = {
     "train": ("train", "training"),
     "test": ("test", "val", "validation", "valid", "testing", "eval", "dev"),
 }
-MAX_CLASSES = 100_000  # a label far above the others is damage more often than a class, and each costs a row of weights
-# What macOS, Windows, NAS devices and file systems put beside people's files.
+MAX_CLASSES = 100_000  # a very large label is more likely damage than a class, and each class costs a row of weights
+# Names that macOS, Windows, NAS devices and file systems create.
 _SYSTEM_FOLDERS = ("__macosx", "$recycle.bin", "system volume information", "lost+found", "@eadir", "#recycle")
 _SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 
@@ -36,7 +36,7 @@ class Tree:
     """The images of one split, by class and name.
 
     ``names`` are relative to the folder of the classes (class/image.png), which is ``prefix`` below the root. ``notes``
-    say what was left out and what a reader may not expect.
+    list what was left out and anything unexpected.
     """
 
     classes: tuple[str, ...]
@@ -49,7 +49,7 @@ class Tree:
 
 @dataclass
 class LeftOut:
-    """Names that were left out, by the reason; each counts once, however often it is met."""
+    """Names that were left out, by reason, without duplicates."""
 
     names: dict[str, dict[str, None]] = field(default_factory=dict)
 
@@ -57,7 +57,7 @@ class LeftOut:
         self.names.setdefault(reason, {})[name] = None
 
     def notes(self) -> list[str]:
-        """One line, such as "left out: 2 hidden files (cat/.DS_Store, dog/.DS_Store)"; none if nothing was."""
+        """One line such as "left out: 2 hidden files (cat/.DS_Store, dog/.DS_Store)"; empty if nothing was left out."""
         kinds = [
             f"{len(names):,} {reason}{'s' if len(names) > 1 else ''} ({_few(names)})"
             for reason, names in sorted(self.names.items())
@@ -67,7 +67,7 @@ class LeftOut:
 
 @runtime_checkable
 class Listing(Protocol):
-    """The files below a root. ``where`` + name is how errors call one; folders are named without a trailing slash."""
+    """The files below a root. Messages name a file as ``where`` + name; folder names have no trailing slash."""
 
     where: str
     left_out: LeftOut
@@ -86,7 +86,7 @@ class Listing(Protocol):
 
 
 def left_out_reason(name: str, folder: bool) -> str | None:
-    """Why a file or folder of this name is no part of an image set; None if it may be."""
+    """Reason why a file or folder of this name is left out of an image set; None if it is not."""
     kind = "folder" if folder else "file"
     if name.startswith("."):
         return f"hidden {kind}"
@@ -96,12 +96,12 @@ def left_out_reason(name: str, folder: bool) -> str | None:
 
 
 def arrange(listing: Listing, split: str, *, unwrap: bool) -> Tree:
-    """The images of a split with their labels; every tenth image of a class is for tests if there are no split folders.
+    """Images of a split and their labels; without split folders, every tenth image of a class is in the test split.
 
-    One name is one label in every split: the classes are those of all splits together. With ``unwrap`` folders that
-    enclose everything are taken off, as archives have them. Raises ValueError, naming what is in the way, for a split
-    that is missing, a class folder without images, a file that is empty or no image, and for folders that look as if
-    the classes lay one folder deeper.
+    A class has the same label in every split: the classes are those of all splits together. With ``unwrap``, folders
+    that enclose everything are removed, as is common in archives. Raises ValueError, naming the cause, for a missing
+    split, a class folder without images, a file that is empty or not an image, and a tree whose classes seem to be one
+    folder deeper.
     """
     base = _enclosing(listing) if unwrap else ""
     where = _shown(listing, base)
@@ -156,8 +156,8 @@ def arrange(listing: Listing, split: str, *, unwrap: bool) -> Tree:
         notes.append(f"no {split} images of {len(absent)} class{'es' if len(absent) > 1 else ''} ({_few(absent)})")
     if all(name.isdecimal() for name in classes) and sorted(classes, key=int) != classes:
         wrong = next(number for number, name in enumerate(classes) if int(name) != number)
-        notes.append(f"labels count the folders in order of their names as text: folder {classes[wrong]} is {wrong}")
-    # Files beside the class folders, or beside the splits, are not read by torchvision either.
+        notes.append(f"labels number the folders in alphabetical order: folder {classes[wrong]} is {wrong}")
+    # torchvision does not read files beside the class or split folders either.
     for folder in {base.rstrip("/"), prefix.rstrip("/")}:
         for name in listing.files(folder):
             listing.left_out.add("stray file", joined(folder, name))
@@ -172,7 +172,7 @@ def arrange(listing: Listing, split: str, *, unwrap: bool) -> Tree:
 
 
 def split_folder(folders: Iterable[str], split: str, where: str) -> str | None:
-    """Which of the folders holds the split; None if none is for any split, ValueError if only the other one is."""
+    """Name of the split's folder; None if there are no split folders, ValueError if there is only the other split."""
     lower = {name.lower(): name for name in folders}
     found = next((lower[name] for name in SPLITS[split] if name in lower), None)
     if found is None and any(name in lower for names in SPLITS.values() for name in names):
@@ -181,31 +181,31 @@ def split_folder(folders: Iterable[str], split: str, where: str) -> str | None:
 
 
 def in_split(place: int, split: str) -> bool:
-    """Whether an undivided set has the image at ``place`` of its class in this split: every tenth is for tests."""
+    """Whether image number ``place`` of a class is in this split of an undivided set: every tenth is for testing."""
     return (place % 10 == 9) == (split == "test")
 
 
 def is_image(name: str) -> bool:
-    """Whether a file has the suffix of an image that is read here."""
+    """Whether a file has the suffix of a supported image format."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def joined(inside: str, name: str) -> str:
-    """The path of a name in a folder of a listing, of which "" is the root."""
+    """Path of a name in a folder of a listing; the root is ""."""
     return f"{inside}/{name}" if inside else name
 
 
 def printable(name: str) -> str:
-    """A file's name as text that can be printed and stored: bytes that are no UTF-8 and control characters as \\xe9."""
+    """A file name as printable text, with control characters and bytes that are not UTF-8 escaped as \\xe9."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return unicodedata.normalize("NFC", text)
 
 
 def class_names(folders: Sequence[Path], largest: int) -> tuple[str, ...]:
-    """The lines of ``classes.txt`` in the first of ``folders`` that has one, else the numbers from 0 to ``largest``.
+    """Lines of ``classes.txt`` in the first of ``folders`` that has one, else the numbers from 0 to ``largest``.
 
-    ValueError if the largest label has no line, for a file that is no UTF-8 text, and for an empty line between others.
+    Raises ValueError if the file has no line for the largest label, is not UTF-8, or has an empty line between others.
     """
     if largest >= MAX_CLASSES:
         raise ValueError(f"{folders[0]} has a label {largest}; labels count from 0 to at most {MAX_CLASSES - 1:,}")
@@ -216,7 +216,7 @@ def class_names(folders: Sequence[Path], largest: int) -> tuple[str, ...]:
         lines = file.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except UnicodeDecodeError as error:
         line, byte = error.object[: error.start].count(b"\n") + 1, error.object[error.start]
-        raise ValueError(f"{file} is no UTF-8 text: line {line} holds the byte {byte:#x}") from error
+        raise ValueError(f"{file} is not UTF-8: line {line} has the byte {byte:#x}") from error
     names = tuple(line.strip() for line in lines)
     if "" in names:
         raise ValueError(f"{file} has an empty line {names.index('') + 1}; line k names the class of label k - 1")
@@ -235,7 +235,7 @@ def images_of_tree(
     origin: Path,
     read: Callable[[np.ndarray], np.ndarray],
 ) -> Images:
-    """The image set of a tree; its content hash covers classes, names, the CRC-32 of the files' bytes, and labels."""
+    """The image set of a tree; its content hash covers classes, names, CRC-32 of the files, and labels."""
     digest = hashlib.sha256("\0".join(["images-2", str(config.size), config.crop, *tree.classes]).encode())
     for name, checksum, label in zip(tree.names, checksums.tolist(), tree.labels.tolist(), strict=True):
         digest.update(f"{name} {checksum:08x} {label}\n".encode("utf-8", "surrogateescape"))
@@ -254,7 +254,7 @@ def images_of_tree(
 
 
 def _enclosing(listing: Listing) -> str:
-    """The folders, with a slash at the end, that enclose all images of an archive: neither a split nor a class."""
+    """Path, with a trailing slash, of the folders that enclose all images of an archive and are no split or class."""
     base = ""
     while True:
         folders = listing.folders(base.rstrip("/"))
@@ -269,9 +269,9 @@ def _enclosing(listing: Listing) -> str:
 
 
 def _split_folders(listing: Listing, base: str) -> tuple[dict[str, str], list[str]]:
-    """The folder of each split, and notes; empty for a set without split folders.
+    """Folder of each split, and notes; empty for a set without split folders.
 
-    A folder of such a name is a class ("train" beside "bus") if images lie in it directly.
+    A folder with the name of a split is a class ("train" beside "bus") if it has images directly inside.
     """
     folders = listing.folders(base.rstrip("/"))
     lower = {
@@ -300,29 +300,29 @@ def _split_folders(listing: Listing, base: str) -> tuple[dict[str, str], list[st
 
 
 def _class_folders(listing: Listing, inside: str) -> dict[str, str]:
-    """Class names, as they are printed, and the folders' own names."""
+    """Printable class names, and the folders' raw names."""
     found: dict[str, str] = {}
     for name in listing.folders(inside):
         other = found.setdefault(printable(name), name)
         if other != name:
-            raise ValueError(f"{listing.where}{inside} has two folders whose names read {printable(name)!r}")
+            raise ValueError(f"{listing.where}{inside} has two folders that are both printed as {printable(name)!r}")
     return found
 
 
 def _refuse_one_too_high(
     found: dict[str, list[tuple[str, int]]], raw: dict[str, str], listing: Listing, prefix: str
 ) -> None:
-    """ValueError if what would be the classes looks like folders that each enclose the classes.
+    """Raise ValueError if the class folders look like parents of the real classes.
 
-    That is: no image lies directly in a class folder, and there is one class with several folders below, or several
-    classes with the same several folders below.
+    This is the case if no class folder has images directly inside, and either there is one class with several
+    subfolders, or all classes have the same subfolders.
     """
     below = []
     for name, files in found.items():
         inside = [file.removeprefix(f"{raw[name]}/").split("/") for file, _ in files]
         if any(len(parts) == 1 for parts in inside):
             return
-        # The folders that enclose all of it are one with the class folder.
+        # Folders that enclose all files of the class are skipped.
         while inside and len({parts[0] for parts in inside}) == 1 and all(len(parts) > 2 for parts in inside):
             inside = [parts[1:] for parts in inside]
         if any(len(parts) == 1 for parts in inside):
@@ -332,10 +332,10 @@ def _refuse_one_too_high(
     if len(below[0]) < 2 or any(names != below[0] for names in below):
         return
     names, where = _few(found), _shown(listing, prefix)
-    what = f"one class, {names}, whose images lie" if len(below) == 1 else f"the classes {names}, whose images all lie"
+    what = f"one class, {names}, whose images are" if len(below) == 1 else f"the classes {names}, whose images all are"
     raise ValueError(
         f"{where} would be {what} in folders {_few(below[0])}: is data.path one folder too high? "
-        "The images of a class that is meant to be one must not all lie in folders of their own"
+        "A class must have at least one image that is not in a subfolder"
     )
 
 

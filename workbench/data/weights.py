@@ -1,4 +1,4 @@
-"""Weight files of others: where they lie, how they are fetched, and how they are read without running their code."""
+"""Find, download and read published weight files, without executing code in them."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -15,20 +15,20 @@ _HUB_SECONDS = 5.0
 
 
 def weights_folder() -> Path:
-    """Where weight files that the user fetched are looked for: ``$WORKBENCH_WEIGHTS``, or ``~/.cache/workbench``."""
+    """Folder of weight files that the user downloaded: ``$WORKBENCH_WEIGHTS``, or ``~/.cache/workbench``."""
     return home_path(os.environ.get("WORKBENCH_WEIGHTS") or "~/.cache/workbench")
 
 
 def hub_folder(repository: str, files: Sequence[str]) -> Path:
-    """The folder that holds ``files`` of a repository at the model hub: its cache, else downloaded into it.
+    """Folder with ``files`` of a model hub repository: in the hub's cache, downloaded if necessary.
 
-    Raises whatever the hub's client does, whose classes change with its version, when a file cannot be had.
+    Raises the hub client's exceptions, whose classes change with its version, if a file cannot be downloaded.
     """
     import huggingface_hub
 
     cached = [huggingface_hub.try_to_load_from_cache(repository, file) for file in files]
     if not all(isinstance(path, str) for path in cached):
-        # A download asks an unreachable hub again and again for a minute; this asks once.
+        # A download retries for a minute if the hub is unreachable; this fails at once.
         for file in files:
             url = huggingface_hub.hf_hub_url(repository, file)
             huggingface_hub.get_hf_file_metadata(url, timeout=_HUB_SECONDS)
@@ -37,10 +37,10 @@ def hub_folder(repository: str, files: Sequence[str]) -> Path:
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The named tensors of a .safetensors file, or of a pickle (under "state_dict" if it has that), as float32.
+    """Read the named tensors of a .safetensors file or a pickle (under "state_dict" if present), as float32.
 
-    Entries that are no tensors are left out; no code in the file is run. Raises ValueError naming a file that is
-    missing, damaged, asks for code, or holds no tensors, and a tensor that is not dense, real and finite.
+    Entries that are not tensors are left out; no code in the file is executed. Raises ValueError naming a file that is
+    missing, damaged, needs code execution or has no tensors, and a tensor that is not dense, real and finite.
     """
     if not file.is_file():
         raise ValueError(f"{file} does not exist")
@@ -51,16 +51,16 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             loaded = load_file(file)
         else:
             loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle ends in errors of every kind
+    except Exception as error:  # a damaged pickle raises any kind of error
         raise ValueError(
-            f"{file} is damaged, or holds more than plain tensors and is not opened, since that would run its code "
+            f"{file} is damaged, or has more than plain tensors and is not opened, as that would execute its code "
             f"({type(error).__name__})"
         ) from error
     table = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
     named = table if isinstance(table, Mapping) else {}
     tensors = {str(key): _plain(value, f"{key} of {file}") for key, value in named.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise ValueError(f"{file} holds no table of tensors")
+        raise ValueError(f"{file} has no dictionary of tensors")
     return tensors
 
 
@@ -68,21 +68,21 @@ def _plain(value: Tensor, name: str) -> Tensor:
     """A tensor as float32; ValueError naming it unless it is dense, real and finite."""
     if value.layout != torch.strided or value.is_quantized or value.is_meta or value.is_complex():
         kind = f"{value.dtype} with layout {value.layout} on {value.device}"
-        raise ValueError(f"{name} is no dense tensor of real numbers: it is {kind}".replace("torch.", ""))
+        raise ValueError(f"{name} is not a dense tensor of real numbers: it is {kind}".replace("torch.", ""))
     value = value.float()
     wrong = int((~value.isfinite()).sum())
     if wrong:
-        raise ValueError(f"{name} has {wrong:,} of {value.numel():,} numbers that are not finite")
+        raise ValueError(f"{name} has {wrong:,} non-finite numbers of {value.numel():,}")
     return value
 
 
 def read_statistics(file: Path, channels: int) -> tuple[Float[Tensor, "{channels}"], Float[Tensor, "{channels}"]]:
-    """Mean and deviation of each latent channel, as LightningDiT keeps them; ValueError if the file has no such."""
+    """Mean and standard deviation of each latent channel, in LightningDiT's format; ValueError if they are missing."""
     values = read_tensors(file)
     if any(key not in values or values[key].numel() != channels for key in ("mean", "std")):
         shapes = {key: tuple(value.shape) for key, value in values.items()}
-        raise ValueError(f"{file} must hold mean and std of {channels} channels; it holds {shapes}")
+        raise ValueError(f"{file} must have mean and std of {channels} channels; it has {shapes}")
     mean, std = (values[key].reshape(-1) for key in ("mean", "std"))
     if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
-        raise ValueError(f"{file} holds numbers that are not finite, or deviations that are not positive")
+        raise ValueError(f"{file} has non-finite numbers, or standard deviations that are not positive")
     return mean, std

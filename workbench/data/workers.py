@@ -1,4 +1,4 @@
-"""One piece of work in several processes of this machine, each with its share."""
+"""Run a task in several local processes, each with its share of the work."""
 
 import json
 import os
@@ -21,11 +21,11 @@ Progress = Callable[[int, int], None]
 def run_workers(
     code: str, what: str, orders: Sequence[Mapping[str, Any]], count: int, progress: Progress | None
 ) -> None:
-    """Run one worker an order until all are done; the first that fails ends the others.
+    """Run one worker per order until all are done; if one fails, the others are killed.
 
-    A worker is a fresh interpreter that runs ``code``, which is to call `serve`: no script of the user's is imported
-    again, and no GPU handle is inherited. ``progress(done, count)`` sums over the workers. ValueError for what one
-    of them reports, and for one that was killed; ``what`` says in a word what they are for.
+    A worker is a new interpreter that runs ``code``, which must call `serve`. The user's script is not imported again,
+    and no GPU handle is inherited. ``progress(done, count)`` sums over the workers. Raises ValueError for an error that
+    a worker reports and for a killed worker; ``what`` names the task in messages.
     """
     messages: queue.SimpleQueue = queue.SimpleQueue()
     workers: list[subprocess.Popen] = []
@@ -53,29 +53,29 @@ def run_workers(
 
 
 def serve(task: Callable[[dict[str, Any], Progress], None]) -> None:
-    """One worker: an order as a line of JSON comes in and is done, counts and at worst an error go out.
+    """Main function of a worker: reads an order as a line of JSON, runs the task, writes progress and errors.
 
-    It ends when its standard input does, so that it does not outlive a launcher that was killed.
+    It exits when its standard input is closed, so that it does not outlive a launcher that was killed.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the launcher ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the launcher stops its workers
     channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints must not come between the messages
+    os.dup2(2, 1)  # output of libraries must not mix with the messages
     order = json.loads(sys.stdin.readline())
     threading.Thread(target=_die_with_launcher, daemon=True).start()
 
-    def tell(message: Mapping[str, Any]) -> None:
+    def send(message: Mapping[str, Any]) -> None:
         channel.write(json.dumps(message) + "\n")
         channel.flush()
 
     try:
-        task(order, lambda done, total: tell({"done": done}))
+        task(order, lambda done, total: send({"done": done}))
     except ValueError as error:
-        tell({"error": str(error)})
+        send({"error": str(error)})
         sys.exit(2)
 
 
 def device_of(number: int) -> str:
-    """The device of worker ``number``: the GPUs in turn, or the CPU where there are none."""
+    """Device of worker ``number``: the GPUs in turn, or the CPU if there are none."""
     count = torch.cuda.device_count()
     return f"cuda:{number % count}" if count else "cpu"
 
@@ -100,14 +100,14 @@ def _listen(number: int, worker: subprocess.Popen, messages: queue.SimpleQueue) 
     try:
         for line in worker.stdout:
             messages.put((number, json.loads(line)))
-    finally:  # whatever a dying process wrote last, its end is reported
+    finally:  # report the end of the process even after invalid output
         messages.put((number, None))
 
 
 def _ending(what: str, number: int, workers: list[subprocess.Popen]) -> str:
     code = workers[number].returncode
-    how = f"was killed by signal {-code}, perhaps for want of memory" if code < 0 else f"ended with exit code {code}"
-    return f"{what} process {number} of {len(workers)} {how}; what is finished is kept, run it again to go on"
+    how = f"was killed by signal {-code}, perhaps out of memory" if code < 0 else f"ended with exit code {code}"
+    return f"{what} process {number} of {len(workers)} {how}; finished parts are kept, run it again to continue"
 
 
 def _die_with_launcher() -> None:

@@ -1,1 +1,1 @@
-"""The image sets, one file each: ``load(config, split)`` gives the ``Images`` of a split."""
+"""Image data sets, one file each: ``load(config, split)`` returns the ``Images`` of a split."""

@@ -7,7 +7,7 @@ from workbench.data.images import Images, foreign_path, from_arrays
 
 
 def load(config: DataConfig, split: str) -> Images:
-    """The digits, each pixel repeated to 32x32: every fifth image is the test split."""
+    """The digits, upsampled to 32x32 by repeating pixels; every fifth image is in the test split."""
     from sklearn.datasets import load_digits
 
     if config.path:

@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao et al. 2017): the subset in the package, or the full set where it is installed."""
+"""Fashion-MNIST (Xiao et al. 2017): the subset in the package, or the full set if it is installed."""
 
 import contextlib
 import gzip
@@ -27,7 +27,7 @@ CLASSES = (
     "bag",
     "ankle boot",
 )
-_IDX_BYTES = 1 << 30  # of an IDX file, unpacked; Fashion-MNIST's largest has 47 MB
+_IDX_BYTES = 1 << 30  # limit for an unpacked IDX file; Fashion-MNIST's largest has 47 MB
 
 
 def load(config: DataConfig, split: str) -> Images:
@@ -55,17 +55,17 @@ def load(config: DataConfig, split: str) -> Images:
     asset = ASSETS / "fashion_mnist.npz"
     expected = (ASSETS / "fashion_mnist.sha256").read_text().split()[0]
     if hashlib.sha256(asset.read_bytes()).hexdigest() != expected:
-        raise ValueError(f"{asset} is damaged: its SHA-256 is not the one in fashion_mnist.sha256")
+        raise ValueError(f"{asset} is damaged: its SHA-256 differs from the one in fashion_mnist.sha256")
     with np.load(asset) as arrays:
         pixels, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
     return from_arrays("fashion-mnist", split, _pad_to(pixels, 32), labels, CLASSES, "embedded subset")
 
 
 def _fashion_folders(path: str | None) -> list[Path]:
-    """Where a complete copy may lie: the given folder, Debian's package, torchvision's download."""
+    """Folders that may have a complete copy: the given folder, Debian's package, torchvision's download."""
     given = [home_path(path), home_path(path) / "FashionMNIST" / "raw"] if path else []
     folders = [*given, Path("/usr/share/datasets/fashion-mnist")]
-    with contextlib.suppress(ValueError):  # a user without a home
+    with contextlib.suppress(ValueError):  # a user without a home folder
         folders.append(home_path(os.environ.get("TORCHVISION_DATA") or TORCHVISION) / "FashionMNIST" / "raw")
     return folders
 
@@ -99,7 +99,7 @@ def read_idx(file: Path) -> np.ndarray:
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{file} is damaged: {error}") from error
     if len(raw) > _IDX_BYTES:
-        raise ValueError(f"{file} unpacks to more than {_IDX_BYTES:,} bytes, which no MNIST-like set has")
+        raise ValueError(f"{file} unpacks to more than the limit of {_IDX_BYTES:,} bytes")
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
         raise ValueError(f"{file} is not an IDX file of bytes: it starts with {raw[:4].hex()}")
     if len(raw) < 4 + 4 * raw[3]:

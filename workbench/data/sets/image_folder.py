@@ -1,4 +1,4 @@
-"""A tree of folders, one a class: ``data.path`` is its root."""
+"""A folder with one subfolder per class: ``data.path`` is its root."""
 
 from workbench.data.folder import load_image_folder as load
 

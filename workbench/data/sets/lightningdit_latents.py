@@ -1,4 +1,4 @@
-"""The images beside latents that LightningDiT's preprocessing wrote: ``data.path`` is its folder."""
+"""Images beside latents from LightningDiT's preprocessing: ``data.path`` is its folder."""
 
 from workbench.data.stores import load_store_images as load
 

@@ -1,4 +1,4 @@
-"""The images beside latents that REPA's preprocessing wrote: ``data.path`` is its folder."""
+"""Images beside latents from REPA's preprocessing: ``data.path`` is its folder."""
 
 from workbench.data.stores import load_store_images as load
 
