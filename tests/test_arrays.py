@@ -83,9 +83,9 @@ CLAIMS = {
         b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**31) + b"{" * 100,
         "its header has 2,147,483,648 bytes; all",
     ),
-    "another version": (npy("(2,)", version=b"\x09\x00"), r"its format is of version \(9, 0\)"),
-    "no array": (b"hello", "it does not begin as a .npy file does"),
-    "nothing": (b"", "it does not begin as a .npy file does"),
+    "another version": (npy("(2,)", version=b"\x09\x00"), r"its format version is \(9, 0\)"),
+    "no array": (b"hello", "it does not begin like a .npy file"),
+    "nothing": (b"", "it does not begin like a .npy file"),
 }
 
 
@@ -129,9 +129,7 @@ def test_an_archive_that_lies_about_its_sizes(tmp_path):
     entry = content.index(b"PK\x01\x02")
     content[entry + 24 : entry + 28] = struct.pack("<I", 2**31)  # unpacked
     file.write_bytes(content)
-    with pytest.raises(
-        ValueError, match="arr_0 cannot be read .it claims 2,147,483,648 bytes, which the .* cannot hold"
-    ):
+    with pytest.raises(ValueError, match="arr_0 cannot be read .it claims 2,147,483,648 bytes, which cannot be in"):
         read_samples(file)
 
 
@@ -142,7 +140,7 @@ def test_members_that_are_doubled_or_cannot_be_unpacked(tmp_path):
     with pytest.raises(ValueError, match="a.npz is damaged: it holds 'arr_0.npy' more than once"):
         read_samples(tmp_path / "a.npz")
     npz(tmp_path / "lzma.npz", [("arr_0.npy", member)], zipfile.ZIP_LZMA)
-    with pytest.raises(ValueError, match=r"arr_0 cannot be read \(it is compressed by method 14; allowed are none"):
+    with pytest.raises(ValueError, match=r"arr_0 cannot be read \(it uses compression method 14; allowed are none"):
         read_samples(tmp_path / "lzma.npz")
     inner = io.BytesIO()
     np.savez(inner, arr_0=NUMBERS)
@@ -150,7 +148,7 @@ def test_members_that_are_doubled_or_cannot_be_unpacked(tmp_path):
     with pytest.raises(ValueError, match=r"nested.npz holds 'arr_0.npz', '\\x1b\[31m0', .*, 4 more; wanted is arr_0"):
         read_samples(tmp_path / "nested.npz")
     npz(tmp_path / "many.npz", [(f"{i:060d}", b"") for i in range(10_000)])
-    with pytest.raises(ValueError, match="many.npz is damaged or cut short: its list of members has 1,060,000 bytes"):
+    with pytest.raises(ValueError, match="many.npz is damaged or truncated: its list of members has 1,060,000 bytes"):
         read_samples(tmp_path / "many.npz")
 
 
@@ -159,7 +157,7 @@ def test_what_is_no_regular_file(tmp_path, read):
     os.mkfifo(tmp_path / "pipe.npz")
     (tmp_path / "link.npz").symlink_to("/dev/zero")
     for file in (tmp_path / "pipe.npz", tmp_path / "link.npz", Path("/dev/zero")):
-        with pytest.raises(ValueError, match=f"^{file} is no regular file; allowed are .npz and .npy files$"):
+        with pytest.raises(ValueError, match=f"^{file} is not a regular file; allowed are .npz and .npy files$"):
             read(file)
 
 

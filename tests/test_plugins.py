@@ -212,7 +212,7 @@ def test_a_plug_in_that_cannot_be_used_is_refused_in_a_sentence(outside, capsys,
 
 def test_paths_that_lead_nowhere(outside):
     for name, said in (
-        ("nosuchpkg.method", "there is no module nosuchpkg; install its package, or put the folder that holds it on"),
+        ("nosuchpkg.method", "there is no module nosuchpkg; install its package, or add its folder to"),
         ("mypkg.nothing", "there is no module mypkg.nothing"),
         ("mypkg.token_mean:Nothing", "has no Nothing"),
         ("mypkg..token_mean", "'mypkg..token_mean' is not known"),
@@ -279,7 +279,7 @@ def foreign(outside, tmp_path):
 def test_a_run_folder_cannot_name_a_module(foreign, capsys, kind):
     run = foreign(kind)
     said = (
-        f"{kind}.name 'evil.{OWN[kind]}' is a module that this command does not name: if you trust its code, add "
+        f"{kind}.name 'evil.{OWN[kind]}' is a module that was not named in this command: if you trust its code, add "
         f"--plugin evil.{OWN[kind]} to the command"
     )
     with pytest.raises(ValueError, match=re.escape(f"{run.folder}/config.yaml cannot be used: {said}")):
@@ -296,18 +296,18 @@ def test_a_run_folder_cannot_name_a_module(foreign, capsys, kind):
     (run.folder / "more.yaml").write_text(f"{kind}: {{name: evil.{OWN[kind]}}}\n")
     (run.folder / "config.yaml").write_text(f"base: [demo/plain, {run.folder / 'more.yaml'}]\nname: x\n")
     for source in (mine, run.folder / "config.yaml"):
-        with pytest.raises(ValueError, match="is a module that this command does not name"):
+        with pytest.raises(ValueError, match="is a module that was not named in this command"):
             load_config(source)
     outside_of_it = run.folder.parent / "more.yaml"
     outside_of_it.write_text(f"{kind}: {{name: evil.{OWN[kind]}}}\n")
     (run.folder / "config.yaml").write_text(f"base: [demo/plain, {outside_of_it}]\nname: x\n")
-    with pytest.raises(ValueError, match="is a module that this command does not name"):
+    with pytest.raises(ValueError, match="is a module that was not named in this command"):
         load_config(mine)
 
 
 def test_nor_can_a_teacher(foreign, tmp_path):
     run = foreign("backbone")
-    with pytest.raises(ValueError, match="is a module that this command does not name"):
+    with pytest.raises(ValueError, match="is a module that was not named in this command"):
         prepare_run(load_config("demo/guided", [f"objective.teacher={run.folder}"]), tmp_path / "others")
 
 
@@ -331,7 +331,7 @@ def test_a_run_is_opened_once_its_modules_are_named(outside, monkeypatch, capsys
     run = train(*named("mypkg."))
     assert Run(run.folder).config.backbone.name == "mypkg.mixer"  # named by the command that trained it
     monkeypatch.setenv(plugins.VARIABLE, "")
-    with pytest.raises(ValueError, match="is a module that this command does not name"):
+    with pytest.raises(ValueError, match="is a module that was not named in this command"):
         _ = open_run(run.name).config
     allowed = [argument for name in OWN.values() for argument in ("--plugin", f"mypkg.{name}")]
     main(["train", str(run.folder / "config.yaml"), *allowed])

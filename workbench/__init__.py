@@ -1,16 +1,16 @@
-"""A workbench for the features inside diffusion transformers.
+"""A workbench for the internal features of diffusion transformers.
 
-Conventions, used everywhere in the package:
+Conventions:
 
-* Time is the paper's: ``t = 0`` is data, ``t = 1`` is noise, ``x_t = (1 - t) z + t eps``, ``v = eps - z``.
+* Time is as in the paper: ``t = 0`` is data, ``t = 1`` is noise, ``x_t = (1 - t) z + t eps``, ``v = eps - z``.
 * Layers count from 1: layer 6 is the output of ``blocks[5]``; layer 0 is the patch embedding.
-* Letters of the paper stay in the maths: ``z, x_t, t, eps, v`` and the features ``f_n`` (of the student),
-  ``f_c`` (with the class), ``f_u`` (with the null class), ``f_g = f_u + w (f_c - f_u)`` (guided, Eq. 3).
+* The code uses the paper's letters: ``z, x_t, t, eps, v`` and the features ``f_n`` (of the student), ``f_c`` (with the
+  class), ``f_u`` (with the null class), ``f_g = f_u + w (f_c - f_u)`` (guided, Eq. 3).
   Options are whole words: ``layer``, ``teacher_layer``, ``guidance_scale``, ``weight``, ``stop_step``.
 * Axes: ``b`` batch, ``c`` channels, ``h w`` grid, ``n`` tokens, ``d`` width.
-* Randomness comes from (seed, stream, index), never from global state.
+* Randomness depends on (seed, stream, index), never on global state.
 
-The public names below are imported when they are first used, so that ``import workbench`` stays quick.
+Public names are imported on first use, so that ``import workbench`` is fast.
 """
 
 import importlib

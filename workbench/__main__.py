@@ -1,7 +1,4 @@
-"""The command line: each name is a class of `workbench.cli`, made of its arguments and executed.
-
-Errors are one sentence, with exit code 2.
-"""
+"""Command line: each command is a dataclass of `workbench.cli`; errors are one sentence, exit code 2."""
 
 import errno
 import os
@@ -50,27 +47,27 @@ COMMANDS: dict[str, type[Command]] = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command; exit code 0, 2 for what the user can mend, 130 when interrupted.
+    """Run one command. Exit codes: 0 success, 2 user error, 130 interrupted.
 
-    It is 3 if all was done, but with an older checkpoint than was to be expected.
+    The exit code is 3 if the command succeeded with an older checkpoint because the newest is damaged or missing.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         arguments = plugins.allow_named(arguments)
-        # "codec train" reads better than "codec-train": two words make one command.
+        # "codec train" reads better than "codec-train", so two words are joined to one command.
         if len(arguments) > 1 and f"{arguments[0]}-{arguments[1]}" in COMMANDS:
             arguments[:2] = [f"{arguments[0]}-{arguments[1]}"]
         check_arguments(arguments, COMMANDS)
     except ValueError as error:
         refuse(f"{error}")
-    # Idle threads that spin would take the cores from another process on the machine.
+    # Idle OpenMP threads should not spin and take cores from other processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     execute(
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="workbench",
-            description="See, compare and use the features inside a diffusion transformer. Every command takes "
-            "--plugin MODULE too: runs may then use what is in that module of yours.",
+            description="View, compare and use the internal features of a diffusion transformer. Every command also "
+            "takes --plugin MODULE, which allows runs to use the plug-ins in that module.",
             args=arguments,
         )
     )
@@ -86,12 +83,12 @@ def execute(command: Command) -> None:
         refuse(f"{error}")
     except OSError as error:
         refuse(sentence_of(error))
-    except RuntimeError as error:  # pathlib's, where ~ stands for nothing
+    except RuntimeError as error:  # raised by pathlib if ~ cannot be expanded
         if "home directory" not in str(error):
             raise
-        refuse("this user has no home directory: set HOME to a folder that can be written")
+        refuse("this user has no home directory: set HOME to a writable folder")
     except KeyboardInterrupt:
-        print("workbench: interrupted; what was finished is kept, run it again to go on", file=sys.stderr)
+        print("workbench: interrupted; finished parts are kept, run it again to continue", file=sys.stderr)
         sys.exit(130)
     from workbench.runs.checkpoints import FellBack
 
@@ -106,7 +103,7 @@ def refuse(sentence: str) -> NoReturn:
 
 
 def sentence_of(error: OSError) -> str:
-    """What the system refused, with the file or, where it names none, the folders that are written to."""
+    """An OSError as one sentence, with its file or, if it names none, the folders that are written to."""
     from workbench.runs.store import runs_root
 
     if not error.strerror:
@@ -115,12 +112,12 @@ def sentence_of(error: OSError) -> str:
         named = [name for name in (error.filename, error.filename2) if name is not None]
         place = " -> ".join(os.path.abspath(name) if isinstance(name, str | bytes) else f"{name}" for name in named)
     else:
-        place = f"a file among the runs in {runs_root().absolute()}, or the file that was asked for,"
+        place = f"a file in the runs folder {runs_root().absolute()}, or the requested file,"
     more = {
         errno.ENOSPC: ": free some space there, or set WORKBENCH_RUNS to a folder on another disk",
         errno.EDQUOT: ": free some space there, or set WORKBENCH_RUNS to a folder on another disk",
-        errno.EROFS: ": choose a folder that can be written; WORKBENCH_RUNS is that of the runs",
-        errno.EACCES: ": choose a folder that can be written; WORKBENCH_RUNS is that of the runs",
+        errno.EROFS: ": choose a writable folder; WORKBENCH_RUNS is the runs folder",
+        errno.EACCES: ": choose a writable folder; WORKBENCH_RUNS is the runs folder",
     }.get(error.errno, "")
     return f"{place} cannot be used: {error.strerror}{more}"
 

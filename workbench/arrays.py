@@ -1,7 +1,7 @@
-"""Arrays of numbers in .npy and .npz files of other people: read with bounds on everything that a file may ask for.
+"""Safe reading of untrusted .npy and .npz files.
 
-A header may claim any shape, so what it claims is held against what the file has before memory is asked for. Nothing
-pickled is ever loaded, and whatever is wrong is a ValueError of one sentence that names the file.
+A header may claim any shape, so it is checked against the size of the file before memory is allocated. Pickled objects
+are never loaded. All errors are ValueErrors that name the file.
 """
 
 import io
@@ -22,10 +22,10 @@ from typing import Literal
 
 import numpy as np
 
-_MOST_HEADER = 10_000  # bytes, as NumPy's own bound; a plain one has 118
-_MOST_DIRECTORY = 1_000_000  # bytes of a zip archive's list of members; each takes some 60
-_MOST_UNPACKED = 1032  # bytes that one byte of deflate can stand for, at most
-_LIMIT_GB = 4.0  # of arrays that have to be held in memory
+_MOST_HEADER = 10_000  # bytes, as NumPy's own limit; usually 118
+_MOST_DIRECTORY = 1_000_000  # bytes of a zip archive's central directory; about 60 per member
+_MOST_UNPACKED = 1032  # maximum compression ratio of deflate
+_LIMIT_GB = 4.0  # for arrays that must be held in memory
 _CHUNK = 2**20
 _LISTED = 6  # names of members in a message
 _REFUSED = (
@@ -37,7 +37,7 @@ _KINDS = {"f": "real numbers", "i": "whole numbers", "u": "whole numbers", "U": 
 
 @dataclass(frozen=True)
 class Header:
-    """What a .npy file says of itself; `start` is where its numbers begin."""
+    """Header of a .npy file; `start` is the offset of the data."""
 
     shape: tuple[int, ...]
     fortran: bool
@@ -46,18 +46,18 @@ class Header:
 
     @property
     def size(self) -> int:
-        """Bytes of the numbers."""
+        """Size of the data in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def is_npy(file: Path) -> bool:
-    """Whether `file` begins as a .npy file does; ValueError if it is no regular file or cannot be read."""
+    """Whether `file` begins like a .npy file; ValueError if it is not a regular file or cannot be read."""
     return _magic(file).startswith(b"\x93NUMPY")
 
 
 def npy_header(file: Path, *, name: str = "its array") -> Header:
-    """What a .npy file says of itself; ValueError, calling the array `name`, for Python objects and as `map_npy`."""
-    with _told(file, name), file.open("rb") as opened:
+    """Read the header of a .npy file; ValueError, naming the array `name`, for Python objects and as in `map_npy`."""
+    with _named_errors(file, name), file.open("rb") as opened:
         header = _header(opened)
         _check(header, None, os.fstat(opened.fileno()).st_size - header.start)
         return header
@@ -66,12 +66,12 @@ def npy_header(file: Path, *, name: str = "its array") -> Header:
 def map_npy(
     file: Path, *, kinds: str = "fiu", mode: Literal["r", "c"] = "r", name: str = "its array", trailer: int = 0
 ) -> np.memmap:
-    """The array of a .npy file, mapped from disk; `trailer` bytes of another kind follow the numbers.
+    """Memory-map the array of a .npy file; `trailer` is the number of bytes after the data.
 
-    `kinds` are the kinds of NumPy's types that are allowed. FileNotFoundError if there is no file. ValueError, calling
-    the array `name`, for one that is no array of these kinds, has fewer or more numbers than its header says, or none.
+    `kinds` are the allowed NumPy type kinds. Raises FileNotFoundError if there is no file, and ValueError, naming the
+    array `name`, for another type, a size that differs from the header, or an empty array.
     """
-    with _told(file, name), file.open("rb") as opened:
+    with _named_errors(file, name), file.open("rb") as opened:
         header = _header(opened)
         _check(header, kinds, os.fstat(opened.fileno()).st_size - header.start - trailer)
         if not header.size:
@@ -80,7 +80,7 @@ def map_npy(
 
 
 class Arrays:
-    """The arrays of an open .npz file by name; see `open_npz`."""
+    """Arrays of an open .npz file by name; see `open_npz`."""
 
     def __init__(self, file: Path, archive: zipfile.ZipFile):
         self.file, self._archive = file, archive
@@ -88,23 +88,23 @@ class Arrays:
         self._members = {m.filename.removesuffix(".npy"): m for m in members if m.filename.endswith(".npy")}
         names = [m.filename for m in members]
         if len(set(names)) < len(names):
-            doubled = next(name for number, name in enumerate(names) if name in names[:number])
-            raise ValueError(f"it holds {doubled!r} more than once")
+            duplicate = next(name for number, name in enumerate(names) if name in names[:number])
+            raise ValueError(f"it has {duplicate!r} more than once")
 
     def __contains__(self, name: str) -> bool:
         return name in self._members
 
     @property
     def listed(self) -> str:
-        """What the file holds, for a message."""
+        """Names of the members, for a message."""
         names = [member.filename.removesuffix(".npy") for member in self._archive.infolist()]
         more = [f"{len(names) - _LISTED} more"] if len(names) > _LISTED else []
         shown = [name if name.isidentifier() else ascii(name[:40]) for name in names[:_LISTED]]
         return ", ".join([*shown, *more]) or "nothing"
 
     def header(self, name: str) -> Header:
-        """What an array says of itself, held against what there is of it; ValueError as `npy_header`."""
-        with _told(self.file, name):
+        """Read the header of an array and check it against the data; ValueError as in `npy_header`."""
+        with _named_errors(self.file, name):
             member = self._member(name)
             with self._archive.open(member) as stream:
                 header = _header(stream)
@@ -112,8 +112,8 @@ class Arrays:
                 return header
 
     def read(self, name: str, *, kinds: str = "fiu") -> np.ndarray:
-        """An array in memory. ValueError as `map_npy`, and for one above the limit of `$WORKBENCH_ARRAYS_GB`."""
-        with _told(self.file, name):
+        """Read an array into memory. ValueError as in `map_npy`, and above the limit `$WORKBENCH_ARRAYS_GB`."""
+        with _named_errors(self.file, name):
             member = self._member(name)
             with self._archive.open(member) as stream:
                 header = _header(stream)
@@ -121,47 +121,49 @@ class Arrays:
                 return _numbers(stream, header, stored=member.compress_type == zipfile.ZIP_STORED)
 
     def map(self, name: str, *, kinds: str = "fiu") -> np.ndarray:
-        """An array mapped from disk where it lies there as it is, after a check that it is undamaged, else `read`."""
-        with _told(self.file, name):
+        """Memory-map an array that is stored uncompressed, after checking its checksum; otherwise `read` it."""
+        with _named_errors(self.file, name):
             member = self._member(name)
             with self._archive.open(member) as stream:
                 header = _header(stream)
                 _check(header, kinds, member.file_size - header.start)
                 if member.compress_type != zipfile.ZIP_STORED or not header.size:
                     return _numbers(stream, header, stored=not header.size)
-                while stream.read(_CHUNK):  # at the end the checksum is compared, which a mapped file never is
+                while stream.read(_CHUNK):  # zipfile compares the checksum at the end; a memory map does not
                     pass
             with self.file.open("rb") as opened:
-                opened.seek(member.header_offset + 26)  # its own header; the directory's extra field may differ
-                lengths = struct.unpack("<HH", opened.read(4))  # of its name and extra field
+                opened.seek(
+                    member.header_offset + 26
+                )  # the local header; its extra field may differ from the directory's
+                lengths = struct.unpack("<HH", opened.read(4))  # of the name and the extra field
             start = member.header_offset + 30 + sum(lengths) + header.start
             return np.memmap(self.file, header.dtype, "r", start, header.shape, "CF"[header.fortran])
 
     def _member(self, name: str) -> zipfile.ZipInfo:
         member, there = self._members[name], self.file.stat().st_size
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"it is compressed by method {member.compress_type}; allowed are none (0) and deflate (8)")
+            raise ValueError(f"it uses compression method {member.compress_type}; allowed are none (0) and deflate (8)")
         if member.flag_bits & 1:
             raise ValueError("it is encrypted")
         factor = _MOST_UNPACKED if member.compress_type else 1
         if member.compress_size > there or member.file_size > factor * member.compress_size + 64 * bool(factor > 1):
             raise ValueError(
-                f"it claims {member.file_size:,} bytes, which the {member.compress_size:,} bytes it takes cannot hold"
+                f"it claims {member.file_size:,} bytes, which cannot be in {member.compress_size:,} compressed bytes"
             )
         return member
 
 
 @contextmanager
 def open_npz(file: Path) -> Iterator[Arrays]:
-    """The arrays of an .npz file. ValueError for a file that is missing, empty, damaged or another."""
+    """Open an .npz file; ValueError if it is missing, empty, damaged or not an .npz file."""
     magic = _magic(file)
     if not magic.startswith(b"PK"):
-        raise ValueError(f"{file} is {'no .npz file' if magic else 'empty'}: it does not begin as a zip archive does")
+        raise ValueError(f"{file} is {'not an .npz file' if magic else 'empty'}: it does not begin like a zip archive")
     try:
         _check_directory(file)
         archive = zipfile.ZipFile(file)
     except _REFUSED as error:
-        raise ValueError(f"{file} is damaged or cut short: {_first_line(error)}") from error
+        raise ValueError(f"{file} is damaged or truncated: {_first_line(error)}") from error
     with archive:
         try:
             arrays = Arrays(file, archive)
@@ -175,8 +177,8 @@ def _magic(file: Path) -> bytes:
         mode = file.stat().st_mode
         if stat.S_ISDIR(mode):
             raise ValueError(f"{file} is a folder; allowed are .npz and .npy files")
-        if not stat.S_ISREG(mode):  # a pipe has no end to look at, a device none at all
-            raise ValueError(f"{file} is no regular file; allowed are .npz and .npy files")
+        if not stat.S_ISREG(mode):  # pipes and devices cannot be read at random
+            raise ValueError(f"{file} is not a regular file; allowed are .npz and .npy files")
         with file.open("rb") as opened:
             return opened.read(6)
     except OSError as error:
@@ -184,19 +186,19 @@ def _magic(file: Path) -> bytes:
 
 
 def _limit() -> int:
-    said = os.environ.get("WORKBENCH_ARRAYS_GB", str(_LIMIT_GB))
+    text = os.environ.get("WORKBENCH_ARRAYS_GB", str(_LIMIT_GB))
     try:
-        limit = float(said)
+        limit = float(text)
     except ValueError:
         limit = math.nan
     if not 0 < limit < math.inf:
-        raise ValueError(f"WORKBENCH_ARRAYS_GB is {said!r}; allowed are numbers of gigabytes above 0, such as 4")
+        raise ValueError(f"WORKBENCH_ARRAYS_GB is {text!r}; allowed are numbers of gigabytes above 0, such as 4")
     return int(limit * 1e9)
 
 
 @contextmanager
-def _told(file: Path, name: str) -> Iterator[None]:
-    """What goes wrong in reading an array, as a ValueError that names it."""
+def _named_errors(file: Path, name: str) -> Iterator[None]:
+    """Turn errors in reading an array into a ValueError that names it."""
     try:
         yield
     except FileNotFoundError:
@@ -208,7 +210,7 @@ def _told(file: Path, name: str) -> Iterator[None]:
 
 
 class _NotAllowed(Exception):
-    """An array that is whole, but not one that is read."""
+    """An intact array that is not allowed, by its type or size."""
 
 
 def _first_line(error: BaseException) -> str:
@@ -218,10 +220,10 @@ def _first_line(error: BaseException) -> str:
 def _header(stream: io.BufferedIOBase) -> Header:
     magic = stream.read(8)
     if magic[:6] != b"\x93NUMPY":
-        raise ValueError("it does not begin as a .npy file does")
+        raise ValueError("it does not begin like a .npy file")
     version, width = tuple(magic[6:8]), {1: 2, 2: 4}.get(magic[6] if len(magic) == 8 else 0)
     if width is None:
-        raise ValueError(f"its format is of version {version}; allowed are 1.0 and 2.0")
+        raise ValueError(f"its format version is {version}; allowed are 1.0 and 2.0")
     length = stream.read(width)
     size = int.from_bytes(length, "little")
     if size > _MOST_HEADER:
@@ -229,57 +231,58 @@ def _header(stream: io.BufferedIOBase) -> Header:
     text = io.BytesIO(length + stream.read(size))
     parse = np.lib.format.read_array_header_1_0 if width == 2 else np.lib.format.read_array_header_2_0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of headers that Python 2 wrote
+        warnings.simplefilter("ignore")  # about headers written by Python 2
         shape, fortran, dtype = parse(text)
     if any(length < 0 for length in shape):
         raise ValueError(f"its shape is {shape}")
     return Header(tuple(map(int, shape)), fortran, dtype, 8 + width + size)
 
 
-def _check(header: Header, kinds: str | None, there: int) -> None:
-    """Refuse what the header says before any of it is believed; the file has `there` bytes for the numbers."""
+def _check(header: Header, kinds: str | None, available: int) -> None:
+    """Check a header before its values are used; the file has `available` bytes of data."""
     if header.dtype.hasobject:
         raise _NotAllowed("holds Python objects, which are not loaded: save numbers")
     if kinds is not None and header.dtype.kind not in kinds:
         allowed = " or ".join(dict.fromkeys(_KINDS[kind] for kind in kinds))
         raise _NotAllowed(f"is {header.dtype}; allowed are {allowed}")
-    if header.size != there:
+    if header.size != available:
         shape = " x ".join(f"{length:,}" for length in header.shape)
-        raise ValueError(f"its header claims {header.size:,} bytes ({shape} of {header.dtype}), the file has {there:,}")
+        claim = f"its header claims {header.size:,} bytes ({shape} of {header.dtype})"
+        raise ValueError(f"{claim}, the file has {available:,}")
 
 
 def _numbers(stream: io.BufferedIOBase, header: Header, stored: bool) -> np.ndarray:
-    """The numbers behind a header; memory is taken as they come, so that a claim costs nothing."""
+    """Read the data after a header; untouched pages of the array take no memory, so a false claim costs nothing."""
     limit = _limit()
     if header.size > limit:
-        how = "" if stored else ", or save it uncompressed, by np.savez"
+        how = "" if stored else ", or save it uncompressed with np.savez"
         raise _NotAllowed(
             f"takes {header.size / 1e9:,.3g} GB of memory, more than the {limit / 1e9:g} GB that WORKBENCH_ARRAYS_GB "
             f"allows: raise it{how}"
         )
     values = np.empty(math.prod(header.shape), header.dtype)
-    place, into = 0, memoryview(values.view(np.uint8)) if header.size else memoryview(b"")
+    done, target = 0, memoryview(values.view(np.uint8)) if header.size else memoryview(b"")
     while chunk := stream.read(_CHUNK):
-        into[place : place + len(chunk)] = chunk
-        place += len(chunk)
-    if place != header.size:
-        raise EOFError(f"it ends after {place:,} of {header.size:,} bytes")
+        target[done : done + len(chunk)] = chunk
+        done += len(chunk)
+    if done != header.size:
+        raise EOFError(f"it ends after {done:,} of {header.size:,} bytes")
     return values.reshape(header.shape, order="F" if header.fortran else "C")
 
 
 def _check_directory(file: Path) -> None:
-    """ValueError for a list of members that would take long to read, or memory without bound."""
+    """Raise ValueError for a central directory that is too large to read."""
     with file.open("rb") as opened:
         end = opened.seek(0, os.SEEK_END)
-        start = max(0, end - 2**16 - 22 - 20 - 56)  # the longest comment, and the records that point to the list
+        start = max(0, end - 2**16 - 22 - 20 - 56)  # the longest comment and the end-of-directory records
         opened.seek(start)
         tail = opened.read()
-    bare = tail[-22:-18] == b"PK\x05\x06" and tail[-2:] == b"\0\0"  # without a comment, as zipfile looks for it
-    found = len(tail) - 22 if bare else tail.rfind(b"PK\x05\x06")
-    if found < 0:
-        return  # zipfile says so
-    size = int.from_bytes(tail[found + 12 : found + 16], "little")
-    large = tail[found - 76 : found] if found >= 76 else b""  # of archives beyond 4 GB
+    bare = tail[-22:-18] == b"PK\x05\x06" and tail[-2:] == b"\0\0"  # without a comment; zipfile's first guess
+    record = len(tail) - 22 if bare else tail.rfind(b"PK\x05\x06")
+    if record < 0:
+        return  # zipfile raises the error
+    size = int.from_bytes(tail[record + 12 : record + 16], "little")
+    large = tail[record - 76 : record] if record >= 76 else b""  # zip64 record
     if large.startswith(b"PK\x06\x06"):
         size = int.from_bytes(large[40:48], "little")
     if size > _MOST_DIRECTORY:

@@ -1,6 +1,6 @@
-"""Files that several processes share: written so that nobody sees half of one, read with clear errors, locked.
+"""Files shared by several processes: atomic writes, size-limited reads with clear errors, and locks.
 
-A lock belongs to an open file, so the kernel frees it at any death of its holder.
+A lock belongs to an open file, so the kernel releases it however its holder dies.
 """
 
 import contextlib
@@ -17,17 +17,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-JSON_LIMIT = 256_000_000  # bytes: the longest index that we write has tens of MB
+JSON_LIMIT = 256_000_000  # bytes: the largest index that we write has tens of MB
 LINES_LIMIT = 1_000_000_000  # bytes: millions of records
-WEIGHT_ENDINGS = (".pt", ".pth", ".safetensors")  # of files of weights that are read and written
+WEIGHT_ENDINGS = (".pt", ".pth", ".safetensors")  # supported weight files
 
 
 def home_path(path: str) -> Path:
-    """``path`` with a leading ``~`` as the home it means; ValueError for a home that is not known."""
+    """``path`` with a leading ``~`` expanded; ValueError if the home folder is unknown."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:  # no such user, or one without a home
-        raise ValueError(f"{path} begins with a home that is not known; set HOME, or give the whole path") from error
+        raise ValueError(f"{path} begins with an unknown home folder; set HOME, or give the full path") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -38,9 +38,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file beside ``path``, to be written at leisure, which is flushed to disk and takes its place at the end.
+    """Open a temporary file beside ``path`` that is flushed to disk and replaces ``path`` at the end of the block.
 
-    What killed writers of the same path left behind is removed.
+    Temporary files of killed writers of the same path are removed.
     """
     with naming(path):
         _remove_leftovers(path)
@@ -59,23 +59,23 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_json(path: Path, record: Any) -> None:
-    """Write ``record`` as indented JSON, atomically; ValueError as `to_json`."""
+    """Write ``record`` as indented JSON, atomically; ValueError as in `to_json`."""
     write_atomically(path, to_json(record, str(path), indent=1).encode())
 
 
 def to_json(record: Any, name: str, indent: int | None = None) -> str:
-    """``record`` as JSON; ValueError naming ``name`` and the first number that is not finite, which JSON has not."""
+    """``record`` as JSON; ValueError, with ``name`` and its key, for a non-finite number, which JSON does not have."""
     try:
         return json.dumps(record, indent=indent, allow_nan=False)
     except ValueError as error:
-        place, value = next(_not_finite(record, ""), ("", None))
-        if value is None:  # another error: a record inside itself
+        key, value = next(_not_finite(record, ""), ("", None))
+        if value is None:  # another error, such as a circular reference
             raise
-        raise ValueError(f"{name} cannot hold {place} = {value}: JSON has finite numbers only") from error
+        raise ValueError(f"{name} cannot hold {key} = {value}: JSON only has finite numbers") from error
 
 
 def parse_json(raw: bytes | str, name: str) -> Any:
-    """The value in a JSON text; ValueError calling it ``name`` if it is no JSON or is nested too deeply to read."""
+    """Parse JSON; ValueError, with ``name``, if it is invalid or nested too deeply."""
     try:
         return json.loads(raw)
     except ValueError as error:
@@ -85,7 +85,7 @@ def parse_json(raw: bytes | str, name: str) -> Any:
 
 
 def parse_mapping(raw: bytes | str, name: str) -> dict[str, Any]:
-    """The mapping in a JSON text; ValueError calling it ``name`` if it holds anything else."""
+    """Parse a JSON mapping; ValueError, with ``name``, for anything else."""
     record = parse_json(raw, name)
     if not isinstance(record, dict):
         raise ValueError(f"{name} is damaged: it holds {type(record).__name__} instead of a mapping")
@@ -93,14 +93,14 @@ def parse_mapping(raw: bytes | str, name: str) -> dict[str, Any]:
 
 
 def read_json(path: Path, limit: int = JSON_LIMIT) -> dict[str, Any]:
-    """The mapping in a JSON file; ValueError naming the file if it is missing, unreadable or holds something else."""
+    """Read a JSON mapping from a file; ValueError naming the file if it is missing, unreadable or anything else."""
     return parse_mapping(read_file(path, limit), str(path))
 
 
 def read_jsonl(path: Path, limit: int = LINES_LIMIT) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file, each a mapping; a missing file is empty, a last line cut short is left out.
+    """Read the records of a JSON-lines file, without an incomplete last line; [] if the file is missing.
 
-    Any other line that is no mapping is a ValueError naming the file and the line.
+    Raises ValueError, naming file and line, for any other line that is not a mapping.
     """
     if not os.path.lexists(path):
         return []
@@ -116,7 +116,7 @@ def read_jsonl(path: Path, limit: int = LINES_LIMIT) -> list[dict[str, Any]]:
 
 
 def parse_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
-    """The mapping in a line of a JSON-lines file; ValueError naming the file and the line if it holds another thing."""
+    """Parse a line of a JSON-lines file; ValueError naming file and line if it is not a mapping."""
     try:
         return parse_mapping(line, "it")
     except ValueError as error:
@@ -124,12 +124,12 @@ def parse_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
 
 
 def damaged(name: Path | str, problem: str, line: int | None = None) -> ValueError:
-    """The error that says what is wrong with a file, or with one of its lines."""
+    """The ValueError for a damaged file, or for one of its lines."""
     return ValueError(f"{name} is damaged{'' if line is None else f' at line {line}'}: {problem}")
 
 
 def is_cut_short(line: bytes) -> bool:
-    """Whether the last line of a JSON-lines file is no JSON: what was being written when its writer was killed."""
+    """Whether the last line of a JSON-lines file is incomplete because its writer was killed."""
     try:
         parse_json(line, "")
     except ValueError as error:
@@ -138,9 +138,9 @@ def is_cut_short(line: bytes) -> bool:
 
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
-    """Add a line to a JSON-lines file, after mending a last one without an end: completed if whole, else dropped.
+    """Append a record to a JSON-lines file; an incomplete last line of the file is removed first.
 
-    ValueError as `to_json`, with nothing written.
+    Raises ValueError as `to_json` does, with nothing written.
     """
     line = to_json(record, str(path)) + "\n"
     with naming(path):
@@ -150,7 +150,7 @@ def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_file(path: Path, limit: int) -> bytes:
-    """The content of a regular file; ValueError naming it if it is missing, unreadable or longer than ``limit``."""
+    """Read a regular file; ValueError naming it if it is missing, unreadable or longer than ``limit`` bytes."""
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -161,31 +161,31 @@ def read_file(path: Path, limit: int) -> bytes:
         raise ValueError(f"{path} does not exist") from error
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    if len(content) > limit:  # it grew meanwhile, or has no size, as files of /proc
-        raise ValueError(f"{path} has more than {limit:,} bytes; no more are read")
+    if len(content) > limit:  # it grew meanwhile, or reports no size, as in /proc
+        raise ValueError(f"{path} has more than {limit:,} bytes, the limit")
     return content
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """A regular file, open for reading; OSError for anything else, which might never end or never begin."""
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait for its writer
+    """Open a regular file for reading; OSError for anything else, such as pipes, which may block forever."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe would wait for its writer
     mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode):
         os.close(handle)
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return os.fdopen(handle, "rb")
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, for a reader: the sentence of an expected one; the kind of any other stands before it."""
+    """An error as text for users: the message, preceded by the type if it is not a ValueError or OSError."""
     return str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
 
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Errors of the operating system inside name ``path`` if they name no file, as when a disk is full."""
+    """Add ``path`` to an OSError that has no file name, as when a disk is full."""
     try:
         yield
     except OSError as error:
@@ -195,7 +195,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename inside it survives a power cut."""
+    """Flush a folder's entries, so that a rename inside it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -205,7 +205,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def hold_lock(path: Path, patience: float) -> Iterator[None]:
-    """Hold the lock file ``path``, made if need be; ValueError if others still hold it after ``patience`` seconds."""
+    """Hold the lock file ``path``, created if necessary; ValueError if it is still held after ``patience`` seconds."""
     deadline = time.monotonic() + patience
     with path.open("a+b") as file:
         while True:
@@ -220,7 +220,7 @@ def hold_lock(path: Path, patience: float) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock file; the look is shared, so those who look do not see one another."""
+    """Whether a process holds the lock file; uses a shared lock, so concurrent calls do not see each other."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -231,40 +231,40 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def _not_finite(record: Any, place: str) -> Iterator[tuple[str, float]]:
-    """The dotted places of numbers that are not finite, with the numbers."""
+def _not_finite(record: Any, prefix: str) -> Iterator[tuple[str, float]]:
+    """Dotted keys of non-finite numbers, and the numbers."""
     if isinstance(record, Mapping):
         record = record.items()
     elif isinstance(record, list | tuple):
         record = enumerate(record)
     else:
         if isinstance(record, float) and not math.isfinite(record):
-            yield place, record
+            yield prefix, record
         return
     for key, value in record:
-        yield from _not_finite(value, f"{place}.{key}" if place else str(key))
+        yield from _not_finite(value, f"{prefix}.{key}" if prefix else str(key))
 
 
 def _temporary(path: Path) -> tuple[int, str]:
-    """A new file beside ``path``, open and locked: the lock tells others that its writer lives."""
+    """Create a temporary file beside ``path``, locked to show that its writer is alive."""
     while True:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        with contextlib.suppress(OSError):  # a file system without locks: leftovers stay there
+        with contextlib.suppress(OSError):  # without file locks, leftovers are not removed
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:
             return handle, name
-        os.close(handle)  # taken for a leftover before it was locked
+        os.close(handle)  # removed as a leftover before it was locked
 
 
 def _remove_leftovers(path: Path) -> None:
     for leftover in path.parent.glob(f".{glob.escape(path.name)}-*"):
         with contextlib.suppress(OSError), leftover.open("r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its writer lives
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its writer is alive
             leftover.unlink()
 
 
 def _end_last_line(path: Path) -> None:
-    """Make a JSON-lines file end in a newline: a last line that is whole gets it, one cut short is dropped."""
+    """Make a JSON-lines file end in a newline; an incomplete last line is removed."""
     if not path.is_file() or not path.stat().st_size:
         return
     with path.open("r+b") as handle:

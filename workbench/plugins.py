@@ -1,15 +1,15 @@
-"""Plug-ins: methods, backbones, data sets, detectors, scores, views and figures, each one file, found by name.
+"""Plug-ins: objectives, backbones, data sets, detectors, scores, views and figures, each one file, found by name.
 
-A name is looked for in three places, in this order:
+A name is resolved in this order:
 
-1. a file of that name in the package's own folder (``workbench/objectives/repa.py``, whose name is ``repa``);
-2. an installed package that registers the name as an entry point (group ``workbench.objectives``);
-3. a dotted module path, ``mypkg.mymethod``, or ``mymodule:MyObjective`` to say which object of the module is meant.
+1. a file of that name in the package (``workbench/objectives/repa.py`` is ``repa``);
+2. an entry point of an installed package (group ``workbench.objectives``);
+3. a dotted module path, ``mypkg.mymethod``, or ``mymodule:MyObjective`` to select an object of the module.
 
-Importing a module runs its code, so a module path is followed only if a registered entry point leads to that module
-or the user named it: on the command line, in a YAML file of their own, with ``--plugin MODULE`` or in
-``$WORKBENCH_PLUGINS``. A run folder or archive cannot name one by itself. Child processes inherit the environment, and
-with it the modules that were named.
+Importing a module runs its code, so a module path is only imported if a registered entry point refers to that module or
+the user named it: on the command line, in their own YAML file, with ``--plugin MODULE`` or in ``$WORKBENCH_PLUGINS``. A
+run folder or archive cannot make the workbench import a module. Child processes inherit the named modules through the
+environment.
 """
 
 import importlib
@@ -25,22 +25,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-VARIABLE = "WORKBENCH_PLUGINS"  # module paths that may be imported, joined by commas
-OPTION = "--plugin"  # the same on the command line, for any command
+VARIABLE = "WORKBENCH_PLUGINS"  # environment variable: module paths that may be imported, separated by commas
+OPTION = "--plugin"  # the same as an option of every command
 _PATH = re.compile(r"(?!\d)\w+(\.(?!\d)\w+)*(:(?!\d)\w+)?")
 _NAME = re.compile(r"\w[\w.-]*")  # of an entry point; it can become part of the name of a file
 
 
 class PluginError(ValueError):
-    """A plug-in that is not known, must not be imported, or does not export what its kind has to."""
+    """A plug-in that is unknown, must not be imported, or does not export what its kind requires."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Where plug-ins of a kind are and what each file exports.
+    """Location of the plug-ins of a kind, and the object that each file exports.
 
-    ``needs`` are the attributes of what is exported that the workbench relies on, ``base`` says how to get them.
-    ``hyphens``: names have hyphens where names of files have underscores. ``is_class``: what is exported is a class.
+    ``needs`` are the required attributes of that object; ``base`` describes what it has to be. ``hyphens``: names have
+    hyphens where file names have underscores. ``is_class``: the object is a class.
     """
 
     option: str  # which names the plug-in, as errors call it
@@ -130,7 +130,7 @@ def names(kind: str) -> list[str]:
 
 
 def own_module(kind: str, name: str) -> str | None:
-    """The module of one of the package's own plug-ins; None for a name that is not one of these."""
+    """Module of one of the package's own plug-ins; None for any other name."""
     return f"{KINDS[kind].package}.{_own(kind)[name]}" if name in _own(kind) else None
 
 
@@ -153,12 +153,12 @@ def source(kind: str, name: str) -> bytes:
 
 
 def is_known(kind: str, name: str) -> bool:
-    """Whether ``name`` is a plug-in's, or a module path, which is not imported to find out."""
+    """Whether ``name`` is a plug-in or a module path; a module path is not imported to check it."""
     return name in _own(kind) or name in _registered(kind) or is_path(name)
 
 
 def is_path(name: str) -> bool:
-    """Whether a name is a module path ("mypkg.mymethod", "mymodule:MyObjective") rather than the name of a plug-in."""
+    """Whether a name is a module path ("mypkg.mymethod", "mymodule:MyObjective") and not a plug-in's name."""
     return ("." in name or ":" in name) and _PATH.fullmatch(name) is not None
 
 
@@ -195,10 +195,10 @@ def exports(kind: str, path: str) -> bool:
 
 
 def load(kind: str, name: str) -> Any:
-    """The class or function that the plug-in ``name`` exports.
+    """Load the class or function that the plug-in ``name`` exports.
 
-    Raises PluginError for a name that is not known or registered twice, for a module path that must not be imported
-    (see `check`), for a module that fails as it is imported and for one that does not export what its kind needs.
+    Raises PluginError for a name that is unknown or registered twice, a module path that must not be imported (see
+    `check`), a module whose import fails, and a module that does not export what its kind needs.
     """
     here, own = KINDS[kind], own_module(kind, name)
     if own:
@@ -217,7 +217,7 @@ def load(kind: str, name: str) -> Any:
 
 
 def check(kind: str, name: str) -> None:
-    """PluginError if ``name`` is a module path that neither an entry point leads to nor this user named."""
+    """Raise PluginError if ``name`` is a module path that is neither registered nor named by the user."""
     if not is_path(name) or name in _own(kind):
         return
     module = name.partition(":")[0]
@@ -225,19 +225,19 @@ def check(kind: str, name: str) -> None:
         return
     here = KINDS[kind]
     raise PluginError(
-        f"{here.option} {name!r} is a module that this command does not name: if you trust its code, add "
+        f"{here.option} {name!r} is a module that was not named in this command: if you trust its code, add "
         f"{OPTION} {module} to the command (or set {VARIABLE}={module}), or install the package that registers it as "
         f"{here.group}"
     )
 
 
 def allow(*paths: str) -> None:
-    """Let module paths be imported by this process and its children, as the user named them."""
+    """Allow this process and its children to import module paths that the user named."""
     os.environ[VARIABLE] = ",".join(dict.fromkeys([*_named(), *paths]))
 
 
 def allow_named(arguments: Iterable[str]) -> list[str]:
-    """A command line without its ``--plugin MODULE``, which are allowed; PluginError for one without a module."""
+    """Remove ``--plugin MODULE`` from a command line and allow these modules; PluginError if MODULE is missing."""
     left, rest = [], iter(arguments)
     for argument in rest:
         option, equals, value = argument.partition("=")
@@ -262,7 +262,7 @@ def _allowed() -> set[str]:
 
 @cache
 def _own(kind: str) -> dict[str, str]:
-    """The package's own plug-ins of a kind: the file of each name, without its ending."""
+    """The package's own plug-ins of a kind: file stem by name."""
     here = KINDS[kind]
 
     def exports(file: Path) -> bool:
@@ -340,15 +340,15 @@ def _imported(here: Kind, name: str, module: str) -> Any:
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
             raise PluginError(
                 f"{here.option} {name!r} cannot be imported: there is no module {error.name}; install its package, or "
-                f"put the folder that holds it on PYTHONPATH"
+                f"add its folder to PYTHONPATH"
             ) from error
         raise PluginError(f"{here.option} {name!r} cannot be imported: {_place(error)}") from error
-    except (Exception, SystemExit) as error:  # whatever code of others does
+    except (Exception, SystemExit) as error:  # a plug-in may raise anything
         raise PluginError(f"{here.option} {name!r} cannot be imported: {_place(error)}") from error
 
 
 def _place(error: BaseException) -> str:
-    """An error in a sentence, with the file and line that it comes from: the last one in the file being imported."""
+    """An error as one sentence, with the last line of the imported file that it comes from."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)

@@ -201,10 +201,10 @@ def test_damage_is_told(tmp_path, by, read):
     with pytest.raises(ValueError, match="a.npz is damaged: arr_0 cannot be read"):
         read(file)
     for damaged, said in (
-        (content[:-30], "a.npz is damaged or cut short"),
-        (content[: len(content) // 2], "a.npz is damaged or cut short"),
+        (content[:-30], "a.npz is damaged or truncated"),
+        (content[: len(content) // 2], "a.npz is damaged or truncated"),
         (b"", "a.npz is empty"),
-        (b"\x80\x04K\x01.", "a.npz is no .npz file"),
+        (b"\x80\x04K\x01.", "a.npz is not an .npz file"),
     ):
         file.write_bytes(damaged)
         with pytest.raises(ValueError, match=said):

@@ -34,7 +34,7 @@ def refused(capsys, *arguments: str) -> str:
         (("--samples", "s.npz"), "--samples needs --reference"),
         (("--samples", "none.npz", "--reference", "s.npz"), "none.npz"),
         (("--samples", "s.npz", "--reference", "none.npz"), "none.npz cannot be read: No such file or directory"),
-        (("--samples", "/dev/zero", "--reference", "s.npz"), "/dev/zero is no regular file"),
+        (("--samples", "/dev/zero", "--reference", "s.npz"), "/dev/zero is not a regular file"),
         (("--samples", ".", "--reference", "s.npz"), "is a folder; allowed are .npz and .npy files"),
         (("run", "--samples", "s.npz", "--reference", "s.npz"), "give a run or --samples, not both; got 'demo-plain-"),
         (("data.limit=3", "--samples", "s.npz", "--reference", "s.npz"), "data.limit=3 changes nothing of a reference"),

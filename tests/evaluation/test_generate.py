@@ -176,7 +176,9 @@ def test_errors_of_a_process_reach_the_caller(run, monkeypatch):
     with pytest.raises(ValueError, match="ema.safetensors"):
         generate(run, 2, run.config.sampling, processes=2)
     monkeypatch.setattr(module, "_WORKER", "import os; input(); os.kill(os.getpid(), 9)")
-    with pytest.raises(ValueError, match="generating process . of 2 was killed by signal 9, .* run it again to continue"):
+    with pytest.raises(
+        ValueError, match="generating process . of 2 was killed by signal 9, .* run it again to continue"
+    ):
         generate(run, 2, run.config.sampling, processes=2)
 
 

@@ -215,7 +215,7 @@ def test_what_cannot_be_sampled_is_refused_before_the_reference_is_seen(fresh, c
 def test_scores_that_are_not_finite_are_not_kept(fresh, monkeypatch):
     wrong = replace(class_agreement.METRIC, measure=lambda _: {"value": 0.5, "low": float("nan"), "high": 1.0})
     monkeypatch.setattr(class_agreement, "METRIC", wrong)
-    with pytest.raises(ValueError, match="^class-agreement cannot hold low = nan: JSON has finite numbers only"):
+    with pytest.raises(ValueError, match="^class-agreement cannot hold low = nan: JSON only has finite numbers"):
         score(fresh, 4, few(fresh), small_ok=True)
     assert fresh.results == []
 

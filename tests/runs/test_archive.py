@@ -283,7 +283,7 @@ def test_other_ways_of_packing_and_damage_are_refused(archive, tmp_path):
 
 def test_what_is_no_file_is_refused_at_once(tmp_path):
     for path, why in (
-        (Path("/dev/zero"), "no regular file"),
+        (Path("/dev/zero"), "not a regular file"),
         (tmp_path, "Is a directory"),
         (tmp_path / "x", "no such"),
     ):

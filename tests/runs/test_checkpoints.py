@@ -227,5 +227,5 @@ def test_a_pipe_in_place_of_weights_is_not_waited_for(tmp_path):
     found = checkpoints(tmp_path)[0]
     file.unlink()
     os.mkfifo(file)
-    with pytest.raises(ValueError, match="ema.safetensors cannot be read: it is no regular file"):
+    with pytest.raises(ValueError, match="ema.safetensors cannot be read: it is not a regular file"):
         found.load("ema")
