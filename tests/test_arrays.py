@@ -137,7 +137,7 @@ def test_members_that_are_doubled_or_cannot_be_unpacked(tmp_path):
     member = npy("(2, 4, 4, 1)", "|u1", bytes(32))
     with pytest.warns(UserWarning, match="Duplicate name"):
         npz(tmp_path / "a.npz", [("arr_0.npy", member), ("arr_0.npy", member)])
-    with pytest.raises(ValueError, match="a.npz is damaged: it holds 'arr_0.npy' more than once"):
+    with pytest.raises(ValueError, match="a.npz is damaged: it has 'arr_0.npy' more than once"):
         read_samples(tmp_path / "a.npz")
     npz(tmp_path / "lzma.npz", [("arr_0.npy", member)], zipfile.ZIP_LZMA)
     with pytest.raises(ValueError, match=r"arr_0 cannot be read \(it uses compression method 14; allowed are none"):

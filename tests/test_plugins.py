@@ -189,8 +189,8 @@ def test_a_method_without_recipes_is_trained_under_a_preset_with_one(outside):
     ("text", "said"),
     [
         ("x = 1", "mypkg.bad has no Objective; it must be a subclass of workbench.objectives.base.Objective"),
-        ("Objective = 3", "mypkg.bad has another Objective; it must be"),
-        ("class Objective: pass", "mypkg.bad has another Objective; it must be"),
+        ("Objective = 3", "mypkg.bad has an invalid Objective; it must be"),
+        ("class Objective: pass", "mypkg.bad has an invalid Objective; it must be"),
         ("x = 1\nraise KeyError('a')", r"cannot be imported: KeyError: 'a' \(.*bad.py, line 2\)"),
         ("import nosuchthing", r"cannot be imported: .*nosuchthing.*bad.py, line 1"),
         ("x = (", "cannot be imported: .*bad.py, line 1: '.' was never closed"),
