@@ -44,8 +44,8 @@ def test_three_seeds_by_hand(tmp_path):
     assert row.sentence == (
         "fd-clf64 at step 420: demo-plain (training.batch=64) is lower (better) than demo-plain (training.batch=32) "
         "by 2 on average, in all 3 seeds (95 % t interval -4.48 to 0.484, which includes 0). "
-        "Sign-flip p = 0.25; with 3 seeds no such test can be below p = 0.25. "
-        "The seeds agree, but are too few for the test to tell that from chance."
+        "Sign-flip p = 0.25; with 3 seeds the smallest possible p is 0.25. "
+        "All seeds agree, but there are too few of them for a significant test."
     )
     assert found.how == {"fd-clf64": HOW} and found.notes == ()
 
@@ -69,14 +69,14 @@ def test_six_seeds_support_what_three_cannot(tmp_path):
     other = scored(tmp_path, "demo/plain", {s: v - 1 - 0.1 * s for s, v in many.items()}, "training.batch=64")
     (row,) = compare([*plain, *other]).rows
     assert row.paired.test.p == 1 / 32 and row.verdict == "supported"
-    assert row.sentence.endswith("no such test can be below p = 0.031. The data support this difference.")
+    assert row.sentence.endswith("the smallest possible p is 0.031. The data support this difference.")
     for run in (*plain, *other):  # three rows more: 4 / 32 is not below 5 %
         for metric in ("kid-clf64", "precision", "recall"):
             score(run, metric, 0.5)
     rows = compare([*plain, *other]).rows
     assert [r.adjusted for r in rows] == [4 / 32, 1.0, 1.0, 1.0] and rows[0].family == 4
     assert [r.verdict for r in rows] == ["consistent", "equal", "equal", "equal"]
-    assert "have equal means." in rows[1].sentence and "by Holm over 4 rows 0.12" in rows[0].sentence
+    assert "have equal means." in rows[1].sentence and "Holm-adjusted over 4 rows 0.12" in rows[0].sentence
 
 
 def test_seeds_that_disagree_support_nothing(tmp_path):
@@ -93,7 +93,7 @@ def test_one_pair_has_no_test(tmp_path):
     plain, other = scored(tmp_path, "demo/plain", {4: 3.0}), scored(tmp_path, "demo/plain", {4: 2.5}, "data.limit=60")
     (row,) = compare([*plain, *other]).rows
     assert row.paired.interval is None and row.adjusted is None and row.verdict == "one seed"
-    assert "by 0.5 with seed 4. One pair has neither interval nor test" in row.sentence
+    assert "by 0.5 with seed 4. One pair allows no interval and no test" in row.sentence
 
 
 def test_teachers_of_other_seeds_make_one_group_and_other_teachers_another(tmp_path):
@@ -127,18 +127,18 @@ def test_a_teacher_that_is_gone_is_said(tmp_path):
     for rest in (tmp_path / "a").iterdir():
         rest.rename(tmp_path / f"gone-{rest.name}")
     assert teacher_notes(group([Run(alone)])) == [
-        f"the teacher of {run.name} is not found, so nothing about it was compared"
+        f"the teacher of {run.name} was not found, so teachers were not compared"
     ]
 
 
 def test_a_teacher_that_all_seeds_share_is_said(tmp_path):
     notes = teacher_notes(group([guided(tmp_path, seed, teacher=5) for seed in (0, 1)]))
-    assert notes == ["all seeds of demo-guided share one teacher, whose own seed is left out of the spread"]
+    assert notes == ["all seeds of demo-guided share one teacher, so the spread excludes the teacher's seed"]
 
 
 def test_a_seed_given_twice_is_refused(tmp_path):
     run = train(tmp_path, "demo/plain", 3)
-    with pytest.raises(ValueError, match="one configuration with seed 3; give one"):
+    with pytest.raises(ValueError, match="the same configuration and seed 3; give one"):
         group([run, Run(run.folder)])
 
 
@@ -171,12 +171,12 @@ def test_numbers_measured_otherwise_are_refused_or_marked(tmp_path):
     partner = train(tmp_path, "demo/plain", 3, "training.batch=64")
     score(partner, "fd-clf64", 10.0)
     runs = [*plain, odd, *other, partner]
-    with pytest.raises(ValueError, match=f"not measured alike; {odd.name}: n_generated is 2000, not 300"):
+    with pytest.raises(ValueError, match=f"measured in different ways; {odd.name}: n_generated is 2000, not 300"):
         compare(runs)
     (row,) = compare(runs, force=True).rows
     assert row.unequal == (f"{odd.name}: n_generated is 2000, not 300",)
     assert (row.verdict, row.adjusted, row.first[3]) == ("unequal", None, 11.0)
-    assert row.sentence.endswith(f"Not measured alike ({row.unequal[0]}), so it supports nothing.")
+    assert row.sentence.endswith(f"Measured in different ways ({row.unequal[0]}), so it supports no conclusion.")
     score(odd, "fd-clf64", 12.0)  # scored again as the others were, it is one of them
     assert compare(runs).rows[0].first[3] == 12.0 and compare(runs).rows[0].unequal == ()
 
@@ -188,7 +188,7 @@ def test_one_column_has_one_protocol_over_all_groups(tmp_path):
     for count, rival in zip((300, 2000), rivals, strict=True):
         score(base, "fd-clf64", 3.0, n_generated=count)
         score(rival, "fd-clf64", 2.0, n_generated=count)
-    with pytest.raises(ValueError, match="not measured alike"):
+    with pytest.raises(ValueError, match="measured in different ways"):
         compare([base, *rivals])
     assert compare([base, rivals[0]]).how["fd-clf64"]["n_generated"] == 300
     assert compare([base, rivals[1]]).how["fd-clf64"]["n_generated"] == 2000

@@ -243,5 +243,5 @@ def test_arguments_are_checked(grid, tmp_path):
         measure_grid(grid, scales=(float("nan"),))
     with pytest.raises(ValueError, match="processes is 0; allowed are 1 and more"):
         measure_grid(grid, processes=0)
-    with pytest.raises(ValueError, match="the grid has label modes true; every measure takes null"):
+    with pytest.raises(ValueError, match="the grid has label modes true; all measures need null"):
         measure_grid(make_grid(tmp_path / "grid", labels=("true",)))

@@ -147,14 +147,14 @@ def test_least_p_is_reached_when_all_agree():
 
 def test_statistics_of_nothing_are_refused():
     for values in ([], [1.0]):
-        with pytest.raises(ValueError, match="two finite values"):
+        with pytest.raises(ValueError, match="two or more finite values"):
             t_interval(values)
     for values in ([], [1.0, math.nan], [1.0] * 25):
         with pytest.raises(ValueError, match="1 to 24"):
             sign_flip(values)
     with pytest.raises(ValueError, match="level is 95"):
         t_interval([1.0, 2.0], 95.0)
-    with pytest.raises(ValueError, match=r"no seed is shared: one has \[0\], the other \[1\]"):
+    with pytest.raises(ValueError, match=r"there is no common seed: one has \[0\], the other \[1\]"):
         paired({0: 1.0}, {1: 1.0})
 
 

@@ -1,6 +1,6 @@
-"""Runs side by side: scores measured alike, paired by training seed, and what their differences support in words.
+"""Compare scores of runs: measured in the same way, paired by training seed, with tests and a verdict in words.
 
-Only what run folders hold is read; nothing is trained or generated.
+Only reads run folders; nothing is trained or generated.
 """
 
 import math
@@ -14,9 +14,9 @@ from workbench.evaluation.metrics import find_metric
 from workbench.evaluation.statistics import PROTOCOL, Paired, holm, measured_alike, paired, protocol
 from workbench.runs.store import Run, find_teacher, open_run
 
-LEVEL = 0.05  # of Holm-adjusted p, for a difference to count as supported
-_LAYER = " of layer "  # between a metric and the layer of the features that it is of
-# No name of a group says these.
+LEVEL = 0.05  # a difference is supported if its Holm-adjusted p is at most this
+_LAYER = " of layer "  # between a metric and its layer in a column name
+# Options that are never part of a group's label.
 _UNNAMED = ("seed", "teacher", "log_every", "checkpoint_every", "keep", "milestone_every", "sharding")
 
 Records = dict[tuple[str, int, str, int], list[dict[str, Any]]]  # by group, seed, column and step, as appended
@@ -32,10 +32,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Row:
-    """One score of a group beside the baseline's at the same step, by training seed.
+    """A score of a group and of the baseline at the same step, by training seed.
 
-    ``first`` are the baseline's values, ``second`` the other's; ``unequal`` says which were measured otherwise.
-    ``adjusted`` is Holm's p over the ``family`` rows that can be tested: two pairs or more, measured alike; else None.
+    ``first`` are the baseline's values, ``second`` the group's; ``unequal`` lists those measured differently.
+    ``adjusted`` is Holm's p over the ``family`` rows that can be tested (two or more pairs, measured in the same way),
+    else None.
     """
 
     metric: str
@@ -51,12 +52,12 @@ class Row:
 
     @property
     def agreeing(self) -> int:
-        """Seeds whose difference has the sign of the mean."""
+        """Number of seeds whose difference has the sign of the mean."""
         return sum(d * self.paired.mean > 0 for d in self.paired.differences.values())
 
     @property
     def verdict(self) -> str:
-        """What the data support: "unequal", "one seed", "equal", "supported", "consistent" (seeds agree) or "open"."""
+        """Verdict: "unequal", "one seed", "equal", "supported", "consistent" (all seeds agree) or "open"."""
         if self.unequal:
             return "unequal"
         if self.adjusted is None:
@@ -69,14 +70,14 @@ class Row:
 
     @property
     def sentence(self) -> str:
-        """The row in words."""
+        """The row as text: difference, test and verdict."""
         tested = [] if self.adjusted is None else [_test(self)]
         return " ".join([_difference(self), *tested, _VERDICTS[self.verdict](self)])
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows against the first group; how each metric was measured; and what was left out or limits the reading."""
+    """Rows against the first group, how each metric was measured, and notes on omissions and limitations."""
 
     groups: tuple[Group, ...]
     rows: tuple[Row, ...]
@@ -89,15 +90,15 @@ def compare(
 ) -> Comparison:
     """Compare scores of runs by configuration, paired by training seed, against the configuration of the first run.
 
-    Runs that differ in nothing but ``training.seed``, name, and their teacher's seed and place are one group. Each
-    metric is taken by the protocol that most of its numbers have; of two records measured alike the later counts.
+    Runs that only differ in ``training.seed``, name, and their teacher's seed and location form one group. For each
+    metric the most common protocol is used; of two records with the same protocol, the later one counts.
 
     Args:
         runs: Runs of two or more configurations.
-        metrics: Names of results, such as "fd-clf64"; by default all that belong to no layer. Of the others every layer
-            and time is a row.
-        step: Training step; by default, for each row, the last one at which most seeds can be paired.
-        force: Allow, and mark, numbers that were not measured alike.
+        metrics: Names of metrics, such as "fd-clf64"; by default all that do not belong to a layer. Layer metrics have
+            one row for each layer and time.
+        step: Training step; by default, for each row, the last step at which the most seeds can be paired.
+        force: Allow, and mark, numbers that were measured differently.
 
     Returns:
         A ``Comparison`` with ``groups`` (label and runs by seed), ``rows`` (one for each metric and group, with values
@@ -105,8 +106,8 @@ def compare(
         out.
 
     Raises:
-        ValueError: For fewer than two groups, a seed given twice, an unknown metric, no pair at all, and, unless
-            `force`, for numbers of one metric that were not measured alike.
+        ValueError: For fewer than two groups, a duplicate seed, an unknown metric, no pairs and, unless `force`,
+            numbers of one metric that were measured differently.
 
     Examples:
         >>> compared = wb.compare([wb.zoo("plain"), wb.zoo("guided")], metrics=["fd-clf64"])
@@ -136,46 +137,48 @@ def compare(
 
 
 def group(runs: Sequence[Run]) -> list[Group]:
-    """Runs by configuration, each by training seed; configurations in the order given.
+    """Group runs by configuration, in the order given, and within a group by training seed.
 
-    ValueError for two runs of one configuration and seed.
+    Raises ValueError for two runs with the same configuration and seed.
     """
     found: dict[str, dict[int, Run]] = {}
     for run in runs:
         by_seed, seed = found.setdefault(_configuration(run), {}), run.config.training.seed
         if seed in by_seed:
-            raise ValueError(f"{by_seed[seed].name} and {run.name} are one configuration with seed {seed}; give one")
+            raise ValueError(
+                f"{by_seed[seed].name} and {run.name} have the same configuration and seed {seed}; give one"
+            )
         by_seed[seed] = run
     labels = _labels([next(iter(by_seed.values())) for by_seed in found.values()])
     return [Group(label, dict(sorted(found[key].items()))) for label, key in zip(labels, found, strict=True)]
 
 
 def teacher_notes(groups: Sequence[Group]) -> list[str]:
-    """Sentences on teachers that are not found, and on one that all seeds of a group share."""
+    """Notes on teachers that are not found, and on groups whose seeds all share one teacher."""
     notes = []
     for one in groups:
         teachers = {run.name: _teacher(run) for run in one.runs.values() if run.config.objective.options.get("teacher")}
-        gone = [name for name, teacher in teachers.items() if teacher is None]
-        notes += [f"the teacher of {name} is not found, so nothing about it was compared" for name in gone]
-        if len(teachers) > 1 and not gone and len({teacher.fingerprint for teacher in teachers.values()}) == 1:
-            notes.append(f"all seeds of {one.label} share one teacher, whose own seed is left out of the spread")
+        missing = [name for name, teacher in teachers.items() if teacher is None]
+        notes += [f"the teacher of {name} was not found, so teachers were not compared" for name in missing]
+        if len(teachers) > 1 and not missing and len({teacher.fingerprint for teacher in teachers.values()}) == 1:
+            notes.append(f"all seeds of {one.label} share one teacher, so the spread excludes the teacher's seed")
     return notes
 
 
 def _configuration(run: Run) -> str:
-    """A mark that runs share which differ only in training seed, name, and their teacher's seed and place."""
+    """A fingerprint that ignores training seed, name, and the teacher's seed and location."""
     config, teacher = run.config, _teacher(run)
-    mark = None
+    of_teacher = None
     if teacher is not None:
         step = config.objective.options.get("teacher_step")
-        mark = f"{_configuration(teacher)}@{teacher.config.training.steps if step is None else step}"
-    # Published weights of equal architecture are told apart by the file they came from.
+        of_teacher = f"{_configuration(teacher)}@{teacher.config.training.steps if step is None else step}"
+    # Published weights with the same architecture differ by their source file.
     origin = run.provenance.get("origin", {}).get("sha256", "")
-    return fingerprint(replace(config, training=replace(config.training, seed=0)), mark) + origin
+    return fingerprint(replace(config, training=replace(config.training, seed=0)), of_teacher) + origin
 
 
 def _teacher(run: Run) -> Run | None:
-    """The run that taught ``run``, also if both were moved together; None if it had none or it is not found."""
+    """The teacher of ``run``, also if both were moved together; None if it has none or it is not found."""
     reference, root = run.config.objective.options.get("teacher"), run.folder.parent
     if reference is None:
         return None
@@ -188,7 +191,7 @@ def _teacher(run: Run) -> Run | None:
 
 
 def _labels(firsts: Sequence[Run]) -> list[str]:
-    """A name for each group; those of one name also say the options in which they differ, else their fingerprint."""
+    """A label for each group; groups with the same name also show the options that differ, or their fingerprint."""
     options = [(run.config.name, dict(_options(run))) for run in firsts]
     labels = []
     for name, own in options:
@@ -210,7 +213,7 @@ def _column(record: Mapping[str, Any]) -> str:
 
 
 def _records(groups: Sequence[Group]) -> tuple[Records, list[str]]:
-    """What was measured, and notes on numbers that are left out because they are not finite."""
+    """All finite scores, and notes on non-finite ones, which are left out."""
     records: Records = {}
     left_out: list[str] = []
     for one in groups:
@@ -247,7 +250,7 @@ def _step(records: Records, column: str, first: Group, second: Group, step: int 
 def _rows(
     records: Records, column: str, groups: Sequence[Group], steps: Mapping[str, int | None], force: bool
 ) -> tuple[list[Row], dict[str, Any]]:
-    """The rows of one column, all by the protocol that most of its numbers have, and that protocol."""
+    """The rows of one column, all with its most common protocol, and that protocol."""
     baseline, pairs = groups[0], [(other, steps[other.label]) for other in groups[1:] if steps[other.label] is not None]
     entries = {
         (one.label, seed, step): one.runs[seed]
@@ -266,7 +269,7 @@ def _rows(
     taken = {e: ([r for r in ways if protocol(r) == chosen] or ways)[-1] for e, ways in found.items()}
     unequal = {e: f"{entries[e].name}: {_unlike(r, chosen)}" for e, r in taken.items() if protocol(r) != chosen}
     if unequal and not force:
-        raise ValueError(f"{column} was not measured alike; {'; '.join(unequal.values())}")
+        raise ValueError(f"{column} was measured in different ways; {'; '.join(unequal.values())}")
     rows = []
     for other, step in pairs:
         seeds = _seeds(records, column, baseline, other, step)
@@ -299,7 +302,7 @@ def _difference(row: Row) -> str:
     word = "lower" if mean < 0 else "higher"
     metric = find_metric(row.metric.partition(_LAYER)[0])
     if metric is None:
-        word += " (which way is better is not known)"
+        word += " (unknown which direction is better)"
     elif metric.better:
         word += f" ({'better' if word == metric.better else 'worse'})"
     else:
@@ -315,15 +318,15 @@ def _difference(row: Row) -> str:
 
 def _test(row: Row) -> str:
     test, count = row.paired.test, len(row.first)
-    holms = f", by Holm over {row.family} rows {row.adjusted:.2g}" if row.family > 1 else ""
-    return f"Sign-flip p = {test.p:.2g}{holms}; with {count} seeds no such test can be below p = {test.least:.2g}."
+    holms = f", Holm-adjusted over {row.family} rows {row.adjusted:.2g}" if row.family > 1 else ""
+    return f"Sign-flip p = {test.p:.2g}{holms}; with {count} seeds the smallest possible p is {test.least:.2g}."
 
 
 _VERDICTS = {
-    "unequal": lambda row: f"Not measured alike ({'; '.join(row.unequal)}), so it supports nothing.",
-    "one seed": lambda row: "One pair has neither interval nor test, so it supports nothing about other seeds.",
+    "unequal": lambda row: f"Measured in different ways ({'; '.join(row.unequal)}), so it supports no conclusion.",
+    "one seed": lambda row: "One pair allows no interval and no test, so it supports no conclusion about other seeds.",
     "equal": lambda row: "No seed differs.",
     "supported": lambda row: "The data support this difference.",
-    "consistent": lambda row: "The seeds agree, but are too few for the test to tell that from chance.",
+    "consistent": lambda row: "All seeds agree, but there are too few of them for a significant test.",
     "open": lambda row: "The data do not support a difference.",
 }

@@ -1,7 +1,7 @@
-"""Leakage controls: how much of what a conditional feature says of the class was told to it by the label.
+"""Label-leakage controls: how much class information in a conditional feature comes from the label input.
 
-f_c and the guided feature f_u + w (f_c - f_u) carry the label by construction, so each number about them stands beside
-three more: of the null label, of a wrong label, and of the label over an image of nothing but noise.
+f_c and the guided feature f_u + w (f_c - f_u) contain the label by construction. Each measure of them is therefore
+compared with three controls: the null label, a wrong label, and the label with pure noise as image.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from workbench.evaluation.frechet import finite_rows
 from workbench.evaluation.separability import Separability, class_scatter, separability
 from workbench.features.grid import FeatureGrid
 
-# Of each version: the image that is guided (None: f_u), and whose labels it is measured by.
+# For each version: the label mode of the guided feature (None: f_u), and the labels that it is evaluated with.
 VERSIONS = {
     "null": (None, "true"),
     "true": ("true", "true"),
@@ -26,10 +26,10 @@ VERSIONS = {
 
 @dataclass(frozen=True)
 class ConditionShare:
-    """Shares of a feature's total variance that the given and the true label explain, freed of chance, at least 0.
+    """Fractions of a feature's total variance explained by the given and the true label, corrected for chance, >= 0.
 
-    `share` = by_condition / (by_condition + by_image): 0 when the classes are those of the images, 1 when they are
-    those of the condition, None when neither explains anything.
+    `share` = by_condition / (by_condition + by_image): 0 if the features follow the image's class, 1 if they follow the
+    condition, None if neither explains any variance.
     """
 
     by_condition: float
@@ -39,7 +39,7 @@ class ConditionShare:
 
 @dataclass(frozen=True)
 class Leakage:
-    """Separability of mean tokens in four versions, the wrong-label one by both labels, and the share that leaks."""
+    """Separability of mean tokens in four versions (the wrong label by both labels), and the leaked share."""
 
     null: Separability
     true: Separability
@@ -52,11 +52,11 @@ class Leakage:
 def condition_share(
     features: Float[Tensor, "n d"], true: Integer[Tensor, " n"], given: Integer[Tensor, " n"]
 ) -> ConditionShare:
-    """Variance of wrong-label features that the given label explains, against that which the true label explains.
+    """Variance of wrong-label features explained by the given label, compared with that explained by the true label.
 
-    Each is between over total class scatter, eta^2, less what k groups of n rows explain by chance:
-    1 - (1 - eta^2) (n - 1) / (n - k) (Kelley 1935), at least 0. ValueError if a row is not finite, all rows are equal,
-    or a labelling has one class or as many as rows.
+    Each is the ratio of between-class to total scatter, eta^2, corrected for what k groups of n rows explain by chance:
+    1 - (1 - eta^2) (n - 1) / (n - k) (Kelley 1935), at least 0. Raises ValueError for non-finite rows, equal rows, or
+    labels with one class or as many classes as rows.
     """
     rows = finite_rows(features)
     by_condition, by_image = (_explained(rows, labels.cpu().numpy()) for labels in (given, true))
@@ -67,21 +67,20 @@ def condition_share(
 def version(
     features: FeatureGrid, name: str, layer: int, t: float, scale: float
 ) -> tuple[Float[Tensor, "n d"], Int64[Tensor, " n"]]:
-    """Mean tokens of one of `VERSIONS` of f_u + scale (f_c - f_u), Eq. 3, and the labels that it is measured by.
+    """Mean tokens of one of `VERSIONS` of f_u + scale (f_c - f_u), Eq. 3, and the labels to evaluate them with.
 
-    Only "null", f_u itself, does not depend on the scale. ValueError if its label modes were not extracted.
+    Only "null", f_u itself, does not depend on the scale. Raises ValueError if its label modes were not extracted.
     """
-    image, told = VERSIONS[name]
-    found = features.read(layer, t) if image is None else features.guided(layer, t, scale, image)
-    return features.pooled(found), getattr(features, told)
+    mode, labels = VERSIONS[name]
+    tokens = features.read(layer, t) if mode is None else features.guided(layer, t, scale, mode)
+    return features.pooled(tokens), getattr(features, labels)
 
 
 def leakage(features: FeatureGrid, layer: int, t: float, scale: float, *, seed: int, neighbours: int = 20) -> Leakage:
-    """Separability of one layer's mean tokens at a time and guidance scale in four versions, and what leaked.
+    """Separability of one layer's mean tokens at a time and guidance scale in four versions, and the leaked share.
 
-    With the wrong label, classes that follow the image are seen by the true labels, those that follow the condition by
-    the given ones. With the label alone anything above chance is leakage. Takes all label modes of `extract`; errors
-    are those of `separability`.
+    With a wrong label, the true labels measure what follows the image, the given labels what follows the condition.
+    With the label only, anything above chance is leakage. Needs all label modes of `extract`; raises as `separability`.
     """
     measured = {
         name: separability(*version(features, name, layer, t, scale), seed=seed, neighbours=neighbours)

@@ -1,4 +1,4 @@
-"""Every measure of a feature grid in one call, kept beside the features."""
+"""Compute all measures of a feature grid, cached beside the features."""
 
 import hashlib
 import json
@@ -26,9 +26,9 @@ from workbench.evaluation.statistics import Share, t_interval
 from workbench.features.grid import FeatureGrid
 from workbench.files import append_jsonl, hold_lock, read_json, read_jsonl, write_json
 
-_REVISION = 1  # of what is computed: kept records of another one are not used
-_WORTH_A_PROCESS = 6  # cells that take as long as a new process takes to start
-_PATIENCE = 60.0  # seconds: a line is written in a fraction of one
+_REVISION = 1  # version of the measures: cached records of other versions are ignored
+_WORTH_A_PROCESS = 6  # number of cells that take as long as starting a process
+_PATIENCE = 60.0  # seconds to wait for the lock; a line is written in a fraction of one
 
 Part = tuple[int, float, float | None]  # layer, time, scale
 Record = dict[str, Any]
@@ -44,11 +44,11 @@ _NEEDS = {
 
 @dataclass(frozen=True)
 class MeasureGrid:
-    """Measures over layer x time x scale. A record says layer, t, scale, version, measure, value, low, high and count.
+    """Measures over layer x time x scale. A record has layer, t, scale, version, measure, value, low, high and count.
 
-    Versions are those of `leakage`, "wrong" for what both labels together say; the scale is None where there is none,
-    and value is None where it is infinite (Fisher's of points) or undefined. low and high are a 95 % interval. `about`
-    says of what and how it was measured.
+    Versions are those of `leakage`, and "wrong" for measures that use both labels. The scale is None for measures
+    without one, and value is None if it is infinite (Fisher ratio of single points) or undefined. low and high are a
+    95 % interval. `about` describes what was measured and how.
     """
 
     layers: list[int]
@@ -58,29 +58,29 @@ class MeasureGrid:
     about: dict[str, Any]
 
     def array(self, measure: str, version: str = "null") -> Float64[np.ndarray, "layers times scales"]:
-        """The values of a measure: the last axis is `scales`, or 1 long where the measure has no scale or only one.
+        """Values of a measure; the last axis is `scales`, or has length 1 for a measure without scales.
 
-        NaN where the value is None. ValueError that lists what there is.
+        NaN where the value is None. Raises ValueError, listing the available measures, if it was not measured.
         """
         chosen = [r for r in self.records if (r["measure"], r["version"]) == (measure, version)]
         if not chosen:
-            there = sorted({f"{r['measure']} of {r['version']}" for r in self.records})
-            raise ValueError(f"{measure!r} of {version!r} was not measured; there are {', '.join(there)}")
-        found = {(r["layer"], r["t"], r["scale"]): r["value"] for r in chosen}
-        # Those without a scale first, and in the order that was asked for; what is measured at scale 1 only has one.
-        scales = [scale for scale in (None, *self.scales, 1.0) if any(key[2] == scale for key in found)]
+            available = sorted({f"{r['measure']} of {r['version']}" for r in self.records})
+            raise ValueError(f"{measure!r} of {version!r} was not measured; there are {', '.join(available)}")
+        by_cell = {(r["layer"], r["t"], r["scale"]): r["value"] for r in chosen}
+        # None (no scale) first, then the requested order; some measures of f_c only exist at scale 1.
+        scales = [scale for scale in (None, *self.scales, 1.0) if any(key[2] == scale for key in by_cell)]
         values = [
-            [[found[layer, t, scale] for scale in dict.fromkeys(scales)] for t in self.times] for layer in self.layers
+            [[by_cell[layer, t, scale] for scale in dict.fromkeys(scales)] for t in self.times] for layer in self.layers
         ]
         return np.array(values, dtype=np.float64)
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, atomically."""
+        """Write the measures as JSON, atomically."""
         write_json(Path(path), asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> "MeasureGrid":
-        """What `save` wrote; ValueError naming the file if it is missing or damaged."""
+        """Read a file written by `save`; ValueError naming the file if it is missing or damaged."""
         tree = read_json(Path(path))
         missing = cls.__dataclass_fields__.keys() - tree.keys()
         if missing:
@@ -103,19 +103,18 @@ def measure_grid(
 
     At each layer and time, with the null label: linear probe (also with shuffled labels, which must be at chance) and
     separability (kNN, LDA, silhouette, Davies-Bouldin, Fisher ratio); RankMe, uniformity, LDS, and linear CKA and CKNNA
-    with the deepest layer or with `reference`, of f_u and f_c. At each scale, 0 being f_u: separability of the null,
-    true and wrong label and of the label alone, and the share of what is explained that is due to the label. Which of
-    these are there depends on the label modes that were extracted. Cells are kept beside the features as they are
-    finished.
+    with the deepest layer or with `reference`, of f_u and f_c. At each scale (0 is f_u): separability with the null,
+    true and wrong label and with the label only, and the share of explained variance that is due to the label. Measures
+    whose label modes were not extracted are left out. Finished cells are cached beside the features.
 
     Args:
-        features: What `wb.extract` returned.
+        features: Result of `wb.extract`.
         scales: Guidance scales w.
         neighbours: k of kNN.
         seed: Seed of splits and subsets.
         reference: Features ``n d`` of the same images to compare with, instead of the deepest layer.
         again: Features extracted with another seed, for the alignment of two noise draws of each image.
-        processes: Processes to share the work; the processor's cores by default. With more than one, a script needs
+        processes: Number of processes; by default up to the number of CPU cores. With more than one, a script needs
             ``if __name__ == "__main__"``.
         progress: Called with (done, total) cells.
 
@@ -274,7 +273,7 @@ class _Cell:
 
 
 def _compute(cells: Cells, missing: list[Part], processes: int | None) -> Iterator[dict[Part, list[Record]]]:
-    """The records of the missing parts, a layer and time after another as they are finished."""
+    """Compute the missing parts; yields the records of each layer and time when it is finished."""
     tasks: dict[tuple[int, float], list[float | None]] = {}
     for layer, t, scale in missing:
         tasks.setdefault((layer, t), []).append(scale)
@@ -283,7 +282,7 @@ def _compute(cells: Cells, missing: list[Part], processes: int | None) -> Iterat
         for task in tasks.items():
             yield _task(cells, task)
         return
-    # A forked process would share the threads' locks of torch and BLAS.
+    # A forked process would inherit locks of torch's and BLAS's threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, context, _begin, (cells,)) as pool:
         try:
@@ -302,7 +301,7 @@ _of_this_process: list[Cells] = []
 
 
 def _begin(cells: Cells) -> None:
-    """One thread each: two processes with as many threads as cores hinder one another."""
+    """Initialize a worker: one thread each, as two processes with a thread per core slow each other down."""
     torch.set_num_threads(1)
     threadpool_limits(1)
     _of_this_process.append(cells)
@@ -318,7 +317,7 @@ def _known(file: Path) -> dict[Part, list[Record]]:
 
 def _about(cells: Cells) -> dict[str, Any]:
     features, reference = cells.features, cells.reference
-    mark = (
+    digest = (
         None if reference is None else hashlib.sha256(reference.detach().cpu().double().numpy().tobytes()).hexdigest()
     )
     return {
@@ -331,7 +330,7 @@ def _about(cells: Cells) -> dict[str, Any]:
         "splits": "50 % fit, 20 % choose, 30 % report",
         "neighbours": cells.neighbours,
         "seed": cells.seed,
-        "against": f"layer {max(features.layers)}" if mark is None else f"reference {mark[:16]}",
+        "against": f"layer {max(features.layers)}" if digest is None else f"reference {digest[:16]}",
         "again": None if cells.again is None else cells.again.folder.name,
         "revision": _REVISION,
     }
@@ -349,7 +348,7 @@ def _check(
     processes: int | None,
 ) -> None:
     if "null" not in features.labels:
-        raise ValueError(f"the grid has label modes {', '.join(features.labels)}; every measure takes null")
+        raise ValueError(f"the grid has label modes {', '.join(features.labels)}; all measures need null")
     if not scales or not np.isfinite(scales).all():
         raise ValueError(f"scales is {scales}; allowed are finite numbers, at least one")
     if processes is not None and processes < 1:

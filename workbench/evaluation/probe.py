@@ -17,7 +17,7 @@ REGULARIZATIONS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 @dataclass(frozen=True)
 class Probe:
-    """Accuracy on `count` images that took no part in fitting or choosing, with its 95 % Wilson interval."""
+    """Accuracy on `count` held-out images, not used for fitting or selection, with its 95 % Wilson interval."""
 
     accuracy: float
     low: float
@@ -28,7 +28,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Splits:
-    """Row numbers of three disjoint parts."""
+    """Row indices of three disjoint splits."""
 
     fit: Int64[np.ndarray, " f"]
     choose: Int64[np.ndarray, " c"]
@@ -38,13 +38,13 @@ class Splits:
 def stratified_splits(
     labels: Integer[Tensor, " n"], *, seed: int, split: tuple[float, float, float] = (0.5, 0.2, 0.3)
 ) -> Splits:
-    """Three disjoint parts that cover all rows, each with the shares of `split` of every class.
+    """Three disjoint stratified splits that cover all rows, with the fractions `split` of every class.
 
-    Drawn by np.random.default_rng(seed). ValueError if `split` is not three positive shares that add up to 1,
-    or a class is too small to give a row to each part.
+    Drawn by np.random.default_rng(seed). Raises ValueError if `split` is not three positive fractions that sum to 1, or
+    a class is too small to have a row in each split.
     """
     if min(split) <= 0 or abs(sum(split) - 1) > 1e-9:
-        raise ValueError(f"split is {split}; allowed are three positive shares that add up to 1")
+        raise ValueError(f"split is {split}; allowed are three positive fractions that sum to 1")
     generator = np.random.default_rng(seed)
     values = labels.detach().cpu().numpy()
     parts = ([], [], [])
@@ -53,7 +53,7 @@ def stratified_splits(
         cuts = np.rint(np.cumsum(split[:2]) * len(rows)).astype(int)
         pieces = np.split(rows, cuts)
         if not all(len(piece) for piece in pieces):
-            raise ValueError(f"class {label} has {len(rows)} rows; too few to give a row to each share of {split}")
+            raise ValueError(f"class {label} has {len(rows)} rows; too few for a row in each split of {split}")
         for part, piece in zip(parts, pieces, strict=True):
             part.append(piece)
     return Splits(*(np.sort(np.concatenate(part)) for part in parts))
@@ -66,18 +66,18 @@ def linear_probe(
     seed: int,
     split: tuple[float, float, float] = (0.5, 0.2, 0.3),
 ) -> Probe:
-    """Linear probe: held-out accuracy of logistic regression on standardised features.
+    """Linear probe: held-out accuracy of logistic regression on standardized features.
 
-    Scaler and classifiers are fitted on the first split; the inverse penalty C with the best accuracy on the
-    second (the smallest on a tie) is reported on the third. ValueError if a row is not finite, there are
-    fewer than two classes, or `stratified_splits` refuses.
+    Scaler and classifiers are fitted on the first split. The inverse penalty C with the best accuracy on the second
+    split (the smallest in a tie) is reported on the third. Raises ValueError for non-finite rows, fewer than two
+    classes, and as `stratified_splits`.
     """
     splits = stratified_splits(labels, seed=seed, split=split)
     rows, values = finite_rows(features), labels.detach().cpu().numpy()
     if len(np.unique(values)) < 2:
         raise ValueError(f"all labels are {values[0]}; a probe needs at least two classes")
     rows = StandardScaler().fit(rows[splits.fit]).transform(rows)
-    # A weaker penalty starts from the solution of the stronger one before it: fewer iterations, same optimum.
+    # Warm starts from the solution of the next stronger penalty: fewer iterations, same optimum.
     classifier = LogisticRegression(warm_start=True, max_iter=1000)
     best, best_accuracy, report = 0.0, -1.0, values[:0]
     with threadpool_limits(1):

@@ -1,4 +1,4 @@
-"""How well the classes separate in a set of features: neighbours, clusters, variances and a linear discriminant."""
+"""Class separability of features: kNN, LDA, silhouette, Davies-Bouldin and Fisher ratio."""
 
 from dataclasses import dataclass
 
@@ -14,15 +14,15 @@ from workbench.evaluation.frechet import finite_rows
 from workbench.evaluation.probe import Splits, stratified_splits
 from workbench.evaluation.statistics import Share, wilson
 
-_BLOCK = 1000  # rows whose distances are held at once
+_BLOCK = 1000  # rows whose distances are in memory at once
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Accuracy of a classifier fitted on the first of three disjoint splits, on each of the other two.
+    """Accuracy on the second and third of three disjoint splits of a classifier fitted on the first.
 
-    `choose` is for picking a layer or a time; `report` is what may then be said of the one picked, because the
-    best of many on one split is too good.
+    Use `choose` to select a layer or time and `report` for the accuracy of the selected one, as the best of many values
+    on one split is biased upwards.
     """
 
     choose: Share
@@ -31,10 +31,10 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Separability:
-    """Every measure of one feature set; those but knn and lda depend on the width, so compare within one width.
+    """Separability measures of a feature set; all but knn and lda depend on its width, so compare equal widths.
 
     knn: cosine neighbours. lda: linear discriminant. silhouette: cosine, -1..1. davies_bouldin: Euclidean, 0 is best.
-    fisher: trace of between over trace of within class scatter, infinite when the classes are points.
+    fisher: trace of between-class over trace of within-class scatter, infinite if the classes are single points.
     """
 
     knn: HeldOut
@@ -49,7 +49,7 @@ class Separability:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Traces of the between and the within class scatter, divided by the number of rows; they add up to the total."""
+    """Traces of the between-class and within-class scatter per row; they sum to the total variance."""
 
     between: float
     within: float
@@ -63,12 +63,12 @@ def separability(
     neighbours: int = 20,
     split: tuple[float, float, float] = (0.5, 0.2, 0.3),
 ) -> Separability:
-    """How well `labels` separate in `features`: kNN (Oquab et al. 2023), LDA, silhouette, Davies-Bouldin, Fisher ratio.
+    """Separability of `labels` in `features`: kNN (Oquab et al. 2023), LDA, silhouette, Davies-Bouldin, Fisher ratio.
 
-    The classifiers fit on the first split alone: the majority of `neighbours` by cosine (DINOv2's k = 20, without its
-    weights), and LDA with Ledoit-Wolf shrinkage. Set measures use all rows.
-    ValueError if a row is not finite or, for cosines, zero, all rows are equal, there are fewer than two classes, the
-    first split has fewer rows than neighbours, or `stratified_splits` refuses.
+    The classifiers are fitted on the first split only: the majority of `neighbours` by cosine (DINOv2's k = 20, without
+    its weighting), and LDA with Ledoit-Wolf shrinkage. The other measures use all rows. Raises ValueError if a row is
+    not finite or zero, all rows are equal, there are fewer than two classes, the first split has fewer rows than
+    neighbours, and as `stratified_splits`.
     """
     rows, values = finite_rows(features), labels.detach().cpu().numpy()
     classes = len(np.unique(values))
@@ -79,7 +79,7 @@ def separability(
         raise ValueError(f"got {neighbours} neighbours; allowed are 1 to the {len(splits.fit)} rows of the first split")
     unit, scatter = unit_rows(rows), class_scatter(rows, values)
     asked = np.concatenate([splits.choose, splits.report])
-    # Of classes that are points there is no covariance to invert; the nearest one is the answer.
+    # Classes that are single points have no covariance to invert; LDA is then the nearest point.
     lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto") if scatter.within else KNeighborsClassifier(1)
     with threadpool_limits(1):
         return Separability(
@@ -95,7 +95,7 @@ def separability(
 
 
 def class_scatter(rows: Float64[np.ndarray, "n d"], labels: Integer[np.ndarray, " n"]) -> Scatter:
-    """tr S_b / n and tr S_w / n (Fisher 1936): variance of the class means, weighted by size, and about them."""
+    """tr S_b / n and tr S_w / n (Fisher 1936): variance of the class means, weighted by size, and around them."""
     _, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     starts = np.cumsum(sizes) - sizes
     means = np.add.reduceat(rows[np.argsort(inverse, kind="stable")], starts, axis=0) / sizes[:, None]
@@ -105,10 +105,10 @@ def class_scatter(rows: Float64[np.ndarray, "n d"], labels: Integer[np.ndarray, 
 
 
 def unit_rows(rows: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n d"]:
-    """Rows of length 1, for cosines. ValueError if a row is zero, which has no direction."""
+    """Rows normalized to length 1, for cosines. Raises ValueError if a row is zero."""
     lengths = np.linalg.norm(rows, axis=1)
     if not lengths.all():
-        raise ValueError(f"row {np.flatnonzero(lengths == 0)[0]} of the features is zero; a cosine needs a direction")
+        raise ValueError(f"row {np.flatnonzero(lengths == 0)[0]} of the features is zero, so its cosines are undefined")
     return rows / lengths[:, None]
 
 
@@ -119,9 +119,9 @@ def nearest_votes(
     asked: Int64[np.ndarray, " a"],
     neighbours: int,
 ) -> Integer[np.ndarray, " a"]:
-    """The most frequent label among the cosine neighbours of each asked row in `fit`; of equals the smallest label.
+    """Majority label of the cosine neighbours in `fit` of each row in `asked`; ties go to the smallest label.
 
-    What scikit-learn's brute KNeighborsClassifier answers, ties included, without its checks.
+    Equals scikit-learn's brute-force KNeighborsClassifier, ties included, without its checks.
     """
     classes, inverse = np.unique(labels[fit], return_inverse=True)
     votes, known = np.empty(len(asked), np.int64), np.ascontiguousarray(unit[fit].T)
@@ -137,24 +137,24 @@ def nearest_votes(
 def cosine_silhouette(unit: Float64[np.ndarray, "n d"], labels: Integer[np.ndarray, " n"]) -> float:
     """Mean silhouette (Rousseeuw 1987) by cosine distance of unit rows; a row alone in its class counts as 0.
 
-    Exact at the cost n k d for k classes: a row's mean distance to a class is 1 - u . (mean of the class).
+    Exact, at cost n k d for k classes, as a row's mean distance to a class is 1 - u . (mean of the class).
     """
     _, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     sums = np.stack([unit[inverse == label].sum(axis=0) for label in range(len(sizes))])
-    similarity, places = unit @ sums.T, np.arange(len(unit))
+    similarity, rows = unit @ sums.T, np.arange(len(unit))
     own = sizes[inverse]
-    within = (own - similarity[places, inverse]) / np.maximum(own - 1, 1)
+    within = (own - similarity[rows, inverse]) / np.maximum(own - 1, 1)
     distances = 1 - similarity / sizes
-    distances[places, inverse] = np.inf
+    distances[rows, inverse] = np.inf
     across = distances.min(axis=1)
     largest = np.maximum(within, across)
-    # Below the rounding of a cosine there is no distance to speak of.
-    told = (own > 1) & (largest > 1e-12)
-    return float(np.where(told, (across - within) / np.where(told, largest, 1), 0).mean())
+    # Distances below the rounding error of a cosine count as 0.
+    defined = (own > 1) & (largest > 1e-12)
+    return float(np.where(defined, (across - within) / np.where(defined, largest, 1), 0).mean())
 
 
 def _held_out(predicted: Integer[np.ndarray, " a"], labels: Integer[np.ndarray, " n"], splits: Splits) -> HeldOut:
-    """Shares of right answers, of which those to the rows to choose by come first."""
+    """Accuracies on the splits `choose` and `report`, whose predictions follow each other in this order."""
     shares, start = [], 0
     for part in (splits.choose, splits.report):
         correct, count = int((predicted[start : start + len(part)] == labels[part]).sum()), len(part)

@@ -1,4 +1,4 @@
-"""How alike two representations are, and the shape of one: kernels, neighbours, ranks, spread."""
+"""Similarity of two representations (CKA, CKNNA, alignment), and rank and uniformity of one."""
 
 import math
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from torch import Tensor
 from workbench.evaluation.frechet import finite_rows
 from workbench.evaluation.separability import unit_rows
 
-_BLOCK = 1000  # rows of a Gram matrix held at once
+_BLOCK = 1000  # rows of a Gram matrix in memory at once
 
 
 @dataclass(frozen=True)
 class Cknna:
-    """CKNNA beside what it is when the rows of one set are shuffled: it depends on `count` and `neighbours`.
+    """CKNNA and its null distribution under row shuffles; both depend on `count` and `neighbours`.
 
-    `null_mean` and `null_high` (95 % quantile) are of `permutations` shuffles; `p` is the share of shuffles, the true
-    order counted as one, that are at least as high.
+    `null_mean` and `null_high` (95 % quantile) are over `permutations` shuffles; `p` is the fraction of shuffles,
+    including the true order, with at least this value.
     """
 
     value: float
@@ -37,9 +37,9 @@ class Cknna:
 
 
 def unbiased_hsic(first: Float64[np.ndarray, "n n"], second: Float64[np.ndarray, "n n"]) -> float:
-    """Unbiased HSIC of two symmetric Gram matrices (Song et al. 2012, Eq. 5); their diagonals play no part.
+    """Unbiased HSIC of two symmetric Gram matrices (Song et al. 2012, Eq. 5); their diagonals are ignored.
 
-    Zero in expectation for independent sets, so it can be negative. ValueError for fewer than four rows.
+    Zero in expectation for independent sets, so it can be negative. Raises ValueError for fewer than four rows.
     """
     n = len(first)
     if n < 4:
@@ -51,10 +51,10 @@ def unbiased_hsic(first: Float64[np.ndarray, "n n"], second: Float64[np.ndarray,
 def linear_cka(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> float:
     """Linear CKA (Kornblith et al. 2019) of matching rows, with the unbiased HSIC: about 0 for independent sets.
 
-    Not changed by rotation, shift or a common scale of either set; 1 for equal sets. ValueError if a row is not finite,
-    there are fewer than four rows, or a set is constant.
+    Invariant to rotation, shift and isotropic scaling of either set; 1 for equal sets. Raises ValueError for non-finite
+    rows, fewer than four rows, or a constant set.
     """
-    # The estimator ignores a shift, but in floating point a large mean would swallow the differences.
+    # The estimator is invariant to shifts, but a large mean would lose precision in floating point.
     centred = [rows - rows.mean(axis=0) for rows in map(finite_rows, (x, y))]
     with threadpool_limits(1):
         first, second = (_linear_hsic(rows, rows) for rows in centred)
@@ -75,11 +75,12 @@ def cknna(
 ) -> Cknna:
     """CKNNA (Huh et al. 2024, in the form of the released code) of matching rows, with its permutation null.
 
-    On cosines, uncentred: HSIC of the two Gram matrices where both sets see a neighbour, over the root of both self
-    terms (each on its own neighbours) plus 1e-6. "j is among the neighbours of i" is not symmetric, and the released
-    code multiplies by a transpose, so its first sum counts mutual neighbours only; so does this one. The null
-    shuffles the rows of y by np.random.default_rng(seed). Holds two n x n tables of booleans. ValueError if a row is
-    zero or not finite, neighbours lie outside 2 .. n - 1, n < 4, permutations < 1, or a self term is not positive.
+    On cosine similarities, not centred: HSIC of the two Gram matrices restricted to pairs that are neighbours in both
+    sets, divided by the root of the two self terms (each on its own neighbours) plus 1e-6. "j is a neighbour of i" is
+    not symmetric, and the released code multiplies by a transpose, so its first sum only counts mutual neighbours; so
+    does this one. The null distribution shuffles the rows of y by np.random.default_rng(seed). Uses two n x n boolean
+    tables. Raises ValueError for zero or non-finite rows, neighbours outside 2 .. n - 1, n < 4, permutations < 1, or a
+    self term that is not positive.
     """
     first, second = unit_rows(finite_rows(x)), unit_rows(finite_rows(y))
     n = len(first)
@@ -96,17 +97,16 @@ def cknna(
     orders = (same, *(generator.permutation(n) for _ in range(permutations)))
     hsic = np.array([_local_hsic(here, there, order) for order in orders])
     value, *null = hsic / (math.sqrt(squared) + 1e-6)
-    p = (1 + sum(one >= value for one in null)) / (1 + permutations)
+    p = (1 + sum(shuffled >= value for shuffled in null)) / (1 + permutations)
     high = float(np.quantile(null, 0.95))
     return Cknna(float(value), float(np.mean(null)), high, float(p), neighbours, n, permutations)
 
 
 def rank_me(features: Float[Tensor, "n d"], *, centred: bool = False) -> float:
-    """exp of the entropy of the singular values over their sum, plus 1e-7 each (RankMe, Garrido et al. 2023).
+    """RankMe (Garrido et al. 2023): exp of the entropy of the normalized singular values, plus 1e-7 each.
 
-    Published uncentred; `centred` takes the mean row away first. At most min(n, d): compare at equal n, at one layer
-    and time. `frechet.effective_rank` is that of the variances instead. ValueError if a row is not finite or all are
-    zero.
+    Published without centring; `centred` subtracts the mean row first. At most min(n, d), so compare at equal n, layer
+    and time. `frechet.effective_rank` uses variances instead. Raises ValueError if a row is not finite or all are zero.
     """
     rows = finite_rows(features)
     with threadpool_limits(1):
@@ -120,7 +120,7 @@ def rank_me(features: Float[Tensor, "n d"], *, centred: bool = False) -> float:
 def alignment(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> float:
     """Mean squared distance of positive pairs on the unit sphere (Wang and Isola 2020, alpha = 2).
 
-    Row i of both sets is one image with two draws of the noise. 0 when they agree, 4 when opposite. ValueError if a row
+    Row i of both sets is one image with two noise draws. 0 if they are equal, 4 if opposite. Raises ValueError if a row
     is zero or not finite.
     """
     return float(np.square(unit_rows(finite_rows(x)) - unit_rows(finite_rows(y))).sum(axis=1).mean())
@@ -129,7 +129,7 @@ def alignment(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> float:
 def uniformity(features: Float[Tensor, "n d"]) -> float:
     """log of the mean of exp(-2 |u - v|^2) over the pairs of rows on the unit sphere (Wang and Isola 2020, t = 2).
 
-    0 when all rows agree; the lower, the more evenly they spread. ValueError if a row is zero or not finite.
+    0 if all rows are equal; lower is more uniform. Raises ValueError if a row is zero or not finite.
     """
     unit = unit_rows(finite_rows(features))
     n, total = len(unit), 0.0
@@ -140,13 +140,13 @@ def uniformity(features: Float[Tensor, "n d"]) -> float:
 
 
 def _hsic(n: int, products: float, columns: Float64[np.ndarray, " n"], rows: Float64[np.ndarray, " n"]) -> float:
-    """Song et al. 2012, Eq. 5, from tr(K L), the column sums of K and the row sums of L, diagonals left out."""
+    """Song et al. 2012, Eq. 5, from tr(K L), the column sums of K and the row sums of L, without diagonals."""
     rest = columns.sum() * rows.sum() / ((n - 1) * (n - 2)) - 2 * (columns @ rows) / (n - 2)
     return float((products + rest) / (n * (n - 3)))
 
 
 def _linear_hsic(x: Float64[np.ndarray, "n d"], y: Float64[np.ndarray, "n e"]) -> float:
-    """`unbiased_hsic` of X X^T and Y Y^T, without making them: tr(K L) = |X^T Y|^2, and K 1 = X (X^T 1)."""
+    """`unbiased_hsic` of X X^T and Y Y^T without forming them: tr(K L) = |X^T Y|^2, and K 1 = X (X^T 1)."""
     if len(x) < 4:
         raise ValueError(f"got {len(x)} rows; the unbiased HSIC needs at least 4")
     (first, columns), (second, rows) = (_diagonal_and_sums(part) for part in (x, y))
@@ -154,14 +154,14 @@ def _linear_hsic(x: Float64[np.ndarray, "n d"], y: Float64[np.ndarray, "n e"]) -
 
 
 def _diagonal_and_sums(x: Float64[np.ndarray, "n d"]) -> tuple[np.ndarray, np.ndarray]:
-    """The diagonal of X X^T, and the sums of its rows without it."""
+    """The diagonal of X X^T, and its row sums without the diagonal."""
     diagonal = np.square(x).sum(axis=1)
     return diagonal, x @ x.sum(axis=0) - diagonal
 
 
 @dataclass(frozen=True)
 class _Neighbourhood:
-    """Unit rows, the closest others of each row, and the same as a table: is j among the closest of i."""
+    """Unit rows, the nearest neighbours of each row, and the same as a boolean table [i, j]: j is a neighbour of i."""
 
     unit: Float64[np.ndarray, "n d"]
     closest: Integer[np.ndarray, "n k"]
@@ -172,8 +172,8 @@ def _neighbourhood(unit: Float64[np.ndarray, "n d"], count: int) -> _Neighbourho
     closest = np.empty((len(unit), count), np.int64)
     for start in range(0, len(unit), _BLOCK):
         cosines = unit[start : start + _BLOCK] @ unit.T
-        places = np.arange(len(cosines))
-        cosines[places, start + places] = -np.inf
+        block = np.arange(len(cosines))
+        cosines[block, start + block] = -np.inf
         closest[start : start + _BLOCK] = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
     table = np.zeros((len(unit), len(unit)), bool)
     np.put_along_axis(table, closest, True, axis=1)
@@ -181,7 +181,7 @@ def _neighbourhood(unit: Float64[np.ndarray, "n d"], count: int) -> _Neighbourho
 
 
 def _local_hsic(here: _Neighbourhood, there: _Neighbourhood, order: Integer[np.ndarray, " n"]) -> float:
-    """HSIC of the two Gram matrices where both have a neighbour; the rows of `there` are taken in `order`."""
+    """HSIC of two Gram matrices on pairs that are neighbours in both; `there` is permuted by `order`."""
     n, count = here.closest.shape
     rows, columns = np.repeat(np.arange(n), count), here.closest.ravel()
     both = there.table[order[rows], order[columns]]
