@@ -228,7 +228,7 @@ def test_unfitting_and_damaged_files_are_named(folder, small):
         load_encoder("dinov2-s")
     file.unlink()
     torch.save({"model": {}, "args": SimpleNamespace()}, folder / "dinov2-s.pth")
-    with pytest.raises(ValueError, match="dinov2-s.pth is damaged, or holds more than plain tensors"):
+    with pytest.raises(ValueError, match="dinov2-s.pth is damaged, or has more than plain tensors"):
         load_encoder("dinov2-s")
     torch.save({"model": {}, "steps": 3}, folder / "dinov2-s.pth")
     with pytest.raises(ValueError, match="dinov2-s.pth has no dictionary of tensors"):

@@ -161,7 +161,7 @@ def test_what_does_not_go_together_is_refused(tmp_path, repa, lightningdit, code
     torch.save({**statistics, "std": 3 / SCALE[None]}, lightningdit / "latents_stats.pt")
     refused("lightningdit-latents", lightningdit, "latents_stats.pt does not match codec 'tiny'.* a factor 3 from 1")
     torch.save({"mean": torch.zeros(5)}, lightningdit / "latents_stats.pt")
-    refused("lightningdit-latents", lightningdit, "latents_stats.pt must hold mean and std of 4 channels")
+    refused("lightningdit-latents", lightningdit, "latents_stats.pt must have mean and std of 4 channels")
     (lightningdit / "latents_stats.pt").unlink()
     monkeypatch.setattr(_Network.config, "latent_channels", 16)
     refused("lightningdit-latents", lightningdit, "has 4 channels, codec 'tiny' has 16")

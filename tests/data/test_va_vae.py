@@ -197,7 +197,7 @@ def test_va_vae_refusals(tiny):
     with pytest.raises(ValueError, match=said):
         load_codec("va-vae", 3)
     torch.save({"state_dict": tensors, "callback": TestsOfNothing()}, folder / "vavae.pt")
-    with pytest.raises(ValueError, match="vavae.pt is damaged, or holds more than plain tensors"):
+    with pytest.raises(ValueError, match="vavae.pt is damaged, or has more than plain tensors"):
         load_codec("va-vae", 3)
     (folder / "vavae.pt").write_bytes(b"junk")
     with pytest.raises(ValueError, match="vavae.pt is damaged"):

@@ -43,7 +43,7 @@ def test_what_holds_no_tensors_is_named(tmp_path):
         with pytest.raises(ValueError, match="x.pt has no dictionary of tensors"):
             read_tensors(file)
     torch.save({"a": torch.ones(1), "b": Stranger()}, file)
-    with pytest.raises(ValueError, match=r"x.pt is damaged, or holds more than plain tensors .*\(UnpicklingError\)"):
+    with pytest.raises(ValueError, match=r"x.pt is damaged, or has more than plain tensors .*\(UnpicklingError\)"):
         read_tensors(file)
 
 

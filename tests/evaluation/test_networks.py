@@ -144,7 +144,7 @@ def test_other_files_are_not_taken_for_inceptions(folder, inception_weights, mon
     with pytest.raises(ValueError, match=f"{INCEPTION} does not hold the weights of Inception"):
         load_detector("inception-2015")
     torch.save({"state": SimpleNamespace()}, file)
-    with pytest.raises(ValueError, match=f"{INCEPTION} is damaged, or holds more than plain tensors"):
+    with pytest.raises(ValueError, match=f"{INCEPTION} is damaged, or has more than plain tensors"):
         load_detector("inception-2015")
     monkeypatch.setattr(inception_2015, "_SHA256", "6726825d")
     file.unlink()

@@ -92,9 +92,9 @@ def test_vae_targets_and_heads(inputs):
 
 
 def test_mistakes(teacher):
-    with pytest.raises(ValueError, match="never made up"):
+    with pytest.raises(ValueError, match="pass the frozen teacher in context.teacher"):
         build("self_transcendence", None, teacher="t")
-    with pytest.raises(ValueError, match=r"teacher_layer 13 is outside 1..12.*layer 6 guided by layer 8"):
+    with pytest.raises(ValueError, match=r"teacher_layer 13 is outside 1..12.*layer 6 aligned with layer 8"):
         build("self_transcendence", teacher, teacher="t", teacher_layer=13)
     with pytest.raises(ValueError, match="0 <= low < high <= 1"):
         build("vae_align", window_low=0.7, window_high=0.4)

@@ -70,7 +70,7 @@ def test_mistakes(context, inputs):
             Objective(context, encoder="first", layer=layer)
     fewer = replace(inputs, targets={})
     fewer.targets["first"] = inputs.targets["first"][:, :4]
-    with pytest.raises(ValueError, match="'first' gives 4 tokens an image, the student has 16"):
+    with pytest.raises(ValueError, match="'first' gives 4 tokens per image, the student has 16"):
         Objective(context, encoder="first").loss(fewer)
 
 

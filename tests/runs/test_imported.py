@@ -317,7 +317,7 @@ def test_import_asks_for_the_classes_and_says_what_it_read(tmp_path, monkeypatch
         main(command)
     assert ended.value.code == 2 and not (tmp_path / "runs").exists()
     assert (
-        "10 classes and a null row or 11 classes and none; state the number of classes (--classes"
+        "10 classes and a null row or 11 classes without one; give the number of classes (--classes"
         in capsys.readouterr().err
     )
     main([*command, "--classes", "10"])

@@ -1,7 +1,7 @@
-"""What every diffusion transformer here is: embeddings, a column of blocks that can be tapped, a final layer.
+"""Base class of the diffusion transformers: embeddings, transformer blocks with intermediate features, final layer.
 
-Layers count from 1: layer k is the token tensor that leaves `blocks[k-1]`; layer 0 is the patch embedding
-with its positions. Taps are explicit arguments, not hooks: safe under DDP, compilation and checkpointing.
+Layers count from 1: layer k is the output of `blocks[k-1]`; layer 0 is the patch embedding with positions. Layers are
+explicit arguments, not hooks, which is safe with DDP, compilation and activation checkpointing.
 """
 
 from collections.abc import Callable
@@ -29,20 +29,20 @@ from workbench.diffusion.tokens import unpatchify
 
 @dataclass(frozen=True)
 class Tapped:
-    """A velocity and, by layer number, the raw tokens behind it."""
+    """A velocity and the intermediate tokens by layer number."""
 
     v: Float[Tensor, "b c h w"]
     features: dict[int, Float[Tensor, "b n d"]]
 
 
 class TransformerBackbone(nn.Module):
-    """The trunk of the diffusion transformers; a subclass names its `sizes`, sets `blocks` and `final_layer`.
+    """Base class of diffusion transformers; a subclass defines `sizes`, `blocks` and `final_layer`.
 
-    `channels` and `height` are those of the square latent; `classes` counts the real classes, and label
-    `classes` is the null one, unless `null_row` is off: some published models have none. `learn_sigma` doubles
-    the output channels as the original SiT and DiT files do; the second half is dropped. `checkpoint_blocks`
-    recomputes each block in the backward pass instead of keeping its activations. A new model's weights are
-    all zero: call `initialize` or load a checkpoint.
+    `channels` and `height` are those of the square latent. `classes` is the number of real classes; label `classes` is
+    the null label, unless `null_row` is False, as in some published models. `learn_sigma` doubles the output channels
+    as in the original SiT and DiT; the second half is dropped. `checkpoint_blocks` recomputes each block in the
+    backward pass instead of storing its activations. All weights of a new model are zero: call `initialize` or load a
+    checkpoint.
     """
 
     sizes: ClassVar[dict[str, Size]]
@@ -79,20 +79,20 @@ class TransformerBackbone(nn.Module):
 
     @property
     def null_label(self) -> int:
-        """The label of no class; ValueError for a model whose label table has no row for it."""
+        """The null label; ValueError for a model whose label table has no null row."""
         if not self.null_row:
             raise ValueError(
-                f"the model has a label table of {self.classes} classes and no null row: it gives nothing without a "
-                f"class, so it can neither be guided nor have unconditional features"
+                f"the model has a label table of {self.classes} classes and no null row: it cannot run without a "
+                f"class, so it has no guidance and no unconditional features"
             )
         return self.classes
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
-        """Set every parameter as DiT does (adaLN-zero: the velocity is 0), drawing from `generator` alone.
+        """Initialize all parameters as in DiT (adaLN-zero: the velocity is 0), drawing from `generator` only.
 
-        Xavier uniform for linear and patch weights, N(0, 0.02^2) for the label table and the time MLP, 0 for
-        biases, the modulations and the last linear map, 1 for the scales of norms.
+        Xavier uniform for linear and patch weights, N(0, 0.02^2) for the label table and the time MLP, 0 for biases,
+        modulations and the last linear layer, 1 for the scales of norms.
         """
         modulated = [*self.blocks, self.final_layer]
         zero = {self.final_layer.linear, *(module.adaLN_modulation[-1] for module in modulated)}
@@ -119,7 +119,7 @@ class TransformerBackbone(nn.Module):
         y: Int[Tensor, "b"],
         layers: tuple[int, ...],
     ) -> Tapped:
-        """The velocity of `forward` together with the tokens that leave each of `layers` (0 .. depth).
+        """The velocity of `forward`, and the output tokens of each of `layers` (0 .. depth).
 
         Raises ValueError for a layer outside 0 .. depth.
         """
@@ -136,7 +136,7 @@ class TransformerBackbone(nn.Module):
         y: Int[Tensor, "b"],
         layers: tuple[int, ...],
     ) -> dict[int, Float[Tensor, "b n d"]]:
-        """The tokens that leave each of `layers` (0 .. depth); no block above the deepest of them runs.
+        """The output tokens of each of `layers` (0 .. depth); blocks after the deepest of them are not run.
 
         Raises ValueError for a layer outside 0 .. depth.
         """
@@ -160,7 +160,7 @@ class TransformerBackbone(nn.Module):
         layers: tuple[int, ...],
         deepest: int,
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b d"], dict[int, Float[Tensor, "b n d"]]]:
-        """The tokens that leave layer `deepest`, the condition, and the tapped tokens by layer number."""
+        """The output tokens of layer `deepest`, the condition, and the intermediate tokens by layer number."""
         expected = (self.channels, self.height, self.height)
         assert x_t.shape[1:] == expected, f"x_t is {tuple(x_t.shape)}; this model takes {expected} after b"
         tokens = self.x_embedder(x_t) + self.pos_embed
@@ -176,6 +176,6 @@ class TransformerBackbone(nn.Module):
         self, block: Callable[..., Tensor], tokens: Float[Tensor, "b n d"], condition: Float[Tensor, "b d"]
     ) -> Float[Tensor, "b n d"]:
         if self.checkpoint_blocks and torch.is_grad_enabled():
-            # Blocks draw nothing, so there is no generator state to save and restore.
+            # Blocks use no random numbers, so there is no RNG state to preserve.
             return checkpoint(block, tokens, condition, use_reentrant=False, preserve_rng_state=False)
         return block(tokens, condition)

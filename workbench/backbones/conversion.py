@@ -1,8 +1,9 @@
-"""Weights between this package's convention and those of the published code bases: functions of state dicts.
+"""Convert state dicts between this package's conventions and those of the published code bases.
 
-SiT, LayerSync and LightningDiT run from noise (t = 0) to data (t = 1) and predict z - eps; REPA,
-Self-Transcendence and SRA run as this package does. The turn is made in the weights, exactly, so that nothing that
-uses them knows of directions. DiT's weights stay as they are: `backbones/dit.py` reads them as a velocity.
+In SiT, LayerSync and LightningDiT time runs from noise (t = 0) to data (t = 1) and the velocity is z - eps; REPA,
+Self-Transcendence and SRA use this package's direction. The conversion is exact and changes the weights only, so the
+rest of the code does not depend on the direction. DiT's weights are unchanged: `backbones/dit.py` computes a velocity
+from them.
 """
 
 import math
@@ -19,25 +20,25 @@ from workbench.backbones.layers import FREQUENCIES, MAX_PERIOD
 
 Weights = dict[str, Tensor]
 _TIME = "t_embedder.mlp.0.weight"
-_NODES = 8  # of the interpolation between two scales of frequencies: its error is below 1e-8
+_NODES = 8  # interpolation nodes between two frequency scales: the error is below 1e-8
 
 
 @dataclass(frozen=True)
 class Family:
-    """How one code base writes its files, and samples."""
+    """File format and sampling defaults of a code base."""
 
     backbone: str
-    data_at_one: bool  # its time runs from noise to data, and its velocity is z - eps
-    learn_sigma: bool | None  # what its own code builds; None if it can be either
-    wrapped: bool  # {"model", "ema", "steps"}, not one flat state dict
-    sampling: Mapping[str, Any]  # its code's defaults, as far as there are options for them
+    data_at_one: bool  # time runs from noise to data, and the velocity is z - eps
+    learn_sigma: bool | None  # value in its own code; None if both occur
+    wrapped: bool  # {"model", "ema", "steps"} instead of a flat state dict
+    sampling: Mapping[str, Any]  # its defaults, as far as there are options for them
 
 
 _SDE = {"sampler": "euler-maruyama", "steps": 250}
-# The SDE of SiT's script is REPA's: its w = sigma is half of our w = 2t. Of DiT's 250 DDPM steps the number is kept.
+# SiT's script has REPA's SDE: its w = sigma is half of our w = 2t. DiT has 250 DDPM steps; we keep their number.
 _THREE = {**_SDE, "guidance_channels": 3}
 _ODE = {"sampler": "euler", "steps": 249, "shift": 0.3, "guidance_channels": 3}  # 249 intervals of a grid of 250
-# Others write as these do: Dispersive as SiT, HASTE as REPA.
+# Other code bases use the same formats: Dispersive Loss that of SiT, HASTE that of REPA.
 FAMILIES = {
     "sit": Family("sit", data_at_one=True, learn_sigma=True, wrapped=False, sampling=_THREE),
     "repa": Family("sit", data_at_one=False, learn_sigma=False, wrapped=True, sampling=_SDE),
@@ -49,7 +50,7 @@ FAMILIES = {
 }
 
 _PARTS = ("weight", "bias")
-# Names of diffusers' DiT and of the published files: around the blocks, of the time embedding, and in a block.
+# Names in diffusers' DiT and in the published files: outside the blocks, in the time embedding, and in a block.
 _ENDS = {
     "pos_embed.proj": "x_embedder.proj",
     "proj_out_1": "final_layer.adaLN_modulation.1",
@@ -65,11 +66,11 @@ _BLOCK = {
 
 
 def turn_time(tensors: Mapping[str, Tensor]) -> Weights:
-    """The weights of the same network with 1 - t in the place of t and -v in the place of v: its own inverse.
+    """Weights of the same network with t replaced by 1 - t and v by -v; this is its own inverse.
 
     The time features are [cos tf | sin tf], and cos (1-t)f = cos f cos tf + sin f sin tf, sin (1-t)f = sin f cos tf
-    - cos f sin tf: a fixed map of the columns of the first time matrix, computed in float64. The second half of
-    `learn_sigma` channels is negated as well; it is never used.
+    - cos f sin tf: a fixed linear map of the columns of the first time matrix, computed in float64. The second half of
+    `learn_sigma` channels, which is never used, is negated as well.
     """
     frequencies = _time_frequencies().to(tensors[_TIME].device)
     cos, sin = frequencies.cos(), frequencies.sin()
@@ -80,9 +81,9 @@ def turn_time(tensors: Mapping[str, Tensor]) -> Weights:
 
 
 def to_published(tensors: Mapping[str, Tensor], family: str) -> Weights:
-    """A backbone's weights as the code of `family` loads them: its time and velocity, its number of output channels.
+    """A backbone's weights in the convention of `family`: time direction, velocity and number of output channels.
 
-    Sigma channels that `family` has and the weights lack are zeros; those that it lacks are dropped.
+    Sigma channels that `family` needs and the weights lack are zeros; those that it does not have are dropped.
     """
     kind = FAMILIES[family]
     published = turn_time(tensors) if kind.data_at_one else dict(tensors)
@@ -97,10 +98,10 @@ def to_published(tensors: Mapping[str, Tensor], family: str) -> Weights:
 
 
 def to_diffusers(tensors: Mapping[str, Tensor], depth: int, *, velocity: bool) -> Weights:
-    """The weights of a SiT or DiT of `depth` blocks under the names of diffusers' `DiTTransformer2DModel`.
+    """The weights of a SiT or DiT of `depth` blocks with the names of diffusers' `DiTTransformer2DModel`.
 
-    That class spaces its time frequencies as i / 127, not i / 128. For a `velocity` model, whose t lies in [0, 1],
-    the first time matrix is fitted to them (to 1e-8 of the features); over the 1000 steps of DiT no matrix does.
+    That class spaces its time frequencies as i / 127, not i / 128. For a `velocity` model with t in [0, 1], the first
+    time matrix is fitted to them (to 1e-8 of the features); for the 1000 steps of DiT this is impossible.
     """
     if velocity:
         refit = _frequency_interpolation().to(tensors[_TIME].device)
@@ -110,33 +111,33 @@ def to_diffusers(tensors: Mapping[str, Tensor], depth: int, *, velocity: bool) -
     renamed = {f"{new}.{part}": tensors[f"{old}.{part}"] for new, old in _ENDS.items() for part in _PARTS}
     for block in range(depth):
         old, new = f"blocks.{block}", f"transformer_blocks.{block}"
-        table = tensors["y_embedder.embedding_table.weight"].clone()  # every block has the embedders for itself
+        table = tensors["y_embedder.embedding_table.weight"].clone()  # every block has its own embedders
         renamed[f"{new}.norm1.emb.class_embedder.embedding_table.weight"] = table
         for part in _PARTS:
-            for theirs, ours in _TIME_MLP.items():
-                renamed[f"{new}.norm1.emb.{theirs}.{part}"] = tensors[f"{ours}.{part}"].clone()
-            renamed |= {f"{new}.{theirs}.{part}": tensors[f"{old}.{ours}.{part}"] for theirs, ours in _BLOCK.items()}
+            for to, own in _TIME_MLP.items():
+                renamed[f"{new}.norm1.emb.{to}.{part}"] = tensors[f"{own}.{part}"].clone()
+            renamed |= {f"{new}.{to}.{part}": tensors[f"{old}.{own}.{part}"] for to, own in _BLOCK.items()}
             for name, value in zip("qkv", tensors[f"{old}.attn.qkv.{part}"].chunk(3), strict=True):
                 renamed[f"{new}.attn1.to_{name}.{part}"] = value.clone()
     return renamed
 
 
 def _time_frequencies() -> Float[Tensor, "128"]:
-    """The frequencies of `layers.timestep_features`, rounded to float32 as there, in float64."""
+    """The frequencies of `layers.timestep_features` in float64, rounded to float32 as there."""
     steps = torch.arange(FREQUENCIES, dtype=torch.float32)
     return torch.exp(-math.log(MAX_PERIOD) * steps / FREQUENCIES).double()
 
 
 def _frequency_interpolation() -> Float[Tensor, "128 128"]:
-    """M with cos(t f_i) = sum_j M_ij cos(t g_j), sines too, for t in [0, 1], f spaced as i/128 and g as j/127.
+    """M with cos(t f_i) = sum_j M_ij cos(t g_j), and the same for sines, t in [0, 1], f spaced as i/128, g as j/127.
 
-    Lagrange's polynomials in log-frequency through the nearest nodes, which enclose f_i.
+    Lagrange interpolation in log-frequency through the nearest nodes, which enclose f_i.
     """
-    places = torch.arange(FREQUENCIES, dtype=torch.float64) * (FREQUENCIES - 1) / FREQUENCIES
-    first = (places.long() - _NODES // 2 + 1).clamp(0, FREQUENCIES - _NODES)
+    positions = torch.arange(FREQUENCIES, dtype=torch.float64) * (FREQUENCIES - 1) / FREQUENCIES
+    first = (positions.long() - _NODES // 2 + 1).clamp(0, FREQUENCIES - _NODES)
     matrix = torch.zeros(FREQUENCIES, FREQUENCIES, dtype=torch.float64)
-    for row, (place, start) in enumerate(zip(places.tolist(), first.tolist(), strict=True)):
+    for row, (position, start) in enumerate(zip(positions.tolist(), first.tolist(), strict=True)):
         nodes = range(start, start + _NODES)
         for node in nodes:
-            matrix[row, node] = math.prod((place - other) / (node - other) for other in nodes if other != node)
+            matrix[row, node] = math.prod((position - other) / (node - other) for other in nodes if other != node)
     return matrix

@@ -1,8 +1,8 @@
-"""DiT (Peebles and Xie 2023) as a velocity model: its noise prediction on DDPM's steps, read on the linear path.
+"""DiT (Peebles and Xie 2023) as a velocity model: its noise prediction at DDPM steps, converted to the linear path.
 
-DiT is SiT's network, trained to predict the noise in x_vp = sqrt(abar_tau) z + sqrt(1 - abar_tau) eps at the steps
+DiT has SiT's network, trained to predict the noise in x_vp = sqrt(abar_tau) z + sqrt(1 - abar_tau) eps at the steps
 tau = 0 .. 999 of a linear beta schedule. The point x_t = (1-t) z + t eps is such an x_vp times s = sqrt((1-t)^2 +
-t^2), at the step whose ratio of signal to noise is (1-t)/t; steps in between are interpolated in log-SNR.
+t^2), at the step whose signal-to-noise ratio is (1-t)/t; between steps, tau is interpolated in log-SNR.
 """
 
 import torch
@@ -26,14 +26,14 @@ STEP_TIMES = _step_times()  # from 0.0099 at step 0 to 0.9937 at step 999
 
 
 def clamp_time(t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
-    """The nearest time, in float64, that the network has a step for."""
+    """Time clamped to the range of the DDPM steps, in float64."""
     return t.double().clamp(STEP_TIMES[0].item(), STEP_TIMES[-1].item())
 
 
 def discrete_step(t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
-    """The DDPM step tau in 0 .. 999 whose ratio of signal to noise is (1-t)/t, linear in log-SNR between steps.
+    """The DDPM step tau in 0 .. 999 with signal-to-noise ratio (1-t)/t, interpolated linearly in log-SNR.
 
-    A float64; times before step 0 or after step 999 get these.
+    Returned in float64; times outside the range of the steps are clamped.
     """
     knots = torch.logit(STEP_TIMES).to(t.device)
     level = torch.logit(clamp_time(t))
@@ -43,7 +43,7 @@ def discrete_step(t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
 
 
 def path_scale(t: Float[Tensor, "b"]) -> Float[Tensor, "b 1 1 1"]:
-    """s = sqrt((1-t)^2 + t^2), by which a point of the linear path is longer than DDPM's."""
+    """s = sqrt((1-t)^2 + t^2), the scale of a point on the linear path relative to DDPM's."""
     return rearrange(torch.hypot(1 - t, t), "b -> b 1 1 1")
 
 
@@ -51,10 +51,9 @@ class Backbone(sit.Backbone):
     """DiT of a named size, with SiT's arguments; `learn_sigma` is on in the published files.
 
     The network's noise eps_hat gives z = (x_vp - sqrt(1-abar) eps_hat) / sqrt(abar), and v = eps_hat - z. With the
-    time clamped to those of steps 0 .. 999, sqrt(abar) = (1-t)/s and sqrt(1-abar) = t/s, which makes it
-    v = (eps_hat - s x_vp) / (1-t). The divisor is never below 0.0063, so v is finite up to t = 1, and an error of
-    eps_hat grows no more than it does in DDPM's own last step. A point beyond the last step counts as one of the
-    last step, one before the first as one of the first.
+    time clamped to steps 0 .. 999, sqrt(abar) = (1-t)/s and sqrt(1-abar) = t/s, so v = (eps_hat - s x_vp) / (1-t). The
+    divisor is at least 0.0063, so v is finite up to t = 1, and errors of eps_hat are not amplified more than in DDPM's
+    own last step. Points outside the range of the steps are treated as belonging to the nearest step.
     """
 
     def forward_tapped(
@@ -64,7 +63,7 @@ class Backbone(sit.Backbone):
         y: Int[Tensor, "b"],
         layers: tuple[int, ...],
     ) -> Tapped:
-        """The velocity v = eps - z that the predicted noise implies, with the tokens that leave each of `layers`."""
+        """The velocity v = eps - z implied by the predicted noise, and the output tokens of each of `layers`."""
         tapped = super().forward_tapped(x_t, t, y, layers)
         nearest = clamp_time(t)
         x = x_t * (path_scale(nearest) / path_scale(t.double()))

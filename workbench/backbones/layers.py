@@ -1,7 +1,7 @@
-"""Layers that the diffusion transformers share, under the parameter names of the published checkpoints.
+"""Shared layers of the diffusion transformers, with the parameter names of the published checkpoints.
 
-A layer is built blank (zeros): its values come from `TransformerBackbone.initialize(generator)` or from a
-checkpoint, so that building a model draws nothing from the ambient generator.
+Layers are created with zero weights, which `TransformerBackbone.initialize(generator)` or a checkpoint fills, so
+creating a model does not use the global random number generator.
 """
 
 import math
@@ -18,7 +18,7 @@ MAX_PERIOD = 10_000
 
 
 class Blank:
-    """Mixin for a torch layer: its parameters start, and are reset, to zero."""
+    """Mixin for a torch layer that initializes its parameters to zero."""
 
     def reset_parameters(self) -> None:
         for parameter in self.parameters(recurse=False):
@@ -26,22 +26,21 @@ class Blank:
 
 
 class Linear(Blank, nn.Linear):
-    """An nn.Linear built blank."""
+    """An nn.Linear with zero weights."""
 
 
 class Conv2d(Blank, nn.Conv2d):
-    """An nn.Conv2d built blank."""
+    """An nn.Conv2d with zero weights."""
 
 
 class Embedding(Blank, nn.Embedding):
-    """An nn.Embedding built blank."""
+    """An nn.Embedding with zero weights."""
 
 
 def draw_xavier_(weight: Float[Tensor, "out ..."], generator: torch.Generator) -> None:
-    """Fill `weight` with Xavier-uniform numbers of its 2-D view (out, rest): DiT's linear and patch maps.
+    """Fill `weight` with Xavier-uniform numbers of its 2-D view (out, rest), as DiT's linear and patch layers.
 
-    The numbers are drawn in float32 on the generator's device, so they depend neither on the weight's device
-    nor on its dtype.
+    The numbers are drawn in float32 on the generator's device, so they do not depend on the weight's device or dtype.
     """
     draw = torch.empty(weight.shape, dtype=torch.float32, device=generator.device)
     nn.init.xavier_uniform_(draw.flatten(1), generator=generator)
@@ -49,13 +48,13 @@ def draw_xavier_(weight: Float[Tensor, "out ..."], generator: torch.Generator) -
 
 
 def draw_normal_(weight: Float[Tensor, "..."], std: float, generator: torch.Generator) -> None:
-    """Fill `weight` with N(0, std^2): DiT's label table and time MLP. Drawn as in `draw_xavier_`."""
+    """Fill `weight` with N(0, std^2), as DiT's label table and time MLP; drawn as in `draw_xavier_`."""
     draw = torch.empty(weight.shape, dtype=torch.float32, device=generator.device)
     weight.copy_(draw.normal_(0.0, std, generator=generator))
 
 
 def sincos_positions(side: int, width: int) -> Float[Tensor, "n d"]:
-    """Fixed 2-D sine-cosine positions of a side x side grid, tokens row by row (MAE's order), in float64.
+    """Fixed 2-D sine-cosine positions of a side x side grid in row-major order (as MAE), in float64.
 
     The column coordinate fills the first half of `width`, the row coordinate the second; each half is
     [sin | cos] of position * 10000^(-i / (width/4)), i = 0 .. width/4 - 1.
@@ -70,7 +69,7 @@ def sincos_positions(side: int, width: int) -> Float[Tensor, "n d"]:
 
 
 def timestep_features(t: Float[Tensor, "b"]) -> Float[Tensor, "b 256"]:
-    """[cos | sin] of t * 10000^(-i/128), i = 0 .. 127 (DiT), in float32; t in [0, 1] enters un-multiplied."""
+    """[cos | sin] of t * 10000^(-i/128), i = 0 .. 127 (DiT), in float32; t in [0, 1] is not scaled by 1000."""
     steps = torch.arange(FREQUENCIES, dtype=torch.float32, device=t.device)
     frequencies = torch.exp(-math.log(MAX_PERIOD) * steps / FREQUENCIES)
     angles = torch.outer(t.float(), frequencies)
@@ -80,12 +79,12 @@ def timestep_features(t: Float[Tensor, "b"]) -> Float[Tensor, "b 256"]:
 def modulate(
     tokens: Float[Tensor, "b n d"], shift: Float[Tensor, "b 1 d"], scale: Float[Tensor, "b 1 d"]
 ) -> Float[Tensor, "b n d"]:
-    """Adaptive layer norm's affine step, tokens * (1 + scale) + shift (DiT)."""
+    """Affine step of adaptive layer norm (DiT): tokens * (1 + scale) + shift."""
     return tokens * (1 + scale) + shift
 
 
 class PatchEmbed(nn.Module):
-    """Tokens "b n width", row by row, from an image "b c h w": one linear map of each patch x patch tile."""
+    """Tokens "b n width" in row-major order from an image "b c h w", by a linear map of each patch."""
 
     def __init__(self, channels: int, patch: int, width: int):
         super().__init__()
@@ -96,7 +95,7 @@ class PatchEmbed(nn.Module):
 
 
 class TimestepEmbedder(nn.Module):
-    """Time as a vector of the model's width: `timestep_features`, then a SiLU MLP in the weights' dtype."""
+    """Time embedding of the model's width: `timestep_features`, then a SiLU MLP in the weights' dtype."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -107,9 +106,9 @@ class TimestepEmbedder(nn.Module):
 
 
 class LabelEmbedder(nn.Module):
-    """One vector for each of the `classes` labels, and one more, at index `classes`, for the null label.
+    """Embedding of `classes` labels and, at index `classes`, of the null label.
 
-    Without a `null_row` there is none: published models that were trained on all labels have no such row.
+    With `null_row` False there is no null label, as in published models trained without label dropout.
     """
 
     def __init__(self, classes: int, width: int, null_row: bool = True):
@@ -121,9 +120,9 @@ class LabelEmbedder(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all tokens; `norm(head_dim)` makes the norm of queries and of keys.
+    """Multi-head self-attention over all tokens; `norm(head_dim)` creates the norms of queries and keys.
 
-    `rotate`, if given, turns the normed queries and keys "b heads n e" by the places of their tokens.
+    `rotate`, if given, applies rotary positions to the normalized queries and keys "b heads n e".
     """
 
     def __init__(self, width: int, heads: int, norm: Callable[[int], nn.Module]):
@@ -143,7 +142,7 @@ class Attention(nn.Module):
     def weights(
         self, tokens: Float[Tensor, "b n d"], rotate: Callable[[Tensor], Tensor] | None = None
     ) -> Float[Tensor, "b heads n m"]:
-        """How much each token looks at each other one: softmax of q k^T / sqrt(e), which `forward` never forms."""
+        """Attention weights: softmax of q k^T / sqrt(e), which `forward` does not compute explicitly."""
         q, k, _ = self._heads(tokens, rotate)
         return (q @ k.transpose(2, 3) / math.sqrt(q.shape[3])).softmax(dim=3)
 
@@ -157,7 +156,7 @@ class Attention(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Patch vectors "b n pixels" from tokens: `norm`, shift and scale by the condition, one linear map."""
+    """Patch vectors "b n pixels" from tokens: `norm`, shift and scale by the condition, a linear layer."""
 
     def __init__(self, width: int, pixels: int, norm: nn.Module):
         super().__init__()

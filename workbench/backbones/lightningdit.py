@@ -1,6 +1,6 @@
 """LightningDiT (Yao et al. 2025): SiT with rotary positions, RMS norms and a gated MLP.
 
-Time is this package's, t = 1 noise. The state dict is that of the published files, key for key.
+Time follows this package's convention, t = 1 is noise. State dict keys are those of the published files.
 """
 
 import math
@@ -20,31 +20,31 @@ from workbench.backbones.sit import Mlp, plain_norm
 from workbench.config.declared import Size
 from workbench.config.ranges import Patch
 
-_ROUNDED = 1e-2  # more than a table loses in half precision, far less than the next place turns it
+_ROUNDED = 1e-2  # above the rounding error in half precision, far below the difference of adjacent positions
 
 
 def rotary_angles(side: int, head: int) -> Float[Tensor, "n e"]:
-    """Rotary angles of a side x side grid, tokens row by row, for heads of width `head`, in float64 (EVA).
+    """Rotary angles of a side x side grid in row-major order, for heads of width `head`, in float64 (EVA).
 
-    The row coordinate turns the first half of a head, the column coordinate the second; in each half the
-    neighbours 2i and 2i + 1 turn together by coordinate * 10000^(-2i / (head/2)). Coordinates are 0 .. side - 1 on
-    every grid: the released model is built for its own grid, so nothing is rescaled.
+    The row coordinate rotates the first half of a head, the column coordinate the second. In each half, channels 2i and
+    2i + 1 are rotated by coordinate * 10000^(-2i / (head/2)). They are 0 .. side - 1 on every grid (not rescaled),
+    as the released model is built for its own grid.
     """
     assert head % 4 == 0, f"head width {head} is not a multiple of 4"
     frequencies = MAX_PERIOD ** (-torch.arange(0, head // 2, 2, dtype=torch.float64) / (head // 2))
-    places = torch.arange(side, dtype=torch.float64)
-    axis = repeat(torch.outer(places, frequencies), "side pair -> side (pair two)", two=2)
+    coordinates = torch.arange(side, dtype=torch.float64)
+    axis = repeat(torch.outer(coordinates, frequencies), "side pair -> side (pair two)", two=2)
     row = repeat(axis, "h half -> (h w) half", w=side)
     column = repeat(axis, "w half -> (h w) half", h=side)
     return torch.cat([row, column], dim=1)
 
 
 class Rotation(nn.Module):
-    """Rotary positions: every pair of neighbouring numbers of a query or key, turned by `rotary_angles`.
+    """Rotary positions: rotates adjacent pairs of channels of a query or key by `rotary_angles`.
 
-    The cosines and sines are buffers of the published files, "n e". A cast to less than float32 leaves them
-    in float32, and they are applied in their own precision: only the result is rounded. Loading tables of other
-    positions raises ValueError: weights that were trained with them are another model's.
+    Cosines and sines "n e" are buffers, as in the published files. A cast below float32 leaves them in float32, and
+    they are applied in that precision, so only the result is rounded. Loading tables of other positions raises
+    ValueError, as weights trained with them are a different model.
     """
 
     def __init__(self, side: int, head: int):
@@ -79,9 +79,9 @@ class Rotation(nn.Module):
 
 
 def check_rotation(tables: Mapping[str, Tensor]) -> None:
-    """ValueError unless the `freqs_cos` and `freqs_sin` among `tables` are those of their grid, rounding allowed.
+    """Raise ValueError unless `freqs_cos` and `freqs_sin` in `tables` are those of their grid, up to rounding.
 
-    A table whose shape is no square grid's is left to the check of shapes.
+    Tables whose shape is not that of a square grid are skipped here; the check of shapes refuses them.
     """
     for name, table in tables.items():
         side = math.isqrt(table.shape[0]) if table.ndim == 2 else 0
@@ -91,14 +91,14 @@ def check_rotation(tables: Mapping[str, Tensor]) -> None:
         expected = angles.cos() if name.endswith("cos") else angles.sin()
         if not torch.allclose(table.double(), expected, rtol=0, atol=_ROUNDED):
             raise ValueError(
-                f"its rotary positions ({name}) are not 0..{side - 1} of its {side} x {side} grid, unscaled, as the "
-                f"released LightningDiT has them; a run that was trained before they were corrected has to be trained "
+                f"its rotary positions ({name}) are not the unscaled positions 0..{side - 1} of its {side} x {side} "
+                f"grid, as in the released LightningDiT; a run trained before they were corrected has to be trained "
                 f"again"
             )
 
 
 class RMSNorm(nn.Module):
-    """Tokens over their root mean square, in float32 or finer and rounded back, times a learned scale."""
+    """RMS norm with a learned scale, computed in float32 or higher precision."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -114,11 +114,11 @@ class RMSNorm(nn.Module):
 
 
 class SwiGlu(nn.Module):
-    """The gated MLP w3(silu(gate) * value) with [gate | value] = w12(tokens), 8/3 times as wide inside."""
+    """The gated MLP w3(silu(gate) * value) with [gate | value] = w12(tokens), hidden width 8/3 of the width."""
 
     def __init__(self, width: int):
         super().__init__()
-        inner = int(2 / 3 * (4 * width))  # rounded down, and to no multiple: the published files' widths
+        inner = int(2 / 3 * (4 * width))  # rounded down, not to a multiple, as in the published files
         self.w12 = Linear(width, 2 * inner)
         self.w3 = Linear(inner, width)
 
@@ -128,7 +128,7 @@ class SwiGlu(nn.Module):
 
 
 class Block(nn.Module):
-    """SiT's adaLN-zero block with any of LightningDiT's changes; `wo_shift` leaves the two shifts out."""
+    """SiT's adaLN-zero block with LightningDiT's optional changes; `wo_shift` omits the two shifts."""
 
     def __init__(self, width: int, heads: int, *, qk_norm: bool, swiglu: bool, rmsnorm: bool, wo_shift: bool):
         super().__init__()
@@ -160,14 +160,13 @@ class Block(nn.Module):
 
 
 class Backbone(TransformerBackbone):
-    """LightningDiT of a named size; the arguments are those of `TransformerBackbone`, and the released flags.
+    """LightningDiT of a named size, with the arguments of `TransformerBackbone` and the released flags.
 
-    `rope` turns queries and keys by their places (the absolute positions are added all the same), `rmsnorm`
-    takes RMS norms with a scale for SiT's bare layer norms, `swiglu` the gated MLP for SiT's; `qk_norm` norms
-    the queries and keys of every head with a scale (RMS; without `rmsnorm` a layer norm, as in SiT);
-    `wo_shift` leaves the shifts out of every block, not of the final layer. The defaults are those of the
-    published models. Raises ValueError for an unknown size or a patch that does not divide the latent's
-    height.
+    `rope` applies rotary positions to queries and keys (in addition to absolute positions). `rmsnorm` replaces SiT's
+    layer norms by RMS norms with a scale, `swiglu` its MLP by the gated one. `qk_norm` normalizes the queries and keys
+    of every head with a scale (RMS norm, or a layer norm as in SiT without `rmsnorm`). `wo_shift` omits the shifts in
+    all blocks, but not in the final layer. The defaults are those of the published models. Raises ValueError for an
+    unknown size or a patch that does not divide the latent's height.
     """
 
     sizes = {

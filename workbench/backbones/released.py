@@ -1,6 +1,6 @@
-"""Published checkpoints of diffusion transformers, read from their files into weights of this package's backbones.
+"""Read published checkpoints of diffusion transformers into weights of this package's backbones.
 
-What a file holds is told from its tensors; nothing in it is executed.
+The architecture is inferred from the tensors; code in a file is never executed.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from workbench.backbones.lightningdit import Rotation, check_rotation
 from workbench.config import backbone_sizes, plugin_class, plugin_options, refuse_unknown
 from workbench.files import WEIGHT_ENDINGS
 
-_HEADS = ("projectors", "projectors_final", "ap_head")  # of REPA, Self-Transcendence and SRA
+_HEADS = ("projectors", "projectors_final", "ap_head")  # REPA, Self-Transcendence and SRA
 _PATHS = {"linear": "linear", "cosine": "cosine", "cos": "cosine", "gvp": "cosine"}
-_NEEDED = {  # and the number of their axes
+_NEEDED = {  # required tensors and their number of axes
     "pos_embed": 3,
     "x_embedder.proj.weight": 4,
     "t_embedder.mlp.0.weight": 2,
@@ -36,20 +36,20 @@ _NEEDED = {  # and the number of their axes
 }
 _NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _NAME = re.compile(r"[A-Za-z0-9_][\w.\-]{0,199}", re.ASCII)
-MOST_CLASSES = 1_000_000  # a name is kept for each
-MOST_SIDE = 256  # tokens a side: attention is between all pairs of the 65,536 tokens
-_MOST_STRUCTURE = 32_000_000  # bytes of a file's pickle, that is without its numbers; published ones have below 2 MB
-_TEXT = 1000  # characters of a setting that are kept
+MOST_CLASSES = 1_000_000  # a name is stored for each class
+MOST_SIDE = 256  # tokens per side: attention is between all pairs of 65,536 tokens
+_MOST_STRUCTURE = 32_000_000  # bytes of a file's pickle without its tensor data; published files have less than 2 MB
+_TEXT = 1000  # maximum length of a setting that is kept
 
 
 @dataclass(frozen=True)
 class Released:
-    """A published checkpoint: `tensors` are a backbone's weights in this package's convention, float32.
+    """A published checkpoint; `tensors` are the backbone's weights in this package's convention, float32.
 
-    `options` are those of the backbone of `family`; `channels`, `height` and `classes` describe its latents, `path`
-    its noise path. `null_row` tells whether the label table has a row for no class, without which nothing is guided.
-    `heads` are the weights that only its training used, under their published names; `args` are the plain settings
-    that came with it. `step` is 0 where the file does not tell.
+    `options` are the backbone's options; `channels`, `height` and `classes` describe its latents, `path` is its noise
+    path. `null_row` is whether the label table has a null row, which guidance needs. `heads` are weights that are only
+    used in training, with their published names. `args` are the plain settings in the file. `step` is 0 if the file
+    does not contain it.
     """
 
     family: str
@@ -71,7 +71,7 @@ class Released:
 
     @property
     def label_table(self) -> str:
-        """How the rows of the label table were read, in words."""
+        """Interpretation of the label table, as text."""
         null = "and a null row" if self.null_row else "and no null row: it cannot be guided"
         return f"{self.classes + self.null_row} rows read as {self.classes} classes {null}"
 
@@ -84,16 +84,16 @@ def read_released(
     height: int | None = None,
     classes: int | None = None,
 ) -> Released:
-    """The checkpoint in a published .pt, .pth or .safetensors file, converted and checked tensor by tensor.
+    """Read a published .pt, .pth or .safetensors checkpoint, converting and checking every tensor.
 
-    `family` is one of `FAMILIES`; None lets the file's heads, names and arguments decide. `weights` chooses "ema" or
-    "raw" of a file that holds both. `height` moves the model to latents of another height (256 to 512 pixels: 32 to
-    64) by computing its positions anew. `classes` is the number of real classes, for a file that does not tell it:
-    its label table may or may not have a null row besides; 1001 rows are taken for ImageNet's 1000 and one.
+    `family` is one of `FAMILIES`; None infers it from the file's heads, names and arguments. `weights` selects "ema" or
+    "raw" in a file with both. `height` adapts the model to another latent height (256 to 512 pixels: 32 to 64) by
+    recomputing its positions. `classes` is the number of real classes, for a file that does not contain it, as the
+    label table may have an extra null row; 1001 rows are assumed to be ImageNet's 1000 classes and a null row.
 
-    Raises ValueError, naming the file, for anything that is not such a checkpoint, that might run code, that does not
-    fit its backbone exactly, whose family or classes cannot be told, that proves another backbone, direction of time
-    or number of classes than is stated, and for numbers that are not finite.
+    Raises ValueError, naming the file, for anything that is not such a checkpoint, could execute code, does not fit its
+    backbone exactly, has non-finite numbers or an unknown family or number of classes, or contradicts the given family
+    (backbone, time direction) or number of classes.
     """
     refuse_unknown("weights", weights, ("ema", "raw"))
     if family is not None:
@@ -111,18 +111,18 @@ def read_released(
         return _understand(_owned(named), wrapped, settings, family, height, classes)
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
-    except (TypeError, AttributeError, RuntimeError) as error:  # a pickle may give its objects any attributes
+    except (TypeError, AttributeError, RuntimeError) as error:  # objects in a pickle may have any attributes
         problem = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path.name}: what it holds behaves like no weights ({problem})") from error
+        raise ValueError(f"{path.name}: its content is not usable as weights ({problem})") from error
 
 
 def load_file(path: Path) -> dict[Any, Any]:
-    """What a .pt, .pth or .safetensors file holds, its tensors on the CPU; of classes, only argparse.Namespace.
+    """Load a .pt, .pth or .safetensors file onto the CPU; argparse.Namespace is the only class allowed in it.
 
-    Raises ValueError for a missing, unreadable or damaged file, another kind of file, one that asks for any other
-    class, and one that would unpack to more than its own size.
+    Raises ValueError for a missing, unreadable or damaged file, another kind of file, a file that needs any other
+    class, and a file that would unpack to more than its own size.
     """
-    refuse_unknown("the ending of a checkpoint's name", path.suffix, WEIGHT_ENDINGS)
+    refuse_unknown("checkpoint file ending", path.suffix, WEIGHT_ENDINGS)
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     try:
@@ -137,60 +137,60 @@ def load_file(path: Path) -> dict[Any, Any]:
             return dict(content)
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        problem = f"asks for {asked[1]}, which could run code" if asked else "is damaged or holds more than settings"
+        problem = f"needs {asked[1]}, which could execute code" if asked else "is damaged or has more than settings"
         raise ValueError(f"{path} {problem}; it is not loaded") from error
     except PermissionError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except _Refused:
         raise
-    except Exception as error:  # a damaged file ends in almost any of them
+    except Exception as error:  # a damaged file may raise almost any error
         raise ValueError(f"{path} is damaged or not a checkpoint ({type(error).__name__})") from error
-    raise ValueError(f"{path} holds a {type(content).__name__}, not named tensors")
+    raise ValueError(f"{path} has a {type(content).__name__}, not named tensors")
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """The settings beside the tensors of a .safetensors file: the number of classes, which an exported one tells."""
+    """Settings in the metadata of a .safetensors file: the number of classes, which exported files contain."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        told = (file.metadata() or {}).get("num_classes", "")
-    return {"num_classes": int(told)} if re.fullmatch(r"[0-9]{1,9}", told) else {}
+        count = (file.metadata() or {}).get("num_classes", "")
+    return {"num_classes": int(count)} if re.fullmatch(r"[0-9]{1,9}", count) else {}
 
 
 class _Refused(ValueError):
-    """What a file is refused for before it is loaded."""
+    """A file that is refused before it is loaded."""
 
 
 def _check_packing(path: Path) -> None:
-    """ValueError for what a file of `torch.save` never holds, and which may unpack to any size."""
+    """Raise ValueError for content that `torch.save` never writes and that may unpack to any size."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-            # Members are mapped into memory as they lie in the file, which compressed ones cannot be.
+            # Members are memory-mapped, which is impossible for compressed ones.
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-                raise _Refused(f"{path} has compressed members; torch.save stores them as they are")
+                raise _Refused(f"{path} has compressed members; torch.save stores them uncompressed")
             asked, there = sum(member.file_size for member in members), path.stat().st_size
             if asked > there:
                 raise _Refused(f"{path} would unpack to {asked:,} bytes and has {there:,}")
             structures = [member for member in members if member.filename.endswith(".pkl")]
             size = sum(member.file_size for member in structures)
             if size > _MOST_STRUCTURE:
-                raise _Refused(f"{path} has {size:,} bytes beside its numbers; at most {_MOST_STRUCTURE:,} are read")
+                raise _Refused(f"{path} has {size:,} bytes beside its tensor data; the limit is {_MOST_STRUCTURE:,}")
             hungry = any(_is_hungry(archive.read(member)) for member in structures)
     else:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             hungry = _is_hungry(content)
     if hungry:
-        raise _Refused(f"{path} asks for memory beside its tensors; torch.save writes no such file")
+        raise _Refused(f"{path} allocates memory beside its tensors, which files of torch.save do not")
 
 
 def _is_hungry(structure: bytes | mmap.mmap) -> bool:
-    """Whether a pickle names what PyTorch's restricted reader knows and a few bytes blow up to gigabytes."""
+    """Whether a pickle uses functions that PyTorch's restricted reader allows and that can allocate gigabytes."""
     return any(structure.find(name) >= 0 for name in (b"bytearray", b"_codecs"))
 
 
 def _check_numbers(named: Mapping[str, Tensor], room: int) -> None:
-    """ValueError for a tensor that is not plain finite numbers, naming it, or tensors of more bytes than `room`."""
+    """Raise ValueError for a tensor that is not dense, real and finite, or tensors of more than `room` bytes."""
     asked, broken = 0, {}
     for name, value in named.items():
         problem = _unusual(value)
@@ -198,7 +198,7 @@ def _check_numbers(named: Mapping[str, Tensor], room: int) -> None:
             kinds = ", ".join(str(kind).removeprefix("torch.") for kind in _NUMBERS)
             raise ValueError(f"{name} {problem}; weights are dense tensors of {kinds}")
         asked += value.numel() * value.element_size()
-        if asked > room:  # views of the same numbers, over and over
+        if asked > room:  # many views of the same data
             raise ValueError(f"up to {name} its tensors take {asked:,} bytes, and the whole file has {room:,}")
     for name, value in named.items():
         wrong = value.numel() - int(value.detach().float().isfinite().sum())
@@ -210,7 +210,7 @@ def _check_numbers(named: Mapping[str, Tensor], room: int) -> None:
 
 
 def _unusual(value: Tensor) -> str | None:
-    """What makes a tensor no dense tensor of real numbers."""
+    """Reason why a tensor is not a dense tensor of real numbers, or None."""
     if type(value) not in (Tensor, torch.nn.Parameter):
         return f"is a {type(value).__name__}"
     if value.is_meta:
@@ -227,13 +227,13 @@ def _unusual(value: Tensor) -> str | None:
 
 
 def _owned(named: Mapping[str, Tensor]) -> Weights:
-    """Contiguous tensors, those of the backbone in float32, none of which shares its memory with another."""
+    """Contiguous tensors without shared memory, those of the backbone in float32."""
     taken, owned = set(), {}
     for name, value in named.items():
         own = value.detach().contiguous() if _is_head(name) else value.detach().float().contiguous()
-        place = own.untyped_storage().data_ptr()
-        owned[name] = own.clone() if place in taken else own
-        taken.add(place)
+        pointer = own.untyped_storage().data_ptr()
+        owned[name] = own.clone() if pointer in taken else own
+        taken.add(pointer)
     return owned
 
 
@@ -253,7 +253,7 @@ def _understand(
     tensors = {name: value for name, value in named.items() if name not in heads}
     absent = [name for name in _NEEDED if name not in tensors]
     if absent:
-        raise ValueError(f"it is no diffusion transformer of a known kind: it lacks {', '.join(absent)}")
+        raise ValueError(f"it is not a diffusion transformer of a known kind: it lacks {', '.join(absent)}")
     for name, axes in _NEEDED.items():
         if tensors[name].ndim != axes or 0 in tensors[name].shape:
             raise ValueError(f"{name} has the shape {tuple(tensors[name].shape)}; it must have {axes} axes, none empty")
@@ -286,21 +286,21 @@ def _understand(
 
 
 def _choose(content: Mapping[Any, Any], weights: str) -> tuple[Mapping[Any, Tensor], bool]:
-    """The state dict asked for, and whether it was one of a wrapped file's."""
+    """The requested state dict, and whether the file is wrapped."""
     sets = {key: content[name] for key, name in (("ema", "ema"), ("raw", "model")) if _all_tensors(content.get(name))}
     if weights in sets:
         return sets[weights], True
     if sets:
-        raise ValueError(f"it has no {weights!r} weights, only {', '.join(map(repr, sets))} ones; ask for those")
+        raise ValueError(f"it has no {weights!r} weights, only {', '.join(map(repr, sets))} weights; request those")
     if not _all_tensors(content):
-        raise ValueError(f"it holds no weights under 'ema', 'model' or no name; it holds {_listed(content)}")
+        raise ValueError(f"it has no weights under 'ema', 'model' or at the top level; it has {_listed(content)}")
     if weights == "raw":
-        raise ValueError("it holds one set of weights, which count as the 'ema' ones; it has no 'raw' ones")
+        raise ValueError("it has one set of weights, which is treated as 'ema'; it has no 'raw' weights")
     return content, False
 
 
 def _listed(keys: Iterable[Any]) -> str:
-    """The first keys of a file, which may be of any length and kind."""
+    """The first keys of a file, as text; they may be of any length and type."""
     keys = list(keys)
     shown = [repr(key[:40]) if isinstance(key, str) else f"a key of type {type(key).__name__}" for key in keys[:6]]
     return ", ".join([*shown, *([f"and {len(keys) - 6:,} more"] if len(keys) > 6 else [])]) or "nothing"
@@ -311,13 +311,13 @@ def _all_tensors(value: Any) -> bool:
 
 
 def _plain_names(tensors: Mapping[Any, Tensor]) -> Weights:
-    """Without the prefixes of DDP and torch.compile, and with REPA's old `decoder_blocks` after its `blocks`.
+    """Remove the prefixes of DDP and torch.compile, and append REPA's old `decoder_blocks` to its `blocks`.
 
-    ValueError for keys that are no names of weights, and for one name that two of them come to.
+    Raises ValueError for keys that are not names of weights, and if two keys become the same name.
     """
     for name in tensors:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ValueError(f"its weights are not named: it holds {_listed([name])}")
+            raise ValueError(f"its weights are not named: it has {_listed([name])}")
     plain = {re.sub(r"^((module|_orig_mod)\.)+", "", name): value for name, value in tensors.items()}
     depth = 1 + max(_blocks(plain), default=-1)
     moved = {
@@ -325,18 +325,18 @@ def _plain_names(tensors: Mapping[Any, Tensor]) -> Weights:
         for name, value in plain.items()
     }
     if len(moved) < len(tensors):
-        raise ValueError(f"{len(tensors) - len(moved)} of its weights have the name of another one")
+        raise ValueError(f"{len(tensors) - len(moved)} of its weights have the same name as another one")
     return moved
 
 
 def _blocks(names: Iterable[str]) -> list[int]:
-    """The numbers of the blocks that weights belong to."""
-    found = (re.match(r"blocks\.(\d{1,6})\.", name) for name in names)
-    return [int(match[1]) for match in found if match]
+    """Block numbers in the names of weights."""
+    matches = (re.match(r"blocks\.(\d{1,6})\.", name) for name in names)
+    return [int(match[1]) for match in matches if match]
 
 
 def _arguments(content: Mapping[Any, Any]) -> dict[str, Any]:
-    """The settings of a file that are plain values, long texts left out."""
+    """The settings in a file that are plain values, without long strings."""
     args = content.get("args", content.get("config", {}))
     args = vars(args) if isinstance(args, argparse.Namespace) else args
     plain = (str, int, float, bool, type(None))
@@ -349,24 +349,23 @@ def _arguments(content: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _step(content: Mapping[Any, Any]) -> int:
-    """The step that a file tells, or 0."""
-    told = [content[key] for key in ("steps", "step") if type(content.get(key)) is int]
-    if told and not 0 <= told[0] < 10**12:
-        raise ValueError(f"its step is {str(told[0])[:40]}; allowed are 0 to 999,999,999,999")
-    return told[0] if told else 0
+    """The training step in a file, or 0."""
+    steps = [content[key] for key in ("steps", "step") if type(content.get(key)) is int]
+    if steps and not 0 <= steps[0] < 10**12:
+        raise ValueError(f"its step is {str(steps[0])[:40]}; allowed are 0 to 999,999,999,999")
+    return steps[0] if steps else 0
 
 
 def _family(stated: str | None, tensors: Weights, heads: Weights, args: dict[str, Any]) -> str:
-    """The family stated, or the one that the file proves; ValueError for neither and for two that differ in use.
+    """The given family, or the one inferred from the file; ValueError if there is neither or they are incompatible.
 
-    A wrong direction of time is seen in no number, so a file that proves its own is not read in the other.
+    A wrong time direction cannot be detected later, so a contradiction is always an error.
     """
     evidence = _evident_family(tensors, heads, args)
     if evidence is None:
         if stated is None:
             raise ValueError(
-                f"nothing in it tells which way its time runs and what it predicts; state its family: "
-                f"{', '.join(FAMILIES)}"
+                f"its time direction and prediction target cannot be inferred; give its family: {', '.join(FAMILIES)}"
             )
         return stated
     evident, why = evidence
@@ -377,11 +376,11 @@ def _family(stated: str | None, tensors: Weights, heads: Weights, args: dict[str
 
 
 def _evident_family(tensors: Weights, heads: Weights, args: dict[str, Any]) -> tuple[str, str] | None:
-    """The family that names, heads and arguments prove, and which of them does; None if they do not."""
-    marks = ("feat_rope.freqs_cos", "blocks.0.mlp.w12.weight", "blocks.0.norm1.weight")
-    mark = next((name for name in marks if name in tensors), None)
-    if mark:
-        return "lightningdit", f"it has {mark}"
+    """The family inferred from names, heads and arguments, with the evidence; None if it cannot be inferred."""
+    typical = ("feat_rope.freqs_cos", "blocks.0.mlp.w12.weight", "blocks.0.norm1.weight")
+    evidence = next((name for name in typical if name in tensors), None)
+    if evidence:
+        return "lightningdit", f"it has {evidence}"
     _, channels, patch, _ = tensors["x_embedder.proj.weight"].shape
     wide = len(tensors["final_layer.linear.weight"]) == 2 * patch**2 * channels
     model = str(args.get("model", ""))
@@ -398,14 +397,14 @@ def _evident_family(tensors: Weights, heads: Weights, args: dict[str, Any]) -> t
 
 
 def _options(tensors: Weights, backbone: str) -> dict[str, Any]:
-    """The backbone's options that the names and shapes of a state dict imply."""
+    """The backbone's options, inferred from the names and shapes of a state dict."""
     width = tensors["pos_embed"].shape[-1]
     depth = 1 + max(_blocks(tensors))
     sizes = backbone_sizes(backbone)
     size = next((name for name, size in sizes.items() if (size.depth, size.width) == (depth, width)), None)
     if size is None:
         known = ", ".join(f"{name} ({size.depth} x {size.width})" for name, size in sizes.items())
-        raise ValueError(f"{depth} blocks of width {width} are no size of {backbone}; it has {known}")
+        raise ValueError(f"{depth} blocks of width {width} are not a size of {backbone}; it has {known}")
     _, channels, patch, _ = tensors["x_embedder.proj.weight"].shape
     options = {
         "size": size,
@@ -422,22 +421,22 @@ def _options(tensors: Weights, backbone: str) -> dict[str, Any]:
 
 
 def _classes(rows: int, args: Mapping[str, Any], stated: int | None) -> tuple[int, bool]:
-    """The number of classes of a label table, and whether it has a null row besides; ValueError if that is not told.
+    """Number of classes in a label table, and whether it has a null row; ValueError if that cannot be determined.
 
-    DiT's code adds the null row only if labels are dropped in training, so the rows alone do not tell. A wrong guess
-    is seen in no number: the last class would be drawn for no class.
+    DiT's code adds the null row only if labels are dropped in training, so the number of rows is ambiguous. A wrong
+    guess cannot be detected later: the last class would be used as the null label.
     """
     if rows > MOST_CLASSES + 1:
-        raise ValueError(f"its label table has {rows:,} rows; at most {MOST_CLASSES + 1:,} are read")
-    told = args.get("num_classes")
-    told = told if type(told) is int and told > 0 else None
-    if None not in (stated, told) and stated != told:
-        raise ValueError(f"it was trained on {told} classes by its own settings, not on {stated}")
-    known = stated or told or (1000 if rows == 1001 else None)
+        raise ValueError(f"its label table has {rows:,} rows; at most {MOST_CLASSES + 1:,} are supported")
+    recorded = args.get("num_classes")
+    recorded = recorded if type(recorded) is int and recorded > 0 else None
+    if None not in (stated, recorded) and stated != recorded:
+        raise ValueError(f"it was trained on {recorded} classes according to its settings, not on {stated}")
+    known = stated or recorded or (1000 if rows == 1001 else None)
     if known is None:
         raise ValueError(
-            f"its label table has {rows} rows, which may be {rows - 1} classes and a null row or {rows} classes and "
-            f"none; state the number of classes (--classes {rows - 1} or --classes {rows})"
+            f"its label table has {rows} rows, which may be {rows - 1} classes and a null row or {rows} classes "
+            f"without one; give the number of classes (--classes {rows - 1} or --classes {rows})"
         )
     if rows not in (known, known + 1):
         raise ValueError(
@@ -449,16 +448,16 @@ def _classes(rows: int, args: Mapping[str, Any], stated: int | None) -> tuple[in
 def _path(args: dict[str, Any]) -> str:
     name, prediction = str(args.get("path_type", "linear")).lower(), args.get("prediction", "v")
     if prediction not in ("v", "velocity"):
-        raise ValueError(f"it predicts {prediction!r}; only velocities (and the noise of DiT) can be imported")
+        raise ValueError(f"it predicts {prediction!r}; only velocity models (and DiT) can be imported")
     refuse_unknown("its noise path", name, _PATHS)
     return _PATHS[name]
 
 
 def _moved(tensors: Weights, options: Mapping[str, Any], backbone: str, height: int) -> Weights:
-    """The positions of a grid of another height: the fixed embedding and, where there are any, the rotations."""
+    """Positions for a grid of another height: the fixed embedding and rotary positions, if the model has them."""
     width, patch = tensors["pos_embed"].shape[-1], options["patch"]
     if height < patch or height % patch:
-        raise ValueError(f"latents of height {height} cannot be cut into patches of {patch}")
+        raise ValueError(f"latents of height {height} cannot be divided into patches of {patch}")
     _check_side(height, patch)
     side = height // patch
     moved = {"pos_embed": sincos_positions(side, width)[None].float()}
@@ -473,31 +472,29 @@ def _check_side(height: int, patch: int) -> None:
     side = height // patch
     if not 1 <= side <= MOST_SIDE:
         raise ValueError(
-            f"latents of height {height:,} are {side:,} x {side:,} tokens in patches of {patch}; at most {MOST_SIDE} x "
-            f"{MOST_SIDE} can be used"
+            f"latents of height {height:,} are {side:,} x {side:,} tokens with patch size {patch}; at most "
+            f"{MOST_SIDE} x {MOST_SIDE} are supported"
         )
 
 
 def check_fit(tensors: Weights, backbone: str, options: Mapping[str, Any], shape: Mapping[str, int]) -> None:
-    """Raise ValueError, with the tensors counted by kind, unless these are exactly the backbone's weights."""
+    """Raise ValueError, listing the differences by kind, unless these are exactly the backbone's weights."""
     build = plugin_class("backbone", backbone)
     with torch.device("meta"):
         expected = {name: value.shape for name, value in build(**options, **shape).state_dict().items()}
     common = [name for name in expected if name in tensors]
     misfits = {
         "lacks": [name for name in expected if name not in tensors],
-        "has besides": [name for name in tensors if name not in expected],
-        "has in another shape": [name for name in common if tensors[name].shape != expected[name]],
+        "also has": [name for name in tensors if name not in expected],
+        "has with another shape": [name for name in common if tensors[name].shape != expected[name]],
     }
     reports = [f"{what} {_grouped(names)}" for what, names in misfits.items() if names]
     if reports:
-        raise ValueError(
-            f"it is not the {backbone} of size {options['size']!r} that it looks like: {'; '.join(reports)}"
-        )
+        raise ValueError(f"it does not match the {backbone} of size {options['size']!r}: {'; '.join(reports)}")
 
 
 def _grouped(names: list[str]) -> str:
-    """Names by kind, block numbers left out: "24 tensors: blocks.*.attn.q_norm (24), such as ..."."""
+    """Names grouped by kind, without block numbers: "24 tensors: blocks.*.attn.q_norm (24), such as ..."."""
     kinds = Counter(re.sub(r"\.\d+\.", ".*.", name).rpartition(".")[0] or name for name in names)
     listed = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
     return f"{len(names)} tensors: {listed}, such as {', '.join(names[:3])}"

@@ -1,6 +1,6 @@
 """SiT (Ma et al. 2024): the DiT transformer (Peebles and Xie 2023) trained on velocities.
 
-Time is this package's, t = 1 noise. The state dict is that of SiT, REPA, SRA, LayerSync and DiT, key for key.
+Time follows this package's convention, t = 1 is noise. State dict keys are those of SiT, REPA, SRA, LayerSync and DiT.
 """
 
 from einops import rearrange
@@ -14,12 +14,12 @@ from workbench.config.ranges import Patch
 
 
 def plain_norm(width: int) -> nn.LayerNorm:
-    """A layer norm without parameters: scale and shift come from the condition."""
+    """A layer norm without parameters, as scale and shift come from the condition."""
     return nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
 
 
 class Mlp(nn.Module):
-    """Two linear maps around a GELU (its tanh form, as in DiT), four times as wide inside."""
+    """MLP with tanh-GELU and a hidden width of four times the width, as in DiT."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -51,10 +51,10 @@ class Block(nn.Module):
 
 
 class Backbone(TransformerBackbone):
-    """SiT of a named size; the arguments are those of `TransformerBackbone`, and `qk_norm`.
+    """SiT of a named size, with the arguments of `TransformerBackbone` and `qk_norm`.
 
-    `qk_norm` adds a layer norm with parameters to the queries and keys of every head. Raises ValueError for
-    an unknown size or a patch that does not divide the latent's height.
+    `qk_norm` adds a layer norm with parameters to the queries and keys of every head. Raises ValueError for an unknown
+    size or a patch that does not divide the latent's height.
     """
 
     sizes = {

@@ -1,1 +1,1 @@
-"""The diffusion process as functions of tensors: paths, times, guidance, tokens, random numbers, sampling."""
+"""The diffusion process as functions of tensors: paths, time schedules, guidance, tokens, random numbers, sampling."""

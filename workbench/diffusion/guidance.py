@@ -11,9 +11,9 @@ from workbench.config import SamplingConfig
 
 
 def guide(f_u: Float[Tensor, "*axes"], f_c: Float[Tensor, "*axes"], scale: float) -> Float[Tensor, "*axes"]:
-    """Guided value f_g = f_u + scale (f_c - f_u), Eqs. 2 and 3: the same function of a velocity or a feature.
+    """Guided value f_g = f_u + scale (f_c - f_u), Eqs. 2 and 3, for velocities and features.
 
-    f_u comes from the null label, f_c from the class, at the same x_t and t; any shape, one dtype.
+    f_u comes from the null label, f_c from the class, at the same x_t and t. Any shape, same dtype.
     """
     # lerp is exact at both ends: scale 0 gives f_u and scale 1 gives f_c, bit for bit.
     return torch.lerp(f_u, f_c, scale)
@@ -24,8 +24,8 @@ def guide_velocity(
 ) -> Float[Tensor, "b c *axes"]:
     """Guided velocity (Eq. 2), on all channels or only on the first `channels` of axis 1.
 
-    The channels left out keep v_c, as in SiT and LightningDiT, which guide the first 3. None guides all
-    (REPA, the paper). Raises ValueError when there are fewer channels than asked for.
+    The other channels keep v_c, as in SiT and LightningDiT, which guide the first 3. None guides all channels (REPA,
+    the paper). Raises ValueError if v has fewer channels.
     """
     guided = guide(v_u, v_c, scale)
     if channels is None:
@@ -37,11 +37,10 @@ def guide_velocity(
 
 @dataclass(frozen=True)
 class Guidance:
-    """How a sampler guides: the scale of Eq. 2, the closed interval of t where it acts, and the channels.
+    """Settings of classifier-free guidance: the scale of Eq. 2, the closed interval of t where it acts, the channels.
 
-    t is on the paper's axis (1 = noise), so high = 0.7 switches guidance off near pure noise. Raises
-    ValueError for a scale that is negative or not finite, bounds that are not 0 <= low <= high <= 1, or fewer
-    than one channel.
+    t is on the paper's axis (1 = noise), so high = 0.7 disables guidance near pure noise. Raises ValueError for a scale
+    that is negative or not finite, bounds that violate 0 <= low <= high <= 1, or fewer than one channel.
     """
 
     scale: float = 1.0  # 1 is the plain conditional model
@@ -61,7 +60,7 @@ class Guidance:
 
     @classmethod
     def of(cls, settings: SamplingConfig) -> "Guidance":
-        """The guidance that a configuration asks for."""
+        """Guidance from the ``sampling`` section of a configuration."""
         return cls(settings.guidance_scale, settings.guidance_low, settings.guidance_high, settings.guidance_channels)
 
     def active(self, t: float) -> bool:

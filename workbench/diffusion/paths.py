@@ -1,9 +1,8 @@
-"""Paths between data (t = 0) and noise (t = 1), and conversions between what a network may predict.
+"""Paths between data (t = 0) and noise (t = 1), and conversions between prediction targets.
 
-A path is x_t = a(t) z + b(t) eps with velocity v = a'(t) z + b'(t) eps. Read as a 2 x 2 linear system in (z,
-eps), these two equations give every conversion below; its determinant D = a b' - a' b is 1 on the linear path
-and pi/2 on the cosine path, so (x_t, v) always determines (z, eps) and only the other directions have
-singular times.
+A path is x_t = a(t) z + b(t) eps with velocity v = a'(t) z + b'(t) eps. As a 2 x 2 linear system in (z, eps), these two
+equations give every conversion below. Its determinant D = a b' - a' b is 1 on the linear path and pi/2 on the cosine
+path, so (x_t, v) always determines (z, eps), and only the inverse conversions have singular times.
 """
 
 import math
@@ -39,7 +38,7 @@ class Path(ABC):
 
     @abstractmethod
     def time_of(self, log_ratio: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-        """The time t at which log(b/a), noise over data, is `log_ratio`: increasing, 1/2 at 0."""
+        """The time t at which log(b/a), noise over data, is `log_ratio`; increasing, 1/2 at 0."""
 
 
 class _Linear(Path):
@@ -82,7 +81,7 @@ _PATHS = {path.name: path for path in (LINEAR, COSINE)}
 
 
 def get_path(name: str) -> Path:
-    """The path called `name`: "linear" (the paper's) or "cosine" (the other one of the REPA family).
+    """Path by name: "linear" (the paper's) or "cosine" (the other path of the REPA family).
 
     Raises ValueError for any other name.
     """
@@ -93,7 +92,7 @@ def get_path(name: str) -> Path:
 
 @dataclass(frozen=True)
 class Interpolation:
-    """A point on a path and the velocity there, which is the target of the denoising loss."""
+    """A point on a path and its velocity, the target of the denoising loss."""
 
     x_t: Float[Tensor, "b *axes"]
     v: Float[Tensor, "b *axes"]
@@ -101,7 +100,7 @@ class Interpolation:
 
 @dataclass(frozen=True)
 class _Coefficients:
-    """a, b, a', b' at the times of a batch, shaped to multiply it."""
+    """a, b, a', b' at the times of a batch, shaped to broadcast with it."""
 
     a: Tensor
     b: Tensor
@@ -123,7 +122,7 @@ def interpolate(
 ) -> Interpolation:
     """The noisy point x_t = a z + b eps and its velocity v = a' z + b' eps (linear: v = eps - z).
 
-    z and eps have one shape "b ...", t one time in [0, 1] for each of the b samples. No singular times.
+    z and eps have shape "b ...", t has one time in [0, 1] per sample. No singular times.
     """
     k = _coefficients(path, t, z)
     return Interpolation(x_t=k.a * z + k.b * eps, v=k.da * z + k.db * eps)
@@ -189,8 +188,7 @@ def score_to_velocity(
 ) -> Float[Tensor, "b *axes"]:
     """The velocity (a' x_t - D b s) / a of a score s given as `value`: inverse of `velocity_to_score`.
 
-    Singular at t = 1, where a = 0. At t = 0 it is finite but does not depend on `value`, so nothing inverts
-    it there.
+    Singular at t = 1, where a = 0. At t = 0 it is finite but does not depend on `value`, so not invertible there.
     """
     k = _coefficients(path, t, x_t)
     return (k.da * x_t - k.determinant * k.b * value) / k.a

@@ -1,4 +1,4 @@
-"""The precision of single-precision products on a GPU, as a property of a call: the process is left as it was."""
+"""Set the precision of float32 matrix products on a GPU within a block, and restore it afterwards."""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,22 +11,22 @@ T = TypeVar("T")
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Matrix products and convolutions in TF32, or not, within the block; before and after, as the process has them."""
+    """Enable or disable TF32 for matrix products and convolutions within the block, and restore the previous state."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before, named = (matmul.allow_tf32, cudnn.allow_tf32), _named_precision()
     matmul.allow_tf32 = cudnn.allow_tf32 = allowed
-    if _named_precision() is None:  # the process had another precision by name, which compiling would stumble over
+    if _named_precision() is None:  # inconsistent settings, with which torch.compile fails
         torch.set_float32_matmul_precision("high" if allowed else "highest")
     try:
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
         if named is not None:
-            torch.set_float32_matmul_precision(named)  # "medium" too, which allow_tf32 does not know
+            torch.set_float32_matmul_precision(named)  # also restores "medium", which allow_tf32 cannot express
 
 
 def _named_precision() -> str | None:
-    """PyTorch's name for the precision of matrix products; None where its backends differ, which it refuses to name."""
+    """PyTorch's name for the precision of matrix products; None if its backends differ, for which it has no name."""
     try:
         return torch.get_float32_matmul_precision()
     except RuntimeError:
@@ -36,9 +36,9 @@ def _named_precision() -> str | None:
 def advanced_in(
     context: Callable[[], AbstractContextManager[None]], generator: Generator[T, None, None]
 ) -> Generator[T, None, None]:
-    """What ``generator`` yields, each step of it and its end inside a new ``context()``.
+    """Iterate over ``generator``, running each of its steps and its cleanup inside a new ``context()``.
 
-    Whoever takes the values stays outside, also while the generator waits, and if it is left before its end.
+    The code that consumes the values runs outside the context.
     """
     try:
         while True:

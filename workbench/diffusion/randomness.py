@@ -1,18 +1,15 @@
-"""Random numbers by address: (seed, stream, index) names a sequence, whatever was drawn before.
+"""Addressed random numbers: (seed, stream, index) determines a sequence, independent of earlier draws.
 
-A counter-based generator (Philox) is a keyed function of a counter, so a sequence can be opened anywhere at
-no cost. The key is a hash of the seed and the name of the stream ("noise", "times", ...); the index (of a
-sample in sampling, of a step in training) sits in the high half of the counter, which leaves every index
-2**128 blocks of its own.
+A counter-based generator (Philox) is a keyed function of a counter, so a sequence can start anywhere at no cost. The
+key is a hash of the seed and the name of the stream ("noise", "times", ...). The index (of a sample in sampling, of a
+step in training) is the high half of the counter, so every index has 2**128 blocks of its own.
 
-With one counter for each sample, sample 17 is the same whether it is made alone or in a batch of 256, by one
-process or by eight, in one go or after a run that was cut off at 16: nothing has to be replayed, skipped or
-saved. A sequential generator ties each draw to all draws before it, hence to the batch size, the number of
-processes and the point of resuming.
+Sample 17 is therefore the same alone or in a batch of 256, with one process or eight, and after an interruption at 16:
+no generator state has to be replayed, skipped or saved. With a sequential generator, each draw depends on all draws
+before it, and so on the batch size, the number of processes and the point of resuming.
 
-Within one stream, `generator`, `normal`, `uniform` and `permutation` draw from disjoint counters, so they
-stay independent even when they share seed, stream and index. Results are reproducible for one version of
-NumPy.
+Within a stream, `generator`, `normal`, `uniform` and `permutation` use disjoint counters, so they are independent even
+with the same seed, stream and index. Results are reproducible for one version of NumPy.
 """
 
 import hashlib
@@ -23,14 +20,14 @@ import torch
 from jaxtyping import Float, Float32, Integer
 from torch import Tensor
 
-# The top word of the counter tells the functions of this module apart.
+# The top word of the counter distinguishes the functions of this module.
 _GENERATOR, _NORMAL, _UNIFORM, _PERMUTATION = range(4)
 
-_UNIFORM_BITS = 23  # one bit less than float32 holds, so that the midpoint of each cell is exact
+_UNIFORM_BITS = 23  # one bit less than float32's mantissa, so that the midpoint of each cell is exact
 
 
 def _key(seed: int, stream: str) -> int:
-    # Python's own hash() is salted anew in each process.
+    # Python's hash() is salted differently in each process.
     return int.from_bytes(hashlib.blake2b(f"{seed}:{stream}".encode(), digest_size=16).digest(), "little")
 
 
@@ -67,8 +64,8 @@ def uniform(
 ) -> Float[Tensor, "b {columns}"]:
     """Uniform float32 rows strictly inside (0, 1); row i depends only on (seed, stream, indices[i]).
 
-    Values are the midpoints of 2**23 equal cells: 0 and 1 never occur, so a quantile function stays finite,
-    and the law is exactly symmetric about 1/2. Raises ValueError for an index outside [0, 2**64).
+    Values are the midpoints of 2**23 equal cells: 0 and 1 never occur, so a quantile function stays finite, and the
+    distribution is exactly symmetric about 1/2. Raises ValueError for an index outside [0, 2**64).
     """
     key = _key(seed, stream)
     bits = np.empty((len(indices), columns), dtype=np.uint64)
@@ -79,7 +76,7 @@ def uniform(
 
 
 def permutation(seed: int, stream: str, index: int, length: int) -> Integer[np.ndarray, "{length}"]:
-    """A random order of range(length) at the address (seed, stream, index), e.g. that of epoch `index`.
+    """A random permutation of range(length) at the address (seed, stream, index), e.g. for epoch `index`.
 
     Raises ValueError for an index outside [0, 2**64).
     """

@@ -1,4 +1,4 @@
-"""From noise to data: the ODE and SDE samplers of the REPA family, with interval guidance."""
+"""ODE and SDE samplers of the REPA family, with interval guidance."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ SAMPLERS = ("euler", "heun", "euler-maruyama")
 
 
 class NotFinite(ValueError):
-    """The state of a sampler is not finite: of row ``row`` of the batch, first after step ``step``, from 1."""
+    """A sampler's state is not finite: ``row`` of the batch, first after ``step``, counted from 1."""
 
     def __init__(self, row: int, step: int, steps: int):
         super().__init__(f"row {row} of the samples is not finite after step {step} of {steps} of the sampler")
         self.row, self.step = row, step
 
 
-LAST_STEP = 0.04  # size of the noiseless last step of the SDE: the published setting of SiT and REPA
+LAST_STEP = 0.04  # size of the noiseless last step of the SDE, as published for SiT and REPA
 
 
 def _grid(sampler: str, steps: int, last_step: float, shift: float) -> Float64[Tensor, "{steps}+1"]:
@@ -35,7 +35,7 @@ def _grid(sampler: str, steps: int, last_step: float, shift: float) -> Float64[T
 
 @dataclass(frozen=True)
 class _GuidedVelocity:
-    """The network as the solver sees it: float64 in and out, one time for the batch, guided when told to."""
+    """The network for the solver: float64 in and out, one time for the batch, optionally guided."""
 
     velocity: Callable[[Tensor, Tensor, Tensor], Tensor]
     labels: Tensor
@@ -70,9 +70,8 @@ def _heun_step(field: _Field, x: Tensor, t: float, t_next: float) -> Tensor:
 
 def _sde_step(field: _Field, x: Tensor, t: float, t_next: float, path: Path, noise: Tensor | None) -> Tensor:
     v = field(x, t)
-    # The marginals are those of the ODE for every w >= 0. With w = 2t the drift stays bounded on both paths,
-    # because the score grows as 1/t. Guiding v before this line equals guiding the drift, which is affine in
-    # v.
+    # The marginals are those of the ODE for every w >= 0. With w = 2t the drift stays bounded on both paths, as the
+    # score grows as 1/t. Guiding v before this line is the same as guiding the drift, which is affine in v.
     w = 2 * t
     score = velocity_to_score(path, x, torch.full((len(x),), t, dtype=x.dtype, device=x.device), v)
     mean = x + (t_next - t) * (v - w / 2 * score)
@@ -98,25 +97,23 @@ def sample(
     step_noise: Callable[[int], Tensor] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Float[Tensor, "b c h w"]:
-    """Integrate `velocity(x, t, y) -> v` from noise (t = 1) to data (t = 0): samplers of REPA and the paper.
+    """Integrate `velocity(x, t, y) -> v` from noise (t = 1) to data (t = 0), with the samplers of REPA and the paper.
 
-    "euler" and "heun" solve dx = v dt on equal steps; Heun skips its corrector on the last step.
-    "euler-maruyama" solves the reverse SDE dx = (v - w/2 score) dt + sqrt(w) dW with w = 2t on the grid whose
-    last step, from `last_step` to 0, adds no noise; `step_noise(i)` gives the standard normal "b c h w" of
-    step i = 0 ... steps - 2. Only the SDE uses `path`, `last_step` and `step_noise`.
+    "euler" and "heun" solve dx = v dt on equal steps; Heun omits the corrector in the last step. "euler-maruyama"
+    solves the reverse SDE dx = (v - w/2 score) dt + sqrt(w) dW with w = 2t; the last step of its grid, from `last_step`
+    to 0, adds no noise. `step_noise(i)` returns the standard normal noise "b c h w" of step i = 0 ... steps - 2. Only
+    the SDE uses `path`, `last_step` and `step_noise`.
 
-    `shift` warps the grid of any sampler as `time_grid` says, the SDE's `last_step` included. LightningDiT
-    samples with "euler", 249 steps and shift 0.3; its guidance of the first three channels from a start time
-    u0 on its own axis (u = 1 - t, so none near noise) is `Guidance(scale, high=1 - u0, channels=3)`, judged at
-    the shifted times.
+    `shift` warps the grid of any sampler (see `time_grid`), including the SDE's `last_step`. LightningDiT samples with
+    "euler", 249 steps and shift 0.3. Its guidance of the first three channels from a start time u0 on its own axis
+    (u = 1 - t, so no guidance near noise) is `Guidance(scale, high=1 - u0, channels=3)`, evaluated at shifted times.
 
-    The state is float64. The network gets x and t in the dtype of `noise`, which is also the dtype of the
-    result. A step that starts inside the guidance interval runs one batch of 2b rows, [classes | null], for
-    every evaluation it makes; any other step runs the b conditional rows alone. `progress(done, steps)` is
-    called after each step.
+    The state is float64. The network gets x and t in the dtype of `noise`, which is also the dtype of the result. A
+    step that starts inside the guidance interval evaluates one batch of 2b rows, [classes | null]; any other step only
+    evaluates the b conditional rows. `progress(done, steps)` is called after each step.
 
-    Raises ValueError for an unknown sampler, a wrong grid, an SDE without `step_noise`, or guidance with a
-    `null_label` of None, that of a model that has none; and NotFinite.
+    Raises ValueError for an unknown sampler, a wrong grid, an SDE without `step_noise`, or guidance with `null_label`
+    None (a model without a null label); and NotFinite.
     """
     times = _grid(sampler, steps, last_step, shift).tolist()
     if guidance.scale != 1 and null_label is None:
@@ -125,7 +122,7 @@ def sample(
         raise ValueError("sampler 'euler-maruyama' needs step_noise(i), the standard normal noise of step i")
     network = _GuidedVelocity(velocity, labels, null_label, guidance, noise.dtype)
     x = noise.to(torch.float64)
-    broken = torch.zeros(len(x), dtype=torch.int64, device=x.device)  # the first step after which, from 1
+    broken = torch.zeros(len(x), dtype=torch.int64, device=x.device)  # first non-finite step of each row, from 1
     for step, (t, t_next) in enumerate(pairwise(times)):
         field = partial(network, guided=guidance.active(t))
         last = step == steps - 1
@@ -136,7 +133,7 @@ def sample(
         else:
             x = _euler_step(field, x, t, t_next)
         finite = x.to(noise.dtype).isfinite().flatten(1).all(dim=1)
-        broken = torch.where(~finite & (broken == 0), step + 1, broken)  # read once, at the end: no step waits
+        broken = torch.where(~finite & (broken == 0), step + 1, broken)  # only read at the end: no synchronization
         if progress is not None:
             progress(step + 1, steps)
     if broken.any():
@@ -146,7 +143,7 @@ def sample(
 
 
 def evaluations(sampler: str, steps: int, guidance: Guidance, last_step: float = LAST_STEP, shift: float = 1.0) -> int:
-    """Network evaluations that `sample` spends on one image; a guided one counts 2.
+    """Number of network evaluations that `sample` needs per image; a guided evaluation counts as 2.
 
     Raises ValueError for an unknown sampler or a wrong grid.
     """

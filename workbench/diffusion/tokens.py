@@ -1,4 +1,4 @@
-"""Latent grids as token sequences and back, in the layout of the published checkpoints."""
+"""Patchify latents to token sequences and back, in the layout of the published checkpoints."""
 
 import math
 
@@ -10,9 +10,8 @@ from torch import Tensor
 def patchify(z: Float[Tensor, "b c h w"], patch: int) -> Float[Tensor, "b n k"]:
     """Cut a latent into patch x patch tokens, n = (h/patch)(w/patch) of k = patch*patch*c numbers.
 
-    Tokens run row by row. Inside a token the order is (row, column, channel) with the channel fastest: the
-    order of the published final layers (DiT, SiT, LightningDiT). Raises ValueError when the patch does not
-    divide the grid.
+    Tokens are in row-major order. Inside a token the order is (row, column, channel), channel fastest, as in the
+    published final layers (DiT, SiT, LightningDiT). Raises ValueError if the patch does not divide the grid.
     """
     height, width = z.shape[-2:]
     if height % patch or width % patch:
@@ -23,10 +22,10 @@ def patchify(z: Float[Tensor, "b c h w"], patch: int) -> Float[Tensor, "b n k"]:
 def unpatchify(
     tokens: Float[Tensor, "b n k"], patch: int, channels: int, height: int
 ) -> Float[Tensor, "b {channels} {height} w"]:
-    """Put tokens back into a latent of `height` rows (latent pixels): inverse of `patchify`.
+    """Assemble tokens to a latent of `height` rows (latent pixels): inverse of `patchify`.
 
-    The width follows from the number of tokens. Raises ValueError when k is not patch*patch*channels, when
-    the patch does not divide the height, or when the tokens do not fill whole rows.
+    The width follows from the number of tokens. Raises ValueError if k is not patch*patch*channels, the patch does not
+    divide the height, or the tokens do not fill whole rows.
     """
     count, size = tokens.shape[1:]
     if size != patch * patch * channels:
@@ -40,9 +39,9 @@ def unpatchify(
 
 
 def to_map(f: Float[Tensor, "b n d"]) -> Float[Tensor, "b d h w"]:
-    """Features of a square token grid as an image of d channels, h = w = sqrt(n).
+    """Features of a square token grid as an image with d channels, h = w = sqrt(n).
 
-    Raises ValueError when n is not a square.
+    Raises ValueError if n is not a square.
     """
     count = f.shape[1]
     side = math.isqrt(count)

@@ -1,1 +1,1 @@
-"""Alignment objectives, one file a method; the file name is the method name."""
+"""Alignment objectives, one file per method; the file name is the method name."""

@@ -1,4 +1,4 @@
-"""What every alignment objective is: the student's layers it needs, and a loss for each sample."""
+"""Base class of alignment objectives: the layers that they tap, and a loss per sample."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @runtime_checkable
 class FeatureModel(Protocol):
-    """A frozen network that gives token features by layer, as the backbones do."""
+    """A frozen network that returns token features by layer, such as a backbone."""
 
     width: int
     null_label: int
@@ -21,7 +21,7 @@ class FeatureModel(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What an objective is built for: the student's shape and path, its frozen teacher, its encoders' widths."""
+    """Context of an objective: the student's shape and path, the frozen teacher, the widths of encoder targets."""
 
     depth: int
     width: int
@@ -35,10 +35,10 @@ class Context:
 
 @dataclass(frozen=True)
 class Batch:
-    """Noised latents and what they are made of; ``y`` has the null class where labels were dropped, ``labels`` not.
+    """Noisy latents and their components; ``y`` has the null class where labels were dropped, ``labels`` does not.
 
-    ``u`` is one uniform number a sample for the objective's own chance, ``targets`` the tokens that outside encoders
-    give for the clean image, on the student's token grid, by encoder.
+    ``u`` is a uniform random number per sample for the objective's own use. ``targets`` are the tokens of pretrained
+    encoders for the clean image, on the student's token grid, by encoder.
     """
 
     z: Float[Tensor, "b c h w"]
@@ -68,7 +68,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Inputs(Batch):
-    """A batch as the student saw it, with the features it was tapped for and the average of its past weights."""
+    """A batch with the student's tapped features and its EMA model."""
 
     features: dict[int, Float[Tensor, "b n d"]]
     ema: FeatureModel
@@ -76,27 +76,27 @@ class Inputs(Batch):
 
 @dataclass(frozen=True)
 class Alignment:
-    """The alignment loss of each sample, and scalars worth logging (NaN where no sample counted)."""
+    """The alignment loss of each sample, and scalars to log (NaN if no sample counts)."""
 
     loss: Float[Tensor, "b"]
     metrics: dict[str, Float[Tensor, ""]]
 
 
 class Objective(nn.Module):
-    """Base of the objectives. A subclass sets ``taps``, ``weight`` and ``stop_step`` and defines ``loss``.
+    """Base class of objectives. A subclass sets ``taps``, ``weight`` and ``stop_step`` and defines ``loss``.
 
-    Heads are submodules, so they are trained with the student; a teacher stays in ``context``, outside the module
-    tree, so it is never saved, averaged or wrapped. An option ``teacher`` asks for a frozen run in
-    ``context.teacher``, an option ``encoder`` for target tokens in ``inputs.targets``.
+    Heads are submodules, so they are trained with the student. A teacher is in ``context``, outside the module tree, so
+    it is never saved, averaged or wrapped. An option ``teacher`` requests a frozen run in ``context.teacher``, an
+    option ``encoder`` requests target tokens in ``inputs.targets``.
 
-    The subclass's module may list ``RECIPES``, dotted configuration values by recipe (a function of the depth where
-    they depend on it), and ``PLACEMENT``: what is published, or ours where nothing is, by the depth of the backbone;
-    rows (name, depth) are of a backbone that differs from the others, a row None is of any depth. A function
-    ``deciding`` of the options gives those that decide what is trained, for the fingerprint; all without it.
+    The subclass's module may define ``RECIPES``, dotted configuration values by recipe (or functions of the depth), and
+    ``PLACEMENT``, published options (ours where none are published) by depth of the backbone. Keys (name, depth) are
+    for backbones that differ from the others; the key None is for any depth. An optional function ``deciding`` selects
+    the options that affect training, for the fingerprint; by default all do.
     """
 
     SUPPLIED: ClassVar[tuple[str, ...]] = ("context",)
-    # Whether the loss of a sample depends on the others of its micro-batch, so that accumulation changes it.
+    # Whether the loss of a sample depends on the others in its micro-batch, so that accumulation changes it.
     compares_samples: ClassVar[bool] = False
     taps: tuple[int, ...] = ()
     weight: float = 0.0
@@ -107,9 +107,9 @@ class Objective(nn.Module):
         self.context = context
 
     def weight_at(self, step: int) -> float:
-        """The factor of the alignment loss at ``step`` (counted from 0); at 0 nothing of the objective runs.
+        """Weight of the alignment loss at ``step`` (counted from 0); if it is 0, the objective is not evaluated.
 
-        It reads ``stop_step`` at each call: the trainer sets that to the one in force, which may change as it trains.
+        Reads ``stop_step`` at each call, as the trainer may change it during training.
         """
         return self.weight if self.stop_step is None or step < self.stop_step else 0.0
 
@@ -118,18 +118,18 @@ class Objective(nn.Module):
         raise ValueError("this objective has no alignment loss")
 
     def check_layer(self, option: str, layer: int) -> int:
-        """``layer`` if the student has it; ValueError that gives the range otherwise."""
+        """``layer`` if the student has it; ValueError, with the allowed range, otherwise."""
         if not 1 <= layer <= self.context.depth:
             raise ValueError(f"objective.{option} {layer} is outside 1..{self.context.depth}{self.rule()}")
         return layer
 
     def rule(self) -> str:
-        """What the method's paper says about layers, to end an error with."""
+        """The paper's rule for choosing layers, appended to error messages."""
         return ""
 
 
 def check_window(low: float, high: float) -> None:
-    """ValueError unless 0 <= low < high <= 1."""
+    """Raise ValueError unless 0 <= low < high <= 1."""
     if not 0 <= low < high <= 1:
         raise ValueError(f"objective.window_low and window_high must satisfy 0 <= low < high <= 1; got {low}, {high}")
 
@@ -137,11 +137,11 @@ def check_window(low: float, high: float) -> None:
 def windowed(
     loss: Callable[[Inputs], Float[Tensor, "b"]], inputs: Inputs, window: str, low: float, high: float
 ) -> Float[Tensor, "b"]:
-    """Restrict a loss to low <= t <= high, as intended ("select") or as released ("scale"); "none" leaves it.
+    """Restrict a loss to low <= t <= high, as intended ("select") or as released ("scale"); "none" does nothing.
 
-    "select" computes the loss of the samples inside only; the others contribute zero to the batch mean. "scale"
-    is what the released code does: every sample counts, times the share of the batch that lies inside, because
-    its (b,1,1,1) mask broadcasts against the (b,) loss.
+    "select" computes the loss of the samples inside the window only; the others contribute zero to the batch mean.
+    "scale" reproduces the released code: every sample counts, multiplied by the fraction of the batch inside the
+    window, because its (b,1,1,1) mask broadcasts against the (b,) loss.
     """
     if window == "none":
         return loss(inputs)

@@ -1,4 +1,4 @@
-"""Dispersive Loss (Wang and He 2025): the features of a batch repel each other; no pairs, no head, no teacher."""
+"""Dispersive Loss (Wang and He 2025): features of a batch repel each other, without pairs, head or teacher."""
 
 import math
 
@@ -11,8 +11,8 @@ from torch import Tensor
 from workbench.config.ranges import FromStep, Layer, NotNegative, Positive
 from workbench.objectives import base
 
-# The paper's layer is a quarter of the depth, the PyTorch release's the last. Both take the distances inside one
-# process's batch (16 and 32 samples). The paper's Adam has beta2 0.95, the release's 0.999.
+# The paper uses the layer at a quarter of the depth, the PyTorch release the last one. Both compute distances within
+# one process's batch (16 and 32 samples). The paper's Adam has beta2 0.95, the release's 0.999.
 RECIPES = {
     "paper": {
         "objective.layer": lambda depth: depth // 4,
@@ -36,11 +36,11 @@ RECIPES = {
 class Objective(base.Objective):
     """Log of the mean over all ordered pairs, i = j included, of exp(-d_ij / temperature); the InfoNCE-L2 variant.
 
-    d_ij = |z_i - z_j|^2 / (n d), where z is the tapped feature of a sample as one vector; both sides get gradient. The
-    one value of the batch is given to each sample. It is 0 when all are equal and log(1/b), its floor, when all are
-    far apart. With ``gather`` the batch is that of all processes; with accumulation it is a micro-batch either way.
+    d_ij = |z_i - z_j|^2 / (n d), where z is the flattened tapped feature of a sample; both sides get gradients. Each
+    sample gets the value of the whole batch. It is 0 if all samples are equal and log(1/b), its minimum, if they are
+    far apart. With ``gather`` the batch is gathered from all processes; with accumulation it is always a micro-batch.
 
-    Raises ValueError for a batch of one, which has no pairs.
+    Raises ValueError for a batch of one sample, which has no pairs.
     """
 
     compares_samples = True
@@ -74,8 +74,8 @@ class Objective(base.Objective):
             distances = squared_distances(rows)
             loss = torch.logsumexp(-distances.flatten() / self.temperature, dim=0) - 2 * math.log(count)
         if gather:
-            # Each process has the gradient of its own rows only, and the mean over processes divides it by their
-            # number; this multiplies it back and leaves the value alone.
+            # Each process only has the gradient of its own rows, and the mean over processes divides it by their
+            # number; this multiplies the gradient back without changing the value.
             loss = loss + (dist.get_world_size() - 1) * (loss - loss.detach())
         distance = distances.detach().sum() / (count * (count - 1))
         return base.Alignment(repeat(loss, "-> b", b=len(own)), {"distance": distance})
@@ -84,8 +84,8 @@ class Objective(base.Objective):
 def squared_distances(z: Float[Tensor, "b k"]) -> Float[Tensor, "b b"]:
     """Mean over k of (z_i - z_j)^2 for all ordered pairs, from inner products: b^2 numbers in memory, not b^2 k.
 
-    Rows are centred first, which changes no distance but keeps the subtraction from cancelling when all rows share a
-    large part; the diagonal is exactly 0.
+    Rows are centred first, which keeps distances and avoids cancellation if all rows share a large component. The
+    diagonal is exactly 0.
     """
     z = z - z.mean(dim=0)
     products = z @ z.T / z.shape[1]
@@ -94,7 +94,7 @@ def squared_distances(z: Float[Tensor, "b k"]) -> Float[Tensor, "b b"]:
 
 
 def _every_row(own: Float[Tensor, "b k"]) -> Float[Tensor, "all k"]:
-    """The rows of all processes in the order of their ranks; gradient flows to this process's own."""
+    """Rows of all processes in rank order; gradients only flow to this process's own rows."""
     rows = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(rows, own.detach().contiguous())
     rows[dist.get_rank()] = own

@@ -1,4 +1,4 @@
-"""LayerSync (Haghighi et al. 2025): a shallow layer turns towards a deeper one of the same forward pass."""
+"""LayerSync (Haghighi et al. 2025): a shallow layer is aligned with a deeper layer of the same forward pass."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -11,13 +11,13 @@ from torch import Tensor
 from workbench.config.ranges import FromStep, Layer, NotNegative
 from workbench.objectives import base
 
-# With several pairs the released code overwrites the loss of each with that of the next: the last one counts.
+# With several pairs the released code overwrites the loss of each pair with the next, so only the last one counts.
 RECIPES = {
     "paper": {"objective.counted": "all", "backbone.qk_norm": False},
     "released": {"objective.counted": "last", "backbone.qk_norm": False},
 }
 
-# Published for depth 28 only; the other pairs are ours, twice as deep as well. The released code's own default pair,
+# Published for depth 28 only; the other pairs are ours, with the same ratio of two. The released code's default pair,
 # 8 and 8, trains nothing.
 PLACEMENT = {
     depth: {"pairs": pairs, "weight": 0.2, "stop_step": None}
@@ -26,19 +26,19 @@ PLACEMENT = {
 
 
 def deciding(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options without ``counted`` where it changes nothing: runs from before it keep their fingerprint."""
+    """Drop the option ``counted`` where it has no effect, so that older runs keep their fingerprint."""
     same = options["counted"] == "all" or len(options["pairs"]) == 1
     return {key: value for key, value in options.items() if key != "counted" or not same}
 
 
 class Objective(base.Objective):
-    """Minus the cosine between f_shallow and f_deep, mean over tokens, summed over ``pairs`` of (shallow, deep).
+    """Negative cosine between f_shallow and f_deep, mean over tokens, summed over ``pairs`` of (shallow, deep).
 
-    ``counted`` "last" takes the last pair alone, as the released code does with several; with one pair there is no
-    difference. No head and no teacher; the deep side is detached. A pair lies in -1..1 and is -1 for equal
-    directions, as at the start, where the blocks of a new model pass their tokens on unchanged (adaLN-zero).
+    ``counted`` "last" only uses the last pair, as the released code does; with one pair there is no difference. There
+    is no head and no teacher; the deep side is detached. The term of a pair is in -1..1 and is -1 for equal directions,
+    as at initialization, when all blocks are the identity (adaLN-zero).
 
-    Raises ValueError unless each pair is two layers of the student, shallow before deep: a layer with itself would be
+    Raises ValueError unless each pair is two layers of the student, shallow before deep; a layer with itself would give
     a constant -1.
     """
 
@@ -70,6 +70,6 @@ class Objective(base.Objective):
 
 
 def _cosine(a: Float[Tensor, "b n d"], b: Float[Tensor, "b n d"]) -> Float[Tensor, "b"]:
-    """Cosine along the channels, mean over tokens, in single precision: squared norms overflow in half."""
+    """Cosine along channels, mean over tokens, in single precision, as squared norms overflow in half precision."""
     with torch.autocast(a.device.type, enabled=False):
         return F.cosine_similarity(a.float(), b.float(), dim=-1).mean(dim=1)

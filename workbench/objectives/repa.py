@@ -1,4 +1,4 @@
-"""REPA (Yu et al. 2025): a shallow layer predicts what a frozen outside encoder says of the clean image."""
+"""REPA (Yu et al. 2025): a shallow layer predicts a frozen pretrained encoder's tokens of the clean image."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from workbench.config import refuse_unknown
 from workbench.config.ranges import FromStep, Layer, NotNegative, Width
 from workbench.objectives import base, heads
 
-# Paper and code agree. The encoder runs at each step, as published: stored tokens of DINOv2-B for ImageNet would fill
+# Paper and code agree. The encoder runs at each step, as published: stored tokens of DINOv2-B for ImageNet would take
 # 500 GB.
 _PUBLISHED = {
     "objective.encoder": "dinov2-b",
@@ -19,19 +19,19 @@ _PUBLISHED = {
 }
 RECIPES = {"paper": _PUBLISHED, "released": _PUBLISHED}
 
-# Published for SiT; for LightningDiT there is no code, and the layer is SiT's, as for any other backbone.
+# Published for SiT. There is no code for LightningDiT; it uses SiT's layer, like any other backbone.
 PLACEMENT = {depth: {"layer": layer, "weight": 0.5, "stop_step": None} for depth, layer in ((12, 4), (24, 8), (28, 8))}
 
 
 class Objective(base.Objective):
-    """Minus the cosine between head(f_layer) and the encoder's token, mean over tokens, then over encoders.
+    """Negative cosine between head(f_layer) and the encoder's tokens, mean over tokens, then over encoders.
 
-    ``encoder`` names one encoder or several joined by commas; each has a head of its own. ``stored`` is of no
-    concern here: it tells the data side to encode the images once and keep the tokens, or to run the encoder at each
-    step. With ``stop_step`` set this is the early stop of HASTE (250,000 steps for XL), without HASTE's alignment of
-    attention maps. The loss lies in -1..1 and is -1 for equal directions.
+    ``encoder`` is one encoder or several separated by commas; each has its own head. ``stored`` is not used here: it
+    decides whether `data.targets` encodes the images once and stores the tokens, or runs the encoder at each step. With
+    ``stop_step`` this is HASTE's early stopping (250,000 steps for XL), without its alignment of attention maps. The
+    loss is in -1..1 and is -1 for equal directions.
 
-    Raises ValueError for an encoder without target tokens, and for target tokens that are not as many as the
+    Raises ValueError for an encoder without target tokens, and if the number of target tokens differs from the
     student's.
     """
 
@@ -63,7 +63,7 @@ class Objective(base.Objective):
         f, target = inputs.features[self.layer], inputs.targets[name]
         if target.shape[1] != f.shape[1]:
             raise ValueError(
-                f"objective.encoder {name!r} gives {target.shape[1]} tokens an image, the student has {f.shape[1]}; "
+                f"objective.encoder {name!r} gives {target.shape[1]} tokens per image, the student has {f.shape[1]}; "
                 f"they must be the same grid"
             )
         predicted = self.heads[name](f)

@@ -1,7 +1,7 @@
-"""Self-Transcendence, stage 2 (Eqs. 3 and 4): a shallow layer learns a frozen model's guided feature.
+"""Self-Transcendence, stage 2 (Eqs. 3 and 4): a shallow layer predicts a frozen model's guided feature.
 
-The teacher, a model trained by stage 1, gives the same tokens with the class and with the null class; the target
-f_g = f_u + w (f_c - f_u) pushes them apart along what the class adds. The target stops after ``stop_step``.
+The teacher, a model trained in stage 1, is evaluated with the class and with the null class. The target
+f_g = f_u + w (f_c - f_u) extrapolates along the difference due to the class. Alignment ends at ``stop_step``.
 """
 
 import contextlib
@@ -37,9 +37,9 @@ RECIPES = {
     },
 }
 
-# Half of the depth guided by two thirds of it; the paper stops after 20 epochs for B and 10 for L and XL, which are
-# steps of batch 256 for SiT and 1024 for LightningDiT. For XL its rule leaves 18 or 19 open.
-# A backbone that is not here is placed as SiT of its depth.
+# The layer at half the depth is aligned with the layer at two thirds. The paper stops after 20 epochs for B and 10 for
+# L and XL, with batch size 256 for SiT and 1024 for LightningDiT. For XL its rule allows 18 or 19.
+# A backbone that is not listed uses the values of SiT with its depth.
 PLACEMENT = {
     12: {"layer": 6, "teacher_layer": 8, "guidance_scale": 30.0, "weight": 0.5, "stop_step": 100_000},
     24: {"layer": 12, "teacher_layer": 16, "guidance_scale": 30.0, "weight": 0.5, "stop_step": 50_000},
@@ -58,13 +58,13 @@ PLACEMENT = {
 class Objective(base.Objective):
     """Mean squared error between head(f_layer) of the student and f_g of the teacher, per sample (Eq. 4).
 
-    ``teacher`` is a run folder or a preset's name and ``teacher_step`` one of its checkpoints (the newest if None);
-    the run is loaded and frozen by the trainer, with its ``teacher_weights``. ``teacher_precision`` "ambient" is that
-    of training; "bfloat16" multiplies matrices in it and keeps the tokens between blocks in single precision, because
-    w enlarges the rounding of f_c - f_u as well (measured at w = 10 on a teacher of 175 steps: f_g is off by 1.5 %,
-    and by 8 % with everything in bfloat16). ``teacher_labels`` are the ones given to the teacher where the student's
-    were dropped: "original" ones, or the null class as the "student" saw.
-    ``normalize`` applies a layer norm without parameters to each target token.
+    ``teacher`` is a run folder or a preset's name and ``teacher_step`` one of its checkpoints (the newest if None); the
+    trainer loads and freezes the run, with its ``teacher_weights``. ``teacher_precision`` "ambient" is that of
+    training. "bfloat16" multiplies matrices in bfloat16 and keeps the tokens between blocks in single precision, as w
+    amplifies rounding errors of f_c - f_u (at w = 10 on a teacher of 175 steps, the error of f_g is 1.5 %, and 8 % with
+    everything in bfloat16). ``teacher_labels`` selects the teacher's labels where the student's were dropped: the
+    "original" ones, or the null class like the "student". ``normalize`` applies a layer norm without parameters to each
+    target token.
     """
 
     def __init__(
@@ -90,7 +90,9 @@ class Objective(base.Objective):
         super().__init__(context)
         base.check_window(window_low, window_high)
         if context.teacher is None:
-            raise ValueError(f"objective.teacher {teacher!r} was not loaded; a teacher is never made up")
+            raise ValueError(
+                f"objective.teacher {teacher!r} was not loaded; pass the frozen teacher in context.teacher"
+            )
         self.teacher_layer = self.check_layer("teacher_layer", teacher_layer)
         self.layer = self.check_layer("layer", layer)
         self.taps = (layer,)
@@ -102,7 +104,7 @@ class Objective(base.Objective):
 
     def rule(self) -> str:
         depth = self.context.depth
-        return f"; the paper's rule for depth {depth} is layer {depth // 2} guided by layer {2 * depth // 3}"
+        return f"; the paper's rule for depth {depth} is layer {depth // 2} aligned with layer {2 * depth // 3}"
 
     def loss(self, inputs: base.Inputs) -> base.Alignment:
         metrics: dict[str, Tensor] = {}

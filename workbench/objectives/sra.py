@@ -1,7 +1,7 @@
-"""SRA (Jiang et al. 2025): a shallow layer predicts a deep layer of the model's own average at a less noisy time.
+"""SRA (Jiang et al. 2025): a shallow layer predicts a deep layer of the EMA model at a less noisy time.
 
-The teacher is the average of the student's past weights. It sees the same image and the same noise, at a time that is
-earlier by a random amount.
+The teacher is the EMA of the student's weights. It gets the same image and noise, at a time that is smaller by a random
+offset.
 """
 
 from typing import Literal
@@ -17,7 +17,7 @@ from workbench.objectives import base
 
 _EPOCH = 5004  # steps at batch 256 on ImageNet
 
-# The released code now defaults to a cosine of constant weight, and takes it along the tokens.
+# The released code now defaults to a cosine loss with constant weight, computed along the tokens.
 RECIPES = {
     "paper": {
         "objective.loss": "smooth-l1",
@@ -48,14 +48,14 @@ PLACEMENT = {
 
 
 class Objective(base.Objective):
-    """Distance between head(f_layer) at (x_t, t) and the average model's f_teacher_layer at (x_t', t'), per sample.
+    """Distance between head(f_layer) at (x_t, t) and the EMA model's f_teacher_layer at (x_t', t'), per sample.
 
-    t' = t - ``offset`` u with u uniform in 0..1, not below 0; labels dropped for the student are dropped for the
-    teacher. ``loss`` "smooth-l1" bends at ``beta`` and is averaged over tokens and channels; "cosine" is the mean of
-    1 - cos along ``axis``: the channels of each token, or as released the tokens of each channel. ``beta`` and
-    ``axis`` belong to one of the two each. From ``decay_start`` on the weight falls tenfold in ``decay_length``
-    steps and never reaches 0: 149 and 1000 epochs in the paper at 256 pixels, 99 and 800 at 512. The published
-    code lowers it once an epoch; here it falls at each step and agrees where an epoch begins.
+    t' = max(0, t - ``offset`` u) with u uniform in 0..1. Labels dropped for the student are dropped for the teacher.
+    ``loss`` "smooth-l1", with parameter ``beta``, is averaged over tokens and channels. "cosine" is the mean of 1 - cos
+    along ``axis``: the channels of each token or, as released, the tokens of each channel. From ``decay_start`` on the
+    weight decays by a factor of ten in ``decay_length`` steps and never reaches 0: 149 and 1000 epochs in the paper at
+    256 pixels, 99 and 800 at 512. The published code reduces it once per epoch; here it decays at each step and is
+    equal at the beginning of an epoch.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Objective(base.Objective):
 
     @torch.no_grad()
     def target(self, inputs: base.Inputs) -> Float[Tensor, "b n d"]:
-        """The average model's raw tokens at t', in single precision, as published; no block above them runs."""
+        """The EMA model's tokens at t', not normalized and in single precision, as published."""
         t = (inputs.t - self.offset * inputs.u).clamp(0, 1)
         x_t = interpolate(get_path(self.context.path), inputs.z, inputs.eps, t).x_t
         with torch.autocast(x_t.device.type, enabled=False):

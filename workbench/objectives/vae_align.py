@@ -1,7 +1,7 @@
 """VAE-based alignment, stage 1 of Self-Transcendence (Eq. 1): a shallow feature predicts the latent.
 
-The paper's text aligns with the clean latent z; the released code aligns with the velocity, through another head
-and under a time window. Both are named recipes; the layer is in no file but the released script (2).
+The paper aligns with the clean latent z. The released code aligns with the velocity, with another head and a time
+window. Both are recipes. The layer (2) is only given in the released script.
 """
 
 from typing import Literal
@@ -30,7 +30,8 @@ RECIPES = {
     },
 }
 
-# Layer and weight are in the released script for B only; elsewhere they are ours. The paper gives neither.
+# Layer and weight are from the released script, which is for B only; for other sizes they are ours. The paper gives
+# neither.
 PLACEMENT = {None: {"layer": 2, "weight": 0.5}}
 
 _HEADS = {"mlp": heads.mlp, "mlp-norm-linear": heads.mlp_norm_linear}
