@@ -234,7 +234,10 @@ def test_tables_of_other_positions_are_not_loaded():
     own, stretched = model.state_dict(), rotary_angles(4, model.width // model.heads) * 16 / 4
     model.load_state_dict({name: value.bfloat16() for name, value in own.items()})
     for part, table in (("cos", stretched.cos()), ("sin", stretched.sin())):
-        with pytest.raises(ValueError, match=rf"rotary positions \(freqs_{part}\) are not 0..3 of its 4 x 4 grid"):
+        with pytest.raises(
+            ValueError,
+            match=rf"rotary positions \(freqs_{part}\) are not the unscaled positions 0..3 of its 4 x 4 grid",
+        ):
             model.load_state_dict({**own, f"feat_rope.freqs_{part}": table.float()})
     assert torch.equal(model.feat_rope.freqs_cos, own["feat_rope.freqs_cos"].bfloat16().float())
 

@@ -111,7 +111,7 @@ def test_old_file_format_and_half_precision(tmp_path, published):
 
 
 def test_absent_weights_are_not_replaced_by_others(tmp_path, published, save):
-    with pytest.raises(ValueError, match="it has no 'ema' weights, only 'raw' ones"):
+    with pytest.raises(ValueError, match="it has no 'ema' weights, only 'raw' weights; request those"):
         read_released(save(tmp_path, {"model": published()}), family="sra")
     with pytest.raises(ValueError, match="it has no 'raw' weights"):
         read_released(save(tmp_path, published()), family="sra", weights="raw")
@@ -271,7 +271,7 @@ def test_noise_paths_and_predictions(tmp_path, published, save):
     assert path(path_type="GVP") == path(path_type="cosine") == "cosine"
     with pytest.raises(ValueError, match="its noise path 'vp' is not known"):
         path(path_type="VP")
-    with pytest.raises(ValueError, match="it predicts 'score'; only velocities"):
+    with pytest.raises(ValueError, match="it predicts 'score'; only velocity models"):
         path(prediction="score")
 
 
@@ -500,7 +500,8 @@ def test_rotary_tables_of_other_positions_are_refused(tmp_path, published, save)
     tensors |= {"feat_rope.freqs_cos": angles.cos().float(), "feat_rope.freqs_sin": angles.sin().float()}
     for height in (None, 8):
         with pytest.raises(
-            ValueError, match=r"file.pt: its rotary positions \(feat_rope.freqs_cos\) are not 0..3 of its 4 x 4"
+            ValueError,
+            match=r"file.pt: its rotary positions \(feat_rope.freqs_cos\) are not the unscaled positions 0..3 of its 4 x 4",
         ):
             read_released(save(tmp_path, tensors), height=height)
 
@@ -512,7 +513,7 @@ def test_misfits_are_counted_by_kind(tmp_path, published, save):
     with pytest.raises(ValueError) as refused:
         read_released(save(tmp_path, tensors), family="repa")
     report = str(refused.value)
-    assert "file.pt: it is not the sit of size 'nano'" in report
+    assert "file.pt: it does not match the sit of size 'nano'" in report
     assert "lacks 2 tensors: blocks.*.mlp.fc1 (2), such as blocks.3.mlp.fc1.bias, blocks.4.mlp.fc1.bias" in report
     assert "also has 1 tensors: bn (1), such as bn.running_mean" in report
     assert "has with another shape 1 tensors: blocks.*.attn.qkv (1)" in report
