@@ -1,4 +1,4 @@
-"""How soon the training console answers and what it costs a real training, beside the goals."""
+"""Latency of the live panels and what they cost a real training, compared with goals."""
 
 import os
 import shutil
@@ -36,14 +36,14 @@ from workbench.training.state import accelerate
 PANELS = 3
 # Seconds, and % of a step. An answer may take a whole step where that is longer.
 DRAWN, SLOWDOWN, OPENED, LISTED, ANSWERED = 0.5, 2.0, 1.0, 0.5, 2.0
-# Steps without end and nothing else. Few images, because the length of a step does not depend on them; a line each,
-# which gives those who watch more to do than the preset's line every ten steps.
+# A training without end and without checkpoints. Few images, because the step time does not depend on their number.
+# Every step is logged, which is a heavier load on the panels than the preset's every tenth.
 _ENDLESS = (
     *("data.limit=256", "training.log_every=1", "training.steps=10000000"),
     *("training.checkpoint_every=10000000", "training.milestone_every=10000000"),
 )
 _BLOCK = 5.0  # seconds
-_PATIENT = 120.0  # seconds that an answer may take
+_PATIENT = 120.0  # seconds to wait for an answer
 _OPENINGS, _LISTINGS, _ANSWERS, _POLLS = 3, 5, 5, 1000
 _LAG, _THREE, _LONG = 0, 1, 2  # cells
 _CELLS = (
@@ -52,7 +52,7 @@ _CELLS = (
     "panels = [LivePanel([wb.open_run({run!r})]) for _ in range({panels})]\ndisplay(*panels)",
     "panel = wb.watch(long.pop())\npanel",
 )
-# Panels in a process of their own, as in a kernel that nothing else keeps busy; what they send is made and dropped.
+# Panels in a process of their own, like an idle kernel. Their messages are serialised and dropped.
 _KERNEL = """import json, sys
 from pathlib import Path
 from workbench.lab.watching.live import LivePanel
@@ -69,7 +69,7 @@ for line in sys.stdin:
 
 
 def missing_browser() -> str:
-    """Why nothing can be measured in a browser here; empty if it can."""
+    """Reason why no browser can be used here; empty if one can."""
     try:
         find_chromium()
     except ValueError as error:
@@ -85,11 +85,12 @@ def bench_console(
     listed: int = 200,
     say: harness.Say = print,
 ) -> Iterator[Figure]:
-    """Measure the console beside a training of demo/plain, changed by `overrides`, which ends with the measurement.
+    """Measure the panels beside a training of demo/plain with `overrides`; the training ends with the measurement.
 
-    `seconds` of lines that are drawn, and of blocks without and as many with panels, in a kernel and in JupyterLab
-    each; `logged` steps of a run that is opened, `listed` runs. All folders are temporary. Yields as rows are measured.
-    ValueError for numbers that are too small, and if the training or the browser fails.
+    `seconds` is the duration of the latency measurement, and of the blocks without and with panels, in a kernel and in
+    JupyterLab each. `logged` is the number of steps of the run that is opened, `listed` that of the runs in the table.
+    All folders are temporary. Yields rows as they are measured. ValueError for numbers that are too small, and if the
+    training or the browser fails.
     """
     if seconds < 1 or logged < 2 or listed < 1:
         raise ValueError(
@@ -109,7 +110,7 @@ def bench_console(
             with _kernel(trained.run) as show:
                 yield from _slowdown(trained, "kernel", show, seconds)
             missing = missing_browser()
-            yield from _left_out(missing) if missing else _in_jupyter(trained, long[_OPENINGS:], folder, seconds, say)
+            yield from _skipped(missing) if missing else _in_jupyter(trained, long[_OPENINGS:], folder, seconds, say)
             say("pause and stop")
             yield from _answers(trained)
         yield _poll(trained)
@@ -127,8 +128,8 @@ def _listing(config: Config, root: Path, count: int) -> Iterator[Figure]:
         changed = {"fingerprint": f"{number:016x}", "created": record["created"] + number}
         write_json(folder / "provenance.json", record | changed)
 
-    def listed(anew: bool) -> float:
-        if anew:
+    def listed(rebuild: bool) -> float:
+        if rebuild:
             (root / ".index.json").unlink(missing_ok=True)
         since = time.perf_counter()
         found = len(table_rows(root))
@@ -136,8 +137,8 @@ def _listing(config: Config, root: Path, count: int) -> Iterator[Figure]:
         assert found == count, (found, count)
         return taken
 
-    for what, anew in (("runs listed, first time", True), ("runs listed, indexed", False)):
-        yield timed(what, "s", [listed(anew) for _ in range(_LISTINGS)], LISTED, f"{count} runs")
+    for what, rebuild in (("runs listed, first time", True), ("runs listed, indexed", False)):
+        yield timed(what, "s", [listed(rebuild) for _ in range(_LISTINGS)], LISTED, f"{count} runs")
 
 
 def _long_run(config: Config, root: Path, steps: int) -> Run:
@@ -148,7 +149,7 @@ def _long_run(config: Config, root: Path, steps: int) -> Run:
 
 
 def _copies(run: Run, count: int) -> list[Run]:
-    """The same run as many times, for what was read of a file is kept beside it: each copy is opened once."""
+    """Hard-linked copies of a run, one for each opening, because parsed metrics are cached beside the run."""
     folders = [run.folder.with_name(f"{run.name}-{number}") for number in range(count)]
     for folder in folders:
         folder.mkdir()
@@ -158,7 +159,7 @@ def _copies(run: Run, count: int) -> list[Run]:
 
 
 def _log(run: Run, steps: int) -> None:
-    """Lines as a training writes them."""
+    """Write metrics as a training does."""
     with (run.folder / "metrics.jsonl").open("w") as file:
         file.writelines(
             f'{{"step": {step}, "loss": {1 / step + 0.3123456789}, "denoise": {1 / step + 0.2123456789}, '
@@ -179,12 +180,12 @@ def _first_state(runs: Sequence[Run]) -> Figure:
 
 
 def _unread(runs: Sequence[Run]) -> str:
-    return f"{runs[0].status['step']:,} logged steps that nobody has read before, {len(runs)} times"
+    return f"{runs[0].status['step']:,} logged steps, not read before, {len(runs)} times"
 
 
 @contextmanager
 def _kernel(run: Run) -> Iterator[Callable[[int], None]]:
-    """show(count) of panels in another process."""
+    """Yields show(count), which opens that many panels in another process."""
     command = [sys.executable, "-c", _KERNEL, str(run.folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
 
@@ -201,7 +202,7 @@ def _kernel(run: Run) -> Iterator[Callable[[int], None]]:
 
 
 def _slowdown(trained: Trained, where: str, show: Callable[[int], None], seconds: float) -> Iterator[Figure]:
-    """Blocks without and with panels, in an order that a steady drift cancels in: without, with, with, without."""
+    """Blocks in the order without, with, with, without panels, which cancels a steady drift."""
     count = min(12, max(2, round(seconds / _BLOCK)))
     blocks = []
     for pair in range(count):
@@ -213,13 +214,13 @@ def _slowdown(trained: Trained, where: str, show: Callable[[int], None], seconds
     yield from compared(blocks, where, SLOWDOWN, about)
 
 
-def _left_out(why: str) -> Iterator[Figure]:
+def _skipped(why: str) -> Iterator[Figure]:
     for what, unit, goal in (
         ("line to curve drawn", "s", DRAWN),
         ("slowdown, browser", "%", SLOWDOWN),
         ("long run, first paint", "s", OPENED),
     ):
-        yield Figure(what, unit, None, goal=goal, about=f"left out: {why}")
+        yield Figure(what, unit, None, goal=goal, about=f"skipped: {why}")
 
 
 def _in_jupyter(
@@ -234,7 +235,7 @@ def _in_jupyter(
         jupyter(folder, trained.run.folder.parent) as server,
         opened(browser, server, folder, cells, probe) as notebook,
     ):
-        say("lines that are drawn")
+        say("lines drawn")
         yield _drawn(trained, notebook, seconds)
 
         def show(count: int) -> None:
@@ -246,7 +247,7 @@ def _in_jupyter(
 
         say("panels in a browser")
         yield from _slowdown(trained, "browser", show, seconds)
-        # A trainer that waits does not take the cores from what is measured next.
+        # A paused trainer leaves the cores to the next measurement.
         _answered(Control(trained.run, patience=_PATIENT).pause())
         say("a long run in the browser")
         times = []
@@ -290,7 +291,7 @@ def _answers(trained: Trained) -> Iterator[Figure]:
 
 def _answered(answer: Answer) -> float:
     if not answer.result.startswith("done"):
-        raise ValueError(f"{answer.what} was answered: {answer.result}")
+        raise ValueError(f"{answer.what} failed: {answer.result}")
     return answer.seconds
 
 

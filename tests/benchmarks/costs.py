@@ -1,4 +1,4 @@
-"""Rows of a measurement from times and from blocks of training: medians, intervals, and whether a goal is met."""
+"""Rows of a benchmark: medians, confidence intervals, and whether a goal is met."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from workbench.evaluation.statistics import t_interval
 
 @dataclass(frozen=True)
 class Block:
-    """A stretch of training: seconds and the trainer's CPU seconds a step, CPU seconds a second of those who watch."""
+    """A stretch of training: seconds and the trainer's CPU seconds per step, and the panels' CPU seconds per second."""
 
     watched: bool
     steps: int
@@ -21,7 +21,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Figure:
-    """One row. ``value`` is a median, or of paired blocks a mean with its 95 % interval; None if it was left out.
+    """One row. ``value`` is a median, or the mean of paired blocks with its 95 % interval; None if it was skipped.
 
     ``met`` is "yes", "no", "unclear" where the goal lies inside the interval, or "" without a goal or a value.
     """
@@ -39,22 +39,22 @@ class Figure:
 
 
 def lags(written: Sequence[tuple[int, float]], drawn: Sequence[tuple[int, float]]) -> np.ndarray:
-    """Seconds from the writing of each step to the first picture that shows it or a later one; infinite for none.
+    """Seconds from writing each step to the first frame that shows it or a later one; infinite if none does.
 
-    Both are (step, time) in order; a picture counts with its newest step.
+    Both are (step, time) in order; a frame is listed with its newest step.
     """
     shown, times = np.array([step for step, _ in drawn]), np.array([*(time for _, time in drawn), np.inf])
     return np.array([times[np.searchsorted(shown, step)] - time for step, time in written])
 
 
 def paired(blocks: Sequence[Block]) -> list[tuple[Block, Block]]:
-    """Neighbours of a series of blocks as (without panels, with panels), whichever came first."""
+    """Consecutive blocks as pairs (without panels, with panels), in whichever order they were measured."""
     pairs = zip(blocks[::2], blocks[1::2], strict=True)
     return [(after, before) if before.watched else (before, after) for before, after in pairs]
 
 
 def verdict(goal: float | None, value: float | None, high: float | None = None, low: float | None = None) -> str:
-    """``met`` of a row."""
+    """Whether a goal is met: ``met`` of a row."""
     if goal is None or value is None:
         return ""
     high, low = (value if high is None else high), (value if low is None else low)
@@ -62,13 +62,13 @@ def verdict(goal: float | None, value: float | None, high: float | None = None, 
 
 
 def timed(what: str, unit: str, values: Sequence[float], goal: float | None, about: str) -> Figure:
-    """The row of times that were taken alike; of one time there is no percentile."""
+    """Row of a repeated timing; a single time has no percentile."""
     p50, p95 = np.percentile(values, (50, 95)).tolist()
     return Figure(what, unit, p50, p95 if len(values) > 1 else None, goal=goal, met=verdict(goal, p50), about=about)
 
 
 def compared(blocks: Sequence[Block], where: str, goal: float, about: str) -> Iterator[Figure]:
-    """What panels cost by pairs of blocks: time and the trainer's CPU a step, and their own CPU, with intervals."""
+    """Cost of panels from pairs of blocks: step time, the trainer's CPU time and the panels' own, with intervals."""
     pairs = paired(blocks)
     sides = [[block.step for block in side] for side in zip(*pairs, strict=True)]
     spread = " / ".join(f"{100 * np.std(side, ddof=1) / np.mean(side):.1f} %" for side in sides)

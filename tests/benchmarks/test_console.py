@@ -1,4 +1,4 @@
-"""Costs of the training console: lags, pairs and verdicts by hand, what is left out, and the whole command, tiny."""
+"""Costs of the training console: lags, pairs and verdicts by hand, what is skipped, and the whole command, tiny."""
 
 import json
 import math
@@ -150,7 +150,7 @@ def test_a_long_run_is_opened_before_anybody_has_read_it(tmp_path):
     assert not any(file.exists() for file in kept)
     row = _first_state(runs)
     assert all(file.exists() for file in kept)  # read now, each once
-    assert 0 < row.value <= row.p95 and row.about == "30 logged steps that nobody has read before, 3 times"
+    assert 0 < row.value <= row.p95 and row.about == "30 logged steps, not read before, 3 times"
 
 
 def test_what_is_refused(tmp_path):

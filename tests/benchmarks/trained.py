@@ -1,4 +1,4 @@
-"""A training that is measured: when each line was written, and what its steps cost with panels or without."""
+"""Measure a training: when each line was written, and the cost of its steps with and without panels."""
 
 import json
 import os
@@ -22,12 +22,12 @@ from workbench.training.control import Control
 from workbench.training.launch import launch
 
 _SETTLE = 0.5  # seconds before a block, after panels were opened or closed
-_LOOK = 0.005  # seconds between two looks at the file
-_PATIENCE = 60.0  # seconds that a training may take to save and leave
+_LOOK = 0.005  # seconds between two checks of the file
+_PATIENCE = 60.0  # seconds that a training has to save and exit
 
 
 class Line(NamedTuple):
-    """A record of the metrics: when the file was written, and the trainer's CPU seconds until then."""
+    """A logged step: when the file was written, and the trainer's CPU seconds until then."""
 
     written: float
     step: int
@@ -35,7 +35,7 @@ class Line(NamedTuple):
 
 
 class Trained:
-    """A run that trains, and every line that it writes while this is open."""
+    """A run in training, and every line that it logs while this is open."""
 
     def __init__(self, run: Run, beside: Sequence[str]):
         self.run, self.beside = run, tuple(beside)
@@ -51,12 +51,12 @@ class Trained:
             raise
 
     def close(self) -> None:
-        """Follow the file no longer; the training goes on."""
+        """Stop following the file; the training continues."""
         self._over.set()
         self._thread.join()
 
     def wait_for(self, count: int, seconds: float) -> list[Line]:
-        """The lines of the next `seconds`, and of longer if they are not `count`; ValueError if the training ended."""
+        """Lines of the next `seconds`, or longer until there are `count`; ValueError if the training ends."""
         first, since = len(self.lines), time.monotonic()
         while time.monotonic() - since < seconds or len(self.lines) - first < count:
             state = self.run.status["state"]
@@ -67,14 +67,14 @@ class Trained:
 
     @property
     def step(self) -> float:
-        """Seconds of a step, the median of the last hundred."""
-        # Of lines that came at one time only the last counts.
+        """Seconds per step, the median of the last hundred."""
+        # Of lines written at the same time only the last counts.
         last = list({line.written: line for line in self.lines[-1001:]}.values())[-101:]
         pairs = zip(last, last[1:], strict=False)
         return statistics.median((after.written - line.written) / (after.step - line.step) for line, after in pairs)
 
     def block(self, watched: bool, seconds: float) -> Block:
-        """Measure a stretch of whole steps, from line to line."""
+        """Measure a stretch of whole steps."""
         time.sleep(_SETTLE)
         others, since = self._others(), time.monotonic()
         lines = self.wait_for(3, seconds)
@@ -82,12 +82,12 @@ class Trained:
         return between(lines[0], lines[-1], watched, others / lasted)
 
     def _others(self) -> float:
-        """CPU seconds of whom this process started, the training apart: a kernel, JupyterLab, a browser."""
+        """CPU seconds of child processes other than the training: a kernel, JupyterLab, a browser."""
         here, found = psutil.Process(), 0.0
         training = {self._process.pid, *(child.pid for child in self._process.children(recursive=True))}
         for child in here.children(recursive=True):
             if child.pid not in training:
-                with suppress(psutil.Error):  # it has ended meanwhile
+                with suppress(psutil.Error):  # it has ended
                     found += sum(child.cpu_times()[:2])
         return found
 
@@ -103,19 +103,19 @@ class Trained:
                 opened.seek(position)
                 *lines, rest = (rest + opened.read(found.st_size - position)).split(b"\n")
             position = found.st_size
-            # The file's own time: on a busy machine this look comes late.
+            # The file's modification time: on a busy machine this check comes late.
             self.lines += [Line(found.st_mtime_ns / 1e9, json.loads(line)["step"], cpu) for line in lines]
 
 
 def between(first: Line, last: Line, watched: bool, panels_cpu: float) -> Block:
-    """The block of the steps from one line to another."""
+    """The block of steps between two lines."""
     steps = last.step - first.step
     return Block(watched, steps, (last.written - first.written) / steps, (last.cpu - first.cpu) / steps, panels_cpu)
 
 
 @contextmanager
 def training(config: Config, root: Path) -> Iterator[Trained]:
-    """A training of `config` under `root`, in a process of its own, gone afterwards; ValueError if it fails."""
+    """Train `config` under `root` in a process that ends with this context; ValueError if it fails."""
     run = prepare_run(config, root)
     try:
         launched = launch(config, root=root, patience=600.0)
@@ -132,12 +132,12 @@ def training(config: Config, root: Path) -> Iterator[Trained]:
 
 def _end(run: Run) -> None:
     if run.status["state"] in LIVE:
-        with suppress(ValueError):  # it ended by itself meanwhile
+        with suppress(ValueError):  # it has ended by itself
             Control(run, patience=_PATIENCE).stop()
     deadline = time.monotonic() + _PATIENCE
     while is_locked(run.folder / STARTER_LOCK):
         if time.monotonic() > deadline:
-            # A detached training leads a group of its own.
+            # A detached training leads its own process group.
             with suppress(ProcessLookupError):
                 os.killpg(run.status["pid"], signal.SIGKILL)
             return

@@ -71,7 +71,7 @@ def test_the_code_is_code(root):
 def test_tags_and_notes_are_kept_and_shown(table, root):
     name = names(root)[0]
     note = {"type": "act", "what": "note", "name": name, "tags": ["best", "a"], "notes": "look"}
-    table._heard(table, note, [])
+    table._on_message(table, note, [])
     (run,) = [run for run in find_runs(root) if run.name == name]
     assert read_notes(run) == {"tags": ["a", "best"], "notes": "look"}
     assert (table.rows[-1]["tags"], table.rows[-1]["notes"]) == (["a", "best"], "look")
@@ -81,11 +81,11 @@ def test_tags_and_notes_are_kept_and_shown(table, root):
 def test_a_teacher_goes_with_its_students_and_not_before(table, root):
     teacher, student, plain = names(root)
     table.chosen = [teacher, plain]
-    table._heard(table, {"type": "act", "what": "trash", "names": [teacher, plain]}, [])
+    table._on_message(table, {"type": "act", "what": "trash", "names": [teacher, plain]}, [])
     assert table.sent[-1]["wrong"] and "is the teacher of" in table.sent[-1]["text"]
     assert f"{plain} was moved" in table.sent[-1]["text"] and trashed(root) == [plain]
     assert [row["name"] for row in table.rows] == [student, teacher] and table.chosen == [teacher]
-    table._heard(table, {"type": "act", "what": "trash", "names": [teacher, student]}, [])
+    table._on_message(table, {"type": "act", "what": "trash", "names": [teacher, student]}, [])
     assert not table.sent[-1]["wrong"] and "workbench restore" in table.sent[-1]["text"]
     assert table.rows == [] and table.chosen == [] and trashed(root) == sorted([teacher, student, plain])
 
@@ -93,14 +93,14 @@ def test_a_teacher_goes_with_its_students_and_not_before(table, root):
 def test_a_run_that_trains_stays(table, root):
     run = find_runs(root)[2]
     with hold_lock(run.folder / TRAINER_LOCK, 1.0):
-        table._heard(table, {"type": "act", "what": "trash", "names": [run.name]}, [])
+        table._on_message(table, {"type": "act", "what": "trash", "names": [run.name]}, [])
     assert table.sent[-1]["wrong"] and "workbench stop" in table.sent[-1]["text"] and trashed(root) == []
 
 
 @pytest.mark.parametrize("content", [{"what": "burn"}, {"what": "trash", "names": ["../x"]}, {}])
 def test_what_makes_no_sense_is_said(table, root, content):
     before = names(root)
-    table._heard(table, {"type": "act", **content}, [])
+    table._on_message(table, {"type": "act", **content}, [])
     assert table.sent[-1]["wrong"] and names(root) == before
 
 

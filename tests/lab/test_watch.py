@@ -14,7 +14,7 @@ from PIL import Image
 
 from workbench.files import hold_lock
 from workbench.lab.watching import live, state
-from workbench.lab.watching.live import LivePanel, Lookout, watch
+from workbench.lab.watching.live import LivePanel, RunUpdates, watch
 from workbench.lab.watching.log import drawn
 from workbench.lab.watching.state import commands, panel_state
 from workbench.lab.watching.thumbnails import first_rows, newest_samples
@@ -170,51 +170,51 @@ def test_of_a_large_file_only_the_first_rows_are_unpacked(tmp_path, monkeypatch)
 
 
 def test_news_are_only_what_changed(running, log):
-    lookout = Lookout(running)
-    assert lookout.whole()["curves"]["loss"][0] == [10, 20, 30]
-    assert lookout.news() == {}
+    updates = RunUpdates(running)
+    assert updates.full()["curves"]["loss"][0] == [10, 20, 30]
+    assert updates.changes() == {}
     log(running, 40)
-    assert lookout.news() == {"curves": {
+    assert updates.changes() == {"curves": {
         "loss": [[40], [2.5]], "denoise": [[40], [1.25]], "gradient_norm": [[40], [1.0]],
         "images_per_second": [[40], [80.0]],
     }}  # fmt: skip
     (running.folder / "log.txt").write_text("hello\n")
-    assert lookout.news() == {"log": ["hello"]}
+    assert updates.changes() == {"log": ["hello"]}
     with (running.folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 50, "lo')
-    assert lookout.news() == {}
+    assert updates.changes() == {}
     with (running.folder / "metrics.jsonl").open("a") as file:
         file.write('ss": 1.0}\n')
-    assert lookout.news() == {"curves": {"loss": [[50], [1.0]]}}
+    assert updates.changes() == {"curves": {"loss": [[50], [1.0]]}}
 
 
 def test_news_of_a_run_that_went_back_are_everything(running, log):
-    lookout = Lookout(running)
-    lookout.whole()
+    updates = RunUpdates(running)
+    updates.full()
     running.rewind(10)
     log(running, 15)
-    news = lookout.news()
+    news = updates.changes()
     assert news["whole"] and news["curves"]["loss"][0] == [10, 15]
-    assert lookout.news() == {}
+    assert updates.changes() == {}
 
 
 def test_a_folder_that_goes_and_comes_back(running):
-    lookout, aside = Lookout(running), running.folder.with_name("aside")
-    lookout.whole()
+    updates, aside = RunUpdates(running), running.folder.with_name("aside")
+    updates.full()
     running.folder.rename(aside)
-    assert "status.json does not exist" in lookout.news()["error"]
-    assert lookout.news() == {}
+    assert "status.json does not exist" in updates.changes()["error"]
+    assert updates.changes() == {}
     aside.rename(running.folder)
-    news = [lookout.news(), lookout.news()]
+    news = [updates.changes(), updates.changes()]
     assert any(one.get("error") == "" for one in news)
 
 
 def test_a_process_that_dies_is_news(run):
     with hold_lock(run.folder / TRAINER_LOCK, 1.0):
         run.write_status("running", 30)
-        lookout = Lookout(run)
-        lookout.whole()
-    news = lookout.news()
+        updates = RunUpdates(run)
+        updates.full()
+    news = updates.changes()
     assert news["status"]["state"] == "lost" and "curves" not in news
 
 
@@ -237,10 +237,10 @@ def test_a_stretch_has_its_own_points(run, panels, monkeypatch, log):
     assert len(wide) <= 100 and wide[0] < 200 and wide[-1] > 3900
     assert state.finer_curves(run, 6000, 7000)["loss"][0] == [4999]  # the line comes from there
     panel = panels(run)
-    panel._heard(panel, {"type": "range", "range": [1000.5, 1003.5]}, [])
+    panel._on_message(panel, {"type": "range", "range": [1000.5, 1003.5]}, [])
     assert panel.sent[-1]["range"] == [1000.5, 1003.5]
     assert panel.sent[-1]["runs"][0]["denoise"][0] == [1000, 1001, 1002, 1003, 1004]
-    panel._heard(panel, {"type": "range", "range": ["a", None]}, [])
+    panel._on_message(panel, {"type": "range", "range": ["a", None]}, [])
     assert panel.sent[-1]["wrong"]
 
 
@@ -252,7 +252,7 @@ def test_two_runs_in_one_panel(run, tmp_path, panels, log, make_run):
     log(other, 6)
     assert panel.look() and not panel.look()
     assert [list(message["runs"]) for message in panel.sent] == [[1]]
-    panel._heard(panel, {"type": "ready"}, [])
+    panel._on_message(panel, {"type": "ready"}, [])
     assert [one["curves"]["loss"][0] for one in panel.sent[-1]["runs"].values()] == [[10, 20, 30], [5, 6]]
 
 
@@ -267,7 +267,7 @@ def test_what_no_page_shows_is_looked_at_less_often_until_it_is_seen(run, monkey
         return looks.acquire(timeout=seconds)
 
     def seen(view: str, value: bool) -> None:
-        panel._heard(panel, {"type": "seen", "view": view, "value": value}, [])
+        panel._on_message(panel, {"type": "seen", "view": view, "value": value}, [])
 
     try:
         assert looked(10)  # no page has said anything yet

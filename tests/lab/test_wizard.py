@@ -138,7 +138,7 @@ def test_what_is_wrong_is_said_and_can_be_mended(made, key, text, said):
     one.change(key, before)
     assert one.problem == "" and one.plan["left"] == 6
     one.change(key, text)
-    one._heard(one, {"type": "launch"}, [])
+    one._on_message(one, {"type": "launch"}, [])
     deadline = time.monotonic() + 5
     while not one.sent:
         assert time.monotonic() < deadline
@@ -149,7 +149,7 @@ def test_what_is_wrong_is_said_and_can_be_mended(made, key, text, said):
 def test_nothing_that_makes_no_sense_is_done(made):
     one = made()
     for content in ({"type": "change"}, {"type": "dance"}, "x", {}):
-        one._heard(one, content, [])
+        one._on_message(one, content, [])
     assert [said["wrong"] for said in one.sent] == [True] and one.problem == ""
     with pytest.raises(ValueError, match="preset 'demo/gided' is not known; did you mean 'demo/guided'"):
         wizard("demo/gided")
@@ -158,9 +158,9 @@ def test_nothing_that_makes_no_sense_is_done(made):
 def test_measured_then_launched_then_watched(made):
     one = made()
     assert not one.plan["measured"] and one.plan["total"] == "not measured"
-    one._heard(one, {"type": "measure"}, [])
+    one._on_message(one, {"type": "measure"}, [])
     assert one.busy.startswith("measuring")
-    one._heard(one, {"type": "launch"}, [])  # one thing at a time
+    one._on_message(one, {"type": "launch"}, [])  # one thing at a time
     assert one.sent == [{"type": "said", "text": "still measuring a few steps …", "wrong": True}]
     deadline = time.monotonic() + 120
     while one.busy:
@@ -177,7 +177,7 @@ def test_measured_then_launched_then_watched(made):
     while any(s.run.status["state"] != "finished" or is_locked(s.run.folder / STARTER_LOCK) for s in one.launched):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    one._heard(one, {"type": "refresh"}, [])
+    one._on_message(one, {"type": "refresh"}, [])
     assert one.plan["left"] == 0 and [bar["left"] for bar in one.plan["bars"]] == [0.0, 0.0]
     panel.close()
 

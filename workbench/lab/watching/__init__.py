@@ -1,1 +1,1 @@
-"""Runs as they train, and the table of runs: panels that follow the run folders and never touch the training."""
+"""Live training panels, the table of runs and the launch form. They read run folders and never touch a training."""

@@ -1,4 +1,4 @@
-"""Code that names runs, for whoever copies it into a cell."""
+"""Code snippets that open runs, to paste into a cell."""
 
 import json
 from collections.abc import Sequence
@@ -7,12 +7,12 @@ from workbench.runs.store import Run, open_run
 
 
 def named(runs: Sequence[Run]) -> list[str]:
-    """Each run as a Python string under which it is found again: its name, else its path."""
+    """Each run as a Python string literal that `open_run` accepts: its name, else its path."""
     return [json.dumps(_reference(run), ensure_ascii=False) for run in runs]
 
 
 def calling(function: str, arguments: str) -> str:
-    """A cell that calls one function of the package."""
+    """Snippet that calls one function of the package."""
     return f"import workbench as wb\n\nwb.{function}({arguments})\n"
 
 

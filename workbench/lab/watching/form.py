@@ -1,4 +1,4 @@
-"""The fields of the wizard's form, read from the package: presets, sizes, signatures of methods; and what they make."""
+"""Fields of the launch form, from presets, sizes and signatures of methods, and the configurations they describe."""
 
 import inspect
 import json
@@ -29,17 +29,17 @@ from workbench.runs.store import Run, find_runs, open_run
 
 TEACHER_STEPS = "teacher.steps"
 _TRAINING = ("steps", "batch", "learning_rate", "seed")
-# What the form changes of student and teacher alike, beside what `teacher_overrides` hands on.
+# Options that apply to student and teacher, beside those of `teacher_overrides`.
 _SHARED = ("diffusion.", "training.batch", "training.learning_rate", "training.seed")
-# Options of a method that stand in front; the others are folded away.
+# Options of a method that are always shown; the others are folded.
 _FIRST = ("teacher", "encoder", "layer", "teacher_layer", "pairs", "guidance_scale", "weight", "stop_step")
-_RUNS = 30  # teachers to choose from beside the presets
+_RUNS = 30  # finished runs that are offered as teachers, beside the presets
 
 
 def fields(preset: str, changes: Mapping[str, str], root: Path) -> list[dict[str, Any]]:
-    """Every field, ready for JSON: key, label, group, text, and "values" where one is chosen from a list.
+    """All fields, ready for JSON: key, label, group, text, and "values" where there is a list to choose from.
 
-    It is made whatever the changes come to, so that what is wrong can be mended.
+    Invalid changes give fields too, so that they can be corrected.
     """
     tree = _tree(preset, changes)
     made = [_field("preset", "start from", "Start", preset, presets())]
@@ -64,7 +64,7 @@ def fields(preset: str, changes: Mapping[str, str], root: Path) -> list[dict[str
 
 
 def changed(preset: str, changes: Mapping[str, str], key: str, text: str, root: Path) -> tuple[str, dict[str, str]]:
-    """Preset and changes after the field ``key`` was given ``text``; another plug-in starts its section afresh."""
+    """Preset and changes after setting field ``key`` to ``text``; choosing another plug-in clears its section."""
     if key == "preset":
         return text, {}
     section, _, option = key.partition(".")
@@ -80,7 +80,7 @@ def changed(preset: str, changes: Mapping[str, str], key: str, text: str, root: 
 
 
 def configs(preset: str, changes: Mapping[str, str], root: Path) -> tuple[Config, Config | None]:
-    """What the form describes, and its teacher's configuration if that is a preset; ValueError with what is wrong."""
+    """The configuration, and its teacher's if the teacher is a preset; ValueError if the form is invalid."""
     config = load_config(preset, overrides(changes))
     reference = config.objective.options.get("teacher")
     if reference is None or reference not in presets():
@@ -91,19 +91,19 @@ def configs(preset: str, changes: Mapping[str, str], root: Path) -> tuple[Config
 
 
 def overrides(changes: Mapping[str, str]) -> list[str]:
-    """The changes as dotted overrides of the run itself."""
+    """The changes as dotted overrides of the student."""
     return [f"{key}={text or 'null'}" for key, text in changes.items() if key != TEACHER_STEPS]
 
 
 def code(preset: str, changes: Mapping[str, str], root: Path) -> str:
-    """A cell that plans and launches the same."""
+    """Snippet that plans and launches the same runs."""
     config, teacher = configs(preset, changes, root)
     lines = ["import workbench as wb", "from workbench.training.plan import plan", ""]
     lines.append(f"config = wb.load_config({json.dumps(preset)}, {json.dumps(overrides(changes))})")
     given = "config"
     if teacher is not None:
-        reference, taught = config.objective.options["teacher"], json.dumps(_teacher_overrides(config, changes))
-        lines.append(f"teacher = wb.load_config({json.dumps(reference)}, {taught})")
+        reference, options = config.objective.options["teacher"], json.dumps(_teacher_overrides(config, changes))
+        lines.append(f"teacher = wb.load_config({json.dumps(reference)}, {options})")
         given = "config, teacher=teacher"
     lines += [f"launched = plan({given}).launch()", "wb.watch(*launched)"]
     return "\n".join(lines) + "\n"
@@ -116,7 +116,7 @@ def _teacher_overrides(config: Config, changes: Mapping[str, str]) -> list[str]:
 
 
 def _tree(preset: str, changes: Mapping[str, str]) -> dict[str, Any]:
-    """What the form shows: the layers of preset and changes or, if those cannot be, one laid over the other."""
+    """Values of the form: the preset with the changes or, if that is invalid, with those changes that can be parsed."""
     try:
         return layered(preset, overrides(changes)).tree
     except ValueError:
@@ -169,15 +169,15 @@ def _method(tree: Mapping[str, Any], preset: str, root: Path) -> list[dict[str, 
 
 
 def _teachers(preset: str, root: Path) -> list[str]:
-    """Presets of teachers of the same edition, then finished runs."""
-    edition = preset.partition("/")[0]
-    named = [name for name in presets() if name.endswith("teacher") and name.startswith(f"{edition}/")]
+    """Presets of teachers in the same folder, then finished runs."""
+    folder = preset.partition("/")[0]
+    named = [name for name in presets() if name.endswith("teacher") and name.startswith(f"{folder}/")]
     finished = [run.name for run in reversed(find_runs(root)) if _has_finished(run)]
     return [*(named or [name for name in presets() if name.endswith("teacher")]), *finished[:_RUNS]]
 
 
 def _has_finished(run: Run) -> bool:
-    with suppress(ValueError, OSError):  # a damaged run is no teacher to choose
+    with suppress(ValueError, OSError):  # a damaged run cannot be a teacher
         return run.status["state"] == "finished"
     return False
 
@@ -191,13 +191,13 @@ def _field(
         return found
     options = [_text(one) for one in values]
     shown = texts or options
-    if text not in options:  # a folder, or what was left out
+    if text not in options:  # a folder, or an empty text
         options, shown = [text, *options], [text or "(choose)", *shown]
     return {**found, "values": options, "texts": shown}
 
 
 def _text(value: Any) -> str:
-    """A value as it is typed, which YAML reads."""
+    """A value as a user would type it in YAML."""
     if isinstance(value, str | WrittenInt | WrittenFloat):
         return str(value)
     plain = yaml.safe_load(yaml.safe_dump([list(value) if isinstance(value, tuple) else value])) if value else [value]

@@ -1,4 +1,4 @@
-"""Runs as they train, in a notebook: a panel whose thread follows the run folders and sends what is new."""
+"""Live panel of training runs: a thread follows the run folders and sends updates to the browser."""
 
 import threading
 import time
@@ -17,20 +17,20 @@ from workbench.runs.store import Run, find_runs, open_run, runs_root
 from workbench.training.control import Control
 from workbench.training.launch import Launched
 
-# Seconds between two looks, which all panels of a kernel take at the same moments: then the page is painted once for
-# all, which costs a training on the same machine more than all the rest. Slower, curves would come too late.
+# Seconds between updates. All panels of a kernel update at the same moments, so that the page is painted once: on a
+# shared machine, painting slows a training more than everything else. Longer intervals would delay the curves.
 _QUICK, _SLOW = 0.8, 1.6
-_PATIENT = 20.0  # seconds without news after which the slow ones do: runs mostly log more often
-_UNSEEN = 8.0  # for a panel that is scrolled away or whose tab is hidden
+_PATIENT = 20.0  # seconds without news until updates slow down; most runs log more often
+_UNSEEN = 8.0  # for a panel that is scrolled out of view or in a hidden tab
 _STATIC = Path(__file__).parents[1] / "static"
-_open: dict[tuple[Path, ...], "LivePanel"] = {}  # so that a cell that runs again does not start another thread
+_open: dict[tuple[Path, ...], "LivePanel"] = {}  # so that running a cell again does not start another thread
 
 
 def watch(*runs: Run | Launched | str | Path) -> "LivePanel":
     """A live panel of one or several runs: curves, speed, scores, samples, log, and buttons that control the training.
 
-    It reads the run folders only, so it works while a run trains, after it ended, after a restart of the kernel (call
-    it again) and on any machine that sees the folders. The same runs give the same panel until it is closed.
+    It only reads the run folders, so it works during and after the training, after a restart of the kernel (call it
+    again) and on any machine that can read the folders. The same runs give the same panel until it is closed.
 
     Args:
         runs: Runs, what `wb.launch` returned, or folders or names of runs.
@@ -39,7 +39,7 @@ def watch(*runs: Run | Launched | str | Path) -> "LivePanel":
         A widget; ``panel.close()`` ends its thread.
 
     Raises:
-        ValueError: For no run, and for one that does not exist.
+        ValueError: If no run is given, or one does not exist.
 
     Examples:
         >>> panel = wb.watch(wb.zoo("plain"), wb.zoo("guided"))
@@ -57,8 +57,8 @@ def watch(*runs: Run | Launched | str | Path) -> "LivePanel":
     return _open[key]
 
 
-class Lookout:
-    """What is new of a run since the last look, for a few stats while nothing is."""
+class RunUpdates:
+    """Changes of a run since the last call; a few `stat` calls while there are none."""
 
     def __init__(self, run: Run):
         self.run = run
@@ -68,9 +68,9 @@ class Lookout:
         self._last: int | None = None
         self._complete = True
 
-    def whole(self) -> dict[str, Any]:
-        """Everything, as `panel_state` has it; news go on from there."""
-        # Both before anything is read: what changes meanwhile is read twice, never missed.
+    def full(self) -> dict[str, Any]:
+        """The full state, as of `panel_state`; `changes` continues from there."""
+        # Both before anything is read: a change in between is read twice, never missed.
         self._marks = {part: mark_of(self.run, part) for part in PARTS}
         self._follower = follow(self.run)
         state = panel_state(self.run)
@@ -78,13 +78,13 @@ class Lookout:
         self._last, self._complete = state["last"], state["complete"]
         return {**state, "whole": True}
 
-    def news(self) -> dict[str, Any]:
-        """The parts that changed and "curves" with the points that were added; everything after a run was rewound."""
+    def changes(self) -> dict[str, Any]:
+        """The parts that changed, and "curves" with the new points; the full state if the run was rewound."""
         news, errors = {}, []
         try:
             found = self._follower.new()
             if found.rewound or not self._complete:
-                return self.whole()
+                return self.full()
             news["curves"] = points_of(found.records, self._last)
             if found.records:
                 self._last = found.records[-1]["step"]
@@ -106,44 +106,44 @@ class Lookout:
 
 
 class LivePanel(anywidget.AnyWidget):
-    """The panel of `watch`. `choices` are smoothing, scale and the zoomed range of steps, as the page has them."""
+    """The panel of `watch`. `choices` holds smoothing, scale and the zoomed range of steps, in sync with the page."""
 
     _esm = _STATIC / "live.js"
     _css = _STATIC / "panels.css"
 
-    opening = traitlets.List().tag(sync=True)  # what the first picture is drawn from; the rest comes as messages
+    opening = traitlets.List().tag(sync=True)  # state for the first drawing; later updates are messages
     choices = traitlets.Dict().tag(sync=True)
     code = traitlets.Unicode().tag(sync=True)
     points = traitlets.Int(POINTS).tag(sync=True)
 
     def __init__(self, runs: Sequence[Run]):
         self.runs = tuple(runs)
-        self._lookouts = [Lookout(run) for run in self.runs]
-        self._turn = threading.RLock()  # one message after another: news before the whole they add to would be lost
+        self._updates = [RunUpdates(run) for run in self.runs]
+        self._turn = threading.RLock()  # messages are sent in order: updates before the full state would be lost
         self._woken, self._over = threading.Event(), False
-        self._views: dict[str, bool] = {}  # of this panel in pages, and whether each is in view
+        self._views: dict[str, bool] = {}  # views of this panel, and whether each is on screen
         code = calling("watch", ", ".join(named(self.runs)))
-        super().__init__(opening=[one.whole() for one in self._lookouts], code=code)
-        self.on_msg(self._heard)
+        super().__init__(opening=[one.full() for one in self._updates], code=code)
+        self.on_msg(self._on_message)
         threading.Thread(target=self._follow, name=f"watch {self.runs[0].name}", daemon=True).start()
 
     def close(self) -> None:
-        """Take the panel away and end its thread; the training goes on."""
+        """Close the panel and end its thread; the training continues."""
         self._over = True
         self._woken.set()
         _open.pop(tuple(run.folder.resolve() for run in self.runs), None)
         super().close()
 
     def look(self) -> bool:
-        """Send what is new of the runs; whether there was anything."""
+        """Send changes of the runs to the page. Returns whether there were any."""
         with self._turn:
-            news = {number: new for number, one in enumerate(self._lookouts) if (new := one.news())}
+            news = {number: new for number, one in enumerate(self._updates) if (new := one.changes())}
             if news:
                 self.send({"type": "news", "runs": news})
         return bool(news)
 
     def _follow(self) -> None:
-        quiet, said = 0.0, ""
+        quiet, shown = 0.0, ""
         while not self._over:
             beat = self._beat(quiet)
             wait = beat - time.monotonic() % beat
@@ -152,9 +152,9 @@ class LivePanel(anywidget.AnyWidget):
                 quiet = 0.0
             try:
                 quiet = 0.0 if not self._over and self.look() else quiet + wait
-            except Exception as error:  # whatever went wrong, the reader waits in front of the page
-                if not self._over and str(error) != said:
-                    said = str(error)
+            except Exception as error:  # shown in the page, because a thread has no other place
+                if not self._over and str(error) != shown:
+                    shown = str(error)
                     self._say(reason(error), True)
 
     def _beat(self, quiet: float) -> float:
@@ -162,11 +162,11 @@ class LivePanel(anywidget.AnyWidget):
             return _UNSEEN
         return _QUICK if quiet < _PATIENT else _SLOW
 
-    def _heard(self, _widget: Any, content: Any, _buffers: Any) -> None:
+    def _on_message(self, _widget: Any, content: Any, _buffers: Any) -> None:
         kind = content.get("type") if isinstance(content, dict) else None
         if kind == "ready":
             with self._turn:
-                self.send({"type": "news", "runs": {number: one.whole() for number, one in enumerate(self._lookouts)}})
+                self.send({"type": "news", "runs": {number: one.full() for number, one in enumerate(self._updates)}})
         elif kind == "range":
             self._send_finer(content["range"])
         elif kind == "seen":
@@ -174,11 +174,11 @@ class LivePanel(anywidget.AnyWidget):
             if seen:
                 self._woken.set()
         elif kind == "command":
-            # Not here: a run that is launched again takes seconds to begin.
+            # In a thread, because launching a run again takes seconds.
             threading.Thread(target=self.command, args=(content,), daemon=True).start()
 
     def _send_finer(self, span: Any) -> None:
-        """The points between two steps that the curves of everything had to leave out."""
+        """Send the curves between two steps at full resolution."""
         try:
             low, high = map(float, span)
             found = {number: finer_curves(run, low, high) for number, run in enumerate(self.runs)}
@@ -188,14 +188,14 @@ class LivePanel(anywidget.AnyWidget):
             self.send({"type": "finer", "range": [low, high], "runs": found})
 
     def command(self, content: dict[str, Any]) -> None:
-        """Do what a button asks, {"run": its number, "what": a method of `Control`, "value"}, and tell the page."""
+        """Run the command of a button: {"run": its number, "what": a method of `Control`, "value"}."""
         try:
             run, what = self.runs[content["run"]], content["what"]
             control = Control(run, patience=0.0)
             if what not in ("pause", "resume", "checkpoint", "stop", "set"):
                 raise ValueError(f"there is no command {what!r}")
             done = control.set("learning_rate", content["value"]) if what == "set" else getattr(control, what)()
-        except Exception as error:  # the page's line is the only place where it is read
+        except Exception as error:  # shown in the page's status line
             self._say(reason(error), True)
         else:
             if isinstance(done, Launched):

@@ -1,4 +1,4 @@
-"""The end of a log as a terminal would show it: bars that draw themselves anew stand there once."""
+"""The tail of a log as a terminal shows it, with redrawn progress bars collapsed to one."""
 
 import os
 import re
@@ -7,13 +7,13 @@ from pathlib import Path
 from workbench.files import open_regular
 
 _LINES, _WIDTH = 12, 400
-_TAIL = 16_384  # bytes: enough for the lines, little enough to be read whenever a bar moves
-# What moves the cursor or erases a line, other sequences of a terminal, and text between them.
+_TAIL = 16_384  # bytes: enough for the lines, and quick to read at every update
+# Cursor movement and line erasure, other terminal sequences, and the text between them.
 _TOKENS = re.compile(r"\n|\r|\x1b\[(?P<count>\d*)(?P<what>[AK])|\x1b\[[0-9;?]*[A-Za-z]|[^\n\r\x1b]+|\x1b")
 
 
 def last_shown(file: Path) -> list[str]:
-    """The last twelve lines, without colours and empty ones, each of 400 characters at most; none without a log."""
+    """The last twelve non-empty lines without colours, at most 400 characters each; none without a log."""
     try:
         with open_regular(file) as log:
             start = max(0, log.seek(0, os.SEEK_END) - _TAIL)
@@ -21,13 +21,13 @@ def last_shown(file: Path) -> list[str]:
             text = log.read().decode(errors="replace")
     except FileNotFoundError:
         return []
-    if start:  # the first line is not whole, unless all is one
+    if start:  # the first line is cut, unless there is only one
         text = text.partition("\n")[2] or text
     return [line.rstrip()[:_WIDTH] for line in drawn(text) if line.strip()][-_LINES:]
 
 
 def drawn(text: str) -> list[str]:
-    """The lines that `text` leaves on a terminal that knows line feed, return, cursor up and the erasing of a line."""
+    """Lines of a terminal after writing `text`; knows line feed, carriage return, cursor up and erase line."""
     lines, row, column = [""], 0, 0
     for token in _TOKENS.finditer(text):
         if token["what"] == "A":

@@ -1,4 +1,4 @@
-"""What a panel shows of a run, read from its folder: state, curves, scores, samples and the end of the log."""
+"""State of a run for the live panel, read from its folder: status, curves, scores, samples and the tail of the log."""
 
 import math
 import os
@@ -18,15 +18,15 @@ from workbench.runs.history import read_history, settings_of
 from workbench.runs.state import LIVE, TRAINING
 from workbench.runs.store import Run
 
-POINTS = 1000  # of a curve in the page: more than one a pixel; a stretch that is zoomed into is read anew
-OPENED = POINTS // 2  # of a curve when it is opened; it grows to POINTS before it is read anew
+POINTS = 1000  # of a curve in the page, more than one per pixel; a zoomed range is read again
+OPENED = POINTS // 2  # of a curve when it is opened; it grows to POINTS, then it is read again
 
 
 def panel_state(run: Run, since: int | None = None) -> dict[str, Any]:
     """Everything a panel shows of a run, ready for JSON; with `since`, only the points after that step.
 
-    "curves" has steps and values by name, at most `OPENED` points each, and "complete" is False while a long file was
-    only sampled: ask again. "error" says which file is damaged; what can be read is there all the same.
+    "curves" has steps and values by name, at most `OPENED` points each. "complete" is False if a long file was only
+    sampled: call again. "error" names a damaged file; everything else is read all the same.
     """
     state: dict[str, Any] = sendable({"name": run.name, "folder": str(run.folder), "error": ""})
     for part, read in PARTS.items():
@@ -41,7 +41,7 @@ def panel_state(run: Run, since: int | None = None) -> dict[str, Any]:
 
 
 def curves_of(run: Run, since: int | None = None) -> dict[str, Any]:
-    """The curves of `panel_state`, and "last", the newest step that was logged (or `since`)."""
+    """The curves of `panel_state`, and "last", the newest logged step (or `since`)."""
     found = read_curves(run, OPENED, None if since is None else since + 1)
     curves, last = {}, since
     for name, (steps, values) in found.curves.items():
@@ -66,7 +66,7 @@ def finer_curves(run: Run, low: float | int, high: float | int) -> dict[str, lis
 
 
 def points_of(records: Iterable[Mapping[str, Any]], after: int | None) -> dict[str, list[list]]:
-    """Curves of records that were just logged, those of steps up to `after` left out."""
+    """Curves of new records, without the steps up to `after`."""
     curves: dict[str, list[list]] = {}
     for record in records:
         if after is not None and record["step"] <= after:
@@ -80,7 +80,7 @@ def points_of(records: Iterable[Mapping[str, Any]], after: int | None) -> dict[s
 
 
 def status_of(run: Run) -> dict[str, Any]:
-    """State, step, speed and time left of a run, and which commands make sense now."""
+    """State, step, speed and time left of a run, and which commands it accepts now."""
     status = run.status
     state, steps = status["state"], status.get("steps") or run.config.training.steps
     rate = status.get("rate")
@@ -100,7 +100,7 @@ def status_of(run: Run) -> dict[str, Any]:
 
 
 def sendable(value: Any) -> Any:
-    """A value for JSON that a page can be sent: halves of characters, as of names that are not UTF-8, are escapes."""
+    """A value that can be sent as JSON: lone surrogates, as in file names that are not UTF-8, are escaped."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):
@@ -109,7 +109,7 @@ def sendable(value: Any) -> Any:
 
 
 def commands(state: str) -> dict[str, bool]:
-    """Which commands a run in this state obeys."""
+    """Which commands a run in this state accepts."""
     return {
         "pause": state == "running",
         "resume": state == "paused" or state not in (*LIVE, "finished"),
@@ -120,9 +120,9 @@ def commands(state: str) -> dict[str, bool]:
 
 
 def scores_of(run: Run) -> dict[str, Any] | None:
-    """The first score of the table of metrics that a run has, by step, each with its interval where there is one.
+    """The run's first metric in the order of the table of metrics, by step, with intervals where there are any.
 
-    Only numbers that were measured alike make a curve (`measured_alike`). None without scores.
+    Only scores of one protocol make a curve (`measured_alike`). None without scores.
     """
     records = [record for record in run.results if record.get("layer") is None and record.get("step") is not None]
     names = [name for name in in_order({record["metric"] for record in records}) if find_metric(name)]
@@ -140,13 +140,13 @@ def scores_of(run: Run) -> dict[str, Any] | None:
 
 
 def settings_now(run: Run) -> dict[str, Any]:
-    """The options that may change while a run trains, with the changes that were made."""
-    # A change holds from the step that is being computed, which no record has reached yet: hence the last of them.
+    """The options that can change during training, with their current values."""
+    # A change acts from the current step, which is not logged yet; so the settings after the last change are taken.
     return settings_of(run.config, read_history(run.folder)).at(sys.maxsize)
 
 
 def short(value: float | None) -> float | None:
-    """A number with the six digits that a picture needs, None for one that is not finite."""
+    """A number rounded to six significant digits; None if it is missing or not finite."""
     return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
 
 
@@ -165,7 +165,7 @@ _FILES = {"scores": "results.jsonl", "samples": "samples", "settings": "history.
 
 
 def mark_of(run: Run, part: str) -> tuple | None:
-    """What tells whether a part changed, for one stat; a status has none, because a process dies without writing."""
+    """A mark that differs once a part has changed, by one `stat`; None for the status, which can change without one."""
     if part not in _FILES:
         return None
     path: Path = run.folder / _FILES[part]

@@ -1,4 +1,4 @@
-"""The table of runs in a notebook: search, sort, filter, select, note, throw away, open the selection."""
+"""Table of runs in a notebook: search, sort, filter, select, annotate, trash, and open the selection."""
 
 import threading
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ _STATIC = Path(__file__).parents[1] / "static"
 def runs_table(root: str | Path | None = None) -> "RunsTable":
     """A table of the runs in a folder, to sort, filter, select, tag and trash.
 
-    It is read from the folders when it is shown and when "Read again" is pressed.
+    The folders are read when the table is shown and when "Read again" is pressed.
 
     Args:
         root: Folder of the runs; ``$WORKBENCH_RUNS`` or ``./runs`` by default.
@@ -50,12 +50,12 @@ def runs_table(root: str | Path | None = None) -> "RunsTable":
 
 
 def table_rows(root: Path) -> list[dict[str, Any]]:
-    """What the table shows of each run under `root`, newest first, ready for JSON."""
+    """Rows of the table for the runs under `root`, newest first, ready for JSON."""
     return [sendable(_row(row)) for row in reversed(index.runs_table(root))]
 
 
 def codes(chosen: Sequence[Run]) -> dict[str, str]:
-    """Cells that open the chosen runs, by what they show; "compare" needs two or more."""
+    """Snippets that open the chosen runs, by view; "compare" needs two or more."""
     if not chosen:
         return {}
     names = ", ".join(named(chosen))
@@ -70,7 +70,7 @@ def codes(chosen: Sequence[Run]) -> dict[str, str]:
 
 
 def opened(what: str, chosen: Sequence[Run]) -> ipywidgets.Widget:
-    """The view "watch", "maps" or "samples" of the chosen runs; ValueError for another, and for what they lack."""
+    """The view "watch", "maps" or "samples" of the chosen runs; ValueError for another view, and as those raise it."""
     if not chosen:
         raise ValueError("select a run to open")
     folders = [str(run.folder) for run in chosen]
@@ -84,7 +84,7 @@ def opened(what: str, chosen: Sequence[Run]) -> ipywidgets.Widget:
 
 
 class RunsTable(anywidget.AnyWidget):
-    """The table of `runs`. What the page asks for comes as a message and is answered in its visible line."""
+    """The table of `runs_table`. Actions of the page arrive as messages and are answered in its status line."""
 
     _esm = _STATIC / "table.js"
     _css = _STATIC / "panels.css"
@@ -98,7 +98,7 @@ class RunsTable(anywidget.AnyWidget):
         self.root = root
         super().__init__(rows=table_rows(root), trash=str(root / TRASH))
         self._below = ipywidgets.VBox([self])
-        self.on_msg(self._heard)
+        self.on_msg(self._on_message)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         return self._below._repr_mimebundle_(**kwargs)
@@ -132,23 +132,23 @@ class RunsTable(anywidget.AnyWidget):
         self.rows = rows
 
     def act(self, content: dict[str, Any]) -> str:
-        """Do what the page asks and say what was done: "refresh", "note" a run, or "trash" some."""
+        """Run an action of the page, "refresh", "note" or "trash". Returns a sentence for the status line."""
         what = content["what"]
         if what == "note":
             set_notes(self._run(content["name"]), content["tags"], content["notes"])
-            said = f"Noted {content['name']}."
+            sentence = f"Noted {content['name']}."
         elif what == "trash":
-            said = self._throw_away(content["names"])
+            sentence = self._trash(content["names"])
         elif what == "refresh":
-            said = ""
+            sentence = ""
         else:
             raise ValueError(f"there is no action {what!r}")
         self.refresh()
-        return said
+        return sentence
 
-    def _throw_away(self, names: Sequence[str]) -> str:
+    def _trash(self, names: Sequence[str]) -> str:
         waiting, done = [self._run(name) for name in names], []
-        # Again as long as some go: a teacher stays until those who learn from it are gone.
+        # Repeat while any can be moved: a teacher cannot be moved before its students.
         moved = True
         while moved:
             moved, refusals = False, {}
@@ -171,22 +171,22 @@ class RunsTable(anywidget.AnyWidget):
             raise ValueError(f"there is no run {name!r} in {self.root}")
         return Run(self.root / name)
 
-    def _heard(self, _widget: Any, content: Any, _buffers: Any) -> None:
+    def _on_message(self, _widget: Any, content: Any, _buffers: Any) -> None:
         if not isinstance(content, dict) or content.get("type") != "act":
             return
-        if content.get("what") == "open":  # features and samples take their time
+        if content.get("what") == "open":  # computing features and samples takes long
             threading.Thread(target=self._opened, args=(content.get("view"),), daemon=True).start()
             return
         try:
             self.send({"type": "said", "text": self.act(content), "wrong": False})
-        except Exception as error:  # the page's line is the only place where it is read
+        except Exception as error:  # shown in the page's status line
             self.send({"type": "said", "text": reason(error), "wrong": True})
 
     def _opened(self, view: Any) -> None:
         try:
             self.show(view)
             self.send({"type": "said", "text": f"Opened {view} below.", "wrong": False})
-        except Exception as error:  # the page's line is the only place where it is read
+        except Exception as error:  # shown in the page's status line
             self.send({"type": "said", "text": reason(error), "wrong": True})
 
 

@@ -1,4 +1,4 @@
-"""The newest samples of a run as one small picture, without reading the thousands that may be in the file."""
+"""The newest samples of a run as one small picture, without reading the whole file."""
 
 import base64
 import io
@@ -24,14 +24,14 @@ _STEP = re.compile("step-[0-9]{8}")
 
 
 def newest_samples(run: Run) -> dict[str, Any] | None:
-    """The first ten images of the newest step that has samples: step, class names, count, one PNG; None without any."""
+    """The first ten samples of the newest step that has any: step, class names, count, PNG; None without samples."""
     found = [file for file in (run.folder / "samples").glob("step-*.npz") if _STEP.match(file.name)]
     files = sorted(found, key=lambda file: (file.name[:13], file.stat().st_mtime))
     if not files:
         return None
     images, labels = first_rows(files[-1], "arr_0", COUNT), first_rows(files[-1], "labels", COUNT)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
-        raise ValueError(f"{files[-1]} holds no images in arr_0, but {images.dtype} of shape {images.shape}")
+        raise ValueError(f"{files[-1]} has no images in arr_0, but {images.dtype} of shape {images.shape}")
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
         raise ValueError(f"{files[-1]} holds no labels, but {labels.dtype} of shape {labels.shape}")
     names = (run.provenance.get("latents") or {}).get("classes", [])
@@ -45,7 +45,7 @@ def newest_samples(run: Run) -> dict[str, Any] | None:
 
 
 def first_rows(file: Path, name: str, count: int) -> np.ndarray:
-    """The first `count` rows of an array in an .npz, of which no more is unpacked; ValueError naming a damaged file."""
+    """The first `count` rows of an array in an .npz, without unpacking the rest; ValueError for a damaged file."""
     try:
         with zipfile.ZipFile(file) as archive, archive.open(f"{name}.npy") as stored:
             version = npy.read_magic(stored)
@@ -63,7 +63,7 @@ def first_rows(file: Path, name: str, count: int) -> np.ndarray:
 
 
 def png_strip(images: UInt8[np.ndarray, "n h w c"]) -> str:
-    """The images beside each other, none larger than 64 pixels, as a PNG in base64."""
+    """The images side by side, at most 64 pixels each, as a PNG in base64."""
     small = [_shrunk(image) for image in images]
     strip = rearrange(np.stack(small), "n h w c -> h (n w) c")
     kept = io.BytesIO()

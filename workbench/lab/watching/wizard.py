@@ -1,4 +1,4 @@
-"""A form for a training and its teacher: what it would take is seen before it starts, then both are launched."""
+"""Form that plans and launches a training and its teacher, and shows their cost before they start."""
 
 import threading
 from collections.abc import Callable
@@ -22,13 +22,13 @@ _STATIC = Path(__file__).parents[1] / "static"
 def wizard(preset: str = "demo/guided", root: str | Path | None = None, processes: int = 1) -> "Wizard":
     """A form for a training and, where its method learns from one, its teacher.
 
-    Below the form stands what it would take: parameters, memory, time of measured steps, disk, and what is reused of
-    existing runs. Launched, both go into the queue, the student after its teacher, and a live panel opens below.
+    Beside the form is the plan: parameters, memory, time by measured steps, disk space, and which existing runs are
+    reused. Launching queues both, the student after its teacher, and opens a live panel below.
 
     Args:
-        preset: Where the form starts.
+        preset: Preset that fills in the form.
         root: Folder of the runs; ``$WORKBENCH_RUNS`` or ``./runs`` by default.
-        processes: Processes of each training.
+        processes: Number of processes of each training.
 
     Returns:
         A widget.
@@ -38,7 +38,7 @@ def wizard(preset: str = "demo/guided", root: str | Path | None = None, processe
 
     Examples:
         >>> form = wb.wizard("demo/guided")
-        >>> form.problem  # what is wrong with the form: nothing
+        >>> form.problem  # empty: the form is valid
         ''
     """
     refuse_unknown("preset", preset, presets())
@@ -46,7 +46,7 @@ def wizard(preset: str = "demo/guided", root: str | Path | None = None, processe
 
 
 class Wizard(anywidget.AnyWidget):
-    """The form of `wizard`. ``changes`` are what was changed of the preset, as dotted options and YAML texts."""
+    """The form of `wizard`. ``changes`` holds the changes to the preset, as dotted options and YAML texts."""
 
     _esm = _STATIC / "wizard.js"
     _css = _STATIC / "panels.css"
@@ -55,7 +55,7 @@ class Wizard(anywidget.AnyWidget):
     problem = traitlets.Unicode().tag(sync=True)  # why there is no plan
     plan = traitlets.Dict().tag(sync=True)
     code = traitlets.Unicode().tag(sync=True)
-    busy = traitlets.Unicode().tag(sync=True)  # what is being done that takes seconds
+    busy = traitlets.Unicode().tag(sync=True)  # a running action that takes seconds
 
     def __init__(self, preset: str, root: Path, processes: int = 1):
         self.preset, self.root, self.processes = preset, root, processes
@@ -66,19 +66,19 @@ class Wizard(anywidget.AnyWidget):
         super().__init__()
         self._below = ipywidgets.VBox([self])
         self.refresh()
-        self.on_msg(self._heard)
+        self.on_msg(self._on_message)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         return self._below._repr_mimebundle_(**kwargs)
 
     def change(self, key: str, text: str) -> None:
-        """Give a field another text and plan anew."""
+        """Set the text of a field and plan again."""
         with self._turn:
             self.preset, self.changes = form.changed(self.preset, self.changes, key, text.strip(), self.root)
             self.refresh()
 
     def refresh(self) -> None:
-        """Plan what the form says; what is wrong with it stands in ``problem``."""
+        """Plan what the form describes; if it is invalid, ``problem`` says why."""
         with self._turn:
             self.fields = form.fields(self.preset, self.changes, self.root)
             try:
@@ -90,36 +90,36 @@ class Wizard(anywidget.AnyWidget):
             self.code, self.problem, self.plan = code, problem, _shown(self.found)
 
     def measure(self, again: bool = False) -> None:
-        """Time a few steps of every stage."""
+        """Measure the time of a few steps of every stage."""
         asked = self.found
         if asked is None:
-            raise ValueError("there is nothing to measure: the form does not describe a training")
+            raise ValueError("there is nothing to measure: the form is invalid")
         asked.measure(again)
         self.refresh()
 
     def launch(self) -> None:
-        """Send all stages on their way, in the queue, and open their live panel below."""
+        """Queue all stages and open their live panel below."""
         if self.found is None:
-            raise ValueError("there is nothing to launch: the form does not describe a training")
+            raise ValueError("there is nothing to launch: the form is invalid")
         self.launched = self.found.launch()
         self._below.children = (self, watch(*self.launched))
         self.refresh()
         failed = [one for one in self.launched if one.failed]
         self._say("; ".join(map(str, failed or self.launched)), bool(failed))
 
-    def _heard(self, _widget: Any, content: Any, _buffers: Any) -> None:
+    def _on_message(self, _widget: Any, content: Any, _buffers: Any) -> None:
         kind = content.get("type") if isinstance(content, dict) else None
         if kind == "change":
             self._try(lambda: self.change(content["key"], content["text"]))
         elif kind == "refresh":
             self._try(self.refresh)
         elif kind == "measure":
-            self._aside("measuring a few steps …", lambda: self.measure(bool(content.get("again"))))
+            self._in_thread("measuring a few steps …", lambda: self.measure(bool(content.get("again"))))
         elif kind == "launch":
-            self._aside("launching …", self.launch)
+            self._in_thread("launching …", self.launch)
 
-    def _aside(self, what: str, action: Callable[[], None]) -> None:
-        """Do what takes seconds in a thread of its own, one at a time."""
+    def _in_thread(self, what: str, action: Callable[[], None]) -> None:
+        """Run a slow action in a thread, one at a time."""
         if self.busy:
             self._say(f"still {self.busy}", True)
             return
@@ -136,7 +136,7 @@ class Wizard(anywidget.AnyWidget):
     def _try(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except Exception as error:  # the page's line is the only place where it is read
+        except Exception as error:  # shown in the page's status line
             self._say(reason(error), True)
 
     def _say(self, text: str, wrong: bool) -> None:
@@ -144,7 +144,7 @@ class Wizard(anywidget.AnyWidget):
 
 
 def _shown(found: Plan | None) -> dict[str, Any]:
-    """A plan as the page draws it."""
+    """A plan as the page shows it."""
     if found is None:
         return {}
     bars = []
