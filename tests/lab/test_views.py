@@ -144,7 +144,7 @@ def test_lines_say_how_long_it_will_take_and_are_few():
     for done in range(1, 101):
         now[0] += 0.5
         lines.update("features", done, 100)
-    assert said == ["features: 5 of 100, about 48 s left; kept, so the next time is quick", "features: done in 50 s"]
+    assert said == ["features: 5 of 100, about 48 s left; cached for the next call", "features: done in 50 s"]
     said.clear()
     for done in (1, 2):  # quick work is not worth a word
         now[0] += 0.1

@@ -1,4 +1,4 @@
-"""Features as coordinates in a few directions, so turned that colours and places keep their meaning between layers."""
+"""PCA coordinates of features, Procrustes-aligned so that colours and positions are comparable between layers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,16 +13,17 @@ from workbench.features.projection import GuidedProjection, project
 from workbench.lab.packing import quantise
 from workbench.lab.sources import Pair, Source
 
-_SHOWN = 3  # directions that are turned: red, green and blue
-# Colours have 8 bits, so features need few more; deflate makes of 12 bits three quarters of 16.
+_SHOWN = 3  # components that are aligned: red, green and blue
+# Colours have 8 bits, so 12 are enough; stored in 16, they deflate to about three quarters.
 _BITS = 12
 
 
 @dataclass(frozen=True, eq=False)
 class Coordinates:
-    """Of f_u - mean and of d = f_c - f_u, so that those of f_g are u + w d (Eq. 3), and what `total` variance is.
+    """Coordinates of f_u - mean and of d = f_c - f_u, so that those of f_g are u + w d (Eq. 3).
 
-    `total` are traces of Cov(f_u), Cov(f_u, d) and Cov(d) over the whole width, so that shares of variance are exact.
+    `total` holds the traces of Cov(f_u), Cov(f_u, d) and Cov(d) over the full width, so that shares of variance are
+    exact.
     """
 
     u: Float32[np.ndarray, "source step t layer n m k"]
@@ -31,14 +32,14 @@ class Coordinates:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """As a pane holds them."""
+        """Arrays of a token-map pane."""
         u, u_scale = quantise(self.u, 4, bits=_BITS)
         d, d_scale = quantise(self.d, 4, bits=_BITS)
         return {"u": u, "d": d, "u_scale": u_scale, "d_scale": d_scale, "total": self.total}
 
     @property
     def points(self) -> dict[str, np.ndarray]:
-        """As a scatter of mean tokens holds them: two directions and no total."""
+        """Arrays of a scatter pane of mean tokens: two components, without the total."""
         flat = [rearrange(of[..., :2], "s e t l n 1 k -> s e t l n k") for of in (self.u, self.d)]
         (u, u_scale), (d, d_scale) = (quantise(of, 4, bits=_BITS) for of in flat)
         return {"u": u, "d": d, "u_scale": u_scale, "d_scale": d_scale}
@@ -52,18 +53,18 @@ def joint_coordinates(
     components: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Coordinates:
-    """One basis for each layer over all sources, steps, times and images; the layers' turned onto the middle one's.
+    """One basis per layer over all sources, steps, times and images, Procrustes-aligned with that of the middle layer.
 
-    ``read(source, step, t, layer)`` gives f_u and f_c, `shape` counts sources and steps. The basis is that of
-    `project`; of a narrower feature the coordinates beyond its width are 0. The first three directions are turned by
-    Procrustes on the scores of f_u and f_c at every place, so that colours move little along the layers.
+    ``read(source, step, t, layer)`` gives f_u and f_c; `shape` is the number of sources and of steps. The basis is that
+    of `project`; if a feature is narrower than `components`, the remaining coordinates are 0. The first three
+    components are aligned on the scores of f_u and f_c at every place, so that colours change little between layers.
     """
     middle, found = len(layers) // 2, {}
     for number in sorted(range(len(layers)), key=lambda number: number != middle):
         places = [(s, e, t) for s, e in np.ndindex(shape) for t in times]
         pairs = [read(*place, layers[number]) for place in places]
         fitted = min(components, pairs[0][0].shape[2])
-        # `project` has its sets by time; here a number stands for the place.
+        # `project` takes sets by time; here the index of a place is used as its time.
         f_u, f_c = ({float(i): pair[which] for i, pair in enumerate(pairs)} for which in (0, 1))
         layer = _arranged(project(f_u, f_c, components=fitted), (*shape, len(times)), components)
         found[number] = layer if number == middle else aligned(layer, found[middle])
@@ -79,10 +80,10 @@ def compared_coordinates(
     components: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Coordinates:
-    """Each source in a basis of its own, turned onto the first's at each layer, the rule of `project_pair`.
+    """Each source in its own basis, Procrustes-aligned with the first source at each layer, as in `project_pair`.
 
-    What does not differ between layers is turned once, onto the first's middle layer, and repeated. ValueError if the
-    token grids differ.
+    A source without layers is aligned once, with the first source's middle layer, and repeated. ValueError if the token
+    grids differ.
     """
     found: list[Coordinates] = []
     for source in sources:
@@ -94,7 +95,7 @@ def compared_coordinates(
         if found and own.u.shape[4:6] != found[0].u.shape[4:6]:
             grids = [f"{of.u.shape[5]} tokens" for of in (own, found[0])]
             raise ValueError(
-                f"{source.title} has {grids[0]} an image, {sources[0].title} {grids[1]}; they must be as many"
+                f"{source.title} has {grids[0]} an image, {sources[0].title} {grids[1]}; they must have equally many"
             )
         middle = len(layers) // 2
         if not source.layered:
@@ -109,7 +110,7 @@ def compared_coordinates(
 
 
 def aligned(own: Coordinates, reference: Coordinates) -> Coordinates:
-    """`own` with its first directions turned so that the scores of f_u and f_c come near those of `reference`."""
+    """`own` with its first components Procrustes-aligned with `reference`, on the scores of f_u and f_c."""
     count = min(_SHOWN, own.u.shape[-1])
 
     def scores(of: Coordinates) -> torch.Tensor:
@@ -125,7 +126,7 @@ def aligned(own: Coordinates, reference: Coordinates) -> Coordinates:
 
 
 def stacked(parts: Sequence[Coordinates], axis: int) -> Coordinates:
-    """Several beside each other along an axis that each has once, or as it is."""
+    """Concatenate along an axis."""
     return Coordinates(*(np.concatenate([getattr(of, name) for of in parts], axis) for name in ("u", "d", "total")))
 
 
@@ -134,7 +135,7 @@ def _layer(of: Coordinates, number: int) -> Coordinates:
 
 
 def _arranged(projection: GuidedProjection, shape: tuple[int, int, int], components: int) -> Coordinates:
-    """Of one layer, its places in the order of `project`'s numbers."""
+    """Coordinates of one layer, from a projection whose times are indices of places."""
     u, d = (np.stack([of[place].numpy() for place in projection.times]) for of in (projection.u, projection.d))
     pad = [(0, 0)] * 3 + [(0, components - u.shape[-1])]
     moments = [projection.moments[place] for place in projection.times]

@@ -1,4 +1,4 @@
-"""Measures of features as heat maps over layer, time and guidance scale."""
+"""Heat maps of feature measures over layer, time and guidance scale."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ MEASURES = {
     "probe_shuffled": "linear probe, shuffled labels",
     "lda": "LDA",
     "silhouette": "silhouette",
-    "davies_bouldin": "Davies-Bouldin (less is better)",
+    "davies_bouldin": "Davies-Bouldin (lower is better)",
     "fisher": "Fisher ratio",
     "lds": "LDS",
     "rank_me": "RankMe",
@@ -26,19 +26,19 @@ MEASURES = {
 }
 VERSIONS = {
     "null": "null label",
-    "true": "true label (the class was told)",
+    "true": "true label",
     "wrong_by_true": "wrong label, by the true classes",
     "wrong_by_given": "wrong label, by the given classes",
-    "label_only": "label only, noise for the image",
+    "label_only": "label only (noise as image)",
 }
 _SHARES = ("knn", "probe", "probe_shuffled", "lda")
-_UNSCALED = {"null": 0.0, "true": 1.0}  # f_u is the guided feature at w = 0, f_c that at 1
+_UNSCALED = {"null": 0.0, "true": 1.0}  # f_u is f_g at w = 0, f_c is f_g at w = 1
 
 
 def heat_pane(measured: MeasureGrid, title: str = "Separability") -> Pane:
-    """The pane of all measures that were taken: f_u stands at w = 0, what is not measured is empty.
+    """Pane of all measures, with 95 % intervals where there are any. f_u is at w = 0; missing cells are NaN.
 
-    An interval of 95 % stands beside each value that has one; chance is that of the largest class.
+    The chance level of an accuracy is one over the number of classes.
     """
     records = [_named(record) for record in measured.records]
     measures = [name for name in MEASURES if any(record["measure"] == name for record in records)]
@@ -73,7 +73,7 @@ def heat_pane(measured: MeasureGrid, title: str = "Separability") -> Pane:
 
 
 def scales_of(scales: Sequence[float]) -> list[float]:
-    """The stops of w: those asked for with 0 and 1, which f_u and f_c are."""
+    """The guidance scales of the heat maps: `scales` with 0 (f_u) and 1 (f_c)."""
     return sorted({0.0, 1.0, *map(float, scales)})
 
 
@@ -83,7 +83,7 @@ def _named(record: Record) -> dict[str, Any]:
 
 
 def _is_of(record: Mapping[str, Any], version: str) -> bool:
-    """The share of the condition is of the wrong label by both."""
+    """Whether a record belongs to a version; "wrong" (the condition share) belongs to both wrong-label versions."""
     return record["version"] == version or (record["version"] == "wrong" and version.startswith("wrong"))
 
 

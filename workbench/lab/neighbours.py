@@ -1,4 +1,4 @@
-"""Who has the right neighbours in the original space: what a scatter in the plane cannot say."""
+"""Leave-one-out kNN correctness of each image, in the original feature space."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
@@ -7,15 +7,15 @@ from torch import Tensor
 from workbench.evaluation.frechet import finite_rows
 from workbench.evaluation.separability import unit_rows
 
-_BLOCK = 1000  # rows of the table of cosines held at once
+_BLOCK = 1000  # rows of the similarity matrix in memory at a time
 
 
 def right_by_neighbours(
     features: Float[Tensor, "n d"], labels: Integer[np.ndarray, " n"], neighbours: int = 20
 ) -> Bool[np.ndarray, " n"]:
-    """Whether the `neighbours` nearest others of each row by cosine vote for its class; leave one out, exact.
+    """Whether the `neighbours` nearest other rows, by cosine similarity, vote for the class of each row; exact.
 
-    The vote is that of `evaluation.separability`: the most frequent label, of equals the smallest. ValueError for a row
+    The vote is that of `evaluation.separability`: the most frequent label, in a tie the smallest. ValueError for a row
     that is zero or not finite, and unless 1 <= neighbours < n.
     """
     unit = unit_rows(finite_rows(features))

@@ -1,4 +1,4 @@
-"""How long the work before a view takes: bars in a terminal, a line or two a stage elsewhere."""
+"""Progress of computing a view: bars in a terminal, one or two lines per stage elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,12 +12,13 @@ from workbench.words import duration
 
 Report = Callable[[str, int, int], None]  # stage, done, total
 
-_TIMED, _WORTH_A_LINE = 2.0, 8.0  # seconds: how long a stage is watched, and what is left of it
+# Seconds until the time of a stage is estimated, and the shortest remaining time that is printed.
+_TIMED, _WORTH_A_LINE = 2.0, 8.0
 
 
 @contextmanager
 def reported(progress: Report | None) -> Iterator[Report]:
-    """`progress` itself, or what shows it: bars with the time left, or lines where they would fill a notebook."""
+    """Yields `progress` or, if it is None, a function that shows bars in a terminal and prints lines in a notebook."""
     console = Console()
     if progress is not None:
         yield progress
@@ -39,31 +40,29 @@ def reported(progress: Report | None) -> Iterator[Report]:
 
 @dataclass
 class Lines:
-    """One line when it is known how long a stage will take, if that is long, and one when it is done."""
+    """Prints the estimated time of a long stage once it is known, and a line when the stage is done."""
 
     say: Callable[[str], None] = print
     clock: Callable[[], float] = time.monotonic
     _began: dict[str, tuple[float, int]] = field(default_factory=dict)
-    _said: set[str] = field(default_factory=set)
+    _announced: set[str] = field(default_factory=set)
 
     def update(self, stage: str, done: int, total: int) -> None:
-        """Take note of a stage. Its first piece, which models are loaded for, does not count."""
+        """Update a stage. Its first item is not timed, because it includes loading models."""
         now = self.clock()
         began, first = self._began.setdefault(stage, (now, done))
-        if stage not in self._said and done > first and now - began >= _TIMED:
+        if stage not in self._announced and done > first and now - began >= _TIMED:
             left = (now - began) * (total - done) / (done - first)
             if left > _WORTH_A_LINE:
-                self._said.add(stage)
-                self.say(
-                    f"{stage}: {done:,} of {total:,}, about {duration(left)} left; kept, so the next time is quick"
-                )
-        if done == total and stage in self._said:
-            self._said.discard(stage)
+                self._announced.add(stage)
+                self.say(f"{stage}: {done:,} of {total:,}, about {duration(left)} left; cached for the next call")
+        if done == total and stage in self._announced:
+            self._announced.discard(stage)
             self.say(f"{stage}: done in {duration(now - began)}")
 
 
 def part_of(report: Report, stage: str, number: int, parts: int, each: int) -> Callable[[int, int], None]:
-    """What a function that counts its own work calls, as one of several equal parts of a stage, of `each` pieces."""
+    """A callback (done, total) for part `number` of `parts` equal parts of a stage, of `each` items each."""
 
     def update(done: int, total: int) -> None:
         report(stage, number * each + each * done // max(total, 1), parts * each)

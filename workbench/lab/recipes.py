@@ -1,4 +1,4 @@
-"""What comes with a view beside its pictures: the code that makes it, and how large its page may be."""
+"""Code snippet that recreates a view, and the size limit of its page."""
 
 import inspect
 import json
@@ -16,13 +16,13 @@ from workbench.runs.store import Run, open_run
 
 PAGE_MB = 3.0
 _PACKED = 4 / 3  # base64
-_DEFLATED = {"int16": 0.8, "float32": 0.95}  # of 12 bits in 16; pictures and labels are not counted on to shrink
+_DEFLATED = {"int16": 0.8, "float32": 0.95}  # 12 bits stored in 16; images and labels are assumed incompressible
 
 
 def recipe(make: Callable, sources: Sequence[RunLike] | RunLike, given: Mapping[str, Any]) -> str:
-    """Code that makes a view under the name ``view``: what differs from the defaults, runs by name or by path.
+    """Snippet that assigns the view to ``view``, with the arguments that differ from the defaults.
 
-    `given` are the values of the parameters of `make`, as its ``locals()`` has them before it does anything.
+    `given` are the arguments of `make`, taken from its ``locals()`` on entry. Runs are given by name, else by path.
     """
     _, *options = inspect.signature(make).parameters.values()
     values = {of.name: (_plain(given.get(of.name, of.default)), of.default) for of in options if of.name != "progress"}
@@ -45,19 +45,19 @@ def recipe(make: Callable, sources: Sequence[RunLike] | RunLike, given: Mapping[
 
 
 def check_page(parts: Mapping[str, Mapping[str, np.ndarray]], page_mb: float, shorten: str) -> None:
-    """ValueError if the arrays, by what they are, make a larger page than `page_mb`; `shorten` is what to leave out."""
+    """ValueError if the arrays make a page of more than `page_mb`; `shorten` names the arguments to reduce."""
     sizes = {name: sum(map(_size, arrays.values())) / 1e6 for name, arrays in parts.items()}
     whole = sum(sizes.values()) + sum(map(len, assets())) / 1e6
     if whole > page_mb:
         each = ", ".join(f"{name} {size:.1f}" for name, size in sizes.items())
         raise ValueError(
             f"the page of this view would have {whole:.1f} MB ({each}), more than {page_mb:g}: ask for fewer of "
-            f"{shorten}, or set page_mb higher (a notebook alone bears 50)"
+            f"{shorten}, or set page_mb higher (up to 50 is fine in a notebook)"
         )
 
 
 def cells_that_fit(page_mb: float, cell: int) -> float:
-    """How many places of `cell` bytes of coordinates fit into a page."""
+    """Number of cells of `cell` bytes of coordinates that fit into a page."""
     room = page_mb * 1e6 - sum(map(len, assets()))
     return max(0.0, room / (cell * _DEFLATED["int16"] * _PACKED))
 
@@ -67,7 +67,7 @@ def _size(array: np.ndarray) -> float:
 
 
 def _reference(source: RunLike) -> str:
-    """A name under which the run is found again, else its path."""
+    """A name that `open_run` accepts, else the path."""
     if isinstance(source, Run):
         try:
             if open_run(source.name).folder.resolve() == source.folder.resolve():
@@ -79,7 +79,7 @@ def _reference(source: RunLike) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Without numpy's types, which cannot be pasted."""
+    """The value without numpy types, whose repr cannot be pasted."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What a view is of: runs, their steps, layers, times and images, chosen and checked before anything is computed."""
+"""Select and check the runs, training steps, layers, times and images of a view before anything is computed."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ Steps = Literal["all"] | Sequence[int] | int | None
 Pair = tuple[Float[Tensor, "n m d"], Float[Tensor, "n m d"]]  # f_u and f_c
 
 _ALL_LAYERS, _FEW_LAYERS, _FEWEST_LAYERS = 16, 8, 3
-_THUMBNAILS = 1_000_000  # bytes of all of them together
+_THUMBNAILS = 1_000_000  # bytes in total
 _TARGETS = {
     "vae": "VAE latent",
     "effnet-lite0": "EfficientNet-Lite0",
@@ -40,9 +40,9 @@ _TARGETS = {
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What one column shows: ``read(step, t, layer)`` gives f_u and f_c, `step` counting from 0.
+    """A run or target: ``read(step, t, layer)`` gives f_u and f_c, with `step` an index.
 
-    `layered` says whether it differs between layers; a target does not.
+    `layered` is False for a target, which is the same for all layers.
     """
 
     title: str
@@ -52,7 +52,7 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """The first run is that of the images and the targets; `steps` are by run, all equally many."""
+    """What a view shows. Images and targets are those of the first run; `steps` has as many entries for each run."""
 
     runs: tuple[Run, ...]
     guides: tuple[str, ...]
@@ -75,27 +75,27 @@ class Subject:
 
     @property
     def titles(self) -> list[str]:
-        """A name for each run and target; with its step where the runs are not at the same one."""
+        """A name for each run and target, with the training step if it differs between runs."""
         return [*titles_of(self.runs, self.steps), *self.guides]
 
     @property
     def still(self) -> dict[str, list[int]]:
-        """The sources, by number, that are the same at every t and at every w."""
+        """Indices of the sources that do not depend on t, and of those that do not depend on w."""
         numbered = list(enumerate(self.guides, start=len(self.runs)))
         return {"t": [number for number, name in numbered if name in CLEAN], "w": [number for number, _ in numbered]}
 
     def nearest_layer(self, share: float) -> int:
-        """The place, among the layers, of the one nearest to a share of the depth."""
+        """Index of the layer nearest to a fraction of the depth."""
         return int(np.abs(np.array(self.layers) - share * max(self.layers)).argmin())
 
     def of(self, rows: Sequence[int]) -> "Subject":
-        """The same of other images."""
+        """The same with other images."""
         return replace(self, rows=tuple(rows))
 
     def grids(
         self, report: Report, stage: str, labels: Sequence[str] = ("null", "true"), pooling: str = "tokens"
     ) -> list[list[FeatureGrid]]:
-        """Features by run and step, kept beside the run."""
+        """Features by run and training step, cached beside the run."""
         parts = sum(map(len, self.steps))
         each, found, number = len(self.rows) * len(self.times) * len(labels), [], 0
         for run, steps in zip(self.runs, self.steps, strict=True):
@@ -109,7 +109,7 @@ class Subject:
         return found
 
     def sources(self, grids: Sequence[Sequence[FeatureGrid]], report: Report) -> list[Source]:
-        """A source for each run and target; of mean tokens a grid of one."""
+        """A source for each run and target; mean-pooled features have one token per image."""
         runs = [
             Source(
                 title, lambda step, t, layer, of=of: tuple(tokens_of_grid(of[step], layer, t, name) for name in _MODES)
@@ -131,7 +131,7 @@ class Subject:
         return Source(name, lambda step, t, layer: (found[step][t],) * 2, layered=False)
 
     def axes(self, w: tuple[float, float], stops: Sequence[float] = ()) -> dict[str, Axis]:
-        """The axes of a view: those of one value get no slider."""
+        """The axes of a view; axes with one value get no slider."""
         texts = [_TARGETS.get(title, title) for title in self.titles]
         beside = Axis("run or target" if self.guides else "run", self.titles, texts=texts)
         return ({"source": beside} if len(self.titles) > 1 else {}) | {
@@ -142,14 +142,14 @@ class Subject:
         }
 
     def pictures(self, side: int = 128) -> UInt8[np.ndarray, "n h w c"]:
-        """The images, none larger than `side`."""
+        """The images, at most `side` pixels wide."""
         images = self.images.batch(self.rows)
         if images.shape[-1] > side:
             images = adaptive_avg_pool2d(images.float(), side).round().to(torch.uint8)
         return rearrange(images, "n c h w -> n h w c").contiguous().numpy()
 
     def thumbnails(self) -> UInt8[np.ndarray, "n h w c"]:
-        """The images so small that all together are a small part of a page."""
+        """The images, small enough that all of them together stay a small part of a page."""
         return self.pictures(min(32, math.isqrt(_THUMBNAILS // (len(self.rows) * self.images.channels))))
 
 
@@ -167,13 +167,23 @@ def choose(
     room: Callable[[int, int], float] = lambda places, tokens: math.inf,
     alone: bool = False,
 ) -> Subject:
-    """The runs and targets that `sources` name, one or several, and what of them is shown.
+    """Select what a view shows of `sources`: runs and targets, one or several.
 
-    `layers` None is all of a model of up to 16, else 8 spread over it, or as many as there is `room` for, at least
-    three: so many layers, of so many (source, step, time) places and tokens an image. `steps` None is the last that all
-    runs kept, or the last of each if there is none; "all" those that all kept. `images` is a count, one of each class
-    in turn, or row numbers. With `alone` it is one run. ValueError for more than that, a run without checkpoints or
-    with an untrained null class, a layer, step or image that there is not, and runs of other images than the first.
+    Args:
+        sources: Runs, their folders or names, and names of targets.
+        images: Number of images, balanced over the classes, or row numbers.
+        layers: Layers. None is all layers of a model of up to 16, else 8 evenly spread ones, or as many as there is
+            `room` for, but at least three.
+        times: Noise levels t in 0..1.
+        steps: Training steps. None is the last one that all runs have, or each run's last if they share none; "all" is
+            every step that all runs have.
+        data: Image set, for imported runs.
+        room: Largest number of layers, given the number of (source, step, time) places and of tokens per image.
+        alone: Allow one run only.
+
+    Raises:
+        ValueError: For more than one source with `alone`, a run without checkpoints or with an untrained null class, a
+            layer, step or image that does not exist, and runs trained on different images.
     """
     if not len(times):
         raise ValueError("times has nothing; allowed are 0 to 1")
@@ -183,7 +193,7 @@ def choose(
     if alone and (guides or len(named) != 1):
         raise ValueError(f"got {several}; allowed is one run, whose features are measured")
     if not named or len(set(guides)) < len(guides):
-        raise ValueError(f"got {several}; allowed are a run or more, and different targets: {', '.join(GUIDES)}")
+        raise ValueError(f"got {several}; allowed are one or more runs, and distinct targets: {', '.join(GUIDES)}")
     runs = tuple(opened_runs(named))
     for run in runs:
         check_null_class(run, "features cannot be guided without one")
@@ -203,16 +213,16 @@ def choose(
 
 
 def opened_runs(runs: Sequence[RunLike] | RunLike) -> list[Run]:
-    """Different runs, at least one."""
+    """The runs, opened; ValueError for none, or one given twice."""
     named = [runs] if isinstance(runs, RunLike) else runs
     several = [run if isinstance(run, Run) else open_run(run) for run in named]
     if not several or len({run.folder.resolve() for run in several}) < len(several):
-        raise ValueError(f"got the runs {[run.name for run in several]}; allowed are different ones, at least one")
+        raise ValueError(f"got the runs {[run.name for run in several]}; allowed are distinct runs, at least one")
     return several
 
 
 def titles_of(runs: Sequence[Run], steps: Sequence[tuple[int, ...]]) -> list[str]:
-    """A name for each run, with its step where the runs are not at the same one."""
+    """A name for each run, with the training step if it differs between runs."""
     short = [run.config.name for run in runs]
     named = short if len(set(short)) == len(short) else [run.name for run in runs]
     if len(set(steps)) > 1:
@@ -221,17 +231,17 @@ def titles_of(runs: Sequence[Run], steps: Sequence[tuple[int, ...]]) -> list[str
 
 
 def four_layers(places: int, tokens: int) -> float:
-    """Room for few layers, where each takes long to compute."""
+    """Largest number of layers of views that are slow to compute."""
     return 4.0
 
 
 def choose_rows(labels: Integer[np.ndarray, " n"], images: int | Sequence[int]) -> list[int]:
-    """Row numbers: of a count the first image of each class in turn, then the second of each, and so on."""
+    """Row numbers. For a count: the first image of each class, then the second of each, and so on."""
     if not isinstance(images, int):
         rows = whole_numbers("images", images)
         if not rows or not 0 <= min(rows) <= max(rows) < len(labels) or len(set(rows)) < len(rows):
             raise ValueError(
-                f"images has {len(rows)} row numbers; allowed are different ones of 0 to {len(labels) - 1}"
+                f"images has {len(rows)} row numbers; allowed are distinct ones from 0 to {len(labels) - 1}"
             )
         return rows
     if not 1 <= images <= len(labels):
@@ -249,7 +259,7 @@ def depth_of(run: Run) -> int:
 
 
 def tokens_of(run: Run) -> int:
-    """The number of tokens of an image."""
+    """The number of tokens per image."""
     return (run.latents["height"] // run.config.backbone.options["patch"]) ** 2
 
 
@@ -268,18 +278,20 @@ def _layers(runs: Sequence[Run], layers: Sequence[int] | None, most: float) -> t
 
 
 def steps_of(runs: Sequence[Run], steps: Steps) -> list[tuple[int, ...]]:
-    """The steps of each run that `choose` describes; ValueError for a step that was not kept, or none in common."""
+    """Training steps of each run, as `choose` describes; ValueError for a missing step, or none in common."""
     if isinstance(steps, int):
         return steps_of(runs, [steps])
     if not (steps is None or steps == "all"):
         wanted = dict.fromkeys(whole_numbers("steps", steps))
         return [tuple(run.checkpoint(step).step for step in wanted) for run in runs]
-    last = [run.checkpoint().step for run in runs]  # which tells of a run without any
+    last = [run.checkpoint().step for run in runs]  # raises for a run without checkpoints
     kept: Mapping[int, set[int]] = {i: {c.step for c in run.checkpoints} for i, run in enumerate(runs)}
     common = sorted(set.intersection(*kept.values()))
     if steps == "all":
         if not common:
-            raise ValueError(f"{', '.join(run.name for run in runs)} kept no step in common; choose steps=None")
+            raise ValueError(
+                f"{', '.join(run.name for run in runs)} have no training step in common; choose steps=None"
+            )
         return [tuple(common)] * len(runs)
     return [(common[-1],)] * len(runs) if common else [(step,) for step in last]
 
@@ -290,11 +302,13 @@ def _images(runs: Sequence[Run], data: DataConfig | None) -> Images:
         if data is None and run.config.data != runs[0].config.data:
             other = load_images(run.config.data, "train")
             if other.content != first.content:
-                raise ValueError(f"{run.name} was trained on other images than {runs[0].name}; say which by data")
+                raise ValueError(
+                    f"{run.name} was trained on other images than {runs[0].name}; choose the images with data="
+                )
     return first
 
 
 def tokens_of_grid(features: FeatureGrid, layer: int, t: float, label: str) -> Float[Tensor, "n m d"]:
-    """Features as tokens: of mean tokens one an image."""
+    """Features as tokens; mean-pooled features have one token per image."""
     found = features.read(layer, t, label).float()
     return rearrange(found, "n d -> n 1 d") if features.pooling == "mean" else found

@@ -1,4 +1,4 @@
-"""Images as points in the plane by their features, beside the token maps of some of them."""
+"""Images as points (PCA, t-SNE, UMAP of their features), with token maps of some of them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from workbench.lab.views.maps import (
 
 NEIGHBOURS = 20
 _STOPS, _FEW_STOPS = (0.0, 1.0, 5.0, 15.0, 30.0), (0.0, 1.0, 15.0)
-_FRAMES = 150  # a frame of t-SNE takes one to four seconds
+_FRAMES = 150  # a t-SNE frame takes one to four seconds
 _BITS = 12
 
 
@@ -50,28 +50,28 @@ def embedding(
     page_mb: float = PAGE_MB,
     progress: Report | None = None,
 ) -> View:
-    """Images as points by their mean tokens, coloured by class, beside token maps.
+    """Scatter plot of images by their mean tokens, coloured by class, with token maps.
 
-    Sliders choose layer, time, guidance scale and step.
+    Sliders choose layer, noise level, guidance scale and training step.
 
-    PCA is exact at any w, as guidance is linear (Eq. 3). t-SNE and UMAP are computed at the `stops` of w, each frame
-    starting from the one before, along w, then t, then layer. At the stops it is also known, in the original space and
-    leaving one out, which images their 20 nearest others by cosine classify correctly. The first call takes a second or
-    more for each frame of t-SNE, and UMAP more; all is kept beside the run.
+    PCA is exact at any w, because guidance is linear in w (Eq. 3). t-SNE and UMAP are computed at the `stops` of w;
+    each frame starts from the previous one, along w, then t, then layer. kNN accuracy is also computed at the stops:
+    leave-one-out, 20 nearest neighbours by cosine similarity, in the original feature space. The first call takes a
+    second or more for each t-SNE frame, and longer for UMAP. Everything is cached beside the run.
 
     Args:
-        runs: A run, or several and the targets of `wb.compare_maps`, of which one is shown at a time.
-        images: Number of images, one of each class in turn, or row numbers.
-        layers: Layers; by default four spread over the model.
+        runs: A run, or several runs and targets of `wb.compare_maps`; one is shown at a time.
+        images: Number of images, balanced over the classes, or row numbers.
+        layers: Layers; by default four, evenly spread.
         times: Noise levels t in 0..1.
-        stops: Guidance scales at which t-SNE, UMAP and kNN are computed; by default 0, 1, 15, with PCA alone 0, 1, 5,
-            15, 30.
-        methods: Of "pca", "tsne" and "umap".
-        steps: Steps of checkpoints, or "all"; the last one by default.
-        mapped: Number of images, the first ones, or row numbers of those that have token maps.
-        components: Directions in each basis.
+        stops: Guidance scales at which t-SNE, UMAP and kNN are computed; by default 0, 1 and 15, or 0, 1, 5, 15 and 30
+            with PCA alone.
+        methods: Any of "pca", "tsne" and "umap".
+        steps: Training steps of the checkpoints, or "all"; the last by default.
+        mapped: Number of images with token maps (the first ones), or their row numbers.
+        components: Number of principal components in each basis.
         seed: Seed of noise and methods.
-        data: The image set of an imported run.
+        data: Image set, for an imported run.
         page_mb: Largest size of the page, in megabytes.
         progress: Called with (stage, done, total).
 
@@ -79,7 +79,7 @@ def embedding(
         A ``View``, as of `wb.maps`.
 
     Raises:
-        ValueError: As `wb.maps`, for another method, and for more than 150 frames.
+        ValueError: As `wb.maps`, for an unknown method, and for more than 150 frames.
 
     Examples:
         >>> view = wb.embedding(wb.zoo("guided"), images=60, layers=[8], times=[0.5], methods=["pca"], mapped=2)
@@ -106,7 +106,7 @@ def embedding(
 
 @dataclass(frozen=True, eq=False)
 class Scattered:
-    """Mean tokens of a subject as a scatter, at `stops` of w; `grids` hold them by run and step."""
+    """Scatter plot of mean tokens at the `stops` of w; `grids` are the features by run and step."""
 
     subject: Subject
     grids: list[list[FeatureGrid]]
@@ -114,7 +114,7 @@ class Scattered:
     seed: int
 
     def pane(self, methods: Sequence[str], report: Report) -> Pane:
-        """The pane, with the frames of each method."""
+        """The scatter pane, with the frames of each method."""
         sources = self.subject.sources(self.grids, report)
         arrays = coordinates_of(self.subject, sources, 2, report, "point coordinates").points
         arrays |= {"labels": self.subject.labels.astype(np.uint16), "sprite": self.subject.thumbnails()}
@@ -131,7 +131,7 @@ class Scattered:
         return correct_at(self._shape(sources), self._places(sources), right, report)
 
     def _frames(self, sources: Sequence[Source], method: str, report: Report) -> dict[str, np.ndarray]:
-        """Points by place and stop, from one to the next so that as little as can be changes at a time."""
+        """Points of all frames, computed in an order in which consecutive frames differ as little as possible."""
         shape, places = self._shape(sources), self._places(sources)
         order = list(snake(shape))
         found = embed_sequence(
@@ -150,7 +150,7 @@ class Scattered:
 
     @property
     def folder(self) -> Path:
-        """Where frames are kept: beside the features."""
+        """Folder where the frames are cached, beside the features."""
         return self.grids[0][0].folder / "embeddings"
 
     def _features(self, sources: Sequence[Source], at: tuple[int, int, float, int, float]) -> Float[Tensor, "n d"]:
@@ -163,23 +163,23 @@ class Scattered:
         return (len(sources), len(subject.steps[0]), len(subject.times), len(subject.layers), len(self.stops))
 
     def _places(self, sources: Sequence[Source]) -> dict[tuple[int, ...], tuple[int, int, float, int, float]]:
-        """What stands at each index of source, step, t, layer and stop."""
+        """Values of (source, step, t, layer, stop) by index."""
         of = range(len(sources)), range(len(self.subject.steps[0])), self.subject.times, self.subject.layers, self.stops
         return dict(zip(np.ndindex(self._shape(sources)), product(*of), strict=True))
 
 
 def scatter_meta(subject: Subject) -> dict:
-    """What a scatter pane says of classes and neighbours."""
+    """Class names and number of neighbours of a scatter pane."""
     return {"names": list(subject.images.classes), "neighbours": neighbours_of(subject)}
 
 
 def neighbours_of(subject: Subject) -> int:
-    """20, as DINOv2 has it; of few images fewer."""
+    """20, as in DINOv2, or fewer for few images."""
     return min(NEIGHBOURS, len(subject.rows) - 1)
 
 
 def correct_at(shape: tuple[int, ...], places: dict, right: Callable, report: Report) -> np.ndarray:
-    """Right or wrong of every image at every place."""
+    """Whether kNN classifies each image correctly, at every place of the grid."""
     found = []
     for done, at in enumerate(places.values(), start=1):
         found.append(right(at))
@@ -188,7 +188,7 @@ def correct_at(shape: tuple[int, ...], places: dict, right: Callable, report: Re
 
 
 def mapped_rows(subject: Subject, mapped: int | Sequence[int]) -> list[int]:
-    """The rows with token maps, all of them among the subject's; ValueError otherwise."""
+    """Rows of the images with token maps; ValueError unless all are among the subject's."""
     rows = list(subject.rows[:mapped]) if isinstance(mapped, int) else [int(row) for row in mapped]
     if not rows or not set(rows) <= set(subject.rows):
         raise ValueError(f"mapped is {mapped!r}; allowed are a count of at least 1, or row numbers among the images")
@@ -196,7 +196,7 @@ def mapped_rows(subject: Subject, mapped: int | Sequence[int]) -> list[int]:
 
 
 def snake(shape: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Every index of source, step, t, layer and stop, each one step from the last: along w, then t, then layer."""
+    """Indices (source, step, t, layer, stop) in an order that changes one by one: along w, then t, then layer."""
     s, e, times, layers, stops = shape
     ordered = (s, e, layers, times, stops)
     for at in np.ndindex(ordered):
@@ -209,7 +209,7 @@ def snake(shape: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 
 def check_methods(subject: Subject, methods: Sequence[str], stops: Sequence[float]) -> None:
-    """ValueError for an unknown method, none, or more frames than anybody waits for."""
+    """ValueError for an unknown method, none, or too many frames."""
     if not methods or not set(methods) <= set(METHODS):
         raise ValueError(f"methods is {list(methods)}; allowed are one or more of {', '.join(METHODS)}")
     slow = [name for name in methods if name != "pca"]
@@ -217,5 +217,5 @@ def check_methods(subject: Subject, methods: Sequence[str], stops: Sequence[floa
     if slow and frames > _FRAMES:
         raise ValueError(
             f"{frames} frames (runs x steps x layers x times x stops) of {' and '.join(slow)}, of a second or more "
-            f"each, are more than {_FRAMES}: leave some out, or choose methods=['pca'], which needs none"
+            f"each, are more than {_FRAMES}: choose fewer, or methods=['pca'], which needs none"
         )

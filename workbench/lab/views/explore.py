@@ -1,4 +1,4 @@
-"""Everything about the features of a run in one view: points, measures and token maps that move together."""
+"""Scatter plot, measures and token maps of a run in one linked view."""
 
 from collections.abc import Sequence
 
@@ -32,21 +32,21 @@ def explore(
 ) -> View:
     """The scatter of `wb.embedding`, token maps of `wb.maps` and heat maps of `wb.separability` in one view.
 
-    The sliders move all three; a lasso in the scatter chooses among the mapped images, a click on a cell of the heat
-    maps sets layer, t and w.
+    All three share the sliders. A lasso in the scatter plot selects among the mapped images; a click on a cell of the
+    heat maps sets layer, t and w.
 
     Args:
         run: A run, its folder or its name.
-        images: Number of images, one of each class in turn, or row numbers.
-        layers: Layers; by default four spread over the model.
+        images: Number of images, balanced over the classes, or row numbers.
+        layers: Layers; by default four, evenly spread.
         times: Noise levels t in 0..1.
-        stops: Guidance scales at which measures, neighbours and embeddings are computed, with 0 and 1.
-        methods: Of "pca", "tsne" and "umap".
-        step: Step of the checkpoint; the last by default.
-        mapped: Number of images, the first ones, or row numbers of those that have token maps.
-        components: Directions in the basis.
+        stops: Guidance scales at which measures, kNN and embeddings are computed; 0 and 1 are added.
+        methods: Any of "pca", "tsne" and "umap".
+        step: Training step of the checkpoint; the last by default.
+        mapped: Number of images with token maps (the first ones), or their row numbers.
+        components: Number of principal components in the basis.
         seed: Seed of noise, splits and methods.
-        data: The image set of an imported run.
+        data: Image set, for an imported run.
         page_mb: Largest size of the page, in megabytes.
         progress: Called with (stage, done, total).
 
@@ -54,7 +54,7 @@ def explore(
         A ``View``, as of `wb.maps`.
 
     Raises:
-        ValueError: As those three.
+        ValueError: As these three.
 
     Examples:
         >>> view = wb.explore(wb.zoo("guided"), images=100, layers=[8], times=[0.5], stops=[0.0, 1.0, 10.0], mapped=2)

@@ -1,4 +1,4 @@
-"""What a feature says of the class because it was told: four versions of it beside each other."""
+"""Label-leakage controls: the guided feature under four label conditions, side by side."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ from workbench.lab.views.embedding import correct_at, mapped_rows, neighbours_of
 from workbench.lab.views.maps import SHORTEN, check_components, pane_of, start_of
 from workbench.lab.views.separability import SCALES, measured
 
-# Of each version: the label modes of f_u and f_c.
+# Label modes of f_u and f_c for each control.
 VERSIONS = {
     "null label": ("null", "null"),
     "true label": ("null", "true"),
@@ -46,24 +46,24 @@ def leakage(
     page_mb: float = PAGE_MB,
     progress: Report | None = None,
 ) -> View:
-    """The guided feature with the null, the true and a wrong label, and with the label alone over noise.
+    """Label-leakage controls: the guided feature with the null, true and wrong label, and with the label over noise.
 
-    Token maps have a column for each version, in one basis. The scatter (PCA) shows one version at a time, coloured by
-    the true or by the given label, with kNN accuracy by the same one. The heat maps have the measures of each version,
-    among them the share of what is explained that is due to the label. In the maps an image's wrong label is that of
-    another mapped image. Where "label only" is above chance, the label has leaked into the feature.
+    Token maps have one column per control, in one basis. The scatter plot (PCA) shows one control at a time, coloured
+    by the true or by the given label, with kNN accuracy by the same labels. The heat maps show the measures of each
+    control, and the share of explained variance that is due to the label. In the token maps, the wrong label of an
+    image is that of another mapped image. Where "label only" is above chance, the label has leaked into the feature.
 
     Args:
         run: A run, its folder or its name.
-        images: Number of images, one of each class in turn, or row numbers.
-        layers: Layers; by default four spread over the model.
+        images: Number of images, balanced over the classes, or row numbers.
+        layers: Layers; by default four, evenly spread.
         times: Noise levels t in 0..1.
         scales: Guidance scales w.
-        step: Step of the checkpoint; the last by default.
-        mapped: Number of images, the first ones, or row numbers of those that have token maps.
-        components: Directions in the basis.
+        step: Training step of the checkpoint; the last by default.
+        mapped: Number of images with token maps (the first ones), or their row numbers.
+        components: Number of principal components in the basis.
         seed: Seed of noise, splits and subsets.
-        data: The image set of an imported run.
+        data: Image set, for an imported run.
         page_mb: Largest size of the page, in megabytes.
         progress: Called with (stage, done, total).
 
@@ -95,7 +95,7 @@ def leakage(
     check_page({pane.title: pane.arrays for pane in panes}, page_mb, f"images, mapped, {SHORTEN}")
     axes = {"source": Axis("version", list(VERSIONS))} | subject.axes((min(stops), max(stops)), stops)
     axes |= {"image": Axis("image", tuple(shown))}
-    title = f"What the label leaks into features of {subject.titles[0]}"
+    title = f"Label leakage in features of {subject.titles[0]}"
     start = start_of(subject) | {"source": "wrong label", "version": "true"}
     return View(title, panes, axes, recipe=recipe(leakage, run, asked), start=start)
 
@@ -103,8 +103,8 @@ def leakage(
 def _maps(subject: Subject, components: int, report: Report) -> Pane:
     ((tokens,),) = subject.grids(report, "token features", tuple(LABELS))
     pane = pane_of(subject, _coordinates(subject, tokens, components, report))
-    told = [subject.images.classes[label] for label in tokens.given.tolist()]
-    names = [f"{name}, wrong label {other}" for name, other in zip(subject.names, told, strict=True)]
+    given = [subject.images.classes[label] for label in tokens.given.tolist()]
+    names = [f"{name}, wrong label {other}" for name, other in zip(subject.names, given, strict=True)]
     return replace(pane, meta={**pane.meta, "names": names, "joint": True})
 
 
@@ -117,15 +117,15 @@ def _scatter(subject: Subject, means: FeatureGrid, stops: Sequence[float], repor
     shape = (len(VERSIONS), 1, len(subject.times), len(subject.layers), len(stops))
     places = dict(enumerate(product(VERSIONS, subject.times, subject.layers, stops)))
     arrays = _coordinates(subject, means, 2, report).points
-    for name, told in (("correct", subject.labels), ("correct_given", means.given.numpy())):
-        arrays[name] = correct_at(shape, places, partial(right, told), report)
+    for name, labels in (("correct", subject.labels), ("correct_given", means.given.numpy())):
+        arrays[name] = correct_at(shape, places, partial(right, labels), report)
     arrays |= {"labels": subject.labels.astype(np.uint16), "given": means.given.numpy().astype(np.uint16)}
     arrays["sprite"] = subject.thumbnails()
     return ScatterPane("Images", arrays, scatter_meta(subject))
 
 
 def _coordinates(subject: Subject, features: FeatureGrid, components: int, report: Report) -> Coordinates:
-    """All versions in one basis a layer."""
+    """Coordinates of all controls, in one basis per layer."""
 
     def read(version: int, _: int, t: float, layer: int) -> Pair:
         return _pair(features, list(VERSIONS)[version], t, layer)

@@ -1,4 +1,4 @@
-"""Samples of runs from the same noise, over training and guidance."""
+"""Samples of runs from the same noise, over training steps and guidance scales."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,16 +24,16 @@ def samples(
     page_mb: float = PAGE_MB,
     progress: Report | None = None,
 ) -> View:
-    """Samples of one or several runs at training steps and guidance scales, a column for each seed.
+    """Samples of one or several runs over training steps and guidance scales, one column per seed.
 
-    Sample i has the same noise and the class i (modulo their number) in every run, step and scale. The sampler is that
-    of each run's configuration. Images are kept in the runs' folders.
+    Sample i has the same noise and the same class, i modulo the number of classes, in every run, step and scale. The
+    sampler is that of each run's configuration. Samples are stored in the run folders.
 
     Args:
         runs: A run, or several.
-        steps: Steps of checkpoints; "all" are those that all runs kept, None the last of them.
-        scales: Guidance scales; 1 is none.
-        count: Number of samples in a row.
+        steps: Training steps of the checkpoints; "all" are those that all runs have, None the last of them.
+        scales: Guidance scales w of Eq. 2; 1 is no guidance.
+        count: Number of samples per row.
         seed: Seed of the noise.
         page_mb: Largest size of the page, in megabytes.
         progress: Called with (stage, done, total).
@@ -55,7 +55,7 @@ def samples(
     shown = steps_of(several, steps)
     classes = [run.latents["classes"] for run in several]
     if any(of != classes[0] for of in classes):
-        raise ValueError("the runs have other classes than the first; samples of a column must be of one class")
+        raise ValueError("the runs have different classes; all samples of a column must be of one class")
     parts, found = sum(map(len, shown)) * len(scales), []
     with reported(progress) as report:
         for run, own in zip(several, shown, strict=True):

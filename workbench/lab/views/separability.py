@@ -1,4 +1,4 @@
-"""How well the classes separate in the features of a run, over layer, time and guidance scale."""
+"""Class separability of features over layer, time and guidance scale."""
 
 from collections.abc import Sequence
 
@@ -31,23 +31,23 @@ def separability(
     page_mb: float = PAGE_MB,
     progress: Report | None = None,
 ) -> View:
-    """Heat maps, layer by time and layer by w, of every measure of `wb.measure_grid`, and the token maps of a cell.
+    """Heat maps of every measure of `wb.measure_grid`, layer by t and layer by w, with the token maps of a cell.
 
-    Measures are of mean tokens: with the null, the true and a wrong label (by the true and by the given classes) and of
-    the label alone, each with its 95 % interval where it has one. A click on a cell sets layer, t and w of the token
-    maps. The first call takes minutes; all is kept beside the run.
+    Measures are of mean tokens: with the null, the true and a wrong label (by the true and by the given classes), and
+    with the label over noise; with 95 % intervals where there are any. A click on a cell sets layer, t and w of the
+    token maps. The first call takes minutes; everything is cached beside the run.
 
     Args:
         run: A run, its folder or its name.
-        images: Number of images, one of each class in turn, or row numbers.
-        layers: Layers; by default seven spread over the model.
+        images: Number of images, balanced over the classes, or row numbers.
+        layers: Layers; by default seven, evenly spread.
         times: Noise levels t in 0..1.
         scales: Guidance scales w.
-        step: Step of the checkpoint; the last by default.
-        mapped: Number of images, the first ones, or row numbers of those that have token maps.
-        components: Directions in the basis.
+        step: Training step of the checkpoint; the last by default.
+        mapped: Number of images with token maps (the first ones), or their row numbers.
+        components: Number of principal components in the basis.
         seed: Seed of noise, splits and subsets.
-        data: The image set of an imported run.
+        data: Image set, for an imported run.
         page_mb: Largest size of the page, in megabytes.
         progress: Called with (stage, done, total).
 
@@ -88,7 +88,7 @@ def separability(
 
 
 def measured(features: FeatureGrid, scales: Sequence[float], seed: int, report: Report) -> MeasureGrid:
-    """All measures at these scales, in this process: a notebook's and a script's code cannot be started anew."""
+    """All measures at these scales, in this process: child processes would import a script's main module again."""
     pieces = len(features.layers) * len(features.times) * (len(scales) + 1)
     counted = part_of(report, "measures", 0, 1, pieces)
     few = min(20, max(1, len(features.rows) // 4))
@@ -96,5 +96,5 @@ def measured(features: FeatureGrid, scales: Sequence[float], seed: int, report: 
 
 
 def _seven_layers(places: int, tokens: int) -> float:
-    """A row of the heat maps each."""
+    """Number of rows of the heat maps."""
     return 7.0
