@@ -1,7 +1,7 @@
-// When live panels have drawn: each newest step with the time of the frame that shows it, and how long a panel takes
-// to open. Evaluated in the page before its first panel is there.
+// Drawing times of live panels: each newest step with the time of the frame that shows it, and the time to open a
+// panel. Evaluated in the page before its first panel opens.
 () => {
-  // A message that is posted while a frame is made arrives when it is made.
+  // A message posted while a frame is being made arrives once it is done.
   const painted = (then) =>
     requestAnimationFrame(() => {
       const { port1, port2 } = new MessageChannel();
@@ -19,7 +19,7 @@
       painted(() => window.benchDrawn.push([step, Date.now() / 1000]));
     }).observe(frame, { attributes: true, attributeFilter: ["aria-valuenow"] });
   };
-  // Seconds from the command that runs a cell to the frame that shows the first curve of its panel.
+  // Seconds from running a cell to the frame that shows the first curve of its panel.
   window.benchOpened = (index) =>
     new Promise((done, failed) => {
       const { content } = window.jupyterapp.shell.currentWidget;

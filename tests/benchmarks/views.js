@@ -1,5 +1,5 @@
-// Times from a key to the last pixels put on a canvas, and to the end of the frame that shows them. Evaluated in the
-// page before its first view is there; the delay of whoever presses the key is in neither.
+// Time from a key press to the last pixels written to a canvas, and to the end of the frame that shows them. Evaluated
+// in the page before its first view opens; the delay of the tool that presses the key is in neither.
 () => {
   let [start, written, painted] = [null, null, null];
   let [framing, waiting] = [false, false];
@@ -13,7 +13,7 @@
         framing = false;
       }
     });
-  // A message that is posted while a frame is made arrives when it is made.
+  // A message posted while a frame is being made arrives once it is done.
   const after = () => {
     const { port1, port2 } = new MessageChannel();
     port1.onmessage = () => {

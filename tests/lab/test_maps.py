@@ -119,9 +119,9 @@ def test_of_a_single_time_no_source_is_known_to_be_the_same_at_every_t(maps_view
 @pytest.mark.parametrize(
     "meta, said",
     [
-        ({"columns": "layers"}, "One basis for each layer: within a column"),
-        ({}, "Each column has a basis of its own"),
-        ({"joint": True}, "One basis for each layer, the same in all columns"),
+        ({"columns": "layers"}, "One PCA basis for each layer: within a column"),
+        ({}, "Each column has its own PCA basis"),
+        ({"joint": True}, "One PCA basis for each layer, the same in all columns"),
     ],
 )
 def test_whose_basis_it_is_is_said(show, maps_view, meta, said):

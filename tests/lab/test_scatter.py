@@ -219,12 +219,12 @@ def test_given_labels_bring_the_neighbours_by_them(show):
     view = scatter_view()
     shown = show(view, w=1.0)
     note = shown.page.locator(".wb-sc-note")
-    assert note.inner_text().endswith("vote for their own class.")
+    assert note.inner_text().endswith("vote for their true class.")
     shown.page.get_by_role("radio", name="given label").check(force=True)
     assert table(shown) == expected(view, w=1.0, labels="given")
     total = view.panes[0].arrays["correct_given"][0, 0, 1, 1, 1].mean()
     assert table(shown)[-1][-1] == f"{total:.2f}".removeprefix("0")
-    assert note.inner_text().endswith("vote for the label that they were given.")
+    assert note.inner_text().endswith("vote for their given label.")
     pane = view.panes[0]
     for labels, told in (("true", "space."), ("given", "space, by the given labels.")):
         figure = draw_scatter(pane.complete(view.axes), pane.arrays, view.state(labels=labels), view.axes)

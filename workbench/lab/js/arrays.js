@@ -2,7 +2,7 @@
 
 const TYPES = { uint8: Uint8Array, int16: Int16Array, uint16: Uint16Array, float32: Float32Array };
 
-// Typed arrays over the bytes of a view, which Python aligned to 8.
+// Typed arrays over the bytes of a view, which Python aligns to 8 bytes.
 export function unpack(meta, data, index) {
   let view = ArrayBuffer.isView(data) ? data : new Uint8Array(data);
   if (view.byteOffset % 8) view = new Uint8Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
@@ -21,7 +21,7 @@ export function unpack(meta, data, index) {
   return arrays;
 }
 
-// Where in a row-major array the block begins that the leading indices name.
+// Offset of the block given by leading indices, in a row-major array.
 export function blockStart({ shape }, indices) {
   let place = 0;
   shape.forEach((size, axis) => {

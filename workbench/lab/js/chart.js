@@ -1,4 +1,4 @@
-// A chart as the text of an SVG: lines over training steps, on a light or dark ground.
+// A chart as SVG text: lines over training steps, on a light or dark background.
 
 import { dashes, seriesAt } from "./colours.js";
 import { numberText } from "./numbers.js";
@@ -17,7 +17,7 @@ export function lineStyle(index, theme) {
   return { index, colour: seriesAt(index)[theme], dash: dashes(index, WIDTH) };
 }
 
-// Round numbers, about `count` of them, from `low` to `high`.
+// About `count` round numbers from `low` to `high`.
 export function ticks(low, high, count) {
   if (!(high > low)) return [low];
   const rough = (high - low) / count;
@@ -37,7 +37,7 @@ export function logTicks(low, high) {
   return inside.length > 1 ? inside : ticks(low, high, 3).filter((value) => value > 0);
 }
 
-// The mean of what came before, each value counting `keep` times the one after it; the start is not drawn to zero.
+// Exponential moving average with factor `keep`, bias-corrected at the start.
 export function smoothed(values, keep) {
   if (!keep) return values;
   let sum = 0;
@@ -49,7 +49,7 @@ export function smoothed(values, keep) {
   });
 }
 
-// The first place in ascending `steps` at or after `step`.
+// Index of the first entry of ascending `steps` that is at least `step`.
 export function placeOf(steps, step) {
   let [low, high] = [0, steps.length];
   while (low < high) {
@@ -66,7 +66,7 @@ export function nearest(steps, step) {
   return after > 0 && step - steps[after - 1] < steps[after] - step ? after - 1 : after;
 }
 
-// Lowest and highest value that is shown, a little apart from the border; null if there is none.
+// Lowest and highest visible value, with some padding; null if there is none.
 function valuesShown(lines, [from, to], log) {
   let [low, high] = [Infinity, -Infinity];
   const count = (value) => {
@@ -75,7 +75,7 @@ function valuesShown(lines, [from, to], log) {
     high = Math.max(high, value);
   };
   for (const { steps, drawn, lows, highs, level } of lines) {
-    // One point beyond each border, because lines go on to it.
+    // One point beyond each border, because lines continue to it.
     for (let at = Math.max(0, placeOf(steps, from) - 1); at < steps.length; at += 1) {
       count(drawn[at]);
       count(lows?.[at]);
@@ -86,12 +86,12 @@ function valuesShown(lines, [from, to], log) {
   }
   if (low > high) return null;
   if (log) return [low / 1.08, high * 1.08];
-  // A value that stays the same is a flat line, whatever happens in its fifth digit.
+  // A constant value is a flat line, whatever its fifth digit does.
   const room = Math.max((high - low) * 0.06, (0.01 * Math.abs(high + low) - (high - low)) / 2) || 1;
   return [low - room, high + room];
 }
 
-// Where steps and values stand in a picture of this size.
+// Pixel positions of steps and values in a picture of this size.
 export function placement(lines, { span, width, height, log }) {
   const shown = valuesShown(lines, span, log);
   if (!shown) return null;
@@ -107,7 +107,7 @@ export function placement(lines, { span, width, height, log }) {
   };
 }
 
-// From point number `first` on.
+// Starting at point `first`.
 export function pathOf(steps, values, place, log, first = 0) {
   let text = "";
   let open = false;
@@ -120,7 +120,7 @@ export function pathOf(steps, values, place, log, first = 0) {
   return text;
 }
 
-// Labels that tell round numbers apart, however close they are.
+// Labels with enough digits to distinguish the round numbers.
 export function tickText(value, values) {
   const apart = values.length > 1 ? Math.abs(values[1] - values[0]) : 0;
   const digits = Math.min(12, Math.max(0, Math.ceil(-Math.log10(apart || 1) - 1e-9)));
@@ -174,13 +174,13 @@ function lineText(line, place, log) {
   return text;
 }
 
-// The picture without its frame, and its placement; without points, a sentence.
+// The picture without its frame, and its placement; a sentence if there are no points.
 export function chartText(lines, how) {
   const place = placement(lines, how);
   if (!place) {
     return {
       place,
-      text: svgText("nothing to draw here yet", how.width / 2, how.height / 2, {
+      text: svgText("no values yet", how.width / 2, how.height / 2, {
         anchor: "middle",
         fill: how.inks.muted,
       }),
@@ -195,22 +195,22 @@ export function chartText(lines, how) {
   return { place, text: `${room}${gridText(place, how)}<g clip-path="url(#${clip})">${curves}</g>` };
 }
 
-// A chart in the page, to which is added what its lines went on by: to draw all of it anew at every beat would take the
-// cores from the training that it shows.
+// A chart in the page, to which new points are appended. Redrawing all of it at every update would take the cores from
+// the training that it shows.
 
-const PIECES = 100; // that a line is drawn in before it becomes one path again
+const PIECES = 100; // appended pieces of a line before it is merged into one path
 
 // `draw(lines, how)` gives the placement, or null if there is nothing to place. `how` is that of `chartText`.
 export function createDrawing(host) {
   let there = null; // what is drawn: {place, key, end, counts, pieces}
 
-  // What lies beyond the last step that is drawn has no height to fit.
+  // Steps beyond the last drawn one have no values to fit.
   const fits = ({ steps, drawn }, first) => {
     const [low, high] = there.place.shown;
     return drawn.slice(first).every((value, at) => steps[first + at] > there.end || (value >= low && value <= high));
   };
 
-  // Whether the lines are those that are drawn and went on within their borders, if at all.
+  // Whether the drawn lines only grew, within the current borders.
   const goesOn = (lines, key) =>
     there?.place &&
     there.key === key &&

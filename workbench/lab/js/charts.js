@@ -1,4 +1,4 @@
-// The charts of a live panel: all runs over each other, one range of steps for all, one step that is read off in all.
+// Line charts of a live panel with all runs in each chart, a shared range of steps and a shared cursor.
 
 import { BORDER, chartText, createDrawing, INKS, lineStyle, nearest, placeOf, smoothed } from "./chart.js";
 import { dashes, seriesStyle } from "./colours.js";
@@ -16,17 +16,17 @@ const TITLES = {
   images_per_second: "throughput (images/s)",
 };
 
-// Choices of smoothing: how much each value counts of the one after it.
+// Choices of smoothing: the factor of the exponential moving average.
 export const KEEPS = [0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99];
 const CHART_HEIGHT = 190;
-const ROOM = 1 / 16; // of the steps that are drawn
-let charted = 0; // clip paths need names that nothing else in the page has
+const ROOM = 1 / 16; // of the drawn steps
+let charted = 0; // clip paths need unique ids in the page
 
 function titleOf(name) {
   return TITLES[name] ?? name.replace(/^norm_/, "feature norm, ").replaceAll("_", " ");
 }
 
-// Names of the curves that any run has, in the order of the charts.
+// Names of all curves of the runs, in the order of the charts.
 function curveNames(runs) {
   const all = new Set(runs.flatMap((run) => Object.keys(run.curves)));
   const rest = [...all].filter((name) => !FIRST.includes(name) && name !== "images_per_second").sort();
@@ -63,7 +63,7 @@ function scoreTitle(runs) {
   return `${ways.join("; ")}${found.some((scores) => scores.floor !== null) ? " (dotted: real images)" : ""}`;
 }
 
-// From the first to the last step that any line has.
+// The first and last step of any line.
 export function fullSpan(runs) {
   const ends = runs
     .flatMap((run) => [
@@ -99,8 +99,8 @@ function readings(lines, step) {
     });
 }
 
-// A chart: a figure whose frame is a slider over the steps to the keyboard and to screen readers.
-// `drawn()` is the span of its picture, which may have room for steps to come.
+// A chart: a figure whose frame acts as a slider over steps for the keyboard and screen readers.
+// `drawn()` is the range of its picture, which may have room for further steps.
 function createChart(store, { title, lines, span, drawn }) {
   const heading = make("span", { class: "wb-chart-title" });
   const read = make("span", { class: "wb-chart-read" });
@@ -115,7 +115,7 @@ function createChart(store, { title, lines, span, drawn }) {
   charted += 1;
   const id = charted;
 
-  // Of all charts before any is drawn, or each would have the page laid out anew.
+  // For all charts before any is drawn, to avoid one page layout per chart.
   chart.measure = () => {
     chart.width = frame.clientWidth;
   };
@@ -141,7 +141,7 @@ function createChart(store, { title, lines, span, drawn }) {
     () => store.touch("data"),
   );
 
-  // The step that is read off, or the newest.
+  // The step of the cursor, or the newest.
   chart.point = () => {
     const [low, high] = span();
     const step = store.get()._cursor;
@@ -177,7 +177,7 @@ function createChart(store, { title, lines, span, drawn }) {
   return chart;
 }
 
-// Zoom by dragging, double click and keys; the step that is read off by pointer and arrow keys.
+// Zoom by dragging, double click and keys; cursor by pointer and arrow keys.
 function steer(store, chart, box, span) {
   const { frame } = chart;
   const placed = (event) => event.clientX - frame.getBoundingClientRect().left;
@@ -227,7 +227,7 @@ function zoom(store, low, high, span) {
   if (range[1] - range[0] >= 1) store.set({ range });
 }
 
-// Whether a key meant something to a chart.
+// Returns whether the chart handles the key.
 export function pressed(store, chart, span, event) {
   const steps = chart.lines.find((line) => line.steps.length)?.steps ?? [];
   const [low, high] = span();
@@ -257,11 +257,11 @@ export function pressed(store, chart, span, event) {
   return true;
 }
 
-// All charts of some runs, made as curves come up; `picture()` is what is saved, on white.
+// All charts of some runs, created as curves appear; `picture()` is the saved picture, on white.
 export function createCharts(host, runs, store) {
   const charts = new Map();
   const span = () => store.get().range ?? fullSpan(runs);
-  // A span that grows is drawn with room for what comes next, the same in all charts.
+  // A growing range is drawn with room for further steps, the same in all charts.
   let reach = null;
   const drawn = () => {
     if (store.get().range) return store.get().range;
@@ -279,7 +279,7 @@ export function createCharts(host, runs, store) {
           title: () => titleOf(name),
           lines: (theme) => curveLines(runs, name, KEEPS[store.get().smoothing], store.get().range, theme),
         };
-  const empty = make("p", { class: "wb-note" }, "Nothing was logged yet.");
+  const empty = make("p", { class: "wb-note" }, "No steps logged yet.");
 
   function update(changed) {
     const names = wanted();
@@ -287,7 +287,7 @@ export function createCharts(host, runs, store) {
       if (!charts.has(name)) charts.set(name, createChart(store, { ...sourceOf(name), span, drawn }));
     });
     const elements = names.length ? names.map((name) => charts.get(name).element) : [empty];
-    // Only when there are others: a chart that is put in its place again loses the focus.
+    // Only if they changed: a chart that is inserted again loses the focus.
     const there = [...host.children];
     if (there.length !== elements.length || elements.some((one, at) => one !== there[at]))
       host.replaceChildren(...elements);

@@ -42,7 +42,7 @@ export const VIRIDIS = Uint8Array.from(
   (pair) => parseInt(pair, 16),
 );
 
-// Where in VIRIDIS the colour of a value in 0..1 begins.
+// Offset in VIRIDIS of the colour of a value in 0..1.
 export function viridisPlace(value) {
   return 3 * Math.min(255, Math.max(0, Math.floor(value * 256)));
 }
@@ -57,7 +57,7 @@ export function viridisGradient() {
 
 const DIVERGING = palette.diverging.map((colour) => colour.match(/[^#]{2}/g).map((pair) => parseInt(pair, 16)));
 
-// Red, green and blue of a value in 0..1: viridis, or blue to brown about a pale middle.
+// Red, green and blue of a value in 0..1: viridis, or diverging from blue to brown.
 export function heatColour(value, diverging) {
   const part = Math.min(1, Math.max(0, value));
   if (!diverging) {

@@ -1,4 +1,4 @@
-// What the colours of a token map are: components of its tokens. Coordinates of f_g are u + w d (Eq. 3).
+// Colours of a token map: principal components of its tokens. Coordinates of f_g are u + w d (Eq. 3).
 
 import { blockStart } from "./arrays.js";
 import { VIRIDIS, viridisPlace } from "./colours.js";
@@ -36,7 +36,8 @@ const sumOf = (values) => values.reduce((sum, value) => sum + value, 0);
 const traceOf = (matrix) => sumOf(matrix.map((row, i) => row[i]));
 const unitDirections = (k) => [0, 1, 2].map((c) => Array.from({ length: k }, (_, i) => Number(i === c)));
 
-// The bases: each gives scores ("n m 3"), the share shown and of what, and what lies outside the subspace.
+// The bases. Each gives scores ("n m 3"), the share of variance shown and of which total, and the share outside the
+// subspace.
 const BASES = {
   fixed(rows, { k, total }) {
     const { covariance } = moments(rows, k);
@@ -44,7 +45,7 @@ const BASES = {
     return { scores: along(rows, k, new Float64Array(k), unitDirections(k)), share: shown / total };
   },
 
-  // Principal components of f_g itself, turned onto the fixed ones so that colours keep their meaning.
+  // Principal components of f_g, Procrustes-aligned with the fixed ones so that colours keep their meaning.
   refit(rows, { k, total }) {
     const { mean, covariance } = moments(rows, k);
     const { values, vectors } = eigen(covariance);
@@ -60,7 +61,7 @@ const BASES = {
     };
   },
 
-  // Each image its own components: colours of two images cannot be compared.
+  // Separate components for each image: colours of two images cannot be compared.
   "per map"(rows, { k, m }) {
     const scores = new Float64Array((rows.length / k) * 3);
     const shares = [];
@@ -74,7 +75,8 @@ const BASES = {
     return { scores, share: sumOf(shares) / shares.length, of: "subspace" };
   },
 
-  // The first component parts the tokens at 0; components of the side nearer the middle of the grid.
+  // The first component splits the tokens at 0; further components are fitted to the side nearer the centre of the
+  // grid.
   foreground(rows, { k, m, side }) {
     const { mean, covariance } = moments(rows, k);
     const first = along(rows, k, mean, [signed(eigen(covariance).vectors[0])]);
@@ -94,7 +96,8 @@ const BASES = {
   },
 };
 
-// 1 for the tokens of that side of 0 whose mean distance to the middle of the grid is smaller; of equals the fewer.
+// 1 for the tokens on the side of 0 with the smaller mean distance to the centre of the grid; in a tie, the smaller
+// side.
 function nearerTheMiddle(first, m, side) {
   const sides = [1, -1].map((sign) => {
     let sum = 0;

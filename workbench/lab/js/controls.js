@@ -1,4 +1,4 @@
-// Controls that every pane shares. Each is native, has a name and its true value, and shows the state at any time.
+// Controls shared by all panes: native elements with an accessible name and value that follow the state.
 
 import { classMarker, seriesAt } from "./colours.js";
 import { make, themeOf, watchTheme } from "./dom.js";
@@ -71,7 +71,7 @@ function createUi(store, say, fail) {
     });
   }
 
-  // A few values beside each other, one of them chosen: radio buttons to the keyboard.
+  // A few values side by side, one of them chosen: a group of radio buttons.
   function toggle({ option, label, values, texts, get, set }) {
     const all = values ?? store.options[option];
     const [read, write] = access({ option, get, set });
@@ -110,7 +110,7 @@ function createUi(store, say, fail) {
   };
 }
 
-// What every widget begins with: its frame, the status line, and controls that report their errors there.
+// The frame of every widget, its status line, and controls that report errors there.
 export function createFrame(store, kind = "") {
   const status = make("div", { class: "wb-status", role: "status" });
   const say = (text, isError = false) => {
@@ -123,12 +123,13 @@ export function createFrame(store, kind = "") {
     say(`${where}: ${error.message ?? error}`, true);
   };
   const root = make("div", { class: `wb ${kind}`.trim(), "data-theme": themeOf() });
-  // JupyterLab's shortcuts would take the keys from whatever has the focus, unless it says no itself.
+  // JupyterLab's shortcuts take the keys of a focused element unless it opts out.
   root.addEventListener("focusin", ({ target }) => target.setAttribute("data-lm-suppress-shortcuts", "true"));
   return { root, status, say, fail, ui: createUi(store, say, fail) };
 }
 
-// Touches "theme" and "size" in the store when the theme around a widget or its width changes; gives what stops it.
+// Touches "theme" and "size" in the store when the theme around a widget or its width changes; returns a function that
+// stops it.
 export function followSurroundings(root, store) {
   const theme = () => {
     if (root.dataset.theme === themeOf()) return;

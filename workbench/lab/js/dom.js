@@ -11,7 +11,7 @@ export function themeOf() {
   return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
 }
 
-// Calls `changed` whenever the theme does; gives what stops it.
+// Calls `changed` whenever the theme changes; returns a function that stops it.
 export function watchTheme(changed) {
   const query = matchMedia("(prefers-color-scheme: dark)");
   const observer = new MutationObserver(changed);
@@ -23,7 +23,7 @@ export function watchTheme(changed) {
   };
 }
 
-// Elements in short: make("div", {class: "wb-bar", onclick: f}, child, "text").
+// Create an element: make("div", {class: "wb-bar", onclick: f}, child, "text").
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -35,7 +35,7 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-// Only if it differs: a text that is set again is laid out again.
+// Only if it differs: setting a text triggers a layout.
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
@@ -74,10 +74,10 @@ export function paintImage(canvas, array, indices, hidden = false) {
   canvas.classList.toggle("wb-smooth", tall > 64);
 }
 
-const UNSEEN = 20000; // ms between two drawings of what is not in view
+const UNSEEN = 20000; // ms between two drawings of an element out of view
 
-// `draw` at once while the element is in view, else at most every few seconds: what nobody sees costs the training that
-// it shows, but a screen reader may be there. `again` has everything drawn anew, where errors are caught and said.
+// `draw` at once while the element is in view, else only every few seconds: drawing off-screen charts slows the
+// training, but a screen reader may still read them. `again` redraws everything, where errors are caught and reported.
 export function inView(element, draw, again) {
   let [seen, last, later] = [true, -Infinity, 0];
   new IntersectionObserver(

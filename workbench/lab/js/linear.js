@@ -1,4 +1,4 @@
-// Numbers: percentiles, eigenvectors of small symmetric matrices, turning one basis onto another, viridis.
+// Linear algebra: percentiles, eigenvectors of small symmetric matrices, Procrustes alignment of bases.
 
 // The value at a share q of the sorted numbers, linear between neighbours (numpy's percentile). Reorders `values`.
 export function quantile(values, q) {
@@ -6,12 +6,12 @@ export function quantile(values, q) {
   const low = Math.floor(place);
   const first = nth(values, low);
   if (low === place) return first;
-  let next = Infinity; // after nth, what is larger stands behind
+  let next = Infinity; // after `nth`, larger values are behind
   for (let i = low + 1; i < values.length; i += 1) if (values[i] < next) next = values[i];
   return first + (place - low) * (next - first);
 }
 
-// The k-th smallest by Hoare's selection: far less work than sorting.
+// The k-th smallest value by Hoare's selection, much faster than sorting.
 function nth(values, k) {
   let left = 0;
   let right = values.length - 1;
@@ -80,7 +80,7 @@ function rotate(a, v, p, q) {
   for (const row of v) [row[p], row[q]] = [c * row[p] - s * row[q], s * row[p] + c * row[q]];
 }
 
-// A direction and its opposite are the same; this one has its loading of largest size positive.
+// Fixes the sign of a direction: its loading of largest magnitude is positive.
 export function signed(direction) {
   const largest = direction.reduce((best, x) => (Math.abs(x) > Math.abs(best) ? x : best), 0);
   return largest < 0 ? direction.map((x) => -x) : direction;
@@ -100,7 +100,7 @@ export function nearestRotation(m) {
   return m.map((_, i) => m.map((__, j) => left.reduce((sum, u, k) => sum + u[i] * vectors[k][j], 0)));
 }
 
-// A unit vector at right angles to those given: the best of the axes, what lies along the others taken off.
+// A unit vector orthogonal to the given ones: the best axis, by Gram-Schmidt.
 function missing(directions, n) {
   let best = null;
   for (let axis = 0; axis < n; axis += 1) {

@@ -1,4 +1,4 @@
-// Live panel: mounts it, takes what is new as messages, and shows each run beside the charts.
+// Live panel: applies updates from the kernel and shows each run beside the charts.
 
 import { createCharts, KEEPS, swatch } from "./charts.js";
 import { createFrame, followSurroundings } from "./controls.js";
@@ -7,16 +7,16 @@ import { durationText, numberText } from "./numbers.js";
 import { copyText, download, rasterised, stacked } from "./saving.js";
 import { createStore } from "./store.js";
 
-// What a live panel says of one run beside its curves: state, speed, time left, commands, samples, log.
+// The card of one run beside its curves: state, speed, time left, commands, samples, log.
 
 const WORSE = ["lost", "failed"];
 const ASK = { pause: "Pause", resume: "Resume", checkpoint: "Checkpoint", stop: "Stop" };
 
 const HELP = {
-  pause: "Wait after this step, with everything kept in memory",
-  resume: "Go on: a paused run at once, one that ended from its newest checkpoint",
-  checkpoint: "Save after this step and go on",
-  stop: "Save after this step and end",
+  pause: "Pause after this step and keep everything in memory",
+  resume: "Continue: a paused run at once, an ended one from its newest checkpoint",
+  checkpoint: "Save a checkpoint after this step and continue",
+  stop: "Save a checkpoint after this step and end",
 };
 
 function speedText({ step, steps, images_per_second: images, seconds_a_step: each, left, seconds }) {
@@ -109,7 +109,7 @@ function showSamples(image, caption, { step, names, count, png }) {
   setText(caption, `newest ${count} samples, step ${numberText(step)}`);
 }
 
-// The learning rate: what is typed stays until it is set, however often the panel is drawn meanwhile.
+// The learning rate: typed text is kept until it is set, however often the panel is redrawn.
 function createRate(run, ui, ask) {
   const input = make("input", {
     type: "text",
@@ -120,10 +120,10 @@ function createRate(run, ui, ask) {
   let now;
   const send = () => {
     const value = Number(input.value);
-    if (!(value > 0)) throw new Error(`a learning rate is a number above 0; got ${JSON.stringify(input.value)}`);
+    if (!(value > 0)) throw new Error(`learning rate must be a number above 0; got ${JSON.stringify(input.value)}`);
     ask("set", value);
   };
-  const button = ui.button({ label: "Set", title: "Train on with this learning rate", onclick: send });
+  const button = ui.button({ label: "Set", title: "Continue with this learning rate", onclick: send });
   button.setAttribute("aria-label", `set learning rate of ${run.name}`);
   input.addEventListener("keydown", (event) => {
     event.stopPropagation();
@@ -146,9 +146,9 @@ function createRate(run, ui, ask) {
   return { element, update };
 }
 
-// What nobody sees of a panel is drawn, and its runs are looked at, less often.
+// Throttle drawing of off-screen charts and reading of their runs.
 
-// The kernel looks at the runs of a panel less often while nobody sees it.
+// Tells the kernel whether the panel is visible, so that it reads the runs of a hidden one less often.
 function sayWhetherSeen(model, root) {
   const view = Math.random().toString(36).slice(2);
   let [inside, said] = [true, null];
@@ -158,7 +158,7 @@ function sayWhetherSeen(model, root) {
       if (value !== said) model.send({ type: "seen", view, value });
       said = value;
     } catch {
-      // The kernel has gone, and looks no more.
+      // The kernel is gone.
     }
   };
   const observer = new IntersectionObserver((entries) => {
@@ -175,11 +175,11 @@ function sayWhetherSeen(model, root) {
   };
 }
 
-// Mounts a live panel. What is new comes as messages; after a reload of the page it asks for everything.
+// Mounts a live panel. Updates arrive as messages; after a reload of the page the full state is requested.
 
 const CHOICES = { smoothing: 0, scale: "linear", range: null };
 
-// Points that were logged since, after those there are; false if there are now more than a curve may have.
+// Appends new points; false if a curve now has too many.
 export function extend(curves, more, most) {
   let fits = true;
   for (const [name, [steps, values]] of Object.entries(more)) {
@@ -196,7 +196,7 @@ export function extend(curves, more, most) {
   return fits;
 }
 
-// Takes the points of a stretch; false if the reader looks at another one by now.
+// Takes the points of a zoomed range; false if another range is shown by now.
 function takeFiner(runs, { range, runs: curves }, shown) {
   if (!shown || range.some((end, at) => end !== shown[at])) return false;
   Object.entries(curves).forEach(([index, found]) => {
@@ -205,7 +205,7 @@ function takeFiner(runs, { range, runs: curves }, shown) {
   return true;
 }
 
-// Takes what the kernel sent of the runs; false if everything has to be asked for.
+// Applies updates of the runs; false if the full state has to be requested.
 export function takeNews(runs, news, most) {
   let fits = true;
   for (const [index, changed] of Object.entries(news)) {
@@ -231,7 +231,7 @@ function render({ model, el }) {
   const stage = make("div", { class: "wb-charts" });
   const panels = runs.map((run, index) =>
     createRun(run, index, ui, (what, value) => {
-      say(`${run.name}: asked to ${what === "set" ? `train on with learning rate ${value}` : what} …`);
+      say(`${run.name}: asked to ${what === "set" ? `set the learning rate to ${value}` : what} …`);
       model.send({ type: "command", run: index, what, value });
     }),
   );
@@ -266,7 +266,7 @@ function render({ model, el }) {
     followSurroundings(root, store),
   ];
   update(store.get(), new Set(["data"]));
-  // The frame has no width before it is in the page.
+  // The frame has no width until it is in the page.
   store.touch("size");
   return () => stops.forEach((stop) => stop());
 }
@@ -282,7 +282,7 @@ function toolbar(store, ui) {
   const scale = ui.toggle({ option: "scale", label: "scale", values: ["linear", "log"] });
   const all = ui.button({
     label: "All steps",
-    title: "Or double click a chart. Drag over steps to see only those; keys + and -",
+    title: "Or double click a chart. Drag over steps to zoom in; keys + and - zoom too",
     onclick: () => store.set({ range: null }),
   });
   store.subscribe((state) => {
@@ -323,7 +323,7 @@ function savers(model, runs, charts, ui) {
   );
 }
 
-// Smoothing, scale and range outlive the page; of a new range the finer points are asked for.
+// Smoothing, scale and range are kept in the model; a new range requests finer points.
 function remember(model, store) {
   let timer = 0;
   let asked = "";

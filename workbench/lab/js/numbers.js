@@ -1,6 +1,6 @@
 // Numbers as text.
 
-// A number without needless zeros: 2.50 is 2.5, 2.00 is 2.
+// A number without trailing zeros: 2.50 is 2.5, 2.00 is 2.
 export function plain(number, digits = 6) {
   return String(Number(number.toFixed(digits)));
 }
@@ -11,14 +11,14 @@ export function percent(share) {
 
 export const counted = (count) => count.toLocaleString("en-US");
 
-// A share as ".83"; nothing to take a share of is a dash.
+// A share as ".83"; a dash if the total is zero.
 export function shareText(part, of) {
   if (!of) return "–";
   const text = (part / of).toFixed(2);
   return text.startsWith("0") ? text.slice(1) : text;
 }
 
-// Digits by the size of the largest value: ".83", "3.2", "412". `digits` where it is at most 1.
+// Digits by the largest value: ".83", "3.2", "412"; `digits` decimals if it is at most 1.
 export function heatNumber(value, [least, most], digits = 2) {
   const size = Math.max(Math.abs(least), Math.abs(most));
   const kept = size <= 1 ? digits : size < 10 ? digits - 1 : size < 100 ? digits - 2 : 0;

@@ -1,7 +1,7 @@
-// A view in a page of its own, without a kernel.
+// A view in a standalone page, without a kernel.
 import { make } from "./dom.js";
 
-// Draws the view that a page holds in its elements, if this module runs in such a page.
+// Draws the view embedded in the page, if this module runs in an exported page.
 export function openPage(render) {
   const el = document.getElementById("workbench-view");
   if (!el) return;
@@ -20,7 +20,7 @@ async function start(el, render) {
   await render({ model, el });
 }
 
-// What stands in for a widget's model in a page without a kernel.
+// Stand-in for a widget model in a page without a kernel.
 function staticModel(meta, data, state) {
   const values = { meta, data, state, error: "" };
   const heard = {};

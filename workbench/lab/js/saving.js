@@ -1,11 +1,11 @@
-// Copying the code of a picture, and saving the picture.
+// Copy the code of a picture, and save the picture.
 
 import { escapeXml, make } from "./dom.js";
 import { plain } from "./numbers.js";
 
-const SCALE = 3; // pixels of a saved PNG for each unit of the picture
+const SCALE = 3; // pixels of a saved PNG per unit of the picture
 
-// The code with the values of the state in it, written as Python writes them.
+// The code with the values of the state as Python literals.
 export function codeOf(template, store) {
   const literal = (value) => {
     if (Array.isArray(value)) return `[${value.map(literal).join(", ")}]`;
@@ -22,7 +22,7 @@ export async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
-    // Pages from a file have no clipboard in some browsers; a selection can be copied in all.
+    // Some browsers have no clipboard for pages from a file; copying a selection works in all.
     const area = make("textarea", { style: "position:fixed;opacity:0" });
     area.value = text;
     document.body.append(area);
@@ -42,7 +42,7 @@ export function download(content, type, name) {
   setTimeout(() => URL.revokeObjectURL(address), 10000);
 }
 
-// A canvas as an <image> of an SVG, its pixels enlarged so that no reader smooths them.
+// A canvas as an SVG <image>, with enlarged pixels so that viewers do not smooth them.
 export function svgImage(canvas, x, y, width, height) {
   const times = Math.max(1, Math.ceil(256 / Math.max(canvas.width, canvas.height)));
   const large = make("canvas", { width: canvas.width * times, height: canvas.height * times });
@@ -70,7 +70,7 @@ export function svgDocument(width, height, body) {
   );
 }
 
-// Pictures below each other in one SVG.
+// Pictures stacked in one SVG.
 export function stacked(pictures) {
   let y = 0;
   let widest = 0;

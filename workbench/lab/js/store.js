@@ -1,10 +1,10 @@
-// The state of a view or a panel, and who hears of its changes.
+// The state of a view or a panel, with change listeners.
 
 import { plain } from "./numbers.js";
 
-// State: an index for each discrete axis, the value itself for a continuous one, and the options of the panes.
-// Keys that begin with "_" stay in the page. Changes made in one event reach the panes together, at once if the last
-// ones are a frame ago, else with the next frame.
+// State: an index for each discrete axis, the value itself for a continuous one, and the options of the panes. Keys
+// that begin with "_" stay in the page. Changes of one event reach the panes together: at once if the last ones are a
+// frame ago, else with the next frame.
 export function createStore(meta, initial) {
   let state = { ...initial };
   let changed = new Set();
@@ -43,18 +43,18 @@ export function createStore(meta, initial) {
       listeners.add(listener);
       return () => listeners.delete(listener);
     },
-    // The value itself: t = 0.4 where the state has its index.
+    // The value itself, such as t = 0.4, where the state has its index.
     value(name, from = state) {
       const axis = meta.axes[name];
       if (!axis) return undefined;
       return axis.continuous ? from[name] : axis.values[from[name]];
     },
-    // The value as a reader sees it, with its unit. `at` is what the state would have.
+    // The value as text, with its unit. `at` is the entry of the state.
     text(name, at = state[name]) {
       const axis = meta.axes[name];
       return axis.continuous ? axis.format.replace("{}", plain(at)) : axis.texts[at];
     },
-    // How many indices an axis has; a missing axis has one.
+    // Number of values of an axis; 1 for a missing axis.
     count: (name) => (meta.axes[name] ? meta.axes[name].values.length : 1),
     index: (name, from = state) => (meta.axes[name] ? from[name] : 0),
   };

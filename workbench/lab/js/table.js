@@ -1,4 +1,4 @@
-// Table of runs: search, sort, select, and what can be done with the selected ones.
+// Table of runs: search, sort, select, and actions on the selected runs.
 
 import { createFrame } from "./controls.js";
 import { make, themeOf, watchTheme } from "./dom.js";
@@ -6,7 +6,7 @@ import { hoursText } from "./numbers.js";
 import { copyText } from "./saving.js";
 import { createStore } from "./store.js";
 
-// Rows of a table of runs: which are shown, in which order, and what their cells say.
+// Rows of the table: filtering, order and text of the cells.
 
 const COLUMNS = [
   { key: "name", label: "run" },
@@ -24,7 +24,7 @@ const COLUMNS = [
   { key: "notes", label: "notes" },
 ];
 
-// What a column sorts by: null where a run has no value, which comes last whichever way it goes.
+// Sort key of a column; null for a missing value, which comes last in both directions.
 function sortValue(row, key, score) {
   if (key === "score") return row.scores[score] ?? null;
   if (key === "tags") return row.tags.join(", ") || null;
@@ -40,7 +40,7 @@ export function cellText(row, key, score) {
   return typeof value === "number" ? String(Number(value.toPrecision(4))) : value;
 }
 
-// Every metric that a run was scored by, those of no layer first.
+// All metrics of the runs, those without a layer first.
 export function scoreNames(rows) {
   const all = [...new Set(rows.flatMap((row) => Object.keys(row.scores)))].sort();
   const ofLayers = (name) => name.includes(" of layer ");
@@ -48,7 +48,7 @@ export function scoreNames(rows) {
   return [...new Set([...first, ...all.filter((name) => !ofLayers(name)), ...all.filter(ofLayers)])];
 }
 
-// Rows that have every word of the search somewhere, and the chosen state and method; sorted.
+// Rows that contain every search word and have the chosen state and method; sorted.
 export function rowsShown(rows, { search, state, method, sort, down, score }) {
   const words = search.toLowerCase().split(/\s+/).filter(Boolean);
   const found = rows.filter((row) => {
@@ -146,7 +146,7 @@ function rowElement(row, state, choose) {
   return element;
 }
 
-// Up and down go from box to box, as in a list.
+// Up and down move between the boxes, as in a list.
 function walk(event, body) {
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
   if (!step || event.target.type !== "checkbox") return;
@@ -156,7 +156,7 @@ function walk(event, body) {
   event.stopPropagation();
 }
 
-// What can be done with the selected runs: views of them below, code that opens them, tags and notes, the trash.
+// Actions on the selected runs: open views below, copy code, edit tags and notes, move to trash.
 
 const OPENS = [
   ["watch", "Watch"],
@@ -170,10 +170,10 @@ function createActions(model, store, ui, act) {
   const opens = OPENS.map(([what, label]) => {
     const button = ui.button({
       label: `Copy: ${label}`,
-      title: "Copies code: paste it into a cell",
+      title: "Copy code to paste into a cell",
       onclick: async () => {
         const code = model.get("code")[what];
-        if (!code) throw new Error("the kernel has not answered yet: is a cell running?");
+        if (!code) throw new Error("no answer from the kernel yet: is a cell running?");
         await copyText(code);
         ui.status(`Copied the code: ${label.toLowerCase()}. Paste it into a cell.`);
       },
@@ -184,7 +184,7 @@ function createActions(model, store, ui, act) {
   const shows = OPENS.slice(0, 3).map(([what, label]) => {
     const button = ui.button({
       label: `Open ${label.toLowerCase()}`,
-      title: "Below the table",
+      title: "Open below the table",
       onclick: () => {
         ui.status(`Opening ${label.toLowerCase()} …`);
         act({ what: "open", view: what });
@@ -195,10 +195,10 @@ function createActions(model, store, ui, act) {
   });
   const form = createNotes(store, ui, act);
   const question = createQuestion(model, store, ui, act);
-  const note = ui.button({ label: "Tags and notes", title: "Of one run", onclick: () => form.open() });
+  const note = ui.button({ label: "Tags and notes", title: "Edit those of one run", onclick: () => form.open() });
   const remove = ui.button({
     label: "Move to trash",
-    title: "Asks first; nothing is deleted",
+    title: "Asks for confirmation; nothing is deleted",
     onclick: () => question.open(),
   });
   const again = ui.button({
@@ -233,7 +233,7 @@ function createActions(model, store, ui, act) {
   return { element, update };
 }
 
-// Tags and notes of the one selected run; what is typed stays until it is saved or another run is selected.
+// Tags and notes of one selected run; typed text is kept until it is saved or another run is selected.
 function createNotes(store, ui, act) {
   const tags = make("input", { type: "text", "aria-label": "tags, with commas between them" });
   const notes = make("textarea", { rows: 3, "aria-label": "notes" });
@@ -291,7 +291,7 @@ function createNotes(store, ui, act) {
   };
 }
 
-// The confirmation names what will go and where; another selection takes the question back.
+// Asks for confirmation with names and destination; a new selection cancels the question.
 function createQuestion(model, store, ui, act) {
   const text = make("span", {});
   let asked = [];
@@ -326,7 +326,7 @@ function createQuestion(model, store, ui, act) {
   };
 }
 
-// Mounts a table of runs; the kernel holds the rows and the selection.
+// Mounts a table of runs; rows and selection are kept in the kernel.
 
 const LOOK = { search: "", state: "all", method: "all", sort: null, down: false };
 
@@ -372,7 +372,7 @@ function render({ model, el }) {
     root.dataset.theme = themeOf();
   });
   update();
-  act({ what: "refresh" }); // after a reload the states are those of long ago
+  act({ what: "refresh" }); // after a reload the states are outdated
   return () => {
     leave();
     unwatch();
@@ -382,7 +382,7 @@ function render({ model, el }) {
   };
 }
 
-// Search, and lists of the states, methods and scores that there are.
+// Search, and lists of the existing states, methods and scores.
 function createFilters(store, ui) {
   const search = make("input", {
     type: "search",

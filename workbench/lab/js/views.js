@@ -1,4 +1,4 @@
-// Mounts a view: sliders and lists of the axes, the panes, the line that says what happened, and the buttons.
+// Mounts a view: sliders and lists of the axes, the panes, the status line and the buttons.
 
 import { unpack } from "./arrays.js";
 import { createFrame, followSurroundings } from "./controls.js";
@@ -17,7 +17,7 @@ async function render({ model, el }) {
   const { root, status, say, fail, ui } = createFrame(store);
   el.replaceChildren(root);
 
-  // Where every pane shows all sources, there is none to choose.
+  // No choice of source if every pane shows all sources.
   const used = (name) => name !== "source" || meta.panes.some((pane) => pane.columns !== "sources");
   const sliders = Object.keys(meta.axes).filter((name) => meta.axes[name].values.length > 1 && used(name));
   const axes = make("div", { class: "wb-axes", role: "group", "aria-label": "What is shown" });
@@ -59,7 +59,7 @@ async function render({ model, el }) {
   return () => stops.forEach((stop) => stop());
 }
 
-// Names have no order to slide along.
+// Names have no order, so they get a list instead of a slider.
 function listOf(axis, store, ui) {
   const { label, texts } = store.axes[axis];
   return ui.select({
@@ -80,13 +80,13 @@ function mountPane(stage, pane, index, { drawers, meta, model, store, ui }) {
     if (draw instanceof Error) throw draw;
     return { pane, shown: draw(body, pane, unpack(meta, model.get("data"), index), store, ui, tools) };
   } catch (error) {
-    body.append(make("p", { class: "wb-note" }, "This picture could not be made; the reason stands below."));
+    body.append(make("p", { class: "wb-note" }, "This picture could not be drawn; see the error below."));
     ui.fail(error, pane.title);
     return { pane };
   }
 }
 
-// The state of the page and of the kernel follow each other; the kernel hears of a rest, not of every move.
+// Synchronises the state with the kernel, which is updated after a pause, not at every move.
 function synchronise(model, store, say) {
   let timer = 0;
   const sent = () => Object.fromEntries(Object.entries(store.get()).filter(([key]) => !key.startsWith("_")));
@@ -154,14 +154,14 @@ function buttons({ meta, model, store, ui, panes }) {
   return bar;
 }
 
-// matplotlib in the kernel draws the PDF: type and lines stay type and lines.
+// matplotlib in the kernel draws the PDF as vector graphics.
 function askForPdf(model, store, ui, pane) {
   ui.status("Drawing the PDF …");
   const state = Object.fromEntries(Object.entries(store.get()).filter(([key]) => !key.startsWith("_")));
   model.send({ type: "save", pane: pane < 0 ? null : pane, state });
 }
 
-// Files that the kernel drew come as messages.
+// Files drawn by the kernel arrive as messages.
 function receive(model, ui) {
   const received = (message, buffers) => {
     if (message.type !== "file") return;

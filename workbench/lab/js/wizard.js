@@ -1,11 +1,11 @@
-// The wizard: a form for a training, what it would take, and the buttons.
+// The launch form: fields of a training, the plan with its costs, and the buttons.
 
 import { createFrame } from "./controls.js";
 import { make, themeOf, watchTheme } from "./dom.js";
 import { copyText } from "./saving.js";
 import { createStore } from "./store.js";
 
-// The wizard's form: a control a field, in groups; the kernel says which fields there are and what stands in them.
+// The form: one control per field, in groups; fields and values come from the kernel.
 
 const FOLDED = "More of the method";
 
@@ -20,7 +20,7 @@ function fieldControl({ key, label, values, texts }, tell) {
   return control;
 }
 
-// What decides whether the elements can stay: everything but the texts in them.
+// Elements are kept if nothing but their values changes.
 const shapeOf = (fields) => JSON.stringify(fields.map(({ text, ...rest }) => rest));
 
 function createForm(tell) {
@@ -55,7 +55,7 @@ function createForm(tell) {
     update(fields) {
       const now = shapeOf(fields);
       if (now !== shape) {
-        // An open list, or a text that is being typed, is replaced only where the fields themselves change.
+        // An open list, or a text being typed, is replaced only if the fields change.
         build(fields);
         shape = now;
       }
@@ -67,7 +67,7 @@ function createForm(tell) {
   };
 }
 
-// The text field with the focus whose text differs from what it had when it was entered.
+// The focused text field, if its text has been edited.
 function typed(form) {
   const active = document.activeElement;
   return active?.tagName === "INPUT" &&
@@ -78,7 +78,7 @@ function typed(form) {
     : null;
 }
 
-// What a training would take: a table of its stages, a bar of time for each, and what else is to know.
+// The plan of a training: a table of stages, a time bar for each, and notes.
 
 function planTable([head, ...rows]) {
   const top = head.map((text, at) => (at ? make("th", { scope: "col" }, text) : make("td", {})));
@@ -87,12 +87,12 @@ function planTable([head, ...rows]) {
   );
   return make(
     "div",
-    { class: "wb-plan-frame", role: "region", "aria-label": "what it takes", tabindex: 0 },
+    { class: "wb-plan-frame", role: "region", "aria-label": "plan", tabindex: 0 },
     make("table", { class: "wb-plan" }, make("thead", {}, make("tr", {}, ...top)), make("tbody", {}, ...body)),
   );
 }
 
-// Time to go is filled, what was trained before is hatched; all bars have one scale.
+// Remaining time is filled, time trained before is hatched; all bars share one scale.
 function planBars(bars) {
   const known = bars.filter(({ whole }) => whole);
   if (!known.length) return "";
@@ -147,7 +147,7 @@ function createPlan() {
   };
 }
 
-// Mounts the wizard: the form on one side, what it would take on the other, and the buttons.
+// Mounts the form on one side, the plan on the other, and the buttons.
 
 function render({ model, el }) {
   const store = createStore({ axes: {}, options: {} }, {});
@@ -162,24 +162,24 @@ function render({ model, el }) {
   const plan = createPlan();
   const measure = ui.button({
     label: "Measure",
-    title: "Time a few real steps on this machine",
+    title: "Measure the time of a few steps on this machine",
     onclick: () => model.send({ type: "measure", again: model.get("plan").measured }),
   });
   const launch = ui.button({
     label: "Launch",
-    title: "Into the queue, teacher first; both outlive this notebook",
+    title: "Queue teacher and student; they keep training when this notebook is closed",
     onclick: () => model.send({ type: "launch" }),
   });
   launch.classList.add("wb-first");
   const copy = ui.button({
     label: "Copy code",
-    title: "Python that plans and launches the same",
+    title: "Python that launches the same runs",
     onclick: async () => {
       await copyText(model.get("code"));
       ui.status("Copied the code of this training.");
     },
   });
-  const bar = make("div", { class: "wb-bar", role: "group", "aria-label": "what to do" }, measure, launch, copy);
+  const bar = make("div", { class: "wb-bar", role: "group", "aria-label": "actions" }, measure, launch, copy);
   root.append(
     make("h2", {}, "New training"),
     make("div", { class: "wb-wizard-columns" }, form.element, make("div", {}, plan.element, bar, status)),
@@ -204,7 +204,7 @@ function render({ model, el }) {
   };
   const heard = (message) => message.type === "said" && say(message.text, message.wrong);
   const names = ["fields", "plan", "problem", "busy", "code"];
-  // They come one after the other: drawn once.
+  // They arrive one after the other; draw once.
   let waiting = false;
   const changed = () => {
     if (waiting) return;
@@ -220,7 +220,7 @@ function render({ model, el }) {
     root.dataset.theme = themeOf();
   });
   update();
-  model.send({ type: "refresh" }); // after a reload the runs are further than they were
+  model.send({ type: "refresh" }); // after a reload the runs have progressed
   return () => {
     unwatch();
     names.forEach((name) => model.off(`change:${name}`, changed));

@@ -6,7 +6,7 @@ import { make, setText, svgElement } from "../dom.js";
 import { heatNumber, plain } from "../numbers.js";
 import { svgDocument, svgText } from "../saving.js";
 
-// The numbers of the heat maps: which are shown, and how they are said.
+// The numbers of the heat maps: which are shown, and their text.
 
 // The arrays of the pane as cells {layer, t, k}: indices of layer, time and scale.
 function createHeatTable(pane, arrays, store) {
@@ -52,7 +52,7 @@ function createHeatTable(pane, arrays, store) {
   return table;
 }
 
-// Scales at which a measure was taken at all, whose cells begin at `from`: one without guidance has one only.
+// Scales at which a measure exists, for cells that begin at `from`; a measure without guidance has one.
 function measuredScales({ data, shape }, from) {
   const [, , layers, times, scales] = shape;
   const found = Array(scales).fill(false);
@@ -61,7 +61,7 @@ function measuredScales({ data, shape }, from) {
   return kept.length ? kept : [...found.keys()];
 }
 
-// Limits of the colours: of all versions of a measure, so that these can be compared; chance lies within.
+// Colour limits over all versions of a measure, so that these can be compared; chance is included.
 function heatLimits(pane, name, { data, shape }, measure) {
   const size = shape.slice(1).reduce((product, count) => product * count);
   const own = [...data.subarray(measure * size, (measure + 1) * size).filter(Number.isFinite)];
@@ -112,7 +112,7 @@ function heatSentence(table, store, state, cell) {
 // One map. Its cells form a grid for the keyboard: arrows move, Enter shows that layer, t and w.
 
 function createHeatGrid(across, table, store, say) {
-  // An SVG that hears of the focus would be a stop of the Tab key itself; the cells are.
+  // The cells take the focus; an SVG with a focus listener would be a tab stop itself.
   const element = svgElement("svg", { class: "wb-ht-map", role: "grid", tabindex: -1 });
   const columns = () => (across === "t" ? table.times : table.scales);
   const grid = { across, element, cells: [], caption: (state) => table.caption(across, state) };
@@ -130,7 +130,7 @@ function createHeatGrid(across, table, store, say) {
   return grid;
 }
 
-// What happens at a cell: it is shown and read, left, or its layer, t and w become those of the view.
+// Events of a cell: show and read it, leave it, or set layer, t and w of the view to it.
 function gridActions(grid, table, store, say) {
   return {
     show(row, column) {
@@ -222,7 +222,7 @@ function heatText(said, x, y, more = {}) {
   return made;
 }
 
-// As many of the numbers below the columns as there is room for.
+// As many column numbers as there is room for.
 function columnNumbers({ cellWidth, height }, values, columns) {
   const every = Math.ceil((Math.max(...values.map((value) => plain(value).length)) * 6.5 + 8) / cellWidth);
   return values
@@ -307,13 +307,13 @@ function listenToGrid(grid, { show, leave, set, columns, rows }) {
     else if (moves[event.key]) grid.cells[moves[event.key][0]]?.[moves[event.key][1]]?.group.focus();
     else return;
     event.preventDefault();
-    event.stopPropagation(); // a notebook has uses of its own for these keys
+    event.stopPropagation(); // notebooks use these keys too
   });
 }
 
-// Side by side with cells of equal width where there is room, else below each other.
+// Side by side with cells of equal width if there is room, else stacked.
 function layOutHeat(both, grids, table) {
-  const width = both.clientWidth || 600; // not yet in the page; a change of size follows
+  const width = both.clientWidth || 600; // not in the page yet; a resize follows
   const columns = grids.map(({ across }) => (across === "t" ? table.times : table.scales));
   const beside = width >= 700 && grids.length > 1;
   const fixed = HEAT.left + HEAT.right;
@@ -366,7 +366,7 @@ function createHeatScale(table) {
   return { element, update, width, height: 58 };
 }
 
-// Both maps and the colour bar on white. The colours of a dark page are laid over these by its style alone.
+// Both maps and the colour bar on white; a dark page restyles them with CSS only.
 
 function heatPicture(grids, scale, table, state) {
   let x = 0;

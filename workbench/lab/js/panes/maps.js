@@ -1,4 +1,4 @@
-// Token maps: images beside the colours of their tokens, a column for each layer, or for each source.
+// Token maps: images and the colours of their tokens, one column per layer or per source.
 
 import { viridisGradient } from "../colours.js";
 import { mapColumn, mapPixels } from "../components.js";
@@ -8,15 +8,17 @@ import { svgDocument, svgImage, svgText } from "../saving.js";
 
 const BASIS_NOTES = {
   own:
-    "Each column has a basis of its own, of a run one for each layer, turned onto the first's: colours mean the same" +
-    " within a column, in every image and at every t and w; from column to column they only come near.",
+    "Each column has its own PCA basis (a run has one for each layer), Procrustes-aligned with the first column:" +
+    " colours are comparable within a column, at every t and w, and only approximately across columns.",
   joint:
-    "One basis for each layer, the same in all columns: colours mean the same in every column and image and at" +
+    "One PCA basis for each layer, the same in all columns: colours are comparable across columns and images, at" +
     " every t and w.",
-  fixed: "One basis for each layer: within a column, colours mean the same in every image and at every t and w.",
-  refit: "Components fitted again at this t and w, turned onto the fixed ones so that colours keep their meaning.",
-  "per map": "Each map has its own components, from least to most: colours of two maps cannot be compared.",
-  foreground: "The first component parts foreground from background, black; colours are fitted to the foreground.",
+  fixed: "One PCA basis for each layer: within a column, colours are comparable across images and at every t and w.",
+  refit:
+    "PCA fitted again at this t and w, Procrustes-aligned with the fixed basis so that colours keep their meaning.",
+  "per map": "Each map has its own PCA and full colour range: colours of two maps cannot be compared.",
+  foreground:
+    "The first component separates foreground from background (black); the colours are a PCA of the foreground.",
 };
 
 const COLOUR_NOTES = {
@@ -30,7 +32,7 @@ const SHARE_OF = { all: "of variance", subspace: "of the subspace", foreground: 
 export default function mapsPane(root, pane, arrays, store, ui) {
   const images = arrays("images");
   const names = pane.names ?? [];
-  const memory = new Map(); // column name -> what it was computed for, and the result
+  const memory = new Map(); // column name -> its inputs and the result
   const fixed = pane.columns !== "sources" ? "fixed" : pane.joint ? "joint" : "own";
   let built = "";
   let tiles = [];
@@ -56,7 +58,7 @@ export default function mapsPane(root, pane, arrays, store, ui) {
         title: store.axes.source ? store.text("source", each) : pane.title,
       }));
     }
-    // The slider has a column of its own, which stays in its place, unless every layer is shown already.
+    // The layer of the slider has its own fixed column, unless every layer is shown already.
     const all = store.count("layer") <= pane.layers.length;
     const shown = pane.layers.map((each) => ({
       id: `layer ${each}`,
@@ -72,7 +74,7 @@ export default function mapsPane(root, pane, arrays, store, ui) {
     return `layer ${store.text("layer", at[3])}${chosen ? " (slider)" : ""}`;
   }
 
-  // Images as rows: the one of the slider, or all, or those of them that are selected elsewhere.
+  // Images as rows: that of the slider, all, or those selected in another pane.
   function rows(state) {
     const all = [...Array(images.shape[0]).keys()];
     const marked = all.filter((image) => pane.rows && state.selection.includes(pane.rows[image]));
@@ -90,13 +92,13 @@ export default function mapsPane(root, pane, arrays, store, ui) {
     return made;
   }
 
-  // t and w, as far as the source changes with them.
+  // t and w, if the source depends on them.
   function where(state, source) {
     const names = ["t", "w"].filter((name) => store.axes[name] && !pane.still[name].includes(source));
     return names.map((name) => `${name} ${store.text(name, state[name])}`).join(", ");
   }
 
-  // Which share of the variance the colours show; of a refit also what lies outside the subspace that it searches.
+  // Share of the variance that the colours show; for a refit, also the share outside its subspace.
   function shares({ share, of, outside }) {
     const shown = `${percent(share)} ${SHARE_OF[of ?? "all"]}`;
     return outside === undefined ? [shown] : [shown, `${percent(outside)} outside subspace`];
@@ -158,11 +160,11 @@ export default function mapsPane(root, pane, arrays, store, ui) {
   function selected(state) {
     if (!pane.rows || !state.selection.length || state.show !== "all images") return "";
     const count = pane.rows.filter((row) => state.selection.includes(row)).length;
-    if (!count) return " None of the selected has maps; all are shown.";
+    if (!count) return " None of the selected images has token maps; all are shown.";
     return ` Shown: ${count} of the ${state.selection.length} selected.`;
   }
 
-  // For a paper: the layer of the slider once, though it may be one of the others.
+  // For a saved picture: the layer of the slider only once, even if it is also another column.
   function picture() {
     const [size, gap, left, top] = [120, 8, 8, 8];
     const twice = columns(store.get()).findIndex(({ id, at }) => id === "slider" && pane.layers.includes(at[3]));
@@ -190,12 +192,12 @@ export default function mapsPane(root, pane, arrays, store, ui) {
   return { update, picture };
 }
 
-// A caption's lines; the first stands out.
+// The lines of a caption; the first is emphasised.
 function lines(...texts) {
   return texts.filter(Boolean).map((text) => make("span", { class: "wb-line" }, text));
 }
 
-// The bar that says which numbers viridis stands for.
+// The colour bar of viridis.
 function ramp(low, high) {
   const [least, most] = [low, high].map((value) => String(Number(value.toPrecision(2))));
   const element = make(

@@ -1,5 +1,5 @@
-// Samples: a column for each seed, so that all rows began with the same noise. Rows are steps of one source, or
-// sources at one step.
+// Samples: one column per seed, so that all rows start from the same noise. Rows are steps of one source, or sources
+// at one step.
 
 import { make, paintImage } from "../dom.js";
 import { svgDocument, svgImage, svgText } from "../saving.js";

@@ -6,7 +6,7 @@ import { createStamps, markerPath, markerSvg, putStamp, radiusFor } from "../mar
 import { counted, plain, shareText } from "../numbers.js";
 import { svgDocument, svgText } from "../saving.js";
 
-// What a scatter shows: classes, places in the plane, who has the right neighbours, and how that is said.
+// Data of a scatter plot: classes, positions, kNN correctness, and their texts.
 
 const METHOD_NAMES = { pca: "PCA", tsne: "t-SNE", umap: "UMAP" };
 
@@ -38,13 +38,13 @@ function createPoints(pane, arrays, store) {
     classes: pane.names.map(String),
     sprite: arrays("sprite"),
     order: shuffled(count),
-    // Places of the state's frame, in the units of the embedding.
+    // Positions of the current frame, in units of the embedding.
     places(state, out) {
       if (method(state) === "pca") return principalPlaces(arrays, where(state), store.value("w", state) ?? 0, out);
       const stop = nearestStop(store, state, arrays(method(state)).shape[4]).index;
       return framePlaces(arrays, method(state), [...where(state), stop], out);
     },
-    // Who has the right neighbours, by the labels that the classes are told apart by.
+    // kNN correctness, by the chosen labels (true or given).
     correct(state) {
       const found = arrays(by(state) === "given" ? "correct_given" : "correct");
       const from = blockStart(found, [...where(state), nearestStop(store, state, stops).index]);
@@ -84,22 +84,22 @@ function scatterTitle(store, state, method, stops) {
 }
 
 function scatterNote(neighbours, method, by) {
-  const own = by === "given" ? "the label that they were given" : "their own class";
+  const own = by === "given" ? "their given label" : "their true class";
   const knn =
-    `kNN: share of images whose ${neighbours ? `${neighbours} ` : ""}nearest others, in the original space, ` +
-    `vote for ${own}.`;
-  if (method === "pca") return `The bar is a length in the features' own units; the plot always fits. ${knn}`;
+    `kNN accuracy: share of images whose ${neighbours ? `${neighbours} ` : ""}nearest neighbours in the original ` +
+    `space vote for ${own}.`;
+  if (method === "pca") return `The scale bar is in units of the features; the plot always fits. ${knn}`;
   return `Distances between clusters, and their sizes, mean nothing in ${METHOD_NAMES[method]}. ${knn}`;
 }
 
-// "layer 8", "t = 0.3"; a source goes by its own name.
+// "layer 8", "t = 0.3"; a source is shown by its name.
 function namedValue(store, name, state) {
   const text = store.text(name, state[name]);
   if (name === "source") return text;
   return name.length === 1 ? `${name} = ${text}` : `${store.axes[name].label} ${text}`;
 }
 
-// Rows in an order that is always the same and mixes the classes, so that none hides the others.
+// Rows in a fixed order that mixes the classes, so that no class hides the others.
 function shuffled(count) {
   const order = Uint32Array.from({ length: count }, (_, i) => i);
   let seed = 1;
@@ -119,7 +119,7 @@ function describePlot(points, state, selected) {
   );
 }
 
-// What a point is: ["coat, given label bag", "row 17", "kNN right"].
+// Description of a point: ["coat, given label bag", "row 17", "kNN right"].
 function describePoint(points, state, row) {
   const { labels, classes } = points;
   const given = labels.given ? labels.given[row] : labels.true[row];
@@ -127,11 +127,11 @@ function describePoint(points, state, row) {
   return [name, `row ${row}`, `kNN ${points.correct(state)[row] ? "right" : "wrong"}`];
 }
 
-// The plot: where the points stand on the canvas, how they are painted and how they move.
+// The plot: positions of the points on the canvas, painting and animation.
 
 const MORPH = 300; // milliseconds from one frame of points to another
 
-// A canvas for the points, and a drawing over it for the lasso and the point under the pointer.
+// A canvas for the points, with an overlay for the lasso and the hovered point.
 function createPlot(points, store, ui) {
   const view = createPlotView(points, store, ui);
   const painter = createPainter(view);
@@ -168,7 +168,7 @@ function createPlot(points, store, ui) {
   };
 }
 
-// Elements of the plot, where its points stand and go to, what is selected, and pixels of a point.
+// Elements of the plot, current and target positions, the selection, and the pixels of a point.
 function createPlotView(points, store, ui) {
   const { count } = points;
   const [element, canvas, overlay, spoken] = plotElements();
@@ -231,7 +231,7 @@ function plotElements() {
   return [element, canvas, overlay, spoken];
 }
 
-// Puts places into the plot: y in -1..1, x in the same unit. Gives how long a unit of the embedding is.
+// Scales positions into the plot: y in -1..1, x in the same unit. Returns the length of a unit of the embedding.
 export function fitPlaces(places, aspect) {
   const low = [Infinity, Infinity];
   const high = [-Infinity, -Infinity];
@@ -245,7 +245,7 @@ export function fitPlaces(places, aspect) {
   return unit;
 }
 
-// The canvas takes the width there is; true if it changed.
+// Fits the canvas to the available width; true if it changed.
 function resizePlot(view) {
   const width = Math.max(0, Math.floor(view.element.getBoundingClientRect().width - 2)); // within the border
   const height = Math.round(Math.min(560, Math.max(280, width * 0.8)));
@@ -259,7 +259,7 @@ function resizePlot(view) {
   return true;
 }
 
-// Draws into memory with a margin of one marker around the picture, so that none has to be cut.
+// Draws into a buffer with a margin of one marker, so that no marker has to be clipped.
 function createPainter(view) {
   const { ui, canvas } = view;
   const context = canvas.getContext("2d");
@@ -279,7 +279,7 @@ function createPainter(view) {
   };
 }
 
-// The memory for a size and a theme: its pixels, the markers as stamps for its rows, and the colour behind them.
+// The buffer for a size and a theme: its pixels, the markers as stamps, and the background colour.
 function preparePaper({ points, ui, canvas, element, radius, ratio }) {
   const margin = createStamps(ui, 1, radius, ratio, 0).size;
   const stride = canvas.width + 2 * margin;
@@ -290,7 +290,7 @@ function preparePaper({ points, ui, canvas, element, radius, ratio }) {
   return { stamps, image, pixels: new Uint32Array(image.data.buffer), ground };
 }
 
-// Points that are selected lie over the others.
+// Selected points are drawn over the others.
 function stampPoints(
   { points, store, canvas, ratio, shown, zoom, height, selected },
   { stamps, image, pixels, ground },
@@ -312,7 +312,7 @@ function stampPoints(
   }
 }
 
-// PCA has a unit, so that a spread which grows with w can be seen to grow though the plot always fits.
+// PCA has a scale bar, so that a spread that grows with w is visible although the plot always fits.
 function drawScaleBar(view, context) {
   const bar = scaleBar(view);
   if (!bar) return;
@@ -335,7 +335,7 @@ function scaleBar(view) {
   return { length: units * pixels, text: plain(units) };
 }
 
-// Moves the points to their targets: at once, or in a short time if `slowly` and the reader has nothing against it.
+// Moves the points to their targets, animated if `slowly` and the user accepts motion.
 function createGlide(view) {
   const { shown, target } = view;
   const from = new Float32Array(shown.length);
@@ -363,9 +363,9 @@ function createGlide(view) {
   };
 }
 
-// What a reader does with the plot, by pointer, wheel and keyboard: point, choose, zoom.
+// Interaction by pointer, wheel and keyboard: hover, select, zoom.
 
-// The point nearest to a place within `reach` pixels, or -1.
+// The nearest point within `reach` pixels, or -1.
 function nearestRow(view, x, y, reach = 14) {
   let best = -1;
   let least = reach * reach;
@@ -393,7 +393,7 @@ export function rowsInside(view, polygon) {
   return rows;
 }
 
-// A selection changed by rows: replaced, or with Shift joined, or with Alt freed of them.
+// Changes the selection by rows: replace, add with Shift, remove with Alt.
 function chooseRows(view, rows, { shiftKey = false, altKey = false } = {}) {
   const next = shiftKey || altKey ? Uint8Array.from(view.selected) : new Uint8Array(view.points.count);
   for (const row of rows) next[row] = altKey ? 0 : 1;
@@ -405,7 +405,7 @@ function chooseRows(view, rows, { shiftKey = false, altKey = false } = {}) {
   view.ui.status(`${counted(selection.length)} of ${counted(view.points.count)} images selected.`);
 }
 
-// Rings about the point under the pointer and that of the keyboard.
+// Rings around the hovered point and the keyboard's point.
 function markRows(view) {
   view.overlay.querySelectorAll("circle").forEach((ring) => ring.remove());
   for (const row of new Set([view.cursor, view.hovered])) {
@@ -436,7 +436,7 @@ function showWhole(view) {
   view.repaint();
 }
 
-// Zooms so that what stands at (x, y) stays there.
+// Zooms about (x, y).
 function zoomBy(view, factor, x = view.width / 2, y = view.height / 2) {
   const { zoom } = view;
   const k = Math.min(40, Math.max(1, zoom.k * factor));
@@ -447,7 +447,7 @@ function zoomBy(view, factor, x = view.width / 2, y = view.height / 2) {
   view.repaint();
 }
 
-// The line that a reader draws around points; null between two of them.
+// The lasso while it is drawn; null otherwise.
 function createLasso(view) {
   const line = svgElement("polygon");
   const lasso = {
@@ -506,13 +506,13 @@ function listenToPointer(view) {
     hover(view, row);
   });
   canvas.addEventListener("pointercancel", lasso.stop);
-  // A finger leaves with every tap; what it showed stays until the next.
+  // A touch leaves after every tap; its tip stays until the next.
   canvas.addEventListener("pointerleave", (event) => {
     if (event.pointerType !== "touch") hover(view, -1);
   });
 }
 
-// Without the focus or Ctrl the wheel goes on scrolling the page.
+// Without focus or Ctrl, the wheel scrolls the page.
 function listenToWheel(view) {
   const { element, canvas } = view;
   canvas.addEventListener(
@@ -530,7 +530,7 @@ function listenToWheel(view) {
   canvas.addEventListener("dblclick", () => showWhole(view));
 }
 
-// From a point to the next one in a direction: near, and rather straight on than aside.
+// The next point in a direction: near, and preferably straight ahead.
 export function nextRow(view, row, [dx, dy]) {
   let best = row;
   let least = Infinity;
@@ -580,13 +580,13 @@ function listenToKeys(view) {
     const action = way ? () => go(first() ?? nextRow(view, view.cursor, way)) : keys[event.key];
     if (!action) return;
     event.preventDefault();
-    event.stopPropagation(); // a notebook has uses of its own for these keys
+    event.stopPropagation(); // notebooks use these keys too
     action();
   });
   element.addEventListener("blur", () => go(-1));
 }
 
-// The picture of a point, its class and its row, beside it.
+// The tip of a point: image, class and row.
 
 function createTip(parent, points, store) {
   const { sprite } = points;
@@ -622,13 +622,13 @@ function spritePixels(data, row, h, w, c) {
   return pixels;
 }
 
-// The legend and the numbers: how many of each class are selected, and their kNN share in the original space.
+// Legend and table: number of selected images of each class, and their kNN accuracy in the original space.
 
 function createClassTable(points, store, ui) {
   const [body, foot] = [make("tbody"), make("tfoot")];
   const titles = ["Class", "Selected", "kNN, selected", "kNN, all"].map((text) => make("th", { scope: "col" }, text));
   const head = make("thead", {}, make("tr", {}, ...titles));
-  const caption = make("caption", { class: "wb-sc-spoken" }, "Classes: selected images, and kNN shares");
+  const caption = make("caption", { class: "wb-sc-spoken" }, "Classes: selected images and kNN accuracy");
   const element = make("div", { class: "wb-sc-table" }, make("table", {}, caption, head, body, foot));
   const rows = new Map();
   let latest = { byClass: [], total: {} };
@@ -670,7 +670,7 @@ function toggleClass(points, store, ui, label) {
   ui.status(`${counted(chosen.size)} of ${counted(points.count)} images selected.`);
 }
 
-// A line of the table: with a marker and something to do it is a button.
+// A row of the table; a button if it has a marker and an action.
 function classRow(name, mark, onclick) {
   const named = onclick
     ? make("button", { type: "button", onclick, "aria-pressed": "false" }, mark, make("span", {}, name))
@@ -707,7 +707,7 @@ export function classNumbers(points, state) {
   return { byClass: byClass.filter(({ all }) => all), total };
 }
 
-// The plot and its table as a picture for a paper, on white.
+// The plot and its table as a saved picture, on white.
 
 function scatterPicture(points, { view }, table, state, ui) {
   const { width, height, radius } = view;
@@ -763,7 +763,7 @@ function classPicture(points, { byClass, total }, ui, x, y) {
     shareText(right, selected),
     shareText(rightAll, all),
   ];
-  // A picture has room for 40: those selected before the others, and the last line says of how many.
+  // A picture has room for 40 classes, selected ones first; the last line gives the total.
   const listed =
     byClass.length > 40
       ? byClass
@@ -785,7 +785,7 @@ function classPicture(points, { byClass, total }, ui, x, y) {
   return { body, bottom: bottom + 4, width: 336 };
 }
 
-const BATCH = 5000; // points above which the table follows the picture instead of moving with it
+const BATCH = 5000; // number of points above which the table is updated after the plot
 
 export default function scatterPane(root, pane, arrays, store, ui) {
   const points = createPoints(pane, arrays, store);
@@ -818,7 +818,7 @@ export default function scatterPane(root, pane, arrays, store, ui) {
   };
 }
 
-// What can be chosen of the method and of the labels that classes are told apart by.
+// Choices of the method and of the labels (true or given).
 function scatterChoices(points, ui) {
   const { methods, method, by, labels } = points;
   const made = [];
@@ -833,7 +833,7 @@ function scatterChoices(points, ui) {
   return made;
 }
 
-// Calls `action` with the latest argument once the picture that is due has been painted.
+// Calls `action` with the latest argument once the pending frame has been painted.
 function afterPaint(action) {
   let due;
   return (argument) => {
