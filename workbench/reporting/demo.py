@@ -1,4 +1,4 @@
-"""The main job: teacher, plain and guided run on embedded data, scored and reported, resumable at any moment."""
+"""The demo: train a teacher, a plain and a guided run on the shipped data, score them and write a report."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -21,13 +21,13 @@ from workbench.training.pace import Pace, measure_pace
 from workbench.training.sizes import encoded, model_size
 
 ROLES = ("teacher", "plain", "guided")
-PROBE_TIME, PROBE_IMAGES, LAYERS = 0.7, 1500, range(13)  # the time of the paper's Fig. 9; layer 0 is the floor
+PROBE_TIME, PROBE_IMAGES, LAYERS = 0.7, 1500, range(13)  # t of the paper's Fig. 9; layer 0 is the baseline
 MAP_TIME, MAP_IMAGES, MAP_SCALES = 0.4, 6, (1.0, 5.0, 10.0, 30.0)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the demo is: a stage, how much of it is done, and what it has to say."""
+    """Progress of the demo: a stage, how much of it is done, and a note."""
 
     stage: str
     done: int
@@ -36,19 +36,19 @@ class Progress:
 
 
 def demo_configs(seed: int, overrides: str | Iterable[str] = ()) -> dict[str, Config]:
-    """The three configurations by role; the guided one's teacher is the teacher's preset with the same changes."""
+    """The three configurations by role; the teacher of the guided one is the teacher preset with the same overrides."""
     changes = (*as_overrides(overrides), f"training.seed={seed}")
     return {role: load_config(f"demo/{role}", changes) for role in ROLES}
 
 
 def taught_by(teacher: Run, seed: int, overrides: str | Iterable[str] = ()) -> Config:
-    """The guided configuration with this run for its teacher."""
+    """The guided configuration with this run as its teacher."""
     changes = (*as_overrides(overrides), f"training.seed={seed}", f"objective.teacher={teacher.folder}")
     return load_config("demo/guided", changes)
 
 
 def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...] = ()) -> Iterator[Progress]:
-    """Train, score and report, yielding progress; whatever an earlier call finished is read back, not redone."""
+    """Train, score and report, yielding progress. What an earlier call has finished is reused."""
     started = time.monotonic()
     runs: dict[str, Run] = {}
     configs = demo_configs(seed, overrides)
@@ -62,7 +62,7 @@ def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...]
         runs[role] = prepare_run(config, root)
         if runs[role].status["state"] != "finished":
             return
-    common = runs["guided"].config.training.steps  # where plain, which trains on, is compared with it
+    common = runs["guided"].config.training.steps  # the plain run trains longer; they are compared at this step
     jobs = [(role, step) for role, run in runs.items() for step in _scored_steps(run.config)]
     for done, (role, step) in enumerate(jobs):
         yield Progress("score", done, len(jobs), f"{role} at step {step}")
@@ -86,7 +86,7 @@ def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...]
     report.parent.mkdir(parents=True, exist_ok=True)
     write_report(
         report,
-        title="Self-Transcendence, demo edition",
+        title="Self-Transcendence: demo report",
         runs=runs,
         samples=samples,
         class_names=[names[i % len(names)] for i in range(columns)],
@@ -97,11 +97,11 @@ def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...]
 
 
 def demo_maps(run: Run, latents) -> TokenMaps:
-    """Token maps of a run's shallow and deep layers and of its guided feature, on one image of each of six classes."""
+    """Token maps of a shallow and a deep layer and of the guided feature, on one image of each of six classes."""
     indices = [int(np.flatnonzero(latents.labels == label)[0]) for label in range(MAP_IMAGES)]
     features = extract(run, indices, [2, 8], [MAP_TIME], root=run.folder.parent)
     images = load_images(run.config.data, "train").batch(indices).numpy()
-    # The longest run: after so few steps the others' maps show places more than things.
+    # The plain run trains longest: after fewer steps, token maps mostly show positions.
     of = f"the plain run at step {run.config.training.steps:,}, t = {MAP_TIME:g}"
     return layer_and_guided_maps(of, features, MAP_TIME, images, [2, 8], 8, MAP_SCALES)
 
@@ -113,9 +113,9 @@ def _scored_steps(config: Config) -> list[int]:
 
 
 def estimate_seconds(configs: dict[str, Config], pace: Pace | None = None) -> float:
-    """About how long the demo takes at the pace of the guided run, measured once on a machine if it is not given.
+    """Estimated duration of the demo at the pace of the guided run, which is measured if it is not given.
 
-    ValueError if it cannot be measured, such as for a lack of memory.
+    ValueError if it cannot be measured, for example for lack of memory.
     """
     guided = configs["guided"]
     shape = encoded(guided).shape

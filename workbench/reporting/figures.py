@@ -1,7 +1,7 @@
-"""The pictures of a report: losses, scores, samples, token maps and probes of a teacher, a plain and a guided run.
+"""Figures of the report: losses, scores, samples, token maps and probes of a teacher, a plain and a guided run.
 
-Every function is pure and returns a matplotlib ``Figure`` of its own; no window, no global state. Colours,
-lines and markers are those of `workbench.lab.palette`.
+Every function returns a new matplotlib ``Figure``, without windows or global state. Colours, lines and markers are
+those of `workbench.lab.palette`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +37,7 @@ LOOK = {
 
 
 def styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """How each run is drawn: "teacher", "plain" and "guided" always alike, others by colours that none of these has."""
+    """Style of each run: fixed for "teacher", "plain" and "guided", other colours for other runs."""
     found, others = {}, 0
     for label in labels:
         found[label] = _NAMED.get(label) or look(len(_NAMED) + others)
@@ -46,7 +46,7 @@ def styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def series(runs: Mapping[str, Run], metric: str) -> dict[str, list[dict[str, Any]]]:
-    """Scores of each run in the order of steps, all measured alike (`measured_alike`); runs without one are absent."""
+    """Scores of each run by step, all of one protocol (`measured_alike`); runs without scores are absent."""
     records = {label: [r for r in run.results if r["metric"] == metric] for label, run in runs.items()}
     return {label: list(by_step.values()) for label, by_step in measured_alike(records).records.items()}
 
@@ -55,14 +55,14 @@ def total_seconds(run: Run) -> float:
     """Training time of the whole run in seconds; ValueError if nothing was logged."""
     metrics = run.metrics
     if not metrics:
-        raise ValueError(f"run {run.name} has no metrics; train it before it is reported")
+        raise ValueError(f"run {run.name} has no metrics; train it first")
     return float(metrics[-1]["seconds"])
 
 
 def compute_seconds(runs: Mapping[str, Run], label: str, steps: Sequence[int]) -> Float[np.ndarray, " s"]:
-    """Training seconds spent to reach each step: the run's own, and for the guided run its whole teacher's before.
+    """Training seconds to reach each step; for the guided run, with the full training of its teacher.
 
-    Linear between logged steps, from 0 at step 0.
+    Interpolated linearly between logged steps, from 0 at step 0.
     """
     metrics = runs[label].metrics
     known = [0, *(record["step"] for record in metrics)]
@@ -72,9 +72,9 @@ def compute_seconds(runs: Mapping[str, Run], label: str, steps: Sequence[int]) -
 
 
 def loss_curves(runs: Mapping[str, Run]) -> Figure:
-    """Denoising loss of every run against the step, and below it the alignment loss where there is one.
+    """Denoising loss of every run over training steps and, if any run has one, the alignment loss below.
 
-    Faint: as logged. Strong: mean over about a twentieth of the records around each.
+    Faint: as logged. Strong: running mean over about a twentieth of the records.
     """
     parts = [("denoise", "denoising loss")]
     if any(record["alignment"] is not None for run in runs.values() for record in run.metrics):
@@ -94,14 +94,14 @@ def loss_curves(runs: Mapping[str, Run]) -> Figure:
 
 
 def score_curves(runs: Mapping[str, Run], metric: str, against: Literal["step", "compute"] = "step") -> Figure:
-    """One score of every run against its step, or against the training time behind it, with the floor in grey.
+    """One score of every run over training steps or training time, with the floor in grey.
 
-    "compute" counts the seconds of the run itself, and for the guided run those of its teacher too. The floor is
-    the score of real images against real images. ValueError for another metric, or one that nobody measured.
+    "compute" is the training time of the run; for the guided run, with that of its teacher. The floor is the score of
+    real images against real images. ValueError for an unknown metric, or one without scores.
     """
     of = get_metric(metric)
     if against not in ("step", "compute"):
-        raise ValueError(f"a curve is drawn against step or compute; got {against!r}")
+        raise ValueError(f"against is {against!r}; allowed are step and compute")
     found = series(runs, metric)
     if not found:
         raise ValueError(f"no run has a score {metric!r}")
@@ -130,7 +130,7 @@ def sample_grid(
 ) -> Figure:
     """Samples of every method at every step (rows) from the same seeds and labels (columns).
 
-    ``samples[label][step]`` is n c h w with c 1 or 3, ``class_names`` one name a column. ValueError if they differ.
+    ``samples[label][step]`` is n c h w with c 1 or 3; ``class_names`` has n names. ValueError if the counts differ.
     """
     rows, names, colours, looks = [], [], [], styles(samples)
     for label, by_step in samples.items():
@@ -146,7 +146,7 @@ def sample_grid(
 
 
 def token_maps(maps: Any) -> Figure:
-    """Images (first column) beside the maps of their tokens, one square a token, in colours.
+    """Images (first column) and their token maps, one coloured square per token.
 
     ``maps.images`` is uint8 n c h w; ``maps.panels`` pairs a short title with floats n h w 3 in 0..1.
     """
@@ -159,7 +159,7 @@ def token_maps(maps: Any) -> Figure:
 
 
 def probe_by_layer(runs: Mapping[str, Run]) -> Figure:
-    """Accuracy of a linear probe on every layer's features at each run's last probed step, with 95 % bands."""
+    """Linear-probe accuracy by layer at the last probed step of each run, with 95 % bands."""
     with rc_context(LOOK):
         figure, (axis,) = _figure(6.0, 3.6)
         looks = styles(runs)
@@ -174,7 +174,7 @@ def probe_by_layer(runs: Mapping[str, Run]) -> Figure:
                 low, high = [r["low"] for r in records], [r["high"] for r in records]
                 axis.fill_between(layers, low, high, color=looks[label]["color"], alpha=0.15, linewidth=0)
         if not axis.lines:
-            raise ValueError("no run has a probe's accuracy")
+            raise ValueError("no run has probe accuracies")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set(xlabel="layer (0: patch embedding)", ylabel="linear probe accuracy")
         axis.legend()
@@ -182,7 +182,7 @@ def probe_by_layer(runs: Mapping[str, Run]) -> Figure:
 
 
 def last_probes(run: Run) -> list[dict[str, Any]]:
-    """The probe records of the last step probed, by layer; of two of one layer the later counts."""
+    """Probe records of the last probed step, by layer; the newest record of each layer."""
     probes = [r for r in run.results if r["metric"] == "probe"]
     last = max((r["step"] for r in probes), default=None)
     by_layer = {r["layer"]: r for r in probes if r["step"] == last}

@@ -1,4 +1,4 @@
-"""What the scores of a plain and a guided run say, in sentences built from the numbers: none is written beforehand."""
+"""Compare the scores of a plain and a guided run, in sentences generated from the numbers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,14 +10,14 @@ from workbench.evaluation.metrics import get_metric, metric_title
 from workbench.reporting import figures
 from workbench.runs.store import Run
 
-# Our convention: twice to five times what retraining moves such scores at published scale.
+# Our convention: two to five times the spread of such scores between seeds at published scale.
 MARGIN = 0.05
 
 Record = Mapping[str, Any]
 
 
 def findings(runs: Mapping[str, Run]) -> list[str]:
-    """What the scores of the plain and the guided run say, in sentences, and how little one training seed says."""
+    """Sentences that compare the scores of the plain and the guided run, with a caveat about single seeds."""
     sentences = [
         *_equal_steps(runs, "fd-clf64"),
         *_equal_compute(runs, "fd-clf64"),
@@ -26,15 +26,16 @@ def findings(runs: Mapping[str, Run]) -> list[str]:
         *_probes(runs),
     ]
     return [
-        *(sentences or ["The plain and the guided run share no score measured alike, so nothing is compared."]),
-        "Each method was trained with one seed. Retraining moves such scores by 1–2\u202f% or more at published scale, "
-        f"and by more at this one, so a small gap is not evidence. Here gaps under {percent(MARGIN)} count as none.",
+        *(sentences or ["The plain and the guided run share no score of the same protocol, so nothing is compared."]),
+        "Each method was trained with one seed. Between seeds, such scores differ by 1–2\u202f% or more at published "
+        f"scale, and by more at this one, so a small gap is not evidence. Gaps under {percent(MARGIN)} count as no "
+        "difference.",
     ]
 
 
 def verdict(metric: str, guided: Record, plain: Record) -> str:
-    """How guided stands beside plain: "better", "worse" or "within" the noise, by margin, intervals and floor."""
-    # Below the score of real images, differences are noise of the estimator.
+    """Guided compared with plain: "better", "worse" or "within" the noise, by margin, intervals and floor."""
+    # Below the floor, differences are noise of the estimator.
     floored = all(r.get("floor") is not None and r["value"] <= r["floor"] for r in (guided, plain))
     if floored or _overlap(guided, plain) or _gap(guided, plain) < MARGIN:
         return "within"
@@ -43,18 +44,18 @@ def verdict(metric: str, guided: Record, plain: Record) -> str:
 
 
 def number(value: float | int) -> str:
-    """Three digits, thousands grouped, with a real minus sign."""
+    """A number with three significant digits, grouped thousands and a typographic minus sign."""
     text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return text.replace("-", "\u2212")
 
 
 def percent(share: float) -> str:
-    """A share as a percentage: whole from 10 % on, one digit below."""
+    """A share as a percentage, with two significant digits."""
     return f"{100 * share:.0f}\u202f%" if share >= 0.0995 else f"{100 * share:.2g}\u202f%"
 
 
 def duration(seconds: float | int) -> str:
-    """Seconds as a reader would say them, kept on one line."""
+    """A duration in words, with non-breaking spaces."""
     return words.duration(seconds).replace(" ", "\u202f")
 
 
@@ -87,21 +88,21 @@ def _equal_compute(runs: Mapping[str, Run], metric: str) -> list[str]:
     if not inside:
         reach = f"{duration(spent['guided'][0])} to {duration(spent['guided'][-1])}"
         return [
-            f"At equal total compute nothing can be compared: guided was scored after {reach} of training with its "
-            f"teacher’s included, plain after {duration(low)} to {duration(high)}, and no curve is extended."
+            f"At equal total compute nothing can be compared: guided was scored after {reach} of training, its "
+            f"teacher’s included, plain after {duration(low)} to {duration(high)}, and curves are not extrapolated."
         ]
     last = inside[-1]
     seconds = spent["guided"][last]
     value = float(np.interp(seconds, spent["plain"], [r["value"] for r in plain]))
     lead = f"At equal total compute ({duration(seconds)}, teacher included; the plain run’s curve interpolated)"
     sentence = _comparison(lead, metric, guided[last], {**plain[-1], "value": value, "low": None})
-    beyond = f" Beyond {duration(high)} there is no plain score to set beside guided’s."
+    beyond = f" Beyond {duration(high)} there is no plain score to compare with."
     return [sentence + (beyond if last < len(guided) - 1 else "")]
 
 
 def _comparison(lead: str, metric: str, guided: Record, plain: Record) -> str:
     word, gap = verdict(metric, guided, plain), percent(_gap(guided, plain))
-    within = "within the noise margin, so the two are not told apart"
+    within = "within the noise margin, so no difference is shown"
     words = within if word == "within" else f"{word} by {gap}, more than the noise margin"
     return (
         f"{lead}, {metric_title(metric)} is {cell(guided)} for guided and {cell(plain)} for plain: guided is {words}."
@@ -120,9 +121,9 @@ def _probes(runs: Mapping[str, Run]) -> list[str]:
 def _intervals(lead: str, guided: Record, plain: Record) -> str:
     scores = f"{lead} is {cell(guided)} for guided and {cell(plain)} for plain"
     if not (_has_interval(guided) and _has_interval(plain)):
-        return f"{scores}, without intervals to judge the gap by."
+        return f"{scores}, without intervals, so the gap cannot be assessed."
     if _overlap(guided, plain):
-        return f"{scores}; the 95\u202f% intervals overlap, so the two are not told apart."
+        return f"{scores}; the 95\u202f% intervals overlap, so no difference is shown."
     better = "guided" if guided["value"] > plain["value"] else "plain"
     small = f", though by less than {percent(MARGIN)}" if _gap(guided, plain) < MARGIN else ""
     return f"{scores}; the 95\u202f% intervals do not overlap, and {better} is higher{small}."
@@ -133,7 +134,7 @@ def _has_interval(record: Record) -> bool:
 
 
 def _overlap(a: Record, b: Record) -> bool:
-    """Whether the intervals meet; of a score without one its value has to lie in the other's."""
+    """Whether the intervals overlap; a score without an interval counts as a point."""
     if not (_has_interval(a) or _has_interval(b)):
         return False
     ends = [(r["low"], r["high"]) if _has_interval(r) else (r["value"], r["value"]) for r in (a, b)]

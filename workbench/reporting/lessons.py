@@ -1,4 +1,4 @@
-"""Runs that a notebook starts from: those there are, else trained where the reader waits, who is told how long."""
+"""Runs for the notebooks: existing ones, or trained in this process with a progress report."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,15 +14,15 @@ from workbench.training.loop import fit
 def demo_runs(
     seed: int = 0, overrides: str | Sequence[str] = (), root: Path | None = None, progress: Report | None = None
 ) -> dict[str, Run]:
-    """The demo's finished runs; what is missing of them is trained first.
+    """The demo's three finished runs; missing ones are trained first.
 
-    They are those of ``workbench demo`` with the same seed and overrides, without its scores and report; either
-    continues where the other stopped.
+    They are the runs of ``workbench demo`` with the same seed and overrides; one continues where the other stopped. No
+    scores or report are made.
 
     Args:
         seed: Seed of initial weights, data order and noise.
-        overrides: Changes to all three runs.
-        root: Folder of the runs; by default ``$WORKBENCH_RUNS``, or ``runs`` here or one folder higher.
+        overrides: Options for all three runs, in dotted form.
+        root: Folder of the runs; by default ``$WORKBENCH_RUNS``, or ``runs`` in the current or the parent folder.
         progress: Called with (stage, done, total) instead of printing.
 
     Returns:
@@ -45,11 +45,11 @@ def demo_runs(
 
 
 def trained(config: Config, root: Path | None = None, progress: Report | None = None) -> Run:
-    """The finished run of a configuration: the existing one, or trained in this process from its newest checkpoint.
+    """The finished run of a configuration: an existing one, or trained in this process from its newest checkpoint.
 
     Args:
-        config: What to train.
-        root: Folder of the runs; by default ``$WORKBENCH_RUNS``, or ``runs`` here or one folder higher.
+        config: The configuration.
+        root: Folder of the runs; by default ``$WORKBENCH_RUNS``, or ``runs`` in the current or the parent folder.
         progress: Called with (stage, done, total) instead of printing.
 
     Returns:
@@ -74,7 +74,7 @@ def trained(config: Config, root: Path | None = None, progress: Report | None = 
             report(f"train {config.name}", record["step"], config.training.steps)
     run = prepare_run(config, root)
     if run.status["state"] != "finished":
-        raise ValueError(f"{run.name} was interrupted at step {run.status['step']:,}; the same call goes on from there")
+        raise ValueError(f"{run.name} was interrupted at step {run.status['step']:,}; call again to continue")
     return run
 
 

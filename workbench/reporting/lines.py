@@ -1,4 +1,4 @@
-"""Line charts of the notebooks: what a number does over training, over guidance, between runs."""
+"""Line charts of the notebooks: measures over training, over guidance and between runs."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ _SHARES = ("knn", "lda")
 
 
 class Chart:
-    """A figure that a notebook shows on a light and on a dark page: no ground, and grey where it was black."""
+    """A figure that is readable on light and dark pages: transparent background, grey text and axes."""
 
     def __init__(self, figure: Figure):
         self.figure = figure
@@ -46,7 +46,7 @@ class Chart:
             axis.grid(color=palette.MUTED, alpha=0.25)
 
     def save(self, file: str | Path) -> Path:
-        """Write it as PNG, SVG or PDF on white; return its path."""
+        """Write the figure as PNG, SVG or PDF on white; return the path."""
         self.figure.savefig(file, facecolor="white", dpi=200)
         return Path(file)
 
@@ -64,9 +64,9 @@ def probe_over_training(
     seed: int = 0,
     progress: Report | None = None,
 ) -> Chart:
-    """Linear-probe accuracy of every layer's mean token with the null label, a line for each checkpoint.
+    """Linear-probe accuracy of mean tokens by layer, with the null label; one line per checkpoint.
 
-    Bands are 95 % Wilson intervals over the held-out images; of more than three lines the first and the last have one.
+    Bands are 95 % Wilson intervals over held-out images; of more than three lines, only the first and last have one.
 
     Args:
         run: The run.
@@ -103,13 +103,13 @@ def probe_of_runs(
     seed: int = 0,
     progress: Report | None = None,
 ) -> Chart:
-    """Linear-probe accuracy of every layer's mean token with the null label, a line for each run.
+    """Linear-probe accuracy of mean tokens by layer, with the null label; one line per run.
 
-    Every run sees the same images under the same noise.
+    All runs get the same images with the same noise.
 
     Args:
-        runs: Runs by the name that the legend shows.
-        step: Step of the checkpoints; the last of each run by default.
+        runs: Runs by their name in the legend.
+        step: Training step of the checkpoints; the last of each run by default.
         layers: Layers, counted from 1; 0 is the patch embedding.
         t: Noise level in 0..1.
         images: Number of images.
@@ -117,7 +117,7 @@ def probe_of_runs(
         progress: Called with (stage, done, total).
 
     Returns:
-        A ``Chart``, as of `wb.probe_over_training`.
+        A ``Chart``, as `wb.probe_over_training` returns it.
 
     Raises:
         ValueError: As `wb.probe_over_training`.
@@ -142,10 +142,10 @@ def versions_over_guidance(
     seed: int = 0,
     progress: Report | None = None,
 ) -> Chart:
-    """A measure of f_u + w (f_c - f_u), Eq. 3, against w: with the null, true and wrong label, and of the label alone.
+    """A measure of f_u + w (f_c - f_u), Eq. 3, over w: with the null, true and wrong label, and the label over noise.
 
-    The wrong label counts by the true and by the given classes. The null label's line is level, as w does not change
-    it.
+    The wrong label is measured by the true and by the given classes. The line of the null label is flat, because it
+    does not depend on w.
 
     Args:
         run: The run.
@@ -153,15 +153,15 @@ def versions_over_guidance(
         t: Noise level in 0..1.
         images: Number of images.
         scales: Guidance scales w.
-        measure: A measure of `wb.measure_grid` that exists for these versions, such as "knn".
+        measure: A measure of `wb.measure_grid` that exists for all label modes, such as "knn".
         seed: Seed of noise and splits.
         progress: Called with (stage, done, total).
 
     Returns:
-        A ``Chart``, as of `wb.probe_over_training`.
+        A ``Chart``, as `wb.probe_over_training` returns it.
 
     Raises:
-        ValueError: As `wb.extract` and `wb.measure_grid`, and for a measure without versions.
+        ValueError: As `wb.extract` and `wb.measure_grid`, and for a measure without label modes.
 
     Examples:
         >>> chart = wb.versions_over_guidance(wb.zoo("guided"), images=100, scales=[0.0, 1.0, 10.0])
@@ -193,18 +193,18 @@ def versions_over_guidance(
 def scores_over_training(
     runs: Mapping[str, Run], metric: str = "fd-clf64", against: str = "step", progress: Report | None = None
 ) -> Chart:
-    """A score of each run at every checkpoint, with the floor of real images; what is missing is scored first.
+    """A score of each run at every checkpoint, with the floor of real images; missing scores are computed first.
 
-    Sampling is that of each run's configuration.
+    Samples are drawn with the sampling options of each run's configuration.
 
     Args:
-        runs: Runs by the name that the legend shows.
+        runs: Runs by their name in the legend.
         metric: Name of the score, such as "fd-clf64".
-        against: "step", or "compute" for the seconds of training, with those of the run "teacher" added to "guided".
+        against: "step", or "compute" for training time; "guided" then includes the training time of "teacher".
         progress: Called with (stage, done, total).
 
     Returns:
-        A ``Chart``, as of `wb.probe_over_training`.
+        A ``Chart``, as `wb.probe_over_training` returns it.
 
     Raises:
         ValueError: For a score that does not exist, and as `wb.score`.
@@ -216,7 +216,9 @@ def scores_over_training(
     """
     get_metric(metric)  # before anything is scored
     if against == "compute" and "guided" in runs and "teacher" not in runs:
-        raise ValueError(f"got the runs {', '.join(runs)}; what a guided run cost takes its teacher's seconds too")
+        raise ValueError(
+            f"got the runs {', '.join(runs)}; the compute of guided includes its teacher's seconds: add teacher"
+        )
     jobs = [(run, checkpoint.step) for run in runs.values() for checkpoint in run.checkpoints]
     with reported(progress) as report:
         for number, (run, step) in enumerate(jobs):
@@ -235,7 +237,7 @@ def _probes(
     seed: int,
     progress: Report | None,
 ) -> Chart:
-    """A line and its band for each run at a step."""
+    """One line with its band for each run and step."""
     figure, axis = _figure()
     with reported(progress) as report:
         for number, ((label, (run, step)), style) in enumerate(zip(shown.items(), styles, strict=True)):
@@ -244,7 +246,7 @@ def _probes(
             features = extract(run, _rows(run, images), layers, (t,), progress=counted, **options)
             probes = [linear_probe(features.read(layer, t), features.true, seed=seed) for layer in layers]
             (line,) = axis.plot(layers, [probe.accuracy for probe in probes], label=label, **style)
-            if len(shown) <= 3 or number in (0, len(shown) - 1):  # more would cover one another
+            if len(shown) <= 3 or number in (0, len(shown) - 1):  # more bands would overlap
                 low, high = [probe.low for probe in probes], [probe.high for probe in probes]
                 axis.fill_between(layers, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -252,7 +254,7 @@ def _probes(
 
 
 def _rows(run: Run, images: int) -> list[int]:
-    """As the views choose them: equally many of each class, and features that were computed for a view are found."""
+    """Rows as the views choose them, balanced over the classes, so that their cached features are reused."""
     return choose_rows(load_images(run.config.data, "train").labels, images)
 
 

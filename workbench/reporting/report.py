@@ -1,4 +1,4 @@
-"""One HTML file about three finished runs: teacher, plain and guided, with its pictures inside."""
+"""HTML report on three finished runs, teacher, plain and guided, as one file with embedded figures."""
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ LABELS = ("teacher", "plain", "guided")
 
 @dataclass(frozen=True)
 class Table:
-    """Text cells; ``rows`` begin with their own heading."""
+    """A table of text cells; the first cell of each row is its heading."""
 
     caption: str
     columns: Sequence[str]
@@ -40,10 +40,10 @@ def write_report(
     maps: Any,
     seconds_total: float | int,
 ) -> Path:
-    """Write the report of the runs "teacher", "plain" and "guided" to ``path``, whole or not at all; return it.
+    """Write the report of the runs "teacher", "plain" and "guided" to ``path`` atomically; return the path.
 
     ``samples`` and ``class_names`` are those of `figures.sample_grid`, ``maps`` those of `figures.token_maps`;
-    ``seconds_total`` is what everything took, scoring included. ValueError for a missing run.
+    ``seconds_total`` is the total time, scoring included. ValueError for a missing run.
     """
     if set(runs) != set(LABELS):
         raise ValueError(f"a report needs the runs {', '.join(LABELS)}; got {', '.join(runs) or 'none'}")
@@ -63,7 +63,7 @@ def write_report(
         seeds=", ".join(f"{label} {run.config.training.seed}" for label, run in runs.items()),
         machines=_machines(runs),
         training=duration(training),
-        # A resumed job counts its last part only, which says nothing about the whole.
+        # A resumed demo has timed its last part only.
         total=duration(seconds_total) if seconds_total >= training else None,
     )
     write_atomically(path, page.encode())
@@ -71,7 +71,7 @@ def write_report(
 
 
 def settings(runs: Mapping[str, Run]) -> Table:
-    """The few settings that matter, a column a run; settings that no run has are left out."""
+    """The main settings, one column per run; settings that no run has are omitted."""
     rows = []
     for name, read in _SETTINGS.items():
         values = [read(run.config) for run in runs.values()]
@@ -82,13 +82,13 @@ def settings(runs: Mapping[str, Run]) -> Table:
 
 
 def score_tables(runs: Mapping[str, Run]) -> list[Table]:
-    """Every score of images, one table for each way of measuring, with the floor in its last row."""
+    """Every score of images, one table per protocol, with the floor in its last rows."""
     groups: dict[tuple[Any, ...], list[tuple[str, Record]]] = {}
     of_images = [(k, r) for k, run in runs.items() for r in run.results if r.get("layer") is None]
     shown = in_order({r["metric"] for _, r in of_images}, detail=2)
     scored = [(k, r) for k, r in of_images if r["metric"] in shown]
     for label, record in scored:
-        # The reference set belongs to a metric, not to the samples that a table is about.
+        # The reference set belongs to a metric, not to the samples of a table.
         groups.setdefault(protocol({**record, "n_reference": None}), []).append((label, record))
     return [_score_table(found) for found in groups.values()]
 
@@ -100,7 +100,7 @@ _SETTINGS: dict[str, Callable[[Config], Any]] = {
     "objective": lambda c: c.objective.name,
     "aligned layer": lambda c: c.objective.options.get("layer"),
     "target": lambda c: c.objective.options.get("target"),
-    "teacher’s layer": lambda c: c.objective.options.get("teacher_layer"),
+    "teacher layer": lambda c: c.objective.options.get("teacher_layer"),
     "feature guidance w": lambda c: c.objective.options.get("guidance_scale"),
     "alignment weight": lambda c: c.objective.options.get("weight"),
     "alignment ends at step": lambda c: c.objective.options.get("stop_step"),
@@ -132,7 +132,7 @@ def _score_table(found: Sequence[tuple[str, Record]]) -> Table:
     cells = {(label, r["step"], r["metric"]): cell(r) for label, r in found}
     lines = sorted({(label, step) for label, step, _ in cells}, key=lambda line: (LABELS.index(line[0]), line[1]))
     rows = [[label, f"{step:,}", *(cells.get((label, step, m), "–") for m in metrics)] for label, step in lines]
-    for name, key in (("real vs real (floor)", "floor"), ("real images compared with", "n_reference")):
+    for name, key in (("real vs real (floor)", "floor"), ("reference images", "n_reference")):
         values = [{r[key] for _, r in found if r["metric"] == m and r.get(key) is not None} for m in metrics]
         if any(values):
             rows.append([name, "", *(" / ".join(number(v) for v in sorted(known)) or "–" for known in values)])
@@ -145,7 +145,7 @@ def _measured(record: Record) -> str:
 
 
 def template(name: str) -> Template:
-    """A page among the templates, which refuses what it is not given."""
+    """A template by name; rendering raises an error for an undefined variable."""
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     strict = {"autoescape": True, "undefined": StrictUndefined}
     return Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, **strict).get_template(name)
