@@ -123,7 +123,7 @@ def test_no_other_file_holds_a_palette():
     own = {*PALETTE, *DARK}
     for path in files:
         # A terminal has colours of its own, which are known by name.
-        if (path.parent == LAB and path.stem == "palette") or path.is_relative_to(root / "commands"):
+        if (path.parent == LAB and path.stem == "palette") or path.is_relative_to(root / "cli"):
             continue
         found = colours_in(path.read_text(encoding="utf-8"))
         # A theme is an accent, which is the first series, and the colour of an error, on a light and on a dark ground.
