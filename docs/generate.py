@@ -30,7 +30,7 @@ PICTURES = ("demo/overview.png", "laptop/fig2/tsne.png")  # of reports/, shown i
 _TYPES = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
 _DEPTHS = (12, 28)  # of the smaller and the largest backbones, where a recipe depends on the depth
 _NAMES = {"data.name": plugins.names("data"), "objective.encoder": ENCODERS}  # text that is one of these
-_TWO_WORDS = ("queue", "codec", "classifier")  # commands that are written as two words
+_TWO_WORDS = ("queue", "vae", "classifier")  # commands that are written as two words
 
 
 def on_config(config: Any) -> Any:

@@ -30,7 +30,7 @@ PAIRS = [(backbone, objective) for backbone in plugins.names("backbone") for obj
 SHARDED = [*zip(plugins.names("backbone"), itertools.cycle(("repa", "sra", "self_transcendence")), strict=False)]
 TREE = {
     "data": {"name": "digits", "limit": 16},
-    "codec": {"name": "identity"},
+    "vae": {"name": "identity"},
     "training": {"steps": 6, "batch": 8, "log_every": 1, "checkpoint_every": 3, "learning_rate": 1e-3},
 }
 

@@ -34,7 +34,7 @@ from workbench.training.loop import fit
 OWN = {"objective": "token_mean", "backbone": "mixer", "data": "shapes"}
 MEASURING = {"detector": "patches", "score": "spread"}
 PICO = (
-    "codec.name=identity",
+    "vae.name=identity",
     "backbone.size=pico",
     "backbone.patch=16",
     "data.limit=16",

@@ -35,7 +35,7 @@ def scale_of(name: str) -> str:
 @pytest.mark.parametrize("name", [*presets(), *ROWS])
 def test_preset_builds_on_meta(name):
     config = config_of(name)
-    channels, factor = CHANNELS[config.codec.name]
+    channels, factor = CHANNELS[config.vae.name]
     height = (32 if config.data.name == "fashion-mnist" else config.data.size) // factor
     with torch.device("meta"):
         backbone = plugin_class("backbone", config.backbone.name)(
@@ -61,7 +61,7 @@ def test_teachers_are_presets_that_keep_the_step_asked_for(name):
     step = teacher.training.steps if options["teacher_step"] is None else options["teacher_step"]
     assert 0 < step <= teacher.training.steps
     assert step == teacher.training.steps or step % teacher.training.milestone_every == 0
-    assert teacher.backbone == config.backbone and teacher.codec == config.codec and teacher.data == config.data
+    assert teacher.backbone == config.backbone and teacher.vae == config.vae and teacher.data == config.data
 
 
 def test_laptop_presets_are_those_of_the_paper():
@@ -104,7 +104,7 @@ SIT = {
     "diffusion.cosine_weight": 0.0,
     "data.flip": False,
     "data.crop": "adm",
-    "codec.name": "sd-vae",
+    "vae.name": "sd-vae",
     "sampling.sampler": "euler-maruyama",
     "sampling.steps": 250,
     "sampling.last_step": 0.04,
@@ -120,7 +120,7 @@ LIGHTNINGDIT = {
     "diffusion.time": "lognormal",
     "diffusion.cosine_weight": 1.0,
     "data.flip": True,
-    "codec.name": "va-vae",
+    "vae.name": "va-vae",
     "sampling.sampler": "euler",
     "sampling.steps": 249,
     "sampling.shift": 0.3,
@@ -137,7 +137,7 @@ LAPTOP = {
     "training.precision": "no",
     "data.name": "fashion-mnist",
     "data.flip": False,
-    "codec.name": "kl-f4",
+    "vae.name": "kl-f4",
     "sampling.sampler": "euler",
     "sampling.steps": 16,
     "sampling.count": 300,

@@ -10,9 +10,9 @@ import tyro
 
 from workbench.__main__ import COMMANDS
 from workbench.config import fingerprint, load_config, parse_overrides, presets, teacher_overrides
-from workbench.config.paths import NAMED_CODECS, real_path
+from workbench.config.paths import NAMED_VAES, real_path
 from workbench.config.teachers import override
-from workbench.data.autoencoders import PUBLISHED
+from workbench.data.published import PUBLISHED
 from workbench.lab.watching.form import configs
 from workbench.reporting.sweep.specification import resolve
 from workbench.runs.index import runs_table
@@ -21,7 +21,7 @@ from workbench.training.launch import _overrides
 from workbench.training.plan import _chain
 
 TAUGHT = [name for name in presets() if "teacher" in load_config(name).objective.options]
-FOLDER = ["data.name=image-folder", "data.size=64", "codec.name=identity"]
+FOLDER = ["data.name=image-folder", "data.size=64", "vae.name=identity"]
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ CHANGES = (
     "data.name=image-folder",
     "data.path=data/a set; 'quoted'",
     "data.limit=9",
-    "codec.name=identity",
+    "vae.name=identity",
     "backbone.patch=1",
     "backbone.checkpoint_blocks=true",
     "diffusion.path=cosine",
@@ -99,7 +99,7 @@ def test_a_preset_without_changes_hands_nothing_on():
 def test_another_name_starts_its_section_afresh_for_the_teacher_too():
     config = load_config("laptop/sit-nano-2", ["backbone.name=dit", "backbone.size=s", "data.name=digits"])
     teacher = load_config("laptop/sit-nano-2-teacher", teacher_overrides(config))
-    assert (teacher.backbone, teacher.data, teacher.codec) == (config.backbone, config.data, config.codec)
+    assert (teacher.backbone, teacher.data, teacher.vae) == (config.backbone, config.data, config.vae)
 
 
 def test_an_override_is_read_back_as_its_value():
@@ -158,16 +158,16 @@ def test_patterns_archives_and_autoencoders_have_one_spelling(place):
         assert real_path(path) == str(place / real)
     assert real_path("imagenet") == "imagenet" and real_path("/no/such/./set/") == "/no/such/set"
 
-    def mark(codec: str) -> str:
-        return fingerprint(load_config("demo/plain", [f"codec.name={codec}"]))
+    def mark(vae: str) -> str:
+        return fingerprint(load_config("demo/plain", [f"vae.name={vae}"]))
 
     assert mark("vae") == mark("./vae/") == mark(f"{place}/vae") == mark("~/vae") != mark("other")
     # A name stays a name, whatever folder has it.
-    assert ("kl-f4", "identity", *PUBLISHED) == tuple(sorted(NAMED_CODECS, key=("kl-f4", "identity", *PUBLISHED).index))
-    before = {name: mark(name) for name in NAMED_CODECS}
-    for name in NAMED_CODECS:
+    assert ("kl-f4", "identity", *PUBLISHED) == tuple(sorted(NAMED_VAES, key=("kl-f4", "identity", *PUBLISHED).index))
+    before = {name: mark(name) for name in NAMED_VAES}
+    for name in NAMED_VAES:
         (place / name).mkdir()
-    assert {name: mark(name) for name in NAMED_CODECS} == before
+    assert {name: mark(name) for name in NAMED_VAES} == before
 
 
 def test_a_teacher_given_by_path_is_found_from_another_working_directory(place):

@@ -25,7 +25,7 @@ _PUBLIC = {
     "load_config": "workbench.config",
     "as_overrides": "workbench.config",
     "load_images": "workbench.data.images",
-    "load_codec": "workbench.data.codecs",
+    "load_vae": "workbench.data.vae",
     "fit": "workbench.training.loop",
     "launch": "workbench.training.launch",
     "Control": "workbench.training.control",

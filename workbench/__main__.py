@@ -37,7 +37,7 @@ COMMANDS: dict[str, type[Command]] = {
     "encode": data.Encode,
     "import": files.ImportFile,
     "export": files.ExportRun,
-    "codec-train": train.Codec,
+    "vae-train": train.VAE,
     "classifier-train": train.Classifier,
     "lab": lab.Lab,
     "page": lab.Page,
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         arguments = plugins.allow_named(arguments)
-        # "codec train" reads better than "codec-train", so two words are joined to one command.
+        # "vae train" reads better than "vae-train", so two words are joined to one command.
         if len(arguments) > 1 and f"{arguments[0]}-{arguments[1]}" in COMMANDS:
             arguments[:2] = [f"{arguments[0]}-{arguments[1]}"]
         check_arguments(arguments, COMMANDS)

@@ -34,7 +34,7 @@ from workbench.runs.store import find_runs
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = (
-    *("data.name=digits", "data.source=auto", "data.limit=64", "codec.name=identity", "backbone.patch=16"),
+    *("data.name=digits", "data.source=auto", "data.limit=64", "vae.name=identity", "backbone.patch=16"),
     *("backbone.size=pico", "training.batch=8"),
 )
 EVERYWHERE = {

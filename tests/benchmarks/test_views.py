@@ -19,7 +19,7 @@ from workbench.training.loop import fit
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = (
-    *("data.name=digits", "data.source=auto", "data.limit=80", "codec.name=identity", "backbone.patch=8"),
+    *("data.name=digits", "data.source=auto", "data.limit=80", "vae.name=identity", "backbone.patch=8"),
     *("backbone.size=pico", "training.steps=4", "training.batch=8", "training.log_every=1"),
     *("training.checkpoint_every=2", "training.milestone_every=2"),
 )

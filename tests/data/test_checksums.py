@@ -86,7 +86,7 @@ def test_progress_is_said_with_the_time_left(caplog, monkeypatch):
 @pytest.fixture
 def config(tmp_path):
     paint(tmp_path, 0)
-    options = ["data.name=image-folder", f"data.path={tmp_path / 'set'}", "data.size=16", "codec.name=identity"]
+    options = ["data.name=image-folder", f"data.path={tmp_path / 'set'}", "data.size=16", "vae.name=identity"]
     return load_config("demo/plain", options)
 
 

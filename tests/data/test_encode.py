@@ -20,7 +20,7 @@ from workbench.data.latents import open_latents
 from workbench.data.workers import device_of
 
 COUNT = 400
-DIGITS = load_config("demo/plain", ["data.name=digits", "data.limit=60", "codec.name=identity"])
+DIGITS = load_config("demo/plain", ["data.name=digits", "data.limit=60", "vae.name=identity"])
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def many(tmp_path):
         image = np.random.default_rng(k).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(image).save(tmp_path / "set" / "train" / "cat" / f"{k:04d}.png")
     options = ["data.name=image-folder", f"data.path={tmp_path / 'set'}", "data.size=8", "data.flip=true"]
-    return load_config("demo/plain", [*options, "codec.name=identity"])
+    return load_config("demo/plain", [*options, "vae.name=identity"])
 
 
 def shards_of(folder):
@@ -91,7 +91,7 @@ def test_errors_of_a_process_reach_the_caller(tmp_path):
     folder.mkdir(parents=True)
     (folder / "0.png").write_bytes(b"junk")
     config = load_config(
-        "demo/plain", ["data.name=image-folder", f"data.path={folder.parent}", "data.size=8", "codec.name=identity"]
+        "demo/plain", ["data.name=image-folder", f"data.path={folder.parent}", "data.size=8", "vae.name=identity"]
     )
     with pytest.raises(ValueError, match="0.png is damaged or not an image"):
         encode(config, "train", tmp_path / "latents", processes=2)

@@ -9,14 +9,14 @@ import torch
 from workbench.config import load_config
 from workbench.data import latents as latents_module
 from workbench.data import shards
-from workbench.data.codecs import load_codec, sample_posterior
 from workbench.data.images import load_images, to_float
 from workbench.data.latents import open_latents
+from workbench.data.vae import load_vae, sample_posterior
 from workbench.files import write_json
-from workbench.runs.models import load_run_codec, load_teacher
+from workbench.runs.models import load_run_vae, load_teacher
 from workbench.runs.store import open_run, prepare_run
 
-CONFIG = load_config("demo/plain", ["data.name=digits", "data.limit=25", "codec.name=identity"])
+CONFIG = load_config("demo/plain", ["data.name=digits", "data.limit=25", "vae.name=identity"])
 
 
 def test_moments_are_those_of_the_images(tmp_path):
@@ -31,18 +31,18 @@ def test_moments_are_those_of_the_images(tmp_path):
     assert open_latents(other, "train", tmp_path).content != latents.content
 
 
-def test_shipped_codec_reconstructs_and_has_unit_variance():
+def test_shipped_vae_reconstructs_and_has_unit_variance():
     images = load_images(load_config("demo/plain").data, "test").batch(range(200))
-    codec = load_codec("kl-f4", 1)
-    moments = codec.encode(images)
+    vae = load_vae("kl-f4", 1)
+    moments = vae.encode(images)
     z = sample_posterior(moments, torch.zeros(200, 4, 8, 8))
     assert z.shape == (200, 4, 8, 8) and 0.8 < z.std() < 1.2
-    error = (codec.decode(z).float() - images.float()).div(255).square().mean()
+    error = (vae.decode(z).float() - images.float()).div(255).square().mean()
     assert error < 0.0025  # the record says 0.0016 on 2,000 test images
     with pytest.raises(ValueError, match="is for images of 1 channels; these have 3"):
-        load_codec("kl-f4", 3)
+        load_vae("kl-f4", 3)
     with pytest.raises(ValueError, match="Allowed: kl-f4"):
-        load_codec("kl-f8", 1)
+        load_vae("kl-f8", 1)
 
 
 def test_content_is_that_of_the_images_and_the_split(tmp_path):
@@ -101,31 +101,31 @@ def test_shards_stay_below_a_size(tmp_path, monkeypatch):
 
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("workbench.data.codecs.to_float", lambda images: images / torch.zeros(()))
-    with pytest.raises(ValueError, match="codec 'identity' encodes images 0 to 24 to non-finite numbers"):
+    monkeypatch.setattr("workbench.data.vae.to_float", lambda images: images / torch.zeros(()))
+    with pytest.raises(ValueError, match="VAE 'identity' encodes images 0 to 24 to non-finite numbers"):
         open_latents(CONFIG, "train", tmp_path)
     assert not list(tmp_path.glob("*/*.safetensors"))
 
 
-def test_latents_of_another_codec_are_refused_for_a_run(tmp_path):
+def test_latents_of_another_vae_are_refused_for_a_run(tmp_path):
     latents, run = open_latents(CONFIG, "train", tmp_path / ".latents"), prepare_run(CONFIG, tmp_path)
     trained = {
-        "codec": {"name": "identity", "hash": "identity"},
+        "vae": {"name": "identity", "hash": "identity"},
         "channels": 1,
         "height": 32,
         "classes": list(latents.classes),
         "pixel_channels": 1,
     }
-    student = load_config("demo/guided", [f"objective.teacher={run.folder}", "data.name=digits", "codec.name=identity"])
+    student = load_config("demo/guided", [f"objective.teacher={run.folder}", "data.name=digits", "vae.name=identity"])
 
     def recorded(**changes):
         write_json(run.folder / "provenance.json", {**run.provenance, "latents": {**trained, **changes}})
         return open_run(str(run.folder), tmp_path)
 
-    assert load_run_codec(recorded()).hash == "identity"
-    other = {"codec": {"name": "identity", "hash": "another"}}
-    with pytest.raises(ValueError, match="codec 'identity' is not the one that run .* was trained with"):
-        load_run_codec(recorded(**other))
+    assert load_run_vae(recorded()).hash == "identity"
+    other = {"vae": {"name": "identity", "hash": "another"}}
+    with pytest.raises(ValueError, match="VAE 'identity' is not the one that run .* was trained with"):
+        load_run_vae(recorded(**other))
     with pytest.raises(ValueError, match="the teacher .* was trained on other latents"):
         load_teacher(student, latents, tmp_path)
 

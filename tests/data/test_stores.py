@@ -1,4 +1,4 @@
-"""Latents of other programs: the same numbers in the codec's units, in their order, with their labels; refusals."""
+"""Latents of other programs: the same numbers in the VAE's units, in their order, with their labels; refusals."""
 
 import json
 from dataclasses import replace
@@ -11,9 +11,9 @@ from safetensors.numpy import save_file
 
 from workbench.config import load_config
 from workbench.data import latents as module
-from workbench.data.codecs import Autoencoder, Identity
 from workbench.data.images import load_images
 from workbench.data.latents import open_latents
+from workbench.data.vae import Identity, KLAutoencoder
 
 SHIFT, SCALE = torch.tensor([1.0, -2, 0, 3]).reshape(-1, 1, 1), torch.tensor([0.5, 2, 1, 0.25]).reshape(-1, 1, 1)
 COUNT = 7
@@ -21,16 +21,16 @@ LABELS = [3, 0, 2, 2, 1, 3, 0]
 
 
 class _Network(torch.nn.Module):
-    """What a codec's shape is asked of."""
+    """What a VAE's shape is asked of."""
 
     class config:
         latent_channels, in_channels, block_out_channels = 4, 3, (1, 1, 1)
 
 
 @pytest.fixture(autouse=True)
-def codec(monkeypatch):
-    found = Autoencoder("tiny", "abc", _Network(), SCALE, SHIFT, {})
-    monkeypatch.setattr(module, "load_codec", lambda name, pixel_channels, device="cpu": found)
+def vae(monkeypatch):
+    found = KLAutoencoder("tiny", "abc", _Network(), SCALE, SHIFT, {})
+    monkeypatch.setattr(module, "load_vae", lambda name, pixel_channels, device="cpu": found)
     return found
 
 
@@ -80,7 +80,7 @@ def test_repas_moments_in_latent_units(tmp_path, repa, raw):
     chosen = np.array([5, 0, 6])
     expected = torch.cat([standard(raw[chosen, :4]), torch.from_numpy(raw[chosen, 4:]) * SCALE], dim=1)
     torch.testing.assert_close(latents.moments(chosen), expected)
-    assert latents.index["codec"] == {"name": "tiny", "hash": "abc"} and latents.index["pixel_channels"] == 3
+    assert latents.index["vae"] == {"name": "tiny", "hash": "abc"} and latents.index["pixel_channels"] == 3
 
 
 def test_repas_images_go_with_the_latents(tmp_path, repa):
@@ -148,25 +148,25 @@ def test_class_names(tmp_path, repa, lightningdit, kind):
     assert open_latents(configure(kind, root), "train", tmp_path).classes == ("ant", "bee", "cat", "dog", "elk")
 
 
-def test_what_does_not_go_together_is_refused(tmp_path, repa, lightningdit, codec, monkeypatch):
+def test_what_does_not_go_together_is_refused(tmp_path, repa, lightningdit, vae, monkeypatch):
     def refused(kind, root, said, **options):
         with pytest.raises(ValueError, match=said):
             open_latents(configure(kind, root, **options), "train", tmp_path / "latents")
 
     refused("repa-latents", repa, "has no latents of mirrored images", flip=True)
-    refused("repa-latents", repa, "8x8, which codec 'tiny' decodes to 32x32 pixels; data.size is 256", size=256)
+    refused("repa-latents", repa, "8x8, which VAE 'tiny' decodes to 32x32 pixels; data.size is 256", size=256)
     statistics = {"mean": SHIFT[None] + 0.05, "std": 1 / SCALE[None]}
     torch.save(statistics, lightningdit / "latents_stats.pt")
     assert len(open_latents(configure("lightningdit-latents", lightningdit), "train", tmp_path / "latents")) == COUNT
     torch.save({**statistics, "std": 3 / SCALE[None]}, lightningdit / "latents_stats.pt")
-    refused("lightningdit-latents", lightningdit, "latents_stats.pt does not match codec 'tiny'.* a factor 3 from 1")
+    refused("lightningdit-latents", lightningdit, "latents_stats.pt does not match VAE 'tiny'.* a factor 3 from 1")
     torch.save({"mean": torch.zeros(5)}, lightningdit / "latents_stats.pt")
     refused("lightningdit-latents", lightningdit, "latents_stats.pt must have mean and std of 4 channels")
     (lightningdit / "latents_stats.pt").unlink()
     monkeypatch.setattr(_Network.config, "latent_channels", 16)
-    refused("lightningdit-latents", lightningdit, "has 4 channels, codec 'tiny' has 16")
-    monkeypatch.setattr(module, "load_codec", lambda name, pixel_channels, device: Identity(pixel_channels))
-    refused("lightningdit-latents", lightningdit, "has latents of an autoencoder; codec 'identity' is not one")
+    refused("lightningdit-latents", lightningdit, "has 4 channels, VAE 'tiny' has 16")
+    monkeypatch.setattr(module, "load_vae", lambda name, pixel_channels, device: Identity(pixel_channels))
+    refused("lightningdit-latents", lightningdit, "has latents of an autoencoder; VAE 'identity' is not one")
     with pytest.raises(ValueError, match="has latents but no images"):
         load_images(configure("lightningdit-latents", lightningdit).data, "train")
 

@@ -16,7 +16,7 @@ from workbench.data.latents import open_latents
 from workbench.data.targets import ComputedTargets, StoredTargets, Targets, open_targets
 
 # 25 images of 32 pixels that are their own latents; patches of 8 make a grid of 4 x 4.
-OPTIONS = ["data.name=digits", "data.limit=25", "codec.name=identity", "backbone.patch=8", "objective.name=repa"]
+OPTIONS = ["data.name=digits", "data.limit=25", "vae.name=identity", "backbone.patch=8", "objective.name=repa"]
 INDICES = np.array([24, 3, 10])
 WIDTHS = {"effnet-lite0": 3, "dinov2-s": 5}
 

@@ -7,9 +7,9 @@ from diffusers.models import AutoencoderKL
 from safetensors.torch import save_file
 
 from workbench.data import autoencoders
-from workbench.data.autoencoders import VA_VAE, from_latent_diffusion
-from workbench.data.codecs import load_codec
 from workbench.data.images import to_float, to_uint8
+from workbench.data.published import VA_VAE, from_latent_diffusion
+from workbench.data.vae import load_vae
 
 TINY = {**VA_VAE, "block_out_channels": (32, 32, 64, 64, 64), "latent_channels": 4, "layers_per_block": 1}
 
@@ -157,25 +157,25 @@ def images(count=2, side=64):
 
 def test_va_vae_is_latent_diffusions_network_in_standard_units(tiny):
     _, tensors, mean, std = tiny
-    codec, formulas = load_codec("va-vae", 3), LatentDiffusion(tensors, 5, 1)
-    assert (codec.channels, codec.factor, codec.pixel_channels) == (4, 16, 3)
-    assert codec.record["ignored"] == ["foundation_model", "linear_proj", "loss"]
+    vae, formulas = load_vae("va-vae", 3), LatentDiffusion(tensors, 5, 1)
+    assert (vae.channels, vae.factor, vae.pixel_channels) == (4, 16, 3)
+    assert vae.record["ignored"] == ["foundation_model", "linear_proj", "loss"]
     raw_mean, raw_std = formulas.encode(to_float(images()))
     expected = torch.cat([(raw_mean - mean) / std, raw_std / std], dim=1)
-    torch.testing.assert_close(codec.encode(images()), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(vae.encode(images()), expected, rtol=1e-4, atol=1e-4)
     z = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(2))
     decoded = to_uint8(formulas.decode(z * std + mean))
-    assert (codec.decode(z).int() - decoded.int()).abs().max() <= 1 and decoded.float().std() > 20
+    assert (vae.decode(z).int() - decoded.int()).abs().max() <= 1 and decoded.float().std() > 20
 
 
 def test_the_hash_is_of_the_numbers_not_of_the_container(tiny):
     folder, tensors, _, std = tiny
-    first = load_codec("va-vae", 3).hash
+    first = load_vae("va-vae", 3).hash
     (folder / "vavae.pt").unlink()
     save_file(tensors, folder / "vavae.safetensors")
-    assert load_codec(str(folder), 3).hash == first
+    assert load_vae(str(folder), 3).hash == first
     torch.save({"mean": std, "std": std}, folder / "latents_stats.pt")
-    assert load_codec("va-vae", 3).hash != first
+    assert load_vae("va-vae", 3).hash != first
 
 
 def test_full_size_va_vae_has_the_published_shapes():
@@ -195,25 +195,25 @@ def test_va_vae_refusals(tiny):
     torch.save(damaged, folder / "vavae.pt")
     said = r"vavae.pt do not fit: 2 missing \(.*\); 1 not of this network \(.*resnets.9.*\); 1 of another shape \(quant"
     with pytest.raises(ValueError, match=said):
-        load_codec("va-vae", 3)
+        load_vae("va-vae", 3)
     torch.save({"state_dict": tensors, "callback": TestsOfNothing()}, folder / "vavae.pt")
     with pytest.raises(ValueError, match="vavae.pt is damaged, or has more than plain tensors"):
-        load_codec("va-vae", 3)
+        load_vae("va-vae", 3)
     (folder / "vavae.pt").write_bytes(b"junk")
     with pytest.raises(ValueError, match="vavae.pt is damaged"):
-        load_codec("va-vae", 3)
+        load_vae("va-vae", 3)
     torch.save({"mean": torch.zeros(4), "std": torch.zeros(4)}, folder / "latents_stats.pt")
     with pytest.raises(ValueError, match="latents_stats.pt has non-finite numbers, or standard deviations"):
-        load_codec("va-vae", 3)
+        load_vae("va-vae", 3)
     torch.save({"mean": torch.zeros(3)}, folder / "latents_stats.pt")
     with pytest.raises(ValueError, match=r"latents_stats.pt must have mean and std of 4 channels; it has .*\(3,\)"):
-        load_codec("va-vae", 3)
+        load_vae("va-vae", 3)
     (folder / "latents_stats.pt").unlink()
     with pytest.raises(ValueError, match="latents_stats.pt is missing"):
-        load_codec("va-vae", 3)
+        load_vae("va-vae", 3)
     (folder / "vavae.pt").unlink()
     with pytest.raises(ValueError, match="must have one weights file .*found: none"):
-        load_codec("va-vae", 3)
+        load_vae("va-vae", 3)
 
 
 class TestsOfNothing:

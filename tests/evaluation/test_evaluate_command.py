@@ -70,7 +70,7 @@ def test_refusals_wait_for_no_heavy_import(root):
 
 
 def test_a_device_that_is_not_there_is_refused_also_where_nothing_is_left_to_encode(root, capsys):
-    encode = ("encode", "demo/plain", "data.name=digits", "data.source=auto", "data.limit=20", "codec.name=identity")
+    encode = ("encode", "demo/plain", "data.name=digits", "data.source=auto", "data.limit=20", "vae.name=identity")
     main([*encode, "--device", "cpu"])
     capsys.readouterr()
     for device in ("abc", "cuda:99", "cpu:7"):

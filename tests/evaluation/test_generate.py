@@ -28,8 +28,8 @@ from workbench.training.loop import fit
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
-    # No codec and few tokens: little is computed.
-    data = ("data.name=digits", "data.limit=40", "codec.name=identity")
+    # No VAE and few tokens: little is computed.
+    data = ("data.name=digits", "data.limit=40", "vae.name=identity")
     options = (*data, "backbone.patch=16", "training.steps=2", "training.batch=4")
     config = load_config("demo/plain", [*options, "sampling.steps=2", "sampling.count=250"])
     list(fit(config, root))

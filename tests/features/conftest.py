@@ -12,8 +12,8 @@ from workbench.runs.models import load_backbone
 from workbench.runs.store import prepare_run
 from workbench.training.loop import fit
 
-# As tests/training trains: digits of 32 x 32 pixels, no codec, patches of 8: 16 tokens.
-SMALL = ("data.name=digits", "data.source=auto", "data.limit=64", "codec.name=identity", "backbone.patch=8")
+# As tests/training trains: digits of 32 x 32 pixels, no VAE, patches of 8: 16 tokens.
+SMALL = ("data.name=digits", "data.source=auto", "data.limit=64", "vae.name=identity", "backbone.patch=8")
 SHORT = ("training.steps=2", "training.batch=8", "training.log_every=1", "objective.head_width=16")
 
 

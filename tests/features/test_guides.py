@@ -25,7 +25,7 @@ def shaken(backbone, monkeypatch):
 def test_the_latent_is_cut_into_the_tokens_of_the_run(run, root):
     found = guide_tokens("vae", run, ROWS, TIMES, root=root)
     images = load_images(run.config.data, "train").batch(ROWS).float() / 127.5 - 1
-    expected = rearrange(images, "n c (h p) (w q) -> n (h w) (p q c)", p=8, q=8)  # without a codec latents are pixels
+    expected = rearrange(images, "n c (h p) (w q) -> n (h w) (p q c)", p=8, q=8)  # without a VAE latents are pixels
     assert list(found) == TIMES
     for tokens in found.values():
         torch.testing.assert_close(tokens, expected)

@@ -17,7 +17,7 @@ from workbench.runs.store import Run, prepare_run
 from workbench.training.loop import fit
 
 TINY = (
-    *("data.name=digits", "data.source=auto", "data.limit=80", "codec.name=identity", "backbone.patch=8"),
+    *("data.name=digits", "data.source=auto", "data.limit=80", "vae.name=identity", "backbone.patch=8"),
     *("backbone.size=pico", "training.steps=4", "training.batch=8", "training.log_every=1"),
     *("training.checkpoint_every=2", "training.milestone_every=2"),
     # In great leaps, or no gate would open in so few steps.
@@ -111,7 +111,7 @@ def test_a_run_without_checkpoints(copied, name):
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_images_of_another_size_than_the_codec_s(runs, tmp_path, name):
+def test_images_of_another_size_than_the_vae_s(runs, tmp_path, name):
     for number in range(60):
         folder = tmp_path / "pictures" / ("ab"[number % 2])
         folder.mkdir(parents=True, exist_ok=True)

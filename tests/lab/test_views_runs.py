@@ -19,7 +19,7 @@ from workbench.runs.models import load_backbone
 from workbench.runs.store import prepare_run
 from workbench.training.loop import fit
 
-SMALL = ("data.name=digits", "data.source=auto", "data.limit=160", "codec.name=identity", "backbone.patch=8")
+SMALL = ("data.name=digits", "data.source=auto", "data.limit=160", "vae.name=identity", "backbone.patch=8")
 SHORT = (
     "training.steps=4",
     "training.batch=8",

@@ -16,7 +16,7 @@ from workbench.runs.store import find_runs, prepare_run
 TINY = {
     "data.name": "digits",
     "data.limit": "16",
-    "codec.name": "identity",
+    "vae.name": "identity",
     "backbone.size": "pico",
     "backbone.patch": "16",
     "objective.head_width": "16",

@@ -173,7 +173,7 @@ def test_it_outlives_tab_and_kernel_obeys_and_comes_back_from_a_kill(runs, opene
 FIELDS = {
     "images": "digits",
     "images at most": "16",
-    "codec": "identity",
+    "vae": "identity",
     "size": "pico",
     "patch": "16",
     "stop step": "2",

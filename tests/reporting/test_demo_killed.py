@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 TINY = (
     "data.limit=120",
-    "codec.name=identity",
+    "vae.name=identity",
     "backbone.patch=8",
     "training.steps=12",
     "training.batch=4",

@@ -33,7 +33,7 @@ SHARED = {
     "training.steps": 8,
     "training.batch": 4,
     "data.limit": 120,
-    "codec.name": "identity",
+    "vae.name": "identity",
     "backbone.patch": 8,
     "training.log_every": 1,
     "training.checkpoint_every": 2,

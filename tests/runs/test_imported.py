@@ -19,16 +19,16 @@ from workbench.config import load_config, plugin_class
 from workbench.evaluation.generate import generate
 from workbench.features.extract import extract
 from workbench.runs.imported import export_diffusers, export_run, import_run
-from workbench.runs.models import load_backbone, load_run_codec
+from workbench.runs.models import load_backbone, load_run_vae
 from workbench.runs.store import find_runs, open_run, prepare_run
 from workbench.training.loop import fit
 
-# As tests/training trains: digits of 32 x 32 pixels, no codec, patches of 8.
+# As tests/training trains: digits of 32 x 32 pixels, no VAE, patches of 8.
 SMALL = (
     "data.name=digits",
     "data.source=auto",
     "data.limit=64",
-    "codec.name=identity",
+    "vae.name=identity",
     "backbone.patch=8",
     "training.steps=2",
     "training.batch=8",
@@ -69,18 +69,18 @@ def repa_file(tmp_path):
 
 @pytest.fixture
 def run(repa_file, tmp_path):
-    return import_run(repa_file, tmp_path / "runs", codec="identity")
+    return import_run(repa_file, tmp_path / "runs", vae="identity")
 
 
 def test_an_imported_run_is_complete(run, repa_file, tmp_path):
     assert run.name.startswith("repa-0000040-") and open_run(run.name, tmp_path / "runs").folder == run.folder
     assert (run.status["state"], run.status["step"], run.config.training.steps) == ("finished", 40, 40)
     assert run.config.backbone.name == "sit" and run.config.backbone.options["patch"] == 8
-    assert (run.config.codec.name, run.config.data.size, run.config.diffusion.path) == ("identity", 32, "linear")
+    assert (run.config.vae.name, run.config.data.size, run.config.diffusion.path) == ("identity", 32, "linear")
     latents, origin = run.provenance["latents"], run.provenance["origin"]
     assert latents["classes"] == [str(digit) for digit in range(10)]
     assert (latents["channels"], latents["height"], latents["pixel_channels"]) == (1, 32, 1)
-    assert latents["codec"] == {"name": "identity", "hash": "identity"}
+    assert latents["vae"] == {"name": "identity", "hash": "identity"}
     assert origin["sha256"] == hashlib.sha256(repa_file.read_bytes()).hexdigest()
     assert (origin["file"], origin["family"], origin["weights"]) == ("0000040.pt", "repa", "ema")
     assert origin["heads"] == sorted(HEADS) and origin["args"]["num_classes"] == 10
@@ -113,12 +113,12 @@ def test_turned_weights_give_the_turned_velocity(tmp_path):
 
 def test_the_same_file_is_the_same_run(run, repa_file, tmp_path):
     root = tmp_path / "runs"
-    assert import_run(repa_file, root, codec="identity", name="other").folder == run.folder
-    assert import_run(repa_file, root, codec="identity", family="repa").folder == run.folder
+    assert import_run(repa_file, root, vae="identity", name="other").folder == run.folder
+    assert import_run(repa_file, root, vae="identity", family="repa").folder == run.folder
     others = [
-        import_run(repa_file, root, codec="identity", family="repa", weights="raw"),
-        import_run(repa_file, root, codec="identity", height=64),
-        import_run(repa_file, root, codec="identity", family="sra", name="as/sra"),
+        import_run(repa_file, root, vae="identity", family="repa", weights="raw"),
+        import_run(repa_file, root, vae="identity", height=64),
+        import_run(repa_file, root, vae="identity", family="sra", name="as/sra"),
     ]
     assert len({one.folder for one in (run, *others)}) == len(find_runs(root)) == 4
     assert others[1].provenance["latents"]["height"] == 64 and others[2].name.startswith("as-sra-")
@@ -131,25 +131,25 @@ def test_refusals_leave_nothing_behind(tmp_path, monkeypatch):
     tensors = weights_of("sit", **DIGITS)
     torch.save({name: value for name, value in tensors.items() if "blocks.3.mlp" not in name}, file)
     with pytest.raises(ValueError, match=r"a.pt: it is not the sit .* lacks 4 tensors: blocks.\*.mlp.fc1 \(2\)"):
-        import_run(file, root, family="repa", codec="identity")
+        import_run(file, root, family="repa", vae="identity")
     torch.save({"ema": tensors, "args": {"num_classes": 10}}, file)
-    with pytest.raises(ValueError, match="latents of 1 channels have no usual codec"):
+    with pytest.raises(ValueError, match="latents of 1 channels have no usual VAE"):
         import_run(file, root, family="repa")
-    with pytest.raises(ValueError, match="codec 'kl-f4' makes latents of 4 channels; the model takes 1"):
-        import_run(file, root, family="repa", codec="kl-f4", pixel_channels=1)
-    with pytest.raises(ValueError, match="codec.name 'sd-vea' is not known"):
-        import_run(file, root, family="repa", codec="sd-vea")
+    with pytest.raises(ValueError, match="VAE 'kl-f4' makes latents of 4 channels; the model takes 1"):
+        import_run(file, root, family="repa", vae="kl-f4", pixel_channels=1)
+    with pytest.raises(ValueError, match="vae.name 'sd-vea' is not known"):
+        import_run(file, root, family="repa", vae="sd-vea")
     assert not root.exists()
     monkeypatch.setattr("workbench.runs.imported.save_checkpoint", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        import_run(file, root, family="repa", codec="identity")
+        import_run(file, root, family="repa", vae="identity")
     assert list(root.iterdir()) == []
 
 
 def test_an_import_that_was_killed_is_made_again(run, repa_file, tmp_path):
     (run.folder / "provenance.json").unlink()
     (run.folder / "half").touch()
-    again = import_run(repa_file, tmp_path / "runs", codec="identity")
+    again = import_run(repa_file, tmp_path / "runs", vae="identity")
     assert again.folder == run.folder and not (again.folder / "half").exists()
     assert len(find_runs(tmp_path / "runs")) == 1
 
@@ -181,11 +181,11 @@ def test_it_teaches(run, tmp_path):
 
 def test_a_teacher_without_a_step_and_of_other_latents(tmp_path):
     torch.save(weights_of("sit", **DIGITS), tmp_path / "flat.pt")
-    read = {"family": "sra", "codec": "identity"}
+    read = {"family": "sra", "vae": "identity"}
     teacher = import_run(tmp_path / "flat.pt", tmp_path / "runs", **read, classes=10)
     assert len(list(fit(guided(teacher), tmp_path / "runs"))) == 2
     taller = import_run(tmp_path / "flat.pt", tmp_path / "runs", **read, classes=10, height=64)
-    with pytest.raises(ValueError, match="codec 'identity', 1 x 64, 10 classes, not .* 1 x 32, 10"):
+    with pytest.raises(ValueError, match="VAE 'identity', 1 x 64, 10 classes, not .* 1 x 32, 10"):
         list(fit(guided(taller), tmp_path / "runs"))
     torch.save(weights_of("sit", **DIGITS | {"classes": 11}), tmp_path / "more.pt")
     more = import_run(tmp_path / "more.pt", tmp_path / "runs", **read, classes=11)
@@ -193,22 +193,22 @@ def test_a_teacher_without_a_step_and_of_other_latents(tmp_path):
         list(fit(guided(more), tmp_path / "runs"))
 
 
-def test_a_codec_known_by_name_alone(tmp_path):
+def test_a_vae_known_by_name_alone(tmp_path):
     torch.save(weights_of("sit"), tmp_path / "b.pt")
     run = import_run(tmp_path / "b.pt", tmp_path / "runs", family="repa")
-    assert run.provenance["latents"]["codec"] == {"name": "sd-vae", "hash": None}
+    assert run.provenance["latents"]["vae"] == {"name": "sd-vae", "hash": None}
     assert run.config.data.size == 64 and run.provenance["latents"]["pixel_channels"] == 3
-    # Whatever codec has the name is taken, if its latents have as many channels.
+    # Whatever VAE has the name is taken, if its latents have as many channels.
     text = (run.folder / "config.yaml").read_text()
     (run.folder / "config.yaml").write_text(text.replace("sd-vae", "kl-f4"))
     provenance = run.provenance
     provenance["latents"]["pixel_channels"] = 1
     (run.folder / "provenance.json").write_text(json.dumps(provenance))
-    assert load_run_codec(open_run(run.folder)).channels == 4
+    assert load_run_vae(open_run(run.folder)).channels == 4
     provenance["latents"]["channels"] = 3
     (run.folder / "provenance.json").write_text(json.dumps(provenance))
-    with pytest.raises(ValueError, match="codec 'kl-f4' is not the one"):
-        load_run_codec(open_run(run.folder))
+    with pytest.raises(ValueError, match="VAE 'kl-f4' is not the one"):
+        load_run_vae(open_run(run.folder))
 
 
 @pytest.mark.parametrize("family, suffix", [*((name, ".pt") for name in FAMILIES), ("layersync", ".safetensors")])
@@ -256,9 +256,9 @@ def test_a_trained_run_goes_out_and_comes_back(tmp_path):
     with pytest.raises(ValueError, match="'.bin' is not known"):
         export_run(run, tmp_path / "no.bin", family="sra")
     assert not (tmp_path / "no.pt").exists()
-    back = import_run(tmp_path / "st.pt", tmp_path, family="self-transcendence", codec="identity")
+    back = import_run(tmp_path / "st.pt", tmp_path, family="self-transcendence", vae="identity")
     assert all(torch.equal(back.checkpoint().load("ema")[n], v) for n, v in ema.items())
-    again = import_run(tmp_path / "raw.safetensors", tmp_path, family="sit", codec="identity")
+    again = import_run(tmp_path / "raw.safetensors", tmp_path, family="sit", vae="identity")
     for one in (back, again):  # told by the file
         assert one.provenance["origin"]["label_table"] == "11 rows read as 10 classes and a null row"
 
@@ -269,7 +269,7 @@ def without_null(tmp_path):
     tensors = weights_of("sit", **DIGITS)
     tensors["y_embedder.embedding_table.weight"] = tensors["y_embedder.embedding_table.weight"][:10].clone()
     torch.save(tensors, tmp_path / "ten.pt")
-    return import_run(tmp_path / "ten.pt", tmp_path / "runs", family="repa", codec="identity", classes=10)
+    return import_run(tmp_path / "ten.pt", tmp_path / "runs", family="repa", vae="identity", classes=10)
 
 
 def test_a_model_without_a_null_row_draws_its_classes(without_null, tmp_path):
@@ -303,7 +303,7 @@ def test_nothing_is_unconditional_without_a_null_row(without_null, tmp_path):
 
 
 def test_one_file_read_with_and_without_a_null_row_is_two_runs(without_null, tmp_path):
-    read = {"family": "repa", "codec": "identity"}
+    read = {"family": "repa", "vae": "identity"}
     nine = import_run(tmp_path / "ten.pt", tmp_path / "runs", **read, classes=9)
     assert nine.folder != without_null.folder and len(nine.provenance["latents"]["classes"]) == 9
     assert import_run(tmp_path / "ten.pt", tmp_path / "runs", **read, classes=10).folder == without_null.folder
@@ -312,7 +312,7 @@ def test_one_file_read_with_and_without_a_null_row_is_two_runs(without_null, tmp
 def test_import_asks_for_the_classes_and_says_what_it_read(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "runs"))
     torch.save(weights_of("sit", **DIGITS), tmp_path / "flat.pt")
-    command = ["import", str(tmp_path / "flat.pt"), "--family", "repa", "--codec", "identity"]
+    command = ["import", str(tmp_path / "flat.pt"), "--family", "repa", "--VAE", "identity"]
     with pytest.raises(SystemExit) as ended:
         main(command)
     assert ended.value.code == 2 and not (tmp_path / "runs").exists()
@@ -328,7 +328,7 @@ def test_import_asks_for_the_classes_and_says_what_it_read(tmp_path, monkeypatch
 
 
 def test_names_of_runs_are_folders_everywhere(repa_file, tmp_path):
-    odd = import_run(repa_file, tmp_path / "runs", codec="identity", name="a/../b\n\0" + "c" * 500)
+    odd = import_run(repa_file, tmp_path / "runs", vae="identity", name="a/../b\n\0" + "c" * 500)
     assert odd.folder.parent == tmp_path / "runs" and odd.name.startswith("a-..-b--ccc") and len(odd.name) == 69
     assert find_runs(tmp_path / "runs")[0].folder == odd.folder
 

@@ -17,7 +17,7 @@ from workbench.runs.store import Run, prepare_run
 from workbench.training.launch import launch
 from workbench.training.loop import fit
 
-SMALL = ("data.name=digits", "data.source=auto", "data.limit=64", "codec.name=identity", "backbone.patch=8")
+SMALL = ("data.name=digits", "data.source=auto", "data.limit=64", "vae.name=identity", "backbone.patch=8")
 SHORT = ("training.steps=2", "training.batch=8", "training.log_every=1", "objective.head_width=16")
 
 
@@ -85,26 +85,26 @@ def changed(latents: Latents, **changes) -> Latents:
     return Latents(replace(latents.shards, index={**latents.index, **changes}))
 
 
-def test_latents_of_another_codec_or_shape_are_no_run_s(teacher, latents, tmp_path):
+def test_latents_of_another_vae_or_shape_are_no_run_s(teacher, latents, tmp_path):
     check_latents_of(teacher, latents)
-    check_latents_of(teacher, open_latents(teacher.config, "test", tmp_path))  # other images of the same codec
+    check_latents_of(teacher, open_latents(teacher.config, "test", tmp_path))  # other images of the same VAE
     check_latents_of(teacher, changed(latents, classes=list("abc")))
     for other in (
-        {"codec": {"name": "identity", "hash": "another"}},
+        {"vae": {"name": "identity", "hash": "another"}},
         {"shape": [2, 16, 16]},
         {"classes": [*latents.classes, "one more"]},  # its label would be the null class
     ):
-        with pytest.raises(ValueError, match="was trained on other latents: codec 'identity', 1 x 32, 10 classes, not"):
+        with pytest.raises(ValueError, match="was trained on other latents: VAE 'identity', 1 x 32, 10 classes, not"):
             check_latents_of(teacher, changed(latents, **other))
 
 
-def test_a_codec_known_by_its_name(teacher, latents, tmp_path):
+def test_a_vae_known_by_its_name(teacher, latents, tmp_path):
     run = Run(tmp_path)
-    trained = {**teacher.provenance["latents"], "codec": {"name": "sd-vae", "hash": None}}
+    trained = {**teacher.provenance["latents"], "vae": {"name": "sd-vae", "hash": None}}
     write_json(run.folder / "provenance.json", {**teacher.provenance, "latents": trained})
-    check_latents_of(run, changed(latents, codec={"name": "sd-vae-ft-mse", "hash": "any"}))  # of the same encoder
-    with pytest.raises(ValueError, match="codec 'sd-vae', .* not codec 'va-vae'"):
-        check_latents_of(run, changed(latents, codec={"name": "va-vae", "hash": "any"}))
+    check_latents_of(run, changed(latents, vae={"name": "sd-vae-ft-mse", "hash": "any"}))  # of the same encoder
+    with pytest.raises(ValueError, match="VAE 'sd-vae', .* not VAE 'va-vae'"):
+        check_latents_of(run, changed(latents, vae={"name": "va-vae", "hash": "any"}))
 
 
 def as_before_the_correction(run: Run, side: int) -> None:

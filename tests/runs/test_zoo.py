@@ -62,7 +62,7 @@ def test_another_name(tmp_path):
 
 def test_packing_what_was_opened_gives_the_same_files(tmp_path):
     runs, packed = tmp_path / "runs", tmp_path / "packed"
-    with pytest.raises(ValueError, match="zoo/teacher is not there.*workbench train zoo/teacher"):
+    with pytest.raises(ValueError, match="zoo/teacher is missing.*workbench train zoo/teacher"):
         pack(runs, packed)
     assert not packed.exists()
     for name in ANIMALS:

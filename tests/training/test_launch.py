@@ -56,7 +56,7 @@ def test_the_batch_script_starts_one_torchrun_a_node(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_printed_line_trains_with_as_many_processes(tmp_path):
-    small = ["data.name=digits", "data.source=auto", "data.limit=16", "codec.name=identity", "backbone.patch=16"]
+    small = ["data.name=digits", "data.source=auto", "data.limit=16", "vae.name=identity", "backbone.patch=16"]
     small += ["training.steps=2", "training.batch=4", "training.sharding=fsdp"]
     line = launch_commands(["demo/plain", *small], 2, 1).splitlines()[0].replace("torchrun", "-m torch.distributed.run")
     variable, _, rest = line.partition(" ")
@@ -77,7 +77,7 @@ def test_the_log_has_no_colours_whatever_jupyter_asks_for(tmp_path, monkeypatch,
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for name in ("FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.setenv(name, "1")
-    small = ["data.name=digits", "data.source=auto", "data.limit=16", "codec.name=identity", "backbone.patch=16"]
+    small = ["data.name=digits", "data.source=auto", "data.limit=16", "vae.name=identity", "backbone.patch=16"]
     config = load_config("demo/plain", [*small, "training.steps=2", "training.batch=4", "training.log_every=1"])
     run = launch(config, root=tmp_path / "runs", queue=queue, patience=60.0).run
     deadline = time.monotonic() + 60
@@ -91,7 +91,7 @@ def test_the_log_has_no_colours_whatever_jupyter_asks_for(tmp_path, monkeypatch,
 @pytest.mark.slow
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
 def test_processes_that_are_told_to_stop_save_first(tmp_path, asked):
-    small = ["data.name=digits", "data.source=auto", "data.limit=16", "codec.name=identity", "backbone.patch=16"]
+    small = ["data.name=digits", "data.source=auto", "data.limit=16", "vae.name=identity", "backbone.patch=16"]
     small += ["training.steps=100000", "training.batch=4", "training.log_every=1", "training.checkpoint_every=100000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "workbench", "train", "demo/plain", *small, "--processes=2"],

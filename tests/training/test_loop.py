@@ -29,7 +29,7 @@ SMALL = (
     "data.name=digits",
     "data.source=auto",
     "data.limit=64",
-    "codec.name=identity",
+    "vae.name=identity",
     "backbone.patch=8",
     "backbone.size=pico",
     "training.steps=12",
@@ -272,7 +272,7 @@ def test_changed_latents_are_refused(tmp_path):
     provenance = run.provenance
     provenance["latents"]["content"] = "another"
     (run.folder / "provenance.json").write_text(__import__("json").dumps(provenance))
-    with pytest.raises(ValueError, match="other images or another codec"):
+    with pytest.raises(ValueError, match="other images or another VAE"):
         list(fit(config, tmp_path))
 
 

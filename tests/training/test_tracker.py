@@ -7,7 +7,7 @@ from workbench.runs.store import prepare_run
 from workbench.training import tracker
 from workbench.training.loop import fit
 
-SMALL = ("data.name=digits", "data.source=auto", "data.limit=16", "codec.name=identity", "backbone.patch=16")
+SMALL = ("data.name=digits", "data.source=auto", "data.limit=16", "vae.name=identity", "backbone.patch=16")
 TINY = (*SMALL, "training.steps=4", "training.batch=4", "training.log_every=1", "training.tracker=tensorboard")
 
 

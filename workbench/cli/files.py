@@ -29,10 +29,10 @@ class ImportFile:
     """"raw" takes a file's weights before averaging."""
     name: str | None = None
     """Name of the run; the family and the file's own by default."""
-    codec: str | None = None
-    """Codec of its latents; by default sd-vae for 4 channels and va-vae for 32."""
+    vae: str | None = None
+    """VAE of its latents; by default sd-vae for 4 channels and va-vae for 32."""
     pixel_channels: Annotated[int, Range(at_least=1, at_most=64)] = 3
-    """Channels of that codec's images."""
+    """Channels of that VAE's images."""
     height: Annotated[int, Range(at_least=1, at_most=1024)] | None = None
     """Move the model to latents of this height, such as 64 for 512 pixels."""
     classes: Annotated[int, Range(at_least=1, at_most=100_000)] | None = None
@@ -47,7 +47,7 @@ class ImportFile:
             family=self.family,
             weights=self.weights,
             name=self.name,
-            codec=self.codec,
+            vae=self.vae,
             pixel_channels=self.pixel_channels,
             height=self.height,
             classes=self.classes,

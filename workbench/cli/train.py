@@ -216,8 +216,8 @@ def _finished_in_a_folder_of_others(config: Config) -> Run | None:
 
 
 @dataclass(frozen=True)
-class Codec:
-    """Train the codec on the training images and write codec.safetensors and codec.json.
+class VAE:
+    """Train the VAE on the training images and write vae.safetensors and vae.json.
 
     A training that was stopped goes on when it is asked for again.
     """
@@ -229,15 +229,15 @@ class Codec:
 
     def execute(self) -> None:
         from workbench.data.images import load_images
-        from workbench.training.codec import CodecTraining, train_codec
+        from workbench.training.vae import VaeTraining, train_vae
 
         config = DataConfig(name=self.data, source="embedded")
-        settings = CodecTraining(steps=self.steps, seed=self.seed)
+        settings = VaeTraining(steps=self.steps, seed=self.seed)
         console = Console()
         with bars(console) as update:
-            for record in train_codec(load_images(config, "train"), load_images(config, "test"), self.folder, settings):
+            for record in train_vae(load_images(config, "train"), load_images(config, "test"), self.folder, settings):
                 if "step" in record:
-                    update("train codec", record["step"], record["steps"], f"loss {record['loss']:.4f}")
+                    update("train VAE", record["step"], record["steps"], f"loss {record['loss']:.4f}")
         console.print(f"{self.folder}: reconstruction {record['reconstruction']}")
 
 

@@ -30,24 +30,25 @@ from workbench.config.checks import (
     refuse_unknown_keys,
 )
 from workbench.config.layers import as_overrides, is_of_a_run, layered, parse_overrides, presets, written
+from workbench.config.older import modern
 from workbench.config.paths import with_real_paths
 from workbench.config.ranges import OfDepth, OptionError, Range, layers_of
 from workbench.config.reading import parse_value, parse_yaml, read_yaml
 from workbench.config.records import (
-    CodecConfig,
     Config,
     DataConfig,
     DiffusionConfig,
     Plugin,
     SamplingConfig,
     TrainingConfig,
+    VaeConfig,
     record_options,
 )
 from workbench.config.teachers import teacher_overrides
 
 __all__ = [
     "FREE",
-    "CodecConfig",
+    "VaeConfig",
     "Config",
     "DataConfig",
     "DiffusionConfig",
@@ -129,7 +130,8 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
     """Build and check a configuration from nested dictionaries, such as the content of ``config.yaml``."""
     values: dict[str, Any] = {}
     hints = record_options(Config)
-    refuse_unknown_keys("", mapping("a configuration", tree), hints)
+    tree = modern(mapping("a configuration", tree))
+    refuse_unknown_keys("", tree, hints)
     for key, value in tree.items():
         if key in PLUGINS:
             values[key] = _plugin(key, value)
@@ -181,6 +183,7 @@ def fingerprint(config: Config, teacher: str | None = None) -> str:
         if option in tree[section] and not (option == "accumulation" and method.compares_samples):
             tree[section][option] = value
     tree["objective"] = method.deciding(tree["objective"])
+    tree["codec"] = tree.pop("vae")  # as the section was called when the first fingerprints were made
     if (config.diffusion.path, config.diffusion.time) == ("cosine", "lognormal"):
         tree["diffusion"]["time"] = "lognormal ratio"  # earlier versions drew other times on this path
     if "teacher" in tree["objective"]:

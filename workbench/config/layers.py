@@ -21,6 +21,7 @@ from workbench.config.checks import (
     refuse_unknown,
     refuse_unknown_keys,
 )
+from workbench.config.older import modern
 from workbench.config.ranges import OptionError, named, shown
 from workbench.config.reading import NULL, Document, WrittenFloat, WrittenInt, parse_value, read_yaml
 from workbench.config.records import Config, record_options
@@ -70,6 +71,7 @@ def layered(source: str | Path, overrides: str | Iterable[str], named: bool = Tr
 def read_layers(source: str | Path, overrides: str | Iterable[str]) -> list[Document]:
     """All files of a configuration, lowest first, then its overrides; checked as far as possible without plug-ins."""
     layers = [*_layers(source), Document("", parse_overrides(overrides))]
+    layers = [replace(layer, value=modern(layer.value)) for layer in layers]
     for layer in layers:
         try:
             _check_sections(layer.value)

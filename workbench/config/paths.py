@@ -4,10 +4,11 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from workbench.config.older import file_in
 from workbench.config.records import Config
 
-# Names that `data.codecs.load_codec` recognizes, even if a folder of that name exists in the working directory.
-NAMED_CODECS = ("kl-f4", "identity", "sd-vae", "sd-vae-ft-ema", "sd-vae-ft-mse", "va-vae")
+# Names that `data.vae.load_vae` recognizes, even if a folder of that name exists in the working directory.
+NAMED_VAES = ("kl-f4", "identity", "sd-vae", "sd-vae-ft-ema", "sd-vae-ft-mse", "va-vae")
 _WILDCARDS = frozenset("*?[")
 
 
@@ -30,19 +31,19 @@ def real_path(text: str) -> str:
 
 def with_real_paths(config: Config) -> Config:
     """``config`` with `real_path` applied to every path: the images, an autoencoder's folder, a teacher's run."""
-    data, codec, objective = config.data, config.codec, config.objective
+    data, vae, objective = config.data, config.vae, config.objective
     if data.path:
         data = replace(data, path=real_path(data.path))
-    if _is_codec_folder(codec.name):
-        codec = replace(codec, name=real_path(codec.name))
+    if _is_vae_folder(vae.name):
+        vae = replace(vae, name=real_path(vae.name))
     teacher = objective.options.get("teacher")
     if teacher and os.sep in teacher and os.path.isfile(os.path.join(teacher, "provenance.json")):
         objective = replace(objective, options={**objective.options, "teacher": real_path(teacher)})
-    return replace(config, data=data, codec=codec, objective=objective)
+    return replace(config, data=data, vae=vae, objective=objective)
 
 
-def _is_codec_folder(name: str) -> bool:
+def _is_vae_folder(name: str) -> bool:
     folder = os.path.expanduser(name)
-    # A folder written by `workbench codec train` takes precedence over a published autoencoder of the same name.
-    known = name in NAMED_CODECS and not os.path.isfile(os.path.join(folder, "codec.json"))
+    # A folder written by `workbench vae train` takes precedence over a published autoencoder of the same name.
+    known = name in NAMED_VAES and not file_in(Path(folder), "vae.json").is_file()
     return not known and name not in ("kl-f4", "identity") and os.path.isdir(folder)

@@ -35,8 +35,8 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class CodecConfig:
-    """The autoencoder between pixels and latents: a name in `data.codecs.load_codec`, or a folder with weights."""
+class VaeConfig:
+    """The autoencoder between pixels and latents: a name in `data.vae.load_vae`, or a folder with weights."""
 
     name: str = "kl-f4"
 
@@ -122,7 +122,7 @@ class Config:
     name: str = "run"
     recipe: Literal["paper", "released"] | None = None
     data: DataConfig = DataConfig()
-    codec: CodecConfig = CodecConfig()
+    vae: VaeConfig = VaeConfig()
     backbone: Plugin = Plugin("sit")
     diffusion: DiffusionConfig = DiffusionConfig()
     objective: Plugin = Plugin("denoise")
@@ -131,7 +131,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check all values, as a record may be created without `from_dict`, and conditions on several options."""
-        for section in ("data", "codec", "diffusion", "training", "sampling"):
+        for section in ("data", "vae", "diffusion", "training", "sampling"):
             record = getattr(self, section)
             for key, hint in record_options(type(record)).items():
                 coerce(f"{section}.{key}", getattr(record, key), hint)

@@ -12,7 +12,7 @@ from workbench.config.reading import parse_value
 from workbench.config.records import Config
 
 # Sections and options that teacher and student must have in common.
-_SHARED = ("data", "codec", "backbone", "diffusion.path", "training.precision")
+_SHARED = ("data", "vae", "backbone", "diffusion.path", "training.precision")
 # Options of the training hardware: not in the fingerprint, but what the student needs the teacher needs too.
 _MACHINE = ("training.compile", "training.tf32", "training.sharding")
 
@@ -34,7 +34,7 @@ def teacher_overrides(config: Config, given: Iterable[str] = ()) -> tuple[str, .
     named = [(key, ours[key]) for key in ("recipe",) if ours[key] not in (None, theirs[key])]
     named += [
         (f"{section}.name", ours[section]["name"])
-        for section in ("data", "codec", "backbone")
+        for section in ("data", "vae", "backbone")
         if ours[section]["name"] != theirs[section]["name"]
     ]
     first = tuple(override(key, value) for key, value in named)

@@ -1,1 +1,1 @@
-"""Images, codecs between pixels and latents, and encoded data sets."""
+"""Images, VAEs between pixels and latents, and encoded data sets."""

@@ -20,10 +20,10 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from workbench.config import Config, DataConfig
-from workbench.data.codecs import Autoencoder, Codec, load_codec
 from workbench.data.images import Images, load_images
 from workbench.data.shards import SHARD_ROWS, Rows, Shards, open_shards, rows_of_a_shard, write_shards
-from workbench.data.stores import STORES, Store, check_codec, open_store
+from workbench.data.stores import STORES, Store, check_vae, open_store
+from workbench.data.vae import VAE, KLAutoencoder, load_vae
 from workbench.diffusion.precision import tf32
 from workbench.files import hold_lock
 
@@ -54,7 +54,7 @@ class Latents:
 
     @property
     def content(self) -> str:
-        """Hash of images, codec and encoding."""
+        """Hash of images, VAE and encoding."""
         return self.index["content"]
 
     def __len__(self) -> int:
@@ -114,7 +114,7 @@ class Source:
 
 
 def open_latents(config: Config, split: str, root: Path, progress: Callable[[int, int], None] | None = None) -> Latents:
-    """Open the latents of a configuration's images and codec under ``root``, and encode them first if necessary.
+    """Open the latents of a configuration's images and VAE under ``root``, and encode them first if necessary.
 
     ``progress(done, total)`` is called while encoding; `data.encode` encodes in several processes. Raises ValueError,
     naming the file, for damaged shards.
@@ -162,60 +162,60 @@ def write_latents(
 
 
 def latent_source(config: Config, split: str, device: torch.device | str = "cpu") -> Source:
-    """The latents of a configuration's images and codec, computed on ``device`` on access.
+    """The latents of a configuration's images and VAE, computed on ``device`` on access.
 
-    Raises ValueError for images or stored latents that do not fit the codec.
+    Raises ValueError for images or stored latents that do not fit the VAE.
     """
     data = config.data
     images = open_store(data, split) if data.name in STORES else load_images(data, split)
     stored = isinstance(images, Store)
-    codec = load_codec(config.codec.name, 3 if stored else images.channels, device)
+    vae = load_vae(config.vae.name, 3 if stored else images.channels, device)
     if stored:
-        check_codec(images, codec, data)
-    elif images.size % codec.factor:
-        raise ValueError(f"{images.size} pixels are not divisible by the factor {codec.factor} of codec {codec.name!r}")
+        check_vae(images, vae, data)
+    elif images.size % vae.factor:
+        raise ValueError(f"{images.size} pixels are not divisible by the factor {vae.factor} of VAE {vae.name!r}")
     sample = stored and images.sample
-    side = images.shape[1] if stored else images.size // codec.factor
-    stored_channels = codec.channels if sample else 2 * codec.channels
+    side = images.shape[1] if stored else images.size // vae.factor
+    stored_channels = vae.channels if sample else 2 * vae.channels
     row_bytes = (1 + data.flip) * stored_channels * side**2 * np.dtype(data.precision).itemsize
     encoding = ["moments-1", "flip" if data.flip else "", "" if data.precision == "float32" else data.precision]
     described = {
         "content": hashlib.sha256(
-            f"{images.content} {codec.hash} {' '.join(filter(None, encoding))}".encode()
+            f"{images.content} {vae.hash} {' '.join(filter(None, encoding))}".encode()
         ).hexdigest(),
-        "shape": [2 * codec.channels, side, side],
+        "shape": [2 * vae.channels, side, side],
         "classes": list(images.classes),
-        "pixel_channels": codec.pixel_channels,
+        "pixel_channels": vae.pixel_channels,
         "images": images.content,
         "origin": str(images.origin),
-        "codec": {"name": codec.name, "hash": codec.hash},
+        "vae": {"name": vae.name, "hash": vae.hash},
         "flip": data.flip,
         "sample": sample,
     }
-    return Source(images.labels, partial(_rows, images, codec, data), row_bytes, described, images.summary)
+    return Source(images.labels, partial(_rows, images, vae, data), row_bytes, described, images.summary)
 
 
-def _rows(images: Images | Store, codec: Codec, data: DataConfig, indices: np.ndarray) -> dict[str, np.ndarray]:
+def _rows(images: Images | Store, vae: VAE, data: DataConfig, indices: np.ndarray) -> dict[str, np.ndarray]:
     moments = _of_store if isinstance(images, Store) else _of_images
     with tf32(False):  # latents are shared by runs of any precision
-        columns = dict(zip(("moments", "moments_flip"), moments(images, codec, indices, data.flip), strict=False))
+        columns = dict(zip(("moments", "moments_flip"), moments(images, vae, indices, data.flip), strict=False))
     for values in columns.values():
         if not values.isfinite().all():
-            raise ValueError(f"codec {codec.name!r} encodes images {indices[0]} to {indices[-1]} to non-finite numbers")
+            raise ValueError(f"VAE {vae.name!r} encodes images {indices[0]} to {indices[-1]} to non-finite numbers")
     rows = {name: values.numpy().astype(data.precision) for name, values in columns.items()}
     return {**rows, "labels": images.labels[indices]}
 
 
-def _of_images(images: Images, codec: Codec, indices: np.ndarray, flip: bool) -> list[Float[Tensor, "b c2 h w"]]:
+def _of_images(images: Images, vae: VAE, indices: np.ndarray, flip: bool) -> list[Float[Tensor, "b c2 h w"]]:
     pixels = images.batch(indices)
-    return [codec.encode(pixels), *([codec.encode(pixels.flip(3))] if flip else [])]
+    return [vae.encode(pixels), *([vae.encode(pixels.flip(3))] if flip else [])]
 
 
-def _of_store(store: Store, codec: Autoencoder, indices: np.ndarray, flip: bool) -> list[Float[Tensor, "b ck h w"]]:
-    """Both moments in the codec's units, or only the sample for a store of samples."""
+def _of_store(store: Store, vae: KLAutoencoder, indices: np.ndarray, flip: bool) -> list[Float[Tensor, "b ck h w"]]:
+    """Both moments in the VAE's units, or only the sample for a store of samples."""
     columns = []
     for mirrored in (False, True)[: 1 + flip]:
         raw = torch.from_numpy(store.read(indices, mirrored))
         both = torch.cat([raw, torch.zeros_like(raw)], dim=1) if store.sample else raw
-        columns.append(codec.standardised(both)[:, : raw.shape[1]])
+        columns.append(vae.standardised(both)[:, : raw.shape[1]])
     return columns

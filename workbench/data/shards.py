@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Integer
 
+from workbench.config.older import modern
 from workbench.files import parse_mapping, read_json, write_atomically, write_json
 
 SHARD_ROWS = 10_000
@@ -188,7 +189,7 @@ def rows_of_a_shard(row_bytes: int, wanted: int = SHARD_ROWS) -> int:
 def open_shards(folder: Path) -> Shards:
     """Open a finished folder; ValueError naming the file that is missing or damaged."""
     try:
-        shards = Shards(folder, read_json(folder / "index.json"))
+        shards = Shards(folder, modern(read_json(folder / "index.json")))
         total = sum(shard["bytes"] for shard in shards.index["shards"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'index.json'} is missing or damaged; delete {folder} to encode again") from error

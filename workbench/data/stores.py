@@ -1,6 +1,6 @@
 """Latents stored by other programs: REPA's folder of arrays and LightningDiT's safetensors files.
 
-Both have raw latents of an autoencoder, which the configured codec scales. They are read once and written into our
+Both have raw latents of an autoencoder, which the configured VAE scales. They are read once and written into our
 shards by `data.latents`, as one file per image is too slow for training.
 """
 
@@ -18,7 +18,6 @@ from torch import Tensor
 from workbench.arrays import map_npy
 from workbench.config import DataConfig
 from workbench.data.checksums import checksums
-from workbench.data.codecs import Autoencoder, Codec
 from workbench.data.folder import Folder, data_path, read_files
 from workbench.data.images import Images, limited_rows, summary
 from workbench.data.shards import ShardFile, gather
@@ -32,6 +31,7 @@ from workbench.data.tree import (
     printable,
     split_folder,
 )
+from workbench.data.vae import VAE, KLAutoencoder
 from workbench.data.weights import STATISTICS, read_statistics
 from workbench.files import read_json
 
@@ -89,28 +89,28 @@ def _limited(store: Store, limit: int) -> Store:
     )
 
 
-def check_codec(store: Store, codec: Codec, config: DataConfig) -> None:
-    """Raise ValueError if the latents do not fit codec and image size, or lack the mirrored images of ``config``."""
-    if not isinstance(codec, Autoencoder):
-        raise ValueError(f"{store.origin} has latents of an autoencoder; codec {codec.name!r} is not one")
+def check_vae(store: Store, vae: VAE, config: DataConfig) -> None:
+    """Raise ValueError if the latents do not fit VAE and image size, or lack the mirrored images of ``config``."""
+    if not isinstance(vae, KLAutoencoder):
+        raise ValueError(f"{store.origin} has latents of an autoencoder; VAE {vae.name!r} is not one")
     _, height, width = store.shape
-    if store.channels != codec.channels:
-        raise ValueError(f"{store.origin} has {store.channels} channels, codec {codec.name!r} has {codec.channels}")
-    if (height * codec.factor, width * codec.factor) != (config.size, config.size):
+    if store.channels != vae.channels:
+        raise ValueError(f"{store.origin} has {store.channels} channels, VAE {vae.name!r} has {vae.channels}")
+    if (height * vae.factor, width * vae.factor) != (config.size, config.size):
         raise ValueError(
-            f"{store.origin} has latents of {height}x{width}, which codec {codec.name!r} decodes to "
-            f"{height * codec.factor}x{width * codec.factor} pixels; data.size is {config.size}"
+            f"{store.origin} has latents of {height}x{width}, which VAE {vae.name!r} decodes to "
+            f"{height * vae.factor}x{width * vae.factor} pixels; data.size is {config.size}"
         )
     if config.flip and not store.mirrored:
         raise ValueError(f"{store.origin} has no latents of mirrored images; set data.flip=false")
     if store.statistics is not None:
         mean, std = (values.reshape(-1, 1, 1) for values in store.statistics)
-        offset = ((mean - codec.shift) * codec.scale).abs().max()
-        spread = (std * codec.scale).log().abs().max()
-        # Statistics of other images with the same codec differ by a few hundredths, with another codec by 1 or more.
-        if codec.scale.numel() > 1 and (offset > 0.3 or spread > 0.3):
+        offset = ((mean - vae.shift) * vae.scale).abs().max()
+        spread = (std * vae.scale).log().abs().max()
+        # Statistics of other images with the same VAE differ by a few hundredths, with another VAE by 1 or more.
+        if vae.scale.numel() > 1 and (offset > 0.3 or spread > 0.3):
             raise ValueError(
-                f"{store.origin / STATISTICS} does not match codec {codec.name!r}: in its units, channel means are "
+                f"{store.origin / STATISTICS} does not match VAE {vae.name!r}: in its units, channel means are "
                 f"up to {offset:.2g} from 0 and standard deviations up to a factor {spread.exp():.2g} from 1"
             )
 

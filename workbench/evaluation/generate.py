@@ -25,7 +25,7 @@ from workbench.diffusion.sampling import NotFinite, evaluations, sample
 from workbench.evaluation.archives import read_samples, write_samples
 from workbench.files import hold_lock
 from workbench.runs.held import HeldRun, held
-from workbench.runs.models import check_null_class, load_backbone, load_run_codec
+from workbench.runs.models import check_null_class, load_backbone, load_run_vae
 from workbench.runs.store import Run
 
 _WORKER = "from workbench.evaluation.generate import work; work()"
@@ -90,9 +90,9 @@ def _generate(run: Run, step: int, settings: SamplingConfig, progress: Progress 
 def described(run: Run, step: int, settings: SamplingConfig) -> dict[str, Any]:
     """How the images of `generate` come about, as each score of them carries it; numbers and words only."""
     options = asdict(settings)
-    codec = run.latents["codec"]
+    vae = run.latents["vae"]
     # A folder is named without its place, and of an imported run the name may be all that is known.
-    decoder = " ".join(filter(None, [Path(run.config.codec.name).name, (codec["hash"] or "")[:12]]))
+    decoder = " ".join(filter(None, [Path(run.config.vae.name).name, (vae["hash"] or "")[:12]]))
     return {
         "step": step,
         "n_generated": options.pop("count"),
@@ -204,7 +204,7 @@ def _drawer(
     run: Run, step: int, settings: SamplingConfig, device: str
 ) -> Callable[[Sequence[int] | np.ndarray, Tensor], Tensor]:
     """(sample numbers, labels) -> their images, on the CPU."""
-    backbone, codec = load_backbone(run, step, settings.weights).to(device), load_run_codec(run, device)
+    backbone, vae = load_backbone(run, step, settings.weights).to(device), load_run_vae(run, device)
     shape = (backbone.channels, backbone.height, backbone.height)
 
     def latents(rows: np.ndarray, labels: Int[Tensor, "b"]) -> Float[Tensor, "b c h w"]:
@@ -231,7 +231,7 @@ def _drawer(
             after = f"step {error.step} of {settings.steps} of the sampler"
             raise ValueError(f"sample {rows[error.row]} {which} is not finite after {after}; {cause}") from error
         try:
-            return codec.decode(z).cpu()
+            return vae.decode(z).cpu()
         except ValueError as error:
             raise ValueError(f"samples {rows[0]} to {rows[-1]} {which}, decoded: {error}; {cause}") from error
 

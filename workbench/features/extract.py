@@ -14,8 +14,8 @@ from torch import Tensor
 
 from workbench.backbones.base import TransformerBackbone
 from workbench.config import DataConfig, flatten
-from workbench.data.codecs import sample_posterior
 from workbench.data.latents import Latents, open_latents
+from workbench.data.vae import sample_posterior
 from workbench.diffusion.paths import get_path, interpolate
 from workbench.diffusion.precision import tf32
 from workbench.diffusion.randomness import normal

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from workbench.config import DataConfig, backbone_sizes, refuse_unknown
 from workbench.config.layers import placement
-from workbench.data.codecs import sample_posterior
 from workbench.data.encoders import ENCODERS, load_encoder
 from workbench.data.images import load_images
 from workbench.data.latents import open_latents
+from workbench.data.vae import sample_posterior
 from workbench.diffusion.randomness import normal
 from workbench.diffusion.tokens import patchify
 from workbench.features.extract import extract

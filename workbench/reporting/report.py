@@ -95,7 +95,7 @@ def score_tables(runs: Mapping[str, Run]) -> list[Table]:
 
 _SETTINGS: dict[str, Callable[[Config], Any]] = {
     "data": lambda c: c.data.name,
-    "codec": lambda c: c.codec.name,
+    "vae": lambda c: c.vae.name,
     "backbone": lambda c: f"{c.backbone.name}-{c.backbone.options['size']}/{c.backbone.options['patch']}",
     "objective": lambda c: c.objective.name,
     "aligned layer": lambda c: c.objective.options.get("layer"),

@@ -24,21 +24,21 @@ from torch import Tensor
 from workbench.backbones.conversion import FAMILIES, to_diffusers, to_published
 from workbench.backbones.released import Released, read_released
 from workbench.config import Config, backbone_sizes, from_dict, refuse_unknown, to_yaml
-from workbench.data.codecs import load_codec
+from workbench.data.vae import load_vae
 from workbench.files import WEIGHT_ENDINGS, hold_lock, write_atomically, write_json
 from workbench.runs.checkpoints import save_checkpoint
 from workbench.runs.models import check_null_row, load_weights, part_of_model
 from workbench.runs.store import Run, find_runs, machine
 
 _PATIENCE = 60.0  # seconds to wait for another process that creates a run
-_USUAL_CODECS = {4: ("sd-vae", 8), 32: ("va-vae", 16)}  # by channels: codec of published models, downsampling factor
+_USUAL_VAES = {4: ("sd-vae", 8), 32: ("va-vae", 16)}  # by channels: VAE of published models, downsampling factor
 _NAME = 60  # characters of a run's name, at most four bytes each
 _HEADS = "heads."  # prefix in the checkpoint's model part of weights that are not the backbone's
 
 
 @dataclass(frozen=True)
 class _Source:
-    """The codec of the model's latents; `hash` is None if only its name is known."""
+    """The VAE of the model's latents; `hash` is None if only its name is known."""
 
     name: str
     hash: str | None
@@ -53,7 +53,7 @@ def import_run(
     family: str | None = None,
     weights: str = "ema",
     name: str | None = None,
-    codec: str | None = None,
+    vae: str | None = None,
     pixel_channels: int = 3,
     height: int | None = None,
     classes: int | None = None,
@@ -62,15 +62,15 @@ def import_run(
 
     Importing the same file with the same options returns the existing run.
 
-    ``codec`` is the codec of its latents, loaded now to record its hash, for images of ``pixel_channels``. None
-    assumes the usual one by name ("sd-vae" for 4 channels, "va-vae" for 32); any codec of that name is accepted later.
+    ``vae`` is the VAE of its latents, loaded now to record its hash, for images of ``pixel_channels``. None
+    assumes the usual one by name ("sd-vae" for 4 channels, "va-vae" for 32); any VAE of that name is accepted later.
     ``classes`` is the number of classes, for a file that does not record it. Raises ValueError, with nothing written,
-    for a file that cannot be used, a codec that does not fit, and latents of any other number of channels without a
-    codec.
+    for a file that cannot be used, a VAE that does not fit, and latents of any other number of channels without a
+    VAE.
     """
     path = Path(path)
     released = read_released(path, family=family, weights=weights, height=height, classes=classes)
-    source = _source(codec, released.channels, pixel_channels)
+    source = _source(vae, released.channels, pixel_channels)
     with path.open("rb") as file:  # gigabytes, so hashed in chunks
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     key = [digest, released.family, weights, released.height, source.name, source.hash]
@@ -156,14 +156,14 @@ def export_diffusers(run: Run, folder: str | Path, *, step: int | None = None, w
 
 def _source(name: str | None, channels: int, pixel_channels: int) -> _Source:
     if name is None:
-        if channels not in _USUAL_CODECS:
-            raise ValueError(f"latents of {channels} channels have no usual codec; name the codec that made them")
-        name, factor = _USUAL_CODECS[channels]
+        if channels not in _USUAL_VAES:
+            raise ValueError(f"latents of {channels} channels have no usual VAE; name the VAE that made them")
+        name, factor = _USUAL_VAES[channels]
         return _Source(name, None, factor, pixel_channels)
-    codec = load_codec(name, channels if name == "identity" else pixel_channels)
-    if codec.channels != channels:
-        raise ValueError(f"codec {name!r} makes latents of {codec.channels} channels; the model takes {channels}")
-    return _Source(name, codec.hash, codec.factor, codec.pixel_channels)
+    vae = load_vae(name, channels if name == "identity" else pixel_channels)
+    if vae.channels != channels:
+        raise ValueError(f"VAE {name!r} makes latents of {vae.channels} channels; the model takes {channels}")
+    return _Source(name, vae.hash, vae.factor, vae.pixel_channels)
 
 
 def _printable(name: str) -> str:
@@ -177,7 +177,7 @@ def _config(released: Released, name: str, source: _Source) -> Config:
         {
             "name": name,
             "data": {"name": "image-folder", "size": released.height * source.factor},
-            "codec": {"name": source.name},
+            "vae": {"name": source.name},
             "backbone": {"name": released.backbone, **released.options},
             "diffusion": {"path": released.path, **({} if released.null_row else {"label_dropout": 0.0})},
             "training": {"steps": max(released.step, 1)},
@@ -199,7 +199,7 @@ def _provenance(fingerprint: str, released: Released, source: _Source, origin: d
             "height": released.height,
             "classes": [str(label) for label in range(released.classes)],
             "null_row": released.null_row,
-            "codec": {"name": source.name, "hash": source.hash},
+            "vae": {"name": source.name, "hash": source.hash},
             "pixel_channels": source.pixel_channels,
         },
         "origin": {

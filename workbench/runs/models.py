@@ -1,4 +1,4 @@
-"""Load models from runs: frozen backbones with the weights of a checkpoint, codecs and teachers."""
+"""Load models from runs: frozen backbones with the weights of a checkpoint, VAEs and teachers."""
 
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from workbench.backbones.base import TransformerBackbone
 from workbench.config import Config, plugin_class
-from workbench.data.codecs import Codec, load_codec
 from workbench.data.latents import Latents
+from workbench.data.vae import VAE, load_vae
 from workbench.runs.checkpoints import Checkpoint
 from workbench.runs.store import Run, find_teacher
 
@@ -45,18 +45,18 @@ def part_of_model(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in checkpoint.load("model").items() if k.startswith(prefix)}
 
 
-def load_run_codec(run: Run, device: torch.device | str = "cpu") -> Codec:
-    """Load the codec that ``run`` was trained with onto ``device``; ValueError if the codec has changed since.
+def load_run_vae(run: Run, device: torch.device | str = "cpu") -> VAE:
+    """Load the VAE that ``run`` was trained with onto ``device``; ValueError if the VAE has changed since.
 
-    For an imported run that only knows its codec's name (its hash is None), any codec with that name and number of
+    For an imported run that only knows its VAE's name (its hash is None), any VAE with that name and number of
     channels is accepted.
     """
     latents = run.latents
-    recorded = latents["codec"]["hash"]
-    codec = load_codec(run.config.codec.name, latents["pixel_channels"], device)
-    if codec.channels != latents["channels"] or recorded not in (None, codec.hash):
-        raise ValueError(f"codec {codec.name!r} is not the one that run {run.name} was trained with")
-    return codec
+    recorded = latents["vae"]["hash"]
+    vae = load_vae(run.config.vae.name, latents["pixel_channels"], device)
+    if vae.channels != latents["channels"] or recorded not in (None, vae.hash):
+        raise ValueError(f"VAE {vae.name!r} is not the one that run {run.name} was trained with")
+    return vae
 
 
 def load_teacher(config: Config, latents: Latents, root: Path) -> TransformerBackbone | None:
@@ -129,9 +129,9 @@ def _has_null_row(run: Run) -> bool:
 
 
 def check_latents_of(run: Run, latents: Latents) -> None:
-    """ValueError unless ``latents`` are what ``run`` can look at: of its codec and shape, with no more classes.
+    """ValueError unless ``latents`` are what ``run`` can look at: of its VAE and shape, with no more classes.
 
-    The images may be others. Of an imported run that knows its codec by name alone, the name counts.
+    The images may be others. Of an imported run that knows its VAE by name alone, the name counts.
     """
     trained = run.latents
     if not _same_latents(trained, latents) or len(latents.classes) > len(trained["classes"]):
@@ -165,19 +165,19 @@ def _check_teacher(run: Run, trained: dict[str, Any], config: Config, latents: L
 
 
 def _same_latents(trained: dict[str, Any], latents: Latents) -> bool:
-    """Whether codec and shape are the same; codecs are compared by hash or, if it is None, by name."""
-    codec = latents.index["codec"]
-    if trained["codec"]["hash"]:
-        same_codec = trained["codec"]["hash"] == codec["hash"]
+    """Whether VAE and shape are the same; VAEs are compared by hash or, if it is None, by name."""
+    vae = latents.index["vae"]
+    if trained["vae"]["hash"]:
+        same_vae = trained["vae"]["hash"] == vae["hash"]
     else:  # sd-vae-ft-ema and sd-vae-ft-mse have the encoder of sd-vae
-        same_codec = trained["codec"]["name"].partition("-ft-")[0] == codec["name"].partition("-ft-")[0]
-    return same_codec and (trained["channels"], trained["height"]) == (latents.channels, latents.height)
+        same_vae = trained["vae"]["name"].partition("-ft-")[0] == vae["name"].partition("-ft-")[0]
+    return same_vae and (trained["channels"], trained["height"]) == (latents.channels, latents.height)
 
 
 def _both(trained: dict[str, Any], latents: Latents) -> str:
     return (
-        f"codec {trained['codec']['name']!r}, {trained['channels']} x {trained['height']}, {len(trained['classes'])} "
-        f"classes, not codec {latents.index['codec']['name']!r}, {latents.channels} x {latents.height}, "
+        f"VAE {trained['vae']['name']!r}, {trained['channels']} x {trained['height']}, {len(trained['classes'])} "
+        f"classes, not VAE {latents.index['vae']['name']!r}, {latents.channels} x {latents.height}, "
         f"{len(latents.classes)} classes"
     )
 

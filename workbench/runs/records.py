@@ -11,6 +11,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from workbench.config.older import modern
 from workbench.files import damaged, parse_line, read_json, read_jsonl
 
 SMALL = 16_000_000  # bytes: limit for a file with one record, a thousand times what we write
@@ -19,7 +20,7 @@ _KINDS = {int: "a whole number", float: "a finite number", Real: "a number", str
 _KINDS |= {list: "a list", dict: "a mapping"}
 _LOGGED = {int, float, type(None)}
 _FINGERPRINT = re.compile("[0-9a-f]{16}")
-_LATENTS = {"channels": int, "height": int, "classes": list, "codec": dict, "pixel_channels": int}
+_LATENTS = {"channels": int, "height": int, "classes": list, "vae": dict, "pixel_channels": int}
 _EVENT = {"processes": int, "queue": bool, "devices": list, "after": str, "command": int, "option": str, "by": str}
 _STATUS = {"pid": int, "updated": float, "steps": int, "processes": int, "rate": float, "seconds": float}
 _STATUS |= {"answer": dict, "error": str, "remark": str, "after": str}
@@ -52,6 +53,8 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     """Read ``provenance.json``: fingerprint, date, versions, machine, latents."""
     file = folder / "provenance.json"
     record = read_json(file, SMALL)
+    if isinstance(record.get("latents"), dict):
+        record["latents"] = modern(record["latents"])
     check_provenance(record, file)
     return record
 
@@ -63,7 +66,7 @@ def check_provenance(record: Mapping[str, Any], name: Path | str) -> None:
         shown = record["fingerprint"][:40]
         raise damaged(name, f"a fingerprint has 16 digits of 0-9 and a-f; it has {shown!r}")
     if record.get("latents") is not None:
-        check_fields(record["latents"], name, _LATENTS)
+        check_fields(modern(record["latents"]), name, _LATENTS)
 
 
 def read_status_record(folder: Path) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class Run:
 
     @property
     def latents(self) -> dict[str, Any]:
-        """Shape, classes and codec of the training latents; ValueError for a run that has not started training."""
+        """Shape, classes and VAE of the training latents; ValueError for a run that has not started training."""
         latents = self.provenance.get("latents")
         if latents is None:
             raise ValueError(

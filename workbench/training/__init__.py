@@ -1,1 +1,1 @@
-"""The training loop and what it is made of: step, checkpoints, launch; and the codec trainer."""
+"""The training loop and what it is made of: step, checkpoints, launch; and the VAE trainer."""

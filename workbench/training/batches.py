@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from workbench.config import Config
-from workbench.data.codecs import sample_posterior
 from workbench.data.latents import Latents
 from workbench.data.targets import Targets
+from workbench.data.vae import sample_posterior
 from workbench.diffusion.paths import get_path, interpolate
 from workbench.diffusion.randomness import normal, permutation, uniform
 from workbench.diffusion.schedules import sample_time

@@ -287,14 +287,14 @@ class _Trainer:
             "channels": self.latents.channels,
             "height": self.latents.height,
             "classes": list(self.latents.classes),
-            "codec": index["codec"],
+            "vae": index["vae"],
             "pixel_channels": index["pixel_channels"],
         }
         if "latents" not in provenance and self.config.backbone.options.get("rope"):
             provenance["rotary"] = ROTARY
         if provenance.setdefault("latents", described)["content"] != self.latents.content:
             raise ValueError(
-                f"run {self.run.name} was trained on other images or another codec than there are now: bring those "
+                f"run {self.run.name} was trained on other images or another VAE than there are now: bring those "
                 f"back, or train again after `workbench trash {self.run.name}`"
             )
         check_current(self.run)

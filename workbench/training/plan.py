@@ -232,7 +232,7 @@ def _check(stages: Sequence[Stage], processes: int) -> None:
         theirs, ours = teacher.config, student.config
         for what, of in (
             ("backbone", _features),
-            ("codec", lambda c: c.codec.name),
+            ("vae", lambda c: c.vae.name),
             ("path", lambda c: c.diffusion.path),
         ):
             if of(theirs) != of(ours):

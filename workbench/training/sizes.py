@@ -36,9 +36,9 @@ class Size:
 
 
 def encoded(config: Config) -> Encoded:
-    """The latents of a configuration; ValueError if images or codec are not there or do not fit."""
+    """The latents of a configuration; ValueError if images or VAE are not there or do not fit."""
     tree = to_dict(config)
-    return _encoded(json.dumps(tree["data"], sort_keys=True), json.dumps(tree["codec"], sort_keys=True))
+    return _encoded(json.dumps(tree["data"], sort_keys=True), json.dumps(tree["vae"], sort_keys=True))
 
 
 def model_size(config: Config, shape: Shape) -> Size:
@@ -82,8 +82,8 @@ def size_text(size: float | int) -> str:
 
 
 @cache
-def _encoded(data: str, codec: str) -> Encoded:
-    config = from_dict({"data": json.loads(data), "codec": json.loads(codec), "objective": {"name": "denoise"}})
+def _encoded(data: str, vae: str) -> Encoded:
+    config = from_dict({"data": json.loads(data), "vae": json.loads(vae), "objective": {"name": "denoise"}})
     source = latent_source(config, "train")
     described = source.described
     shape = Shape(described["shape"][0] // 2, described["shape"][1], tuple(described["classes"]))

@@ -23,8 +23,8 @@ from workbench.config import (
 from workbench.config.layers import layered
 from workbench.config.reading import WrittenFloat, WrittenInt
 from workbench.config.records import TrainingConfig
-from workbench.data.autoencoders import PUBLISHED
 from workbench.data.encoders import ENCODERS
+from workbench.data.published import PUBLISHED
 from workbench.runs.store import Run, find_runs, open_run
 
 TEACHER_STEPS = "teacher.steps"
@@ -43,13 +43,13 @@ def fields(preset: str, changes: Mapping[str, str], root: Path) -> list[dict[str
     """
     tree = _tree(preset, changes)
     made = [_field("preset", "start from", "Start", preset, presets())]
-    data, codec = tree.get("data", {}), tree.get("codec", {})
+    data, vae = tree.get("data", {}), tree.get("vae", {})
     made.append(_field("data.name", "images", "Data", data.get("name", "fashion-mnist"), plugins.names("data")))
     if data.get("name") not in (None, "fashion-mnist", "digits"):
         made.append(_field("data.path", "folder", "Data", data.get("path")))
     made.append(_field("data.limit", "images at most", "Data", data.get("limit")))
-    codecs = ["kl-f4", "identity", *PUBLISHED]
-    made.append(_field("codec.name", "codec", "Data", codec.get("name", "kl-f4"), codecs))
+    vaes = ["kl-f4", "identity", *PUBLISHED]
+    made.append(_field("vae.name", "vae", "Data", vae.get("name", "kl-f4"), vaes))
     made += [*_backbone(tree.get("backbone", {})), *_method(tree.get("objective", {}), preset, root)]
     for key in _TRAINING:
         default = TrainingConfig.__dataclass_fields__[key].default

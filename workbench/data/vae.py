@@ -1,8 +1,8 @@
-"""Codecs between pixels and latents: encode to posterior moments, sample, scale, decode.
+"""VAEs between pixels and latents: encode to posterior moments, sample, scale, decode.
 
-A codec trained here is a folder with ``codec.safetensors`` (a diffusers ``AutoencoderKL``) and ``codec.json`` (its
+A VAE trained here is a folder with ``vae.safetensors`` (a diffusers ``AutoencoderKL``) and ``vae.json`` (its
 architecture, latent scale and shift, and training record), as the shipped ``kl-f4`` is. Published autoencoders are
-read in `data.autoencoders`.
+read in `data.published`.
 """
 
 import hashlib
@@ -15,15 +15,16 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from workbench.config import refuse_unknown
+from workbench.config.older import file_in
 from workbench.data.images import ASSETS, to_float, to_uint8
 from workbench.files import home_path, read_json
 
 
 @runtime_checkable
-class Codec(Protocol):
+class VAE(Protocol):
     """Encodes pixels to latents and decodes them. ``hash`` identifies the weights; ``factor`` is the downsampling.
 
-    Both methods compute on the codec's device and return their result on the argument's device.
+    Both methods compute on the VAE's device and return their result on the argument's device.
     """
 
     name: str
@@ -69,7 +70,7 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Autoencoder:
+class KLAutoencoder:
     """A diffusers ``AutoencoderKL``; latents are (raw - shift) scale, so that their variance is about 1.
 
     Scale and shift are scalars, or one number per channel.
@@ -116,16 +117,16 @@ class Autoencoder:
 
     @staticmethod
     def _at_once(pixels: int) -> int:
-        # The widest maps of a published codec take 30 MB an image of 256x256; sixteen of those keep a GPU busy.
+        # The widest maps of a published VAE take 30 MB an image of 256x256; sixteen of those keep a GPU busy.
         return max(1, 16 * 256**2 // pixels)
 
 
-def load_codec(name: str, pixel_channels: int, device: torch.device | str = "cpu") -> Codec:
+def load_vae(name: str, pixel_channels: int, device: torch.device | str = "cpu") -> VAE:
     """Load an autoencoder by name or from a folder.
 
     "kl-f4" ships with the package, and "identity" uses pixels as latents. "sd-vae-ft-ema" (alias "sd-vae", the decoder
     of SiT and REPA), "sd-vae-ft-mse" (same encoder, other decoder) and "va-vae" are searched in ``$WORKBENCH_WEIGHTS``,
-    then on the model hub. A folder may be one written by ``workbench codec train``, a diffusers ``AutoencoderKL``, or
+    then on the model hub. A folder may be one written by ``workbench vae train``, a diffusers ``AutoencoderKL``, or
     VA-VAE's weights with ``latents_stats.pt``.
 
     Args:
@@ -134,64 +135,63 @@ def load_codec(name: str, pixel_channels: int, device: torch.device | str = "cpu
         device: Device of the weights and the computation.
 
     Returns:
-        A codec. ``encode`` takes uint8 images ``b k x y`` and gives posterior moments ``b 2c h w`` in latent units
+        A VAE. ``encode`` takes uint8 images ``b k x y`` and gives posterior moments ``b 2c h w`` in latent units
         (mean, then standard deviation), ``decode`` takes latents ``b c h w`` and gives uint8 images. ``channels`` is c
         and ``factor`` is x / h.
 
     Raises:
-        ValueError: If there is no such codec, if its files are missing (with what to download and where to put it) or
+        ValueError: If there is no such VAE, if its files are missing (with what to download and where to put it) or
             damaged, or if it has another number of pixel channels.
 
     Examples:
-        >>> codec = wb.load_codec("kl-f4", pixel_channels=1)
+        >>> vae = wb.load_vae("kl-f4", pixel_channels=1)
         >>> images = wb.load_images(wb.load_config("demo/plain").data, "test").batch([0, 1])
-        >>> codec.encode(images).shape, codec.factor
+        >>> vae.encode(images).shape, vae.factor
         (torch.Size([2, 8, 8, 8]), 4)
     """
-    from workbench.data.autoencoders import PUBLISHED, load_autoencoder
+    from workbench.data.published import PUBLISHED, load_published
 
     folder = ASSETS / "kl-f4" if name == "kl-f4" else home_path(name)
     if name == "identity":
         return Identity(pixel_channels)
-    if (folder / "codec.json").is_file():
-        codec = _read(name, folder, device)
+    if file_in(folder, "vae.json").is_file():
+        vae = _read(name, folder, device)
     elif name in PUBLISHED or folder.is_dir():
-        codec = load_autoencoder(name, device)
+        vae = load_published(name, device)
     else:
-        refuse_unknown("codec.name", name, ("kl-f4", "identity", *PUBLISHED, "or a folder with an autoencoder"))
-    if codec.pixel_channels != pixel_channels:
-        raise ValueError(
-            f"codec {name!r} is for images of {codec.pixel_channels} channels; these have {pixel_channels}"
-        )
-    return codec
+        refuse_unknown("vae.name", name, ("kl-f4", "identity", *PUBLISHED, "or a folder with an autoencoder"))
+    if vae.pixel_channels != pixel_channels:
+        raise ValueError(f"VAE {name!r} is for images of {vae.pixel_channels} channels; these have {pixel_channels}")
+    return vae
 
 
-def _read(name: str, folder: Path, device: torch.device | str) -> Autoencoder:
+def _read(name: str, folder: Path, device: torch.device | str) -> KLAutoencoder:
     from diffusers.models import AutoencoderKL
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    file, record = folder / "codec.safetensors", read_json(folder / "codec.json")
+    file, described = file_in(folder, "vae.safetensors"), file_in(folder, "vae.json")
+    record = read_json(described)
     missing = [key for key in ("sha256", "architecture", "scale", "shift") if key not in record]
     if missing:
-        raise ValueError(f"{folder / 'codec.json'} is damaged: it lacks {', '.join(missing)}")
+        raise ValueError(f"{described} is damaged: it lacks {', '.join(missing)}")
     try:
         weights = file.read_bytes()
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from error
     digest = hashlib.sha256(weights).hexdigest()
     if digest != record["sha256"]:
-        raise ValueError(f"{file} is damaged: its SHA-256 differs from the one in codec.json")
+        raise ValueError(f"{file} is damaged: its SHA-256 differs from the one in vae.json")
     try:
         model = AutoencoderKL(**record["architecture"])
-        # Stored in half precision to save space and used in single precision; the rounding is part of the codec.
+        # Stored in half precision to save space and used in single precision; the rounding is part of the VAE.
         model.load_state_dict({key: value.float() for key, value in load(weights).items()})
         scale, shift = (torch.tensor(float(record[key])).reshape(1, 1, 1) for key in ("scale", "shift"))
     # diffusers' constructor raises many kinds of errors for a damaged record.
     except (TypeError, ValueError, KeyError, IndexError, RuntimeError, ZeroDivisionError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{folder / 'codec.json'} does not match its weights: {reason}") from error
+        raise ValueError(f"{described} does not match its weights: {reason}") from error
     if not (scale.isfinite().all() and shift.isfinite().all() and (scale > 0).all()):
-        raise ValueError(f"{folder / 'codec.json'} must have a finite shift and a scale above 0")
+        raise ValueError(f"{described} must have a finite shift and a scale above 0")
     model.eval().requires_grad_(False).to(device)
-    return Autoencoder(name, digest, model, scale, shift, record)
+    return KLAutoencoder(name, digest, model, scale, shift, record)

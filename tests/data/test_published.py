@@ -7,9 +7,9 @@ import torch
 from diffusers.models import AutoencoderKL
 from safetensors.torch import save_file
 
-from workbench.data.autoencoders import load_autoencoder
-from workbench.data.codecs import load_codec
 from workbench.data.images import ASSETS, to_float, to_uint8
+from workbench.data.published import load_published
+from workbench.data.vae import load_vae
 
 SMALL = {
     "in_channels": 3,
@@ -47,18 +47,16 @@ def diffusers_folder(folder, name="diffusion_pytorch_model.safetensors", **confi
 
 def test_stable_diffusions_units(tmp_path):
     model, _ = diffusers_folder(tmp_path / "weights" / "sd-vae-ft-ema")
-    codec = load_codec("sd-vae", 3)
-    assert (
-        codec.hash == load_codec("sd-vae-ft-ema", 3).hash == load_codec(str(tmp_path / "weights/sd-vae-ft-ema"), 3).hash
-    )
+    vae = load_vae("sd-vae", 3)
+    assert vae.hash == load_vae("sd-vae-ft-ema", 3).hash == load_vae(str(tmp_path / "weights/sd-vae-ft-ema"), 3).hash
     with torch.no_grad():
         posterior = model.encode(to_float(images(side=16))).latent_dist
         expected = torch.cat([posterior.mean, posterior.std], dim=1) * 0.18215
         z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(2))
         decoded = to_uint8(model.decode(z / 0.18215).sample)
-    torch.testing.assert_close(codec.encode(images(side=16)), expected)
-    assert torch.equal(codec.decode(z), decoded)
-    assert next(codec.model.parameters()).requires_grad is False
+    torch.testing.assert_close(vae.encode(images(side=16)), expected)
+    assert torch.equal(vae.decode(z), decoded)
+    assert next(vae.model.parameters()).requires_grad is False
 
 
 def test_units_of_other_diffusers_folders(tmp_path):
@@ -66,12 +64,12 @@ def test_units_of_other_diffusers_folders(tmp_path):
     mean, std = raw.chunk(2, dim=1)
     diffusers_folder(tmp_path / "a", scaling_factor=0.5, shift_factor=0.25)
     expected = torch.cat([(mean - 0.25) * 0.5, std * 0.5], dim=1)
-    torch.testing.assert_close(load_autoencoder(str(tmp_path / "a"), "cpu").standardised(raw), expected)
+    torch.testing.assert_close(load_published(str(tmp_path / "a"), "cpu").standardised(raw), expected)
     # diffusers: latents = (raw - latents_mean) scaling_factor / latents_std
     diffusers_folder(tmp_path / "b", scaling_factor=0.5, latents_mean=[1.0, 2, 3, 4], latents_std=[1.0, 2, 4, 8])
     shift, scale = torch.tensor([1.0, 2, 3, 4]).reshape(-1, 1, 1), torch.tensor([0.5, 0.25, 0.125, 0.0625])
     expected = torch.cat([(mean - shift) * scale.reshape(-1, 1, 1), std * scale.reshape(-1, 1, 1)], dim=1)
-    torch.testing.assert_close(load_autoencoder(str(tmp_path / "b"), "cpu").standardised(raw), expected)
+    torch.testing.assert_close(load_published(str(tmp_path / "b"), "cpu").standardised(raw), expected)
 
 
 def test_old_names_of_attention_and_half_precision(tmp_path):
@@ -83,24 +81,24 @@ def test_old_names_of_attention_and_half_precision(tmp_path):
         old = {key.replace(f".{after}.", f".{before}."): value for key, value in old.items()}
     assert sum("query" in key for key in old) == 4
     save_file(old, tmp_path / "old" / "other.safetensors")
-    assert load_codec(str(tmp_path / "old"), 3).hash == load_codec(str(tmp_path / "new"), 3).hash
+    assert load_vae(str(tmp_path / "old"), 3).hash == load_vae(str(tmp_path / "new"), 3).hash
     save_file({k: v.half() for k, v in tensors.items()}, tmp_path / "old" / "other.safetensors")
-    assert next(load_codec(str(tmp_path / "old"), 3).model.parameters()).dtype == torch.float32
+    assert next(load_vae(str(tmp_path / "old"), 3).model.parameters()).dtype == torch.float32
 
 
 def test_diffusers_refusals(tmp_path):
     _, tensors = diffusers_folder(tmp_path / "a")
     with pytest.raises(ValueError, match="is for images of 3 channels; these have 1"):
-        load_codec(str(tmp_path / "a"), 1)
+        load_vae(str(tmp_path / "a"), 1)
     (tmp_path / "a" / "diffusion_pytorch_model.safetensors").write_bytes(b"x" * 40)
     with pytest.raises(ValueError, match="diffusion_pytorch_model.safetensors is damaged"):
-        load_codec(str(tmp_path / "a"), 3)
+        load_vae(str(tmp_path / "a"), 3)
     (tmp_path / "a" / "config.json").write_text('{"_class_name": "AutoencoderTiny"}')
-    with pytest.raises(ValueError, match="holds a AutoencoderTiny; a codec is an AutoencoderKL"):
-        load_codec(str(tmp_path / "a"), 3)
+    with pytest.raises(ValueError, match="holds a AutoencoderTiny; a VAE is an AutoencoderKL"):
+        load_vae(str(tmp_path / "a"), 3)
     (tmp_path / "a" / "config.json").write_text("{")
     with pytest.raises(ValueError, match="config.json is damaged"):
-        load_codec(str(tmp_path / "a"), 3)
+        load_vae(str(tmp_path / "a"), 3)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +112,9 @@ def test_diffusers_refusals(tmp_path):
 def test_missing_weights_say_what_to_fetch_and_where_to_put_it(tmp_path, name, repository, file):
     place = tmp_path / "weights" / {"sd-vae": "sd-vae-ft-ema"}.get(name, name)
     with pytest.raises(ValueError, match=f"(?s){file}.* of {repository} to {place}"):
-        load_codec(name, 3)
+        load_vae(name, 3)
     with pytest.raises(ValueError, match="did you mean 'va-vae'"):
-        load_codec("vavae", 3)
+        load_vae("vavae", 3)
 
 
 def test_a_published_name_tells_what_its_folder_must_hold(tmp_path):
@@ -124,10 +122,10 @@ def test_a_published_name_tells_what_its_folder_must_hold(tmp_path):
     diffusers_folder(folder)
     (folder / "config.json").unlink()
     with pytest.raises(ValueError, match="sd-vae-ft-mse/config.json does not exist"):
-        load_codec("sd-vae-ft-mse", 3)
+        load_vae("sd-vae-ft-mse", 3)
     diffusers_folder(tmp_path / "weights" / "va-vae")
     with pytest.raises(ValueError, match="va-vae/latents_stats.pt is missing"):
-        load_codec("va-vae", 3)
+        load_vae("va-vae", 3)
 
 
 def test_an_answer_of_the_hub_that_lacks_a_file_is_no_answer(monkeypatch):
@@ -142,7 +140,7 @@ def test_an_answer_of_the_hub_that_lacks_a_file_is_no_answer(monkeypatch):
     with pytest.raises(
         ValueError, match=r"ft-ema' has no weights here and they could not be downloaded \(EntryNotFound\)"
     ):
-        load_codec("sd-vae", 3)
+        load_vae("sd-vae", 3)
 
 
 @pytest.mark.parametrize(
@@ -159,26 +157,26 @@ def test_an_answer_of_the_hub_that_lacks_a_file_is_no_answer(monkeypatch):
 def test_a_damaged_description_is_named(tmp_path, change, said):
     diffusers_folder(tmp_path / "set", **change)
     with pytest.raises(ValueError, match=said):
-        load_codec(str(tmp_path / "set"), 3)
+        load_vae(str(tmp_path / "set"), 3)
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"architecture": {"layers": 3}}, "codec.json does not match its weights"),
-        ({"architecture": None}, "codec.json does not match its weights"),
-        ({"scale": float("inf")}, "codec.json must have a finite shift and a scale above 0"),
-        ({"scale": [1, 2]}, "codec.json does not match its weights"),
-        ({"sha256": None}, "codec.safetensors is damaged"),
+        ({"architecture": {"layers": 3}}, "vae.json does not match its weights"),
+        ({"architecture": None}, "vae.json does not match its weights"),
+        ({"scale": float("inf")}, "vae.json must have a finite shift and a scale above 0"),
+        ({"scale": [1, 2]}, "vae.json does not match its weights"),
+        ({"sha256": None}, "vae.safetensors is damaged"),
     ],
 )
 def test_a_damaged_record_of_our_own_is_named(tmp_path, change, said):
-    for file in ("codec.json", "codec.safetensors"):
+    for file in ("vae.json", "vae.safetensors"):
         (tmp_path / file).write_bytes((ASSETS / "kl-f4" / file).read_bytes())
-    record = json.loads((tmp_path / "codec.json").read_text())
-    (tmp_path / "codec.json").write_text(json.dumps({**record, **change}))
+    record = json.loads((tmp_path / "vae.json").read_text())
+    (tmp_path / "vae.json").write_text(json.dumps({**record, **change}))
     with pytest.raises(ValueError, match=said):
-        load_codec(str(tmp_path), 1)
-    (tmp_path / "codec.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match="codec.json is damaged: it is nested too deeply|codec.json is damaged"):
-        load_codec(str(tmp_path), 1)
+        load_vae(str(tmp_path), 1)
+    (tmp_path / "vae.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="vae.json is damaged: it is nested too deeply|vae.json is damaged"):
+        load_vae(str(tmp_path), 1)

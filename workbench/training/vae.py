@@ -1,4 +1,4 @@
-"""Training of the small codec: a diffusers ``AutoencoderKL`` on one image set."""
+"""Training of the small VAE: a diffusers ``AutoencoderKL`` on one image set."""
 
 import hashlib
 import json
@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from workbench.data.codecs import load_codec
 from workbench.data.images import Images, to_float
+from workbench.data.vae import load_vae
 from workbench.diffusion.randomness import normal, permutation
 from workbench.files import write_atomically, write_json
 from workbench.runs.finite import name_of_not_finite
@@ -26,8 +26,8 @@ UNFINISHED = ".training.safetensors"
 
 
 @dataclass(frozen=True)
-class CodecTraining:
-    """How the codec is trained. The loss is mean |x - x'| + mean (x - x')^2 + kl_weight KL a latent number."""
+class VaeTraining:
+    """How the VAE is trained. The loss is mean |x - x'| + mean (x - x')^2 + kl_weight KL a latent number."""
 
     steps: int = 4500
     batch: int = 64
@@ -41,8 +41,8 @@ class CodecTraining:
     save_every: int = 250  # about a minute of two CPU cores
 
 
-def train_codec(train: Images, test: Images, folder: Path, settings: CodecTraining) -> Iterator[dict]:
-    """Train on ``train``, measure on ``test``, write ``codec.safetensors`` and ``codec.json`` into ``folder``.
+def train_vae(train: Images, test: Images, folder: Path, settings: VaeTraining) -> Iterator[dict]:
+    """Train on ``train``, measure on ``test``, write ``vae.safetensors`` and ``vae.json`` into ``folder``.
 
     Yields progress records (step, steps, loss, seconds); the last one is the training record with the
     reconstruction error of the test split. All randomness comes from ``settings.seed`` and the step, so a training
@@ -65,12 +65,12 @@ def train_codec(train: Images, test: Images, folder: Path, settings: CodecTraini
     for step, indices in enumerate(_batches(len(train), settings, first), start=first + 1):
         loss = _loss(model, to_float(train.batch(indices)), step, settings)
         if not math.isfinite(loss.item()):
-            raise ValueError(f"the codec's loss is {loss.item()} at step {step}; lower learning_rate")
+            raise ValueError(f"the VAE's loss is {loss.item()} at step {step}; lower learning_rate")
         _update(model, optimizer, loss, *one_cycle(step - 1, settings.steps, settings.learning_rate))
         last, seconds = step == settings.steps, time.monotonic() - started
         if last or step % settings.save_every == 0:
             if name := name_of_not_finite(model.state_dict()):
-                raise ValueError(f"{name} of the codec is not finite after step {step}; lower learning_rate")
+                raise ValueError(f"{name} of the VAE is not finite after step {step}; lower learning_rate")
             unfinished.save(step, seconds)
         if last or step % settings.log_every == 0:
             yield {"step": step, "steps": settings.steps, "loss": loss.item(), "seconds": seconds}
@@ -148,14 +148,14 @@ def _listed(values: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
-def _identity(train: Images, settings: CodecTraining) -> dict[str, Any]:
+def _identity(train: Images, settings: VaeTraining) -> dict[str, Any]:
     """What decides the weights, as JSON gives it back."""
     free = ("log_every", "save_every")
     chosen = {key: value for key, value in asdict(settings).items() if key not in free}
     return json.loads(json.dumps({**chosen, "data": train.name, "content": train.content}))
 
 
-def _architecture(images: Images, settings: CodecTraining) -> dict:
+def _architecture(images: Images, settings: VaeTraining) -> dict:
     levels = len(settings.widths)
     return {
         "in_channels": images.channels,
@@ -171,13 +171,13 @@ def _architecture(images: Images, settings: CodecTraining) -> dict:
     }
 
 
-def _batches(count: int, settings: CodecTraining, first: int) -> Iterator[np.ndarray]:
+def _batches(count: int, settings: VaeTraining, first: int) -> Iterator[np.ndarray]:
     """Batches of indices from step ``first`` (from 0) on, each epoch a fresh permutation without its partial batch."""
     per_epoch = count // settings.batch
     for step in range(first, settings.steps):
         epoch, position = divmod(step, per_epoch)
         if position == 0 or step == first:
-            order = permutation(settings.seed, "codec", epoch, count)
+            order = permutation(settings.seed, "vae", epoch, count)
         yield order[position * settings.batch : (position + 1) * settings.batch]
 
 
@@ -190,17 +190,17 @@ def _update(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Float[Tens
     optimizer.step()
 
 
-def _loss(model: nn.Module, images: Float[Tensor, "b k x y"], step: int, settings: CodecTraining) -> Float[Tensor, ""]:
+def _loss(model: nn.Module, images: Float[Tensor, "b k x y"], step: int, settings: VaeTraining) -> Float[Tensor, ""]:
     with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
         posterior = model.encode(images).latent_dist
-        (eps,) = normal(settings.seed, "codec", [step], posterior.mean.shape)
+        (eps,) = normal(settings.seed, "vae", [step], posterior.mean.shape)
         decoded = model.decode(posterior.mean + posterior.std * eps).sample.float()
     kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
     return F.l1_loss(decoded, images) + F.mse_loss(decoded, images) + settings.kl_weight * kl
 
 
 def _save(model, architecture, train: Images, test: Images, folder: Path, settings, seconds: float) -> dict:
-    """Write the codec, then measure what was written: half-precision weights, as a user will load them."""
+    """Write the VAE, then measure what was written: half-precision weights, as a user will load them."""
     from safetensors.torch import save
 
     model.eval()
@@ -223,20 +223,20 @@ def _save(model, architecture, train: Images, test: Images, folder: Path, settin
         "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
     }
-    write_atomically(folder / "codec.safetensors", weights)
-    write_json(folder / "codec.json", record)
-    record["reconstruction"] = reconstruction_error(load_codec(str(folder), train.channels), test)
-    write_json(folder / "codec.json", record)
+    write_atomically(folder / "vae.safetensors", weights)
+    write_json(folder / "vae.json", record)
+    record["reconstruction"] = reconstruction_error(load_vae(str(folder), train.channels), test)
+    write_json(folder / "vae.json", record)
     return record
 
 
-def reconstruction_error(codec, images: Images, count: int = 2000) -> dict[str, float]:
+def reconstruction_error(vae, images: Images, count: int = 2000) -> dict[str, float]:
     """Mean squared and absolute error (pixels in 0..1) and PSNR (dB) of decode(mean) over the first images."""
     squares, absolutes, numbers = 0.0, 0.0, 0
     for start in range(0, min(count, len(images)), 250):
         original = images.batch(np.arange(start, min(start + 250, count, len(images))))
-        mean, _ = codec.encode(original).chunk(2, dim=1)
-        difference = (codec.decode(mean).float() - original.float()) / 255
+        mean, _ = vae.encode(original).chunk(2, dim=1)
+        difference = (vae.decode(mean).float() - original.float()) / 255
         squares += difference.square().sum().item()
         absolutes += difference.abs().sum().item()
         numbers += difference.numel()

@@ -1,4 +1,4 @@
-"""Published autoencoders as codecs: Stable Diffusion's, any diffusers folder, and VA-VAE.
+"""Published autoencoders as VAEs: Stable Diffusion's, any diffusers folder, and VA-VAE.
 
 VA-VAE (LightningDiT) has the file layout of latent diffusion. Its network is diffusers' ``AutoencoderKL``, so its
 tensors are only renamed.
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from workbench.data.codecs import Autoencoder
+from workbench.data.vae import KLAutoencoder
 from workbench.data.weights import STATISTICS, hub_folder, read_statistics, read_tensors, weights_folder
 from workbench.files import home_path, read_json
 
@@ -53,7 +53,7 @@ class _Parts:
     ignored: list[str]
 
 
-def load_autoencoder(name: str, device: torch.device | str) -> Autoencoder:
+def load_published(name: str, device: torch.device | str) -> KLAutoencoder:
     """Load a published autoencoder, or the one in the folder ``name``, in single precision.
 
     ``hash`` covers the tensors, scale and shift, not the file format. Raises ValueError for missing files, with what to
@@ -76,7 +76,7 @@ def load_autoencoder(name: str, device: torch.device | str) -> Autoencoder:
     _load_strictly(model, parts.tensors, parts.file)
     model.eval().requires_grad_(False).to(device)
     record = {"source": str(parts.file), "architecture": dict(parts.architecture), "ignored": parts.ignored}
-    return Autoencoder(name, _digest(parts), model, parts.scale, parts.shift, record)
+    return KLAutoencoder(name, _digest(parts), model, parts.scale, parts.shift, record)
 
 
 def _find(name: str) -> Path:
@@ -89,7 +89,7 @@ def _find(name: str) -> Path:
         return hub_folder(repository, files)
     except Exception as error:  # the hub client's exceptions change with its version
         raise ValueError(
-            f"codec {name!r} has no weights here and they could not be downloaded ({type(error).__name__}); "
+            f"VAE {name!r} has no weights here and they could not be downloaded ({type(error).__name__}); "
             f"download {' and '.join(files)} of {repository} to {own}"
         ) from error
 
@@ -99,7 +99,7 @@ def _read_diffusers(folder: Path) -> _Parts:
     config = read_json(folder / _DIFFUSERS_FILES[0])
     kind = config.get("_class_name", "AutoencoderKL")
     if kind != "AutoencoderKL":
-        raise ValueError(f"{folder} holds a {kind}; a codec is an AutoencoderKL")
+        raise ValueError(f"{folder} holds a {kind}; a VAE is an AutoencoderKL")
     file = _only(folder, (".safetensors",), preferred=_DIFFUSERS_FILES[1])
     try:
         scale = torch.tensor(float(config.get("scaling_factor") or 0.18215)).reshape(1, 1, 1)

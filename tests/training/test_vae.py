@@ -1,4 +1,4 @@
-"""Training of the codec: cut off anywhere it ends with the same weights; its schedule is PyTorch's."""
+"""Training of the VAE: cut off anywhere it ends with the same weights; its schedule is PyTorch's."""
 
 import hashlib
 import json
@@ -16,12 +16,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from workbench.config import DataConfig
-from workbench.data.codecs import load_codec
 from workbench.data.images import load_images
-from workbench.training import codec as module
-from workbench.training.codec import UNFINISHED, CodecTraining, one_cycle, train_codec
+from workbench.data.vae import load_vae
+from workbench.training import vae as module
+from workbench.training.vae import UNFINISHED, VaeTraining, one_cycle, train_vae
 
-TINY = CodecTraining(steps=20, batch=8, latent_channels=2, widths=(8, 8), log_every=1, save_every=4)
+TINY = VaeTraining(steps=20, batch=8, latent_channels=2, widths=(8, 8), log_every=1, save_every=4)
 # The same training in a process of its own, which tells each step.
 CODE = f"""
 import sys
@@ -29,10 +29,10 @@ from pathlib import Path
 import torch
 from workbench.config import DataConfig
 from workbench.data.images import load_images
-from workbench.training.codec import CodecTraining, train_codec
+from workbench.training.vae import VaeTraining, train_vae
 torch.set_num_threads(1)
 train, test = (load_images(DataConfig(name="digits", limit=64), split) for split in ("train", "test"))
-for record in train_codec(train, test, Path(sys.argv[1]), {TINY!r}):
+for record in train_vae(train, test, Path(sys.argv[1]), {TINY!r}):
     print(record.get("step"), flush=True)
 """
 
@@ -50,10 +50,10 @@ def digits(limit: int = 64):
     return [load_images(DataConfig(name="digits", limit=limit), split) for split in ("train", "test")]
 
 
-def train(folder: Path, settings: CodecTraining = TINY, stop_after: int | None = None) -> list[dict]:
+def train(folder: Path, settings: VaeTraining = TINY, stop_after: int | None = None) -> list[dict]:
     """The records of a training, which is left after the step ``stop_after``."""
     records = []
-    for record in train_codec(*digits(), folder, settings):
+    for record in train_vae(*digits(), folder, settings):
         records.append(record)
         if record.get("step") == stop_after:
             break
@@ -64,23 +64,23 @@ def train(folder: Path, settings: CodecTraining = TINY, stop_after: int | None =
 def whole(tmp_path_factory) -> Path:
     """A training that nothing disturbed."""
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("codec") / "whole"
+    folder = tmp_path_factory.mktemp("vae") / "whole"
     train(folder)
     return folder
 
 
-def assert_same_codec(one: Path, other: Path) -> None:
-    assert (one / "codec.safetensors").read_bytes() == (other / "codec.safetensors").read_bytes()
-    records = [json.loads((folder / "codec.json").read_text()) for folder in (one, other)]
+def assert_same_vae(one: Path, other: Path) -> None:
+    assert (one / "vae.safetensors").read_bytes() == (other / "vae.safetensors").read_bytes()
+    records = [json.loads((folder / "vae.json").read_text()) for folder in (one, other)]
     assert all(records[0][key] == records[1][key] for key in records[0].keys() - {"seconds"})
-    assert {path.name for path in other.iterdir()} == {"codec.safetensors", "codec.json"}
+    assert {path.name for path in other.iterdir()} == {"vae.safetensors", "vae.json"}
 
 
-def test_a_finished_folder_is_a_codec(whole):
-    codec = load_codec(str(whole), 1)
-    record = json.loads((whole / "codec.json").read_text())
-    assert codec.hash == record["sha256"] == hashlib.sha256((whole / "codec.safetensors").read_bytes()).hexdigest()
-    assert (codec.channels, codec.factor) == (2, 2) and record["reconstruction"]["count"] == 64
+def test_a_finished_folder_is_a_vae(whole):
+    vae = load_vae(str(whole), 1)
+    record = json.loads((whole / "vae.json").read_text())
+    assert vae.hash == record["sha256"] == hashlib.sha256((whole / "vae.safetensors").read_bytes()).hexdigest()
+    assert (vae.channels, vae.factor) == (2, 2) and record["reconstruction"]["count"] == 64
 
 
 @pytest.mark.slow
@@ -92,10 +92,10 @@ def test_killed_at_a_random_step_it_ends_the_same(whole, tmp_path):
             process.kill()
             break
     assert process.wait() == -signal.SIGKILL, step
-    assert not (tmp_path / "codec.json").exists()
+    assert not (tmp_path / "vae.json").exists()
     first = train(tmp_path)[0]
     assert first["step"] > step // 4 * 4, (step, first)  # nothing before the last save is done again
-    assert_same_codec(whole, tmp_path)
+    assert_same_vae(whole, tmp_path)
 
 
 @pytest.mark.parametrize("steps", [(3,), (4, 5), (19,), (12, 20)])
@@ -107,7 +107,7 @@ def test_left_at_any_step_it_ends_the_same(whole, tmp_path, steps):
         assert "step" not in first
     else:
         assert first["step"] == steps[-1] // 4 * 4 + 1
-    assert_same_codec(whole, tmp_path)
+    assert_same_vae(whole, tmp_path)
 
 
 @pytest.mark.slow
@@ -121,7 +121,7 @@ def test_cut_off_while_saving_the_save_before_counts(whole, tmp_path, monkeypatc
         with pytest.raises(OSError, match="no space left"):
             train(tmp_path)
     assert train(tmp_path)[0]["step"] == 5
-    assert_same_codec(whole, tmp_path)
+    assert_same_vae(whole, tmp_path)
 
 
 @pytest.mark.parametrize("key, value", [("steps", 30), ("seed", 1), ("widths", (8, 16)), ("learning_rate", 1e-3)])
@@ -138,7 +138,7 @@ def test_other_settings_are_refused(tmp_path, key, value):
 def test_other_images_are_refused_and_how_often_is_free(tmp_path):
     train(tmp_path, stop_after=4)
     with pytest.raises(ValueError, match="content .*, not content"):
-        next(train_codec(*digits(32), tmp_path, TINY))
+        next(train_vae(*digits(32), tmp_path, TINY))
     assert train(tmp_path, replace(TINY, log_every=2, save_every=1), stop_after=6)[0]["step"] == 6
 
 
@@ -154,7 +154,7 @@ def test_a_damaged_save_is_named(tmp_path, cut):
 def test_a_loss_that_is_not_finite_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"loss is (nan|inf) at step \d+; lower learning_rate"):
         train(tmp_path, replace(TINY, learning_rate=1e30, precision="no"))
-    assert not (tmp_path / "codec.json").exists()
+    assert not (tmp_path / "vae.json").exists()
 
 
 def test_a_weight_that_is_not_finite_is_not_saved(tmp_path):
@@ -165,9 +165,9 @@ def test_a_weight_that_is_not_finite_is_not_saved(tmp_path):
     tensors["optimizer/encoder.conv_in.weight/exp_avg"][:] = torch.nan  # the loss sees it one step later
     save_file(tensors, file, header)
     before = file.read_bytes()
-    with pytest.raises(ValueError, match=r"^encoder\.conv_in\.weight of the codec is not finite after step 5; lower"):
+    with pytest.raises(ValueError, match=r"^encoder\.conv_in\.weight of the VAE is not finite after step 5; lower"):
         train(tmp_path, replace(TINY, save_every=1))
-    assert file.read_bytes() == before and not (tmp_path / "codec.json").exists()
+    assert file.read_bytes() == before and not (tmp_path / "vae.json").exists()
 
 
 @pytest.mark.parametrize("steps", [7, 100, 333])
