@@ -36,7 +36,7 @@ _PUBLIC = {
     "open_run": "workbench.runs.store",
     "zoo": "workbench.runs.zoo",
     "extract": "workbench.features.extract",
-    "guide_tokens": "workbench.features.guides",
+    "target_tokens": "workbench.features.targets",
     "project": "workbench.features.projection",
     "embed_sequence": "workbench.features.embedding",
     "measure_grid": "workbench.evaluation.measures",

@@ -113,10 +113,10 @@ KINDS = {
     ),
     "figure": Kind(
         option="figure or table",
-        package="workbench.reporting.paper.catalogue",
+        package="workbench.reporting.paper.figures",
         exports="",
         needs=("__call__",),
-        base="a function, called as its file, of a scale that returns workbench.reporting.paper.exhibit.Exhibit",
+        base="a function, called as its file, of a scale that returns workbench.reporting.paper.artifact.Artifact",
         group="workbench.figures",
         hyphens=False,
     ),

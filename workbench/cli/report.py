@@ -1,4 +1,4 @@
-"""The command that makes an edition of the paper's figures and tables.
+"""The command that makes a report of the paper's figures and tables.
 
 Its exit code is 1 if one failed, or if one that was asked for by name cannot be shown.
 """
@@ -30,7 +30,7 @@ class Report:
     workers: Processes | None = None
     """Notebooks executed at a time; half of the cores and one, by default."""
     score: bool = False
-    """Score first what an exhibit shows and was not scored, such as steps before the last: seconds to minutes a run."""
+    """First score what is shown and was not scored, such as steps before the last: seconds to minutes a run."""
     force: bool = False
     """Make anew what nothing changed for."""
     small: bool = False
@@ -40,8 +40,8 @@ class Report:
         from workbench.reporting import paper
 
         only = paper.chosen(self.only.split(","))
-        from workbench.reporting.edition.bind import bind
-        from workbench.reporting.edition.build import make
+        from workbench.reporting.build.assemble import bind
+        from workbench.reporting.build.make import make
 
         began, console, failed, lacking = time.monotonic(), Console(), [], []
         folder = self.out / self.scale

@@ -244,7 +244,7 @@ class Restore:
 
 @dataclass(frozen=True)
 class Unpack:
-    """Place the runs of an edition's runs.zip, without weights, beside the others: tables are made of them again."""
+    """Place the runs of a report's runs.zip, without weights, beside the others: tables are made of them again."""
 
     file: Annotated[Path, tyro.conf.Positional, Names.FILE]
 

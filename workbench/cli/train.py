@@ -46,7 +46,7 @@ class Demo:
         configs = demo_configs(self.seed, self.overrides)
         plain, guided = configs["plain"], configs["guided"]
         console.print(
-            f"Self-Transcendence, demo edition: {plain.data.name}, SiT-{plain.backbone.options['size']}, "
+            f"Self-Transcendence, demo report: {plain.data.name}, SiT-{plain.backbone.options['size']}, "
             f"batch {plain.training.batch}\n"
             f"  1. teacher  VAE-aligned, {configs['teacher'].training.steps} steps\n"
             f"  2. plain    no alignment, {plain.training.steps} steps\n"

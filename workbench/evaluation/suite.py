@@ -80,12 +80,12 @@ def score(
     """
     check_sampling(run, settings, processes)
     stored_names(detector)  # of all scores: one that cannot be used is refused before anything heavy
-    judge = _detector(detector)
-    _check_count(settings.count, judge, small_ok)
-    supervised = judge.encoder is not None and any(name.startswith(judge.encoder) for name in supervisors(run))
+    extractor = _detector(detector)
+    _check_count(settings.count, extractor, small_ok)
+    supervised = extractor.encoder is not None and any(name.startswith(extractor.encoder) for name in supervisors(run))
     if supervised and not force:
         raise ValueError(
-            f"{detector} taught run {run.name} or its teacher, so it is no judge of it: choose another detector, or "
+            f"{detector} taught run {run.name} or its teacher, so its scores are biased: choose another detector, or "
             f"allow and mark it with --force"
         )
     if not (os.access(run.folder, os.W_OK) or any(record.get("step") == step for record in run.results)):
@@ -94,16 +94,16 @@ def score(
     there = step in {checkpoint.step for checkpoint in run.checkpoints}  # else its scores may be known all the same
     with held(run, step) if there else nullcontext(run) as kept:
         seen = _reference(run.config.data, detector, reference, run.folder.parent, progress)
-        how = {"step": step, **described(run, step, settings), **_how(judge, seen)}
+        how = {"step": step, **described(run, step, settings), **_how(extractor, seen)}
         how |= {"supervised": True} if supervised else {}
-        expected = _metrics(judge, seen, settings.count, run.latents["classes"])
+        expected = _metrics(extractor, seen, settings.count, run.latents["classes"])
         known = {r["metric"]: r for r in run.results if all(r.get(key) == value for key, value in how.items())}
         if known.keys() >= set(expected):  # a killed process may have written some of them
             return [known[metric] for metric in expected]
         samples = generate(kept, step, settings, _staged(progress, "generate"), processes=processes)
     batches = samples.images.split(_BATCH)
-    found = see(batches, judge, labels=samples.labels, progress=_counted(progress, "detect", len(samples.images)))
-    records = _records(found, seen, judge, expected, seed=settings.seed, small_ok=small_ok)
+    found = see(batches, extractor, labels=samples.labels, progress=_counted(progress, "detect", len(samples.images)))
+    records = _records(found, seen, extractor, expected, seed=settings.seed, small_ok=small_ok)
     records = [{**record, **how, **_where(seen, len(samples.images))} for record in records]
     for record in records:
         if record["metric"] not in known:
@@ -127,21 +127,21 @@ def score_file(
     ValueError as ``archives.read_samples``, and as ``score``.
     """
     stored_names(detector)
-    samples, judge = read_samples(file), _detector(detector)
-    _check_count(len(samples), judge, small_ok)
+    samples, extractor = read_samples(file), _detector(detector)
+    _check_count(len(samples), extractor, small_ok)
     data, path = (None, against) if isinstance(against, Path) else (against, None)
     seen = _reference(data, detector, path, root, progress)
     if samples.content == seen.content:
         raise ValueError(f"{file} is the reference itself: every distance would be 0 and say nothing")
     count = len(samples)
     counted = _counted(progress, "detect", count)
-    found = see(samples.batches(_BATCH), judge, labels=samples.labels, progress=counted)
-    if samples.statistics is not None and judge.name == "inception-2015":  # as ADM's evaluator, which takes these
+    found = see(samples.batches(_BATCH), extractor, labels=samples.labels, progress=counted)
+    if samples.statistics is not None and extractor.name == "inception-2015":  # as ADM's evaluator, which takes these
         found = replace(found, statistics=samples.statistics, spatial=samples.spatial or found.spatial)
-    classes = judge.classes if data is not None and samples.labels is not None else None
-    expected = _metrics(judge, seen, count, list(classes or ()))
-    how = {"n_generated": count, "samples": samples.content, "sample_seed": seed, **_how(judge, seen)}
-    records = _records(found, seen, judge, expected, seed=seed, small_ok=small_ok)
+    classes = extractor.classes if data is not None and samples.labels is not None else None
+    expected = _metrics(extractor, seen, count, list(classes or ()))
+    how = {"n_generated": count, "samples": samples.content, "sample_seed": seed, **_how(extractor, seen)}
+    records = _records(found, seen, extractor, expected, seed=seed, small_ok=small_ok)
     return [{**record, **how, **_where(seen, count)} for record in records]
 
 
@@ -182,18 +182,18 @@ def probe_layers(run: Run, step: int, *, layers: range, t: float, count: int, se
     return records
 
 
-def _metrics(judge: Detector, seen: Reference, count: int, classes: list[str]) -> list[str]:
-    known = judge.classes is not None and list(judge.classes) == classes
-    names = stored_names(judge.name)
+def _metrics(extractor: Detector, seen: Reference, count: int, classes: list[str]) -> list[str]:
+    known = extractor.classes is not None and list(extractor.classes) == classes
+    names = stored_names(extractor.name)
     return [names[kind] for kind in kinds(seen, count, classes=known)]
 
 
 def _records(
-    found: Seen, seen: Reference, judge: Detector, expected: list[str], *, seed: int, small_ok: bool
+    found: Seen, seen: Reference, extractor: Detector, expected: list[str], *, seed: int, small_ok: bool
 ) -> list[dict[str, Any]]:
     if seen.basis is not None:
         found = found.reduced(seen.basis)
-    names = stored_names(judge.name)
+    names = stored_names(extractor.name)
     scores = measure(found, seen, seed=seed, small_ok=small_ok, classes=names["class-agreement"] in expected)
     named = {names[kind]: score for kind, score in scores.items()}
     for metric in expected:
@@ -201,11 +201,11 @@ def _records(
     return [{"metric": metric, **named[metric]} for metric in expected]
 
 
-def _check_count(count: int, judge: Detector, small_ok: bool) -> None:
+def _check_count(count: int, extractor: Detector, small_ok: bool) -> None:
     """ValueError for too few images before any are seen, where the detector tells its dimensions."""
     if count < 2:
         raise ValueError(f"got {count} images; a score needs at least 2")
-    dimensions = judge.reduction or judge.dimensions
+    dimensions = extractor.reduction or extractor.dimensions
     if dimensions:
         check_rows(count, dimensions, small_ok)
 
@@ -222,22 +222,22 @@ _references: dict[tuple[Any, ...], Reference] = {}
 def _reference(
     data: DataConfig | None, detector: str, file: Path | None, root: Path, progress: Progress | None
 ) -> Reference:
-    judge, stage = _detector(detector), _staged(progress, "reference")
+    extractor, stage = _detector(detector), _staged(progress, "reference")
     if file is not None:
-        return reference_of_file(file, judge, stage)
-    key = (data, judge.hash)
+        return reference_of_file(file, extractor, stage)
+    key = (data, extractor.hash)
     if key not in _references:
         _references.clear()
-        _references[key] = reference_of_data(data, judge, root / ".references", stage)
+        _references[key] = reference_of_data(data, extractor, root / ".references", stage)
     return _references[key]
 
 
-def _how(judge: Detector, seen: Reference) -> dict[str, Any]:
+def _how(extractor: Detector, seen: Reference) -> dict[str, Any]:
     return {
-        "detector": judge.name,
-        "detector_hash": judge.hash,
-        "resize": judge.resize,
-        "reduction": judge.reduction,
+        "detector": extractor.name,
+        "detector_hash": extractor.hash,
+        "resize": extractor.resize,
+        "reduction": extractor.reduction,
         "n_reference": seen.train.statistics.count,
         "reference": seen.content,
     }

@@ -17,7 +17,7 @@ from workbench.config import DataConfig, backbone_sizes
 from workbench.data.images import Images, load_images
 from workbench.features.extract import extract
 from workbench.features.grid import FeatureGrid, whole_numbers
-from workbench.features.guides import CLEAN, GUIDES, guide_tokens
+from workbench.features.targets import CLEAN, TARGETS, target_tokens
 from workbench.lab.panes import Axis
 from workbench.lab.progress import Report, part_of
 from workbench.runs.models import check_null_class
@@ -32,7 +32,7 @@ _THUMBNAILS = 1_000_000  # bytes in total
 _TARGETS = {
     "vae": "VAE latent",
     "effnet-lite0": "EfficientNet-Lite0",
-    **{name: f"DINOv2-{name[-1].upper()}" for name in GUIDES if "dinov2" in name},
+    **{name: f"DINOv2-{name[-1].upper()}" for name in TARGETS if "dinov2" in name},
     "layersync": "LayerSync target",
     "sra": "SRA target",
 }
@@ -55,7 +55,7 @@ class Subject:
     """What a view shows. Images and targets are those of the first run; `steps` has as many entries for each run."""
 
     runs: tuple[Run, ...]
-    guides: tuple[str, ...]
+    targets: tuple[str, ...]
     steps: tuple[tuple[int, ...], ...]
     layers: tuple[int, ...]
     times: tuple[float, ...]
@@ -76,12 +76,12 @@ class Subject:
     @property
     def titles(self) -> list[str]:
         """A name for each run and target, with the training step if it differs between runs."""
-        return [*titles_of(self.runs, self.steps), *self.guides]
+        return [*titles_of(self.runs, self.steps), *self.targets]
 
     @property
     def still(self) -> dict[str, list[int]]:
         """Indices of the sources that do not depend on t, and of those that do not depend on w."""
-        numbered = list(enumerate(self.guides, start=len(self.runs)))
+        numbered = list(enumerate(self.targets, start=len(self.runs)))
         return {"t": [number for number, name in numbered if name in CLEAN], "w": [number for number, _ in numbered]}
 
     def nearest_layer(self, share: float) -> int:
@@ -117,15 +117,15 @@ class Subject:
             for title, of in zip(self.titles, grids, strict=False)
         ]
         pooled = grids[0][0].pooling == "mean"
-        return [*runs, *(self._guide(name, pooled, report) for name in self.guides)]
+        return [*runs, *(self._target(name, pooled, report) for name in self.targets)]
 
-    def _guide(self, name: str, pooled: bool, report: Report) -> Source:
+    def _target(self, name: str, pooled: bool, report: Report) -> Source:
         run, steps = self.runs[0], self.steps[0]
         report(f"target {name}", 0, len(steps))
         found = []
         for step in steps:
             options = {"data": self.data, "root": run.folder.parent}
-            tokens = guide_tokens(name, run, self.rows, self.times, step=step, **options)
+            tokens = target_tokens(name, run, self.rows, self.times, step=step, **options)
             found.append({t: of.mean(dim=1, keepdim=True) if pooled else of for t, of in tokens.items()})
             report(f"target {name}", len(found), len(steps))
         return Source(name, lambda step, t, layer: (found[step][t],) * 2, layered=False)
@@ -133,7 +133,7 @@ class Subject:
     def axes(self, w: tuple[float, float], stops: Sequence[float] = ()) -> dict[str, Axis]:
         """The axes of a view; axes with one value get no slider."""
         texts = [_TARGETS.get(title, title) for title in self.titles]
-        beside = Axis("run or target" if self.guides else "run", self.titles, texts=texts)
+        beside = Axis("run or target" if self.targets else "run", self.titles, texts=texts)
         return ({"source": beside} if len(self.titles) > 1 else {}) | {
             "step": Axis("training step", self.steps[0]),
             "t": Axis("t", self.times),
@@ -188,12 +188,12 @@ def choose(
     if not len(times):
         raise ValueError("times has nothing; allowed are 0 to 1")
     several = [sources] if isinstance(sources, RunLike) else list(sources)
-    guides = tuple(name for name in several if name in GUIDES)
-    named = [one for one in several if one not in GUIDES]
-    if alone and (guides or len(named) != 1):
+    targets = tuple(name for name in several if name in TARGETS)
+    named = [one for one in several if one not in TARGETS]
+    if alone and (targets or len(named) != 1):
         raise ValueError(f"got {several}; allowed is one run, whose features are measured")
-    if not named or len(set(guides)) < len(guides):
-        raise ValueError(f"got {several}; allowed are one or more runs, and distinct targets: {', '.join(GUIDES)}")
+    if not named or len(set(targets)) < len(targets):
+        raise ValueError(f"got {several}; allowed are one or more runs, and distinct targets: {', '.join(TARGETS)}")
     runs = tuple(opened_runs(named))
     for run in runs:
         check_null_class(run, "features cannot be guided without one")
@@ -202,7 +202,7 @@ def choose(
     most = room(len(shown[0]) * len(times) * len(several), tokens_of(runs[0]))
     return Subject(
         runs=runs,
-        guides=guides,
+        targets=targets,
         steps=shown,
         layers=_layers(runs, layers, most),
         times=tuple(dict.fromkeys(map(float, times))),

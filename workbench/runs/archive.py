@@ -24,7 +24,7 @@ from workbench.runs.store import Run, find_runs
 
 _RECORDS = ("config.yaml", "provenance.json", "metrics.jsonl", "history.jsonl", "results.jsonl")
 _PATIENCE = 60.0  # seconds to wait for another process that unpacks
-# Limits for an archive from elsewhere. The edition of the paper has a thousand members and 4 MB, unpacked.
+# Limits for an archive from elsewhere. The report of the paper has a thousand members and 4 MB, unpacked.
 _MEMBERS = 20_000
 _TOTAL = 1_000_000_000  # bytes, unpacked
 _LARGEST = {"config.yaml": MAX_BYTES, "provenance.json": 4_000_000, "job.json": 4_000_000}  # bytes, unpacked

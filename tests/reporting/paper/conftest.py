@@ -30,5 +30,5 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def where(root):
-    """What every exhibit is told of them."""
+    """What every artifact is told of them."""
     return {"scale": "laptop", "seeds": SEEDS, "root": root, "overrides": TINY}

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from workbench.reporting.paper.catalogue.measures import interval_of
 from workbench.reporting.paper.claims import FAILS, HOLDS, claim
+from workbench.reporting.paper.figures.measures import interval_of
 
 NAMES = ("plain", "ours")
 

@@ -1,7 +1,7 @@
-"""The paper's figures and tables, made from runs: ``paper.fig4("laptop")`` is an exhibit, to be shown or saved.
+"""The paper's figures and tables, made from runs: ``paper.fig4("laptop")`` is an artifact, to be shown or saved.
 
-A figure or table is a function in the file of its name under ``catalogue``; the folder is the list, and other packages
-register theirs as `workbench.figures`. ``exhibit`` is the record they give, ``table`` a table that refuses what is
+A figure or table is a function in the file of its name under ``figures``; the folder is the list, and other packages
+register theirs as `workbench.figures`. ``artifact`` is the record they give, ``table`` a table that refuses what is
 not comparable, ``formats`` writes it. ``numbers`` reads what the paper prints (``reports/paper.yml``), ``runs`` finds
 runs by preset and seed, ``scores`` and ``series`` their scores, ``comparison`` puts both side by side, ``claims`` says
 what they support. How figures look is ``style``.
@@ -19,7 +19,7 @@ from workbench.config import refuse_unknown
 _ORDER = ("fig", "table", "time")
 
 
-def exhibits() -> dict[str, Callable[..., Any]]:
+def artifacts() -> dict[str, Callable[..., Any]]:
     """The function of every figure and table by its name, in the order of `names`."""
     return {name: plugins.load("figure", name) for name in names()}
 
@@ -44,19 +44,19 @@ def chosen(only: Iterable[str]) -> list[str]:
 
 
 def make(name: str, scale: str = "laptop", *, evaluate: bool = False, **options: Any) -> Any:
-    """The figure or table of this name, an `Exhibit`.
+    """The figure or table of this name, an `Artifact`.
 
     With `evaluate`, one that shows scores first takes those that are missing; `options` are its own. ValueError for an
     unknown name, and for a function that returns something else.
     """
-    from workbench.reporting.paper.exhibit import Exhibit
+    from workbench.reporting.paper.artifact import Artifact
 
     function = plugins.load("figure", name)
     if evaluate and "evaluate" in inspect.signature(function).parameters:
         options["evaluate"] = True
     made = function(scale, **options)
-    if not isinstance(made, Exhibit):
-        needed = "workbench.reporting.paper.exhibit.Exhibit"
+    if not isinstance(made, Artifact):
+        needed = "workbench.reporting.paper.artifact.Artifact"
         raise plugins.PluginError(f"figure or table {name!r} gave {type(made).__name__}; it must give {needed}")
     return made.renamed(name)
 
@@ -82,5 +82,5 @@ def _place(name: str) -> tuple[bool, int, int, str]:
 
 def __getattr__(name: str):
     if name not in names():
-        raise AttributeError(f"module 'workbench.reporting.paper' has no exhibit {name!r}; it has {', '.join(names())}")
+        raise AttributeError(f"module 'workbench.reporting.paper' has no {name!r}; it has {', '.join(names())}")
     return plugins.load("figure", name)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from workbench.evaluation.statistics import Paired, paired
-from workbench.reporting.paper.exhibit import Claim
+from workbench.reporting.paper.artifact import Claim
 
 HOLDS, FAILS = "holds here", "does not hold here"
 

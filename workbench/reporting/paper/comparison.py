@@ -12,8 +12,8 @@ from workbench.evaluation.metrics import get_metric
 from workbench.evaluation.statistics import t_interval
 from workbench.lab import palette
 from workbench.reporting.paper import style
+from workbench.reporting.paper.artifact import Claim, Missing
 from workbench.reporting.paper.claims import claim
-from workbench.reporting.paper.exhibit import Claim, Missing
 from workbench.reporting.paper.numbers import PaperNumbers, PaperRow, PaperTable, paper_numbers
 from workbench.reporting.paper.ours import corrections, described
 from workbench.reporting.paper.runs import Found, runs_of

@@ -1,4 +1,4 @@
-"""Features in the paper's figures: the guides of every method on the same images, their maps, and what they tell."""
+"""Features in the paper's figures: the targets of every method on the same images, their maps, and what they tell."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from workbench.evaluation.separability import Separability, separability
 from workbench.features.colours import colours, map_components
 from workbench.features.extract import extract
 from workbench.features.grid import FEWEST_TOKENS, FeatureGrid, local_distant_similarity
-from workbench.features.guides import guide_tokens
 from workbench.features.projection import project
+from workbench.features.targets import target_tokens
 from workbench.lab.drawing import coloured
 from workbench.lab.sources import choose_rows, depth_of
 from workbench.runs.store import Run
@@ -52,7 +52,7 @@ TITLES = {
 
 
 @dataclass(frozen=True, eq=False)
-class Guide:
+class Target:
     """What one method holds features against, as tokens of the images, and where it comes from."""
 
     name: str
@@ -66,7 +66,7 @@ class Guide:
 
 @dataclass(frozen=True, eq=False)
 class Ours:
-    """Where our guide comes from: the teacher's layer and guidance scale, and all its label modes."""
+    """Where our target comes from: the teacher's layer and guidance scale, and all its label modes."""
 
     run: Run
     layer: int
@@ -87,9 +87,9 @@ def class_names(run: Run) -> list[str]:
     return [str(name) for name in run.latents["classes"]]
 
 
-def guides_of(
+def targets_of(
     scale: str, runs: Mapping[str, Run], rows: Sequence[int], t: float, names: Sequence[str]
-) -> tuple[list[Guide], Ours | None]:
+) -> tuple[list[Target], Ours | None]:
     """Guiding features of methods at a scale, on the same images and noise; those whose run is missing are left out.
 
     LayerSync's and SRA's are those of their own runs, else of the plain run at the published layer.
@@ -101,13 +101,13 @@ def guides_of(
             ours = our_guide(scale, runs, rows, t)
             if ours is not None:
                 of = f"layer {ours.layer} of the guiding model, w = {ours.scale:g}, t = {t:g}"
-                found.append(Guide(name, of, ours.features.guided(ours.layer, t, ours.scale)))
+                found.append(Target(name, of, ours.features.guided(ours.layer, t, ours.scale)))
             continue
         source = ENCODERS[scale] if name == "repa" else name
         run = runs.get(name, first) if name in ("layersync", "sra") else first
         of = {"repa": source, "vae": "clean latent"}.get(name, f"deep layer of {run.config.name}, t = {t:g}")
-        tokens = guide_tokens(source, run, rows, [t], root=run.folder.parent)[t]
-        found.append(Guide(name, of, tokens))
+        tokens = target_tokens(source, run, rows, [t], root=run.folder.parent)[t]
+        found.append(Target(name, of, tokens))
     return found, ours
 
 

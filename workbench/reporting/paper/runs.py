@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from workbench.config import as_overrides, load_config, refuse_unknown
-from workbench.reporting.paper.exhibit import Missing, beside
+from workbench.reporting.paper.artifact import Missing, beside
 from workbench.reporting.paper.ours import described
 from workbench.reporting.sweep.specification import SweepSpec, Training, load_sweep, resolve
 from workbench.runs.store import Run, find_runs, home

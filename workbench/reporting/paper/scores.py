@@ -10,7 +10,7 @@ from workbench.evaluation import metrics
 from workbench.evaluation.metrics import metric_name
 from workbench.evaluation.statistics import Paired, measured_alike, paired, t_interval
 from workbench.evaluation.suite import score
-from workbench.reporting.paper.exhibit import Missing, beside
+from workbench.reporting.paper.artifact import Missing, beside
 from workbench.reporting.paper.table import Number, Protocol
 from workbench.runs.store import Run
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from workbench.evaluation.statistics import t_interval
 from workbench.lab import palette
 from workbench.reporting.paper import style
-from workbench.reporting.paper.exhibit import Missing
+from workbench.reporting.paper.artifact import Missing
 from workbench.reporting.paper.scores import Asked, gathered, how, metric_title, scored_steps
 from workbench.runs.store import Run
 

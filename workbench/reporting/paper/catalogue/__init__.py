@@ -1,1 +1,0 @@
-"""One file an exhibit, each with a function of the file's name."""

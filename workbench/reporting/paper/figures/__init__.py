@@ -1,0 +1,1 @@
+"""One file an artifact, each with a function of the file's name."""

@@ -1,0 +1,82 @@
+"""What Figs. 6 and 7 share: a gallery of the guided model at one resolution."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from workbench.reporting.paper.artifact import Artifact, Missing, distinct, timed
+from workbench.reporting.paper.galleries import chosen_classes, gallery
+from workbench.reporting.paper.numbers import paper_numbers
+from workbench.reporting.paper.ours import described
+from workbench.reporting.paper.runs import ABLATION, Found, Wanted, runs_of
+
+_SHOWN = 10
+
+
+def of_guided(
+    name: str, presets: Mapping[str, str], instead: Mapping[str, str] | None = None
+) -> Callable[..., Artifact]:
+    """The function of the artifact `name`, of the guided run that `presets` has for each scale.
+
+    `instead` says by scale what stands in the place of the paper's resolution.
+    """
+
+    def make(
+        scale: str = "laptop",
+        classes: Sequence[int] | None = None,
+        each: int = 4,
+        guidance_scale: float | None = None,
+        sample_seed: int = 0,
+        seed: int | None = None,
+        seeds: Sequence[int] = ABLATION,
+        root: Path | None = None,
+        overrides: Sequence[str] = (),
+    ) -> Artifact:
+        """Section 4.2: samples of the guided model at its last step, the first ones of each class.
+
+        `guidance_scale` None is the paper's 4.0, `classes` None the first ten.
+        """
+        found = runs_of(scale, {"guided": Wanted(presets[scale])}, seeds, root, overrides, weights=True)
+        chosen = {"classes": classes, "each": each, "guidance_scale": guidance_scale, "sample_seed": sample_seed}
+        return _artifact(name, scale, found, seed, (instead or {}).get(scale, ""), **chosen)
+
+    make.__name__ = make.__qualname__ = name
+    return timed(make)
+
+
+def _artifact(
+    name: str, scale: str, found: Found, seed: int | None, instead: str, *, classes, each, guidance_scale, sample_seed
+) -> Artifact:
+    figure = f"Fig. {name.removeprefix('fig')}"
+    numbers = paper_numbers()
+    guidance = numbers.said(figure, "guidance scale") if guidance_scale is None else guidance_scale
+    pixels = f"{numbers.said(figure, 'pixels'):g}"
+    runs = found.seed(["guided"], seed)
+    # The paper's resolution is ours at its own scale only.
+    title = f"{figure}: samples at {pixels} pixels" if scale == "paper" else f"{figure}: samples of the guided model"
+    if not runs:
+        return Artifact(name, title, found.lack("a run of the guided model", ["guided"], scale), missing=found.missing)
+    run = runs["guided"]
+    step = run.checkpoint().step
+    shown = chosen_classes(run, classes, _SHOWN)
+    sampling = run.config.sampling
+    return Artifact(
+        name=name,
+        title=title,
+        caption=(
+            f"{each} samples of each of {len(shown)} classes from {run.config.name} ({described(run, step)}), seed "
+            f"{run.config.training.seed}: {sampling.sampler}, {sampling.steps} steps, guidance {guidance:g}, sampling "
+            f"seed {sample_seed}; the first of each class, not chosen. The paper's: SiT-XL/2, ImageNet {pixels} x "
+            f"{pixels}. {instead}"
+        ).strip(),
+        figures={"samples": gallery(run, step, shown, each, guidance, sample_seed)},
+        alts={"samples": f"Generated images of {run.config.name}, a column for each of {len(shown)} classes."},
+        said=(instead,) if instead else (),
+        made_of=distinct([run]),
+        missing=(*found.missing, *(_higher(name, scale) if instead else ())),
+    )
+
+
+def _higher(name: str, scale: str) -> tuple[Missing, ...]:
+    return (
+        Missing(f"{name}'s own resolution, which {scale} scale does not have", "workbench train paper/sit-xl-2-512"),
+    )

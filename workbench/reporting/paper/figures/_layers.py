@@ -1,0 +1,162 @@
+"""What Figs. 9 and 10 share: token maps over layers of a plain and a guided model at one time."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from workbench.features.extract import extract
+from workbench.lab import palette
+from workbench.lab.views.compare_maps import compare_maps
+from workbench.reporting.paper import style
+from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
+from workbench.reporting.paper.features import (
+    ROLES,
+    aligned_maps,
+    class_names,
+    layers_at,
+    measured,
+    rows_and_images,
+    spatial,
+)
+from workbench.reporting.paper.numbers import paper_numbers
+from workbench.reporting.paper.runs import ABLATION, Found, runs_of
+from workbench.reporting.paper.table import Column, Number, Table, rows_of
+from workbench.runs.store import Run
+
+METHODS = ("plain", "guided")
+_SHARES = (1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)
+
+
+def over_layers(name: str) -> Callable[..., Artifact]:
+    """The function of the artifact `name`."""
+
+    def make(
+        scale: str = "laptop",
+        layers: Sequence[int] | None = None,
+        t: float | None = None,
+        images: int | Sequence[int] = 3,
+        judged: int = 200,
+        seed: int | None = None,
+        seeds: Sequence[int] = ABLATION,
+        root: Path | None = None,
+        overrides: Sequence[str] = (),
+    ) -> Artifact:
+        """Section 5: token maps over layers, plain against guided, and how well classes separate in them.
+
+        `layers` None are six spread over the depth, `t` None is the paper's. The guided model's colours are turned onto
+        the plain one's; `judged` images are behind each number.
+        """
+        found = runs_of(scale, {m: ROLES[scale][m] for m in METHODS}, seeds, root, overrides, weights=True)
+        return _artifact(name, scale, found, layers=layers, t=t, images=images, judged=judged, seed=seed)
+
+    make.__name__ = make.__qualname__ = name
+    return timed(make)
+
+
+def _artifact(name: str, scale: str, found: Found, *, layers, t, images, judged: int, seed: int | None) -> Artifact:
+    figure = f"Fig. {name.removeprefix('fig')}"
+    t = paper_numbers().said(figure, "t") if t is None else t
+    title = f"{figure}: features over layers, t = {t:g}"
+    runs = found.seed(METHODS, seed)
+    if len(runs) < len(METHODS):
+        caption = found.lack("a plain and a guided run", METHODS, scale)
+        return Artifact(name, title, caption, missing=found.missing)
+    plain = runs["plain"]
+    step = min(run.checkpoint().step for run in runs.values())
+    shown = layers_at(plain, _SHARES) if layers is None else list(layers)
+    rows, pictures, labels = rows_and_images(plain, images)
+    names = [class_names(plain)[label] for label in labels.tolist()]
+    table, numbers = _numbers(runs, step, shown, t, judged)
+    options = {"layers": shown, "times": [t], "steps": step, "page_mb": 2.0, "progress": _quiet}
+    return Artifact(
+        name=name,
+        title=title,
+        caption=(
+            f"Tokens of {plain.config.name} (above) and {runs['guided'].config.name} (below) at step {step:,}, seed "
+            f"{plain.config.training.seed}, t = {t:g}, with the true label: three principal components of each layer "
+            f"over {len(rows)} images, the guided model's turned onto the plain one's. The paper's are SiT-XL/2 at "
+            "400K "
+            "steps."
+        ),
+        figures={"layers": _draw(runs, step, rows, pictures, names, shown, t)},
+        alts={
+            "layers": f"Token maps of layers {_listed(shown)} of the plain and the guided model, on {_listed(names)}."
+        },
+        tables={"layers": table},
+        views={"layers": compare_maps(list(runs.values()), rows, **options)},
+        claims=(_claim(numbers, shown),),
+        made_of=distinct(runs.values()),
+        missing=found.missing,
+    )
+
+
+def _listed(values: Sequence) -> str:
+    return ", ".join(map(str, values))
+
+
+def _quiet(stage: str, done: int, total: int) -> None:
+    """Nobody watches."""
+
+
+def _draw(runs: Mapping[str, Run], step: int, rows, pictures, names, layers, t):
+    grids = {
+        method: extract(run, rows, layers, [t], step=step, labels=("true",), root=run.folder.parent)
+        for method, run in runs.items()
+    }
+    painted: dict[str, list] = {method: [] for method in runs}
+    for layer in layers:
+        reference = None
+        for method, grid in grids.items():
+            drawn, coordinates, _ = aligned_maps(grid.read(layer, t, "true"), reference)
+            reference = coordinates if reference is None else reference
+            painted[method].append(drawn)
+    lines, labels, colours = [], [], []
+    for image, name in enumerate(names):
+        for method in runs:
+            lines.append([pictures[image], *(drawn[image] for drawn in painted[method])])
+            labels.append(f"{name}, {method}")
+            colours.append(palette.METHODS[method]["color"])
+    columns = ["image", *(f"layer {layer}" for layer in layers)]
+    return style.grid(lines, labels, columns, row_colours=colours, cell=min(0.72, 5.6 / len(columns)))
+
+
+def _numbers(runs: Mapping[str, Run], step: int, layers: Sequence[int], t: float, judged: int):
+    """kNN with the null label and local-distant similarity of each layer, as a table and by (method, layer)."""
+    numbers, lines = {}, []
+    for method, run in runs.items():
+        rows, _, labels = rows_and_images(run, judged)
+        features = extract(run, rows, layers, [t], step=step, labels=("null",), root=run.folder.parent)
+        for layer in layers:
+            tokens = features.read(layer, t, "null").float()
+            knn, near = measured(tokens.mean(dim=1), labels).knn.report, spatial(tokens)
+            numbers[method, layer] = knn
+            accuracy = Number(knn.value, 3, knn.low, knn.high, knn.count)
+            near = None if near is None else Number(near, 3)
+            lines.append((style.NAMES[method], layer, accuracy, accuracy.interval, near))
+    columns = (
+        Column("model"),
+        Column("layer", "count"),
+        Column("kNN accuracy", "number", "null label"),
+        Column("95 % interval"),
+        Column("local-distant similarity", "number"),
+    )
+    caption = f"Mean tokens of {judged} images, t = {t:g}, step {step:,}; intervals are of the held-out images."
+    return Table(caption, columns, rows_of(lines), keys=2), numbers
+
+
+def _claim(numbers, layers: Sequence[int]) -> Claim:
+    better = [layer for layer in layers if numbers["guided", layer].low > numbers["plain", layer].high]
+    worse = [layer for layer in layers if numbers["guided", layer].high < numbers["plain", layer].low]
+    verdict = "cannot be told with 1 seed"
+    if better and not worse:
+        verdict = f"holds for this seed in layer{'s'[: len(better) > 1]} {', '.join(map(str, better))}"
+    elif worse and not better:
+        verdict = f"does not hold for this seed in layer{'s'[: len(worse) > 1]} {', '.join(map(str, worse))}"
+    means = {
+        method: sum(numbers[method, layer].value for layer in layers) / len(layers) for method in ("plain", "guided")
+    }
+    return Claim(
+        "Features of the guided model tell classes apart better",
+        verdict,
+        f"kNN without the label, mean over {len(layers)} layers: {means['guided']:.2f} guided, {means['plain']:.2f} "
+        f"plain, of {numbers['plain', layers[0]].count} held-out images; layers whose 95 % intervals part count.",
+    )

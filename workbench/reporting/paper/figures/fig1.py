@@ -1,0 +1,174 @@
+"""Fig. 1: a shallow and a deeper layer over training, and the guiding features of the methods side by side.
+
+The paper draws two layers of the plain model while it trains: the shallow one tidies up more slowly than the deeper
+one. Beside it stand the features that the methods guide with. REPA's come from an outside encoder, LayerSync's and
+SRA's from the model in training, ours from a frozen model with the class pushed to the fore.
+
+Look for whether the shallow layer changes less from step to step, and whether one target follows the thing in the image
+more closely than another. The numbers below say how well classes separate in the same layers.
+
+On the laptop's patch of 2 a map has 4 x 4 tokens. It can show where the thing is, not what it is made of.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from workbench.features.extract import extract
+from workbench.lab.views.maps import maps
+from workbench.reporting.paper import style
+from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
+from workbench.reporting.paper.claims import untold
+from workbench.reporting.paper.features import (
+    ROLES,
+    TITLES,
+    Target,
+    aligned_maps,
+    class_names,
+    joint_maps,
+    layers_at,
+    measured,
+    rows_and_images,
+    spatial,
+    targets_of,
+)
+from workbench.reporting.paper.numbers import paper_numbers
+from workbench.reporting.paper.runs import ABLATION, runs_of
+from workbench.reporting.paper.table import Column, Number, Table, rows_of
+from workbench.runs.store import Run
+
+TARGETS = ("repa", "layersync", "sra", "vae", "guided")
+_SHARES = (8 / 28, 16 / 28)  # the paper's layers 8 and 16, of the 28 of SiT-XL
+
+
+@timed
+def fig1(
+    scale: str = "laptop",
+    layers: Sequence[int] | None = None,
+    t: float | None = None,
+    images: int | Sequence[int] = 4,
+    judged: int = 200,
+    seed: int | None = None,
+    seeds: Sequence[int] = ABLATION,
+    root: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> Artifact:
+    """Fig. 1 (section 1): token maps of two layers of the plain model at every step kept, and targets side by side.
+
+    `layers` None are those at the paper's shares of the depth, `t` None its 0.6; the features of `judged` images are
+    measured too. The runs are of one seed, `seed` or the first of `seeds` that most of them have.
+    """
+    t = paper_numbers().said("Fig. 1", "t") if t is None else t
+    found = runs_of(scale, ROLES[scale], seeds, root, overrides, weights=True)
+    runs = found.seed(list(ROLES[scale]), seed)
+    plain = runs.get("plain")
+    if plain is None:
+        caption = found.lack("runs of the plain model and of the methods", ROLES[scale], scale)
+        return Artifact("fig1", "Fig. 1: layers over training, and guiding features", caption, missing=found.missing)
+    shown = layers_at(plain, _SHARES) if layers is None else list(layers)
+    rows, pictures, labels = rows_and_images(plain, images)
+    targets, ours = targets_of(scale, runs, rows, t, TARGETS)
+    steps = [checkpoint.step for checkpoint in plain.checkpoints]
+    names = [class_names(plain)[label] for label in labels.tolist()]
+    table, numbers = _progress(plain, steps, shown, t, judged)
+    view = maps(plain, rows, layers=shown, times=[t], steps="all", page_mb=2.0, progress=_quiet)
+    return Artifact(
+        name="fig1",
+        title="Fig. 1: layers over training, and guiding features",
+        caption=(
+            f"Left: tokens of layers {shown[0]} and {shown[-1]} of {plain.config.name}, seed "
+            f"{plain.config.training.seed}, at t = {t:g} with the true label, three principal components as red, green "
+            f"and blue, one basis a layer over all steps and {len(rows)} images. Right: what each method guides with, "
+            f"each in its own basis, colours turned towards REPA's. {_sources(targets)}."
+        ),
+        figures={
+            "layers": _layers(plain, rows, pictures, names, shown, steps, t),
+            "guides": _targets(targets, pictures, names),
+        },
+        alts={
+            "layers": f"Token maps of layers {', '.join(map(str, shown))} of {plain.config.name} at steps "
+            f"{', '.join(map(str, steps))}, on {', '.join(names)}.",
+            "guides": f"Token maps of the guiding features {', '.join(TITLES[g.name] for g in targets)}, same images.",
+        },
+        tables={"layers": table},
+        views={"layers": view},
+        claims=tuple(_claims(numbers, shown, steps)),
+        said=_spatial(targets),
+        made_of=distinct([plain, *([ours.run] if ours else []), *(runs[n] for n in ("layersync", "sra") if n in runs)]),
+        missing=found.missing,
+    )
+
+
+def _quiet(stage: str, done: int, total: int) -> None:
+    """Nobody watches."""
+
+
+def _layers(plain: Run, rows, pictures, names, layers, steps, t) -> object:
+    by_layer = {}
+    grids = [extract(plain, rows, layers, [t], step=step, labels=("true",), root=plain.folder.parent) for step in steps]
+    for layer in layers:
+        by_layer[layer] = joint_maps([grid.read(layer, t, "true") for grid in grids])
+    lines = [[pictures[i], *(of[i] for layer in layers for of in by_layer[layer])] for i in range(len(rows))]
+    columns = ["image", *(f"layer {layer}\nstep {step:,}" for layer in layers for step in steps)]
+    return style.grid(lines, names, columns, cell=min(0.8, 5.9 / len(columns)))
+
+
+def _targets(targets: Sequence[Target], pictures: np.ndarray, names: Sequence[str]) -> object:
+    reference, painted = None, []
+    for target in targets:
+        drawn, coordinates, share = aligned_maps(target.tokens, reference)
+        reference = coordinates if reference is None else reference
+        painted.append((f"{TITLES[target.name]}\n{share:.0%} of variance", drawn))
+    lines = [[pictures[i], *(drawn[i] for _, drawn in painted)] for i in range(len(pictures))]
+    return style.grid(lines, names, ["image", *(title for title, _ in painted)], cell=0.85)
+
+
+def _progress(plain: Run, steps: Sequence[int], layers: Sequence[int], t: float, judged: int):
+    """kNN of each layer and step with the null label, as a table and by (layer, step)."""
+    rows, _, labels = rows_and_images(plain, judged)
+    numbers, lines = {}, []
+    for step in steps:
+        options = {"step": step, "labels": ("null",), "root": plain.folder.parent}
+        features = extract(plain, rows, layers, [t], **options)
+        for layer in layers:
+            tokens = features.read(layer, t, "null").float()
+            knn, near = measured(tokens.mean(dim=1), labels).knn.report, spatial(tokens)
+            numbers[layer, step] = knn
+            accuracy = Number(knn.value, 3, knn.low, knn.high, knn.count)
+            lines.append((layer, step, accuracy, accuracy.interval, None if near is None else Number(near, 3)))
+    columns = (
+        Column("layer", "count"),
+        Column("step", "count"),
+        Column("kNN accuracy", "number", "null label"),
+        Column("95 % interval"),
+        Column("local-distant similarity", "number"),
+    )
+    caption = f"How well classes separate in mean tokens of {len(rows)} images over training, t = {t:g}."
+    return Table(caption, columns, rows_of(lines), keys=2), numbers
+
+
+def _claims(numbers, layers, steps):
+    shallow, deep = layers[0], layers[-1]
+    first, last = steps[0], steps[-1]
+    gains = {layer: numbers[layer, last].value - numbers[layer, first].value for layer in (shallow, deep)}
+    apart = numbers[shallow, last].high < numbers[deep, last].low
+    against = numbers[shallow, last].low > numbers[deep, last].high
+    verdict = "holds here" if apart else "does not hold here" if against else untold(1)
+    yield Claim(
+        f"The shallow layer ({shallow}) tells classes apart less well than the deeper one ({deep})",
+        verdict,
+        f"kNN accuracy at step {last:,}: {numbers[shallow, last].value:.2f} and {numbers[deep, last].value:.2f} of "
+        f"{numbers[deep, last].count} held-out images; since step {first:,} it changed by {gains[shallow]:+.2f} and "
+        f"{gains[deep]:+.2f}. One training seed; the intervals are of the choice of images.",
+    )
+
+
+def _sources(targets: Sequence[Target]) -> str:
+    return "; ".join(f"{TITLES[target.name]}: {target.of}" for target in targets)
+
+
+def _spatial(targets: Sequence[Target]) -> tuple[str, ...]:
+    told = {TITLES[target.name]: spatial(target.tokens) for target in targets}
+    known = [f"{name} {value:.2f}" for name, value in told.items() if value is not None]
+    return (f"Local-distant similarity of the guiding features: {', '.join(known)}.",) if known else ()

@@ -1,0 +1,19 @@
+"""Fig. 7: samples of the guided model at 512 pixels.
+
+The paper's gallery at 512 pixels. A small scale has one resolution, so it says what it shows in its place.
+
+The presets of 512 pixels are `paper/sit-*-512`.
+"""
+
+from workbench.reporting.paper.figures._gallery import of_guided
+
+_SMALL = "scale images have 32 x 32 pixels only"
+
+fig7 = of_guided(
+    "fig7",
+    {"paper": "sit-xl-2-512", "laptop": "lightningdit-nano-2", "demo": "guided"},
+    instead={
+        "laptop": f"At laptop {_SMALL}; LightningDiT stands where the higher resolution would.",
+        "demo": f"At demo {_SMALL}, so these are the samples of Fig. 6.",
+    },
+)

@@ -1,0 +1,187 @@
+"""Beyond the paper: which measure of features goes with the score, over all runs.
+
+Which measure of features goes with a better score, over all runs of all methods. Everybody who draws a t-SNE supposes
+that one does.
+
+Runs of one method differ by their seed only, so the intervals are narrower than they should be.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+
+from workbench.evaluation.similarity import rank_me, uniformity
+from workbench.evaluation.statistics import Interval
+from workbench.features.extract import extract
+from workbench.lab import palette
+from workbench.reporting.paper import style
+from workbench.reporting.paper.artifact import Artifact, Claim, Missing, distinct, timed
+from workbench.reporting.paper.features import ROLES, layers_at, measured, rows_and_images, spatial
+from workbench.reporting.paper.figures.compute import METHODS
+from workbench.reporting.paper.figures.fig4 import PRESETS
+from workbench.reporting.paper.runs import ABLATION, runs_of
+from workbench.reporting.paper.scores import DETECTORS, Asked, common_steps, scores_of
+from workbench.reporting.paper.table import Column, Number, Table, rows_of
+from workbench.runs.store import Run
+
+MEASURES = {
+    "knn": "kNN accuracy",
+    "lda": "LDA accuracy",
+    "silhouette": "silhouette",
+    "fisher": "Fisher ratio",
+    "rank_me": "RankMe",
+    "uniformity": "uniformity (less is more even)",
+    "spatial": "local-distant similarity",
+}
+_MORE = {"laptop": {"dispersive": "sit-nano-2-dispersive"}, "paper": {"dispersive": "sit-xl-2-256-dispersive"}}
+_FEWEST = 4  # runs: Fisher's interval takes the root of n - 3
+
+
+@timed
+def measures(
+    scale: str = "laptop",
+    t: float = 0.5,
+    layer: int | None = None,
+    images: int = 200,
+    seeds: Sequence[int] = ABLATION,
+    root: Path | None = None,
+    overrides: Sequence[str] = (),
+    evaluate: bool = False,
+) -> Artifact:
+    """Spearman's correlation of each measure of mean tokens (null label) with the Frechet distance over all runs.
+
+    `layer` None is that at two thirds of the depth; `evaluate` scores first what was not scored.
+    """
+    presets = ROLES[scale] | PRESETS[scale] | _MORE.get(scale, {})
+    wanted = {method: presets[method] for method in METHODS if method in presets}
+    found = runs_of(scale, wanted, seeds, root, overrides, weights=True)
+    steps = common_steps(found.runs, dict.fromkeys(wanted, "all"))
+    scores = scores_of(found.runs, "fid", detector=DETECTORS[scale], steps=steps, asked=Asked(evaluate=evaluate))
+    places = [(method, seed) for method, by_seed in scores.values.items() for seed in by_seed]
+    title, lacking = "Measures of features and the score", (*found.missing, *scores.missing)
+    if len(places) < _FEWEST:
+        caption = found.lack(f"{_FEWEST} or more scored runs", wanted, scale)
+        return Artifact("measures", title, caption, missing=(*lacking, *([] if found.bare else [_few(places, scale)])))
+    runs = {place: found.runs[place[0]][place[1]] for place in places}
+    known = {place: _measure(run, steps[place[0]], layer, t, images) for place, run in runs.items()}
+    values = {place: scores.values[place[0]][place[1]] for place in places}
+    rows = {name: _correlation(name, known, values) for name in MEASURES}
+    return Artifact(
+        name="measures",
+        title=title,
+        caption=(
+            f"Spearman's correlation with {scores.name} of measures of mean tokens, null label, t = {t:g}, "
+            f"{'layer at two thirds of the depth' if layer is None else f'layer {layer}'}, {images} images, over "
+            f"{len(places)} runs of {len(scores.values)} methods ({found.models}): {scores.how}. "
+            "95 % intervals by Fisher's z; negative means that more of it goes with better images."
+        ),
+        figures={"correlation": _draw(rows)} if any(rows.values()) else {},
+        alts={"correlation": _alt(rows)} if any(rows.values()) else {},
+        tables={"correlation": _table(rows), "runs": _runs(known, values, scores.name)},
+        said=(
+            *(claim.sentence for claim in _claims(rows)),
+            "Runs of one method differ by seed only, so fewer than n of them are independent, and the intervals are "
+            "too "
+            f"narrow by that; {len(MEASURES)} measures were tried.",
+        ),
+        made_of=distinct(runs.values()),
+        missing=lacking,
+    )
+
+
+def _measure(run: Run, step: int, layer: int | None, t: float, images: int) -> dict[str, float | None]:
+    rows, _, labels = rows_and_images(run, images)
+    layer = layers_at(run, [2 / 3])[0] if layer is None else layer
+    tokens = extract(run, rows, [layer], [t], step=step, labels=("null",), root=run.folder.parent)
+    features = tokens.read(layer, t, "null").float()
+    means = features.mean(dim=1)
+    found = measured(means, labels)
+    return {
+        "knn": found.knn.report.value,
+        "lda": found.lda.report.value,
+        "silhouette": found.silhouette,
+        "fisher": found.fisher,
+        "rank_me": rank_me(means),
+        "uniformity": uniformity(means),
+        "spatial": spatial(features),
+    }
+
+
+def _correlation(name: str, known: Mapping, values: Mapping) -> tuple[float, Interval, int] | None:
+    """Spearman's rho with its interval and n; None for too few runs, or a measure that does not vary."""
+    pairs = [(of[name], values[place]) for place, of in known.items() if of[name] is not None]
+    if len(pairs) < _FEWEST or len({measure for measure, _ in pairs}) < 2:
+        return None
+    rho = float(spearmanr(*np.array(pairs).T).statistic)
+    return rho, interval_of(rho, len(pairs)), len(pairs)
+
+
+def interval_of(rho: float, n: int) -> Interval:
+    """95 % interval of Spearman's rho: atanh(rho) +- 1.96 sqrt((1 + rho^2 / 2) / (n - 3)) (Bonett and Wright 2000).
+
+    ValueError below 4 pairs.
+    """
+    if n < _FEWEST:
+        raise ValueError(f"got {n} pairs; an interval takes {_FEWEST}")
+    z, half = math.atanh(max(-0.999999, min(0.999999, rho))), 1.959964 * math.sqrt((1 + rho**2 / 2) / (n - 3))
+    return Interval(math.tanh(z - half), math.tanh(z + half))
+
+
+def _draw(rows: Mapping) -> Figure:
+    look = {"color": palette.METHODS["plain"]["color"], "marker": "o"}
+    marks = [
+        style.Mark(MEASURES[name], look, mean=found[0], low=found[1].low, high=found[1].high)
+        if found
+        else style.Mark(MEASURES[name], look)
+        for name, found in rows.items()
+    ]
+    figure = style.marks(marks, "Spearman's correlation with the Frechet distance", width=style.PAGE, zero="0")
+    figure.axes[0].set_xlim(-1.02, 1.02)
+    return figure
+
+
+def _table(rows: Mapping) -> Table:
+    columns = (Column("measure"), Column("Spearman's rho", "number"), Column("95 % interval"), Column("runs", "count"))
+    lines = []
+    for name, found in rows.items():
+        number = None if found is None else Number(found[0], 2, found[1].low, found[1].high, found[2], signed=True)
+        lines.append((MEASURES[name], number, number and number.interval, number and number.n))
+    return Table("Correlation of each measure with the Frechet distance.", columns, rows_of(lines))
+
+
+def _runs(known: Mapping, values: Mapping, score: str) -> Table:
+    columns = (Column("method"), Column("seed", "count"), Column(score, "number"),
+               *(Column(title, "number") for title in MEASURES.values()))  # fmt: skip
+    lines = [
+        (style.NAMES[method], seed, Number(values[method, seed], 2),
+         *(None if of[name] is None else Number(of[name], 3) for name in MEASURES))
+        for (method, seed), of in known.items()
+    ]  # fmt: skip
+    return Table("Measures of each run.", columns, rows_of(lines), keys=2)
+
+
+def _claims(rows: Mapping):
+    for name in ("knn", "spatial"):
+        found, text = rows[name], f"A better score goes with more {MEASURES[name]}"
+        if found is None:
+            yield Claim(text, "cannot be told: too few runs", f"It takes {_FEWEST} runs whose measure varies.")
+            continue
+        rho, interval, n = found
+        sure = not interval.low <= 0 <= interval.high
+        verdict = ("holds here" if rho < 0 else "does not hold here") if sure else f"cannot be told with {n} runs"
+        spread = f"{interval.low:+.2f} to {interval.high:+.2f}".replace("-", "\u2212")
+        yield Claim(text, verdict, f"rho = {rho:+.2f} (95\u202f% interval {spread}, n = {n}).".replace("-", "\u2212"))
+
+
+def _few(places: Sequence, scale: str) -> Missing:
+    what = f"scored runs: {len(places)}, of {_FEWEST} that a correlation takes"
+    return Missing(what, f"workbench train {scale}/{PRESETS[scale]['plain']}")
+
+
+def _alt(rows: Mapping) -> str:
+    told = [f"{MEASURES[name]} {found[0]:+.2f}" for name, found in rows.items() if found]
+    return f"Correlation with the Frechet distance: {', '.join(told) or 'too few runs'}."

@@ -1,0 +1,98 @@
+"""Table 1: methods of acceleration on SiT and LightningDiT, without guidance.
+
+FID of every method in the paper beside our score, both also as change against plain training. SiT and LightningDiT
+stand apart, because one is sampled by an SDE and the other by an ODE.
+
+Look at signs and order: does a method that helps in the paper help here, and do all seeds agree?
+
+A difference to the paper's number is given only at the paper's scale, where both are FID of 50,000 images.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
+from workbench.reporting.paper.comparison import Compared, compared
+from workbench.reporting.paper.numbers import paper_numbers
+from workbench.reporting.paper.runs import MAIN
+from workbench.reporting.paper.scores import condensed
+
+_CLAIMS = {
+    "sit": (
+        ("VAE alignment alone beats the plain model", "plain", "vae"),
+        ("VAE alignment alone does at least as well as Disperse Loss", "dispersive", "vae"),
+        ("VAE alignment alone does at least as well as LayerSync", "layersync", "vae"),
+        ("Self-Transcendence beats the plain model", "plain", "guided"),
+        ("Self-Transcendence beats VAE alignment alone", "vae", "guided"),
+        ("Self-Transcendence beats LayerSync", "layersync", "guided"),
+        ("Self-Transcendence beats REPA, which has an outside encoder", "repa", "guided"),
+    ),
+    "lightningdit": (
+        ("On LightningDiT too VAE alignment beats the plain model", "plain", "vae"),
+        ("On LightningDiT too Self-Transcendence beats the plain model", "plain", "guided"),
+        ("On LightningDiT too Self-Transcendence beats REPA", "repa", "guided"),
+    ),
+}
+_SIZE = {"sit": "sit-b", "lightningdit": "lightningdit-b"}  # the size that smaller scales stand in for
+
+
+@timed
+def table1(
+    scale: str = "laptop",
+    seeds: Sequence[int] = MAIN,
+    root: Path | None = None,
+    overrides: Sequence[str] = (),
+    evaluate: bool = False,
+) -> Artifact:
+    """Table 1 (section 4.2): FID of every method beside ours, SiT (SDE in the paper) and LightningDiT (ODE) apart.
+
+    `evaluate` scores first what was not scored.
+    """
+    rows = paper_numbers().tables["table1"].rows
+    sets = {
+        name: compared("table1", scale, seeds, root, overrides, rows=_of(rows, kind), evaluate=evaluate)
+        for name, kind in (("sit", "sde"), ("lightningdit", "ode"))
+    }
+    titles = {"sit": "SiT", "lightningdit": "LightningDiT"}
+    return Artifact(
+        name="table1",
+        title="Table 1: methods of acceleration",
+        caption=(
+            "Frechet distance of every method without guidance, the paper's on ImageNet 256 x 256 beside ours "
+            f"({scale} scale): {sets['sit'].models}; {sets['lightningdit'].models}. SiT: {sets['sit'].how}. "
+            f"LightningDiT: {sets['lightningdit'].how}. "
+            "Rows of larger models have no runs at a smaller scale; rows without a value of the paper are ours alone."
+        ),
+        figures={name: of.chart("fid", "plain") for name, of in sets.items()},
+        alts={name: _alt(titles[name], of) for name, of in sets.items()},
+        tables={name: of.table("fid", f"Table 1, {titles[name]}.", "plain") for name, of in sets.items()},
+        claims=tuple(one for name, of in sets.items() for one in _claims(name, of)),
+        said=_costs(),
+        made_of=distinct(run for of in sets.values() for run in of.found.all),
+        missing=condensed([one for of in sets.values() for one in of.missing]),
+    )
+
+
+def _of(rows, kind: str):
+    return [row for row in rows if row.sampler == kind]
+
+
+def _claims(name: str, of: Compared) -> list[Claim]:
+    size = _SIZE[name]
+    return [of.claim(text, f"{size}-{base}", f"{size}-{other}") for text, base, other in _CLAIMS[name]]
+
+
+def _costs() -> tuple[str, ...]:
+    return (
+        "Steps and epochs leave the guiding model's own training out, as the paper's do; `compute` counts it.",
+        "Each interval is of its own comparison; nothing is adjusted for how many there are.",
+    )
+
+
+def _alt(title: str, of: Compared) -> str:
+    shown = [row for row in of.rows if of.change(row, "fid")[1] is not None and of.bases.get(row.row) != row.row]
+    told = ", ".join(f"{row.label.removeprefix('+ ')} {of.change(row, 'fid')[1].text} %" for row in shown)
+    return (
+        f"{title}: change of the Frechet distance against the plain model by method, the paper's as hollow diamonds. "
+        f"Ours ({of.models}): {told or 'no runs yet'}."
+    )
