@@ -139,7 +139,7 @@ def test_a_lightningdit_of_rescaled_positions_is_out_of_date(tmp_path):
     assert run.status["state"] == "finished"
     for weights in ("ema", "raw"):  # sampled, looked into, or a teacher
         with pytest.raises(
-            ValueError, match=f"run {run.name} cannot be used: its rotary positions .* not 0..3 of its 4"
+            ValueError, match=f"run {run.name} cannot be used: its rotary positions .* unscaled positions 0..3 of its 4"
         ):
             load_backbone(run, weights=weights)
     bare = train(tmp_path, *lightning, "backbone.rope=false")
