@@ -285,7 +285,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
     for path, why in (
         (Path("/dev/zero"), "not a regular file"),
         (tmp_path, "Is a directory"),
-        (tmp_path / "x", "no such"),
+        (tmp_path / "x", "it does not exist"),
     ):
         with pytest.raises(ValueError, match=f"{path} is not a readable archive of runs: .*{why}"):
             unpack_records(path, tmp_path / "placed")
