@@ -76,7 +76,7 @@ def test_other_files_and_taken_places_are_refused(runs, tmp_path):
     with zipfile.ZipFile(tmp_path / "untrained.zip", "w") as archive:
         archive.writestr("a/provenance.json", '{"fingerprint": "ab", "created": 1.0}')
     for name in ("text.zip", "other.zip", "broken.zip", "untrained.zip", "none.zip"):
-        with pytest.raises(ValueError, match=rf"{name} holds no records of runs"):
+        with pytest.raises(ValueError, match=rf"{name} is not a readable archive of runs"):
             unpack_records(tmp_path / name, tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / runs[0].name).mkdir()
     with pytest.raises(ValueError, match="already exists and is not the run of"):

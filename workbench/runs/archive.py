@@ -134,7 +134,7 @@ def _read_records(file: Path) -> tuple[dict[str, dict[str, bytes]], dict[str, by
         else:
             raise _unusable(file, f"{path[:200]!r} is not a file of a run's records")
     if not runs:
-        raise ValueError(f"{file} holds no records of runs")
+        raise _unusable(file, "it has no records of runs")
     return runs, jobs
 
 
