@@ -310,8 +310,8 @@ def open_run(reference: str | Path, root: Path | None = None, damaged: bool = Fa
         damaged: Also open a run whose ``provenance.json`` is damaged, by its path or full name.
 
     Returns:
-        A ``Run``. Its files are read on access: ``config``, ``status``, ``provenance``, ``metrics``, ``results``,
-        ``checkpoints``, and ``checkpoint(step)`` for one of them.
+        A ``Run``. On access it reads ``config``, ``status``, ``provenance``, ``metrics``, ``results`` and
+        ``checkpoints``; ``checkpoint(step)`` is one of them.
 
     Raises:
         ValueError: If no run or more than one matches, with some names of runs, and if the run is damaged.
