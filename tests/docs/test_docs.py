@@ -121,7 +121,9 @@ def test_notes_are_read_beside_and_above_an_option():
     generate = generator()
     notes = generate.notes_of(SamplingConfig)
     assert notes["shift"].startswith("LightningDiT's timestep shift")  # behind it
-    assert notes["labels"].startswith('"balanced" has equal') and notes["labels"].endswith("images per class).")  # above it
+    assert notes["labels"].startswith('"balanced" has equal') and notes["labels"].endswith(
+        "images per class)."
+    )  # above it
     assert "seed" not in notes
 
 
