@@ -475,7 +475,7 @@ def test_they_are_used_by_module_path(outside, capsys, monkeypatch):
     table = capsys.readouterr().out
     assert "spread-patches" in table and f"{value:.4g}" in table and "fd-patches" in table
     assert "density-patches" not in table  # as of the detectors that are known
-    said = "detector 'mypkg.patches' is a module that this command does not name"
+    said = "detector 'mypkg.patches' is a module that was not named in this command"
     with pytest.raises(ValueError, match=said):
         score(run, 2, run.config.sampling, detector="mypkg.patches", small_ok=True)
     assert "mypkg.patches" not in sys.modules and "mypkg.spread" not in sys.modules
@@ -493,7 +493,7 @@ def test_what_a_run_folder_says_of_its_scores_imports_nothing(foreign, tmp_path)
     assert not any(map(metrics.find_metric, names))
     sweep = run.folder / "sweep.yaml"
     sweep.write_text("base: demo/plain\nevaluate: {detector: evil.patches}\n")
-    with pytest.raises(ValueError, match="detector 'evil.patches' is a module that this command does not name"):
+    with pytest.raises(ValueError, match="detector 'evil.patches' is a module that was not named in this command"):
         load_sweep(sweep)
     mine = tmp_path / "sweep.yaml"
     mine.write_text(sweep.read_text())
@@ -511,7 +511,7 @@ METRIC = "from workbench.evaluation.metrics import Metric\nMETRIC = Metric("
         (METRIC + "title='x', better='lower')", "cannot be imported: TypeError: .* argument: 'measure'"),
         (METRIC + "title='x', better='down', measure=print)", "better is 'down'; allowed are 'lower', 'higher', ''"),
         (METRIC + "title='x', better='lower', beter='higher', measure=print)", "unexpected keyword argument 'beter'"),
-        ("METRIC = 3", "mypkg.bad has another METRIC; it must be a workbench.evaluation.metrics.Metric"),
+        ("METRIC = 3", "mypkg.bad has an invalid METRIC; it must be a workbench.evaluation.metrics.Metric"),
         ("x = 1\nraise KeyError('a')", r"score 'mypkg.bad' cannot be imported: KeyError: 'a' \(.*bad.py, line 2\)"),
     ],
 )
@@ -599,7 +599,7 @@ def test_a_detector_is_checked_as_it_is_loaded(outside):
         load_detector("mypkg.three")
     for name, said in (
         ("ptches", "'ptches' is not known"),
-        ("mypkg.none", "'mypkg.none' is a module that this command"),
+        ("mypkg.none", "'mypkg.none' is a module that was not named in this command"),
     ):
         with pytest.raises(ValueError, match=said):
             load_detector(name)
@@ -698,7 +698,7 @@ def test_a_view_that_cannot_be_used_is_refused_in_a_sentence(outside, capsys, tm
         ("norm", "view 'norm' is not known. Allowed: compare_maps, embedding, explore, leakage, maps, samples, separa"),
         ("mpas", "view 'mpas' is not known; did you mean 'maps'"),
         ("mypkg.nothing", "there is no module mypkg.nothing"),
-        ("mypkg.bad:norms", "mypkg.bad has another norms; it must be a function, called as its file, of a run that"),
+        ("mypkg.bad:norms", "mypkg.bad has an invalid norms; it must be a function, called as its file, of a run that"),
         ("mypkg.bad", "view 'mypkg.bad' gave int; it must give workbench.lab.view.View"),
     ):
         with pytest.raises(SystemExit):

@@ -317,7 +317,7 @@ def _exported(here: Kind, name: str, module: str, attribute: str | None) -> Any:
     attribute = attribute or _default_of(here, module)
     found = getattr(_imported(here, name, module), attribute, None)
     if not _fits(here, found):
-        what = "has no" if found is None else "has another"
+        what = "has no" if found is None else "has an invalid"
         raise PluginError(f"{here.option} {name!r}: {module} {what} {attribute}; it must be {here.base}")
     return found
 
