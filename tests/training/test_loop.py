@@ -286,7 +286,7 @@ def test_mismatched_teacher_is_refused(tmp_path):
 def test_batch_that_processes_cannot_share(tmp_path):
     arguments, environment = command(tmp_path, "demo/plain", *SMALL, "training.batch=7", "--processes=2")
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2 and "cannot be shared by 2 processes" in done.stderr
+    assert done.returncode == 2 and "cannot be divided among 2 processes" in done.stderr
     assert "Traceback" not in done.stderr
 
 

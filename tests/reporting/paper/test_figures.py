@@ -164,7 +164,7 @@ def test_what_is_no_figure_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv(plugins.VARIABLE, "nofigure")
     for name, said in (
         ("nofigure:other", "figure or table 'nofigure:other' gave int; it must give workbench.reporting"),
-        ("nofigure:missing", "nofigure has another missing; it must be a function"),
+        ("nofigure:missing", "nofigure has an invalid missing; it must be a function"),
         ("nofigure:nothing", "nofigure has no nothing; it must be a function"),
         ("fig3", "figure or table 'fig3' is not known"),
     ):
