@@ -54,7 +54,7 @@ def workbench(tmp_path, *arguments: str) -> subprocess.CompletedProcess:
         (("train", "demo/plain", "--print-slurm", "--hours", "0"), "--hours must be at least 1 and at most 8,760;"),
         (("train", "demo/plain", "--nodes", "2"), "--nodes is for --print-launch and --print-slurm"),
         (("train", "demo/plain", "--processes", "0"), "--processes must be at least 1 and at most 4,096; got 0"),
-        (("train", "demo/plain", "--dry-run", "--detach"), "--dry-run starts nothing, so that --detach has no effect"),
+        (("train", "demo/plain", "--dry-run", "--detach"), "--dry-run trains nothing, so --detach has no effect"),
         (("train", "demo/plain", "--print-slurm", "--dry-run"), "--print-slurm and --dry-run exclude each other"),
         (("encode", "demo/plain", "--processes", "-3"), "--processes must be at least 1"),
         (("encode", "demo/plain", "data.limit=33", "--device", "abc"), "--device 'abc' is not known; allowed are"),

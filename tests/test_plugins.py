@@ -707,7 +707,7 @@ def test_a_view_that_cannot_be_used_is_refused_in_a_sentence(outside, capsys, tm
         assert said in written and written.count("\n") == 1, written
     with pytest.raises(SystemExit):
         main(["page", run.name, str(tmp_path / "page.html"), "--view", "mypkg.bad", "--images", "3"])
-    assert "view 'mypkg.bad' has no number of images; leave --images out" in capsys.readouterr().err
+    assert "view 'mypkg.bad' has no number of images; omit --images" in capsys.readouterr().err
     (outside / "mypkg" / "norms.js").unlink()
     with pytest.raises(SystemExit):
         main(["page", run.name, str(tmp_path / "page.html"), "--view", "mypkg.norms", "--images", "8"])

@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 import tyro
@@ -12,7 +13,7 @@ from workbench.cli import data, evaluate, files, lab, report, runs, sweep, train
 from workbench.cli.arguments import Command, check_arguments, check_command
 from workbench.cli.terminal import shown, warnings_as_sentences
 
-COMMANDS: dict[str, type[Command]] = {
+COMMANDS: dict[str, Callable[..., Command]] = {
     "demo": train.Demo,
     "train": train.Train,
     "runs": runs.Runs,
@@ -110,7 +111,7 @@ def sentence_of(error: OSError) -> str:
         return f"{error}"
     if error.filename is not None:
         named = [name for name in (error.filename, error.filename2) if name is not None]
-        place = " -> ".join(os.path.abspath(name) if isinstance(name, str | bytes) else f"{name}" for name in named)
+        place = " -> ".join(os.path.abspath(os.fsdecode(n)) if isinstance(n, str | bytes) else f"{n}" for n in named)
     else:
         place = f"a file in the runs folder {runs_root().absolute()}, or the requested file,"
     more = {
@@ -118,7 +119,7 @@ def sentence_of(error: OSError) -> str:
         errno.EDQUOT: ": free some space there, or set WORKBENCH_RUNS to a folder on another disk",
         errno.EROFS: ": choose a writable folder; WORKBENCH_RUNS is the runs folder",
         errno.EACCES: ": choose a writable folder; WORKBENCH_RUNS is the runs folder",
-    }.get(error.errno, "")
+    }.get(error.errno or 0, "")
     return f"{place} cannot be used: {error.strerror}{more}"
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 
@@ -49,6 +49,11 @@ class Header:
         """Size of the data in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def order(self) -> Literal["C", "F"]:
+        """NumPy's name of the memory layout."""
+        return "F" if self.fortran else "C"
+
 
 def is_npy(file: Path) -> bool:
     """Whether `file` begins like a .npy file; ValueError if it is not a regular file or cannot be read."""
@@ -76,7 +81,7 @@ def map_npy(
         _check(header, kinds, os.fstat(opened.fileno()).st_size - header.start - trailer)
         if not header.size:
             raise ValueError(f"it has no numbers: its shape is {header.shape}")
-        return np.memmap(opened, header.dtype, mode, header.start, header.shape, "CF"[header.fortran])
+        return np.memmap(opened, header.dtype, mode, header.start, header.shape, header.order)
 
 
 class Arrays:
@@ -137,7 +142,7 @@ class Arrays:
                 )  # the local header; its extra field may differ from the directory's
                 lengths = struct.unpack("<HH", opened.read(4))  # of the name and the extra field
             start = member.header_offset + 30 + sum(lengths) + header.start
-            return np.memmap(self.file, header.dtype, "r", start, header.shape, "CF"[header.fortran])
+            return np.memmap(self.file, header.dtype, "r", start, header.shape, header.order)
 
     def _member(self, name: str) -> zipfile.ZipInfo:
         member, there = self._members[name], self.file.stat().st_size
@@ -217,7 +222,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def _header(stream: io.BufferedIOBase) -> Header:
+def _header(stream: IO[bytes]) -> Header:
     magic = stream.read(8)
     if magic[:6] != b"\x93NUMPY":
         raise ValueError("it does not begin like a .npy file")
@@ -251,7 +256,7 @@ def _check(header: Header, kinds: str | None, available: int) -> None:
         raise ValueError(f"{claim}, the file has {available:,}")
 
 
-def _numbers(stream: io.BufferedIOBase, header: Header, stored: bool) -> np.ndarray:
+def _numbers(stream: IO[bytes], header: Header, stored: bool) -> np.ndarray:
     """Read the data after a header; untouched pages of the array take no memory, so a false claim costs nothing."""
     limit = _limit()
     if header.size > limit:
@@ -261,13 +266,13 @@ def _numbers(stream: io.BufferedIOBase, header: Header, stored: bool) -> np.ndar
             f"allows: raise it{how}"
         )
     values = np.empty(math.prod(header.shape), header.dtype)
-    done, target = 0, memoryview(values.view(np.uint8)) if header.size else memoryview(b"")
+    done, target = 0, values.view(np.uint8).data if header.size else memoryview(b"")
     while chunk := stream.read(_CHUNK):
         target[done : done + len(chunk)] = chunk
         done += len(chunk)
     if done != header.size:
         raise EOFError(f"it ends after {done:,} of {header.size:,} bytes")
-    return values.reshape(header.shape, order="F" if header.fortran else "C")
+    return values.reshape(header.shape, order=header.order)
 
 
 def _check_directory(file: Path) -> None:

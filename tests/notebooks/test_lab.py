@@ -69,7 +69,7 @@ def test_the_token_is_in_the_environment_only(tmp_path, monkeypatch):
     [
         (("lab", "--folder", "nowhere", "--no-browser"), "there is no folder nowhere"),
         (("lab", "--port", "-1", "--no-browser"), "--port must be at least 0"),
-        (("page", "demo-plain", "lesson.pdf"), "a page ends in .html"),
+        (("page", "demo-plain", "lesson.pdf"), "the name must end in .html"),
         (("page", "demo-plain", "nowhere/lesson.html"), "there is no folder nowhere"),
         (("page", "nobody", "lesson.html"), "is not a run folder or the name of a run"),
     ],
@@ -108,7 +108,7 @@ def test_only_who_has_the_token_enters_whatever_the_users_own_settings_say(lab):
 def test_it_says_what_it_copied_and_what_it_kept(lab):
     said = "".join(lab.said)
     assert "copied into workbench-notebooks/: 00_tour.ipynb" in said
-    assert "changed since they came, and kept: 03_guidance.ipynb" in said
+    assert "not updated, because they were edited: 03_guidance.ipynb" in said
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ def test_a_failing_row_is_named_with_its_cell_and_the_others_are_finished(undist
     root, said, code = undisturbed
     assert code == 1, said
     assert re.search(r"diverging-0: failed in cell 'train: row.train\(\)': Diverged: the loss is not finite at", said)
-    assert "1 of 3 rows failed, 0 were left out" in said
+    assert "1 of 3 rows failed, 0 were skipped" in said
     place = place_of(root, "tiny")
     record = read_job(place.job("diverging-0"))
     assert (record["state"], record["exit"], record["cell"]) == ("failed", 1, "train: row.train()")
@@ -236,7 +236,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert "laptop-sit-nano-2-plain-0: stopped\n" in said
-    assert "To go on: workbench sweep " in said
+    assert "To continue: workbench sweep " in said
     (run,) = find_runs(tmp_path / "runs")
     assert run.status["state"] == "stopped" and run.checkpoint().step == run.status["step"] > 0
     record = read_job(place_of(tmp_path / "runs", "tiny").job("laptop-sit-nano-2-plain-0"))

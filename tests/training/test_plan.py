@@ -108,7 +108,7 @@ def test_the_time_of_a_chain_by_hand(tmp_path):
     assert found.encode == 16
     rows = {row[0]: row[1:] for row in table(found)}
     assert rows["time"] == ("12 s", "36 s", "48 s") and rows["steps"] == ("4", "6", "10")
-    assert rows["a step"] == ("3.00 s", "10.00 s, 4.00 s after the stop") + ("",)
+    assert rows["a step"] == ("3.00 s", "10.00 s, 4.00 s after stop_step") + ("",)
     assert rows["run"][:2] == ("new", "new")
     assert "16 images are encoded first" in notes(found)[1]
     json.dumps(rows)
@@ -141,7 +141,7 @@ def test_what_is_there_is_reused(tmp_path):
             ("stopped", 3, 3),
         ]
         reused, goes_on = dict((row[0], row[1:]) for row in table(found))["run"][:2]
-        assert reused.endswith("finished, reused") and goes_on.endswith("stopped, goes on at step 3")
+        assert reused.endswith("finished, reused") and goes_on.endswith("stopped, resumes at step 3")
     assert by_config.root == tmp_path.resolve()
     # Other options of logging are the same run; another seed is another, which the teacher still teaches.
     other = plan(replace(student, training=replace(student.training, seed=7)), tmp_path, teacher=teacher)
@@ -184,8 +184,8 @@ def test_a_teacher_of_another_kind_is_refused(tmp_path):
 def test_too_little_room_is_said(tmp_path):
     found = replace(plan(plain(), tmp_path), free=10, capacity=10, beside=("somebody",))
     disk, memory, beside = found.warnings
-    assert "will be written" in disk and "a step holds" in memory and beside.startswith("somebody trains")
-    with pytest.raises(ValueError, match="a step holds .* and more; there are 0 kB"):
+    assert "will be written" in disk and "a step takes" in memory and beside.startswith("somebody trains")
+    with pytest.raises(ValueError, match="a step takes .* or more; .* has 0 kB"):
         found.measure()
     assert capacity() > 10**8
 
@@ -260,7 +260,7 @@ def test_the_command_prints_it(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    for words in ("run (denoise)", "a real step", "device: cpu", "16 images are encoded first", "FLOP"):
+    for words in ("run (denoise)", "(measured)", "device: cpu", "16 images are encoded first", "FLOP"):
         assert words in done.stdout
     assert find_runs(tmp_path / "runs") == []
 

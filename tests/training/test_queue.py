@@ -195,7 +195,7 @@ def test_the_commands_of_the_queue_take_a_damaged_job_away(tmp_path, monkeypatch
     main(["queue"])
     main(["queue-resume"])
     printed = capsys.readouterr().out
-    assert "damaged" in printed and f"damaged, left alone: {bad.file.name}" in printed
+    assert "damaged" in printed and f"damaged and skipped: {bad.file.name}" in printed
     main(["queue-cancel", bad.number])
     main(["queue"])
     assert f"removed the damaged job {bad.file.name}" in capsys.readouterr().out and entries() == []

@@ -1,7 +1,7 @@
-"""Types of the arguments of commands, and the checks before a command runs.
+"""Types of command arguments, and their checks before a command is executed.
 
-A number has its range in its annotation, and a text that names a run, a preset or a file says so there. The checks read
-these annotations. Nothing heavy is imported here, so that a mistake is answered at once.
+Annotations hold the range of a number, and whether a string names a run, a preset or a file; the checks read them.
+Nothing heavy is imported here, so that errors are reported quickly.
 """
 
 import difflib
@@ -20,7 +20,7 @@ from workbench.config.ranges import Range
 
 
 class Names(Enum):
-    """What a text of the command line names."""
+    """What a string argument names."""
 
     RUN = "run"
     CONFIG = "preset or YAML file"
@@ -29,14 +29,14 @@ class Names(Enum):
 
 @dataclass(frozen=True)
 class Ending:
-    """The endings that the name of a file may have."""
+    """Allowed suffixes of a file name."""
 
     allowed: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class OneOf:
-    """The values that a text may have. Another one is refused in a sentence, with the nearest of these."""
+    """Allowed values of a string argument; the error for another value names the closest one."""
 
     allowed: tuple[str, ...]
 
@@ -61,14 +61,14 @@ class Command(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def execute(self) -> None:
-        """Do what the command is for and print what came of it; ValueError for a mistake of the user."""
+        """Execute the command and print its result; ValueError for a user error."""
 
 
-_MAY_BE_EMPTY = ("--text", "--filter")  # notes that are cleared, and all runs
+_MAY_BE_EMPTY = ("--text", "--filter")  # to clear the notes, and to list all runs
 
 
 def check_arguments(arguments: Sequence[str], commands: Collection[str]) -> None:
-    """ValueError for a command that does not exist, and for an empty argument, as an unset shell variable leaves it."""
+    """Raise ValueError for an unknown command, and for an empty argument, such as an unset shell variable."""
     if arguments and arguments[0] not in commands and not arguments[0].startswith("-"):
         longer = [name for name in commands if name.startswith(f"{arguments[0]}-")]
         near = longer or difflib.get_close_matches(arguments[0][:100], commands, n=1)
@@ -83,45 +83,45 @@ def check_arguments(arguments: Sequence[str], commands: Collection[str]) -> None
 
 
 def check_command(command: Command) -> None:
-    """ValueError for a number outside its range, and for a run, preset or file that is not there."""
+    """Raise ValueError for a number outside its range, and for a run, preset or file that does not exist."""
     from workbench.runs.store import open_run
 
     hints = typing.get_type_hints(type(command), include_extras=True)
     for field in fields(command):
-        what = f"--{field.name.replace('_', '-')}"
-        for value, marks in _values(hints[field.name], getattr(command, field.name)):
-            for mark in marks:
-                if isinstance(mark, Range):
-                    mark.check(what, value)
-                elif mark is Names.RUN and "=" not in value:  # else an override, where a run may be left out
+        option = f"--{field.name.replace('_', '-')}"
+        for value, metadata in _values(hints[field.name], getattr(command, field.name)):
+            for item in metadata:
+                if isinstance(item, Range):
+                    item.check(option, value)
+                elif item is Names.RUN and "=" not in value:  # with "=" it is an override: the run is optional
                     open_run(value)
-                elif mark is Names.CONFIG:
+                elif item is Names.CONFIG:
                     load_config(value, getattr(command, "overrides", ()))
-                elif mark is Names.FILE and not Path(value).exists():
+                elif item is Names.FILE and not Path(value).exists():
                     raise ValueError(f"there is no file {value}")
-                elif isinstance(mark, Ending):
-                    refuse_unknown("the ending of a checkpoint's name", Path(value).suffix, mark.allowed)
-                elif isinstance(mark, OneOf):
-                    refuse_unknown(field.name, value, mark.allowed)
+                elif isinstance(item, Ending):
+                    refuse_unknown("the ending of a checkpoint's name", Path(value).suffix, item.allowed)
+                elif isinstance(item, OneOf):
+                    refuse_unknown(field.name, value, item.allowed)
 
 
 def check_data_path(config: Config) -> None:
-    """ValueError if the images are not where the configuration says."""
+    """Raise ValueError if ``data.path`` does not exist."""
     if config.data.path is not None and not Path(config.data.path).exists():
         raise ValueError(f"there is no file or folder data.path {config.data.path}")
 
 
-def _values(hint: Any, value: Any, marks: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    """Every single value of an option with what its annotation says of it; nothing where none is given."""
+def _values(hint: Any, value: Any, metadata: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """Each value of an option with the metadata of its annotation; None is skipped."""
     if value is None:
         return
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is Annotated:
-        yield from _values(arguments[0], value, (*marks, *hint.__metadata__))
+        yield from _values(arguments[0], value, (*metadata, *hint.__metadata__))
     elif isinstance(value, tuple):
         for item in value:
-            yield from _values(arguments[0], item, marks)
+            yield from _values(arguments[0], item, metadata)
     elif type(None) in arguments:
-        yield from _values(next(one for one in arguments if one is not type(None)), value, marks)
+        yield from _values(next(kind for kind in arguments if kind is not type(None)), value, metadata)
     else:
-        yield value, marks
+        yield value, metadata

@@ -1,4 +1,4 @@
-"""Progress bars of every command."""
+"""Progress bars of the commands."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -11,8 +11,8 @@ Update = Callable[..., None]  # of (stage, done, total, note="")
 
 @contextmanager
 def bars(console: Console) -> Iterator[Update]:
-    """Progress bars with time left, one a stage; without a terminal, one line for each tenth of a stage."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    """Progress bars with remaining time, one per stage; without a terminal, a line per tenth of a stage."""
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description:<16}", markup=False),
@@ -22,7 +22,8 @@ def bars(console: Console) -> Iterator[Update]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    tasks, tenths = {}, {}
+    tasks: dict[str, TaskID] = {}
+    tenths: dict[str, tuple[int, str]] = {}
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars, _logged(console):
 
         def update(stage: str, done: int, total: int, note: str = "") -> None:
@@ -39,7 +40,7 @@ def bars(console: Console) -> Iterator[Update]:
 
 
 class _Lines(logging.Handler):
-    """What the library logs, as lines above the bars."""
+    """Prints log messages of the package above the bars."""
 
     def __init__(self, console: Console):
         super().__init__(logging.INFO)

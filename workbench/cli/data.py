@@ -13,16 +13,16 @@ from workbench.runs.store import runs_root
 
 @dataclass(frozen=True)
 class Encode:
-    """Encode a configuration's images into latents ahead of training; stopped, it goes on when run again."""
+    """Encode the images of a configuration into latents before training. Run it again to continue after a stop."""
 
     config: ConfigReference
     overrides: Overrides = ()
     """Dotted options, such as data.path=/data/imagenet."""
     split: Literal["train", "test"] = "train"
     processes: Processes = 1
-    """Processes on this machine; several share a GPU, so that one reads images while another encodes."""
+    """Number of processes on this machine. Several may share a GPU: one reads images while another encodes."""
     device: str | None = None
-    """Such as cuda:1 or cpu; by default the GPUs in turn, or the CPU if there are none."""
+    """Device, such as cuda:1 or cpu. By default the processes are spread over all GPUs, or use the CPU."""
 
     def execute(self) -> None:
         config, console = load_config(self.config, self.overrides), Console()
@@ -42,7 +42,7 @@ class Encode:
                 device=self.device,
                 progress=lambda done, total: update("encode images", done, total),
             )
-            # An objective's stored targets too, or the first process of a training would write them alone.
+            # The objective's stored targets too; otherwise training would compute them in its main process only.
             open_targets(
                 config,
                 self.split,
@@ -52,18 +52,18 @@ class Encode:
                 lambda done, total: update("encode targets", done, total),
             )
         size = sum(shard["bytes"] for shard in latents.index["shards"]) / 1e6
-        what = f"{len(latents)} images of {len(latents.classes)} classes, {size:,.0f} MB, checked"
-        console.print(f"{what}: {latents.shards.folder}", soft_wrap=True)
+        summary = f"{len(latents)} images of {len(latents.classes)} classes, {size:,.0f} MB, checked"
+        console.print(f"{summary}: {latents.shards.folder}", soft_wrap=True)
 
 
 def _check_device(name: str | None) -> None:
-    """ValueError for a device that images cannot be encoded on, or that this machine does not have."""
+    """Raise ValueError for a device that cannot encode images or that this machine does not have."""
     import torch
 
     if name is None:
         return
     if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:[0-9]{1,3})?", name):
-        raise ValueError(f"--device {name!r} is not known; allowed are such as cpu, cuda and cuda:1")
+        raise ValueError(f"--device {name!r} is not known; examples are cpu, cuda and cuda:1")
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

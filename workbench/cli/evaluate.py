@@ -1,9 +1,9 @@
 """Commands that score runs and files of images, write reference files, and compare the scores of runs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.box import SIMPLE
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def _check_detector(name: str) -> None:
-    """ValueError for a detector that is not known; a module that the command names may be imported from here on."""
+    """Raise ValueError for an unknown detector; a module path is allowed to be imported from here on."""
     if plugins.is_path(name):
         plugins.allow(name)
     check_plugin("detector", name, option="detector")
@@ -32,48 +32,46 @@ def _check_detector(name: str) -> None:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score a run at a step (the newest by default), or a file of images by any program, and print the scores."""
+    """Score a run at a step (by default the newest), or a file of images from any program, and print the scores."""
 
     run: Annotated[str | None, tyro.conf.Positional, Names.RUN] = None
     overrides: Overrides = ()
-    """Other sampling than the run's own, such as guidance_scale=4 count=2000 sampler=heun labels=random."""
+    """Changes to the run's sampling options, such as guidance_scale=4 count=2000 sampler=heun labels=random."""
     step: FromStep | None = None
     samples: Annotated[Path | None, Names.FILE] = None
     """Score this .npz (ADM's layout, uint8 arr_0) instead of a run."""
     reference: str | None = None
-    """A reference .npz (ADM's, or by `workbench reference`), or with --samples a preset or YAML file whose training
-    images are meant; by default the run's own data."""
+    """Reference images: an .npz file (ADM's, or by `workbench reference`), or with --samples a preset or YAML file for
+    its training images. By default the run's own data."""
     detector: tuple[str, ...] = ("clf64",)
-    """clf64, effnet-lite0, randomconv, pixels-pca64, inception-2015 (the only one whose scores are FID, sFID and IS),
-    dinov2, or one that an installed package registers or a module path names."""
+    """Feature extractors: clf64, effnet-lite0, randomconv, pixels-pca64, inception-2015 (the only one whose scores are
+    FID, sFID and IS), dinov2, one registered by an installed package, or a module path."""
     processes: Processes = 1
-    """Processes that generate, GPUs in turn."""
+    """Number of processes that generate images, spread over the GPUs."""
     small_ok: bool = False
-    """Allow, and mark, fewer images than twice the detector's dimensions."""
+    """Allow fewer images than twice the detector's dimensions; the scores are marked."""
     force: bool = False
-    """Allow, and mark, a detector that taught the run."""
+    """Allow a detector whose features the run was trained with; the scores are marked."""
     report: Path | None = None
-    """Also write the records, with how each was measured, to this JSON file."""
+    """Also write the scores, and how each was measured, to this JSON file."""
 
     def execute(self) -> None:
         self._check()
-        console, records = Console(), []
+        console = Console()
+        records: list[dict[str, Any]] = []
         with bars(console) as update:
-            scored = self._score_run(update) if self.samples is None else self._score_samples(update)
-            for found in scored:
-                records += found
+            for scores in self._score_run(update) if self.samples is None else self._score_samples(update):
+                records += scores
         _print(console, records)
         if self.report:
             write_json(self.report, {"scores": records})
 
     def _check(self) -> None:
-        """ValueError for options that do not fit together, before anything heavy is imported or read."""
+        """Raise ValueError for options that exclude each other, before anything heavy is imported or read."""
         from workbench.arrays import is_npy
 
         if self.reference == "":
-            raise ValueError(
-                "--reference is empty, as of a shell variable that is not set; give a file, or leave it out"
-            )
+            raise ValueError("--reference is empty; is a shell variable not set? Give a file, or omit it")
         if self.processes < 1:
             raise ValueError(f"--processes must be at least 1; got {self.processes}")
         for detector in self.detector:
@@ -84,7 +82,7 @@ class Evaluate:
                 raise ValueError(f"--report {self.report} is a folder; give a JSON file")
             self.report.parent.mkdir(parents=True, exist_ok=True)
         if self.reference is not None and (self.samples is None or self.reference.endswith(".npz")):
-            is_npy(Path(self.reference))  # refuses what is no file
+            is_npy(Path(self.reference))  # raises ValueError if it is not a readable file
         if self.samples is None:
             if self.run is None:
                 raise ValueError("give a run, or --samples FILE.npz")
@@ -92,20 +90,21 @@ class Evaluate:
         if self.run is not None and "=" not in self.run:
             raise ValueError(f"give a run or --samples, not both; got {self.run!r} and {self.samples}")
         if self.reference is None:
-            raise ValueError("--samples needs --reference: an .npz file, or a preset whose training images are meant")
+            raise ValueError("--samples needs --reference: an .npz file, or a preset for its training images")
         is_npy(self.samples)
         others = {"--step": self.step is not None, "--processes": self.processes > 1, "--force": self.force}
         if useless := [name for name, given in others.items() if given]:
-            raise ValueError(f"{useless[0]} is of runs; a file of --samples has none")
+            raise ValueError(f"{useless[0]} is for runs and has no effect on the file of --samples")
 
-    def _score_run(self, progress: Update) -> Iterator[list[dict]]:
-        """The scores of one checkpoint, held until all detectors have seen its images."""
+    def _score_run(self, progress: Update) -> Iterator[list[dict[str, Any]]]:
+        """Yield the scores of a checkpoint by each detector; thinning does not delete it in the meantime."""
+        assert self.run is not None  # checked by `_check`
         run = open_run(self.run)
         changes = parse_overrides(f"sampling.{change.removeprefix('sampling.')}" for change in self.overrides)
         tree = to_dict(run.config)
         settings = from_dict({**tree, "sampling": {**tree["sampling"], **changes.get("sampling", {})}}).sampling
         run.checkpoint(self.step)
-        # What is wrong is said before torch is imported, which takes seconds.
+        # Errors are raised before torch is imported, which takes seconds.
         from workbench.evaluation.suite import score
         from workbench.runs.held import held
 
@@ -123,28 +122,31 @@ class Evaluate:
                     progress=progress,
                 )
 
-    def _score_samples(self, progress: Update) -> Iterator[list[dict]]:
-        # Without a run the first word is an override too.
-        overrides = [word for word in (self.run, *self.overrides) if word is not None]
+    def _score_samples(self, progress: Update) -> Iterator[list[dict[str, Any]]]:
+        """Yield the scores of the file of images by each detector."""
+        assert self.samples is not None and self.reference is not None  # checked by `_check`
+        # Without a run, the first positional argument is an override too.
+        overrides = [argument for argument in (self.run, *self.overrides) if argument is not None]
         is_file = self.reference.endswith(".npz")
         if is_file and overrides:
-            raise ValueError(f"{overrides[0]} changes nothing of a reference file; overrides are of a preset")
-        against = Path(self.reference) if is_file else load_config(self.reference, overrides).data
+            raise ValueError(f"{overrides[0]} has no effect on a reference file; overrides are for a preset")
+        reference = Path(self.reference) if is_file else load_config(self.reference, overrides).data
         from workbench.evaluation.suite import score_file
 
-        options = {"small_ok": self.small_ok, "progress": progress}
         for detector in self.detector:
-            yield score_file(self.samples, against, runs_root(), detector=detector, **options)
+            yield score_file(
+                self.samples, reference, runs_root(), detector=detector, small_ok=self.small_ok, progress=progress
+            )
 
 
 @dataclass(frozen=True)
 class ReferenceFile:
-    """Write a data set's reference .npz in ADM's layout: 10,000 images, and moments of all for FID and sFID."""
+    """Write a reference .npz of a data set in ADM's layout: 10,000 images, and the moments of all for FID and sFID."""
 
     config: ConfigReference
     file: Annotated[Path, tyro.conf.Positional]
     overrides: Overrides = ()
-    """Dotted options, such as data.path=/data/imagenet."""
+    """Overrides, such as data.path=/data/imagenet."""
     detector: str = "inception-2015"
     split: Literal["train", "test"] = "train"
 
@@ -156,39 +158,38 @@ class ReferenceFile:
         detector = load_detector(self.detector)
         config, console = load_config(self.config, self.overrides), Console()
         with bars(console) as update:
-            about = write_reference_of_data(
+            summary = write_reference_of_data(
                 config.data,
                 self.split,
                 self.file,
                 detector,
-                lambda done, total: update("see images", done, total),
+                lambda done, total: update("read images", done, total),
             )
-        console.print(f"{self.file}: {about['count']:,} images by {about['detector']}", soft_wrap=True)
+        console.print(f"{self.file}: {summary['count']:,} images, features of {summary['detector']}", soft_wrap=True)
 
 
 @dataclass(frozen=True)
 class Compare:
-    """Say which differences between runs the data support: paired by training seed, against the first run's
-    configuration.
+    """Test the differences between runs and the first run's configuration, paired by training seed.
 
-    Runs that differ only in seed are one group; a group's name is its configuration's.
+    Runs that differ only in their seed form a group, which has the name of their configuration.
     """
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, Names.RUN]
     metric: tuple[str, ...] = ()
-    """Such as fd-clf64; by default every score that belongs to no layer."""
+    """Metrics, such as fd-clf64; by default all scores that do not belong to a layer."""
     step: FromStep | None = None
-    """By default the last step at which most seeds can be paired."""
+    """Step to compare at; by default the last one with the largest number of pairs."""
     force: bool = False
-    """Also compare, and mark, numbers that were not measured alike."""
+    """Also compare scores that were not measured in the same way; they are marked."""
 
     def execute(self) -> None:
-        from workbench.evaluation.compare import compare as compared
+        from workbench.evaluation.compare import compare
 
         runs = [open_run(reference) for reference in self.runs]
-        found = compared(runs, metrics=self.metric, step=self.step, force=self.force)
+        result = compare(runs, metrics=self.metric, step=self.step, force=self.force)
         console = Console()
-        for number, group in enumerate(found.groups):
+        for number, group in enumerate(result.groups):
             seeds = ", ".join(map(str, group.runs))
             console.print(
                 f"{group.label}: seeds {seeds}{'' if number else ' (baseline)'}", soft_wrap=True, highlight=False
@@ -196,29 +197,29 @@ class Compare:
         table = Table(box=SIMPLE, pad_edge=False)
         for name in ("metric", "step", "run", "difference", "95 % interval", "Holm's p"):
             table.add_column(name, no_wrap=name != "run")
-        for row in found.rows:
-            table.add_row(*_compared(row))
+        for row in result.rows:
+            table.add_row(*_cells(row))
         console.print(table)
         how: dict[str, list[str]] = {}
-        for metric, measured in found.how.items():
+        for metric, measured in result.how.items():
             shown = {k: v for k, v in measured.items() if k not in ("detector_hash", "reference", "layer", "t")}
             text = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
             how.setdefault(text, []).append(metric)
         lines = []
-        for row in found.rows:
+        for row in result.rows:
             values = [" ".join(f"{value:.4g}" for value in seeds.values()) for seeds in (row.first, row.second)]
             lines.append(f"{row.sentence} By seed: {row.baseline} {values[0]}, {row.other} {values[1]}.")
-        lines += [f"Note: {note}." for note in found.notes]
+        lines += [f"Note: {note}." for note in result.notes]
         lines += [f"Measured with {text}: {', '.join(metrics)}." for text, metrics in how.items()]
         lines.append(
-            "Differences are run - baseline by training seed; each interval is of its row alone and takes them as "
-            "normal."
+            "Differences are run - baseline by training seed. Each interval is for its row alone and assumes a normal "
+            "distribution."
         )
         console.print("\n".join(lines), soft_wrap=True, highlight=False)
 
 
-def _print(console: Console, records: list[dict]) -> None:
-    """The scores as a table, and below it what is marked, what they are made of and what they were measured with."""
+def _print(console: Console, records: Sequence[Mapping[str, Any]]) -> None:
+    """Print the scores as a table, then notes on them, and the images and detectors they were measured with."""
     table = Table(box=SIMPLE, pad_edge=False)
     for name in ("score", "value", "95 % interval", "real images"):
         table.add_column(name, no_wrap=True)
@@ -231,28 +232,28 @@ def _print(console: Console, records: list[dict]) -> None:
         if note := _note(r):
             console.print(f"{r['metric']}: {note}.", soft_wrap=True, highlight=False)
     for r in {record["detector"]: record for record in records}.values():
-        floor = f"; real images: the same of {r['n_floor']:,} held-out ones" if "n_floor" in r else ""
+        floor = f"; real images: the same scores of {r['n_floor']:,} held-out ones" if "n_floor" in r else ""
         console.print(
-            f"{r['n_generated']:,} images against {r['n_reference']:,} of {r['reference_origin']}, seen by "
-            f"{r['detector']} (resize: {r['resize']}){floor}. Intervals tell what the choice of images does, not what "
-            f"another training would give.",
+            f"{r['n_generated']:,} images against {r['n_reference']:,} of {r['reference_origin']}, features of "
+            f"{r['detector']} (resize: {r['resize']}){floor}. Intervals are over the choice of images, not over "
+            f"training seeds.",
             soft_wrap=True,
             highlight=False,
         )
 
 
-def _note(record: dict) -> str:
-    """What a reader must know beside one score."""
+def _note(record: Mapping[str, Any]) -> str:
+    """Notes on a score, separated by semicolons."""
     notes = []
     if record.get("supervised"):
-        notes.append("judge taught the run")
+        notes.append("the run was trained with features of this detector")
     if record.get("small"):
         notes.append(f"too few images for {record['d']} dimensions")
     if "covariance_term" in record:
         notes.append(f"mean {record['mean_term']:.3g} + covariance {record['covariance_term']:.3g}")
     if "median_test_distance" in record:
         notes.append(
-            f"chance to lie closer to the training images than held-out ones do; median distance "
+            f"probability of being closer to the training images than held-out images are; median distance "
             f"{record['median_distance']:.3g} against {record['median_test_distance']:.3g}, "
             f"{record['copies']} exact copies"
         )
@@ -264,7 +265,7 @@ def _note(record: dict) -> str:
     return "; ".join(notes)
 
 
-def _compared(row: "Row") -> list[str]:
+def _cells(row: "Row") -> list[str]:
     interval = row.paired.interval
     return [
         row.metric,

@@ -1,4 +1,4 @@
-"""Commands that import and export weights, open the shipped runs, and list the presets."""
+"""Commands that import and export weights, unpack the shipped runs, and list the presets."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,24 +19,24 @@ _FAMILIES = ("sit", "repa", "self-transcendence", "sra", "layersync", "lightning
 
 @dataclass(frozen=True)
 class ImportFile:
-    """Make a run of a published checkpoint: a .pt, .pth or .safetensors file; nothing in it is executed."""
+    """Import a published checkpoint, a .pt, .pth or .safetensors file, as a run. No code in the file is executed."""
 
     file: Annotated[Path, tyro.conf.Positional, Names.FILE, Ending(WEIGHT_ENDINGS)]
     family: Annotated[str | None, OneOf(_FAMILIES)] = None
-    """Whose code wrote it: sit, repa, self-transcendence, sra, layersync, lightningdit or dit; read from the file if it
-    says so."""
+    """Code base that wrote the file: sit, repa, self-transcendence, sra, layersync, lightningdit or dit. Detected from
+    the file if possible."""
     weights: Literal["ema", "raw"] = "ema"
-    """"raw" takes a file's weights before averaging."""
+    """Which weights of the file: EMA weights, or "raw" ones."""
     name: str | None = None
-    """Name of the run; the family and the file's own by default."""
+    """Name of the run; by default the family and the file name."""
     vae: str | None = None
-    """VAE of its latents; by default sd-vae for 4 channels and va-vae for 32."""
+    """VAE of the latents; by default sd-vae for 4 channels and va-vae for 32."""
     pixel_channels: Annotated[int, Range(at_least=1, at_most=64)] = 3
-    """Channels of that VAE's images."""
+    """Number of image channels of the VAE."""
     height: Annotated[int, Range(at_least=1, at_most=1024)] | None = None
-    """Move the model to latents of this height, such as 64 for 512 pixels."""
+    """Adapt the model to latents of this height, such as 64 for 512 pixels."""
     classes: Annotated[int, Range(at_least=1, at_most=100_000)] | None = None
-    """Number of real classes, where the file does not tell it: its label table may have a null row besides or not."""
+    """Number of classes, without the null class, if the file does not contain it."""
 
     def execute(self) -> None:
         from workbench.runs.imported import import_run
@@ -53,26 +53,26 @@ class ImportFile:
             classes=self.classes,
         )
         origin = run.provenance["origin"]
-        said = [
-            f"{origin['family']}, {origin['layout']} file: {origin['tensors']} tensors, {len(origin['heads'])} more of "
-            f"heads kept apart; converted: {origin['converted']}",
-            origin.get("label_table"),  # runs that were imported before do not have it
+        lines = [
+            f"{origin['family']}, {origin['layout']} file: {origin['tensors']} tensors, and {len(origin['heads'])} of "
+            f"heads, stored separately; converted: {origin['converted']}",
+            origin.get("label_table"),  # missing in runs imported by an older version
             str(run.folder),
         ]
-        Console().print("\n".join(filter(None, said)), soft_wrap=True, markup=False)
+        Console().print("\n".join(filter(None, lines)), soft_wrap=True, markup=False)
 
 
 @dataclass(frozen=True)
 class ExportRun:
-    """Write a run's weights as a published code base loads them, or as a folder for diffusers."""
+    """Export a run's weights in the format of a published code base, or as a folder for diffusers."""
 
     run: RunReference
     path: Annotated[Path, tyro.conf.Positional]
     family: Annotated[str, OneOf((*_FAMILIES, "diffusers"))]
-    """Whose code is to load it, as for `import`, or diffusers, for which the path is a folder."""
+    """Code base to export for, as for `import`, or diffusers, for which the path is a folder."""
     step: FromStep | None = None
     weights: Literal["ema", "raw"] = "ema"
-    """The set of a flat file; files of training hold both."""
+    """Which weights go into a flat state dict; formats of training checkpoints contain both."""
 
     def execute(self) -> None:
         if self.family != "diffusers":
@@ -81,20 +81,19 @@ class ExportRun:
 
         run = open_run(self.run)
         step = run.checkpoint(self.step).step
-        chosen = {"step": step, "weights": self.weights}
         if self.family == "diffusers":
-            path = export_diffusers(run, self.path, **chosen)
+            path = export_diffusers(run, self.path, step=step, weights=self.weights)
         else:
-            path = export_run(run, self.path, family=self.family, **chosen)
+            path = export_run(run, self.path, family=self.family, step=step, weights=self.weights)
         Console().print(f"{run.name}, step {step}, as {self.family}: {path}", soft_wrap=True)
 
 
 @dataclass(frozen=True)
 class Zoo:
-    """Put the three shipped runs, trained for an hour, among the runs here: teacher, plain and guided."""
+    """Add the three shipped runs, each trained for about an hour, to the runs: teacher, plain and guided."""
 
     pack: bool = False
-    """The other way: make the shipped files anew from finished runs of the presets zoo/teacher, plain and guided."""
+    """Instead, rebuild the shipped files from finished runs of the presets zoo/teacher, zoo/plain and zoo/guided."""
 
     def execute(self) -> None:
         from workbench.runs.zoo import ANIMALS, pack

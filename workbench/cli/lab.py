@@ -1,4 +1,4 @@
-"""Commands around the notebooks: JupyterLab on them, and a view as a page for a reader without it."""
+"""Commands that open the notebooks in JupyterLab and write a view to an HTML file."""
 
 import filecmp
 import importlib.util
@@ -30,7 +30,7 @@ _SETTINGS = Path(workbench.__file__).parent / "lab" / "jupyter"
 
 @dataclass(frozen=True)
 class Copied:
-    """Names of notebooks: new in the folder, and those there that are no longer what came with the package."""
+    """Names of the notebooks that were copied, and of those in the folder that differ from the package's."""
 
     new: tuple[str, ...]
     changed: tuple[str, ...]
@@ -38,23 +38,23 @@ class Copied:
 
 @dataclass(frozen=True)
 class Lab:
-    """Open JupyterLab on the notebooks: for this machine alone, with a random token, asking nothing of the network."""
+    """Open the notebooks in JupyterLab, for this machine only, with a random token and without network access."""
 
     port: Annotated[int, Range(at_least=0, at_most=65_535)] = 0
-    """0 takes any that is free."""
+    """Port; 0 chooses a free one."""
     folder: Path | None = None
-    """Where the notebooks are, or are copied to; by default ./notebooks if there is one, else ./workbench-notebooks.
-    A notebook that is there is never overwritten."""
+    """Folder of the notebooks; missing ones are copied there. By default ./notebooks if it exists, else
+    ./workbench-notebooks. Existing notebooks are never overwritten."""
     no_browser: bool = False
-    """Print the address and open nothing."""
+    """Only print the address."""
 
     def execute(self) -> None:
         """Replace this process by JupyterLab's."""
         if importlib.util.find_spec("jupyterlab") is None:
-            raise ValueError("JupyterLab is not installed here: pip install jupyterlab")
+            raise ValueError("JupyterLab is not installed: pip install jupyterlab")
         folder = self.folder or (Path("notebooks") if Path("notebooks").is_dir() else Path("workbench-notebooks"))
         if self.folder is not None and not self.folder.is_dir():
-            raise ValueError(f"there is no folder {self.folder}; make it, or leave --folder out")
+            raise ValueError(f"there is no folder {self.folder}; create it, or omit --folder")
         port = free_port(self.port)
         copied = copy_notebooks(shipped("notebooks"), folder)
         token = secrets.token_hex(24)
@@ -62,10 +62,10 @@ class Lab:
         if copied.new:
             console.print(f"copied into {folder}/: {', '.join(copied.new)}", soft_wrap=True)
         if copied.changed:
-            console.print(f"changed since they came, and kept: {', '.join(copied.changed)}", soft_wrap=True)
+            console.print(f"not updated, because they were edited: {', '.join(copied.changed)}", soft_wrap=True)
         console.print(
-            f"Runs are those of {runs_root().resolve()}.\n"
-            f"JupyterLab on {folder.resolve()}, for this machine alone; Ctrl-C ends it:\n"
+            f"Runs: {runs_root().resolve()}\n"
+            f"JupyterLab in {folder.resolve()}, for this machine only; stop it with Ctrl-C:\n"
             f"  http://{_HOST}:{port}/lab/tree/00_tour.ipynb?token={token}",
             soft_wrap=True,
             highlight=False,
@@ -77,19 +77,19 @@ class Lab:
 
 @dataclass(frozen=True)
 class Page:
-    """Write a view of a run as one HTML file that works offline and without Python: for a class, for a colleague."""
+    """Write a view of a run to one HTML file that works offline and without Python."""
 
     run: RunReference
     file: Annotated[Path, tyro.conf.Positional]
     view: str = "maps"
-    """A view such as maps, embedding or explore (an unknown name lists all), one that another package registers, or a
-    module path such as mypkg.norms."""
+    """A view such as maps, embedding or explore (an unknown name lists all), a view registered by another package, or
+    a module path such as mypkg.norms."""
     images: Count | None = None
-    """How many images are shown and measured, or samples a row; each view has its own default."""
+    """Number of images, or of samples per row; each view has its own default."""
 
     def execute(self) -> None:
         if self.file.suffix != ".html":
-            raise ValueError(f"cannot write {self.file.name!r}; a page ends in .html")
+            raise ValueError(f"cannot write {self.file.name!r}; the name must end in .html")
         if not self.file.absolute().parent.is_dir():
             raise ValueError(f"there is no folder {self.file.parent}")
         if not plugins.is_known("view", self.view):
@@ -103,9 +103,9 @@ class Page:
 
 
 def copy_notebooks(source: Path, folder: Path) -> Copied:
-    """Copy the notebooks of `source` that `folder` lacks; none that is there is touched.
+    """Copy the notebooks in `source` that do not exist in `folder`; existing ones are not changed.
 
-    ValueError for a folder that cannot be written.
+    Raises ValueError if the folder cannot be written.
     """
     if folder.resolve() == source.resolve():
         return Copied((), ())
@@ -113,11 +113,11 @@ def copy_notebooks(source: Path, folder: Path) -> Copied:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for notebook in sorted(source.glob("*.ipynb")):
-            there = folder / notebook.name
-            if not there.exists():
-                shutil.copyfile(notebook, there)
+            copy = folder / notebook.name
+            if not copy.exists():
+                shutil.copyfile(notebook, copy)
                 new.append(notebook.name)
-            elif not filecmp.cmp(notebook, there, shallow=False):
+            elif not filecmp.cmp(notebook, copy, shallow=False):
                 changed.append(notebook.name)
     except OSError as error:
         raise ValueError(
@@ -127,31 +127,31 @@ def copy_notebooks(source: Path, folder: Path) -> Copied:
 
 
 def free_port(port: int) -> int:
-    """`port`, or any free one for 0; ValueError if another program has it."""
+    """Return `port`, or a free one for 0; ValueError if another program uses it."""
     if not 0 <= port < 65536:
-        raise ValueError(f"port is {port}; allowed are 1 to 65535, or 0 for any that is free")
+        raise ValueError(f"port is {port}; allowed are 1 to 65535, or 0 for a free one")
     with socket.socket() as probe:
-        # As the server will bind it: a port that its last owner left a moment ago is free.
+        # As Jupyter's server does, so that a port that was just released counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((_HOST, port))
         except OSError as error:
             raise ValueError(
-                f"port {port} cannot be used ({error.strerror}); choose another, or leave --port out"
+                f"port {port} cannot be used ({error.strerror}); choose another, or omit --port"
             ) from error
         return probe.getsockname()[1]
 
 
 def lab_arguments(folder: Path, port: int, no_browser: bool) -> list[str]:
-    """Arguments for Python that start JupyterLab; no secret is among them, as every process can read them."""
-    root = hasattr(os, "geteuid") and os.geteuid() == 0  # as in a container; Jupyter refuses without
+    """Python arguments that start JupyterLab, without the token, since other users can read them."""
+    root = hasattr(os, "geteuid") and os.geteuid() == 0  # as in a container; Jupyter needs --allow-root then
     return [
         *("-m", "jupyterlab"),
         f"--ServerApp.ip={_HOST}",
         f"--ServerApp.port={port}",
         "--ServerApp.port_retries=0",
         f"--ServerApp.root_dir={folder.resolve()}",
-        "--LabApp.extension_manager=readonly",  # the other one asks PyPI
+        "--LabApp.extension_manager=readonly",  # the default one queries PyPI
         "--LabApp.default_url=/lab/tree/00_tour.ipynb",
         *(["--no-browser"] if no_browser else []),
         *(["--allow-root"] if root else []),
@@ -159,21 +159,21 @@ def lab_arguments(folder: Path, port: int, no_browser: bool) -> list[str]:
 
 
 def lab_environment(environment: Mapping[str, str], token: str) -> dict[str, str]:
-    """The environment of JupyterLab: the token, our settings before others', and the runs by their whole path."""
-    before = environment.get("JUPYTER_CONFIG_PATH")
+    """Environment of JupyterLab: the token, this package's settings first, and the absolute path of the runs."""
+    others = environment.get("JUPYTER_CONFIG_PATH")
     return {
         **environment,
         "JUPYTER_TOKEN": token,
-        "JUPYTER_CONFIG_PATH": os.pathsep.join([str(_SETTINGS), *([before] if before else [])]),
-        # Kernels work in the folder of their notebook.
+        "JUPYTER_CONFIG_PATH": os.pathsep.join([str(_SETTINGS), *([others] if others else [])]),
+        # A kernel's working directory is the folder of its notebook.
         "WORKBENCH_RUNS": str(runs_root().resolve()),
     }
 
 
 def _count_of(name: str) -> str:
-    """The option of a view that says how many images it shows; ValueError if it has none."""
+    """Name of a view's option for the number of images; ValueError if it has none."""
     parameters = inspect.signature(plugins.load("view", name)).parameters
-    found = [option for option in ("images", "count") if option in parameters]
-    if not found:
-        raise ValueError(f"view {name!r} has no number of images; leave --images out")
-    return found[0]
+    options = [option for option in ("images", "count") if option in parameters]
+    if not options:
+        raise ValueError(f"view {name!r} has no number of images; omit --images")
+    return options[0]

@@ -1,6 +1,6 @@
-"""The command that makes a report of the paper's figures and tables.
+"""The command that builds a report of the paper's figures and tables.
 
-Its exit code is 1 if one failed, or if one that was asked for by name cannot be shown.
+The exit code is 1 if one of them failed, or if one requested with --only lacks runs.
 """
 
 import sys
@@ -19,46 +19,47 @@ from workbench.runs.store import runs_root
 
 @dataclass(frozen=True)
 class Report:
-    """Make the paper's figures and tables from the runs there are: pages, pictures, tables for LaTeX and one PDF."""
+    """Build the paper's figures and tables from the existing runs: pages, images, LaTeX tables and a PDF."""
 
     scale: Annotated[Literal["demo", "laptop", "paper"], tyro.conf.Positional] = "laptop"
     only: str = ""
-    """Some of them, such as fig4,table1, or the module path of one of yours, such as mypkg.rates. One that cannot be
-    made of the runs there are is then a failure."""
+    """Build only these, such as fig4,table1, or the module path of your own, such as mypkg.rates. If runs are missing
+    for one of them, the command fails."""
     out: Path = Path("reports/out")
-    """Pages go into a folder of the scale's name in it."""
+    """Output folder; pages are written to a subfolder named after the scale."""
     workers: Processes | None = None
-    """Notebooks executed at a time; half of the cores and one, by default."""
+    """Number of notebooks executed in parallel; by default half of the cores plus one."""
     score: bool = False
-    """First score what is shown and was not scored, such as steps before the last: seconds to minutes a run."""
+    """First compute missing scores, such as those of earlier steps: seconds to minutes per run."""
     force: bool = False
-    """Make anew what nothing changed for."""
+    """Rebuild figures and tables even if their inputs are unchanged."""
     small: bool = False
-    """Without views, executed notebooks and the PDF: pictures, tables and JSON, as a repository keeps them."""
+    """Write only images, tables and JSON, as for a repository: no views, executed notebooks or PDF."""
 
     def execute(self) -> None:
         from workbench.reporting import paper
 
         only = paper.chosen(self.only.split(","))
         from workbench.reporting.build.assemble import bind
-        from workbench.reporting.build.make import make
+        from workbench.reporting.build.make import Made, make
 
-        began, console, failed, lacking = time.monotonic(), Console(), [], []
+        start, console = time.monotonic(), Console()
+        failed: list[Made] = []
+        lacking: list[Made] = []
         folder = self.out / self.scale
         with bars(console) as update:
-            options = {"score": self.score, "force": self.force}
-            for one in make(self.scale, runs_root(), folder, only, self.workers, **options):
-                update("report", one.done, one.total, f"{one.name} {one.state}")
-                if one.state in ("failed", "lacking"):
-                    (failed if one.state == "failed" else lacking).append(one)
-        again = f"workbench report {self.scale}"
-        again += f" --out {self.out}" if str(self.out) != "reports/out" else ""
-        again += "".join(f" --{name}" for name in ("score", "small") if getattr(self, name))
-        index = bind(self.scale, folder, again, runs_root(), small=self.small)
-        console.print(f"{index} in {time.monotonic() - began:.0f} s", soft_wrap=True)
-        for one in lacking:
-            print(f"workbench: {one.name} cannot be shown yet. {one.reason}", file=sys.stderr)
-        for one in failed:
-            print(f"workbench: {one.name} failed: {one.reason}", file=sys.stderr)
+            for made in make(self.scale, runs_root(), folder, only, self.workers, score=self.score, force=self.force):
+                update("report", made.done, made.total, f"{made.name} {made.state}")
+                if made.state in ("failed", "lacking"):
+                    (failed if made.state == "failed" else lacking).append(made)
+        command = f"workbench report {self.scale}"
+        command += f" --out {self.out}" if str(self.out) != "reports/out" else ""
+        command += "".join(f" --{name}" for name in ("score", "small") if getattr(self, name))
+        index = bind(self.scale, folder, command, runs_root(), small=self.small)
+        console.print(f"{index} in {time.monotonic() - start:.0f} s", soft_wrap=True)
+        for made in lacking:
+            print(f"workbench: {made.name} cannot be shown yet. {made.reason}", file=sys.stderr)
+        for made in failed:
+            print(f"workbench: {made.name} failed: {made.reason}", file=sys.stderr)
         if failed or (self.only and lacking):
             sys.exit(1)

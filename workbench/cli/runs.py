@@ -1,4 +1,4 @@
-"""Commands about runs: list and watch them, control their training, the queue, tags, notes and the trash."""
+"""Commands that list, watch and control runs, and those for the queue, tags, notes and the trash."""
 
 import contextlib
 import time
@@ -29,30 +29,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Runs:
-    """List the runs: state, step, method, options, cost, newest scores, tags."""
+    """List the runs with state, step, method, options, cost, newest scores and tags."""
 
     filter: str = ""
-    """Show runs in whose row this text stands, such as a method, a state or a tag."""
+    """Show only runs that contain these words, such as a method, a state or a tag."""
     sort: str = "created"
-    """A column, such as step, loss, cost or fd-clf64; with a leading - the largest first (--sort=-step)."""
+    """Column to sort by, such as step, loss, cost or fd-clf64; a leading - sorts in descending order (--sort=-step)."""
 
     def execute(self) -> None:
-        found = runs_table(runs_root())
-        metrics = {name for row in found for name, _ in row.scores}
+        listed = runs_table(runs_root())
+        metrics = {name for row in listed for name, _ in row.scores}
         scores = columns(metrics)
-        rows = [(row, _cells(row, scores)) for row in found]
+        rows = [(row, _cells(row, scores)) for row in listed]
         rows = [(row, cells) for row, cells in rows if _matches(row, cells, self.filter)]
         column = self.sort.removeprefix("-")
         refuse_unknown(
             "column", column, [*RunRow.__dataclass_fields__, *sorted(metrics - RunRow.__dataclass_fields__.keys())]
         )
-        # Runs without a value come last, whichever way it goes.
+        # Runs without a value come last in either order.
         known = [(row, cells) for row, cells in rows if row.value(column) is not None]
         known.sort(key=lambda pair: pair[0].value(column), reverse=self.sort.startswith("-"))
         ordered = [*known, *(pair for pair in rows if pair[0].value(column) is None)]
         if not ordered:
-            found = f" with {self.filter!r}" if self.filter else ""
-            Console().print(f"no runs in {runs_root()}{found}", soft_wrap=True)
+            matching = f" with {self.filter!r}" if self.filter else ""
+            Console().print(f"no runs in {runs_root()}{matching}", soft_wrap=True)
             return
         names = ("run", "state", "step", "method", "w", "layers", "seed", "loss", *scores, "cost", "tags")
         shown = [number for number in range(len(names)) if any(cells[number] for _, cells in ordered)]
@@ -67,24 +67,24 @@ class Runs:
 
 @dataclass(frozen=True)
 class Watch:
-    """Watch runs train, from any terminal that sees their folders; q or Ctrl-C leaves, the training goes on."""
+    """Watch runs train, from any terminal with access to their folders. q or Ctrl-C quits; training continues."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     once: bool = False
-    """Print what there is and leave."""
+    """Print the current state and exit."""
 
     def execute(self) -> None:
         from workbench.cli.watch import watch_runs
 
         if not self.runs:
             raise ValueError("name a run to watch; `workbench runs` lists them")
-        with contextlib.suppress(KeyboardInterrupt):  # that is how one leaves
+        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C quits
             watch_runs([open_run(reference, damaged=True) for reference in self.runs], self.once)
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Save after the current step and end the training, or take the run out of the queue."""
+    """Save a checkpoint after the current step and stop training, or remove the run from the queue."""
 
     run: RunReference
 
@@ -94,7 +94,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Pause:
-    """Let a training wait after the current step, everything kept in memory and its device held."""
+    """Pause training after the current step; it stays in memory and keeps its device."""
 
     run: RunReference
 
@@ -104,7 +104,7 @@ class Pause:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Save after the current step and go on."""
+    """Save a checkpoint after the current step and continue training."""
 
     run: RunReference
 
@@ -114,7 +114,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Resume:
-    """Let a paused training go on, or launch one that was stopped, lost or failed again, exactly as it was."""
+    """Continue a paused training, or launch a stopped, lost or failed one again with the options of its last launch."""
 
     run: RunReference
 
@@ -122,44 +122,44 @@ class Resume:
         from workbench.training.control import Answer, Control
 
         run = open_run(self.run)
-        done = Control(run).resume()
-        if isinstance(done, Answer):
-            _print(run.name, done)
+        result = Control(run).resume()
+        if isinstance(result, Answer):
+            _print(run.name, result)
             return
-        if done.failed:
-            raise ValueError(f"{done}")
-        Console().print(f"{done}", soft_wrap=True)
+        if result.failed:
+            raise ValueError(f"{result}")
+        Console().print(f"{result}", soft_wrap=True)
 
 
 @dataclass(frozen=True)
 class SetOption:
-    """Change learning_rate, stop_step, log_every or checkpoint_every from the next step on, resumes included."""
+    """Change learning_rate, stop_step, log_every or checkpoint_every from the next step on, also after a resume."""
 
     run: RunReference
     changes: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Such as learning_rate=1e-4."""
+    """Changes, such as learning_rate=1e-4."""
 
     def execute(self) -> None:
         from workbench.training.control import Control
 
         run = open_run(self.run)
         if not self.changes:
-            raise ValueError("name what to change, such as learning_rate=1e-4")
+            raise ValueError("name an option to change, such as learning_rate=1e-4")
         for change in self.changes:
             option, equals, value = change.removeprefix("training.").removeprefix("objective.").partition("=")
             if not equals:
-                raise ValueError(f"a change looks like learning_rate=1e-4; got {change!r}")
+                raise ValueError(f"a change must have the form learning_rate=1e-4; got {change!r}")
             _print(run.name, Control(run).set(option, parse_value(value, option)))
 
 
 @dataclass(frozen=True)
 class Queue:
-    """List the machine's queue of trainings: order, run, state, devices."""
+    """List the queue of this machine: order, run, state and devices."""
 
     def execute(self) -> None:
         from workbench.training.queue import entries, queue_folder
 
-        table = Table("", "run", "state", "devices", "waits since", "by")
+        table = Table("", "run", "state", "devices", "submitted", "by")
         for number, entry in enumerate(entries(), start=1):
             since, by = (_moment(entry.job.submitted), entry.job.by) if entry.job else ("", "")
             cells = (str(number), entry.name, entry.state, " ".join(entry.devices), since, by)
@@ -169,16 +169,16 @@ class Queue:
 
 @dataclass(frozen=True)
 class QueueCancel:
-    """Take a waiting run out of the queue."""
+    """Remove a waiting run from the queue."""
 
     run: Reference
 
     def execute(self) -> None:
         from workbench.training.queue import cancel, damaged_jobs, discard
 
-        unread = damaged_jobs()
+        damaged = damaged_jobs()
         for name in (self.run, f"{self.run}.json"):
-            if name in unread:
+            if name in damaged:
                 discard(name)
                 Console().print(f"removed the damaged job {name}", soft_wrap=True)
                 return
@@ -189,23 +189,23 @@ class QueueCancel:
 
 @dataclass(frozen=True)
 class QueueResume:
-    """Start the waiting processes of the queue again, after a restart of the machine or a kill."""
+    """Restart the waiting processes of the queue after a reboot or a kill."""
 
     def execute(self) -> None:
         from workbench.training.queue import damaged_jobs, resume
 
         names = [job.run.rpartition("/")[2] for job in resume()]
-        unread = damaged_jobs()
-        if unread:
+        damaged = damaged_jobs()
+        if damaged:
             Console().print(
-                f"damaged, left alone: {', '.join(unread)}; `workbench queue-cancel` removes one", soft_wrap=True
+                f"damaged and skipped: {', '.join(damaged)}; `workbench queue-cancel` removes one", soft_wrap=True
             )
-        Console().print(f"waiting again: {', '.join(names)}" if names else "every job has its process", soft_wrap=True)
+        Console().print(f"waiting again: {', '.join(names)}" if names else "every job has a process", soft_wrap=True)
 
 
 @dataclass(frozen=True)
 class Note:
-    """Set a run's tags and notes."""
+    """Set tags and notes of a run."""
 
     run: Reference
     tags: tuple[str, ...] | None = None
@@ -218,11 +218,11 @@ class Note:
 
 @dataclass(frozen=True)
 class Trash:
-    """Move a run to the trash folder beside the runs; one that trains, or that taught another, is refused."""
+    """Move a run to the trash folder of the runs. Runs that are training, or are teachers of others, are refused."""
 
     run: Reference
     force: bool = False
-    """Also one that taught another."""
+    """Also move a run that is the teacher of another."""
 
     def execute(self) -> None:
         Console().print(f"moved to {trash_run(open_run(self.run, damaged=True), self.force)}", soft_wrap=True)
@@ -230,27 +230,27 @@ class Trash:
 
 @dataclass(frozen=True)
 class Restore:
-    """Bring a run back from the trash; without a name, list what is there."""
+    """Restore a run from the trash; without a name, list the trash."""
 
     name: Annotated[str | None, tyro.conf.Positional] = None
 
     def execute(self) -> None:
         root = runs_root()
         if self.name is None:
-            Console().print("\n".join(trashed(root)) or f"nothing in the trash of {root}", soft_wrap=True)
+            Console().print("\n".join(trashed(root)) or f"the trash of {root} is empty", soft_wrap=True)
         else:
             Console().print(f"{restore_run(self.name, root).folder}", soft_wrap=True)
 
 
 @dataclass(frozen=True)
 class Unpack:
-    """Place the runs of a report's runs.zip, without weights, beside the others: tables are made of them again."""
+    """Unpack the runs of a report's runs.zip, which have no weights, so that its tables can be rebuilt."""
 
     file: Annotated[Path, tyro.conf.Positional, Names.FILE]
 
     def execute(self) -> None:
         root = runs_root()
-        Console().print(f"{len(unpack_records(self.file, root))} runs placed in {root}", soft_wrap=True)
+        Console().print(f"{len(unpack_records(self.file, root))} runs unpacked into {root}", soft_wrap=True)
 
 
 def _control(reference: str, ask: "Callable[[Control], Answer]") -> None:
@@ -263,7 +263,7 @@ def _control(reference: str, ask: "Callable[[Control], Answer]") -> None:
 def _moment(seconds: float) -> str:
     try:
         return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
-    except (OverflowError, ValueError, OSError):  # no date that a calendar has
+    except (OverflowError, ValueError, OSError):  # not a valid date
         return ""
 
 

@@ -1,4 +1,4 @@
-"""The command that executes sweeps: bars in a terminal, lines elsewhere, and at the end a table and what failed."""
+"""The command that executes sweeps, shows progress bars or lines, and prints the scores and failures at the end."""
 
 import contextlib
 import shlex
@@ -27,32 +27,32 @@ if TYPE_CHECKING:
     from workbench.reporting.sweep.progress import Progress
     from workbench.reporting.sweep.specification import SweepSpec
 
-_EVERY = 30.0  # seconds between lines where there is no terminal
+_EVERY = 30.0  # seconds between lines without a terminal
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Train and score every row and seed of a YAML file, each as a notebook that is kept; what exists is not repeated.
+    """Train and score every row and seed of a YAML file, each in a notebook that is kept. Finished rows are skipped.
 
-    After a stop, a kill or a failure the same command goes on.
+    Run the command again to continue after a stop, a kill or a failure.
     """
 
     file: Annotated[Path, tyro.conf.Positional, Names.FILE]
     workers: Processes | None = None
-    """Rows at a time, which share the cores: by default one for each GPU, else one for every two cores."""
+    """Number of rows executed in parallel, which share the cores. By default one per GPU, or one per two cores."""
     only: tuple[str, ...] = ()
-    """Only these rows, and the teachers that they need."""
+    """Execute only these rows and their teachers."""
     dry_run: bool = False
-    """Print what exists, what would be trained and for how long, and start nothing."""
+    """Only print which rows are finished, which would be trained, and the estimated time."""
     executor: Literal["processes", "dask"] = "processes"
-    """Who executes the rows: processes of this command, or a running cluster of dask (`pip install distributed`)."""
+    """Execute rows in processes of this command, or on a running dask cluster (`pip install distributed`)."""
     address: str | None = None
-    """Scheduler of that cluster, whose machines see the folder of the runs, such as tcp://host:8786."""
+    """Scheduler of the dask cluster, such as tcp://host:8786. Its machines need access to the folder of the runs."""
 
     def execute(self) -> None:
         from workbench.reporting.sweep.specification import load_sweep
 
-        spec = load_sweep(self.file)  # what is wrong is said before anything heavy is imported
+        spec = load_sweep(self.file)  # errors are raised before anything heavy is imported
         from workbench.reporting.sweep.schedule import run_sweep
         from workbench.training.mailbox import StopSignals
 
@@ -61,68 +61,69 @@ class Sweep:
             return
         console, progress = Console(), None
         with self._pool() as executor, StopSignals() as signals, _shown(console) as show:
-            options = {"workers": self.workers, "only": self.only, "stop": lambda: signals.requested}
-            for progress in run_sweep(spec, executor, **options):
+
+            def stop() -> bool:
+                return signals.requested
+
+            for progress in run_sweep(spec, executor, workers=self.workers, only=self.only, stop=stop):
                 show(progress)
         assert progress is not None
         self._conclude(console, spec, progress)
 
     def _conclude(self, console: Console, spec: "SweepSpec", progress: "Progress") -> None:
-        """The scores, what failed and where its record is; the exit code."""
+        """Print the scores and the failures with their notebooks, and exit with code 1 if a row failed."""
         from workbench.files import read_json
         from workbench.reporting.sweep.records import place_of
 
         place = place_of(runs_root(), spec.name)
-        found = read_json(place.results)["rows"]
-        if found:
-            console.print(_scores(found))
-        console.print(f"{len(found)} results: {place.results}", soft_wrap=True, highlight=False)
+        rows = read_json(place.results)["rows"]
+        if rows:
+            console.print(_scores(rows))
+        console.print(f"{len(rows)} results: {place.results}", soft_wrap=True, highlight=False)
         for outcome in progress.failures:
             console.print(outcome.id, end="", highlight=False, style="red")
             console.print(str(outcome).removeprefix(outcome.id), soft_wrap=True, highlight=False)
             if outcome.notebook and outcome.state == "failed":
                 console.print(f"  record: {outcome.notebook}", soft_wrap=True, highlight=False)
         if progress.stopping:
-            again = shlex.join(["workbench", "sweep", *sys.argv[2:]])
-            console.print(f"stopped; what was trained is saved. To go on: {again}", soft_wrap=True, highlight=False)
+            command = shlex.join(["workbench", "sweep", *sys.argv[2:]])
+            console.print(f"stopped; training is saved. To continue: {command}", soft_wrap=True, highlight=False)
             raise KeyboardInterrupt
         if progress.failures:
             failed = sum(outcome.state == "failed" for outcome in progress.failures)
             left = len(progress.failures) - failed
             print(
-                f"workbench: {failed} of {progress.total} rows failed, {left} were left out; "
-                "the same command tries them again",
+                f"workbench: {failed} of {progress.total} rows failed, {left} were skipped; "
+                "run the command again to retry them",
                 file=sys.stderr,
             )
             sys.exit(1)
 
     def _show_plan(self, spec: "SweepSpec") -> None:
-        """The table of a dry run."""
+        """Print the table of a dry run."""
         from workbench.reporting.sweep.progress import standings
         from workbench.reporting.sweep.records import place_of
         from workbench.reporting.sweep.schedule import default_workers
         from workbench.reporting.sweep.specification import plan
 
         root = runs_root().resolve()
-        found = standings(plan(spec, root, self.only), place_of(root, spec.name), root)
+        rows = standings(plan(spec, root, self.only), place_of(root, spec.name), root)
         table = Table(box=SIMPLE, pad_edge=False)
-        for name in ("row", "seed", "method", "there is", "teaches", "time"):
-            table.add_column(name, overflow="fold", no_wrap=name not in ("row", "there is"))
-        for each in found:
-            job = each.job
-            time_left = (
-                "" if each.there == "finished" else "unknown" if each.seconds is None else duration(each.seconds)
-            )
-            name = " = ".join(job.names) if job.names else f"{job.id} (only teaches)"
-            teaches = f"{each.teaches} rows" if each.teaches > 1 else "1 row" if each.teaches else ""
+        for name in ("row", "seed", "method", "exists", "teacher of", "time"):
+            table.add_column(name, overflow="fold", no_wrap=name not in ("row", "exists"))
+        for row in rows:
+            job = row.job
+            time_left = "" if row.there == "finished" else "unknown" if row.seconds is None else duration(row.seconds)
+            name = " = ".join(job.names) if job.names else f"{job.id} (teacher only)"
+            students = f"{row.teaches} rows" if row.teaches > 1 else "1 row" if row.teaches else ""
             seed, method = str(job.training.seed), job.training.config.objective.name
-            table.add_row(on_one_line(name), seed, method, each.there, teaches, time_left)
+            table.add_row(on_one_line(name), seed, method, row.there, students, time_left)
         console = Console()
         (console if console.is_terminal else Console(width=200)).print(table)
-        known, unknown = [each.seconds for each in found if each.seconds is not None], len(found)
-        unknown -= len(known)
-        asked = len(spec.rows) if not self.only else len(self.only)
-        count = f"{asked} rows x {len(spec.seeds)} seeds: {len(found)} notebooks"
+        known = [row.seconds for row in rows if row.seconds is not None]
+        unknown = len(rows) - len(known)
+        requested = len(spec.rows) if not self.only else len(self.only)
+        count = f"{requested} rows x {len(spec.seeds)} seeds: {len(rows)} notebooks"
         total = f"about {duration(sum(known))} of work" if known or not unknown else "time unknown"
         more = f", and {unknown} of unknown length" if unknown and known else ""
         workers = default_workers() if self.workers is None else self.workers
@@ -131,9 +132,9 @@ class Sweep:
 
     @contextlib.contextmanager
     def _pool(self) -> Iterator[Any]:
-        """The executor that was asked for; None for the sweep's own."""
+        """The dask executor, or None for processes of the sweep."""
         if self.address is not None and self.executor != "dask":
-            raise ValueError("--address is the scheduler of a dask cluster: add --executor dask")
+            raise ValueError("--address needs --executor dask: it is the scheduler of a dask cluster")
         if self.executor == "processes":
             yield None
             return
@@ -149,7 +150,7 @@ class Sweep:
 
 @contextlib.contextmanager
 def _shown(console: Console) -> Iterator[Any]:
-    """What shows progress: a bar and a line for each row at work, or lines where there is no terminal."""
+    """Yields a function that shows progress: a bar and a line per active row, or lines without a terminal."""
     lines = _Lines(console)
     if not console.is_terminal:
         yield lines.update
@@ -157,7 +158,7 @@ def _shown(console: Console) -> Iterator[Any]:
     with Live(console=console, refresh_per_second=4, transient=True) as live:
 
         def update(progress: "Progress") -> None:
-            lines.say_ended(progress)
+            lines.print_ended(progress)
             live.update(_picture(progress))
 
         yield update
@@ -167,40 +168,41 @@ def _picture(progress: "Progress") -> Group:
     bar = Table.grid(padding=(0, 1))
     head = f"{progress.done:.1f} of {progress.total} rows"
     bar.add_row(head, ProgressBar(progress.total, progress.done, width=40), _left(progress))
-    return Group(bar, *(Text(on_one_line(f"  {each}")) for each in progress.active))
+    return Group(bar, *(Text(on_one_line(f"  {row}")) for row in progress.active))
 
 
 def _left(progress: "Progress") -> str:
     if progress.stopping:
-        return "stopping: rows save what they have"
+        return "stopping: rows save their training"
     return "" if progress.seconds_left is None else f"about {duration(progress.seconds_left)} left"
 
 
 class _Lines:
-    """A line for each row that begins or ends, and now and then one for all."""
+    """Prints a line for each row that starts or ends, and from time to time the progress of all."""
 
     def __init__(self, console: Console):
-        self.console, self.begun, self.ended, self.due = console, set(), 0, time.monotonic() + _EVERY
+        self.console, self.ended, self.due = console, 0, time.monotonic() + _EVERY
+        self.started: set[str] = set()
 
     def update(self, progress: "Progress") -> None:
-        for each in progress.active:
-            if each.id not in self.begun:
-                self.begun.add(each.id)
-                self._print(f"{each.id}: begun")
-        self.say_ended(progress)
+        for row in progress.active:
+            if row.id not in self.started:
+                self.started.add(row.id)
+                self._print(f"{row.id}: started")
+        self.print_ended(progress)
         if time.monotonic() > self.due:
             self.due = time.monotonic() + _EVERY
             self._print(f"{progress.done:.1f} of {progress.total} rows {_left(progress)}".rstrip())
-            for each in progress.active:
-                self._print(f"  {each}")
+            for row in progress.active:
+                self._print(f"  {row}")
 
-    def say_ended(self, progress: "Progress") -> None:
-        """Rows that ended since."""
+    def print_ended(self, progress: "Progress") -> None:
+        """Print the rows that ended since the last call."""
         for outcome in progress.ended[self.ended :]:
             if not outcome.before:
                 self._print(str(outcome))
         if not self.ended and (before := sum(outcome.before for outcome in progress.ended)):
-            self._print(f"{before} of {progress.total} rows were finished before")
+            self._print(f"{before} of {progress.total} rows were already finished")
         self.ended = len(progress.ended)
 
     def _print(self, text: str) -> None:
@@ -208,8 +210,8 @@ class _Lines:
 
 
 def _scores(rows: Sequence[dict[str, Any]]) -> Table:
-    names = {name for row in rows for name in row["scores"]}
-    names = columns(names) or in_order(names)[:4]
+    scored = {name for row in rows for name in row["scores"]}
+    names = columns(scored) or in_order(scored)[:4]
     table = Table(box=SIMPLE, pad_edge=False)
     for name in ("row", "seed", "run", *names):
         table.add_column(name, overflow="fold")

@@ -1,4 +1,4 @@
-"""What commands print: the text of users as it is, without anything in it that a terminal would obey."""
+"""Console output of the commands: text from users and files is escaped so that it cannot control the terminal."""
 
 import re
 import sys
@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import rich.console
 from rich.status import Status
@@ -14,24 +14,24 @@ from rich.text import Text
 
 import workbench
 
-# Control characters but line feed and tab, what turns the direction of text, and halves of characters, as in names of
-# files that are not UTF-8.
-_OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+# Control characters except line feed and tab, direction marks of bidirectional text, and surrogates, as in file names
+# that are not UTF-8.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 _LINES = re.compile(r"[\t\n]")
 
 
 def shown(text: str) -> str:
-    """Text for a terminal, on as many lines as it has: control characters are written as escapes such as \\x1b."""
-    return _OBEYED.sub(_escaped, text)
+    """Escape control characters, such as \\x1b, but keep line feeds and tabs."""
+    return _CONTROL.sub(_escaped, text)
 
 
 def on_one_line(text: str) -> str:
-    """Text for a cell of a table: line feeds and tabs are escapes too."""
+    """Escape control characters, line feeds and tabs, as for a cell of a table."""
     return _LINES.sub(_escaped, shown(text))
 
 
 class Console(rich.console.Console):
-    """rich's console, for which text is text: square brackets and words between colons are printed as they are."""
+    """rich's console without markup or emoji codes, which escapes control characters."""
 
     def __init__(self, **options: Any):
         super().__init__(markup=False, emoji=False, **options)
@@ -45,26 +45,35 @@ class Console(rich.console.Console):
 
 @contextmanager
 def warnings_as_sentences() -> Iterator[set[type[Warning]]]:
-    """The package's own warnings inside are sentences on stderr, each once; gives the kinds that came."""
+    """Print the package's own warnings to stderr, each once; yields the set of categories that occurred."""
     from workbench.runs.checkpoints import FellBack
 
-    came, said, other = set(), set(), warnings.showwarning
+    categories: set[type[Warning]] = set()
+    printed: set[str] = set()
+    before = warnings.showwarning
     package = str(Path(workbench.__file__).parent)
 
-    def show(message: Any, category: type[Warning], filename: str, *more: Any) -> None:
-        came.add(category)
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        categories.add(category)
         ours = issubclass(category, FellBack) or (category is UserWarning and filename.startswith(package))
         if not ours:
-            other(message, category, filename, *more)
-        elif str(message) not in said:
-            said.add(str(message))
+            before(message, category, filename, lineno, file, line)
+        elif str(message) not in printed:
+            printed.add(str(message))
             print(f"workbench: {shown(str(message))}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", FellBack)
         warnings.showwarning = show
-        yield came
+        yield categories
 
 
-def _escaped(found: re.Match) -> str:
-    return found[0].encode("unicode_escape").decode()
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()

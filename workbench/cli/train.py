@@ -1,4 +1,4 @@
-"""Commands that train: a run, the demo, and the networks that the package ships."""
+"""Commands that train: a run, the demo, and the networks shipped with the package."""
 
 import os
 import sys
@@ -26,20 +26,20 @@ from workbench.runs.store import Run, find_runs, open_run, prepare_run, run_fing
 
 @dataclass(frozen=True)
 class Demo:
-    """Train a teacher, a plain and a guided model on embedded images, and write the report that compares them.
+    """Train a teacher, a plain and a guided model on the embedded images, and write a report that compares them.
 
-    Stopped with Ctrl-C it saves; run again it goes on where it was.
+    Ctrl-C saves; run the command again to continue.
     """
 
     overrides: Overrides = ()
-    """Changes to all three runs, such as training.steps=200."""
+    """Overrides for all three runs, such as training.steps=200."""
     seed: Seed = 0
     """Seed of initial weights, data order and noise."""
     report: Path = Path("reports/out/demo.html")
-    """Where the report goes."""
+    """File of the report."""
 
     def execute(self) -> None:
-        load_config("demo/guided", self.overrides)  # what is wrong is said before anything heavy is imported
+        load_config("demo/guided", self.overrides)  # errors are raised before anything heavy is imported
         from workbench.reporting.demo import demo_configs, estimate_seconds, run_demo
 
         console, root = Console(), runs_root()
@@ -52,13 +52,13 @@ class Demo:
             f"  2. plain    no alignment, {plain.training.steps} steps\n"
             f"  3. guided   by the teacher's features at w = {guided.objective.options['guidance_scale']:g}, "
             f"{guided.training.steps} steps\n"
-            f"  then scores, probes and a report. Runs go to {root}/; Ctrl-C saves, the same command goes on."
+            f"  then scores, probes and a report. Runs are saved in {root}/. Ctrl-C saves; run again to continue."
         )
         try:
             minutes = estimate_seconds(configs) / 60
             console.print(f"About {minutes:.0f} minutes on this machine if nothing is finished yet.")
         except ValueError as error:
-            console.print(f"How long it takes is not known: {error}.")
+            console.print(f"The duration is unknown: {error}.")
         finished = None
         with bars(console) as update:
             for progress in run_demo(root, self.report, self.seed, self.overrides):
@@ -71,33 +71,33 @@ class Demo:
 
 @dataclass(frozen=True)
 class Train:
-    """Train a preset ("demo/guided") or a YAML file; the same fingerprint continues or reuses its run."""
+    """Train a preset ("demo/guided") or a YAML file. A run with the same fingerprint is continued or reused."""
 
     config: ConfigReference
     overrides: Overrides = ()
-    """Dotted options, such as objective.guidance_scale=5."""
+    """Overrides, such as objective.guidance_scale=5."""
     processes: Processes = 1
-    """Processes on this machine, CPU or GPU; on each node with --print-launch and --print-slurm."""
+    """Number of processes on this machine; on each node with --print-launch and --print-slurm."""
     detach: bool = False
-    """Train in a process that outlives this terminal; its output goes to log.txt of the run."""
+    """Train in a background process that outlives this terminal and writes to log.txt in the run folder."""
     queue: bool = False
-    """Detached, when a device is free and those who asked before had their turn."""
+    """Train in the background once a device is free, after the jobs queued before."""
     after: Annotated[str | None, Names.RUN] = None
-    """Detached, in the queue, once this run has finished: a student after its teacher."""
+    """Queue the training to start after this run has finished, as a student after its teacher."""
     devices: tuple[Device, ...] = ()
-    """GPUs that a detached training may take; all by default."""
+    """GPUs that a training in the background may use; all by default."""
     nodes: Processes = 1
-    """Machines, for --print-launch and --print-slurm."""
+    """Number of nodes, for --print-launch and --print-slurm."""
     print_launch: bool = False
-    """Print the torchrun and accelerate commands of this training and start nothing."""
+    """Only print the torchrun and accelerate commands of this training."""
     print_slurm: bool = False
-    """Print a batch script for sbatch and start nothing."""
+    """Only print a batch script for sbatch."""
     dry_run: bool = False
-    """Print what it would take, its teacher included: parameters, memory, time, disk, what is reused; train nothing.
+    """Only print parameters, memory, time and disk space of the training and its teachers, and which runs are reused.
 
-    The time is measured, some seconds of real steps, once on a machine."""
+    A few steps are run to measure the time, once per machine."""
     hours: Annotated[int, Range(at_least=1, at_most=8760)] | None = None
-    """Time that --print-slurm asks for; 48 by default."""
+    """Time limit for --print-slurm; 48 by default."""
 
     def execute(self) -> None:
         self._refuse_idle()
@@ -117,17 +117,17 @@ class Train:
             self._train_here(config)
 
     def _refuse_idle(self) -> None:
-        """ValueError for an option that does nothing beside the others."""
-        only = [
+        """Raise ValueError for options that have no effect in this combination."""
+        print_only = [
             f"--{name.replace('_', '-')}" for name in ("print_launch", "print_slurm", "dry_run") if getattr(self, name)
         ]
-        sent = [f"--{name}" for name in ("detach", "queue", "after") if getattr(self, name)]
-        if len(only) > 1:
-            raise ValueError(f"{' and '.join(only)} exclude each other")
-        if only and sent:
-            raise ValueError(f"{only[0]} starts nothing, so that {sent[0]} has no effect; leave one of them out")
-        if self.devices and not sent:
-            raise ValueError("--devices is for --detach, --queue and --after; here, set CUDA_VISIBLE_DEVICES")
+        background = [f"--{name}" for name in ("detach", "queue", "after") if getattr(self, name)]
+        if len(print_only) > 1:
+            raise ValueError(f"{' and '.join(print_only)} exclude each other")
+        if print_only and background:
+            raise ValueError(f"{print_only[0]} trains nothing, so {background[0]} has no effect; omit one of them")
+        if self.devices and not background:
+            raise ValueError("--devices is for --detach, --queue and --after; otherwise set CUDA_VISIBLE_DEVICES")
         if self.nodes > 1 and not (self.print_launch or self.print_slurm):
             raise ValueError("--nodes is for --print-launch and --print-slurm: each node has to run the command itself")
         if self.hours is not None and not self.print_slurm:
@@ -149,16 +149,16 @@ class Train:
         from workbench.training.plan import notes, plan, table
 
         console = Console()
-        found = plan(config, processes=self.processes)
-        if not found.measured:
+        planned = plan(config, processes=self.processes)
+        if not planned.measured:
             with console.status("measuring a few steps ..."):
-                found = found.measure()
-        head, *rows = table(found)
-        drawn = Table(*head, box=SIMPLE, pad_edge=False)
+                planned = planned.measure()
+        header, *rows = table(planned)
+        printed = Table(*header, box=SIMPLE, pad_edge=False)
         for row in rows:
-            drawn.add_row(*row)
-        (console if console.is_terminal else Console(width=160)).print(drawn)
-        console.print("\n".join(notes(found)), soft_wrap=True, highlight=False)
+            printed.add_row(*row)
+        (console if console.is_terminal else Console(width=160)).print(printed)
+        console.print("\n".join(notes(planned)), soft_wrap=True, highlight=False)
 
     def _launch(self, config: Config) -> None:
         from workbench.training.launch import launch
@@ -174,7 +174,7 @@ class Train:
         Console().print(f"{launched}\n  watch: workbench watch {name}\n  stop:  workbench stop {name}", soft_wrap=True)
 
     def _train_here(self, config: Config) -> None:
-        """In this process and its children; one that was launched says so if it fails before it trains."""
+        """Train in this process and its children; records an error of a launched process before training starts."""
         from workbench.training.launch import die_with_parent, note_failed_start, train_in_processes
 
         if self.processes > 1:
@@ -184,14 +184,14 @@ class Train:
             sys.exit(code)
         if "WORKBENCH_PROCESSES" in os.environ:
             die_with_parent()
-        done = _finished_in_a_folder_of_others(config)
-        if done is not None:
-            Console().print(f"finished at step {done.status['step']}: {done.folder}", soft_wrap=True)
+        finished = _finished_in_a_read_only_folder(config)
+        if finished is not None:
+            Console().print(f"finished at step {finished.status['step']}: {finished.folder}", soft_wrap=True)
             return
         root = runs_root()
         try:
             check_data_path(config)
-            run_fingerprint(config, root)  # a teacher that is missing is refused before images are encoded
+            run_fingerprint(config, root)  # raises for a missing teacher before images are encoded
             from workbench.training.loop import fit
 
             console = Console(quiet=os.environ.get("RANK", "0") != "0")
@@ -205,21 +205,21 @@ class Train:
         console.print(f"{run.status['state']} at step {run.status['step']}: {run.folder}", soft_wrap=True)
 
 
-def _finished_in_a_folder_of_others(config: Config) -> Run | None:
-    """The run of a configuration if it has finished and can only be read, so that nothing is left to be done."""
+def _finished_in_a_read_only_folder(config: Config) -> Run | None:
+    """The finished run of a configuration if the folder of the runs is read-only, else None."""
     root = runs_root()
     if not root.is_dir() or os.access(root, os.W_OK):
         return None
-    mark = run_fingerprint(config, root)
-    found = [run for run in find_runs(root) if run.fingerprint == mark and run.status["state"] == "finished"]
-    return found[0] if found else None
+    fingerprint = run_fingerprint(config, root)
+    runs = (run for run in find_runs(root) if run.fingerprint == fingerprint and run.status["state"] == "finished")
+    return next(runs, None)
 
 
 @dataclass(frozen=True)
 class VAE:
     """Train the VAE on the training images and write vae.safetensors and vae.json.
 
-    A training that was stopped goes on when it is asked for again.
+    Run the command again to continue after a stop.
     """
 
     folder: Annotated[Path, tyro.conf.Positional]
@@ -243,7 +243,7 @@ class VAE:
 
 @dataclass(frozen=True)
 class Classifier:
-    """Train the 64-dimension classifier that FD-clf64 uses and write clf64.safetensors and clf64.json."""
+    """Train the classifier with 64 features of FD-clf64 and write clf64.safetensors and clf64.json."""
 
     folder: Annotated[Path, tyro.conf.Positional]
     epochs: Repeats = 12
@@ -252,13 +252,13 @@ class Classifier:
     def execute(self) -> None:
         import torch
 
-        from workbench.data.images import load_images
+        from workbench.data.images import Images, load_images
         from workbench.evaluation.detectors.clf64 import save_clf64, train_clf64
 
         config = DataConfig(source="embedded")
         train_set, test_set = load_images(config, "train"), load_images(config, "test")
 
-        def arrays(images):
+        def arrays(images: Images) -> tuple[torch.Tensor, torch.Tensor]:
             return images.batch(range(len(images))), torch.from_numpy(images.labels)
 
         with bars(Console()) as update:

@@ -1,11 +1,12 @@
-"""Runs as they train, in a terminal: a panel a run, redrawn twice a second; nothing here touches the training."""
+"""Show training runs in a terminal, one panel per run, updated twice a second. Training is not affected."""
 
 import contextlib
 import os
 import select
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from rich.console import Group
 from rich.live import Live
@@ -20,52 +21,51 @@ from workbench.runs.store import Run
 from workbench.words import duration
 
 _REFRESH = 0.5  # seconds
-_SHARE = 30  # reading takes a thirtieth of the time at most
+_SHARE = 30  # reading takes at most 1/30 of the time
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_FIRST = ("loss", "denoise", "alignment", "gradient_norm")  # the rest follow as they are named
+_FIRST = ("loss", "denoise", "alignment", "gradient_norm")  # the others follow in the order of the file
 _COLOURS = {"running": "green", "paused": "yellow", "lost": "red", "failed": "red"}
 
 
 def watch_runs(runs: Sequence[Run], once: bool = False) -> None:
-    """Draw the runs until q, Ctrl-C or, with ``once``, straight away; ends by itself when none of them can go on."""
+    """Show the runs until q or Ctrl-C is pressed or none can train any more; with ``once``, print them once."""
     console, read = Console(), _Reader()
     if once:
         console.print(view(runs, console.width))
         return
     with Live(view(runs, console.width, read), console=console, auto_refresh=False) as live, _keys() as pressed:
-        while not pressed("q", _REFRESH) and any(map(_may_go_on, runs)):
+        while not pressed("q", _REFRESH) and any(map(_may_train, runs)):
             live.update(view(runs, console.width, read), refresh=True)
         live.update(view(runs, console.width, read), refresh=True)
 
 
 def view(runs: Sequence[Run], width: int, read: Callable[[Run], Curves] = read_curves) -> Group:
-    """The picture of the runs for a terminal of ``width`` characters."""
+    """Panels of the runs for a terminal of ``width`` characters."""
     return Group(*(_panel(run, width, read) for run in runs))
 
 
 class _Reader:
-    """`read_curves` that takes little of a core: only when something was logged, and the longer it takes the less."""
+    """Cached `read_curves`: reads a file again only if it has changed, and less often the longer reading takes."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[Curves, tuple, float]] = {}
+        self._cache: dict[str, tuple[Curves, tuple[int, ...], float]] = {}
 
     def __call__(self, run: Run) -> Curves:
-        try:
-            found = os.stat(run.folder / "metrics.jsonl")
-            mark = (found.st_size, found.st_ino)
-        except FileNotFoundError:
-            mark = ()
-        since = time.monotonic()
-        drawn, old, due = self._known.get(run.name, (None, None, 0.0))
-        if drawn is None or not drawn.complete or (mark != old and since >= due):
-            drawn = read_curves(run)
+        version: tuple[int, ...] = ()
+        with contextlib.suppress(FileNotFoundError):
+            stat = os.stat(run.folder / "metrics.jsonl")
+            version = (stat.st_size, stat.st_ino)
+        start = time.monotonic()
+        curves, old, due = self._cache.get(run.name, (None, None, 0.0))
+        if curves is None or not curves.complete or (version != old and start >= due):
+            curves = read_curves(run)
             now = time.monotonic()
-            self._known[run.name] = (drawn, mark, now + _SHARE * (now - since))
-        return drawn
+            self._cache[run.name] = (curves, version, now + _SHARE * (now - start))
+        return curves
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """The course of a curve in ``width`` blocks: the mean of each stretch, from its lowest to its highest."""
+    """Draw a curve as ``width`` block characters: the mean of each interval, between the lowest and highest mean."""
     values = [value for value in values if value == value and abs(value) != float("inf")]
     if not values:
         return ""
@@ -77,7 +77,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
     return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
 
 
-def _may_go_on(run: Run) -> bool:
+def _may_train(run: Run) -> bool:
     with contextlib.suppress(ValueError, OSError):
         return run.status["state"] in (*LIVE, "created")
     return False
@@ -87,35 +87,35 @@ def _panel(run: Run, width: int, read: Callable[[Run], Curves]) -> Panel:
     name = on_one_line(run.name)
     try:
         lines, state = _lines(run, width, read)
-    except (ValueError, OSError) as error:  # a damaged run hides none of the others
+    except (ValueError, OSError) as error:  # the other runs are still shown
         return Panel(Text(shown(str(error))), title=Text(name))
     colour = _COLOURS.get(state, "blue")
     return Panel(Group(*lines), title=Text.assemble(f"{name} - ", (state, colour)), border_style=colour)
 
 
 def _lines(run: Run, width: int, read: Callable[[Run], Curves]) -> tuple[list[Text | Table], str]:
-    """What the panel of a run shows, and the run's state."""
-    status, drawn = run.status, read(run)
-    lines = [Text(_head(run, status)), _curves(drawn, width)]
+    """Lines of the panel of a run, and the run's state."""
+    status, curves = run.status, read(run)
+    lines: list[Text | Table] = [Text(_head(run, status)), _curves(curves, width)]
     scores = {r["metric"]: r["value"] for r in run.results if r.get("layer") is None}
     if scores:
         lines.append(Text(on_one_line("   ".join(f"{name} {value:.4g}" for name, value in scores.items()))))
     if status.get("answer"):
         answer = status["answer"]
         lines.append(Text(shown(f"{answer['what']} at step {answer['step']:,}: {answer['result']}")))
-    said = [status[key] for key in ("error", "remark") if status.get(key)]
-    lines += [Text(shown(text), style="red") for text in said]
+    problems = [status[key] for key in ("error", "remark") if status.get(key)]
+    lines += [Text(shown(text), style="red") for text in problems]
     log = last_log_lines(run.folder, 3)
     lines += [Text(on_one_line(line), style="dim", no_wrap=True, overflow="ellipsis") for line in log]
     return lines, status["state"]
 
 
-def _head(run: Run, status: dict) -> str:
+def _head(run: Run, status: Mapping[str, Any]) -> str:
     steps = status.get("steps") or run.config.training.steps
     parts = [f"step {status['step']:,} of {steps:,}"]
     rate = status.get("rate")
     if rate:
-        parts.append(f"{rate * run.config.training.batch:,.1f} images/s, {1000 / rate:,.0f} ms a step")
+        parts.append(f"{rate * run.config.training.batch:,.1f} images/s, {1000 / rate:,.0f} ms per step")
     if rate and status["state"] == "running":
         parts.append(f"{duration((steps - status['step']) / rate)} left")
     if status.get("seconds"):
@@ -123,12 +123,12 @@ def _head(run: Run, status: dict) -> str:
     return "   ".join(parts)
 
 
-def _curves(drawn: Curves, width: int) -> Table:
+def _curves(curves: Curves, width: int) -> Table:
     table = Table.grid(padding=(0, 2))
-    names = [name for name in _FIRST if name in drawn.curves]
-    names += [name for name in drawn.curves if name not in (*_FIRST, "images_per_second", "seconds")]
+    names = [name for name in _FIRST if name in curves.curves]
+    names += [name for name in curves.curves if name not in (*_FIRST, "images_per_second", "seconds")]
     for name in names:
-        _, values = drawn.curves[name]
+        _, values = curves.curves[name]
         if len(values):
             label = on_one_line(name.replace("_", " "))
             table.add_row(label, f"{values[-1]:.4g}", sparkline(values.tolist(), max(10, width - 45)))
@@ -136,10 +136,12 @@ def _curves(drawn: Curves, width: int) -> Table:
 
 
 @contextlib.contextmanager
-def _keys() -> Iterator:
-    """A function that waits some seconds and says whether a key was pressed; without a keyboard it only waits."""
+def _keys() -> Iterator[Callable[[str, float], bool]]:
+    """A function that waits up to some seconds for a key and returns whether it was pressed; without a terminal it only
+    waits.
+    """
     if not sys.stdin.isatty():
-        yield lambda key, seconds: bool(time.sleep(seconds))
+        yield _never_pressed
         return
     import termios
     import tty
@@ -155,3 +157,8 @@ def _keys() -> Iterator:
         yield pressed
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def _never_pressed(key: str, seconds: float) -> bool:
+    time.sleep(seconds)
+    return False

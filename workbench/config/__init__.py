@@ -141,7 +141,8 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
             values[key] = coerce(key, value, hints[key])
     config = Config(**values)
     check_plugin("data", config.data.name)
-    config = replace(config, **{key: _plugin(key, flatten(getattr(config, key))) for key in PLUGINS})
+    backbone, objective = (_plugin(key, flatten(getattr(config, key))) for key in PLUGINS)
+    config = replace(config, backbone=backbone, objective=objective)
     _check_layers(config)
     return config
 

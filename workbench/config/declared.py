@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from workbench import plugins
 
@@ -90,6 +90,10 @@ def _read(kind: str, module: str) -> Declared:
     supplied = attribute("SUPPLIED", ())
     constructors = ((m, method) for m, node in chain for method in node.body if _is_constructor(method))
     owner, constructor = next(constructors, (home, None))
+
+    def evaluate(node: ast.expr | None) -> Any:
+        return inspect.Parameter.empty if node is None else owner.value(node)
+
     options: dict[str, inspect.Parameter] = {}
     if constructor is not None:
         for argument, default in zip(constructor.args.kwonlyargs, constructor.args.kw_defaults, strict=True):
@@ -97,8 +101,8 @@ def _read(kind: str, module: str) -> Declared:
                 options[argument.arg] = inspect.Parameter(
                     argument.arg,
                     inspect.Parameter.KEYWORD_ONLY,
-                    annotation=owner.value(argument.annotation),
-                    default=inspect.Parameter.empty if default is None else owner.value(default),
+                    annotation=evaluate(argument.annotation),
+                    default=evaluate(default),
                 )
     tables = {name.lower(): home.named(name, default) for name, default in _TABLES.items()}
     return Declared(options, attribute("sizes", {}), compares_samples=attribute("compares_samples", False), **tables)
@@ -183,5 +187,5 @@ def _assigned(body: Sequence[ast.stmt], name: str) -> ast.expr | None:
     return None
 
 
-def _is_constructor(statement: ast.stmt) -> bool:
+def _is_constructor(statement: ast.stmt) -> TypeGuard[ast.FunctionDef]:
     return isinstance(statement, ast.FunctionDef) and statement.name == "__init__"

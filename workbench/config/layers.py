@@ -57,7 +57,8 @@ def layered(source: str | Path, overrides: str | Iterable[str], named: bool = Tr
 
     Raises ValueError, with file and line, for errors in a single layer: an unknown section, a value out of range.
     """
-    layers, tree = read_layers(source, overrides), {}
+    layers = read_layers(source, overrides)
+    tree: dict[str, Any] = {}
     if named:
         plugins.allow(*(path for layer in layers if layer.trusted for path in _module_paths(layer.value)))
     for layer in layers:
@@ -231,7 +232,7 @@ def _only_text(section: str, option: str, value: str) -> bool:
     if section in PLUGINS:
         return option in PLUGIN_TEXT and value not in NULL
     hint = record_options(Config).get(section)
-    if option and is_dataclass(hint):
+    if option and isinstance(hint, type) and is_dataclass(hint):
         hint = record_options(hint).get(option)
     return hint is str or (hint == str | None and value not in NULL)
 

@@ -100,8 +100,9 @@ def parse_yaml(raw: bytes | str, name: str) -> Document:
     try:
         text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw.removeprefix("\ufeff")
         text.encode()
-    except UnicodeError as error:
-        line = raw[: error.start].count(b"\n" if isinstance(raw, bytes) else "\n") + 1
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        before = raw[: error.start]
+        line = (before.count(b"\n") if isinstance(before, bytes) else before.count("\n")) + 1
         raise YamlError(name, line, "it is not valid UTF-8") from error
     builder = _Builder(name)
     try:
@@ -161,7 +162,8 @@ class _Builder:
 
     def build(self, events: Iterable[yaml.Event]) -> Document:
         for event in events:
-            self.line = event.start_mark.line + 1
+            if event.start_mark is not None:
+                self.line = event.start_mark.line + 1
             if isinstance(event, yaml.DocumentStartEvent):
                 self.documents += 1
                 if self.documents > 1:
@@ -173,9 +175,10 @@ class _Builder:
             elif isinstance(event, yaml.ScalarEvent):
                 self._scalar(event)
             elif isinstance(event, yaml.AliasEvent):
-                if self._wants_key() or event.anchor not in self.anchors:
-                    self._refuse(f"the alias *{event.anchor[:60]} is a key, or its anchor is not defined before it")
-                self._place(*self.anchors[event.anchor])
+                anchor = str(event.anchor)
+                if self._wants_key() or anchor not in self.anchors:
+                    self._refuse(f"the alias *{anchor[:60]} is a key, or its anchor is not defined before it")
+                self._place(*self.anchors[anchor])
         return Document(self.name, self.root, self.lines)
 
     def _open(self, event: yaml.CollectionStartEvent) -> None:
@@ -194,7 +197,7 @@ class _Builder:
     def _close(self) -> None:
         done = self.stack.pop()
         value = done.value
-        if done.merged:
+        if done.merged and isinstance(value, dict):
             value = {key: item for lower in reversed(done.merged) for key, item in lower.items()} | value
         if done.anchor:
             self.anchors[done.anchor] = (value, done.size)

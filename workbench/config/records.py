@@ -133,7 +133,8 @@ class Config:
         """Check all values, as a record may be created without `from_dict`, and conditions on several options."""
         for section in ("data", "vae", "diffusion", "training", "sampling"):
             record = getattr(self, section)
-            for key, hint in record_options(type(record)).items():
+            kind: Any = type(record)
+            for key, hint in record_options(kind).items():
                 coerce(f"{section}.{key}", getattr(record, key), hint)
         if len(self.name.encode()) > _NAME_BYTES:
             raise ValueError(f"name is longer than {_NAME_BYTES} bytes, the limit for a folder: {shown(self.name)}")

@@ -61,7 +61,7 @@ def override(key: str, value: Any) -> str:
 
 def _options(tree: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Values by dotted name of whole sections ("data") and of single options ("diffusion.path")."""
-    values = {}
+    values: dict[str, Any] = {}
     for name in names:
         section, _, option = name.partition(".")
         keys = [option] if option else tree[section]

@@ -27,7 +27,8 @@ class Targets(Protocol):
     Where ``flipped``, the tokens of the mirrored image.
     """
 
-    width: int
+    @property
+    def width(self) -> int: ...
 
     def tokens(
         self, indices: Integer[np.ndarray, "b"], flipped: Bool[np.ndarray, "b"] | None = None

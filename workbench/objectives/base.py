@@ -14,7 +14,9 @@ class FeatureModel(Protocol):
     """A frozen network that returns token features by layer, such as a backbone."""
 
     width: int
-    null_label: int
+
+    @property
+    def null_label(self) -> int: ...
 
     def features(self, x_t: Tensor, t: Tensor, y: Tensor, layers: tuple[int, ...]) -> dict[int, Tensor]: ...
 

@@ -99,7 +99,7 @@ def place_run(archive: zipfile.ZipFile, folder: Path) -> Run:
 
     Raises ValueError if the folder already exists.
     """
-    _refuse_taken(folder, archive.filename)
+    _refuse_taken(folder, archive.filename or "an archive")
     with TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as temporary:
         run = Run(Path(temporary) / "files")
         with naming(folder):

@@ -142,7 +142,8 @@ def _numbers(file: Path, patience: float) -> tuple[list[str], np.ndarray, bool]:
     with open_regular(file) as handle:
         size = os.fstat(handle.fileno()).st_size
         columns, kept = _load(file)
-        fresh, end = [], int(kept[-1, 0]) if len(kept) else 0
+        fresh: list[np.ndarray] = []
+        end = int(kept[-1, 0]) if len(kept) else 0
         while end < size and (not fresh or time.monotonic() < deadline):
             handle.seek(end)
             whole, newline, _ = handle.read(_CHUNK).rpartition(b"\n")
@@ -196,7 +197,7 @@ def _lines_before(file: Path, position: int) -> int:
 
 def _sampled(file: Path, start: int, size: int, columns: list[str]) -> np.ndarray:
     """Rows of evenly spaced lines in a part of the file."""
-    lines = []
+    lines: list[bytes] = []
     with open_regular(file) as handle:
         for position in np.linspace(start, max(start, size - 2 * _LINE), _SAMPLED).astype(int):
             handle.seek(position)

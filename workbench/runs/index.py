@@ -108,7 +108,8 @@ class _Kept:
     """Cached content of a run's files, by file name, with the version (time, size, inode) of each file."""
 
     def __init__(self, entries: dict[str, Any]):
-        self._old, self.entries = entries, {}
+        self._old = entries
+        self.entries: dict[str, Any] = {}
 
     def read(self, file: Path, reader: Callable[[Path], dict[str, Any]], needed: bool = False) -> dict[str, Any]:
         """Result of ``reader``, cached while the file is unchanged; {} if the file is missing and not ``needed``."""

@@ -150,7 +150,7 @@ def _checked(file: Path, check: Callable[[Mapping[str, Any], Path, int], None]) 
 def _check(value: Any, kind: type, name: Path | str, key: str, line: int | None) -> None:
     if kind is object:
         return
-    right = isinstance(value, (int, float) if kind is float else kind) and not (kind is float and value - value != 0)
+    right = isinstance(value, int | float) and value - value == 0 if kind is float else isinstance(value, kind)
     if not right or (isinstance(value, bool) and kind is not bool):
         raise damaged(name, f"{key} must be {_KINDS[kind]}; it is {repr(value)[:60]}", line)
     if isinstance(value, int) and abs(value) >= _LARGEST:

@@ -94,7 +94,7 @@ def _gather(run: Run, folder: Path) -> None:
     """Write the shipped files of a run into a folder."""
     for file in filter(lambda name: (run.folder / name).is_file(), _FILES):
         shutil.copyfile(run.folder / file, folder / file)
-    every = run.config.training.milestone_every
+    every = run.config.training.milestone_every or 1
     for checkpoint in run.checkpoints:
         if checkpoint.step % every == 0:
             halves = {key: tensor.to(torch.float16) for key, tensor in checkpoint.load("ema").items()}

@@ -1,4 +1,4 @@
-"""What the network sees at a step: a function of (seed, position in the data order), of nothing else."""
+"""Training batches: each sample depends only on the seed and its position in the data order."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -21,16 +21,16 @@ T = TypeVar("T")
 
 
 def draw_batch(config: Config, latents: Latents, targets: Mapping[str, Targets], step: int, rows: range) -> Batch:
-    """Rows ``rows`` of the global batch of ``step`` (from 0).
+    """Draw rows ``rows`` of the global batch of ``step`` (from 0).
 
-    Row r of step s is position p = s batch + r of an endless data order, a fresh permutation each epoch, and p also
-    addresses its noise, time, posterior sample, mirroring and label dropping. So neither the number of processes nor
-    accumulation nor resuming changes what is trained on, and every method sees the same draws.
+    Row r of step s is position p = s batch + r of an endless data order with a new permutation each epoch. The position
+    also determines noise, time, posterior sample, flip and label dropout. So the training data depend neither on the
+    number of processes nor on accumulation or resumes, and all objectives get the same samples.
     """
     seed = config.training.seed
     positions = np.arange(rows.start, rows.stop) + step * config.training.batch
-    epochs, places = np.divmod(positions, len(latents))
-    indices = np.array([_order(seed, int(e), len(latents))[p] for e, p in zip(epochs, places, strict=True)])
+    epochs, offsets = np.divmod(positions, len(latents))
+    indices = np.array([_order(seed, int(e), len(latents))[i] for e, i in zip(epochs, offsets, strict=True)])
     shape = (latents.channels, latents.height, latents.height)
     flipped = (uniform(seed, "flip", positions, 1)[:, 0] < 0.5).numpy() if config.data.flip else None
     z = sample_posterior(latents.moments(indices, flipped), normal(seed, "posterior", positions, shape))
@@ -55,36 +55,36 @@ def draw_batch(config: Config, latents: Latents, targets: Mapping[str, Targets],
 
 
 def prefetched(draws: Iterable[Callable[[], T]]) -> "Prefetched[T]":
-    """The results of ``draws`` in order, the next one being drawn while the last one is used."""
+    """The results of ``draws`` in order; the next one is computed in a thread while the current one is used."""
     return Prefetched(iter(draws))
 
 
 class Prefetched(Iterator[T]):
-    """What ``draws`` give, batches in training, drawn one ahead by another thread, until it is closed."""
+    """Iterator over the results of functions, one of which is computed ahead in another thread; close it after use."""
 
     def __init__(self, draws: Iterator[Callable[[], T]]):
         self._draws, self._worker = draws, ThreadPoolExecutor(1)
         self._ahead: Future[T] | None = None
-        self._begun = False
+        self._started = False
 
     def __next__(self) -> T:
-        if not self._begun:
-            self._begun = True
+        if not self._started:
+            self._started = True
             self._draw_ahead()
         if self._ahead is None:
             self.close()
             raise StopIteration
-        drawn = self._ahead
+        current = self._ahead
         self._draw_ahead()
-        return drawn.result()
+        return current.result()
 
     def settle(self) -> None:
-        """Wait until nothing is being drawn: settings of the whole process may change then."""
+        """Wait for the thread to be idle, so that settings of the whole process may be changed."""
         if self._ahead is not None:
             wait([self._ahead])
 
     def close(self) -> None:
-        """End the thread, after what it is drawing."""
+        """Stop the thread after its current draw."""
         self._worker.shutdown(cancel_futures=True)
 
     def _draw_ahead(self) -> None:

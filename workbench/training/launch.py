@@ -110,8 +110,15 @@ def launch(
     if starter is None:
         return Launched(run, status.get("pid"), status["state"], attached=True)
     order = _order(run, root, processes, overrides, possible, after)
-    how = {"processes": processes, "queue": queue, "devices": list(devices) if devices else None}
-    record_event(run.folder, status["step"], "launch", **how, after=order["after"])
+    record_event(
+        run.folder,
+        status["step"],
+        "launch",
+        processes=processes,
+        queue=queue,
+        devices=list(devices) if devices else None,
+        after=order["after"],
+    )
     try:
         jobs.forget(run.folder)
         process, beside = (_queue if queue else _start)(run, order, starter, detach)
@@ -238,12 +245,15 @@ def _environment(run: Run, root: Path) -> dict[str, str]:
 def _queue(run: Run, order: Mapping, starter: int, detach: bool) -> tuple[subprocess.Popen, tuple[str, ...]]:
     """Submit the job and start its waiting process; jobs that lost their process get a new one."""
     jobs.resume(everything=False)
-    return jobs.start_waiter(jobs.submit(**order, by=me()), starter), ()
+    process = jobs.start_waiter(jobs.submit(**order, by=me()), starter)
+    assert process is not None  # this process holds the starter's lock
+    return process, ()
 
 
 def _start(run: Run, order: Mapping, starter: int, detach: bool) -> tuple[subprocess.Popen, tuple[str, ...]]:
     """Start training on the least used devices; returns the process and the runs on the same devices."""
     slots = take_slots(order["candidates"], order["needed"], run.folder, force=True)
+    assert slots is not None  # forced
     status = run.status
     run.write_status("starting", status["step"])
     with (run.folder / "log.txt").open("ab") as log:

@@ -1,4 +1,4 @@
-"""The training loop: the only one. ``fit(config)`` yields a record for each logged step and can be stopped anywhere."""
+"""The training loop: ``fit(config)`` yields a record for each logged step and may be stopped at any point."""
 
 import contextlib
 import math
@@ -29,7 +29,7 @@ from workbench.training.state import TrainState, accelerate
 from workbench.training.student import Losses, Student, build_student
 from workbench.training.tracker import Tracker, check_tracker
 
-_ENCODED_AT_ONCE = 50_000  # images that one process encodes well within the others' patience
+_ENCODED_AT_ONCE = 50_000  # images; with more, the other processes may wait longer than their time limit
 
 
 class Diverged(ValueError):
@@ -41,25 +41,25 @@ def fit(
 ) -> Iterator[dict[str, Any]]:
     """Train a configuration to its last step in this process.
 
-    It continues from the newest checkpoint of the run with the same fingerprint, if there is one. SIGTERM, SIGINT and
-    leaving the generator save a checkpoint and end the training. A kill loses no more than the steps since the last
-    checkpoint, and the resumed run ends with the same weights, bit for bit on a CPU. Commands of `wb.Control` are
-    carried out between two steps; changed options stay changed after a resume. Matrix products have the precision that
-    ``training.tf32`` says while it trains, and the process's own while a record is read.
+    Training continues from the newest checkpoint of the run with the same fingerprint, if there is one. SIGTERM, SIGINT
+    and closing the generator save a checkpoint and stop. A killed process loses the steps since the last checkpoint,
+    and the resumed run ends with the same weights, bit for bit on a CPU. Commands of `wb.Control` are executed between
+    steps; options that they change stay changed after a resume. ``training.tf32`` sets the precision of matrix products
+    during training only, not while the caller processes a record.
 
     Args:
-        config: What to train.
+        config: The configuration to train.
         root: Folder of the runs; ``$WORKBENCH_RUNS`` or ``./runs`` by default.
-        progress: Called with (done, total) images while the data set is encoded, if that has to happen first.
+        progress: Called with (done, total) images if the data set has to be encoded first.
 
     Yields:
-        The records of ``metrics.jsonl`` with step, loss, denoise, alignment (None while it is off), gradient_norm,
-        images_per_second, seconds (of training in all), and what the objective measures, such as cosine.
+        The records of ``metrics.jsonl``: step, loss, denoise, alignment (None while it is off), gradient_norm,
+        images_per_second, seconds (total training time), and the objective's own metrics, such as cosine.
 
     Raises:
-        ValueError: For a batch that the processes cannot share, a teacher that is missing or does not fit, a run that
-            another process is training, and a full disk. It is ``Diverged`` when a loss, a weight or the optimizer is
-            not finite: no checkpoint is written then, and the run is "failed".
+        ValueError: If the batch cannot be divided among the processes, the teacher is missing or does not fit, another
+            process is training the run, or the disk is full. `Diverged` if a loss, a weight or the optimizer's state
+            is not finite: no checkpoint is written, and the run's state becomes "failed".
 
     Examples:
         >>> small = ["data.name=digits", "backbone.size=pico", "training.steps=4", "training.batch=8"]
@@ -69,11 +69,11 @@ def fit(
     """
     root = root or runs_root()
     accelerator = accelerate(config)
-    # What the configuration can get wrong is found before a folder is made, wrong sampling before it is needed.
-    drawn = config.sampling
-    evaluations(drawn.sampler, drawn.steps, Guidance.of(drawn), drawn.last_step, drawn.shift)
+    # Errors in the configuration, sampling options included, are raised before a run folder is created.
+    sampling = config.sampling
+    evaluations(sampling.sampler, sampling.steps, Guidance.of(sampling), sampling.last_step, sampling.shift)
     check_tracker(config.training.tracker)
-    with accelerator.main_process_first():  # the first to look reads the images' bytes, the others what it noted
+    with accelerator.main_process_first():  # the main process hashes the images, the others read the stored hash
         if accelerator.num_processes > 1:
             _refuse_long_encoding(config, root)
         latents = open_latents(config, "train", root / ".latents", progress)
@@ -87,10 +87,10 @@ def fit(
         try:
             yield from advanced_in(partial(tf32, config.training.tf32), trainer.train())
         except (ValueError, OSError, RuntimeError) as error:
-            with contextlib.suppress(OSError):  # a full disk must not hide what filled it
+            with contextlib.suppress(OSError):  # a full disk must not hide the first error
                 trainer.status("failed", error=str(error))
             raise
-        except GeneratorExit:  # the reader of the records left; processes cannot agree on a save here
+        except GeneratorExit:  # the caller closed the generator; several processes cannot agree on a save here
             if accelerator.num_processes == 1:
                 trainer.save()
             trainer.status("stopped")
@@ -100,7 +100,7 @@ def fit(
 
 
 class _Trainer:
-    """The state of one training process."""
+    """Training in one process: state, data, control and logs."""
 
     def __init__(
         self,
@@ -126,20 +126,20 @@ class _Trainer:
             raise ValueError(f"the processes resume from steps {steps.tolist()}: all must see the same {run.folder}")
         self.tracker = Tracker(config.training.tracker, run.folder, self.step)
 
-    def train(self) -> Iterator[dict[str, Any]]:
-        """Step until the last one, logging and saving when due, and do what is asked between steps."""
+    def train(self) -> Generator[dict[str, Any], None, None]:
+        """Train to the last step, logging and saving when due, and execute commands between steps."""
         self.status("running")
         self.commands.event(self.step, "train", processes=self.accelerator.num_processes)
-        self._refuse_divergence()  # of a checkpoint that another program wrote
+        self._refuse_divergence()  # a checkpoint written by another program may not be finite
         stopped = False
         while self.step < self.config.training.steps and not stopped:
-            # The batch ahead was drawn under the settings before: a change of what is drawn begins afresh.
+            # The prefetched batch was drawn with the old settings, so it is dropped when they change.
             with contextlib.closing(prefetched(self._draws())) as batches:
                 stopped = yield from self._train(batches)
         self.status("finished" if self.step == self.config.training.steps else "stopped")
 
     def _train(self, batches: Prefetched[Batch]) -> Generator[dict[str, Any], None, bool]:
-        """Step until asked to stop (True), to redraw batches (False), or there are no more steps."""
+        """Train until a command to stop (True), a command that needs new batches (False), or the last step (False)."""
         steps = self.config.training.steps
         logged, since = self.step, time.monotonic()
         while self.step < steps:
@@ -156,65 +156,65 @@ class _Trainer:
                 record = self._log(losses, norm, (self.step - logged) / elapsed)
                 if saving:
                     self.save()
-                batches.settle()  # the precision of products is the reader's while the reader has the record
+                batches.settle()  # no batch may be drawn with the caller's precision of matrix products
                 yield record
-                # Neither saving nor what the reader of the records does is training.
+                # Neither saving nor the caller's work counts as training time.
                 logged, since = self.step, time.monotonic()
             if actions.stop or actions.redraw:
                 return actions.stop
         return False
 
     def _draws(self) -> Iterator[Callable[[], Batch]]:
-        """Every micro-batch still to come, as a function that draws it."""
+        """A function for each remaining micro-batch that draws it."""
         for step in range(self.step, self.config.training.steps):
-            # Targets are of use only while the objective runs.
+            # Targets are needed only while the objective is on.
             targets = self.targets if self._weight_at(step) > 0 else {}
             for rows in self._micro_batches():
                 yield partial(draw_batch, self.config, self.latents, targets, step, rows)
 
     def _weight_at(self, step: int) -> float:
-        """The objective's weight at a step, under the stop step that is in force there."""
+        """The objective's weight at a step, with the stop step that applies there."""
         settings = self.commands.settings.at(step)
         if "stop_step" in settings:
             self.objective.stop_step = settings["stop_step"]
         return self.objective.weight_at(step)
 
     def _step(self, batches: Iterator[Batch]) -> tuple[list[Losses], torch.Tensor]:
-        """One optimizer step, with the weight and learning rate that are in force at it."""
+        """One optimizer step, with the weight and learning rate of this step."""
         weight = self._weight_at(self.step)
         learning_rate = self.commands.settings.at(self.step)["learning_rate"]
         learning_rate *= min(1.0, (self.step + 1) / max(self.config.training.warmup_steps, 1))
         parts, norm = self.state.step(batches, weight, learning_rate, check=self._note_divergence)
-        if self.accelerator.scaler is None:  # with a scaler, such a step was left out
+        if self.accelerator.scaler is None:  # a gradient scaler skips such a step
             self._note_divergence(norm)
         return parts, norm
 
     def _note_divergence(self, value: torch.Tensor) -> None:
-        """Remember the first step with a value that is not finite, without waiting for the device."""
+        """Record the first step with a value that is not finite, without a device synchronization."""
         self.bad_step = torch.where(~value.isfinite() & (self.bad_step < 0), self.step, self.bad_step)
 
     def _micro_batches(self) -> list[range]:
-        """The rows of the global batch that this process works on, one range for each accumulation step."""
+        """This process's rows of the global batch, one range per accumulation step."""
         training, state = self.config.training, PartialState()
         size = training.batch // (state.num_processes * training.accumulation)
         first = state.process_index * size * training.accumulation
         return [range(first + i * size, first + (i + 1) * size) for i in range(training.accumulation)]
 
     def _refuse_divergence(self) -> None:
-        found = self.accelerator.gather(self.bad_step.reshape(1))
-        found = found[found >= 0]
-        if len(found):
-            step = int(found.min())
+        bad_steps = self.accelerator.gather(self.bad_step.reshape(1))
+        bad_steps = bad_steps[bad_steps >= 0]
+        if len(bad_steps):
+            step = int(bad_steps.min())
             positions = f"{step * self.config.training.batch}..{(step + 1) * self.config.training.batch - 1}"
-            what = f"the loss is not finite at step {step}"
-            what += f" (data seed {self.config.training.seed}, positions {positions})"
-        elif name := self.state.not_finite():  # the last update is in no loss yet
-            what = f"{name} is not finite after step {self.step}"
+            problem = f"the loss is not finite at step {step}"
+            problem += f" (data seed {self.config.training.seed}, positions {positions})"
+        elif name := self.state.not_finite():  # no loss has been computed since the last update
+            problem = f"{name} is not finite after step {self.step}"
         else:
             return
         good = max((c.step for c in self.run.checkpoints if c.step != self.step), default=None)
         raise Diverged(
-            f"{what}; the last good checkpoint is {'none' if good is None else f'step {good}'}; "
+            f"{problem}; the last good checkpoint is {'none' if good is None else f'step {good}'}; "
             f"lower training.learning_rate or set training.precision=no"
         )
 
@@ -245,12 +245,12 @@ class _Trainer:
         return record
 
     def _mean_where_known(self, values: torch.Tensor) -> float | None:
-        """Mean over the micro-batches, of all processes, that know the value; None where no sample counted."""
+        """Mean over all micro-batches of all processes, ignoring NaN; None if every value is NaN."""
         number = self.accelerator.gather(values.float()).nanmean().item()
         return number if math.isfinite(number) else None
 
     def save(self) -> None:
-        """Write a checkpoint of the step that training stands at."""
+        """Write a checkpoint of the current step."""
         parts = self.state.parts()
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
@@ -265,22 +265,22 @@ class _Trainer:
             thin(self.run.folder / "checkpoints", training.keep, training.milestone_every, self.step)
 
     def _resume(self) -> None:
-        found = latest_resumable(self.run.folder / "checkpoints")
-        if found is None:
+        latest = latest_resumable(self.run.folder / "checkpoints")
+        if latest is None:
             if self.accelerator.is_main_process:
                 self.run.rewind(0)
             return
-        checkpoint, parts = found
+        checkpoint, parts = latest
         self.state.restore(parts)
         self.step, self.seconds = checkpoint.step, checkpoint.state["seconds"]
-        self._thin()  # a kill between saving and thinning left that undone
+        self._thin()  # in case the process was killed between saving and thinning
         if self.accelerator.scaler and checkpoint.state["scaler"]:
             self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
         if self.accelerator.is_main_process:
             self.run.rewind(self.step)
 
     def _record_latents(self) -> None:
-        """Write what the run is trained on beside its versions; refuse to go on with other data."""
+        """Record the training data in the run's provenance; raise ValueError if a resumed run had other data."""
         index, provenance = self.latents.index, self.run.provenance
         described = {
             "content": self.latents.content,
@@ -294,8 +294,8 @@ class _Trainer:
             provenance["rotary"] = ROTARY
         if provenance.setdefault("latents", described)["content"] != self.latents.content:
             raise ValueError(
-                f"run {self.run.name} was trained on other images or another VAE than there are now: bring those "
-                f"back, or train again after `workbench trash {self.run.name}`"
+                f"run {self.run.name} was trained on other images or with another VAE: restore them, or train again "
+                f"after `workbench trash {self.run.name}`"
             )
         check_current(self.run)
         if self.accelerator.is_main_process:
@@ -305,13 +305,13 @@ class _Trainer:
     def status(self, state: str, **more: Any) -> None:
         self.commands.reset_heartbeat()
         if self.accelerator.is_main_process:
-            known = {"steps": self.config.training.steps, "processes": PartialState().num_processes, "rate": self.rate}
-            known |= {"seconds": self.seconds, "answer": self.commands.answer}
-            self.run.write_status(state, self.step, **known, **more)
+            fields = {"steps": self.config.training.steps, "processes": PartialState().num_processes, "rate": self.rate}
+            fields |= {"seconds": self.seconds, "answer": self.commands.answer}
+            self.run.write_status(state, self.step, **fields, **more)
 
 
 def _refuse_long_encoding(config: Config, root: Path) -> None:
-    """ValueError if several processes would wait for one that encodes: their wait has a time limit."""
+    """Raise ValueError if one process would encode so many images that the others exceed their waiting time."""
     source = latent_source(config, "train")
     if len(source.labels) > _ENCODED_AT_ONCE and not (source.folder(root / ".latents") / "index.json").is_file():
         raise ValueError(

@@ -6,9 +6,10 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from workbench.files import damaged, hold_lock, read_json, write_json
@@ -68,7 +69,8 @@ class Mailbox:
 
     def __init__(self, folder: Path, last: int):
         self._folder, self._last = folder, last
-        self._file, self._version = os.fspath(folder / "control.json"), None
+        self._file = os.fspath(folder / "control.json")
+        self._version: tuple[int, int, int] | None = None
 
     def new(self) -> tuple[Command, ...]:
         """Commands since the last call, in order."""
@@ -107,11 +109,13 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.requested = False
+        self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def __enter__(self) -> "StopSignals":
-        self._before = {}
+        self._before.clear()
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._request) for number in (signal.SIGTERM, signal.SIGINT)}
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,7 +1,7 @@
-"""How fast this machine trains a configuration: a few real steps of the real model, in a process of its own.
+"""Measure the training speed of a configuration on this machine: a few steps of the real model in its own process.
 
-Latents are random, weights freshly drawn, a teacher too: what a step costs does not depend on them. Each result is kept
-under the configuration and the machine, so that it is measured once.
+Latents and weights, the teacher's too, are random, since the cost of a step does not depend on them. Results are stored
+by configuration and machine.
 """
 
 import hashlib
@@ -16,9 +16,11 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from workbench.backbones.base import TransformerBackbone
 from workbench.config import Config, from_dict, to_dict
 from workbench.data.encoders import load_encoder
 from workbench.diffusion.precision import tf32
@@ -31,19 +33,20 @@ from workbench.training.slots import queue_folder
 from workbench.training.state import TrainState, accelerate
 from workbench.training.student import build_backbone, build_student
 
-_SECONDS, _STEPS = 3.0, 7  # of measuring a kind of step, whichever comes first; the first step is not counted
+_SECONDS, _STEPS = 3.0, 7  # limits of a measurement, whichever comes first; the first step is not counted
 _PATIENCE = 180.0
-# Options that do not change what a step computes, or how long it takes.
+# Options that do not change the time of a step.
 _FREE = {"teacher", "teacher_step", "teacher_weights", "layer", "guidance_scale", "weight", "stop_step"}
 _COUNTS = ("batch", "accumulation", "precision", "compile", "tf32")
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Measured on this machine: median seconds and floating-point operations of a step with the objective and without.
+    """Cost of a training step on this machine, with the objective (``aligned``) and without it (``plain``).
 
-    ``memory`` is what a step with the objective held at its fullest, in bytes, of all but the program itself; ``load``
-    is the machine's load average before. ``operations`` is None where they cannot be counted (compiled blocks).
+    ``aligned`` and ``plain`` are medians over ``steps`` steps, in seconds. ``memory`` is the peak memory of a step with
+    the objective in bytes, without that of the program itself. ``load`` is the load average before the measurement.
+    Floating-point operations are None if they cannot be counted, as with compiled blocks.
     """
 
     aligned: float
@@ -57,45 +60,46 @@ class Pace:
 
 @dataclass(frozen=True)
 class _Random:
-    """Targets of an outside encoder: random tokens, or the encoder run on random images."""
+    """Target tokens: random ones as if stored, or those of the encoder for random images."""
 
     width: int
-    read: object
+    read: Callable[[], Tensor]
 
-    def tokens(self, *_) -> Tensor:
+    def tokens(self, indices: np.ndarray | None = None, flipped: np.ndarray | None = None) -> Tensor:
+        """Tokens of a micro-batch, whatever the images."""
         return self.read()
 
 
 def known_pace(config: Config, shape: Shape, processes: int = 1) -> Pace | None:
-    """What was measured before, or None."""
+    """The stored measurement, or None."""
     file = _file(config, shape, processes)
     return Pace(**read_json(file)["pace"]) if file.is_file() else None
 
 
 def measure_pace(config: Config, shape: Shape, processes: int = 1, again: bool = False) -> Pace:
-    """Measure in another process, unless it was measured before and not ``again``: some seconds, the caller stays free.
+    """Return the stored measurement, or measure in another process, which takes several seconds.
 
-    With several ``processes``, one with its share of the batch and of the cores: what they tell each other is left
-    out. ValueError with the reason if it cannot be measured.
+    With several ``processes``, one process is measured with its share of the batch and of the cores, without
+    communication. ``again`` ignores the stored measurement. Raises ValueError with the reason if measuring fails.
     """
     known = known_pace(config, shape, processes)
     if known is not None and not again:
         return known
-    asked = json.dumps({"config": to_dict(config), "shape": asdict(shape), "processes": processes})
+    request = json.dumps({"config": to_dict(config), "shape": asdict(shape), "processes": processes})
     environment = surroundings({"PYTHONPATH": os.pathsep.join(filter(None, [*sys.path]))})
     if processes > 1 and not torch.cuda.is_available():
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     command = [sys.executable, "-m", "workbench.training.pace"]
     try:
-        done = subprocess.run(
-            command, input=asked, capture_output=True, text=True, timeout=_PATIENCE, env=environment, check=False
+        result = subprocess.run(
+            command, input=request, capture_output=True, text=True, timeout=_PATIENCE, env=environment, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise ValueError(f"a few steps take more than {_PATIENCE:.0f} s on this machine") from error
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}: out of memory?"])[-1]
+    if result.returncode:
+        last = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}: out of memory?"])[-1]
         raise ValueError(f"a step could not be measured: {last.removeprefix('ValueError: ')}")
-    pace = Pace(**json.loads(done.stdout.splitlines()[-1]))
+    pace = Pace(**json.loads(result.stdout.splitlines()[-1]))
     write_json(_file(config, shape, processes), {"pace": asdict(pace), "machine": _machine(), "measured": time.time()})
     return pace
 
@@ -105,42 +109,46 @@ def _file(config: Config, shape: Shape, processes: int) -> Path:
     objective = {key: value for key, value in tree["objective"].items() if key not in _FREE}
     counts = {key: tree["training"][key] for key in _COUNTS}
     latents = [shape.channels, shape.height, len(shape.classes), processes, os.environ.get("OMP_NUM_THREADS")]
-    told = [tree["backbone"], objective, counts, tree["diffusion"], latents, _machine()]
-    mark = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
+    identity = [tree["backbone"], objective, counts, tree["diffusion"], latents, _machine()]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
     folder = queue_folder() / "paces"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{mark}.json"
+    return folder / f"{digest}.json"
 
 
 @cache
 def _machine() -> dict:
-    found = machine()
+    known = machine()
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return {"processor": found["processor"], "cores": found["cores"], "torch": torch.__version__, "devices": devices}
+    return {"processor": known["processor"], "cores": known["cores"], "torch": torch.__version__, "devices": devices}
 
 
 def _measure(config: Config, shape: Shape, processes: int) -> Pace:
-    """In this process."""
+    """Measure in this process."""
     load = os.getloadavg()[0]
     state, targets = _state(config, shape)
     rows = config.training.batch // (processes * config.training.accumulation)
-    weight, found = state.student.objective.weight_at(0), {}
+    weight = state.student.objective.weight_at(0)
+    measured: dict[bool, tuple[float, int, int | None, int]] = {}
     for aligned in [True, False] if weight > 0 else [False]:
         draw, step = _draw(rows, shape, 0), partial(_step, state, targets=targets, weight=weight if aligned else 0.0)
         memory = _memory(state, draw, step)
-        seconds, started = [], time.perf_counter()
+        seconds: list[float] = []
+        started = time.perf_counter()
         while len(seconds) < 2 or (len(seconds) < _STEPS and time.perf_counter() - started < _SECONDS):
-            began = time.perf_counter()
+            before = time.perf_counter()
             step(_draw(rows, shape, len(seconds)))
-            seconds.append(time.perf_counter() - began)
-        found[aligned] = (statistics.median(seconds[1:]), memory, _operations(state, draw, step), len(seconds) - 1)
-    plain, whole = found[False], found.get(True, found[False])
+            seconds.append(time.perf_counter() - before)
+        measured[aligned] = (statistics.median(seconds[1:]), memory, _operations(state, draw, step), len(seconds) - 1)
+    plain, whole = measured[False], measured.get(True, measured[False])
     return Pace(whole[0], plain[0], whole[1], whole[2], plain[2], load, whole[3])
 
 
 def _state(config: Config, shape: Shape) -> tuple[TrainState, dict[str, _Random]]:
     accelerator = accelerate(config)
-    teacher, targets, options = None, {}, config.objective.options
+    teacher: TransformerBackbone | None = None
+    targets: dict[str, _Random] = {}
+    options = config.objective.options
     if "teacher" in options:
         teacher = build_backbone(config, shape)
         teacher.initialize(torch.Generator().manual_seed(1))
@@ -162,7 +170,7 @@ def _target(config: Config, name: str, side: int) -> _Random:
 
 
 def _draw(rows: int, shape: Shape, seed: int) -> Batch:
-    """Times spread evenly, so that a window of them holds its share."""
+    """A random batch; times are evenly spaced, so that an objective limited to some times gets its share."""
     generator = torch.Generator().manual_seed(seed)
     z, eps = (torch.randn(rows, shape.channels, shape.height, shape.height, generator=generator) for _ in range(2))
     t = (torch.arange(rows) + torch.rand(1, generator=generator)) / rows
@@ -173,7 +181,7 @@ def _draw(rows: int, shape: Shape, seed: int) -> Batch:
 
 
 def _step(state: TrainState, draw: Batch, targets: dict[str, _Random], weight: float) -> None:
-    """One optimizer step; the encoder that it needs is part of it."""
+    """One optimizer step, including the encoder of computed targets."""
     device = state.accelerator.device
 
     def batches() -> Iterator[Batch]:
@@ -187,23 +195,23 @@ def _step(state: TrainState, draw: Batch, targets: dict[str, _Random], weight: f
 
 
 def _memory(state: TrainState, draw: Batch, step: Callable[[Batch], None]) -> int:
-    """Bytes of weights, gradients, average, optimizer, teacher, and what the backward pass of a step keeps."""
+    """Bytes of weights, gradients, EMA, optimizer and teacher, and of the activations saved for the backward pass."""
     if state.accelerator.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         step(draw)
         return torch.cuda.max_memory_allocated()
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    def save(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         step(draw)
     student, teacher = state.student, state.student.objective.context.teacher
     weights = {parameter.data_ptr() for parameter in student.parameters()}
-    held = sum(size for pointer, size in kept.items() if pointer not in weights)
-    return held + standing_bytes(student, state.ema, teacher)
+    activations = sum(size for pointer, size in saved.items() if pointer not in weights)
+    return activations + standing_bytes(student, state.ema, teacher if isinstance(teacher, nn.Module) else None)
 
 
 def _operations(state: TrainState, draw: Batch, step: Callable[[Batch], None]) -> int | None:
@@ -218,10 +226,10 @@ def _operations(state: TrainState, draw: Batch, step: Callable[[Batch], None]) -
 
 
 if __name__ == "__main__":
-    asked = json.loads(sys.stdin.read())
-    described = asked["shape"]
-    where = Shape(described["channels"], described["height"], tuple(described["classes"]))
+    request = json.loads(sys.stdin.read())
+    described = request["shape"]
+    shape = Shape(described["channels"], described["height"], tuple(described["classes"]))
     os.environ.pop("WORKBENCH_PROCESSES", None)
-    config = from_dict(asked["config"])
+    config = from_dict(request["config"])
     with tf32(config.training.tf32):
-        print(json.dumps(asdict(_measure(config, where, asked["processes"]))))
+        print(json.dumps(asdict(_measure(config, shape, request["processes"]))))

@@ -1,11 +1,11 @@
-"""What a training will cost before it starts: the run and the teachers that it needs, each with size, time and disk.
+"""Estimate a training before it starts: the run and the teachers that it needs, with size, time and disk space.
 
-A plan only reads: presets, run folders, what `training.pace` has measured. Its ``launch`` launches the whole chain;
-`table` and `notes` are the plan as text, for a terminal and for the wizard.
+A plan only reads presets, run folders and measurements of `training.pace`. `Plan.launch` launches all its trainings;
+`table` and `notes` format it for a terminal and for the wizard.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from workbench.words import duration
 class Stage:
     """One training of a plan.
 
-    ``run`` is the run that has this fingerprint already, ``state`` its state ("new" without one) and ``done`` the step
-    that it would go on from. ``disk`` bytes are written, ``pace`` is None before it was measured on this machine.
+    ``run`` is the existing run with this fingerprint, ``state`` its state ("new" if there is none) and ``done`` the
+    step that it would resume from. ``disk`` is the number of bytes to write. ``pace`` is None if it has not been
+    measured on this machine.
     """
 
     role: str
@@ -47,22 +48,22 @@ class Stage:
 
     @property
     def left(self) -> int:
-        """Steps to go."""
+        """Number of remaining steps."""
         return 0 if self.finished else self.steps - self.done
 
     @property
     def memory(self) -> int:
-        """Bytes at the fullest, of a real step where one was measured, else of the formula: without activations."""
+        """Peak memory in bytes: measured if possible, else estimated without activations."""
         return self.pace.memory if self.pace else self.size.standing
 
     def seconds(self, since: int = 0) -> float | None:
-        """Of training from step ``since`` to the end, by the measured steps; None if none was measured."""
+        """Estimated training time from step ``since`` to the end; None if the pace has not been measured."""
         aligned = max(0, self.size.aligned_steps - since)
         plain = self.steps - since - aligned
         return aligned * self.pace.aligned + plain * self.pace.plain if self.pace else None
 
     def operations(self) -> int | None:
-        """Floating-point operations of the whole training; None where they were not counted."""
+        """Floating-point operations of the whole training; None if they have not been counted."""
         if self.pace is None or self.pace.aligned_operations is None or self.pace.plain_operations is None:
             return None
         plain = self.steps - self.size.aligned_steps
@@ -71,10 +72,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """The trainings that one asks for, teachers first, and where they would run.
+    """The trainings of a configuration and its teachers, teachers first, and the machine that they would run on.
 
-    ``devices`` would be taken now, where ``beside`` names who trains there already; ``encode`` images and ``latents``
-    bytes are to be encoded first; ``free`` bytes are free on the disk of the runs, ``capacity`` is the device's memory.
+    ``devices`` would be used if they started now; ``beside`` names the runs that already train there. ``encode`` is the
+    number of images to encode first, as ``latents`` bytes. ``free`` is the free disk space in the folder of the runs
+    and ``capacity`` the memory of the device, both in bytes.
     """
 
     stages: tuple[Stage, ...]
@@ -89,89 +91,99 @@ class Plan:
 
     @property
     def measured(self) -> bool:
-        """Whether the time of every stage that has to be trained is known."""
+        """Whether the time of every unfinished stage is known."""
         return all(stage.pace is not None or not stage.left for stage in self.stages)
 
     @property
     def seconds(self) -> float | None:
-        """Of training that is to come, the teachers' included; None before it was measured."""
-        return sum((stage.seconds(stage.done) for stage in self.stages if stage.left), 0.0) if self.measured else None
+        """Remaining training time, teachers included; None if it has not been measured."""
+        return _total(stage.seconds(stage.done) for stage in self.stages if stage.left)
 
     @property
     def disk(self) -> int:
-        """Bytes that will be written."""
+        """Number of bytes that will be written."""
         return self.latents + sum(stage.disk for stage in self.stages if stage.left)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What stands in the way, a sentence each."""
-        found = []
+        """Reasons why training may fail or has to wait, one sentence each."""
+        sentences = []
         if self.disk > self.free:
-            found.append(f"{size_text(self.disk)} will be written; the disk of {self.root} has {size_text(self.free)}")
+            free = size_text(self.free)
+            sentences.append(f"{size_text(self.disk)} will be written; the disk of {self.root} has {free}")
         most = max((stage.memory for stage in self.stages if stage.left), default=0)
         if most > self.capacity:
-            found.append(f"a step holds {size_text(most)} or more; {self.devices[0]} has {size_text(self.capacity)}")
+            sentences.append(
+                f"a step takes {size_text(most)} or more; {self.devices[0]} has {size_text(self.capacity)}"
+            )
         if any(s.config.training.precision == "fp16" for s in self.stages) and not torch.cuda.is_available():
-            found.append("training.precision fp16 needs a GPU; on a CPU take bf16 or no")
+            sentences.append("training.precision fp16 needs a GPU; on a CPU take bf16 or no")
         if self.beside:
-            found.append(f"{', '.join(self.beside)} trains on the same device: queued, this waits for it")
-        return tuple(found)
+            sentences.append(f"{', '.join(self.beside)} trains on the same device: queued, this waits for it")
+        return tuple(sentences)
 
     def measure(self, again: bool = False) -> "Plan":
-        """The plan with every stage measured that has steps to go: some seconds a stage, once on a machine or again."""
+        """Measure the pace of every unfinished stage, which takes several seconds per stage; returns the new plan.
+
+        Results are stored per machine; ``again`` ignores the stored ones. Raises ValueError if the model does not fit
+        into memory.
+        """
         most = max((stage.size.standing for stage in self.stages if stage.left), default=0)
         if most > self.capacity:
-            raise ValueError(f"a step holds {size_text(most)} and more; there are {size_text(self.capacity)}")
+            raise ValueError(
+                f"a step takes {size_text(most)} or more; {self.devices[0]} has {size_text(self.capacity)}"
+            )
         shape = encoded(self.stages[-1].config).shape
-        done = [
+        stages = [
             replace(stage, pace=measure_pace(stage.config, shape, self.processes, again)) if stage.left else stage
             for stage in self.stages
         ]
-        return replace(self, stages=tuple(done))
+        return replace(self, stages=tuple(stages))
 
     def launch(self, queue: bool = True) -> tuple[Launched, ...]:
-        """Send all stages on their way, each after the one that it learns from; finished ones are returned as such.
+        """Launch all stages; each starts after its teacher has finished. Finished stages are returned as they are.
 
-        In the queue, as by default, the chain survives restarts of notebook and machine; without it only a plan with
-        one stage left can start. ValueError as in `launch`.
+        Queued stages survive a restart of the notebook or the machine. Without ``queue`` only a plan with one
+        unfinished stage can start. Raises ValueError as `launch` does.
         """
-        sent: list[Launched] = []
+        launched: list[Launched] = []
         for stage in self.stages:
             config, after = stage.config, None
-            if sent and "teacher" in config.objective.options:
-                options = {**config.objective.options, "teacher": str(sent[-1].run.folder)}
+            if launched and "teacher" in config.objective.options:
+                teacher = launched[-1]
+                options = {**config.objective.options, "teacher": str(teacher.run.folder)}
                 config = replace(config, objective=replace(config.objective, options=options))
-                after = None if sent[-1].state == "finished" else sent[-1].run
+                after = None if teacher.state == "finished" else teacher.run
             if stage.finished and stage.run is not None:
-                sent.append(Launched(stage.run, None, "finished", attached=True))
+                launched.append(Launched(stage.run, None, "finished", attached=True))
             else:
-                sent.append(launch(config, processes=self.processes, root=self.root, queue=queue, after=after))
-        return tuple(sent)
+                launched.append(launch(config, processes=self.processes, root=self.root, queue=queue, after=after))
+        return tuple(launched)
 
 
 def plan(config: Config, root: Path | None = None, *, teacher: Config | None = None, processes: int = 1) -> Plan:
-    """The plan of ``config`` under ``root``, with the teachers that it learns from, if it does.
+    """Plan the training of ``config``, and of its teachers if it has any, under ``root``.
 
-    A teacher is what ``objective.teacher`` names, a preset or a run, or ``teacher``, which then need not have a run.
-    ValueError for whatever the configuration gets wrong: layers that the model does not have, a patch that does not
-    fit, another backbone than the teacher's, images that are not there.
+    The teacher is the preset or run ``objective.teacher``, or ``teacher``, which does not need to have a run. Raises
+    ValueError for an invalid configuration: a layer outside the model, a patch that does not divide the latents, a
+    teacher with another backbone, missing images.
     """
     root = (root or runs_root()).resolve()
     chain = _chain(config, root, teacher)
     latents = encoded(config)
-    marks: list[str] = []
+    known: list[str] = []  # fingerprints
     existing = {run.fingerprint: run for run in reversed(find_runs(root))}
     stages = []
-    for number, (one, run) in enumerate(chain):
-        marks.append(run.fingerprint if run else _fingerprint(one, chain[number - 1][0] if number else None, marks))
+    for number, (trained, run) in enumerate(chain):
+        known.append(run.fingerprint if run else _fingerprint(trained, chain[number - 1][0] if number else None, known))
         role = "run" if len(chain) == 1 else "student" if number == len(chain) - 1 else "teacher"
-        stages.append(_stage(one, run or existing.get(marks[-1]), role, latents.shape, processes))
+        stages.append(_stage(trained, run or existing.get(known[-1]), role, latents.shape, processes))
     _check(stages, processes)
     index = root / ".latents" / latents.content[:16] / "index.json"
     ready = index.is_file() or not any(stage.left for stage in stages)
     devices, beside = who_trains(candidates(None, processes), 1 if not torch.cuda.is_available() else processes)
     own = {stage.run.name for stage in stages if stage.run}
-    there = root if root.exists() else next(parent for parent in root.parents if parent.exists())
+    folder = root if root.exists() else next(parent for parent in root.parents if parent.exists())
     return Plan(
         stages=tuple(stages),
         root=root,
@@ -180,33 +192,33 @@ def plan(config: Config, root: Path | None = None, *, teacher: Config | None = N
         beside=tuple(name for name in beside if name not in own),
         encode=0 if ready else latents.images,
         latents=0 if ready else latents.images * latents.row_bytes,
-        free=shutil.disk_usage(there).free,
+        free=shutil.disk_usage(folder).free,
         capacity=capacity(),
     )
 
 
 def _chain(config: Config, root: Path, teacher: Config | None) -> list[tuple[Config, Run | None]]:
-    """The teachers that have to be trained before, first to last, and the configuration itself; with a named run."""
+    """The configurations of all teachers, first to last, and the configuration itself, each with the run it names."""
     reference = config.objective.options.get("teacher")
     if reference is None:
         return [(config, None)]
     if teacher is None and reference not in presets():
         run = open_run(reference, root)
         return [(run.config, run), (config, None)]
-    taught_by = teacher or load_config(reference, teacher_overrides(config), named=False)
-    return [*_chain(taught_by, root, None), (config, None)]
+    teacher = teacher or load_config(reference, teacher_overrides(config), named=False)
+    return [*_chain(teacher, root, None), (config, None)]
 
 
-def _fingerprint(config: Config, teacher: Config | None, marks: Sequence[str]) -> str:
-    """The fingerprint that the run will have, although its teacher may have no run yet."""
+def _fingerprint(config: Config, teacher: Config | None, known: Sequence[str]) -> str:
+    """Fingerprint of a run whose teacher may have no run yet; the last of the ``known`` ones is the teacher's."""
     if teacher is None:
         return fingerprint(config)
     step = config.objective.options.get("teacher_step")
-    return fingerprint(config, f"{marks[-1]}@{teacher.training.steps if step is None else step}")
+    return fingerprint(config, f"{known[-1]}@{teacher.training.steps if step is None else step}")
 
 
 def _stage(config: Config, run: Run | None, role: str, shape: Shape, processes: int) -> Stage:
-    status = run.status if run else {"state": "new", "step": 0}
+    status: dict[str, Any] = run.status if run else {"state": "new", "step": 0}
     steps, done = config.training.steps, status["step"]
     if run and status["state"] not in (*LIVE, "finished"):
         done = max((c.step for c in run.checkpoints if c.resumable), default=0)
@@ -225,26 +237,27 @@ def _stage(config: Config, run: Run | None, role: str, shape: Shape, processes: 
 
 
 def _check(stages: Sequence[Stage], processes: int) -> None:
-    """ValueError for a batch that cannot be shared, and for a teacher whose features are not of the student's kind."""
+    """Raise ValueError if a batch cannot be divided among the processes, or a teacher does not fit its student."""
     for stage in stages:
         stage.config.training.check_processes(processes)
     for teacher, student in zip(stages, stages[1:], strict=False):
-        theirs, ours = teacher.config, student.config
-        for what, of in (
-            ("backbone", _features),
-            ("vae", lambda c: c.vae.name),
-            ("path", lambda c: c.diffusion.path),
+        above, below = teacher.config, student.config
+        for name, first, second in (
+            ("backbone", _features(above), _features(below)),
+            ("vae", above.vae.name, below.vae.name),
+            ("path", above.diffusion.path, below.diffusion.path),
         ):
-            if of(theirs) != of(ours):
-                raise ValueError(f"the teacher has {what} {of(theirs)}, the student {of(ours)}; they must be the same")
-        if theirs.diffusion.label_dropout == 0:
+            if first != second:
+                raise ValueError(f"the teacher has {name} {first}, the student {second}; they must be the same")
+        if above.diffusion.label_dropout == 0:
             raise ValueError("the teacher is trained with diffusion.label_dropout 0, so its null class is untrained")
-        layer, depth = ours.objective.options.get("teacher_layer"), _depth(theirs)
+        layer, depth = below.objective.options.get("teacher_layer"), _depth(above)
         if layer is not None and not 1 <= layer <= depth:
             raise ValueError(f"objective.teacher_layer {layer} is outside 1..{depth}")
 
 
 def _features(config: Config) -> dict[str, Any]:
+    """The backbone options that determine its features."""
     options = {"name": config.backbone.name, **config.backbone.options}
     return {key: value for key, value in options.items() if key not in ("learn_sigma", "checkpoint_blocks")}
 
@@ -253,46 +266,44 @@ def _depth(config: Config) -> int:
     return backbone_sizes(config.backbone.name)[config.backbone.options["size"]].depth
 
 
-def table(found: Plan) -> list[tuple[str, ...]]:
-    """A plan as rows of text: a heading, then a line for each quantity with a column for each stage and the total."""
-    stages = found.stages
+def table(plan: Plan) -> list[tuple[str, ...]]:
+    """A plan as rows of text: a header, then a row per quantity with a column per stage and the total."""
+    stages = plan.stages
     left = [stage for stage in stages if stage.left]
-    total = found.seconds
-    operations = [stage.operations() for stage in left]
     rows = [
-        ("", *(f"{stage.role} ({stage.config.objective.name})" for stage in stages), "in all"),
+        ("", *(f"{stage.role} ({stage.config.objective.name})" for stage in stages), "total"),
         ("run", *(_reuse(stage) for stage in stages), ""),
         ("parameters", *(_parameters_text(stage) for stage in stages), ""),
         ("memory", *(_memory_text(stage) for stage in stages), ""),
         ("a step", *(_step_text(stage) for stage in stages), ""),
         ("steps", *(_steps_text(stage) for stage in stages), f"{sum(stage.left for stage in left):,}"),
         ("time", *(duration_text(stage.seconds(stage.done)) if stage.left else "–" for stage in stages),
-         duration_text(total)),
+         duration_text(plan.seconds)),
         ("arithmetic", *(operations_text(stage.operations()) for stage in stages),
-         operations_text(None if None in operations else sum(operations))),
-        ("disk", *(size_text(stage.disk) if stage.left else "–" for stage in stages), size_text(found.disk)),
+         operations_text(_total(stage.operations() for stage in left))),
+        ("disk", *(size_text(stage.disk) if stage.left else "–" for stage in stages), size_text(plan.disk)),
     ]  # fmt: skip
     return rows if len(stages) > 1 else [row[:-1] for row in rows]
 
 
-def notes(found: Plan) -> list[str]:
-    """What the table of a plan does not say: images to encode, the device, who trains there, what stands in the way."""
-    said = [f"device: {', '.join(found.devices)}" + (f", {found.processes} processes" if found.processes > 1 else "")]
-    if found.encode:
-        said.append(f"{found.encode:,} images are encoded first ({size_text(found.latents)})")
-    loads = [stage.pace.load for stage in found.stages if stage.pace and stage.left]
+def notes(plan: Plan) -> list[str]:
+    """Sentences to print below the table of a plan: the device, images to encode, the load, warnings."""
+    sentences = [f"device: {', '.join(plan.devices)}" + (f", {plan.processes} processes" if plan.processes > 1 else "")]
+    if plan.encode:
+        sentences.append(f"{plan.encode:,} images are encoded first ({size_text(plan.latents)})")
+    loads = [stage.pace.load for stage in plan.stages if stage.pace and stage.left]
     if loads and max(loads) > 0.7:
-        said.append(f"measured while the machine's load was {max(loads):.1f}: alone it may be faster")
-    return [*said, *found.warnings]
+        sentences.append(f"measured at a load average of {max(loads):.1f}; training may be faster on an idle machine")
+    return [*sentences, *plan.warnings]
 
 
 def duration_text(seconds: float | int | None) -> str:
-    """Seconds in the unit that suits them."""
+    """Format a duration in seconds with a suitable unit."""
     return "not measured" if seconds is None else duration(seconds)
 
 
 def operations_text(operations: float | int | None) -> str:
-    """Floating-point operations with the prefix that leaves one to three digits before the point."""
+    """Format a number of floating-point operations with an SI prefix."""
     if operations is None:
         return "not measured"
     for unit, factor in (("E", 1e18), ("P", 1e15), ("T", 1e12)):
@@ -301,27 +312,35 @@ def operations_text(operations: float | int | None) -> str:
     return f"{operations / 1e9:.3g} GFLOP"
 
 
+def _total(values: Iterable[float | None]) -> float | None:
+    """Sum of the values; None if one is unknown."""
+    listed = list(values)
+    known = [value for value in listed if value is not None]
+    return sum(known) if len(known) == len(listed) else None
+
+
 def _reuse(stage: Stage) -> str:
     if stage.run is None:
         return "new"
-    at = f", goes on at step {stage.done:,}" if stage.done and not stage.finished and stage.state not in LIVE else ""
-    return f"{stage.run.name}: {stage.state}{', reused' if stage.finished else at}"
+    resumes = stage.done and not stage.finished and stage.state not in LIVE
+    more = ", reused" if stage.finished else f", resumes at step {stage.done:,}" if resumes else ""
+    return f"{stage.run.name}: {stage.state}{more}"
 
 
 def _parameters_text(stage: Stage) -> str:
-    heads = f" + {stage.size.heads / 1e6:.3g} M of the method" if stage.size.heads else ""
+    heads = f" + {stage.size.heads / 1e6:.3g} M in heads" if stage.size.heads else ""
     return f"{stage.size.backbone / 1e6:.3g} M{heads}"
 
 
 def _memory_text(stage: Stage) -> str:
-    return f"{size_text(stage.memory)} (a real step)" if stage.pace else f"{size_text(stage.memory)} + activations"
+    return f"{size_text(stage.memory)} (measured)" if stage.pace else f"{size_text(stage.memory)} + activations"
 
 
 def _step_text(stage: Stage) -> str:
     if stage.pace is None:
         return "not measured"
     aligned, plain = (_short(seconds) for seconds in (stage.pace.aligned, stage.pace.plain))
-    stopped = f", {plain} after the stop" if 0 < stage.size.aligned_steps < stage.steps else ""
+    stopped = f", {plain} after stop_step" if 0 < stage.size.aligned_steps < stage.steps else ""
     return f"{aligned if stage.size.aligned_steps else plain}{stopped}"
 
 

@@ -23,7 +23,14 @@ from workbench.runs.state import LIVE, STARTER_LOCK, TRAINER_LOCK, read_status, 
 from workbench.training.slots import Slots, choose_slots, hold_queue, queue_folder, take
 
 _COLOURS = ("FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE")
-_FIELDS = {"number": str, "run": str, "command": list, "environment": dict, "cwd": str, "candidates": list}
+_FIELDS: dict[str, type] = {
+    "number": str,
+    "run": str,
+    "command": list,
+    "environment": dict,
+    "cwd": str,
+    "candidates": list,
+}
 _FIELDS |= {"needed": int, "submitted": float, "by": str}
 _POLL = 0.5  # seconds between checks of the queue
 
@@ -295,7 +302,8 @@ def _entry(path: Path, job: Job | None) -> Entry:
         return Entry(name, job, "no process", ())
     if job.started.is_file():
         return Entry(name, job, "training", tuple(_start(job)["devices"]))
-    return Entry(name, job, "waiting" if _may_start(job) else f"after {Path(job.after).name}", job.candidates)
+    waiting = "waiting" if job.after is None or _may_start(job) else f"after {Path(job.after).name}"
+    return Entry(name, job, waiting, job.candidates)
 
 
 def _start(job: Job) -> dict:

@@ -83,7 +83,9 @@ def choose_slots(candidates: Sequence[str], needed: int, run: Path, force: bool)
     for device in chosen:
         file = queue_folder() / "slots" / device / f"{time.time_ns()}.json"
         write_json(file, {"run": str(run)})
-        handles.append(take(file))
+        handle = take(file)
+        assert handle is not None  # the file is new, and the queue is locked
+        handles.append(handle)
     beside = [name for device in chosen if device not in free for name in holders[device]]
     return Slots(tuple(chosen), tuple(handles), tuple(beside))
 

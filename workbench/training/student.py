@@ -1,4 +1,4 @@
-"""The module that is trained: a backbone, the heads of its objective, and the two losses of a batch."""
+"""The trained module: a backbone with its alignment objective, and the two losses of a batch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from workbench.objectives.heads import initialize
 
 @dataclass(frozen=True)
 class Shape:
-    """The part of an encoded image set that a model depends on."""
+    """The properties of encoded images that a model depends on: latent channels and height, and the classes."""
 
     channels: int
     height: int
@@ -27,14 +27,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Losses:
-    """Per-sample losses; ``alignment`` is None while the objective is off."""
+    """Losses of each sample, and scalar metrics; ``alignment`` is None while the objective is off."""
 
     denoise: Float[Tensor, "b"]
     alignment: Float[Tensor, "b"] | None
     metrics: dict[str, Tensor]
 
     def detached(self) -> "Losses":
-        """The same numbers without what made them."""
+        """The losses without their autograd graph."""
         alignment = None if self.alignment is None else self.alignment.detach()
         return Losses(self.denoise.detach(), alignment, {name: value.detach() for name, value in self.metrics.items()})
 
@@ -49,7 +49,7 @@ class Student(nn.Module):
         self.cosine_weight = cosine_weight
 
     def forward(self, batch: Batch, aligned: bool, ema: TransformerBackbone) -> Losses:
-        """The denoising loss and, if ``aligned``, the objective's loss; ``ema`` is the average of past weights."""
+        """The denoising loss and, if ``aligned``, the objective's loss; ``ema`` is the model with EMA weights."""
         tapped = self.backbone.forward_tapped(batch.x_t, batch.t, batch.y, self.objective.taps if aligned else ())
         denoise = denoising_loss(tapped.v.float(), batch.v, self.cosine_weight)
         if not aligned:
@@ -61,10 +61,10 @@ class Student(nn.Module):
 def denoising_loss(
     predicted: Float[Tensor, "b c h w"], v: Float[Tensor, "b c h w"], cosine_weight: float
 ) -> Float[Tensor, "b"]:
-    """Mean over c, h, w of (v_hat - v)^2, plus ``cosine_weight`` times LightningDiT's mean of 1 - cos over channels.
+    """Mean over c, h, w of (predicted - v)^2, plus ``cosine_weight`` times LightningDiT's 1 - cosine over channels.
 
-    A zero velocity, as every new model gives, has no direction: as in the released code, the cosine's gradient there
-    is 1e8, which clipping tames and which otherwise stays in Adam's second moment for some hundred steps.
+    A new model predicts a velocity of 0, which has no direction. As in the released code, the gradient of the cosine
+    there is 1e8; without gradient clipping it stays in Adam's second moment for several hundred steps.
     """
     squares = (predicted - v).square().mean(dim=(1, 2, 3))
     if not cosine_weight:
@@ -73,7 +73,7 @@ def denoising_loss(
 
 
 def build_backbone(config: Config, latents: Latents | Shape) -> TransformerBackbone:
-    """The backbone that ``config`` names for these latents; its weights are not set yet."""
+    """Build the backbone of ``config`` for these latents; its weights are not initialized."""
     return plugin_class("backbone", config.backbone.name)(
         **config.backbone.options,
         channels=latents.channels,
@@ -85,7 +85,7 @@ def build_backbone(config: Config, latents: Latents | Shape) -> TransformerBackb
 def build_objective(
     config: Config, backbone: TransformerBackbone, teacher: TransformerBackbone | None, widths: Mapping[str, int]
 ) -> Objective:
-    """The objective that ``config`` names for a backbone; ``widths`` are those of its targets by encoder."""
+    """Build the objective of ``config`` for a backbone; ``widths`` are the widths of its target tokens by encoder."""
     context = Context(
         depth=backbone.depth,
         width=backbone.width,
@@ -102,7 +102,7 @@ def build_objective(
 def build_student(
     config: Config, latents: Latents | Shape, teacher: TransformerBackbone | None, targets: Mapping[str, Targets]
 ) -> Student:
-    """A freshly initialised student; the same seed gives the same backbone whatever the objective."""
+    """Build and initialize a student; the initial weights of the backbone depend on the seed only."""
     backbone = build_backbone(config, latents)
     backbone.initialize(torch.Generator().manual_seed(config.training.seed))
     objective = build_objective(config, backbone, teacher, {name: tokens.width for name, tokens in targets.items()})

@@ -1,4 +1,4 @@
-"""Training of the small VAE: a diffusers ``AutoencoderKL`` on one image set."""
+"""Train a small VAE, a diffusers ``AutoencoderKL``, on one data set."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from workbench.data.images import Images, to_float
-from workbench.data.vae import load_vae
+from workbench.data.vae import VAE, load_vae
 from workbench.diffusion.randomness import normal, permutation
 from workbench.files import write_atomically, write_json
 from workbench.runs.finite import name_of_not_finite
@@ -27,29 +27,29 @@ UNFINISHED = ".training.safetensors"
 
 @dataclass(frozen=True)
 class VaeTraining:
-    """How the VAE is trained. The loss is mean |x - x'| + mean (x - x')^2 + kl_weight KL a latent number."""
+    """Options of VAE training. The loss is mean |x - x'| + mean (x - x')^2 + kl_weight KL per latent value."""
 
     steps: int = 4500
     batch: int = 64
     learning_rate: float = 2e-3
     kl_weight: float = 1e-4
     latent_channels: int = 4
-    widths: tuple[int, ...] = (16, 48, 96)  # one a resolution: two halvings, 32 -> 8
+    widths: tuple[int, ...] = (16, 48, 96)  # of each resolution: 32, 16, 8
     precision: str = "bf16"
     seed: int = 0
     log_every: int = 50
-    save_every: int = 250  # about a minute of two CPU cores
+    save_every: int = 250  # about a minute on two CPU cores
 
 
-def train_vae(train: Images, test: Images, folder: Path, settings: VaeTraining) -> Iterator[dict]:
-    """Train on ``train``, measure on ``test``, write ``vae.safetensors`` and ``vae.json`` into ``folder``.
+def train_vae(train: Images, test: Images, folder: Path, settings: VaeTraining) -> Iterator[dict[str, Any]]:
+    """Train on ``train``, evaluate on ``test``, and write ``vae.safetensors`` and ``vae.json`` into ``folder``.
 
-    Yields progress records (step, steps, loss, seconds); the last one is the training record with the
-    reconstruction error of the test split. All randomness comes from ``settings.seed`` and the step, so a training
-    that was cut off goes on from what it saved last and ends with the same weights, bit for bit on one machine.
+    Yields progress records (step, steps, loss, seconds); the last one is the training record with the reconstruction
+    error on the test split. Random numbers depend on ``settings.seed`` and the step only, so an interrupted training
+    resumes from its last save and ends with the same weights, bit for bit on one machine.
 
-    Raises ValueError if ``folder`` holds an unfinished training with other settings or images, or a damaged one, and
-    when the loss or a weight is not finite.
+    Raises ValueError if ``folder`` has an unfinished training with other settings or images, or a damaged one, and if
+    the loss or a weight is not finite.
     """
     from diffusers.models import AutoencoderKL
 
@@ -60,8 +60,8 @@ def train_vae(train: Images, test: Images, folder: Path, settings: VaeTraining) 
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = _Unfinished(folder / UNFINISHED, model, optimizer, _identity(train, settings))
-    first, before = unfinished.restore()
-    started = time.monotonic() - before
+    first, earlier = unfinished.restore()
+    started = time.monotonic() - earlier
     for step, indices in enumerate(_batches(len(train), settings, first), start=first + 1):
         loss = _loss(model, to_float(train.batch(indices)), step, settings)
         if not math.isfinite(loss.item()):
@@ -80,22 +80,22 @@ def train_vae(train: Images, test: Images, folder: Path, settings: VaeTraining) 
 
 
 def one_cycle(step: int, steps: int, peak: float) -> tuple[float, float]:
-    """Learning rate and beta1 at ``step`` (from 0): PyTorch's OneCycleLR with a rise of 5 %, as a function of the step.
+    """Learning rate and beta1 at ``step`` (from 0): PyTorch's OneCycleLR with 5 % warm-up, as a function of the step.
 
-    The rate goes on half cosines from peak / 25 to ``peak`` to peak / 250,000, beta1 from 0.95 to 0.85 and back.
+    The rate follows half cosines from peak / 25 to ``peak`` to peak / 250,000, beta1 from 0.95 to 0.85 and back.
     """
-    turn = 0.05 * steps - 1
-    if step < turn:
-        share, start, end = step / turn, (peak / 25, 0.95), (peak, 0.85)
+    warmup = 0.05 * steps - 1
+    if step < warmup:
+        share, start, end = step / warmup, (peak / 25, 0.95), (peak, 0.85)
     else:
-        share, start, end = (step - turn) / (steps - 1 - turn), (peak, 0.85), (peak / 25e4, 0.95)
+        share, start, end = (step - warmup) / (steps - 1 - warmup), (peak, 0.85), (peak / 25e4, 0.95)
     mix = (1 + math.cos(math.pi * share)) / 2
     return end[0] + (start[0] - end[0]) * mix, end[1] + (start[1] - end[1]) * mix
 
 
 @dataclass(frozen=True)
 class _Unfinished:
-    """A training on disk, in one file: tensors of model and optimizer; step, seconds and identity in the header."""
+    """An unfinished training in one file: tensors of model and optimizer; step, seconds and identity in the header."""
 
     file: Path
     model: nn.Module
@@ -113,7 +113,7 @@ class _Unfinished:
         write_atomically(self.file, save(tensors, {"training": json.dumps(header)}))
 
     def restore(self) -> tuple[int, float]:
-        """Put back what was saved last; the step and the seconds it took, 0 and 0 if nothing was."""
+        """Load the last save; returns its step and seconds, or 0 and 0 if there is none."""
         from safetensors import SafetensorError, safe_open
 
         if not self.file.is_file():
@@ -123,7 +123,7 @@ class _Unfinished:
                 header = json.loads(content.metadata()["training"])
                 tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.file} is damaged ({error}); delete it to start afresh") from error
+            raise ValueError(f"{self.file} is damaged ({error}); delete it to start again") from error
         self._refuse_another(header["identity"])
         self.model.load_state_dict({name: tensors[f"model/{name}"] for name in self.model.state_dict()})
         parameters = dict(self.model.named_parameters())
@@ -137,10 +137,10 @@ class _Unfinished:
     def _refuse_another(self, identity: dict[str, Any]) -> None:
         different = [key for key, value in self.identity.items() if identity.get(key) != value]
         if different:
-            there, here = ({key: known.get(key) for key in different} for known in (identity, self.identity))
+            saved, requested = ({key: values.get(key) for key in different} for values in (identity, self.identity))
             raise ValueError(
-                f"{self.file} is an unfinished training with {_listed(there)}, not {_listed(here)}; "
-                f"finish that one, or delete the file to start afresh"
+                f"{self.file} is an unfinished training with {_listed(saved)}, not {_listed(requested)}; "
+                f"finish that one, or delete the file to start again"
             )
 
 
@@ -149,13 +149,13 @@ def _listed(values: dict[str, Any]) -> str:
 
 
 def _identity(train: Images, settings: VaeTraining) -> dict[str, Any]:
-    """What decides the weights, as JSON gives it back."""
+    """Settings and data that determine the weights, as JSON values."""
     free = ("log_every", "save_every")
-    chosen = {key: value for key, value in asdict(settings).items() if key not in free}
-    return json.loads(json.dumps({**chosen, "data": train.name, "content": train.content}))
+    deciding = {key: value for key, value in asdict(settings).items() if key not in free}
+    return json.loads(json.dumps({**deciding, "data": train.name, "content": train.content}))
 
 
-def _architecture(images: Images, settings: VaeTraining) -> dict:
+def _architecture(images: Images, settings: VaeTraining) -> dict[str, Any]:
     levels = len(settings.widths)
     return {
         "in_channels": images.channels,
@@ -172,7 +172,7 @@ def _architecture(images: Images, settings: VaeTraining) -> dict:
 
 
 def _batches(count: int, settings: VaeTraining, first: int) -> Iterator[np.ndarray]:
-    """Batches of indices from step ``first`` (from 0) on, each epoch a fresh permutation without its partial batch."""
+    """Batches of indices from step ``first`` (from 0) on: a permutation per epoch, without its partial batch."""
     per_epoch = count // settings.batch
     for step in range(first, settings.steps):
         epoch, position = divmod(step, per_epoch)
@@ -181,7 +181,9 @@ def _batches(count: int, settings: VaeTraining, first: int) -> Iterator[np.ndarr
         yield order[position * settings.batch : (position + 1) * settings.batch]
 
 
-def _update(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""], rate: float, beta1: float):
+def _update(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""], rate: float, beta1: float
+) -> None:
     for group in optimizer.param_groups:
         group["lr"], group["betas"] = rate, (beta1, group["betas"][1])
     optimizer.zero_grad()
@@ -190,7 +192,7 @@ def _update(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Float[Tens
     optimizer.step()
 
 
-def _loss(model: nn.Module, images: Float[Tensor, "b k x y"], step: int, settings: VaeTraining) -> Float[Tensor, ""]:
+def _loss(model: Any, images: Float[Tensor, "b k x y"], step: int, settings: VaeTraining) -> Float[Tensor, ""]:
     with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
         posterior = model.encode(images).latent_dist
         (eps,) = normal(settings.seed, "vae", [step], posterior.mean.shape)
@@ -199,8 +201,16 @@ def _loss(model: nn.Module, images: Float[Tensor, "b k x y"], step: int, setting
     return F.l1_loss(decoded, images) + F.mse_loss(decoded, images) + settings.kl_weight * kl
 
 
-def _save(model, architecture, train: Images, test: Images, folder: Path, settings, seconds: float) -> dict:
-    """Write the VAE, then measure what was written: half-precision weights, as a user will load them."""
+def _save(
+    model: Any,
+    architecture: dict[str, Any],
+    train: Images,
+    test: Images,
+    folder: Path,
+    settings: VaeTraining,
+    seconds: float,
+) -> dict[str, Any]:
+    """Write the VAE with half-precision weights, and measure its reconstruction error after loading it again."""
     from safetensors.torch import save
 
     model.eval()
@@ -230,8 +240,8 @@ def _save(model, architecture, train: Images, test: Images, folder: Path, settin
     return record
 
 
-def reconstruction_error(vae, images: Images, count: int = 2000) -> dict[str, float]:
-    """Mean squared and absolute error (pixels in 0..1) and PSNR (dB) of decode(mean) over the first images."""
+def reconstruction_error(vae: VAE, images: Images, count: int = 2000) -> dict[str, float]:
+    """Mean squared and absolute error (pixels in 0..1) and PSNR (dB) of decode(mean) on the first ``count`` images."""
     squares, absolutes, numbers = 0.0, 0.0, 0
     for start in range(0, min(count, len(images)), 250):
         original = images.batch(np.arange(start, min(start + 250, count, len(images))))
