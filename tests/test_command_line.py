@@ -57,7 +57,7 @@ def workbench(tmp_path, *arguments: str) -> subprocess.CompletedProcess:
         (("train", "demo/plain", "--dry-run", "--detach"), "--dry-run trains nothing, so --detach has no effect"),
         (("train", "demo/plain", "--print-slurm", "--dry-run"), "--print-slurm and --dry-run exclude each other"),
         (("encode", "demo/plain", "--processes", "-3"), "--processes must be at least 1"),
-        (("encode", "demo/plain", "data.limit=33", "--device", "abc"), "--device 'abc' is not known; allowed are"),
+        (("encode", "demo/plain", "data.limit=33", "--device", "abc"), "--device 'abc' is not known; examples are"),
         (("encode", "demo/plain", "data.limit=33", "--device", "meta"), "--device 'meta' is not known"),
         (("import", "gone.pt"), "there is no file gone.pt"),
         (("unpack", "gone.zip"), "there is no file gone.zip"),

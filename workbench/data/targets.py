@@ -112,7 +112,7 @@ def open_targets(
         raise ValueError(f"patch {patch} does not divide the latent height {latents.height}")
     names, side = [part.strip() for part in options["encoder"].split(",")], latents.height // patch
     # All are loaded before any of them runs, so that a wrong second name fails before hours of encoding.
-    computed = {name: ComputedTargets(load_encoder(name, device), images, side) for name in names}
+    computed: dict[str, Targets] = {name: ComputedTargets(load_encoder(name, device), images, side) for name in names}
     if not options.get("stored", True):
         return computed
     return {

@@ -316,7 +316,7 @@ def _total(values: Iterable[float | None]) -> float | None:
     """Sum of the values; None if one is unknown."""
     listed = list(values)
     known = [value for value in listed if value is not None]
-    return sum(known) if len(known) == len(listed) else None
+    return sum(known, 0.0) if len(known) == len(listed) else None
 
 
 def _reuse(stage: Stage) -> str:
