@@ -59,7 +59,7 @@ def joint_coordinates(
     of `project`; if a feature is narrower than `components`, the remaining coordinates are 0. The first three
     components are aligned on the scores of f_u and f_c at every place, so that colours change little between layers.
     """
-    middle, found = len(layers) // 2, {}
+    middle, found = len(layers) // 2, dict[int, Coordinates]()
     for number in sorted(range(len(layers)), key=lambda number: number != middle):
         places = [(s, e, t) for s, e in np.ndindex(shape) for t in times]
         pairs = [read(*place, layers[number]) for place in places]
@@ -140,8 +140,6 @@ def _arranged(projection: GuidedProjection, shape: tuple[int, int, int], compone
     pad = [(0, 0)] * 3 + [(0, components - u.shape[-1])]
     moments = [projection.moments[place] for place in projection.times]
     total = np.array([(of.total_uu, of.total_ud, of.total_dd) for of in moments], dtype=np.float32)
-    s, e, t = shape
-    return Coordinates(
-        *(rearrange(np.pad(of, pad), "(s e t) n m k -> s e t 1 n m k", s=s, e=e) for of in (u, d)),
-        rearrange(total, "(s e t) c -> s e t 1 c", s=s, e=e),
-    )
+    s, e, _ = shape
+    u, d = (rearrange(np.pad(of, pad), "(s e t) n m k -> s e t 1 n m k", s=s, e=e) for of in (u, d))
+    return Coordinates(u, d, rearrange(total, "(s e t) c -> s e t 1 c", s=s, e=e))

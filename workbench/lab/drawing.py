@@ -12,21 +12,26 @@ from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
 # Neither a date nor a random name, so that equal figures are equal bytes; type in a PDF stays type.
-METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
-_SAME = {"svg.hashsalt": "workbench", "pdf.fonttype": 42}
+METADATA: dict[str, dict[str, str | None]] = {
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None},
+    "svg": {"Date": None},
+}
 
 
 def encoded(figures: Sequence[Figure], ending: str, dpi: int = 220, *, tight: bool = True) -> bytes:
     """Figures on white as PNG or SVG (one figure), or as the pages of a PDF; `tight` cuts the white around each."""
-    buffer, look = io.BytesIO(), {"facecolor": "white", "bbox_inches": "tight" if tight else None}
-    with rc_context(_SAME):
+    buffer, box = io.BytesIO(), "tight" if tight else None
+    with rc_context({"svg.hashsalt": "workbench", "pdf.fonttype": 42}):
         if ending == "pdf":
             with PdfPages(buffer, metadata=METADATA["pdf"]) as pages:
                 for figure in figures:
-                    pages.savefig(figure, **look)
+                    pages.savefig(figure, facecolor="white", bbox_inches=box)
         else:
             (figure,) = figures
-            figure.savefig(buffer, format=ending, dpi=dpi, metadata=METADATA[ending], **look)
+            figure.savefig(
+                buffer, format=ending, dpi=dpi, metadata=METADATA[ending], facecolor="white", bbox_inches=box
+            )
     return buffer.getvalue()
 
 

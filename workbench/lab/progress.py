@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from workbench.words import duration
 
@@ -26,7 +26,7 @@ def reported(progress: Report | None) -> Iterator[Report]:
         text = [TextColumn(form, markup=False) for form in ("{task.description:<16}", "{task.completed}/{task.total}")]
         columns = (text[0], BarColumn(), text[1], TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console) as bars:
-            tasks: dict[str, int] = {}
+            tasks: dict[str, TaskID] = {}
 
             def update(stage: str, done: int, total: int) -> None:
                 if stage not in tasks:

@@ -26,8 +26,8 @@ def recipe(make: Callable, sources: Sequence[RunLike] | RunLike, given: Mapping[
     """
     _, *options = inspect.signature(make).parameters.values()
     values = {of.name: (_plain(given.get(of.name, of.default)), of.default) for of in options if of.name != "progress"}
-    one = isinstance(sources, RunLike)
-    named = _reference(sources) if one else [_reference(source) for source in sources]
+    named: str | list[str]
+    named = _reference(sources) if isinstance(sources, RunLike) else [_reference(source) for source in sources]
     lines, arguments = ["import workbench as wb"], [repr(named)]
     for name, (value, default) in values.items():
         if value == default:

@@ -93,42 +93,49 @@ class Subject:
         return replace(self, rows=tuple(rows))
 
     def grids(
-        self, report: Report, stage: str, labels: Sequence[str] = ("null", "true"), pooling: str = "tokens"
+        self,
+        report: Report,
+        stage: str,
+        labels: Sequence[str] = ("null", "true"),
+        pooling: Literal["tokens", "mean"] = "tokens",
     ) -> list[list[FeatureGrid]]:
         """Features by run and training step, cached beside the run."""
         parts = sum(map(len, self.steps))
-        each, found, number = len(self.rows) * len(self.times) * len(labels), [], 0
+        each = len(self.rows) * len(self.times) * len(labels)
+        grids: list[list[FeatureGrid]] = []
         for run, steps in zip(self.runs, self.steps, strict=True):
-            found.append([])
+            grids.append([])
             for step in steps:
-                counted = part_of(report, stage, number, parts, each)
-                options = {"labels": labels, "pooling": pooling, "data": self.data, "root": run.folder.parent}
-                asked = (list(self.rows), list(self.layers), list(self.times))
-                found[-1].append(extract(run, *asked, step=step, progress=counted, **options))
-                number += 1
-        return found
+                features = extract(
+                    run,
+                    list(self.rows),
+                    list(self.layers),
+                    list(self.times),
+                    step=step,
+                    labels=labels,
+                    pooling=pooling,
+                    data=self.data,
+                    root=run.folder.parent,
+                    progress=part_of(report, stage, sum(map(len, grids)), parts, each),
+                )
+                grids[-1].append(features)
+        return grids
 
     def sources(self, grids: Sequence[Sequence[FeatureGrid]], report: Report) -> list[Source]:
         """A source for each run and target; mean-pooled features have one token per image."""
-        runs = [
-            Source(
-                title, lambda step, t, layer, of=of: tuple(tokens_of_grid(of[step], layer, t, name) for name in _MODES)
-            )
-            for title, of in zip(self.titles, grids, strict=False)
-        ]
+        runs = [_source_of(title, by_step) for title, by_step in zip(self.titles, grids, strict=False)]
         pooled = grids[0][0].pooling == "mean"
         return [*runs, *(self._target(name, pooled, report) for name in self.targets)]
 
     def _target(self, name: str, pooled: bool, report: Report) -> Source:
         run, steps = self.runs[0], self.steps[0]
         report(f"target {name}", 0, len(steps))
-        found = []
+        targets = []
         for step in steps:
-            options = {"data": self.data, "root": run.folder.parent}
-            tokens = target_tokens(name, run, self.rows, self.times, step=step, **options)
-            found.append({t: of.mean(dim=1, keepdim=True) if pooled else of for t, of in tokens.items()})
-            report(f"target {name}", len(found), len(steps))
-        return Source(name, lambda step, t, layer: (found[step][t],) * 2, layered=False)
+            tokens = target_tokens(name, run, self.rows, self.times, step=step, data=self.data, root=run.folder.parent)
+            targets.append({t: of.mean(dim=1, keepdim=True) if pooled else of for t, of in tokens.items()})
+            report(f"target {name}", len(targets), len(steps))
+        return Source(name, lambda step, t, layer: (targets[step][t], targets[step][t]), layered=False)
 
     def axes(self, w: tuple[float, float], stops: Sequence[float] = ()) -> dict[str, Axis]:
         """The axes of a view; axes with one value get no slider."""
@@ -153,7 +160,13 @@ class Subject:
         return self.pictures(min(32, math.isqrt(_THUMBNAILS // (len(self.rows) * self.images.channels))))
 
 
-_MODES = ("null", "true")
+def _source_of(title: str, by_step: Sequence[FeatureGrid]) -> Source:
+    """The source of a run, from its features at each training step."""
+
+    def read(step: int, t: float, layer: int) -> Pair:
+        return tokens_of_grid(by_step[step], layer, t, "null"), tokens_of_grid(by_step[step], layer, t, "true")
+
+    return Source(title, read)
 
 
 def choose(

@@ -189,7 +189,7 @@ class View:
             elif name == "step":
                 state[name] = len(axis.values) - 1
             elif name == "w":
-                state[name] = min(max(1.0, float(axis.values[0])), float(axis.values[1]))
+                state[name] = min(max(1.0, float(axis.limits[0])), float(axis.limits[1]))
         return {**state, **{name: allowed[0] for name, allowed in self.options.items()}, "selection": []}
 
     def _indices(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,7 +214,7 @@ class View:
 def _placed(name: str, value: Any, axis: Axis) -> Any:
     if not axis.continuous:
         return axis.index(name, value)
-    low, high, _ = axis.values
+    low, high = axis.limits
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise ValueError(f"{name} is {value!r}; allowed are numbers from {low:g} to {high:g}")
     return value

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -56,6 +56,12 @@ class Axis:
             return self.texts[list(self.values).index(value)]
         return f"{_plain(value)}{self.unit}"
 
+    @property
+    def limits(self) -> tuple[float | int, float | int]:
+        """Lowest and highest value of a continuous axis."""
+        low, high, _ = (value for value in self.values if isinstance(value, int | float))
+        return low, high
+
     def index(self, name: str, value: Any) -> int:
         """Where a discrete axis has `value`; ValueError, listing what there is, if nowhere."""
         for index, known in enumerate(self.values):
@@ -77,6 +83,12 @@ class Axis:
         }
 
 
+State: TypeAlias = Mapping[str, Any]  # by name: an index for each discrete axis, w itself, options, selection
+Meta: TypeAlias = Mapping[str, Any]  # what `Pane.complete` returns
+Arrays: TypeAlias = Mapping[str, np.ndarray]
+AxesByName: TypeAlias = Mapping[str, Axis]
+
+
 @dataclass(frozen=True, eq=False)
 class Pane:
     """One picture of a view: its title, its arrays, and what else this kind of picture needs (`meta`).
@@ -87,7 +99,7 @@ class Pane:
     """
 
     title: str
-    arrays: Mapping[str, np.ndarray]
+    arrays: Arrays
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     # Arrays of this kind: type and dimensions. "?" may be missing; a dimension named as an axis has the axis's length,
@@ -103,7 +115,7 @@ class Pane:
         elif cls.__module__ != __name__:
             cls.kind = cls.__module__.rpartition(".")[2]
 
-    def choices(self, axes: Mapping[str, Axis]) -> dict[str, list[str]]:
+    def choices(self, axes: AxesByName) -> dict[str, list[str]]:
         """What a reader can choose in this pane, by option, each with its default first."""
         return {}
 
@@ -111,7 +123,7 @@ class Pane:
         """What `meta` may leave out, found from the arrays. ValueError for arrays that do not fit together."""
         return {}
 
-    def draw(self, state: Mapping[str, Any], axes: Mapping[str, Axis]) -> Figure:
+    def draw(self, state: State, axes: AxesByName) -> Figure:
         """The picture as a matplotlib Figure. The state has an index for each discrete axis, as in the browser."""
         raise ValueError(f"{self.title}: pictures of this kind are drawn in the browser only")
 
@@ -120,12 +132,12 @@ class Pane:
         """Whether the picture depends on which images are selected."""
         return False
 
-    def options(self, axes: Mapping[str, Axis]) -> dict[str, list[str]]:
+    def options(self, axes: AxesByName) -> dict[str, list[str]]:
         """The choices this pane adds to the state, each with its default first."""
         narrowed = {name: list(values) for name, values in self.meta.get("options", {}).items()}
         return {**self.choices(axes), **narrowed}
 
-    def complete(self, axes: Mapping[str, Axis]) -> dict[str, Any]:
+    def complete(self, axes: AxesByName) -> dict[str, Any]:
         """`meta` with kind, title and what was left to be found. ValueError if arrays or axes do not fit."""
         self._check(axes)
         return {**self.found(), "kind": self.kind, "title": self.title, **self.meta}
@@ -153,7 +165,7 @@ class Pane:
     def _is_ours(cls) -> bool:
         return cls.__module__.startswith("workbench.lab.")
 
-    def _check(self, axes: Mapping[str, Axis]) -> None:
+    def _check(self, axes: AxesByName) -> None:
         known = {name.rstrip("?"): (name, *what) for name, what in self.ARRAYS.items()}
         needed = {name for name, (written, *_) in known.items() if not written.endswith("?")}
         if not needed <= set(self.arrays) <= set(known):
@@ -168,7 +180,7 @@ class Pane:
             _match(f"{self.title}: {name}", array.shape, dims.split(), sizes)
 
 
-def text_of(name: str, state: Mapping[str, Any], axes: Mapping[str, Axis]) -> str:
+def text_of(name: str, state: State, axes: AxesByName) -> str:
     """The value of an axis in a state, as a reader sees it."""
     axis = axes[name]
     return axis.text(state[name] if axis.continuous else axis.values[state[name]])

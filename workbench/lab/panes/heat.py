@@ -1,6 +1,6 @@
 """Measures as two heat maps, layer by t at the chosen w and layer by w at the chosen t."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,15 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from workbench.lab.palette import CHOSEN, DIVERGING, UNMEASURED
-from workbench.lab.panes import Axis, Pane, fixed, nearest_stop, text_of
+from workbench.lab.panes import Arrays, AxesByName, Meta, Pane, State, fixed, nearest_stop, text_of
 
 _INK = "#1c1e21"
 _DIVERGING = LinearSegmentedColormap.from_list("blue-brown", DIVERGING)
 _CELL = (0.42, 0.27)  # inches of a cell
-
-_Pane = _State = Mapping[str, Any]
-_Arrays = Mapping[str, np.ndarray]
-_Axes = Mapping[str, Axis]
 
 
 class HeatPane(Pane):
@@ -30,14 +26,14 @@ class HeatPane(Pane):
         name: ("float32", "measures versions layers times scales") for name in ("values", "low", "high")
     }
 
-    def choices(self, axes: Mapping[str, Axis]) -> dict[str, list[str]]:
+    def choices(self, axes: AxesByName) -> dict[str, list[str]]:
         return {"measure": list(self.meta["measures"]), "version": list(self.meta["versions"])}
 
-    def draw(self, state: Mapping[str, Any], axes: Mapping[str, Axis]) -> Figure:
+    def draw(self, state: State, axes: AxesByName) -> Figure:
         return draw_heat(self.complete(axes), self.arrays, state, axes)
 
 
-def draw_heat(pane: _Pane, arrays: _Arrays, state: _State, axes: _Axes) -> Figure:
+def draw_heat(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> Figure:
     """A measure, layer by t at the measured scale nearest to w, and layer by w at the chosen t."""
     measure, version = (list(pane[f"{name}s"]).index(state[name]) for name in ("measure", "version"))
     values, scales, names = arrays["values"][measure, version], pane["scales"], pane.get("labels", {})
@@ -67,7 +63,7 @@ def draw_heat(pane: _Pane, arrays: _Arrays, state: _State, axes: _Axes) -> Figur
     return figure
 
 
-def heat_limits(pane: _Pane, arrays: _Arrays, measure: str) -> tuple[float, float]:
+def heat_limits(pane: Meta, arrays: Arrays, measure: str) -> tuple[float, float]:
     """Ends of a measure's colours: of all versions, so that these can be compared, and chance lies within.
 
     Around the `centre` that the pane gives the measure they are symmetric.
@@ -90,7 +86,7 @@ def measured_scale(values: Float[np.ndarray, "layers times scales"], scales: Seq
     """The scale nearest to w among those at which anything was measured."""
     kept = np.flatnonzero(np.isfinite(values).any(axis=(0, 1)))
     kept = kept if len(kept) else np.arange(values.shape[2])
-    return int(kept[nearest_stop([scales[k] for k in kept], scales[0] if w is None else w)])
+    return int(kept[nearest_stop([scales[k] for k in kept.tolist()], scales[0] if w is None else w)])
 
 
 def heat_number(value: float, limits: tuple[float | int, float | int], digits: int = 2) -> str:
@@ -101,7 +97,7 @@ def heat_number(value: float, limits: tuple[float | int, float | int], digits: i
     return text.removeprefix("-") if not text.strip("-.0") else text
 
 
-def _values(name: str, axes: _Axes, count: int) -> list[Any]:
+def _values(name: str, axes: AxesByName, count: int) -> list[Any]:
     return list(axes[name].values) if name in axes else list(range(count))
 
 

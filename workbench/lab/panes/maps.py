@@ -1,7 +1,7 @@
 """Token maps: images beside the colours of their tokens, a column for each layer, or for each source."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,10 +11,12 @@ from matplotlib.figure import Figure
 
 from workbench.lab.components import MapColumn, map_column, map_pixels
 from workbench.lab.drawing import coloured, show_picture
-from workbench.lab.panes import Axis, Pane, text_of
+from workbench.lab.panes import Arrays, AxesByName, Meta, Pane, State, text_of
 
 _CELL = 1.15  # inches of a map
 _SHARE_OF = {None: "of variance", "subspace": "of the subspace", "foreground": "of foreground"}
+# Components of the rows of an image, by the option "colour"; None is all three as red, green and blue.
+_ROWS: dict[str, list[int | None]] = {"rgb": [None], "single": [0], "three": [0, 1, 2]}
 
 
 class MapsPane(Pane):
@@ -33,7 +35,7 @@ class MapsPane(Pane):
         "total": ("float32", "source step t layer 3"),
     }
 
-    def choices(self, axes: Mapping[str, Axis]) -> dict[str, list[str]]:
+    def choices(self, axes: AxesByName) -> dict[str, list[str]]:
         return {
             "basis": ["fixed", "refit", "per map", "foreground"],
             "colour": ["rgb", "single", "three"],
@@ -49,7 +51,7 @@ class MapsPane(Pane):
         still = _still(self.arrays)
         return {"side": side, "columns": "layers", "layers": beside, "joint": False, "still": still}
 
-    def draw(self, state: Mapping[str, Any], axes: Mapping[str, Axis]) -> Figure:
+    def draw(self, state: State, axes: AxesByName) -> Figure:
         return draw_maps(self.complete(axes), self.arrays, state, axes)
 
     @property
@@ -57,9 +59,7 @@ class MapsPane(Pane):
         return "rows" in self.meta
 
 
-def draw_maps(
-    pane: Mapping[str, Any], arrays: Mapping[str, np.ndarray], state: Mapping[str, Any], axes: Mapping[str, Axis]
-) -> Figure:
+def draw_maps(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> Figure:
     """Images beside the colours of their tokens: rows are images (and components), columns layers or sources."""
     columns = [
         (
@@ -83,9 +83,7 @@ def draw_maps(
     return figure
 
 
-def _columns(
-    pane: Mapping[str, Any], state: Mapping[str, Any], axes: Mapping[str, Axis]
-) -> list[tuple[str, tuple[int, int, int, int]]]:
+def _columns(pane: Meta, state: State, axes: AxesByName) -> list[tuple[str, tuple[int, int, int, int]]]:
     source, step, t, layer = (state.get(name, 0) for name in ("source", "step", "t", "layer"))
     if pane["columns"] == "sources":
         sources = (
@@ -99,19 +97,16 @@ def _columns(
     return [(title, (source, step, t, each)) for title, each in zip(titles, chosen, strict=True)]
 
 
-def _rows(
-    pane: Mapping[str, Any], arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]
-) -> list[tuple[int, int | None]]:
+def _rows(pane: Meta, arrays: Arrays, state: State) -> list[tuple[int, int | None]]:
     images = [state.get("image", 0)]
     if state["show"] == "all images":
         everything = list(range(len(arrays["images"])))
         numbers = pane.get("rows")
         images = [i for i in everything if numbers is not None and numbers[i] in state["selection"]] or everything
-    parts: list[int | None] = {"rgb": [None], "single": [0], "three": [0, 1, 2]}[state["colour"]]
-    return [(image, component) for image in images for component in parts]
+    return [(image, component) for image in images for component in _ROWS[state["colour"]]]
 
 
-def _place(pane: Mapping[str, Any], source: int, state: Mapping[str, Any], axes: Mapping[str, Axis]) -> str:
+def _place(pane: Meta, source: int, state: State, axes: AxesByName) -> str:
     """t and w, as far as the source changes with them."""
     told = [name for name in ("t", "w") if name in axes and source not in pane["still"][name]]
     return ", ".join(f"{name} {text_of(name, state, axes)}" for name in told)
@@ -122,7 +117,7 @@ def _shares(column: MapColumn) -> list[str]:
     return [shown] if column.outside is None else [shown, f"{_percent(column.outside)} outside subspace"]
 
 
-def _range(column: MapColumn, state: Mapping[str, Any]) -> list[str]:
+def _range(column: MapColumn, state: State) -> list[str]:
     if state["colour"] != "single" or state["basis"] == "per map":
         return []
     low, high = column.limits[0, 0]
@@ -133,7 +128,7 @@ def _percent(share: float) -> str:
     return f"{int(np.floor(100 * share + 0.5))} %"
 
 
-def _image_name(pane: Mapping[str, Any], image: int, axes: Mapping[str, Axis]) -> str:
+def _image_name(pane: Meta, image: int, axes: AxesByName) -> str:
     number = axes["image"].text(axes["image"].values[image]) if "image" in axes else str(image)
     names = list(pane.get("names", []))
     return f"image {number}, {names[image]}" if names else f"image {number}"
@@ -143,7 +138,7 @@ def _caption(axis: Axes, lines: Sequence[str]) -> None:
     axis.set_xlabel("\n".join(line for line in lines if line), fontsize=7, loc="left")
 
 
-def _still(arrays: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
+def _still(arrays: Arrays) -> dict[str, list[int]]:
     """Sources of a maps pane, by number, that are the same at every w, and of these those the same at every t.
 
     Of one time nothing is known, so there no source is said to be the same.

@@ -1,13 +1,11 @@
 """Samples: a column for each seed, so that all rows began with the same noise; rows are steps, or runs at one step."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from workbench.lab.drawing import coloured, mosaic
-from workbench.lab.panes import Axis, Pane, text_of
+from workbench.lab.panes import Arrays, AxesByName, Axis, Meta, Pane, State, text_of
 
 
 class SamplesPane(Pane):
@@ -15,17 +13,15 @@ class SamplesPane(Pane):
 
     ARRAYS: ClassVar = {"images": ("uint8", "source step guidance n h w c")}
 
-    def choices(self, axes: Mapping[str, Axis]) -> dict[str, list[str]]:
+    def choices(self, axes: AxesByName) -> dict[str, list[str]]:
         several = [row for row, axis in (("sources", "source"), ("steps", "step")) if _is_several(axes.get(axis))]
         return {"rows": several or ["steps"]}
 
-    def draw(self, state: Mapping[str, Any], axes: Mapping[str, Axis]) -> Figure:
+    def draw(self, state: State, axes: AxesByName) -> Figure:
         return draw_samples(self.complete(axes), self.arrays, state, axes)
 
 
-def draw_samples(
-    pane: Mapping[str, Any], arrays: Mapping[str, np.ndarray], state: Mapping[str, Any], axes: Mapping[str, Axis]
-) -> Figure:
+def draw_samples(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> Figure:
     """Samples: a column for each seed; rows are the steps of one source, or the sources at one step."""
     images, of = arrays["images"], "source" if state["rows"] == "sources" else "step"
     lanes = []

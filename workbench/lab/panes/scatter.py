@@ -1,6 +1,6 @@
 """Images as points in the plane, by class: PCA (linear in w), t-SNE or UMAP, and the numbers of each class."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -15,14 +15,10 @@ from matplotlib.path import Path
 from matplotlib.transforms import IdentityTransform
 
 from workbench.lab.palette import UNMEASURED, class_look
-from workbench.lab.panes import Axis, Pane, fixed, nearest_stop, text_of
+from workbench.lab.panes import Arrays, AxesByName, Meta, Pane, State, fixed, nearest_stop, text_of
 
 METHODS = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 _LISTED = 40  # classes that a picture has room for
-
-_Pane = _State = Mapping[str, Any]
-_Arrays = Mapping[str, np.ndarray]
-_Axes = Mapping[str, Axis]
 
 
 class ScatterPane(Pane):
@@ -44,7 +40,7 @@ class ScatterPane(Pane):
         "correct_given?": ("uint8", "source step t layer stops n"),
     }
 
-    def choices(self, axes: Mapping[str, Axis]) -> dict[str, list[str]]:
+    def choices(self, axes: AxesByName) -> dict[str, list[str]]:
         found = {"method": ["pca", *(name for name in ("tsne", "umap") if name in self.arrays)]}
         return {**found, "labels": ["true", "given"]} if "given" in self.arrays else found
 
@@ -53,7 +49,7 @@ class ScatterPane(Pane):
             raise ValueError(f"{self.title}: given and correct_given come together; arrays are {sorted(self.arrays)}")
         return {}
 
-    def draw(self, state: Mapping[str, Any], axes: Mapping[str, Axis]) -> Figure:
+    def draw(self, state: State, axes: AxesByName) -> Figure:
         return draw_scatter(self.complete(axes), self.arrays, state, axes)
 
     @property
@@ -78,7 +74,9 @@ class ClassNumbers:
         return self.name, count, _share(self.right, self.selected), _share(self.right_all, self.all)
 
 
-def class_numbers(pane: _Pane, arrays: _Arrays, state: _State, axes: _Axes) -> tuple[list[ClassNumbers], ClassNumbers]:
+def class_numbers(
+    pane: Meta, arrays: Arrays, state: State, axes: AxesByName
+) -> tuple[list[ClassNumbers], ClassNumbers]:
     """Numbers of each class that has images, and of all, at the state's frame and the stop nearest to its w."""
     labels, correct = _labels(arrays, state), arrays[f"correct{_given(state)}"][(*_at(state), _stop(state, axes))]
     selected = _selected(state, len(labels))
@@ -95,7 +93,7 @@ def class_numbers(pane: _Pane, arrays: _Arrays, state: _State, axes: _Axes) -> t
     return by_class, numbers("All classes", np.ones(len(labels), dtype=bool))
 
 
-def places(arrays: _Arrays, state: _State, axes: _Axes) -> Float64[np.ndarray, "n 2"]:
+def places(arrays: Arrays, state: State, axes: AxesByName) -> Float64[np.ndarray, "n 2"]:
     """Points of the state's frame: PCA's are u + w d (Eq. 3), the others those of the nearest stop."""
     at, method = _at(state), state["method"]
     if method == "pca":
@@ -105,7 +103,7 @@ def places(arrays: _Arrays, state: _State, axes: _Axes) -> Float64[np.ndarray, "
     return arrays[method][(*at, stop)] * float(scale[(*at, stop)[: scale.ndim]])
 
 
-def draw_scatter(pane: _Pane, arrays: _Arrays, state: _State, axes: _Axes) -> Figure:
+def draw_scatter(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> Figure:
     """Points by class, those selected outlined and last, beside the numbers of each class in the original space."""
     by_class, total = class_numbers(pane, arrays, state, axes)
     if len(by_class) > _LISTED:  # those selected before the others, and the last line says of how many
@@ -124,7 +122,7 @@ def draw_scatter(pane: _Pane, arrays: _Arrays, state: _State, axes: _Axes) -> Fi
     return figure
 
 
-def _selected(state: _State, count: int) -> Bool[np.ndarray, " n"]:
+def _selected(state: State, count: int) -> Bool[np.ndarray, " n"]:
     if any(row >= count for row in state["selection"]):
         raise ValueError(f"row {max(state['selection'])} is selected; allowed are 0 to {count - 1}")
     return np.isin(np.arange(count), state["selection"])
@@ -134,24 +132,24 @@ def _share(part: int, of: int) -> str:
     return "–" if not of else fixed(part / of, 2).removeprefix("0")
 
 
-def _at(state: _State) -> tuple[int, int, int, int]:
+def _at(state: State) -> tuple[int, int, int, int]:
     source, step, t, layer = (state.get(name, 0) for name in ("source", "step", "t", "layer"))
     return source, step, t, layer
 
 
-def _stop(state: _State, axes: _Axes) -> int:
+def _stop(state: State, axes: AxesByName) -> int:
     return nearest_stop(axes["w"].stops if "w" in axes else (), state.get("w"))
 
 
-def _labels(arrays: _Arrays, state: _State) -> UInt16[np.ndarray, " n"]:
+def _labels(arrays: Arrays, state: State) -> UInt16[np.ndarray, " n"]:
     return arrays["given" if _given(state) else "labels"]
 
 
-def _given(state: _State) -> str:
+def _given(state: State) -> str:
     return "_given" if state.get("labels") == "given" else ""
 
 
-def _scatter_title(state: _State, axes: _Axes) -> str:
+def _scatter_title(state: State, axes: AxesByName) -> str:
     told = [METHODS[state["method"]]]
     for name in ("source", "step", "layer", "t", "w"):
         if name in axes:

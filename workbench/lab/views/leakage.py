@@ -136,4 +136,5 @@ def _coordinates(subject: Subject, features: FeatureGrid, components: int, repor
 
 
 def _pair(features: FeatureGrid, version: str, t: float, layer: int) -> Pair:
-    return tuple(tokens_of_grid(features, layer, t, label) for label in VERSIONS[version])
+    null, conditioned = VERSIONS[version]
+    return tokens_of_grid(features, layer, t, null), tokens_of_grid(features, layer, t, conditioned)

@@ -56,15 +56,16 @@ def samples(
     classes = [run.latents["classes"] for run in several]
     if any(of != classes[0] for of in classes):
         raise ValueError("the runs have different classes; all samples of a column must be of one class")
-    parts, found = sum(map(len, shown)) * len(scales), []
+    parts = sum(map(len, shown)) * len(scales)
+    rows: list[np.ndarray] = []
     with reported(progress) as report:
         for run, own in zip(several, shown, strict=True):
             for step in own:
                 for scale in scales:
                     settings = replace(run.config.sampling, count=count, guidance_scale=float(scale), seed=seed)
-                    counted = part_of(report, "samples", len(found), parts, count)
-                    found.append(generate(run, step, settings, counted).images.numpy())
-    arrays = {"images": _arranged(found, len(several), len(scales))}
+                    counted = part_of(report, "samples", len(rows), parts, count)
+                    rows.append(generate(run, step, settings, counted).images.numpy())
+    arrays = {"images": _arranged(rows, len(several), len(scales))}
     check_page({"samples": arrays}, page_mb, "runs, steps, scales or count")
     names = [str(classes[0][i % len(classes[0])]) for i in range(count)]
     axes = {"source": Axis("run", titles_of(several, shown))} if len(several) > 1 else {}
@@ -75,5 +76,5 @@ def samples(
     return View(title, [pane], axes, recipe=recipe(samples, runs, given), start=start)
 
 
-def _arranged(found: Sequence[np.ndarray], sources: int, scales: int) -> np.ndarray:
-    return rearrange(np.stack(found), "(s e g) n c h w -> s e g n h w c", s=sources, g=scales).copy()
+def _arranged(rows: Sequence[np.ndarray], sources: int, scales: int) -> np.ndarray:
+    return rearrange(np.stack(rows), "(s e g) n c h w -> s e g n h w c", s=sources, g=scales).copy()

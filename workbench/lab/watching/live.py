@@ -80,7 +80,8 @@ class RunUpdates:
 
     def changes(self) -> dict[str, Any]:
         """The parts that changed, and "curves" with the new points; the full state if the run was rewound."""
-        news, errors = {}, []
+        news: dict[str, Any] = {}
+        errors: list[str] = []
         try:
             found = self._follower.new()
             if found.rewound or not self._complete:
@@ -111,7 +112,7 @@ class LivePanel(anywidget.AnyWidget):
     _esm = _STATIC / "live.js"
     _css = _STATIC / "panels.css"
 
-    opening = traitlets.List().tag(sync=True)  # state for the first drawing; later updates are messages
+    opening = traitlets.List(traitlets.Dict()).tag(sync=True)  # state for the first drawing; later updates are messages
     choices = traitlets.Dict().tag(sync=True)
     code = traitlets.Unicode().tag(sync=True)
     points = traitlets.Int(POINTS).tag(sync=True)

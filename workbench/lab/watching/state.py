@@ -43,7 +43,8 @@ def panel_state(run: Run, since: int | None = None) -> dict[str, Any]:
 def curves_of(run: Run, since: int | None = None) -> dict[str, Any]:
     """The curves of `panel_state`, and "last", the newest logged step (or `since`)."""
     found = read_curves(run, OPENED, None if since is None else since + 1)
-    curves, last = {}, since
+    curves: dict[str, list[list]] = {}
+    last = since
     for name, (steps, values) in found.curves.items():
         pairs = [(int(s), short(v)) for s, v in zip(steps, values, strict=True) if math.isfinite(v)]
         if pairs:
@@ -55,7 +56,7 @@ def curves_of(run: Run, since: int | None = None) -> dict[str, Any]:
 
 def finer_curves(run: Run, low: float | int, high: float | int) -> dict[str, list[list]]:
     """The curves between two steps, at most `POINTS` points each, with one point beyond each border."""
-    curves = {}
+    curves: dict[str, list[list]] = {}
     for name, (steps, values) in read_curves(run, sys.maxsize).curves.items():
         first, last = max(0, int(np.searchsorted(steps, low)) - 1), int(np.searchsorted(steps, high, "right")) + 1
         steps, values = steps[first:last], values[first:last]

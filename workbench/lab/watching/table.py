@@ -89,7 +89,7 @@ class RunsTable(anywidget.AnyWidget):
     _esm = _STATIC / "table.js"
     _css = _STATIC / "panels.css"
 
-    rows = traitlets.List().tag(sync=True)
+    rows = traitlets.List(traitlets.Dict()).tag(sync=True)
     chosen = traitlets.List(traitlets.Unicode()).tag(sync=True)  # names of the selected runs
     code = traitlets.Dict().tag(sync=True)  # of the selection
     trash = traitlets.Unicode().tag(sync=True)  # where runs are moved to

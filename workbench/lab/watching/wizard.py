@@ -51,7 +51,7 @@ class Wizard(anywidget.AnyWidget):
     _esm = _STATIC / "wizard.js"
     _css = _STATIC / "panels.css"
 
-    fields = traitlets.List().tag(sync=True)
+    fields = traitlets.List(traitlets.Dict()).tag(sync=True)
     problem = traitlets.Unicode().tag(sync=True)  # why there is no plan
     plan = traitlets.Dict().tag(sync=True)
     code = traitlets.Unicode().tag(sync=True)
