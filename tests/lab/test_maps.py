@@ -43,7 +43,7 @@ def expected(view, state) -> np.ndarray:
     found = []
     for image in images:
         for part in parts:
-            at = [map_column(pane.arrays, (0, 0, state["t"], layer), state["w"], state["basis"], 8) for layer in chosen]
+            at = [map_column(pane.arrays, (0, 0, state["t"], layer), state["w"], state["basis"]) for layer in chosen]
             found.append([map_pixels(column, part)[image].reshape(8, 8, 3) for column in at])
     return np.array(found)
 
@@ -78,7 +78,7 @@ def test_sources_stand_beside_each_other(show, maps_view):
     found = drawn(shown)[0]
     arrays = view.panes[0].arrays
     for source in range(3):
-        column = map_column(arrays, (source, 0, 2, 4), 2.0, "fixed", 8)
+        column = map_column(arrays, (source, 0, 2, 4), 2.0, "fixed")
         assert np.abs(found[source] - map_pixels(column, None)[0].reshape(8, 8, 3)).max() <= 2 / 255
     captions = shown.page.locator("figcaption .wb-line:first-child").all_inner_texts()
     assert captions[1:] == ["plain", "guided", "REPA"]
@@ -133,7 +133,7 @@ def test_whose_basis_it_is_is_said(show, maps_view, meta, said):
 def test_a_label_says_what_a_map_shows(show, maps_view):
     shown = show(maps_view(), t=0.3, w=2.5, layer=7, basis="refit")
     label = shown.page.locator(".wb-tile canvas").last.get_attribute("aria-label")
-    column = map_column(maps_view().panes[0].arrays, (0, 0, 1, 6), 2.5, "refit", 8)
+    column = map_column(maps_view().panes[0].arrays, (0, 0, 1, 6), 2.5, "refit")
     share, outside = (f"{100 * value:.0f} %" for value in (column.share, column.outside))
     assert label == (
         f"image 0, boot: token map of layer 7 (slider), t 0.3, w 2.5; {share} of variance, {outside} outside subspace"
@@ -164,7 +164,7 @@ def projected(with_totals, t: float = 0.4):
 @pytest.mark.parametrize("w", [0.0, 1.0, 3.5])
 def test_fixed_and_refit_are_those_of_the_projection(with_totals, w):
     projection, arrays = projected(with_totals)
-    fixed, refit = (map_column(arrays, (0, 0, 0, 0), w, basis, 4) for basis in ("fixed", "refit"))
+    fixed, refit = (map_column(arrays, (0, 0, 0, 0), w, basis) for basis in ("fixed", "refit"))
     size = projection.at(0.4, w).std()
     assert np.abs(fixed.scores - projection.at(0.4, w)[..., :3].numpy()).max() < 1e-3 * size
     assert fixed.share == pytest.approx(float(projection.energy(0.4, w).sum()), abs=1e-4)
@@ -178,7 +178,7 @@ def test_per_map_is_a_pca_of_each_image_from_least_to_most(features):
     from sklearn.decomposition import PCA
 
     arrays = features()
-    column = map_column(arrays, (0, 0, 1, 6), 2.0, "per map", 8)
+    column = map_column(arrays, (0, 0, 1, 6), 2.0, "per map")
     scales = arrays["u_scale"][0, 0, 1, 6], arrays["d_scale"][0, 0, 1, 6]
     rows = arrays["u"][0, 0, 1, 6].astype(np.float64) * scales[0] + 2.0 * arrays["d"][0, 0, 1, 6] * scales[1]
     for image in range(6):
@@ -196,7 +196,7 @@ def test_the_foreground_is_the_side_in_the_middle_and_the_rest_is_black(with_tot
     rows = random.normal(size=(2, side * side, 5)) * 0.2
     rows[..., 0] += np.where(inside.reshape(2, -1), -4.0, 4.0)
     arrays = with_totals(rows[None, None, None, None], np.zeros_like(rows)[None, None, None, None])
-    column = map_column(arrays, (0, 0, 0, 0), 1.0, "foreground", side)
+    column = map_column(arrays, (0, 0, 0, 0), 1.0, "foreground")
     assert np.array_equal(column.foreground.reshape(inside.shape), inside)
     assert not map_pixels(column, None)[~column.foreground].any()
 

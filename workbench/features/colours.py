@@ -1,5 +1,6 @@
 """Colours of token maps: which components are shown, and how their numbers become red, green and blue."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,10 +52,11 @@ class MapComponents:
         """
         scale = scale or ("minmax" if self.mode == "per map" else "percentile")
         if self.mode == "per map":
-            return colours(self.coordinates, limits=_limits(self.coordinates, scale))
+            return colours(self.coordinates, limits=component_limits(self.coordinates.double().numpy(), scale))
         if self.foreground is None:
             return colours(self.coordinates, scale)
-        painted = colours(self.coordinates, limits=_limits(self.coordinates[self.foreground], scale))
+        inside = self.coordinates[self.foreground].double().numpy()
+        painted = colours(self.coordinates, limits=component_limits(inside, scale))
         shown = to_map(rearrange(self.foreground.double(), "n m -> n m 1"))
         return Colours(painted.maps * rearrange(shown, "n 1 h w -> n h w 1").numpy(), painted.limits)
 
@@ -95,18 +97,50 @@ def colours(
     count = coordinates.shape[2]
     if count not in (1, 3):
         raise ValueError(f"got {count} components; allowed are 3 (red, green, blue) or 1 (viridis)")
+    numbers = coordinates.double().numpy()
     if limits is None:
-        limits = _limits(rearrange(coordinates, "n m c -> (n m) c"), scale)
-    if not (coordinates.isfinite().all() and np.isfinite(limits).all()):
+        limits = component_limits(rearrange(numbers, "n m c -> (n m) c"), scale)
+    if not (np.isfinite(numbers).all() and np.isfinite(limits).all()):
         raise ValueError("the components or their limits are not all finite; no colour stands for those")
-    low, high = limits[..., :1, :], limits[..., 1:, :]
-    values = ((coordinates.double().numpy() - low) / np.maximum(high - low, 1e-9)).clip(0, 1)
-    maps = rearrange(to_map(torch.from_numpy(values)).numpy(), "n c h w -> n h w c")
-    if count == 1:
-        from matplotlib import colormaps
+    maps = to_map(torch.from_numpy(token_colours(numbers, limits))).numpy()
+    return Colours(rearrange(maps, "n c h w -> n h w c"), limits.astype(np.float64))
 
-        maps = colormaps["viridis"](maps[..., 0])[..., :3]
-    return Colours(maps, limits.astype(np.float64))
+
+def token_colours(
+    coordinates: Float64[np.ndarray, "n m c"], limits: Float[np.ndarray, "*each 2 c"]
+) -> Float64[np.ndarray, "n m 3"]:
+    """Colours in 0..1 of three components (red, green, blue) or one (viridis), scaled from `limits` (low, high)."""
+    low, high = limits[..., :1, :], limits[..., 1:, :]
+    values = ((coordinates - low) / np.maximum(high - low, 1e-9)).clip(0, 1)
+    if values.shape[2] > 1:
+        return values
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](values[..., 0])[..., :3]
+
+
+def component_limits(
+    coordinates: Float64[np.ndarray, "*each r c"], scale: str = "percentile"
+) -> Float64[np.ndarray, "*each 2 c"]:
+    """Limits (low, high) of each component over the rows, by one of the `SCALES`; ValueError for another."""
+    if scale not in SCALES:
+        raise ValueError(f"scale is {scale!r}; allowed are {', '.join(SCALES)}")
+    return np.moveaxis(np.percentile(coordinates, SCALES[scale], axis=-2), 0, -2)
+
+
+def nearer_the_middle(first: Float[np.ndarray, "n m"]) -> Bool[np.ndarray, "n m"]:
+    """The tokens on the side of 0 with the smaller mean distance to the centre of the square grid.
+
+    In a tie, the smaller side, then the positive one.
+    """
+    side = math.isqrt(first.shape[1])
+    offsets = np.arange(side) - (side - 1) / 2
+    distance = np.broadcast_to(np.hypot(offsets[:, None], offsets[None, :]).ravel(), first.shape)
+
+    def order(part: Bool[np.ndarray, "n m"]) -> tuple[float, int]:
+        return (round(float(distance[part].mean()), 9) if part.any() else math.inf, int(part.sum()))
+
+    return min((first > 0, first < 0), key=order)
 
 
 @dataclass(frozen=True)
@@ -147,12 +181,6 @@ def layer_and_guided_maps(
     return TokenMaps(of, images, panels)
 
 
-def _limits(coordinates: Float[Tensor, "*each r c"], scale: str) -> Float64[np.ndarray, "*each 2 c"]:
-    if scale not in SCALES:
-        raise ValueError(f"scale is {scale!r}; allowed are {', '.join(SCALES)}")
-    return np.moveaxis(np.percentile(coordinates.double().numpy(), SCALES[scale], axis=-2), 0, -2)
-
-
 def _per_map(tokens: Float[Tensor, "n m d"]) -> MapComponents:
     if min(tokens.shape[1:]) < 3:
         raise ValueError(f"got {tokens.shape[1]} tokens of width {tokens.shape[2]}; three components need 3 of each")
@@ -172,18 +200,11 @@ def _per_map(tokens: Float[Tensor, "n m d"]) -> MapComponents:
 
 def _foreground(tokens: Float[Tensor, "n m d"]) -> MapComponents:
     first = project(tokens, components=1).at(0.0, 0.0)[..., 0]
-    chosen = _nearer_the_middle(first > 0, first < 0)
+    to_map(first[..., None])  # refuses tokens that form no square
+    chosen = torch.from_numpy(nearer_the_middle(first.numpy()))
     rows = tokens.detach().cpu()[chosen].double()
     rows = rows - rows.mean(dim=0)
     basis, shares = principal(rows.T @ rows / len(rows), 3)
     coordinates = torch.zeros(*chosen.shape, 3)
     coordinates[chosen] = (rows @ basis).float()
     return MapComponents("foreground", coordinates, shares, chosen)
-
-
-def _nearer_the_middle(above: Bool[Tensor, "n m"], below: Bool[Tensor, "n m"]) -> Bool[Tensor, "n m"]:
-    """The side whose tokens have the smaller mean distance to the middle of the grid; of equals the smaller side."""
-    side = to_map(rearrange(above.float(), "n m -> n m 1")).shape[-1]
-    places = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
-    distance = rearrange(torch.hypot(places[:, None], places[None, :]), "h w -> (h w)").expand_as(above)
-    return min((above, below), key=lambda part: (round(float(distance[part].mean()), 9), int(part.sum())))

@@ -1,28 +1,29 @@
-"""What the colours of a token map are, in numpy: the same numbers as the browser's (js/components.js)."""
+"""Colours of a token map at one (source, step, t, layer) and w, as js/components.js computes them in the browser."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import torch
 from einops import rearrange
 from jaxtyping import Bool, Float64
-from matplotlib import colormaps
 
-_PERCENTILES = (2, 98)
+from workbench.features.colours import component_limits, nearer_the_middle, token_colours
+from workbench.features.directions import largest_signs, nearest_rotation
+
 _FEWEST = 4  # tokens of a foreground that components can be fitted to
 
 
 @dataclass(frozen=True, eq=False)
 class MapColumn:
-    """Three scores of each token of every image, and the limits (low, high) of their colours by image.
+    """Three scores of each token of every image, and their colour limits (low, high), for all images or for each.
 
-    `share` is the variance they show: of the full features, or `of` the "subspace" or the "foreground". `outside` is
-    what a refit cannot reach. `foreground` says which tokens are not black.
+    `share` is the share of variance that they show: of the full features, or `of` the "subspace" or the "foreground".
+    `outside` is the share outside the subspace of a refit. Tokens outside the `foreground` are black.
     """
 
     scores: Float64[np.ndarray, "n m 3"]
-    limits: Float64[np.ndarray, "n 3 2"]
+    limits: Float64[np.ndarray, "*each 2 3"]
     share: float
     of: str | None = None
     outside: float | None = None
@@ -30,63 +31,60 @@ class MapColumn:
 
 
 def map_column(
-    arrays: Mapping[str, np.ndarray], at: tuple[int, int, int, int], w: float | int, basis: str, side: int
+    arrays: Mapping[str, np.ndarray], at: tuple[int, int, int, int], w: float | int, basis: str
 ) -> MapColumn:
-    """Scores at one place (source, step, t, layer) of f_g = f_u + w d (Eq. 3) in one of the `BASES`."""
+    """Scores of f_g = f_u + w d (Eq. 3) at `at` = (source, step, t, layer), in one of the `BASES`."""
     u, d = (arrays[name][at].astype(np.float64) * float(arrays[f"{name}_scale"][at]) for name in ("u", "d"))
     uu, ud, dd = arrays["total"][at].astype(np.float64)
-    return BASES[basis](u + w * d, float(uu + 2 * w * ud + w * w * dd), side)
+    return BASES[basis](u + w * d, float(uu + 2 * w * ud + w * w * dd))
 
 
 def map_pixels(column: MapColumn, component: int | None) -> Float64[np.ndarray, "n m 3"]:
     """Colours in 0..1: three components as red, green and blue, or one of them in viridis."""
-    low, high = (rearrange(column.limits[..., end], "n c -> n 1 c") for end in (0, 1))
-    values = ((column.scores - low) / np.maximum(high - low, 1e-9)).clip(0, 1)
-    painted = values if component is None else colormaps["viridis"](values[..., component])[..., :3]
+    shown = slice(None) if component is None else slice(component, component + 1)
+    painted = token_colours(column.scores[..., shown], column.limits[..., shown])
     return painted if column.foreground is None else painted * column.foreground[..., None]
 
 
-def _fixed(rows: Float64[np.ndarray, "n m k"], total: float, side: int) -> MapColumn:
+def _fixed(rows: Float64[np.ndarray, "n m k"], total: float) -> MapColumn:
     scores = rows[..., :3]
-    return MapColumn(scores, _joint_limits(scores), float(np.trace(_moments(_flat(scores))[1])) / total)
+    return MapColumn(scores, component_limits(_flat(scores)), float(np.trace(_moments(_flat(scores))[1])) / total)
 
 
-def _refit(rows: Float64[np.ndarray, "n m k"], total: float, side: int) -> MapColumn:
-    """Components of f_g itself, turned by Procrustes onto the fixed ones so that colours keep their meaning."""
+def _refit(rows: Float64[np.ndarray, "n m k"], total: float) -> MapColumn:
+    """Components of f_g itself, Procrustes-aligned with the fixed ones so that colours keep their meaning."""
     mean, covariance = _moments(_flat(rows))
     values, vectors = _eigen(covariance)
     chosen = vectors[:, :3]
-    left, _, right = np.linalg.svd(chosen.T @ covariance[:, :3])
-    scores = (rows - mean) @ (chosen @ (left @ right))
+    rotation = nearest_rotation(torch.from_numpy(chosen.T @ covariance[:, :3])).numpy()
+    scores = (rows - mean) @ (chosen @ rotation)
     outside = max(0.0, 1 - float(np.trace(covariance)) / total)
-    return MapColumn(scores, _joint_limits(scores), float(values[:3].sum()) / total, outside=outside)
+    return MapColumn(scores, component_limits(_flat(scores)), float(values[:3].sum()) / total, outside=outside)
 
 
-def _per_map(rows: Float64[np.ndarray, "n m k"], total: float, side: int) -> MapColumn:
-    """Each image its own components, from least to most: the style of the papers."""
+def _per_map(rows: Float64[np.ndarray, "n m k"], total: float) -> MapColumn:
+    """Separate components for each image, with its extremes as limits: the style of the papers."""
     scores, shares = [], []
     for own in rows:
         mean, covariance = _moments(own)
         values, vectors = _eigen(covariance)
         scores.append((own - mean) @ _signed(vectors[:, :3]))
         shares.append(values[:3].sum() / values.sum())
-    found = np.stack(scores)
-    limits = np.stack([found.min(axis=1), found.max(axis=1)], axis=-1)
-    return MapColumn(found, limits, float(np.mean(shares)), of="subspace")
+    stacked = np.stack(scores)
+    return MapColumn(stacked, component_limits(stacked, "minmax"), float(np.mean(shares)), of="subspace")
 
 
-def _foreground(rows: Float64[np.ndarray, "n m k"], total: float, side: int) -> MapColumn:
-    """The two steps of DINOv2 (Oquab et al. 2023): the first component parts at 0, components of the foreground."""
+def _foreground(rows: Float64[np.ndarray, "n m k"], total: float) -> MapColumn:
+    """As DINOv2 (Oquab et al. 2023): the first component splits the tokens at 0, others are fitted to one side."""
     mean, covariance = _moments(_flat(rows))
     first = (rows - mean) @ _signed(_eigen(covariance)[1][:, :1])[:, 0]
-    shown = _nearer_the_middle(first, side)
-    scores, share = np.zeros((*shown.shape, 3)), 0.0
+    shown = nearer_the_middle(first)
+    scores, limits, share = np.zeros((*shown.shape, 3)), np.zeros((2, 3)), 0.0
     if shown.sum() >= _FEWEST:
         mean, covariance = _moments(rows[shown])
         values, vectors = _eigen(covariance)
         scores = (rows - mean) @ _signed(vectors[:, :3])
-        share = float(values[:3].sum() / values.sum())
-    limits = _joint_limits(scores, shown)
+        limits, share = component_limits(scores[shown]), float(values[:3].sum() / values.sum())
     return MapColumn(scores * shown[..., None], limits, share, of="foreground", foreground=shown)
 
 
@@ -96,23 +94,6 @@ BASES: dict[str, Callable[..., MapColumn]] = {
     "per map": _per_map,
     "foreground": _foreground,
 }
-
-
-def _nearer_the_middle(first: Float64[np.ndarray, "n m"], side: int) -> Bool[np.ndarray, "n m"]:
-    """The side of 0 whose mean distance to the middle of the grid is smaller; of equals the fewer, then the upper."""
-    places = np.arange(side) - (side - 1) / 2
-    distance = np.broadcast_to(np.hypot(places[:, None], places[None, :]).ravel(), first.shape)
-
-    def order(part: Any) -> tuple[float, int]:
-        return (round(float(distance[part].mean()), 9) if part.any() else np.inf, int(part.sum()))
-
-    return min((first > 0, first < 0), key=order)
-
-
-def _joint_limits(scores: Float64[np.ndarray, "n m 3"], shown: Any = None) -> Float64[np.ndarray, "n 3 2"]:
-    rows = _flat(scores) if shown is None else scores[shown]
-    joint = np.percentile(rows, _PERCENTILES, axis=0).T if len(rows) else np.zeros((3, 2))
-    return np.repeat(joint[None], len(scores), axis=0)
 
 
 def _flat(scores: Float64[np.ndarray, "n m c"]) -> Float64[np.ndarray, "r c"]:
@@ -126,10 +107,9 @@ def _moments(rows: Float64[np.ndarray, "r k"]) -> tuple[Float64[np.ndarray, " k"
 
 def _eigen(covariance: Float64[np.ndarray, "k k"]) -> tuple[Float64[np.ndarray, " k"], Float64[np.ndarray, "k k"]]:
     values, vectors = np.linalg.eigh(covariance)
-    return values[::-1], vectors[:, ::-1]
+    return values[::-1].copy(), vectors[:, ::-1].copy()
 
 
 def _signed(directions: Float64[np.ndarray, "k c"]) -> Float64[np.ndarray, "k c"]:
-    """The loading of largest size of each direction is positive, since a direction and its opposite are the same."""
-    largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=0)[None], axis=0)
-    return directions * np.sign(largest)
+    """The directions with signs that make the largest loading of each positive."""
+    return directions * largest_signs(torch.from_numpy(directions)).numpy()

@@ -64,7 +64,7 @@ def draw_maps(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> Fig
     columns = [
         (
             [title, _place(pane, at[0], state, axes)],
-            map_column(arrays, at, state.get("w", 0), state["basis"], pane["side"]),
+            map_column(arrays, at, state.get("w", 0), state["basis"]),
         )
         for title, at in _columns(pane, state, axes)
     ]
@@ -120,7 +120,7 @@ def _shares(column: MapColumn) -> list[str]:
 def _range(column: MapColumn, state: State) -> list[str]:
     if state["colour"] != "single" or state["basis"] == "per map":
         return []
-    low, high = column.limits[0, 0]
+    low, high = column.limits[:, 0]
     return [f"viridis: {low:.2g} to {high:.2g}"]
 
 
