@@ -149,7 +149,7 @@ def test_two_widths_have_no_joint_basis(runs):
     with pytest.raises(ValueError, match=r"features have the shapes .*48.*128.*; they must be the same tokens of one"):
         project({0.3: first, 0.7: second})
     wb.compare_maps([runs["narrow"], runs["wide"]], 3, **FEW, progress=quiet)  # each has its own there
-    with pytest.raises(ValueError, match="coarse has 4 tokens an image, narrow 16 tokens; they must have equally many"):
+    with pytest.raises(ValueError, match="coarse has 4 tokens per image, narrow 16 tokens; the numbers must be equal"):
         wb.compare_maps([runs["narrow"], runs["coarse"]], 3, **FEW, progress=quiet)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from workbench.lab.packing import quantise
 from workbench.lab.panes import Axis
-from workbench.lab.panes.scatter import ScatterPane, class_numbers, draw_scatter, places
+from workbench.lab.panes.scatter import ScatterPane, class_numbers, draw_scatter, positions
 from workbench.lab.view import View
 
 NAMES = ("boot", "bag", "coat")
@@ -44,7 +44,7 @@ def scatter_view(count: int = 240) -> View:
 def in_pixels(view: View, shown, **values) -> np.ndarray:
     """Where Python expects every point: the middle of the extremes in the middle, all within 94 % of the height."""
     state = view.state(**values)
-    points = places(view.panes[0].arrays, state, view.axes)
+    points = positions(view.panes[0].arrays, state, view.axes)
     box = shown.page.locator(PLOT).bounding_box()
     width, height = box["width"], box["height"]
     low, high = points.min(axis=0), points.max(axis=0)
@@ -93,9 +93,9 @@ def clear_edge(values: np.ndarray, near: float) -> float:
 def test_principal_components_are_linear_in_w_and_the_others_stand_at_stops():
     view = scatter_view()
     arrays = view.panes[0].arrays
-    at = {w: places(arrays, view.state(w=w, layer=8), view.axes) for w in (0.0, 1.0, 4.0)}
+    at = {w: positions(arrays, view.state(w=w, layer=8), view.axes) for w in (0.0, 1.0, 4.0)}
     np.testing.assert_allclose(at[4.0] - at[0.0], 4 * (at[1.0] - at[0.0]), atol=1e-12)
-    stood = places(arrays, view.state(w=2.4, method="tsne", t=0.5), view.axes)
+    stood = positions(arrays, view.state(w=2.4, method="tsne", t=0.5), view.axes)
     np.testing.assert_allclose(stood, arrays["tsne"][0, 0, 1, 1, 1] * float(arrays["tsne_scale"][0, 0, 1, 1, 1]))
 
 
@@ -236,7 +236,7 @@ def test_given_labels_are_a_choice_where_there_are_any():
     assert view.options["labels"] == ["true", "given"] and 'labels="given"' in view.code(labels="given")
     arrays = dict(view.panes[0].arrays)
     del arrays["correct_given"]
-    with pytest.raises(ValueError, match="given and correct_given come together"):
+    with pytest.raises(ValueError, match="given and correct_given must be present together"):
         View("Half", [ScatterPane("Half", arrays, {"names": NAMES})], view.axes)
     del arrays["given"]
     assert "labels" not in View("None", [ScatterPane("None", arrays, {"names": NAMES})], view.axes).options
@@ -299,7 +299,7 @@ def test_the_figure_has_the_same_points_and_those_selected_on_top(tmp_path):
     figure = draw_scatter(pane.complete(view.axes), pane.arrays, state, view.axes)
     plot, numbers = figure.axes
     behind, front = (np.asarray(drawn.get_offsets()) for drawn in plot.collections)
-    points = places(pane.arrays, state, view.axes)
+    points = positions(pane.arrays, state, view.axes)
     assert sorted(map(tuple, front)) == sorted(map(tuple, points[[5, 6, 200]]))
     assert sorted(map(tuple, np.vstack([behind, front]))) == sorted(map(tuple, points))
     texts = [text.get_text() for text in numbers.texts]

@@ -129,7 +129,7 @@ def test_pictures_are_saved_as_their_ending_says(maps_view, tmp_path):
         path = view.save(tmp_path / f"maps.{ending}", t=0.3)
         assert path.read_bytes().startswith(magic) and len(path.read_bytes()) > 2000
     assert np.array(Image.open(tmp_path / "maps.png").convert("L")).std() > 10
-    with pytest.raises(ValueError, match="ends in .png, .svg, .pdf"):
+    with pytest.raises(ValueError, match="allowed endings are .png, .svg, .pdf"):
         view.save(tmp_path / "maps.jpg")
 
 
@@ -162,7 +162,7 @@ def test_a_figure_is_what_is_saved(maps_view):
     figure.savefig(shown, format="png", dpi=220, facecolor="white", bbox_inches="tight", metadata={"Software": None})
     assert shown.getvalue() == saved
     two = View("Two", [*view.panes, MapsPane("Again", view.panes[0].arrays)], view.axes)
-    with pytest.raises(ValueError, match="a figure is one picture; choose a pane of 0: Token maps, 1: Again"):
+    with pytest.raises(ValueError, match="a figure has one picture; choose a pane of 0: Token maps, 1: Again"):
         two.figure()
     assert len(two.figure(pane=1, t=0.3, layer=5).axes) == len(figure.axes)
     for wrong, said in (({"pane": 2}, "pane is 2; allowed are 0 to 1"), ({"pane": 0, "t": 0.4}, "t is 0.4")):

@@ -57,19 +57,21 @@ def joint_coordinates(
 
     ``read(source, step, t, layer)`` gives f_u and f_c; `shape` is the number of sources and of steps. The basis is that
     of `project`; if a feature is narrower than `components`, the remaining coordinates are 0. The first three
-    components are aligned on the scores of f_u and f_c at every place, so that colours change little between layers.
+    components are aligned on the scores of f_u and f_c of all sources, steps and times, so that colours change little
+    between layers.
     """
-    middle, found = len(layers) // 2, dict[int, Coordinates]()
+    middle = len(layers) // 2
+    by_layer: dict[int, Coordinates] = {}
     for number in sorted(range(len(layers)), key=lambda number: number != middle):
-        places = [(s, e, t) for s, e in np.ndindex(shape) for t in times]
-        pairs = [read(*place, layers[number]) for place in places]
+        cells = [(s, e, t) for s, e in np.ndindex(shape) for t in times]
+        pairs = [read(*cell, layers[number]) for cell in cells]
         fitted = min(components, pairs[0][0].shape[2])
-        # `project` takes sets by time; here the index of a place is used as its time.
+        # `project` takes sets by time; here the index of a cell is used as its time.
         f_u, f_c = ({float(i): pair[which] for i, pair in enumerate(pairs)} for which in (0, 1))
         layer = _arranged(project(f_u, f_c, components=fitted), (*shape, len(times)), components)
-        found[number] = layer if number == middle else aligned(layer, found[middle])
-        progress(len(found), len(layers))
-    return stacked([found[number] for number in range(len(layers))], axis=3)
+        by_layer[number] = layer if number == middle else aligned(layer, by_layer[middle])
+        progress(len(by_layer), len(layers))
+    return stacked([by_layer[number] for number in range(len(layers))], axis=3)
 
 
 def compared_coordinates(
@@ -85,28 +87,28 @@ def compared_coordinates(
     A source without layers is aligned once, with the first source's middle layer, and repeated. ValueError if the token
     grids differ.
     """
-    found: list[Coordinates] = []
+    results: list[Coordinates] = []
     for source in sources:
 
         def read(_: int, step: int, t: float, layer: int, source: Source = source) -> Pair:
             return source.read(step, t, layer)
 
         own = joint_coordinates(read, (1, steps), times, layers if source.layered else layers[:1], components)
-        if found and own.u.shape[4:6] != found[0].u.shape[4:6]:
-            grids = [f"{of.u.shape[5]} tokens" for of in (own, found[0])]
+        if results and own.u.shape[4:6] != results[0].u.shape[4:6]:
+            grids = [f"{of.u.shape[5]} tokens" for of in (own, results[0])]
             raise ValueError(
-                f"{source.title} has {grids[0]} an image, {sources[0].title} {grids[1]}; they must have equally many"
+                f"{source.title} has {grids[0]} per image, {sources[0].title} {grids[1]}; the numbers must be equal"
             )
         middle = len(layers) // 2
         if not source.layered:
-            own = aligned(own, _layer(found[0], middle)) if found else own
+            own = aligned(own, _layer(results[0], middle)) if results else own
             own = stacked([own] * len(layers), axis=3)
-        elif found:
-            each = [aligned(_layer(own, i), _layer(found[0], i)) for i in range(len(layers))]
+        elif results:
+            each = [aligned(_layer(own, i), _layer(results[0], i)) for i in range(len(layers))]
             own = stacked(each, axis=3)
-        found.append(own)
-        progress(len(found), len(sources))
-    return stacked(found, axis=0)
+        results.append(own)
+        progress(len(results), len(sources))
+    return stacked(results, axis=0)
 
 
 def aligned(own: Coordinates, reference: Coordinates) -> Coordinates:
@@ -117,12 +119,12 @@ def aligned(own: Coordinates, reference: Coordinates) -> Coordinates:
         both = np.stack([of.u, of.u + of.d])[..., :count]
         return torch.from_numpy(rearrange(both, "... c -> (...) c"))
 
-    turn = procrustes(scores(own), scores(reference)).numpy()
+    rotation = procrustes(scores(own), scores(reference)).numpy()
 
-    def turned(values: np.ndarray) -> np.ndarray:
-        return np.concatenate([values[..., :count] @ turn, values[..., count:]], axis=-1).astype(np.float32)
+    def rotated(values: np.ndarray) -> np.ndarray:
+        return np.concatenate([values[..., :count] @ rotation, values[..., count:]], axis=-1).astype(np.float32)
 
-    return replace(own, u=turned(own.u), d=turned(own.d))
+    return replace(own, u=rotated(own.u), d=rotated(own.d))
 
 
 def stacked(parts: Sequence[Coordinates], axis: int) -> Coordinates:
@@ -135,10 +137,10 @@ def _layer(of: Coordinates, number: int) -> Coordinates:
 
 
 def _arranged(projection: GuidedProjection, shape: tuple[int, int, int], components: int) -> Coordinates:
-    """Coordinates of one layer, from a projection whose times are indices of places."""
-    u, d = (np.stack([of[place].numpy() for place in projection.times]) for of in (projection.u, projection.d))
+    """Coordinates of one layer, from a projection whose times are indices of cells."""
+    u, d = (np.stack([of[cell].numpy() for cell in projection.times]) for of in (projection.u, projection.d))
     pad = [(0, 0)] * 3 + [(0, components - u.shape[-1])]
-    moments = [projection.moments[place] for place in projection.times]
+    moments = [projection.moments[cell] for cell in projection.times]
     total = np.array([(of.total_uu, of.total_ud, of.total_dd) for of in moments], dtype=np.float32)
     s, e, _ = shape
     u, d = (rearrange(np.pad(of, pad), "(s e t) n m k -> s e t 1 n m k", s=s, e=e) for of in (u, d))

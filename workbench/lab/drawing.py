@@ -1,4 +1,4 @@
-"""What all matplotlib drawings share: pictures in rows and columns, and figures as files."""
+"""Helpers of all matplotlib figures: images in rows and columns, and figures as files."""
 
 import io
 import textwrap
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
-# Neither a date nor a random name, so that equal figures are equal bytes; type in a PDF stays type.
+# Without dates and random names, so that equal figures give equal bytes.
 METADATA: dict[str, dict[str, str | None]] = {
     "png": {"Software": None},
     "pdf": {"CreationDate": None},
@@ -20,9 +20,11 @@ METADATA: dict[str, dict[str, str | None]] = {
 
 
 def encoded(figures: Sequence[Figure], ending: str, dpi: int = 220, *, tight: bool = True) -> bytes:
-    """Figures on white as PNG or SVG (one figure), or as the pages of a PDF; `tight` cuts the white around each."""
+    """Content of a PNG or SVG file (one figure), or of a PDF with a page for each; `tight` crops the margins."""
     buffer, box = io.BytesIO(), "tight" if tight else None
-    with rc_context({"svg.hashsalt": "workbench", "pdf.fonttype": 42}):
+    with rc_context(
+        {"svg.hashsalt": "workbench", "pdf.fonttype": 42}
+    ):  # embeds fonts in a PDF, so that text can be edited
         if ending == "pdf":
             with PdfPages(buffer, metadata=METADATA["pdf"]) as pages:
                 for figure in figures:
@@ -44,7 +46,7 @@ def mosaic(
     row_colours: Sequence[str] = (),
     size: float | int = 8,
 ) -> Figure:
-    """Pictures of any sizes in equal squares of `cell` inches, names at the left and on top, of `size` points."""
+    """Images of any size in squares of `cell` inches, with names of rows and columns in a font of `size` points."""
     tall, wide, gap = len(rows), len(rows[0]), 0.06
     letter = 0.0089 * size  # inches
     names = [wrapped(name, max(5, int(cell / letter))) for name in column_names]
@@ -67,19 +69,19 @@ def mosaic(
 
 
 def coloured(images: np.ndarray) -> np.ndarray:
-    """Images ``n c h w``, ``n h w c`` or ``h w c`` of one or three channels with three, the last dimension."""
+    """Images ``n c h w``, ``n h w c`` or ``h w c``, of one or three channels, as RGB with the channels last."""
     first = images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[-1] not in (1, 3)
-    found = np.moveaxis(images, 1, -1) if first else images
-    return np.repeat(found, 3, axis=-1) if found.shape[-1] == 1 else found[..., :3]
+    last = np.moveaxis(images, 1, -1) if first else images
+    return np.repeat(last, 3, axis=-1) if last.shape[-1] == 1 else last[..., :3]
 
 
 def wrapped(text: str, width: int) -> str:
-    """Lines of about so many letters."""
+    """The text in lines of about `width` letters."""
     return "\n".join(textwrap.fill(line, width, break_long_words=False) for line in text.split("\n"))
 
 
 def show_picture(axis: Axes, picture: np.ndarray | None) -> None:
-    """A picture without ticks or a frame; None leaves the place empty."""
+    """Draw an image without ticks or a frame; None leaves the axes empty."""
     axis.set_xticks([])
     axis.set_yticks([])
     axis.spines[:].set_visible(False)

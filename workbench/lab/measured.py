@@ -57,10 +57,8 @@ def heat_pane(measured: MeasureGrid, title: str = "Separability") -> Pane:
         for number, name in enumerate(versions):
             if _is_of(record, name):
                 for array, value in zip(arrays, ("value", "low", "high"), strict=True):
-                    found = record[value]
-                    arrays[array][(measures.index(record["measure"]), number, *where)] = (
-                        np.nan if found is None else found
-                    )
+                    cell = (measures.index(record["measure"]), number, *where)
+                    arrays[array][cell] = np.nan if record[value] is None else record[value]
     meta = {
         "measures": measures,
         "versions": versions,
@@ -88,10 +86,10 @@ def _is_of(record: Mapping[str, Any], version: str) -> bool:
 
 
 def _chance(measured: MeasureGrid, records: Sequence[Mapping[str, Any]], measures: Sequence[str]) -> dict[str, float]:
-    found = {name: 1 / measured.about["classes"] for name in measures if name in _SHARES}
+    chance = {name: 1 / measured.about["classes"] for name in measures if name in _SHARES}
     highs = [
         record["value"] for record in records if record["measure"] == "cknna_chance" and record["value"] is not None
     ]
     if "cknna" in measures and highs:
-        found["cknna"] = float(np.mean(highs))
-    return found
+        chance["cknna"] = float(np.mean(highs))
+    return chance

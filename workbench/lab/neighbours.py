@@ -23,11 +23,11 @@ def right_by_neighbours(
         raise ValueError(f"got {neighbours} neighbours; allowed are 1 to {len(unit) - 1}, the other images")
     classes, inverse = np.unique(labels, return_inverse=True)
     voted = np.eye(len(classes))[inverse]
-    found = np.empty(len(unit), dtype=bool)
+    correct = np.empty(len(unit), dtype=bool)
     for start in range(0, len(unit), _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, len(unit)))
         cosines = unit[rows] @ unit.T
         cosines[rows - start, rows] = -np.inf
         nearest = np.argpartition(-cosines, neighbours - 1, axis=1)[:, :neighbours]
-        found[rows] = voted[nearest].sum(axis=1).argmax(axis=1) == inverse[rows]
-    return found
+        correct[rows] = voted[nearest].sum(axis=1).argmax(axis=1) == inverse[rows]
+    return correct

@@ -1,4 +1,4 @@
-"""Arrays of a view as bytes, and features as 16-bit numbers with a scale."""
+"""Pack the arrays of a view into bytes, and quantise features to 16 bits."""
 
 import math
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from jaxtyping import Float, Float32, Int16
 
 from workbench.lab.panes import Pane
 
-_ALIGNMENT = 8  # typed arrays of a browser begin at multiples of their item's size
+_ALIGNMENT = 8  # in a browser, the offset of a typed array must be a multiple of its item size
 
 
 def quantise(
     values: Float[np.ndarray, "*shape"], kept: int, bits: int = 16
 ) -> tuple[Int16[np.ndarray, "*shape"], Float32[np.ndarray, "*kept"]]:
-    """Values as int16 times a scale of their own for each place of the first `kept` dimensions.
+    """Quantise to int16, with one scale for each index of the first `kept` dimensions: values are about int16 x scale.
 
-    Errors are at most half a scale: with 16 bits 1/65534 of the largest value. Fewer bits take less room in a page.
-    ValueError for what is not finite.
+    The error is at most half a scale: with 16 bits, 1/65534 of the largest value. Fewer bits compress better.
+    ValueError for values that are not finite.
     """
     if not np.isfinite(values).all():
         raise ValueError("values are not all finite")
@@ -30,15 +30,15 @@ def quantise(
 
 
 def pack(panes: Sequence[Pane]) -> tuple[dict[str, dict[str, Any]], bytes]:
-    """All arrays one after another, each at a multiple of 8 bytes, and where each stands: key "pane/name"."""
-    places: dict[str, dict[str, Any]] = {}
+    """Concatenate all arrays, each aligned to 8 bytes; returns type, shape and offset by "pane/name", and the bytes."""
+    layout: dict[str, dict[str, Any]] = {}
     parts: list[bytes] = []
     offset = 0
     for number, pane in enumerate(panes):
         for name, array in pane.arrays.items():
             content = np.ascontiguousarray(array).tobytes()
             content += bytes(-len(content) % _ALIGNMENT)
-            places[f"{number}/{name}"] = {
+            layout[f"{number}/{name}"] = {
                 "dtype": str(array.dtype),
                 "shape": list(array.shape),
                 "offset": offset,
@@ -46,15 +46,15 @@ def pack(panes: Sequence[Pane]) -> tuple[dict[str, dict[str, Any]], bytes]:
             }
             parts.append(content)
             offset += len(content)
-    return places, b"".join(parts)
+    return layout, b"".join(parts)
 
 
-def unpack(places: dict[str, dict[str, Any]], data: bytes, pane: int) -> dict[str, np.ndarray]:
-    """The arrays of one pane, read back."""
+def unpack(layout: dict[str, dict[str, Any]], data: bytes, pane: int) -> dict[str, np.ndarray]:
+    """The arrays of one pane, from what `pack` returned."""
     return {
         key.split("/", 1)[1]: np.frombuffer(data, of["dtype"], math.prod(of["shape"]), of["offset"]).reshape(
             of["shape"]
         )
-        for key, of in places.items()
+        for key, of in layout.items()
         if of["pane"] == pane
     }

@@ -1,4 +1,4 @@
-"""A page that holds a view, its data and the script that draws it: it needs no kernel and no network."""
+"""HTML page with a view, its data and its script, which works without a kernel and without a network."""
 
 import base64
 import json
@@ -14,16 +14,16 @@ _HERE = Path(__file__).parent
 
 @cache
 def assets() -> tuple[str, str]:
-    """The script that draws views and its style, which every page holds."""
+    """The JavaScript bundle and the style sheet of views, which every page contains."""
     script, style = ((_HERE / "static" / name).read_text(encoding="utf-8") for name in ("views.js", "views.css"))
     assert "</script" not in script and "</style" not in style
     return script, style
 
 
 def page(meta: dict[str, Any], data: bytes, state: dict[str, Any]) -> str:
-    """One HTML file in which a view works offline; its policy forbids every request.
+    """The page of a view; its content security policy forbids all requests.
 
-    Modules of panes of other packages are in the page too, and the policy lets it make modules of them.
+    If panes of other packages are shown, their modules are in the page too, and the policy allows it to load them.
     """
     script, style = assets()
     loader = Environment(loader=FileSystemLoader(_HERE), autoescape=False, undefined=StrictUndefined)

@@ -1,4 +1,4 @@
-"""Code snippet that recreates a view, and the size limit of its page."""
+"""Code snippet that recreates a view, and views whose page has a size limit."""
 
 import inspect
 import json
@@ -11,12 +11,14 @@ import numpy as np
 
 from workbench.config import DataConfig
 from workbench.lab.page import assets
+from workbench.lab.panes import Axis, Pane
 from workbench.lab.sources import RunLike
+from workbench.lab.view import View
 from workbench.runs.store import Run, open_run
 
 PAGE_MB = 3.0
 _PACKED = 4 / 3  # base64
-_DEFLATED = {"int16": 0.8, "float32": 0.95}  # 12 bits stored in 16; images and labels are assumed incompressible
+_DEFLATED = {"int16": 0.8, "float32": 0.95}  # int16 has 12 used bits; images and labels are assumed incompressible
 
 
 def recipe(make: Callable, sources: Sequence[RunLike] | RunLike, given: Mapping[str, Any]) -> str:
@@ -42,6 +44,21 @@ def recipe(make: Callable, sources: Sequence[RunLike] | RunLike, given: Mapping[
     if not (module := make.__module__).startswith("workbench."):
         call = f"wb.view({json.dumps(module if module.endswith(f'.{name}') else f'{module}:{name}')}, "
     return "\n".join([*lines, "", f"view = {call}{', '.join(arguments)})"])
+
+
+def bounded_view(
+    title: str,
+    panes: Sequence[Pane],
+    axes: Mapping[str, Axis],
+    *,
+    page_mb: float,
+    shorten: str,
+    recipe: str,
+    start: Mapping[str, Any] | None = None,
+) -> View:
+    """A `View` whose page has at most `page_mb` megabytes; ValueError as `check_page`."""
+    check_page({pane.title: pane.arrays for pane in panes}, page_mb, shorten)
+    return View(title, panes, axes, recipe=recipe, start=start)
 
 
 def check_page(parts: Mapping[str, Mapping[str, np.ndarray]], page_mb: float, shorten: str) -> None:
@@ -79,7 +96,7 @@ def _reference(source: RunLike) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The value without numpy types, whose repr cannot be pasted."""
+    """The value without numpy types, whose repr is not plain Python."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, list | tuple):

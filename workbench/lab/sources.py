@@ -1,7 +1,7 @@
 """Select and check the runs, training steps, layers, times and images of a view before anything is computed."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -27,6 +27,7 @@ RunLike = Run | str | Path
 Steps = Literal["all"] | Sequence[int] | int | None
 Pair = tuple[Float[Tensor, "n m d"], Float[Tensor, "n m d"]]  # f_u and f_c
 
+SLOW_LAYERS = 4  # default number of layers of views that are slow to compute
 _ALL_LAYERS, _FEW_LAYERS, _FEWEST_LAYERS = 16, 8, 3
 _THUMBNAILS = 1_000_000  # bytes in total
 _TARGETS = {
@@ -177,7 +178,7 @@ def choose(
     times: Sequence[float],
     steps: Steps,
     data: DataConfig | None,
-    room: Callable[[int, int], float] = lambda places, tokens: math.inf,
+    room: float | int | Callable[[int, int], float] = math.inf,
     alone: bool = False,
 ) -> Subject:
     """Select what a view shows of `sources`: runs and targets, one or several.
@@ -191,7 +192,8 @@ def choose(
         steps: Training steps. None is the last one that all runs have, or each run's last if they share none; "all" is
             every step that all runs have.
         data: Image set, for imported runs.
-        room: Largest number of layers, given the number of (source, step, time) places and of tokens per image.
+        room: Largest number of layers where `layers` is None: a number, or a function of the number of combinations of
+            source, step and time, and of the number of tokens per image.
         alone: Allow one run only.
 
     Raises:
@@ -202,7 +204,7 @@ def choose(
         raise ValueError("times has nothing; allowed are 0 to 1")
     several = [sources] if isinstance(sources, RunLike) else list(sources)
     targets = tuple(name for name in several if name in TARGETS)
-    named = [one for one in several if one not in TARGETS]
+    named = [source for source in several if source not in TARGETS]
     if alone and (targets or len(named) != 1):
         raise ValueError(f"got {several}; allowed is one run, whose features are measured")
     if not named or len(set(targets)) < len(targets):
@@ -212,7 +214,8 @@ def choose(
         check_null_class(run, "features cannot be guided without one")
     shown = tuple(steps_of(runs, steps))
     pictured = _images(runs, data)
-    most = room(len(shown[0]) * len(times) * len(several), tokens_of(runs[0]))
+    combinations = len(shown[0]) * len(times) * len(several)
+    most = room if isinstance(room, int | float) else room(combinations, tokens_of(runs[0]))
     return Subject(
         runs=runs,
         targets=targets,
@@ -243,11 +246,6 @@ def titles_of(runs: Sequence[Run], steps: Sequence[tuple[int, ...]]) -> list[str
     return named
 
 
-def four_layers(places: int, tokens: int) -> float:
-    """Largest number of layers of views that are slow to compute."""
-    return 4.0
-
-
 def choose_rows(labels: Integer[np.ndarray, " n"], images: int | Sequence[int]) -> list[int]:
     """Row numbers. For a count: the first image of each class, then the second of each, and so on."""
     if not isinstance(images, int):
@@ -276,7 +274,7 @@ def tokens_of(run: Run) -> int:
     return (run.latents["height"] // run.config.backbone.options["patch"]) ** 2
 
 
-def _layers(runs: Sequence[Run], layers: Sequence[int] | None, most: float) -> tuple[int, ...]:
+def _layers(runs: Sequence[Run], layers: Sequence[int] | None, most: float | int) -> tuple[int, ...]:
     depth = min(map(depth_of, runs))
     if layers is None:
         whole = depth + 1 <= min(_ALL_LAYERS, most)
@@ -298,8 +296,7 @@ def steps_of(runs: Sequence[Run], steps: Steps) -> list[tuple[int, ...]]:
         wanted = dict.fromkeys(whole_numbers("steps", steps))
         return [tuple(run.checkpoint(step).step for step in wanted) for run in runs]
     last = [run.checkpoint().step for run in runs]  # raises for a run without checkpoints
-    kept: Mapping[int, set[int]] = {i: {c.step for c in run.checkpoints} for i, run in enumerate(runs)}
-    common = sorted(set.intersection(*kept.values()))
+    common = sorted(set.intersection(*({checkpoint.step for checkpoint in run.checkpoints} for run in runs)))
     if steps == "all":
         if not common:
             raise ValueError(
@@ -323,5 +320,5 @@ def _images(runs: Sequence[Run], data: DataConfig | None) -> Images:
 
 def tokens_of_grid(features: FeatureGrid, layer: int, t: float, label: str) -> Float[Tensor, "n m d"]:
     """Features as tokens; mean-pooled features have one token per image."""
-    found = features.read(layer, t, label).float()
-    return rearrange(found, "n d -> n 1 d") if features.pooling == "mean" else found
+    tokens = features.read(layer, t, label).float()
+    return rearrange(tokens, "n d -> n 1 d") if features.pooling == "mean" else tokens

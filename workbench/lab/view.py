@@ -1,4 +1,4 @@
-"""A view: panes that share one state, shown in a notebook, in a page without a kernel, or as a file for a paper."""
+"""Views: panes that share one state, shown in a notebook, saved as an HTML page, or drawn by matplotlib."""
 
 import json
 import re
@@ -19,11 +19,18 @@ ENDINGS = (".png", ".svg", ".pdf")
 
 
 class View:
-    """Pictures that move together.
+    """Linked panes: sliders, options and selection apply to all of them.
 
-    Values of the state are given by name: those of the axes as they are (``t=0.4, layer=6, w=2.5, source="plain"``),
-    options of the panes by their words (``basis="refit"``), `selection` as row numbers. `recipe` is the code that
-    makes this view under the name ``view``; `start` are values to begin with. ValueError for what does not fit.
+    Args:
+        title: Title of the view.
+        panes: Its pictures.
+        axes: Axes of the arrays by name, of `AXES`; each with several values has a slider.
+        recipe: Code that creates this view under the name ``view``.
+        start: Initial values: of axes (``t=0.4, layer=6, w=2.5, source="plain"``), of options of the panes
+            (``basis="refit"``), and `selection` as row numbers. The methods take values in the same form.
+
+    Raises:
+        ValueError: For arrays that do not fit the axes, and for values that are not allowed.
     """
 
     def __init__(
@@ -51,18 +58,18 @@ class View:
         self._start = {**self._defaults(), **self._indices(start or {})}
 
     def state(self, **values: Any) -> dict[str, Any]:
-        """The state with these values: an index for each discrete axis, w itself, options, selection."""
+        """The state with these values: an index for each discrete axis, the value of w, options, selection."""
         return {**self._start, **self._indices(values)}
 
     def values(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """The values that a state stands for: what `state` was given. ValueError for a state that is not allowed."""
-        given = {**self._start, **state}
-        self.check(given)
+        """The values of a state, the inverse of `state`. ValueError for a state that is not allowed."""
+        complete = {**self._start, **state}
+        self.check(complete)
         discrete = {name: axis for name, axis in self.axes.items() if not axis.continuous}
-        return {**given, **{name: axis.values[given[name]] for name, axis in discrete.items()}}
+        return {**complete, **{name: axis.values[complete[name]] for name, axis in discrete.items()}}
 
     def check(self, state: Mapping[str, Any]) -> None:
-        """ValueError, listing what is allowed, if a page or a program sent a state that there is not."""
+        """ValueError, listing what is allowed, for a state (indices) that is not allowed."""
         for name, value in state.items():
             axis = self.axes.get(name)
             if axis is None or axis.continuous:
@@ -103,7 +110,7 @@ class View:
         """The code that makes the picture with these values."""
         shown = self.values(self.state(**values))
         literal = {name: _literal(value) for name, value in shown.items()}
-        return re.sub(r"\{(\w+)\}", lambda found: literal.get(found[1], found[0]), self._template)
+        return re.sub(r"\{(\w+)\}", lambda match: literal.get(match[1], match[0]), self._template)
 
     def widget(self, **values: Any) -> Any:
         """The widget of this view, always the same one, with these values set."""
@@ -112,15 +119,15 @@ class View:
         return self._widget
 
     def save_html(self, file: str | Path, **values: Any) -> Path:
-        """Write one page that works offline and without a kernel, starting with these values; return its path."""
+        """Write an HTML page that works offline and without a kernel, with these initial values; return its path."""
         path = _target(file, (".html",))
         write_atomically(path, page(self.meta, self.data, self.state(**values)).encode())
         return path
 
     def figure(self, *, pane: int | None = None, **values: Any) -> Figure:
-        """The picture with these values as a matplotlib Figure, as `save` writes it.
+        """The picture with these values as a matplotlib Figure.
 
-        `pane` chooses one of several by number; ValueError for several panes and no number.
+        `pane` is the number of the pane, from 0; ValueError if it is missing and there are several.
 
         Examples:
             >>> view = wb.maps(wb.zoo("guided"), images=2, layers=[4, 8], times=[0.5])
@@ -129,24 +136,24 @@ class View:
         """
         numbers = self._chosen(pane)
         if len(numbers) > 1:
-            raise ValueError(f"a figure is one picture; choose a pane of {self._titles}")
+            raise ValueError(f"a figure has one picture; choose a pane of {self._titles}")
         return self._drawn(numbers, self.state(**values))[0]
 
     def save(self, file: str | Path, *, pane: int | None = None, **values: Any) -> Path:
         """Write the picture with these values as PNG, SVG or PDF, by matplotlib; return its path.
 
-        `pane` chooses one of several by number; without it all are written, which only a PDF can hold (one a page).
+        `pane` is the number of the pane, from 0. Without it all panes are written, each on a page of a PDF.
         """
         path = _target(file, ENDINGS)
         write_atomically(path, self.picture(path.suffix[1:], pane, self.state(**values)))
         return path
 
     def picture(self, ending: str, pane: int | None, state: Mapping[str, Any]) -> bytes:
-        """The picture of a state (indices) as the content of a file; ValueError as `save`."""
+        """Content of a file with the picture of a state (indices); ValueError as `save`."""
         self.check(state)
         numbers = self._chosen(pane)
         if len(numbers) > 1 and ending != "pdf":
-            raise ValueError(f"a {ending.upper()} holds one picture; choose a pane of {self._titles}")
+            raise ValueError(f"a {ending.upper()} file has one picture; choose a pane of {self._titles}")
         return encoded(self._drawn(numbers, {**self._start, **state}), ending)
 
     def _chosen(self, pane: int | None) -> list[int]:
@@ -193,25 +200,25 @@ class View:
         return {**state, **{name: allowed[0] for name, allowed in self.options.items()}, "selection": []}
 
     def _indices(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        indices: dict[str, Any] = {}
         for name, value in values.items():
             if name in self.axes:
-                found[name] = _placed(name, value, self.axes[name])
+                indices[name] = _value_or_index(name, value, self.axes[name])
             elif name in self.options:
                 if value not in self.options[name]:
                     raise ValueError(f"{name} is {value!r}; allowed are {', '.join(map(repr, self.options[name]))}")
-                found[name] = value
+                indices[name] = value
             elif name == "selection":
                 if not isinstance(value, Sequence) or not all(type(row) is int and row >= 0 for row in value):
                     raise ValueError(f"selection is {value!r}; allowed is a list of row numbers")
-                found[name] = list(value)
+                indices[name] = list(value)
             else:
                 known = [*self.axes, *self.options, "selection"]
                 raise ValueError(f"this view has no {name!r}; allowed are {', '.join(known)}")
-        return found
+        return indices
 
 
-def _placed(name: str, value: Any, axis: Axis) -> Any:
+def _value_or_index(name: str, value: Any, axis: Axis) -> Any:
     if not axis.continuous:
         return axis.index(name, value)
     low, high = axis.limits
@@ -221,7 +228,7 @@ def _placed(name: str, value: Any, axis: Axis) -> Any:
 
 
 def _literal(value: Any) -> str:
-    """As the page writes it, so that both copy the same code."""
+    """A Python literal, as the page writes it too (codeOf in js/saving.js)."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     return f"{value:.15g}" if isinstance(value, float) else repr(value)
@@ -230,5 +237,5 @@ def _literal(value: Any) -> str:
 def _target(file: str | Path, endings: tuple[str, ...]) -> Path:
     path = Path(file)
     if path.suffix not in endings:
-        raise ValueError(f"cannot write {path.name!r}; a file of this kind ends in {', '.join(endings)}")
+        raise ValueError(f"cannot write {path.name!r}; allowed endings are {', '.join(endings)}")
     return path

@@ -1,4 +1,4 @@
-"""The widget of a view in a notebook: its state goes both ways, and a PDF is drawn when the page asks for one."""
+"""Notebook widget of a view: synchronises the state and draws a PDF on request."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ _STATIC = Path(__file__).parent / "static"
 
 
 class ViewWidget(anywidget.AnyWidget):
-    """A view in Jupyter. `state` has an index for each discrete axis; a state that there is not raises ValueError."""
+    """A view in Jupyter. `state` has an index for each discrete axis; ValueError for a state that is not allowed."""
 
     _esm = _STATIC / "views.js"
     _css = _STATIC / "views.css"
@@ -26,7 +26,7 @@ class ViewWidget(anywidget.AnyWidget):
     def __init__(self, view: View):
         self._view = view
         super().__init__(meta=view.meta, data=view.data, state=view.state())
-        self.on_msg(self._answer)
+        self.on_msg(self._on_message)
 
     @traitlets.validate("state")
     def _allowed(self, proposal: Any) -> dict[str, Any]:
@@ -34,23 +34,23 @@ class ViewWidget(anywidget.AnyWidget):
         return {**self._view.state(), **proposal["value"]}
 
     def set_state(self, sync_data: dict[str, Any]) -> None:
-        """Take what the page sent; a refusal goes to the page's line, since nobody reads the kernel's log."""
+        """Apply the state that the page sent, and show an error in its status line."""
         try:
             self._view.check(sync_data.get("state", {}))
             super().set_state(sync_data)
         except ValueError as error:
-            self._tell(error)
+            self._show_error(error)
 
-    def _answer(self, _widget: Any, content: Any, _buffers: Any) -> None:
+    def _on_message(self, _widget: Any, content: Any, _buffers: Any) -> None:
         if not isinstance(content, dict) or content.get("type") != "save":
             return
         try:
             file = self._view.picture("pdf", content["pane"], content["state"])
-        except Exception as error:  # whatever went wrong, the reader waits in front of the page
-            self._tell(error)
+        except Exception as error:  # shown in the page's status line
+            self._show_error(error)
         else:
             self.send({"type": "file", "name": f"{self._view.name}.pdf"}, [file])
 
-    def _tell(self, error: Exception) -> None:
-        self.error = ""
+    def _show_error(self, error: Exception) -> None:
+        self.error = ""  # so that the same error is sent again
         self.error = reason(error)

@@ -1,6 +1,6 @@
-"""What a view is made of: axes that all its panes share, and panes, each of a kind with its arrays.
+"""Axes and panes of views.
 
-The kinds of this package are the files of this folder; `docs/extending.md` shows how to write another.
+Each kind of pane is a file of this folder; `docs/extending.md` shows how to write another.
 """
 
 import math
@@ -22,10 +22,10 @@ AXES = ("source", "step", "t", "layer", "w", "image", "guidance")
 
 @dataclass(frozen=True)
 class Axis:
-    """What one slider moves along.
+    """The axis of a slider.
 
-    A discrete axis has `values`, and `texts` say them to a reader. A continuous one has (lowest, highest, step) and,
-    where pictures exist only at some values, these as `stops`. `unit` follows each number.
+    The `values` of a discrete axis are shown as `texts`, if there are any; those of a continuous one are (lowest,
+    highest, step), and `stops` are the only values at which some pictures exist. `unit` follows each number.
     """
 
     label: str
@@ -51,7 +51,7 @@ class Axis:
         return len(numbers) == len(self.values) == 3 and numbers[0] < numbers[1] and numbers[2] > 0
 
     def text(self, value: Any) -> str:
-        """The value as a reader sees it, as the browser writes it too."""
+        """The value as text with its unit, the same as in the browser."""
         if self.texts and not self.continuous:
             return self.texts[list(self.values).index(value)]
         return f"{_plain(value)}{self.unit}"
@@ -63,7 +63,7 @@ class Axis:
         return low, high
 
     def index(self, name: str, value: Any) -> int:
-        """Where a discrete axis has `value`; ValueError, listing what there is, if nowhere."""
+        """Index of `value` on a discrete axis; ValueError, listing the values, if it has none."""
         for index, known in enumerate(self.values):
             near = isinstance(value, int | float) and isinstance(known, int | float) and math.isclose(value, known)
             if value == known or near:
@@ -72,7 +72,7 @@ class Axis:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What the browser needs of it."""
+        """The axis as the browser needs it, ready for JSON."""
         return {
             "label": self.label,
             "values": list(self.values),
@@ -91,22 +91,23 @@ AxesByName: TypeAlias = Mapping[str, Axis]
 
 @dataclass(frozen=True, eq=False)
 class Pane:
-    """One picture of a view: its title, its arrays, and what else this kind of picture needs (`meta`).
+    """One picture of a view: its title, its arrays, and further data of this kind of picture (`meta`).
 
-    Each kind of picture is a subclass, in a Python file with a JavaScript module of the same name. The subclass says
-    which arrays it has and draws them with matplotlib, the module draws them in the browser. In the package the module
-    is ``lab/js/panes/NAME.js``; elsewhere it lies beside the Python file. ``meta["options"]`` narrows the choices.
+    Each kind of picture is a subclass, in a Python file with a JavaScript module of the same name. The subclass
+    declares the arrays and draws them with matplotlib, the module draws them in the browser. In this package the module
+    is ``lab/js/panes/NAME.js``, elsewhere it is beside the Python file. ``meta["options"]`` restricts the choices.
     """
 
     title: str
     arrays: Arrays
     meta: Mapping[str, Any] = field(default_factory=dict)
 
-    # Arrays of this kind: type and dimensions. "?" may be missing; a dimension named as an axis has the axis's length,
-    # one of the same name within a pane the same length, a number is a length, and "..." is any.
+    # Arrays of this kind: type and dimensions. A name that ends in "?" is optional. A dimension with the name of an
+    # axis has the axis's length; dimensions with equal names have equal lengths; a number is a length; "..." stands for
+    # any dimensions.
     ARRAYS: ClassVar[Mapping[str, tuple[str, str]]] = {}
-    SCRIPT: ClassVar[str] = ""  # the JavaScript module, if it is not called as the Python file
-    kind: ClassVar[str] = ""  # under which the browser finds the module
+    SCRIPT: ClassVar[str] = ""  # file name of the JavaScript module, if it is not that of the Python file
+    kind: ClassVar[str] = ""  # name of the module in the browser
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
@@ -116,16 +117,16 @@ class Pane:
             cls.kind = cls.__module__.rpartition(".")[2]
 
     def choices(self, axes: AxesByName) -> dict[str, list[str]]:
-        """What a reader can choose in this pane, by option, each with its default first."""
+        """Options of this kind of pane, each with its values, the default first."""
         return {}
 
-    def found(self) -> dict[str, Any]:
-        """What `meta` may leave out, found from the arrays. ValueError for arrays that do not fit together."""
+    def inferred(self) -> dict[str, Any]:
+        """Entries of `meta` that can be inferred from the arrays. ValueError for arrays that do not fit together."""
         return {}
 
     def draw(self, state: State, axes: AxesByName) -> Figure:
         """The picture as a matplotlib Figure. The state has an index for each discrete axis, as in the browser."""
-        raise ValueError(f"{self.title}: pictures of this kind are drawn in the browser only")
+        raise ValueError(f"{self.title}: this kind of picture can only be drawn in the browser")
 
     @property
     def selects(self) -> bool:
@@ -133,18 +134,18 @@ class Pane:
         return False
 
     def options(self, axes: AxesByName) -> dict[str, list[str]]:
-        """The choices this pane adds to the state, each with its default first."""
-        narrowed = {name: list(values) for name, values in self.meta.get("options", {}).items()}
-        return {**self.choices(axes), **narrowed}
+        """Options that this pane adds to the state, each with its values, the default first."""
+        restricted = {name: list(values) for name, values in self.meta.get("options", {}).items()}
+        return {**self.choices(axes), **restricted}
 
     def complete(self, axes: AxesByName) -> dict[str, Any]:
-        """`meta` with kind, title and what was left to be found. ValueError if arrays or axes do not fit."""
+        """`meta` with kind, title and inferred entries. ValueError if the arrays do not fit the axes."""
         self._check(axes)
-        return {**self.found(), "kind": self.kind, "title": self.title, **self.meta}
+        return {**self.inferred(), "kind": self.kind, "title": self.title, **self.meta}
 
     @classmethod
     def script(cls) -> str:
-        """The JavaScript of a kind from outside the package, "" for our own, which are bundled.
+        """The JavaScript module of a kind from another package; "" for those of this package, which are bundled.
 
         ValueError if the module is missing.
         """
@@ -181,23 +182,23 @@ class Pane:
 
 
 def text_of(name: str, state: State, axes: AxesByName) -> str:
-    """The value of an axis in a state, as a reader sees it."""
+    """The value of an axis in a state, as text."""
     axis = axes[name]
     return axis.text(state[name] if axis.continuous else axis.values[state[name]])
 
 
 def nearest_stop(stops: Sequence[float], w: float | None) -> int:
-    """The stop nearest to w, the first of two that are as near; 0 where there is no w."""
+    """Index of the stop nearest to w, in a tie the first; 0 without w or stops."""
     return 0 if w is None or not stops else int(np.argmin(np.abs(np.asarray(stops, dtype=np.float64) - w)))
 
 
 def fixed(value: float, digits: int) -> str:
-    """With this many digits, halves away from zero: as browsers write it."""
+    """The number with `digits` decimals, halves rounded away from zero as in browsers."""
     return str(Decimal(float(value)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
 
 
 def _match(what: str, shape: tuple[int, ...], dims: list[str], sizes: dict[str, int]) -> None:
-    """Hold a shape against names of dimensions, learning the sizes of new names."""
+    """Check a shape against names of dimensions, and add the sizes of new names to `sizes`."""
     plain = [dim for dim in dims if dim != "..."]
     if len(shape) < len(plain) or (len(shape) != len(plain) and "..." not in dims):
         raise ValueError(f"{what} has the shape {shape}; it must be {' '.join(dims)}")

@@ -1,4 +1,4 @@
-"""Measures as two heat maps, layer by t at the chosen w and layer by w at the chosen t."""
+"""Heat maps of measures: layer by t at the chosen w, and layer by w at the chosen t."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -34,7 +34,7 @@ class HeatPane(Pane):
 
 
 def draw_heat(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> Figure:
-    """A measure, layer by t at the measured scale nearest to w, and layer by w at the chosen t."""
+    """A measure over layer and t at the measured scale nearest to w, and over layer and w at the chosen t."""
     measure, version = (list(pane[f"{name}s"]).index(state[name]) for name in ("measure", "version"))
     values, scales, names = arrays["values"][measure, version], pane["scales"], pane.get("labels", {})
     limits = heat_limits(pane, arrays, state["measure"])
@@ -42,17 +42,17 @@ def draw_heat(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> Fig
     scale = measured_scale(values, scales, w)
     near = "" if w is None or abs(scales[scale] - w) < 1e-6 else f" (nearest to {w:g})"
     only = f" (w = {scales[scale]:g} only)" if np.isfinite(values).any(axis=(0, 1)).sum() == 1 else ""
-    told = [(f"at w = {scales[scale]:g}{near}", "t", values[:, :, scale], t, _values("t", axes, values.shape[1]))]
+    panels = [(f"at w = {scales[scale]:g}{near}", "t", values[:, :, scale], t, _values("t", axes, values.shape[1]))]
     if len(scales) > 1:
-        told.append(
+        panels.append(
             (f"at t = {text_of('t', state, axes) if 't' in axes else 0}{only}", "w", values[:, t], scale, list(scales))
         )
-    columns = [len(ticks) for *_, ticks in told]
-    width = max(4.2, 1.1 * len(told) + _CELL[0] * sum(columns))
+    columns = [len(ticks) for *_, ticks in panels]
+    width = max(4.2, 1.1 * len(panels) + _CELL[0] * sum(columns))
     figure = Figure(figsize=(width, 1.7 + _CELL[1] * len(values)), layout="constrained")
-    maps = list(figure.subplots(1, len(told), width_ratios=columns, squeeze=False)[0])
+    maps = list(figure.subplots(1, len(panels), width_ratios=columns, squeeze=False)[0])
     colours = _DIVERGING if state["measure"] in pane.get("centre", {}) else colormaps["viridis"]
-    for axis, (title, across, shown, column, ticks) in zip(maps, told, strict=True):
+    for axis, (title, across, shown, column, ticks) in zip(maps, panels, strict=True):
         _heat_map(axis, shown, colours, limits)
         axis.add_patch(Rectangle((column - 0.5, layer - 0.5), 1, 1, fill=False, edgecolor=CHOSEN, linewidth=1.8))
         axis.set_title(title, loc="left", fontsize=8)
@@ -64,17 +64,17 @@ def draw_heat(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> Fig
 
 
 def heat_limits(pane: Meta, arrays: Arrays, measure: str) -> tuple[float, float]:
-    """Ends of a measure's colours: of all versions, so that these can be compared, and chance lies within.
+    """Colour limits of a measure: over all versions, so that these can be compared, and including chance.
 
-    Around the `centre` that the pane gives the measure they are symmetric.
+    If the measure has a `centre`, they are symmetric about it.
     """
     values = arrays["values"][list(pane["measures"]).index(measure)]
-    found = values[np.isfinite(values)].astype(np.float64)
-    if not len(found):
-        found = np.array([0.0, 1.0])
+    known = values[np.isfinite(values)].astype(np.float64)
+    if not len(known):
+        known = np.array([0.0, 1.0])
     elif measure in pane.get("chance", {}):
-        found = np.append(found, pane["chance"][measure])
-    low, high = float(found.min()), float(found.max())
+        known = np.append(known, pane["chance"][measure])
+    low, high = float(known.min()), float(known.max())
     centre = pane.get("centre", {}).get(measure)
     if centre is not None:
         reach = max(high - centre, centre - low) or 1.0
@@ -83,14 +83,14 @@ def heat_limits(pane: Meta, arrays: Arrays, measure: str) -> tuple[float, float]
 
 
 def measured_scale(values: Float[np.ndarray, "layers times scales"], scales: Sequence[float], w: float | None) -> int:
-    """The scale nearest to w among those at which anything was measured."""
-    kept = np.flatnonzero(np.isfinite(values).any(axis=(0, 1)))
-    kept = kept if len(kept) else np.arange(values.shape[2])
-    return int(kept[nearest_stop([scales[k] for k in kept.tolist()], scales[0] if w is None else w)])
+    """Index of the scale nearest to w among those with a measured value."""
+    measured = np.flatnonzero(np.isfinite(values).any(axis=(0, 1)))
+    measured = measured if len(measured) else np.arange(values.shape[2])
+    return int(measured[nearest_stop([scales[k] for k in measured.tolist()], scales[0] if w is None else w)])
 
 
 def heat_number(value: float, limits: tuple[float | int, float | int], digits: int = 2) -> str:
-    """A number of a heat map: ".83" up to 1, "3.2" below 10, "41" above."""
+    """The text of a cell, with digits by the larger limit: ".83" up to 1, "3.2" below 10, "41" above."""
     size = max(abs(limits[0]), abs(limits[1]))
     text = fixed(value, digits if size <= 1 else digits - 1 if size < 10 else max(0, digits - 2) if size < 100 else 0)
     text = text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text

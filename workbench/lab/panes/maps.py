@@ -1,4 +1,4 @@
-"""Token maps: images beside the colours of their tokens, a column for each layer, or for each source."""
+"""Token maps: images and the colours of their tokens, with one column per layer or per source."""
 
 import math
 from collections.abc import Sequence
@@ -20,10 +20,12 @@ _ROWS: dict[str, list[int | None]] = {"rgb": [None], "single": [0], "three": [0,
 
 
 class MapsPane(Pane):
-    """`meta`: `columns` "layers" (default) or "sources"; `layers`, the indices shown beside that of the slider; `names`
-    of the images; `rows`, the number of each image in a scatter; `joint`, whether sources share a basis (default: each
-    has its own); `still`, the sources, by number, that do not change with "t" and with "w" (default: found in the
-    arrays).
+    """Token maps. Entries of `meta`, all optional:
+
+    `columns`: "layers" (default) or "sources". `layers`: indices of the layers that have a column, beside that of the
+    slider. `names`: of the images. `rows`: the number of each image in a scatter pane. `joint`: whether the sources
+    share a basis (default: each has its own). `still`: indices of the sources that do not change with "t", and of those
+    that do not change with "w" (default: inferred from the arrays).
     """
 
     ARRAYS: ClassVar = {
@@ -42,11 +44,14 @@ class MapsPane(Pane):
             "show": ["one image", "all images"] if len(self.arrays["images"]) > 1 else ["one image"],
         }
 
-    def found(self) -> dict[str, Any]:
+    def inferred(self) -> dict[str, Any]:
         *_, layers, _, tokens, directions = self.arrays["u"].shape
         side = math.isqrt(tokens)
         if side * side != tokens or directions < 3:
-            raise ValueError(f"{self.title}: {tokens} tokens of {directions} directions; maps need a square and 3")
+            raise ValueError(
+                f"{self.title}: u has {tokens} tokens and {directions} directions; allowed are a square number of "
+                "tokens and at least 3 directions"
+            )
         beside = sorted({0, layers // 2, layers - 1})
         still = _still(self.arrays)
         return {"side": side, "columns": "layers", "layers": beside, "joint": False, "still": still}
@@ -60,10 +65,10 @@ class MapsPane(Pane):
 
 
 def draw_maps(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> Figure:
-    """Images beside the colours of their tokens: rows are images (and components), columns layers or sources."""
+    """Images and the colours of their tokens: rows are images (and components), columns are layers or sources."""
     columns = [
         (
-            [title, _place(pane, at[0], state, axes)],
+            [title, _t_and_w(pane, at[0], state, axes)],
             map_column(arrays, at, state.get("w", 0), state["basis"]),
         )
         for title, at in _columns(pane, state, axes)
@@ -78,8 +83,8 @@ def draw_maps(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> Fig
             show_picture(axis, rearrange(pixels, "(h w) c -> h w c", h=pane["side"]))
     many = state["show"] == "all images"
     _caption(cells[-1][0], ["images"] if many else [_image_name(pane, rows[0][0], axes)])
-    for axis, (told, column) in zip(cells[-1][1:], columns, strict=True):
-        _caption(axis, [*told, *_shares(column), *_range(column, state)])
+    for axis, (lines, column) in zip(cells[-1][1:], columns, strict=True):
+        _caption(axis, [*lines, *_shares(column), *_range(column, state)])
     return figure
 
 
@@ -92,7 +97,7 @@ def _columns(pane: Meta, state: State, axes: AxesByName) -> list[tuple[str, tupl
         return [(title, (each, step, t, layer)) for each, title in enumerate(sources)]
     if "layer" not in axes:
         return [(pane["title"], (source, step, t, each)) for each in pane["layers"]]
-    chosen = dict.fromkeys([*pane["layers"], layer])  # that of the slider once, though it may be one of the others
+    chosen = dict.fromkeys([*pane["layers"], layer])  # the layer of the slider only once
     titles = [f"layer {axes['layer'].text(axes['layer'].values[each])}" for each in chosen]
     return [(title, (source, step, t, each)) for title, each in zip(titles, chosen, strict=True)]
 
@@ -106,10 +111,10 @@ def _rows(pane: Meta, arrays: Arrays, state: State) -> list[tuple[int, int | Non
     return [(image, component) for image in images for component in _ROWS[state["colour"]]]
 
 
-def _place(pane: Meta, source: int, state: State, axes: AxesByName) -> str:
-    """t and w, as far as the source changes with them."""
-    told = [name for name in ("t", "w") if name in axes and source not in pane["still"][name]]
-    return ", ".join(f"{name} {text_of(name, state, axes)}" for name in told)
+def _t_and_w(pane: Meta, source: int, state: State, axes: AxesByName) -> str:
+    """The values of t and w, if the source changes with them."""
+    names = [name for name in ("t", "w") if name in axes and source not in pane["still"][name]]
+    return ", ".join(f"{name} {text_of(name, state, axes)}" for name in names)
 
 
 def _shares(column: MapColumn) -> list[str]:
@@ -139,9 +144,9 @@ def _caption(axis: Axes, lines: Sequence[str]) -> None:
 
 
 def _still(arrays: Arrays) -> dict[str, list[int]]:
-    """Sources of a maps pane, by number, that are the same at every w, and of these those the same at every t.
+    """Indices of the sources that are the same at every w ("w"), and of those that are the same at every t too ("t").
 
-    Of one time nothing is known, so there no source is said to be the same.
+    With one time, "t" is empty: whether a source changes with t is unknown.
     """
     sources, _, times = arrays["u"].shape[:3]
     w = [source for source in range(sources) if not arrays["d"][source].any()]

@@ -1,4 +1,4 @@
-"""Samples: a column for each seed, so that all rows began with the same noise; rows are steps, or runs at one step."""
+"""Samples: one column per seed, so that all rows start from the same noise; rows are steps, or runs at one step."""
 
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ from workbench.lab.panes import Arrays, AxesByName, Axis, Meta, Pane, State, tex
 
 
 class SamplesPane(Pane):
-    """`meta` has the `names` and `seeds` of the columns."""
+    """Samples. `meta` has the `names` and `seeds` of the columns."""
 
     ARRAYS: ClassVar = {"images": ("uint8", "source step guidance n h w c")}
 
@@ -22,7 +22,7 @@ class SamplesPane(Pane):
 
 
 def draw_samples(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> Figure:
-    """Samples: a column for each seed; rows are the steps of one source, or the sources at one step."""
+    """Samples with one column per seed; rows are the steps of one source, or the sources at one step."""
     images, of = arrays["images"], "source" if state["rows"] == "sources" else "step"
     lanes = []
     for each in range(images.shape[0 if of == "source" else 1]):

@@ -1,4 +1,4 @@
-"""Images as points in the plane, by class: PCA (linear in w), t-SNE or UMAP, and the numbers of each class."""
+"""Scatter plot of images by class (PCA, t-SNE or UMAP), with the kNN accuracy of each class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,11 +18,11 @@ from workbench.lab.palette import UNMEASURED, class_look
 from workbench.lab.panes import Arrays, AxesByName, Meta, Pane, State, fixed, nearest_stop, text_of
 
 METHODS = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
-_LISTED = 40  # classes that a picture has room for
+_LISTED = 40  # classes in the table of a figure
 
 
 class ScatterPane(Pane):
-    """`meta` has the `names` of the classes; `given` labels come with the neighbours by them."""
+    """Scatter plot. `meta` has the `names` of the classes; `correct_given` is kNN correctness by the `given` labels."""
 
     ARRAYS: ClassVar = {
         "u": ("int16", "source step t layer n 2"),
@@ -41,12 +41,14 @@ class ScatterPane(Pane):
     }
 
     def choices(self, axes: AxesByName) -> dict[str, list[str]]:
-        found = {"method": ["pca", *(name for name in ("tsne", "umap") if name in self.arrays)]}
-        return {**found, "labels": ["true", "given"]} if "given" in self.arrays else found
+        choices = {"method": ["pca", *(name for name in ("tsne", "umap") if name in self.arrays)]}
+        return {**choices, "labels": ["true", "given"]} if "given" in self.arrays else choices
 
-    def found(self) -> dict[str, Any]:
+    def inferred(self) -> dict[str, Any]:
         if ("given" in self.arrays) != ("correct_given" in self.arrays):
-            raise ValueError(f"{self.title}: given and correct_given come together; arrays are {sorted(self.arrays)}")
+            raise ValueError(
+                f"{self.title}: arrays are {sorted(self.arrays)}; given and correct_given must be present together"
+            )
         return {}
 
     def draw(self, state: State, axes: AxesByName) -> Figure:
@@ -59,7 +61,7 @@ class ScatterPane(Pane):
 
 @dataclass(frozen=True)
 class ClassNumbers:
-    """Images of a class: how many are selected, and how many have a kNN vote for their own class."""
+    """Number of images of a class that are selected, and that kNN classifies correctly."""
 
     name: str
     selected: int
@@ -69,7 +71,7 @@ class ClassNumbers:
 
     @property
     def texts(self) -> tuple[str, str, str, str]:
-        """As the table says it: name, "47 of 412", and the shares of those selected and of all."""
+        """Cells of the table: name, "47 of 412", kNN accuracy of the selected images and of all."""
         count = f"{self.selected:,} of {self.all:,}"
         return self.name, count, _share(self.right, self.selected), _share(self.right_all, self.all)
 
@@ -77,7 +79,7 @@ class ClassNumbers:
 def class_numbers(
     pane: Meta, arrays: Arrays, state: State, axes: AxesByName
 ) -> tuple[list[ClassNumbers], ClassNumbers]:
-    """Numbers of each class that has images, and of all, at the state's frame and the stop nearest to its w."""
+    """Numbers of each class that has images, and of all images, at the stop nearest to w."""
     labels, correct = _labels(arrays, state), arrays[f"correct{_given(state)}"][(*_at(state), _stop(state, axes))]
     selected = _selected(state, len(labels))
 
@@ -93,8 +95,8 @@ def class_numbers(
     return by_class, numbers("All classes", np.ones(len(labels), dtype=bool))
 
 
-def places(arrays: Arrays, state: State, axes: AxesByName) -> Float64[np.ndarray, "n 2"]:
-    """Points of the state's frame: PCA's are u + w d (Eq. 3), the others those of the nearest stop."""
+def positions(arrays: Arrays, state: State, axes: AxesByName) -> Float64[np.ndarray, "n 2"]:
+    """Positions of the points: u + w d (Eq. 3) for PCA, those of the nearest stop for other methods."""
     at, method = _at(state), state["method"]
     if method == "pca":
         u, d = (arrays[name][at] * float(arrays[f"{name}_scale"][at]) for name in ("u", "d"))
@@ -104,21 +106,21 @@ def places(arrays: Arrays, state: State, axes: AxesByName) -> Float64[np.ndarray
 
 
 def draw_scatter(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> Figure:
-    """Points by class, those selected outlined and last, beside the numbers of each class in the original space."""
+    """Points by class, the selected ones outlined and on top, and a table of the classes."""
     by_class, total = class_numbers(pane, arrays, state, axes)
-    if len(by_class) > _LISTED:  # those selected before the others, and the last line says of how many
+    if len(by_class) > _LISTED:  # selected classes first; the last line gives the number of classes
         total = replace(total, name=f"All {len(by_class):,} classes")
         by_class = sorted(by_class, key=lambda one: not one.selected)[:_LISTED]
     figure = Figure(figsize=(8.4, max(4.6, 0.8 + 0.24 * len(by_class))), layout="constrained")
     plot, table = figure.subplots(1, 2, width_ratios=(4.6, 3.4))
-    points = places(arrays, state, axes)
+    points = positions(arrays, state, axes)
     draw_points(plot, points, _labels(arrays, state), _selected(state, len(points)))
     plot.set_title(_scatter_title(state, axes), loc="left", fontsize=9, fontweight="bold")
     _table(table, by_class, total, [str(name) for name in pane["names"]])
-    told = "kNN is measured in the original space" + (", by the given labels." if _given(state) else ".")
+    note = "kNN is measured in the original space" + (", by the given labels." if _given(state) else ".")
     if state["method"] != "pca":
-        told = f"Distances between clusters, and their sizes, mean nothing in {METHODS[state['method']]}. {told}"
-    figure.supxlabel(told, fontsize=7, color="#5a6068", x=0.01, ha="left")
+        note = f"Distances between clusters, and their sizes, mean nothing in {METHODS[state['method']]}. {note}"
+    figure.supxlabel(note, fontsize=7, color="#5a6068", x=0.01, ha="left")
     return figure
 
 
@@ -150,28 +152,28 @@ def _given(state: State) -> str:
 
 
 def _scatter_title(state: State, axes: AxesByName) -> str:
-    told = [METHODS[state["method"]]]
+    parts = [METHODS[state["method"]]]
     for name in ("source", "step", "layer", "t", "w"):
         if name in axes:
             text = text_of(name, state, axes)
-            told.append(
+            parts.append(
                 text if name == "source" else f"{name} = {text}" if len(name) == 1 else f"{axes[name].label} {text}"
             )
     if "w" in axes and axes["w"].stops:
         stop = axes["w"].stops[_stop(state, axes)]
         if abs(stop - state["w"]) >= 1e-6:
-            told.append(f"{'kNN' if state['method'] == 'pca' else 'shown'} at w = {stop:g}, the nearest stop")
-    return " · ".join(told)
+            parts.append(f"{'kNN' if state['method'] == 'pca' else 'shown'} at w = {stop:g}, the nearest stop")
+    return " · ".join(parts)
 
 
 def _marker(label: int) -> tuple[Path, str]:
-    """Outline within about a unit circle, and colour."""
+    """Outline of the marker of a class, about as large as a unit circle, and its colour."""
     colour, marker = class_look(label)
     style = MarkerStyle(marker)
     return style.get_path().transformed(style.get_transform()), colour
 
 
-def class_mark(label: int) -> dict[str, Any]:
+def class_marker(label: int) -> dict[str, Any]:
     """Marker and colour of a class, as matplotlib's `plot` takes them."""
     path, colour = _marker(label)
     return {"marker": path, "color": colour, "markeredgecolor": "#00000070", "markeredgewidth": 0.4}
@@ -184,9 +186,9 @@ def draw_points(
     chosen: Bool[np.ndarray, " n"] | None = None,
     size: float | int | None = None,
 ) -> None:
-    """Points by class on axes without ticks; those `chosen` outlined, and the others faint.
+    """Draw points by class on axes without ticks; the `chosen` ones are outlined, the others faint.
 
-    `size` is the area of a mark in square points, by default by the number of marks.
+    `size` is the area of a marker in square points; by default it depends on the number of points.
     """
     chosen = np.zeros(len(points), dtype=bool) if chosen is None else chosen
     order = np.random.default_rng(0).permutation(len(points))  # so that no class hides the others
@@ -194,9 +196,9 @@ def draw_points(
     looks = ((~chosen, 0.18 if chosen.any() else 0.85, "#00000028", 0.3), (chosen, 1.0, "black", 0.7))
     for part, alpha, edge, width in looks:
         rows = order[part[order]]
-        marks = [_marker(int(labels[row])) for row in rows]
-        faces = to_rgba_array([colour for _, colour in marks], alpha)
-        paths = [path for path, _ in marks]
+        markers = [_marker(int(labels[row])) for row in rows]
+        faces = to_rgba_array([colour for _, colour in markers], alpha)
+        paths = [path for path, _ in markers]
         drawn = PathCollection(paths, [size], offsets=points[rows], offset_transform=axis.transData)
         drawn.set(facecolor=faces, edgecolor=edge, linewidth=width, transform=IdentityTransform())
         axis.add_collection(drawn)
@@ -218,4 +220,4 @@ def _table(axis: Axes, by_class: Sequence[ClassNumbers], total: ClassNumbers, na
         for x, text, side in zip((0.07, 0.62, 0.82, 1.0), texts, ("left", "right", "right", "right"), strict=True):
             axis.text(x, row, text, ha=side, va="center", fontsize=8, fontweight=weight)
     for row, one in enumerate(by_class, start=1):
-        axis.plot(0.02, row, markersize=6, **class_mark(names.index(one.name)))
+        axis.plot(0.02, row, markersize=6, **class_marker(names.index(one.name)))

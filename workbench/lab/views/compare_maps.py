@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from workbench.config import DataConfig
-from workbench.lab.progress import Report, reported
-from workbench.lab.recipes import PAGE_MB, check_page, recipe
+from workbench.lab.progress import Report
+from workbench.lab.recipes import PAGE_MB, recipe
 from workbench.lab.sources import RunLike, Steps, choose
 from workbench.lab.view import View
-from workbench.lab.views.maps import NINE_TIMES, SHORTEN, maps_pane, room_of_page, view_of
+from workbench.lab.views.maps import NINE_TIMES, SHORTEN, layers_that_fit, maps_view
 
 
 def compare_maps(
@@ -24,20 +24,20 @@ def compare_maps(
 ) -> View:
     """Token maps of runs and alignment targets side by side, on the same images and noise.
 
-    Targets are of the first run's images and shape: "vae" (the latent), "effnet-lite0", "dinov2-s|b|l|g" (image
-    encoders), "layersync" (the run's own deeper layer), "sra" (its EMA model at a less noisy time); they are the same
-    at every layer, and w has no meaning for them. Each has a basis of its own, whose first three directions are rotated
-    onto the first run's by Procrustes on the same tokens.
+    Targets are computed for the first run: "vae" (the latent), "effnet-lite0" and "dinov2-s|b|l|g" (image encoders),
+    "layersync" (a deeper layer of the run) and "sra" (its EMA model at a less noisy time). They do not depend on the
+    layer or on w. Each run and target has its own basis, whose first three directions are Procrustes-aligned with the
+    first run's on the same tokens.
 
     Args:
-        runs: Runs (folders, names), and names of targets; the first is a run.
-        images: As in `wb.maps`, like all that follow.
-        layers: Layers.
+        runs: Runs, their folders or names, and names of targets; at least two in all, one of them a run.
+        images: Number of images, one of each class in turn, or row numbers.
+        layers: Layers; by default all of a small model, else as many as the page has room for.
         times: Noise levels t in 0..1.
-        steps: Steps of checkpoints, or "all" that every run kept; the last common one by default.
+        steps: Training steps of the checkpoints, or "all" that the runs have in common; the last of these by default.
         w: Range of the guidance scale.
-        components: Directions in each basis.
-        data: The image set of an imported run.
+        components: Number of principal components in each basis.
+        data: Image set, for imported runs.
         page_mb: Largest size of the page, in megabytes.
         progress: Called with (stage, done, total).
 
@@ -45,7 +45,7 @@ def compare_maps(
         A ``View``, as of `wb.maps`.
 
     Raises:
-        ValueError: As `wb.maps`, and for runs of other images.
+        ValueError: As `wb.maps`, and for runs that were trained on different images.
 
     Examples:
         >>> view = wb.compare_maps([wb.zoo("plain"), "vae"], images=2, layers=[8], times=[0.5])
@@ -53,18 +53,9 @@ def compare_maps(
         'compare.html'
     """
     given = dict(locals())
-    subject = choose(
-        runs,
-        images=images,
-        layers=layers,
-        times=times,
-        steps=steps,
-        data=data,
-        room=room_of_page(page_mb, images, components),
-    )
+    room = layers_that_fit(page_mb, images, components)
+    subject = choose(runs, images=images, layers=layers, times=times, steps=steps, data=data, room=room)
     if len(subject.titles) < 2:
         raise ValueError(f"got {list(map(str, runs))}; a comparison needs a run and at least one other run or target")
-    with reported(progress) as report:
-        pane = maps_pane(subject, components, report, title=f"Token maps of {', '.join(subject.titles)}")
-    check_page({"token maps": pane.arrays}, page_mb, f"runs, {SHORTEN}")
-    return view_of(subject, pane, w, recipe(compare_maps, runs, given))
+    code = recipe(compare_maps, runs, given)
+    return maps_view(subject, w, components, page_mb, f"runs, {SHORTEN}", code, progress)

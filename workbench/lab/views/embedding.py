@@ -18,8 +18,8 @@ from workbench.lab.packing import quantise
 from workbench.lab.panes import Axis, Pane
 from workbench.lab.panes.scatter import ScatterPane
 from workbench.lab.progress import Report, part_of, reported
-from workbench.lab.recipes import PAGE_MB, check_page, recipe
-from workbench.lab.sources import RunLike, Source, Steps, Subject, choose, four_layers
+from workbench.lab.recipes import PAGE_MB, bounded_view, recipe
+from workbench.lab.sources import SLOW_LAYERS, RunLike, Source, Steps, Subject, choose
 from workbench.lab.view import View
 from workbench.lab.views.maps import (
     SHORTEN,
@@ -88,7 +88,7 @@ def embedding(
     """
     given = dict(locals())
     check_components(components)
-    subject = choose(runs, images=images, layers=layers, times=times, steps=steps, data=data, room=four_layers)
+    subject = choose(runs, images=images, layers=layers, times=times, steps=steps, data=data, room=SLOW_LAYERS)
     shown = mapped_rows(subject, mapped)
     chosen = sorted(set(map(float, stops or (_STOPS if set(methods) == {"pca"} else _FEW_STOPS))))
     check_methods(subject, methods, chosen)
@@ -96,12 +96,19 @@ def embedding(
         points = Scattered(subject, subject.grids(report, "features", pooling="mean"), chosen, seed)
         scatter = points.pane(methods, report)
         maps = maps_pane(subject.of(shown), components, report, [subject.rows.index(row) for row in shown])
-    check_page({of.title: of.arrays for of in (scatter, maps)}, page_mb, f"images, mapped, {SHORTEN}")
     axes = subject.axes((min(0.0, *chosen), max(1.0, *chosen)), chosen) | {"image": Axis("image", tuple(shown))}
     start = start_of(subject) | {"method": "tsne" if "tsne" in methods else methods[0]}
     start["show"] = "all images" if len(subject.titles) == 1 and len(shown) > 1 else "one image"
     title = f"Images by features of {', '.join(subject.titles)}"
-    return View(title, [scatter, maps], axes, recipe=recipe(embedding, runs, given), start=start)
+    return bounded_view(
+        title,
+        [scatter, maps],
+        axes,
+        page_mb=page_mb,
+        shorten=f"images, mapped, {SHORTEN}",
+        recipe=recipe(embedding, runs, given),
+        start=start,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,14 +135,14 @@ class Scattered:
         def right(at: tuple[int, int, float, int, float]) -> Bool[np.ndarray, " n"]:
             return right_by_neighbours(self._features(sources, at), self.subject.labels, neighbours_of(self.subject))
 
-        return correct_at(self._shape(sources), self._places(sources), right, report)
+        return correct_at(self._shape(sources), self._cells(sources), right, report)
 
     def _frames(self, sources: Sequence[Source], method: str, report: Report) -> dict[str, np.ndarray]:
         """Points of all frames, computed in an order in which consecutive frames differ as little as possible."""
-        shape, places = self._shape(sources), self._places(sources)
+        shape, cells = self._shape(sources), self._cells(sources)
         order = list(snake(shape))
-        found = embed_sequence(
-            [self._features(sources, places[at]) for at in order],
+        frames = embed_sequence(
+            [self._features(sources, cells[at]) for at in order],
             method,
             seed=self.seed,
             folder=self.folder,
@@ -143,7 +150,7 @@ class Scattered:
             **({"perplexity": min(30.0, (len(self.subject.rows) - 1) / 4)} if method == "tsne" else {}),
         )
         points = np.empty((*shape, len(self.subject.rows), 2), np.float32)
-        for at, frame in zip(order, found, strict=True):
+        for at, frame in zip(order, frames, strict=True):
             points[at] = frame.points.numpy()
         packed, scale = quantise(points, 5, bits=_BITS)
         return {method: packed, f"{method}_scale": scale}
@@ -162,10 +169,11 @@ class Scattered:
         subject = self.subject
         return (len(sources), len(subject.steps[0]), len(subject.times), len(subject.layers), len(self.stops))
 
-    def _places(self, sources: Sequence[Source]) -> dict[tuple[int, ...], tuple[int, int, float, int, float]]:
+    def _cells(self, sources: Sequence[Source]) -> dict[tuple[int, ...], tuple[int, int, float, int, float]]:
         """Values of (source, step, t, layer, stop) by index."""
-        of = range(len(sources)), range(len(self.subject.steps[0])), self.subject.times, self.subject.layers, self.stops
-        return dict(zip(np.ndindex(self._shape(sources)), product(*of), strict=True))
+        subject = self.subject
+        cells = product(range(len(sources)), range(len(subject.steps[0])), subject.times, subject.layers, self.stops)
+        return dict(zip(np.ndindex(self._shape(sources)), cells, strict=True))
 
 
 def scatter_meta(subject: Subject) -> dict:
@@ -178,13 +186,13 @@ def neighbours_of(subject: Subject) -> int:
     return min(NEIGHBOURS, len(subject.rows) - 1)
 
 
-def correct_at(shape: tuple[int, ...], places: dict, right: Callable, report: Report) -> np.ndarray:
-    """Whether kNN classifies each image correctly, at every place of the grid."""
-    found = []
-    for done, at in enumerate(places.values(), start=1):
-        found.append(right(at))
-        report("neighbours", done, len(places))
-    return np.stack(found).reshape(*shape, -1).astype(np.uint8)
+def correct_at(shape: tuple[int, ...], cells: dict, right: Callable, report: Report) -> np.ndarray:
+    """Whether kNN classifies each image correctly, in every cell of the grid."""
+    correct = []
+    for done, cell in enumerate(cells.values(), start=1):
+        correct.append(right(cell))
+        report("neighbours", done, len(cells))
+    return np.stack(correct).reshape(*shape, -1).astype(np.uint8)
 
 
 def mapped_rows(subject: Subject, mapped: int | Sequence[int]) -> list[int]:

@@ -7,8 +7,8 @@ from workbench.features.grid import LABELS
 from workbench.lab.measured import heat_pane, scales_of
 from workbench.lab.panes import Axis
 from workbench.lab.progress import Report, reported
-from workbench.lab.recipes import PAGE_MB, check_page, recipe
-from workbench.lab.sources import RunLike, choose, four_layers
+from workbench.lab.recipes import PAGE_MB, bounded_view, recipe
+from workbench.lab.sources import SLOW_LAYERS, RunLike, choose
 from workbench.lab.view import View
 from workbench.lab.views.embedding import Scattered, check_methods, mapped_rows
 from workbench.lab.views.maps import SHORTEN, check_components, maps_pane, start_of
@@ -64,7 +64,7 @@ def explore(
     given = dict(locals())
     check_components(components)
     subject = choose(
-        run, images=images, layers=layers, times=times, steps=step, data=data, room=four_layers, alone=True
+        run, images=images, layers=layers, times=times, steps=step, data=data, room=SLOW_LAYERS, alone=True
     )
     shown, scales = mapped_rows(subject, mapped), scales_of(stops)
     check_methods(subject, methods, scales)
@@ -74,9 +74,16 @@ def explore(
         maps = maps_pane(subject.of(shown), components, report, [subject.rows.index(row) for row in shown])
         heat = heat_pane(measured(grids[0][0], scales, seed, report))
     panes = [scatter, maps, heat]
-    check_page({pane.title: pane.arrays for pane in panes}, page_mb, f"images, mapped, {SHORTEN}")
     axes = subject.axes((min(scales), max(scales)), scales) | {"image": Axis("image", tuple(shown))}
     start = start_of(subject) | {"method": methods[-1], "show": "all images" if len(shown) > 1 else "one image"}
-    start["version"] = "true"  # the features that the maps and the scatter show
+    start["version"] = "true"  # that of the features in the token maps and the scatter plot
     title = f"Features of {subject.titles[0]}"
-    return View(title, panes, axes, recipe=recipe(explore, run, given), start=start)
+    return bounded_view(
+        title,
+        panes,
+        axes,
+        page_mb=page_mb,
+        shorten=f"images, mapped, {SHORTEN}",
+        recipe=recipe(explore, run, given),
+        start=start,
+    )

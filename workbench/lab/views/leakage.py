@@ -16,8 +16,8 @@ from workbench.lab.neighbours import right_by_neighbours
 from workbench.lab.panes import Axis, Pane
 from workbench.lab.panes.scatter import ScatterPane
 from workbench.lab.progress import Report, part_of, reported
-from workbench.lab.recipes import PAGE_MB, check_page, recipe
-from workbench.lab.sources import Pair, RunLike, Subject, choose, four_layers, tokens_of_grid
+from workbench.lab.recipes import PAGE_MB, bounded_view, recipe
+from workbench.lab.sources import SLOW_LAYERS, Pair, RunLike, Subject, choose, tokens_of_grid
 from workbench.lab.view import View
 from workbench.lab.views.embedding import correct_at, mapped_rows, neighbours_of, scatter_meta
 from workbench.lab.views.maps import SHORTEN, check_components, pane_of, start_of
@@ -80,10 +80,10 @@ def leakage(
         >>> len(view.panes)
         3
     """
-    asked = dict(locals())
+    given = dict(locals())
     check_components(components)
     subject = choose(
-        run, images=images, layers=layers, times=times, steps=step, data=data, room=four_layers, alone=True
+        run, images=images, layers=layers, times=times, steps=step, data=data, room=SLOW_LAYERS, alone=True
     )
     shown, stops = mapped_rows(subject, mapped), scales_of(scales)
     with reported(progress) as report:
@@ -92,19 +92,26 @@ def leakage(
         scatter = _scatter(subject, means, stops, report)
         heat = heat_pane(measured(means, scales, seed, report), "Measures")
     panes = [maps, scatter, heat]
-    check_page({pane.title: pane.arrays for pane in panes}, page_mb, f"images, mapped, {SHORTEN}")
     axes = {"source": Axis("version", list(VERSIONS))} | subject.axes((min(stops), max(stops)), stops)
     axes |= {"image": Axis("image", tuple(shown))}
     title = f"Label leakage in features of {subject.titles[0]}"
     start = start_of(subject) | {"source": "wrong label", "version": "true"}
-    return View(title, panes, axes, recipe=recipe(leakage, run, asked), start=start)
+    return bounded_view(
+        title,
+        panes,
+        axes,
+        page_mb=page_mb,
+        shorten=f"images, mapped, {SHORTEN}",
+        recipe=recipe(leakage, run, given),
+        start=start,
+    )
 
 
 def _maps(subject: Subject, components: int, report: Report) -> Pane:
     ((tokens,),) = subject.grids(report, "token features", tuple(LABELS))
     pane = pane_of(subject, _coordinates(subject, tokens, components, report))
-    given = [subject.images.classes[label] for label in tokens.given.tolist()]
-    names = [f"{name}, wrong label {other}" for name, other in zip(subject.names, given, strict=True)]
+    wrong = [subject.images.classes[label] for label in tokens.given.tolist()]
+    names = [f"{name}, wrong label {other}" for name, other in zip(subject.names, wrong, strict=True)]
     return replace(pane, meta={**pane.meta, "names": names, "joint": True})
 
 
@@ -115,10 +122,10 @@ def _scatter(subject: Subject, means: FeatureGrid, stops: Sequence[float], repor
         return right_by_neighbours(guide(f_u, f_c, w)[:, 0], labels, neighbours_of(subject))
 
     shape = (len(VERSIONS), 1, len(subject.times), len(subject.layers), len(stops))
-    places = dict(enumerate(product(VERSIONS, subject.times, subject.layers, stops)))
+    cells = dict(enumerate(product(VERSIONS, subject.times, subject.layers, stops)))
     arrays = _coordinates(subject, means, 2, report).points
     for name, labels in (("correct", subject.labels), ("correct_given", means.given.numpy())):
-        arrays[name] = correct_at(shape, places, partial(right, labels), report)
+        arrays[name] = correct_at(shape, cells, partial(right, labels), report)
     arrays |= {"labels": subject.labels.astype(np.uint16), "given": means.given.numpy().astype(np.uint16)}
     arrays["sprite"] = subject.thumbnails()
     return ScatterPane("Images", arrays, scatter_meta(subject))

@@ -1,4 +1,4 @@
-"""Token maps of a run, a column for each layer."""
+"""Token maps of a run, with one column per layer."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,12 +8,12 @@ from workbench.lab.coordinates import Coordinates, compared_coordinates, joint_c
 from workbench.lab.panes import Axis, Pane
 from workbench.lab.panes.maps import MapsPane
 from workbench.lab.progress import Report, part_of, reported
-from workbench.lab.recipes import PAGE_MB, cells_that_fit, check_page, recipe
+from workbench.lab.recipes import PAGE_MB, bounded_view, cells_that_fit, recipe
 from workbench.lab.sources import RunLike, Source, Steps, Subject, choose
 from workbench.lab.view import View
 
 NINE_TIMES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-_BESIDE = (1 / 6, 1 / 2, 1.0)  # depths of the layers that are always shown
+_BESIDE = (1 / 6, 1 / 2, 1.0)  # depths, as shares of the whole, of the layers that always have a column
 SHORTEN = "layers, times, steps, images or components"
 
 
@@ -31,28 +31,28 @@ def maps(
 ) -> View:
     """Token maps of a run: images beside the colours of f_u + w (f_c - f_u), Eq. 3, with sliders.
 
-    One basis of `components` directions for each layer, fitted on all its times, steps and images; those of the layers
-    are rotated onto the middle one's. Features are kept beside the run, so that a second call is quick.
+    Each layer has one basis of `components` directions, fitted to all its times, steps and images and aligned with that
+    of the middle layer. Features are cached beside the run, so that a second call is quick.
 
     Args:
         run: A run, its folder or its name.
         images: Number of images, one of each class in turn, or row numbers.
         layers: Layers; by default all of a small model, else as many as the page has room for.
         times: Noise levels t in 0..1.
-        steps: Steps of checkpoints, or "all"; the last one by default.
+        steps: Training steps of the checkpoints, or "all"; the last by default.
         w: Range of the guidance scale.
-        components: Directions in the basis.
-        data: The image set of an imported run.
+        components: Number of principal components in the basis.
+        data: Image set, for an imported run.
         page_mb: Largest size of the page, in megabytes.
         progress: Called with (stage, done, total) instead of showing a progress bar.
 
     Returns:
-        A ``View``, shown in a notebook as it is; ``save_html(file)`` writes a page that works offline, ``save(file)`` a
-        PNG, SVG or PDF, both with values such as ``t=0.5, layer=8, w=10.0``.
+        A ``View``, which a notebook displays. ``save_html(file)`` writes a page that works offline, ``save(file)`` a
+        PNG, SVG or PDF; both take values such as ``t=0.5, layer=8, w=10.0``.
 
     Raises:
         ValueError: For a layer or step that does not exist, an untrained null class, and a page of more than `page_mb`
-            megabytes, with what to leave out.
+            megabytes; the message says which arguments to reduce.
 
     Examples:
         >>> view = wb.maps(wb.zoo("guided"), images=2, layers=[4, 8], times=[0.5])
@@ -62,25 +62,32 @@ def maps(
         'maps.png'
     """
     given = dict(locals())
-    subject = choose(
-        run,
-        images=images,
-        layers=layers,
-        times=times,
-        steps=steps,
-        data=data,
-        room=room_of_page(page_mb, images, components),
-    )
+    room = layers_that_fit(page_mb, images, components)
+    subject = choose(run, images=images, layers=layers, times=times, steps=steps, data=data, room=room)
+    return maps_view(subject, w, components, page_mb, SHORTEN, recipe(maps, run, given), progress)
+
+
+def maps_view(
+    subject: Subject,
+    w: tuple[float, float],
+    components: int,
+    page_mb: float,
+    shorten: str,
+    code: str,
+    progress: Report | None,
+) -> View:
+    """A view of token maps alone; `shorten` names the arguments to reduce if its page is too large."""
+    title = f"Token maps of {', '.join(subject.titles)}"
     with reported(progress) as report:
-        pane = maps_pane(subject, components, report, title=f"Token maps of {subject.titles[0]}")
-    check_page({"token maps": pane.arrays}, page_mb, SHORTEN)
-    return view_of(subject, pane, w, recipe(maps, run, given))
+        pane = maps_pane(subject, components, report, title=title)
+    axes = subject.axes(w) | {"image": Axis("image", subject.rows)}
+    return bounded_view(title, [pane], axes, page_mb=page_mb, shorten=shorten, recipe=code, start=start_of(subject))
 
 
 def maps_pane(
     subject: Subject, components: int, report: Report, scattered: Sequence[int] | None = None, title: str = "Token maps"
 ) -> Pane:
-    """The pane of a subject; `scattered` says at which places of a scatter its images stand."""
+    """The token maps of a subject; `scattered` are the numbers of its images in a scatter pane."""
     check_components(components)
     sources = subject.sources(subject.grids(report, "token features"), report)
     return pane_of(subject, coordinates_of(subject, sources, components, report), scattered, title)
@@ -89,7 +96,7 @@ def maps_pane(
 def coordinates_of(
     subject: Subject, sources: Sequence[Source], components: int, report: Report, stage: str = "token coordinates"
 ) -> Coordinates:
-    """Of one source in one basis a layer, of several each in its own, turned onto the first's."""
+    """Coordinates in one basis per layer, or, of several sources, in one each, aligned with the first source's."""
     steps = len(subject.steps[0])
     counted = part_of(report, stage, 0, 1, len(subject.layers))
     if len(sources) > 1:
@@ -102,35 +109,29 @@ def coordinates_of(
 
 
 def pane_of(
-    subject: Subject, found: Coordinates, scattered: Sequence[int] | None = None, title: str = "Token maps"
+    subject: Subject, coordinates: Coordinates, scattered: Sequence[int] | None = None, title: str = "Token maps"
 ) -> Pane:
     """A maps pane of coordinates: a column for each source if there are several, else for each of a few layers."""
     beside = sorted({subject.nearest_layer(share) for share in _BESIDE})
-    columns = "sources" if len(found.u) > 1 else "layers"
+    columns = "sources" if len(coordinates.u) > 1 else "layers"
     meta = {"names": subject.names, "columns": columns, "layers": beside, "still": subject.still}
     if scattered is not None:
         meta["rows"] = list(map(int, scattered))
-    return MapsPane(title, {"images": subject.pictures(), **found.arrays}, meta)
+    return MapsPane(title, {"images": subject.pictures(), **coordinates.arrays}, meta)
 
 
 def start_of(subject: Subject) -> dict[str, Any]:
-    """Where the sliders begin: a deep layer that is not beside it already."""
+    """Initial position of the sliders: a deep layer that has no column of its own."""
     return {"layer": subject.layers[subject.nearest_layer(2 / 3)]}
 
 
 def check_components(components: int) -> None:
-    """ValueError for fewer directions than colours."""
+    """ValueError unless the number of components is from 3 to 32."""
     if not 3 <= components <= 32:
         raise ValueError(f"components is {components}; allowed are 3, one for each colour, to 32")
 
 
-def view_of(subject: Subject, pane: Pane, w: tuple[float, float], code: str) -> View:
-    """The view of one pane of maps."""
-    axes = subject.axes(w) | {"image": Axis("image", subject.rows)}
-    return View(pane.title, [pane], axes, recipe=code, start=start_of(subject))
-
-
-def room_of_page(page_mb: float, images: int | Sequence[int], components: int) -> Callable[[int, int], float]:
-    """How many layers a page of maps has room for, by the places of each and the tokens of an image."""
+def layers_that_fit(page_mb: float, images: int | Sequence[int], components: int) -> Callable[[int, int], float]:
+    """Number of layers that a page of token maps has room for, as `room` of `choose`."""
     count = images if isinstance(images, int) else len(images)
-    return lambda places, tokens: cells_that_fit(page_mb, 4 * count * tokens * components) / places
+    return lambda combinations, tokens: cells_that_fit(page_mb, 4 * count * tokens * components) / combinations

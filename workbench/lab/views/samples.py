@@ -10,7 +10,7 @@ from workbench.evaluation.generate import generate
 from workbench.lab.panes import Axis
 from workbench.lab.panes.samples import SamplesPane
 from workbench.lab.progress import Report, part_of, reported
-from workbench.lab.recipes import PAGE_MB, check_page, recipe
+from workbench.lab.recipes import PAGE_MB, bounded_view, recipe
 from workbench.lab.sources import RunLike, Steps, opened_runs, steps_of, titles_of
 from workbench.lab.view import View
 
@@ -66,14 +66,21 @@ def samples(
                     counted = part_of(report, "samples", len(rows), parts, count)
                     rows.append(generate(run, step, settings, counted).images.numpy())
     arrays = {"images": _arranged(rows, len(several), len(scales))}
-    check_page({"samples": arrays}, page_mb, "runs, steps, scales or count")
     names = [str(classes[0][i % len(classes[0])]) for i in range(count)]
     axes = {"source": Axis("run", titles_of(several, shown))} if len(several) > 1 else {}
     axes |= {"step": Axis("training step", shown[0]), "guidance": Axis("guidance", tuple(map(float, scales)))}
     title = f"Samples of {', '.join(titles_of(several, shown))}"
     pane = SamplesPane(title, arrays, {"names": names, "seeds": list(range(count))})
     start = {} if len(shown[0]) > 1 or len(several) == 1 else {"rows": "sources"}
-    return View(title, [pane], axes, recipe=recipe(samples, runs, given), start=start)
+    return bounded_view(
+        title,
+        [pane],
+        axes,
+        page_mb=page_mb,
+        shorten="runs, steps, scales or count",
+        recipe=recipe(samples, runs, given),
+        start=start,
+    )
 
 
 def _arranged(rows: Sequence[np.ndarray], sources: int, scales: int) -> np.ndarray:

@@ -8,13 +8,14 @@ from workbench.features.grid import LABELS, FeatureGrid
 from workbench.lab.measured import heat_pane, scales_of
 from workbench.lab.panes import Axis
 from workbench.lab.progress import Report, part_of, reported
-from workbench.lab.recipes import PAGE_MB, check_page, recipe
+from workbench.lab.recipes import PAGE_MB, bounded_view, recipe
 from workbench.lab.sources import RunLike, choose
 from workbench.lab.view import View
 from workbench.lab.views.embedding import mapped_rows
 from workbench.lab.views.maps import SHORTEN, check_components, maps_pane, start_of
 
 SCALES = (0.0, 1.0, 5.0, 10.0, 30.0)
+_LAYERS = 7  # default number of rows of the heat maps
 
 
 def separability(
@@ -66,22 +67,21 @@ def separability(
     """
     given = dict(locals())
     check_components(components)
-    subject = choose(
-        run, images=images, layers=layers, times=times, steps=step, data=data, room=_seven_layers, alone=True
-    )
+    subject = choose(run, images=images, layers=layers, times=times, steps=step, data=data, room=_LAYERS, alone=True)
     shown = mapped_rows(subject, mapped)
     with reported(progress) as report:
         ((features,),) = subject.grids(report, "features", tuple(LABELS), pooling="mean")
         heat = heat_pane(measured(features, scales, seed, report))
         maps = maps_pane(subject.of(shown), components, report)
-    check_page({"measures": heat.arrays, "token maps": maps.arrays}, page_mb, f"mapped, {SHORTEN}")
     stops = scales_of(scales)
     axes = subject.axes((min(stops), max(stops)), stops) | {"image": Axis("image", tuple(shown))}
     title = f"Separability of the classes in {subject.titles[0]}"
-    return View(
+    return bounded_view(
         title,
         [heat, maps],
         axes,
+        page_mb=page_mb,
+        shorten=f"mapped, {SHORTEN}",
         recipe=recipe(separability, run, given),
         start=start_of(subject) | {"version": "true"},
     )
@@ -93,8 +93,3 @@ def measured(features: FeatureGrid, scales: Sequence[float], seed: int, report: 
     counted = part_of(report, "measures", 0, 1, pieces)
     few = min(20, max(1, len(features.rows) // 4))
     return measure_grid(features, scales=scales, seed=seed, neighbours=few, processes=1, progress=counted)
-
-
-def _seven_layers(places: int, tokens: int) -> float:
-    """Number of rows of the heat maps."""
-    return 7.0

@@ -18,7 +18,7 @@ def calling(function: str, arguments: str) -> str:
 
 def _reference(run: Run) -> str:
     try:
-        found = open_run(run.name).folder.resolve() == run.folder.resolve()
+        known = open_run(run.name).folder.resolve() == run.folder.resolve()
     except ValueError:
-        found = False
-    return run.name if found else str(run.folder.resolve())
+        known = False
+    return run.name if known else str(run.folder.resolve())

@@ -68,15 +68,15 @@ def changed(preset: str, changes: Mapping[str, str], key: str, text: str, root: 
     if key == "preset":
         return text, {}
     section, _, option = key.partition(".")
-    kept = dict(changes)
+    remaining = dict(changes)
     if option == "name" and section in ("objective", "backbone"):
-        kept = {k: v for k, v in kept.items() if not k.startswith(f"{section}.") and k != TEACHER_STEPS}
-    kept[key] = text
+        remaining = {k: v for k, v in remaining.items() if not k.startswith(f"{section}.") and k != TEACHER_STEPS}
+    remaining[key] = text
     if key == "objective.name" and text != "denoise":
         options = plugin_options("objective", text)
-        if "teacher" in options and "teacher" not in _tree(preset, kept).get("objective", {}):
-            kept["objective.teacher"] = _teachers(preset, root)[0]
-    return preset, kept
+        if "teacher" in options and "teacher" not in _tree(preset, remaining).get("objective", {}):
+            remaining["objective.teacher"] = _teachers(preset, root)[0]
+    return preset, remaining
 
 
 def configs(preset: str, changes: Mapping[str, str], root: Path) -> tuple[Config, Config | None]:
@@ -186,14 +186,14 @@ def _field(
     key: str, label: str, group: str, value: Any, values: list | None = None, texts: list[str] | None = None
 ) -> dict[str, Any]:
     text = _text(value)
-    found = {"key": key, "label": label, "group": group, "text": text}
+    field: dict[str, Any] = {"key": key, "label": label, "group": group, "text": text}
     if values is None:
-        return found
+        return field
     options = [_text(one) for one in values]
     shown = texts or options
     if text not in options:  # a folder, or an empty text
         options, shown = [text, *options], [text or "(choose)", *shown]
-    return {**found, "values": options, "texts": shown}
+    return {**field, "values": options, "texts": shown}
 
 
 def _text(value: Any) -> str:

@@ -11,7 +11,7 @@ import traitlets
 
 from workbench.files import reason
 from workbench.lab.watching.code import calling, named
-from workbench.lab.watching.state import PARTS, POINTS, finer_curves, mark_of, panel_state, points_of, sendable
+from workbench.lab.watching.state import PARTS, POINTS, finer_curves, panel_state, points_of, sendable, version_of
 from workbench.runs.curves import Follower, follow
 from workbench.runs.store import Run, find_runs, open_run, runs_root
 from workbench.training.control import Control
@@ -63,7 +63,7 @@ class RunUpdates:
     def __init__(self, run: Run):
         self.run = run
         self._seen: dict[str, Any] = {}
-        self._marks: dict[str, tuple | None] = {}
+        self._versions: dict[str, tuple | None] = {}
         self._follower: Follower = follow(run)
         self._last: int | None = None
         self._complete = True
@@ -71,7 +71,7 @@ class RunUpdates:
     def full(self) -> dict[str, Any]:
         """The full state, as of `panel_state`; `changes` continues from there."""
         # Both before anything is read: a change in between is read twice, never missed.
-        self._marks = {part: mark_of(self.run, part) for part in PARTS}
+        self._versions = {part: version_of(self.run, part) for part in PARTS}
         self._follower = follow(self.run)
         state = panel_state(self.run)
         self._seen = {key: state.get(key) for key in (*PARTS, "error")}
@@ -83,19 +83,19 @@ class RunUpdates:
         news: dict[str, Any] = {}
         errors: list[str] = []
         try:
-            found = self._follower.new()
-            if found.rewound or not self._complete:
+            new = self._follower.new()
+            if new.rewound or not self._complete:
                 return self.full()
-            news["curves"] = points_of(found.records, self._last)
-            if found.records:
-                self._last = found.records[-1]["step"]
+            news["curves"] = points_of(new.records, self._last)
+            if new.records:
+                self._last = new.records[-1]["step"]
         except ValueError as error:
             errors.append(f"{self.run.folder / 'metrics.jsonl'} is damaged: {error}")
         for part, read in PARTS.items():
-            mark = mark_of(self.run, part)
-            if mark is not None and mark == self._marks.get(part):
+            version = version_of(self.run, part)
+            if version is not None and version == self._versions.get(part):
                 continue
-            self._marks[part] = mark
+            self._versions[part] = version
             try:
                 news[part] = sendable(read(self.run))
             except (ValueError, OSError, KeyError) as error:
@@ -182,11 +182,11 @@ class LivePanel(anywidget.AnyWidget):
         """Send the curves between two steps at full resolution."""
         try:
             low, high = map(float, span)
-            found = {number: finer_curves(run, low, high) for number, run in enumerate(self.runs)}
+            curves = {number: finer_curves(run, low, high) for number, run in enumerate(self.runs)}
         except (ValueError, OSError, TypeError) as error:
             self._say(reason(error), True)
         else:
-            self.send({"type": "finer", "range": [low, high], "runs": found})
+            self.send({"type": "finer", "range": [low, high], "runs": curves})
 
     def command(self, content: dict[str, Any]) -> None:
         """Run the command of a button: {"run": its number, "what": a method of `Control`, "value"}."""

@@ -42,16 +42,16 @@ def panel_state(run: Run, since: int | None = None) -> dict[str, Any]:
 
 def curves_of(run: Run, since: int | None = None) -> dict[str, Any]:
     """The curves of `panel_state`, and "last", the newest logged step (or `since`)."""
-    found = read_curves(run, OPENED, None if since is None else since + 1)
+    read = read_curves(run, OPENED, None if since is None else since + 1)
     curves: dict[str, list[list]] = {}
     last = since
-    for name, (steps, values) in found.curves.items():
+    for name, (steps, values) in read.curves.items():
         pairs = [(int(s), short(v)) for s, v in zip(steps, values, strict=True) if math.isfinite(v)]
         if pairs:
             curves[name] = [[step for step, _ in pairs], [value for _, value in pairs]]
         last = max([last if last is not None else -1, *map(int, steps[-1:])])
     curves.pop("seconds", None)
-    return {"curves": curves, "last": last, "complete": found.complete}
+    return {"curves": curves, "last": last, "complete": read.complete}
 
 
 def finer_curves(run: Run, low: float | int, high: float | int) -> dict[str, list[list]]:
@@ -165,13 +165,13 @@ PARTS: dict[str, Callable[[Run], Any]] = {
 _FILES = {"scores": "results.jsonl", "samples": "samples", "settings": "history.jsonl", "log": "log.txt"}
 
 
-def mark_of(run: Run, part: str) -> tuple | None:
-    """A mark that differs once a part has changed, by one `stat`; None for the status, which can change without one."""
+def version_of(run: Run, part: str) -> tuple | None:
+    """A value that changes with the file of a part, by one `stat`; None for the status, which can change without it."""
     if part not in _FILES:
         return None
     path: Path = run.folder / _FILES[part]
     try:
-        found = os.stat(path)
+        stat = os.stat(path)
     except OSError:
         return ()
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -25,15 +25,15 @@ _STEP = re.compile("step-[0-9]{8}")
 
 def newest_samples(run: Run) -> dict[str, Any] | None:
     """The first ten samples of the newest step that has any: step, class names, count, PNG; None without samples."""
-    found = [file for file in (run.folder / "samples").glob("step-*.npz") if _STEP.match(file.name)]
-    files = sorted(found, key=lambda file: (file.name[:13], file.stat().st_mtime))
+    stored = [file for file in (run.folder / "samples").glob("step-*.npz") if _STEP.match(file.name)]
+    files = sorted(stored, key=lambda file: (file.name[:13], file.stat().st_mtime))
     if not files:
         return None
     images, labels = first_rows(files[-1], "arr_0", COUNT), first_rows(files[-1], "labels", COUNT)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
         raise ValueError(f"{files[-1]} has no images in arr_0, but {images.dtype} of shape {images.shape}")
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise ValueError(f"{files[-1]} holds no labels, but {labels.dtype} of shape {labels.shape}")
+        raise ValueError(f"{files[-1]} has no labels, but {labels.dtype} of shape {labels.shape}")
     names = (run.provenance.get("latents") or {}).get("classes", [])
     known = labels.min(initial=0) >= 0 and labels.max(initial=0) < len(names)
     return {
@@ -66,9 +66,9 @@ def png_strip(images: UInt8[np.ndarray, "n h w c"]) -> str:
     """The images side by side, at most 64 pixels each, as a PNG in base64."""
     small = [_shrunk(image) for image in images]
     strip = rearrange(np.stack(small), "n h w c -> h (n w) c")
-    kept = io.BytesIO()
-    Image.fromarray(strip[..., 0] if strip.shape[-1] == 1 else strip).save(kept, "PNG")
-    return base64.b64encode(kept.getvalue()).decode()
+    buffer = io.BytesIO()
+    Image.fromarray(strip[..., 0] if strip.shape[-1] == 1 else strip).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _shrunk(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "s t c"]:

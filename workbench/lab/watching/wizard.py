@@ -60,7 +60,7 @@ class Wizard(anywidget.AnyWidget):
     def __init__(self, preset: str, root: Path, processes: int = 1):
         self.preset, self.root, self.processes = preset, root, processes
         self.changes: dict[str, str] = {}
-        self.found: Plan | None = None
+        self.planned: Plan | None = None
         self.launched: tuple = ()
         self._turn = threading.RLock()
         super().__init__()
@@ -83,28 +83,28 @@ class Wizard(anywidget.AnyWidget):
             self.fields = form.fields(self.preset, self.changes, self.root)
             try:
                 config, teacher = form.configs(self.preset, self.changes, self.root)
-                self.found = plan(config, self.root, teacher=teacher, processes=self.processes)
+                self.planned = plan(config, self.root, teacher=teacher, processes=self.processes)
                 code, problem = form.code(self.preset, self.changes, self.root), ""
             except (ValueError, OSError) as error:
-                self.found, code, problem = None, "", " ".join(str(error).split())
-            self.code, self.problem, self.plan = code, problem, _shown(self.found)
+                self.planned, code, problem = None, "", " ".join(str(error).split())
+            self.code, self.problem, self.plan = code, problem, _shown(self.planned)
 
     def measure(self, again: bool = False) -> None:
         """Measure the time of a few steps of every stage."""
-        asked = self.found
-        if asked is None:
+        planned = self.planned
+        if planned is None:
             raise ValueError("there is nothing to measure: the form is invalid")
-        asked.measure(again)
+        planned.measure(again)
         self.refresh()
 
     def launch(self) -> None:
         """Queue all stages and open their live panel below."""
-        if self.found is None:
+        if self.planned is None:
             raise ValueError("there is nothing to launch: the form is invalid")
-        self.launched = self.found.launch()
+        self.launched = self.planned.launch()
         self._below.children = (self, watch(*self.launched))
         self.refresh()
-        failed = [one for one in self.launched if one.failed]
+        failed = [launched for launched in self.launched if launched.failed]
         self._say("; ".join(map(str, failed or self.launched)), bool(failed))
 
     def _on_message(self, _widget: Any, content: Any, _buffers: Any) -> None:
@@ -143,21 +143,21 @@ class Wizard(anywidget.AnyWidget):
         self.send({"type": "said", "text": text, "wrong": wrong})
 
 
-def _shown(found: Plan | None) -> dict[str, Any]:
+def _shown(planned: Plan | None) -> dict[str, Any]:
     """A plan as the page shows it."""
-    if found is None:
+    if planned is None:
         return {}
     bars = []
-    for stage in found.stages:
+    for stage in planned.stages:
         whole, left = stage.seconds(), stage.seconds(stage.done) if stage.left else 0.0
         text = duration_text(left) if stage.left else stage.state
         bars.append({"role": stage.role, "whole": whole, "left": left if stage.left else 0.0, "text": text})
     return {
-        "rows": [list(row) for row in table(found)],
-        "notes": notes(found),
-        "warnings": list(found.warnings),
+        "rows": [list(row) for row in table(planned)],
+        "notes": notes(planned),
+        "warnings": list(planned.warnings),
         "bars": bars,
-        "measured": found.measured,
-        "left": sum(stage.left for stage in found.stages),
-        "total": duration_text(found.seconds),
+        "measured": planned.measured,
+        "left": sum(stage.left for stage in planned.stages),
+        "total": duration_text(planned.seconds),
     }

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from workbench.features.embedding import embed_cached
-from workbench.lab.panes.scatter import class_mark, draw_points
+from workbench.lab.panes.scatter import class_marker, draw_points
 from workbench.lab.views.embedding import embedding
 from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
@@ -154,7 +154,7 @@ def _draw(panels, points, numbers, names: Sequence[str], first: int) -> Figure:
             axis.spines[:].set_visible(True)
         if len(names) <= _LISTED:
             handles = [
-                Line2D([], [], linestyle="", markersize=4, label=name, **class_mark(label))
+                Line2D([], [], linestyle="", markersize=4, label=name, **class_marker(label))
                 for label, name in enumerate(names)
             ]
             figure.legend(handles=handles, loc="outside lower center", ncols=5, handletextpad=0.2)
