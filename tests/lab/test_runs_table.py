@@ -75,7 +75,7 @@ def test_tags_and_notes_are_kept_and_shown(table, root):
     (run,) = [run for run in find_runs(root) if run.name == name]
     assert read_notes(run) == {"tags": ["a", "best"], "notes": "look"}
     assert (table.rows[-1]["tags"], table.rows[-1]["notes"]) == (["a", "best"], "look")
-    assert table.sent[-1] == {"type": "said", "text": f"Noted {name}.", "wrong": False}
+    assert table.sent[-1] == {"type": "status", "text": f"Noted {name}.", "wrong": False}
 
 
 def test_a_teacher_goes_with_its_students_and_not_before(table, root):

@@ -267,7 +267,7 @@ def test_what_no_page_shows_is_looked_at_less_often_until_it_is_seen(run, monkey
         return looks.acquire(timeout=seconds)
 
     def seen(view: str, value: bool) -> None:
-        panel._on_message(panel, {"type": "seen", "view": view, "value": value}, [])
+        panel._on_message(panel, {"type": "visible", "view": view, "value": value}, [])
 
     try:
         assert looked(10)  # no page has said anything yet
@@ -338,7 +338,7 @@ def test_what_a_resume_came_to_is_said(run, panels, monkeypatch):
     monkeypatch.setattr(live.Control, "resume", lambda self: states.pop(0))
     panel = panels(run)
     panel.command({"run": 0, "what": "resume"})
-    assert states == [] and panel.sent == [{"type": "said", "text": f"{run.name}: running, process 8", "wrong": False}]
+    assert states == [] and panel.sent == [{"type": "status", "text": f"{run.name}: running, process 8", "wrong": False}]
 
 
 def test_a_line_is_sent_soon_and_the_thread_ends_with_the_panel(running, monkeypatch, log):

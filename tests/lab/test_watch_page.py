@@ -66,7 +66,7 @@ def points(page, title: str) -> list[int]:
 def sent(page, seen: bool = False) -> list[dict]:
     """What the kernel was sent: of whether the panel is seen, or all else."""
     messages = page.evaluate("JSON.parse(JSON.stringify(sent))")
-    return [message for message in messages if (message["type"] == "seen") == seen]
+    return [message for message in messages if (message["type"] == "visible") == seen]
 
 
 def test_runs_lie_over_each_other_and_new_points_join_them(shown):

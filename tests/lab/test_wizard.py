@@ -161,7 +161,7 @@ def test_measured_then_launched_then_watched(made):
     one._on_message(one, {"type": "measure"}, [])
     assert one.busy.startswith("measuring")
     one._on_message(one, {"type": "launch"}, [])  # one thing at a time
-    assert one.sent == [{"type": "said", "text": "still measuring a few steps …", "wrong": True}]
+    assert one.sent == [{"type": "status", "text": "still measuring a few steps …", "wrong": True}]
     deadline = time.monotonic() + 120
     while one.busy:
         assert time.monotonic() < deadline

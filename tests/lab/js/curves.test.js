@@ -1,17 +1,17 @@
 import { expect, test } from "vitest";
 import {
+  createScales,
   lineStyle,
   logTicks,
+  lowerBound,
   nearest,
   pathOf,
-  placement,
-  placeOf,
   smoothed,
   ticks,
   tickText,
 } from "../../../workbench/lab/js/chart.js";
 import { fullSpan, pressed } from "../../../workbench/lab/js/charts.js";
-import { extend, takeNews } from "../../../workbench/lab/js/live.js";
+import { applyNews, extend } from "../../../workbench/lab/js/live.js";
 
 test("ticks are round numbers", () => {
   expect(ticks(0, 8, 4)).toEqual([0, 2, 4, 6, 8]);
@@ -38,7 +38,7 @@ test("smoothing weighs what came before, without a start at zero", () => {
 
 test("the step that is nearest", () => {
   const steps = [10, 20, 40];
-  expect([5, 20, 21, 41].map((step) => placeOf(steps, step))).toEqual([0, 1, 2, 3]);
+  expect([5, 20, 21, 41].map((step) => lowerBound(steps, step))).toEqual([0, 1, 2, 3]);
   expect([5, 14, 31, 99].map((step) => nearest(steps, step))).toEqual([0, 0, 2, 2]);
 });
 
@@ -48,11 +48,11 @@ test("curves are placed within the borders, and broken where a value is missing"
     [0, null, 10],
   ];
   // 200 x 100 pixels within the borders; the values have 6 % of room: -0.6 to 10.6.
-  const place = placement([{ steps, drawn }], { span: [0, 100], width: 266, height: 132, log: false });
-  expect(place.shown).toEqual([-0.6, 10.6]);
-  expect([place.x(50), place.y(5), place.y(10.6), place.step(154)]).toEqual([154, 58, 8, 50]);
-  expect(pathOf(steps, [5, null, 5], place, false)).toBe("M54.0 58.0M254.0 58.0");
-  expect(placement([{ steps, drawn: [-1, 0, null] }], { span: [0, 100], width: 266, height: 132, log: true })).toBe(
+  const scales = createScales([{ steps, drawn }], { span: [0, 100], width: 266, height: 132, log: false });
+  expect(scales.shown).toEqual([-0.6, 10.6]);
+  expect([scales.x(50), scales.y(5), scales.y(10.6), scales.step(154)]).toEqual([154, 58, 8, 50]);
+  expect(pathOf(steps, [5, null, 5], scales, false)).toBe("M54.0 58.0M254.0 58.0");
+  expect(createScales([{ steps, drawn: [-1, 0, null] }], { span: [0, 100], width: 266, height: 132, log: true })).toBe(
     null,
   );
 });
@@ -123,6 +123,6 @@ test("only points after the last one are added", () => {
 
 test("a whole run replaces what was known of it", () => {
   const runs = [{ name: "a", log: ["x"], curves: { loss: [[1], [1]] } }];
-  expect(takeNews(runs, { 0: { whole: true, name: "a", curves: {} } }, 10)).toBe(true);
+  expect(applyNews(runs, { 0: { whole: true, name: "a", curves: {} } }, 10)).toBe(true);
   expect(runs).toEqual([{ whole: true, name: "a", curves: {} }]);
 });

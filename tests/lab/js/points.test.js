@@ -1,22 +1,22 @@
 import { expect, test } from "vitest";
 import { classMarker, DISTINCT, SERIES, seriesAt } from "../../../workbench/lab/js/colours.js";
 import { markerPath } from "../../../workbench/lab/js/markers.js";
-import { classNumbers, fitPlaces, nextRow, rowsInside } from "../../../workbench/lab/js/panes/scatter.js";
+import { classNumbers, fitPositions, nextRow, rowsInside } from "../../../workbench/lab/js/panes/scatter.js";
 
-// Points as a plot sees them, at these places in pixels.
-function plot(places) {
-  return { points: { count: places.length }, x: (row) => places[row][0], y: (row) => places[row][1] };
+// Points of a plot at these positions in pixels.
+function plot(positions) {
+  return { points: { count: positions.length }, x: (row) => positions[row][0], y: (row) => positions[row][1] };
 }
 
-test("places fit the plot about their middle, in one unit for both directions", () => {
+test("positions fit the plot about their middle, in one unit for both directions", () => {
   // Half of 4 over the aspect 2 is 1, as is half of 2: the unit is 1.
-  const places = [0, 0, 4, 2];
-  expect(fitPlaces(places, 2)).toBe(1);
-  expect(places).toEqual([-2, -1, 2, 1]);
+  const positions = [0, 0, 4, 2];
+  expect(fitPositions(positions, 2)).toBe(1);
+  expect(positions).toEqual([-2, -1, 2, 1]);
   const tall = [0, 0, 4, 8];
-  expect(fitPlaces(tall, 2)).toBe(0.25);
+  expect(fitPositions(tall, 2)).toBe(0.25);
   expect(tall).toEqual([-0.5, -1, 0.5, 1]);
-  expect(fitPlaces([3, 3], 1)).toBe(1); // a single point has no extent
+  expect(fitPositions([3, 3], 1)).toBe(1); // a single point has no extent
 });
 
 test("a lasso holds what is inside by the even-odd rule", () => {

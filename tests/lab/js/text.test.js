@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { heatColour, inkOn, VIRIDIS, viridisPlace } from "../../../workbench/lab/js/colours.js";
+import { heatColour, inkOn, VIRIDIS, viridisOffset } from "../../../workbench/lab/js/colours.js";
 import {
   durationText,
   heatNumber,
@@ -35,7 +35,7 @@ test("durations take the unit that reads best", () => {
 });
 
 test("colours at the ends and in the middle", () => {
-  expect([viridisPlace(-1), viridisPlace(0.5), viridisPlace(1)]).toEqual([0, 3 * 128, 3 * 255]);
+  expect([viridisOffset(-1), viridisOffset(0.5), viridisOffset(1)]).toEqual([0, 3 * 128, 3 * 255]);
   expect([...VIRIDIS.subarray(765)]).toEqual([0xfd, 0xe7, 0x25]);
   expect(heatColour(0, true)).toEqual([11, 79, 138]);
   expect(heatColour(0.5, true)).toEqual([245, 245, 242]);

@@ -1,4 +1,4 @@
-// Typed arrays over the bytes of a view.
+// Typed arrays, and positions in them.
 
 const TYPES = { uint8: Uint8Array, int16: Int16Array, uint16: Uint16Array, float32: Float32Array };
 
@@ -23,9 +23,9 @@ export function unpack(meta, data, index) {
 
 // Offset of the block given by leading indices, in a row-major array.
 export function blockStart({ shape }, indices) {
-  let place = 0;
+  let offset = 0;
   shape.forEach((size, axis) => {
-    place = place * size + (indices[axis] ?? 0);
+    offset = offset * size + (indices[axis] ?? 0);
   });
-  return place;
+  return offset;
 }

@@ -29,15 +29,15 @@ export function ticks(low, high, count) {
 }
 
 export function logTicks(low, high) {
-  const found = [];
+  const all = [];
   for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1) {
-    for (const times of Math.log10(high / low) < 2 ? [1, 2, 5] : [1]) found.push(times * 10 ** power);
+    for (const times of Math.log10(high / low) < 2 ? [1, 2, 5] : [1]) all.push(times * 10 ** power);
   }
-  const inside = found.filter((value) => value >= low * 0.999 && value <= high * 1.001);
+  const inside = all.filter((value) => value >= low * 0.999 && value <= high * 1.001);
   return inside.length > 1 ? inside : ticks(low, high, 3).filter((value) => value > 0);
 }
 
-// Exponential moving average with factor `keep`, bias-corrected at the start.
+// Exponential moving average with decay `keep`, bias-corrected at the start.
 export function smoothed(values, keep) {
   if (!keep) return values;
   let sum = 0;
@@ -50,7 +50,7 @@ export function smoothed(values, keep) {
 }
 
 // Index of the first entry of ascending `steps` that is at least `step`.
-export function placeOf(steps, step) {
+export function lowerBound(steps, step) {
   let [low, high] = [0, steps.length];
   while (low < high) {
     const middle = (low + high) >> 1;
@@ -61,7 +61,7 @@ export function placeOf(steps, step) {
 }
 
 export function nearest(steps, step) {
-  const after = placeOf(steps, step);
+  const after = lowerBound(steps, step);
   if (after === steps.length) return after - 1;
   return after > 0 && step - steps[after - 1] < steps[after] - step ? after - 1 : after;
 }
@@ -76,7 +76,7 @@ function valuesShown(lines, [from, to], log) {
   };
   for (const { steps, drawn, lows, highs, level } of lines) {
     // One point beyond each border, because lines continue to it.
-    for (let at = Math.max(0, placeOf(steps, from) - 1); at < steps.length; at += 1) {
+    for (let at = Math.max(0, lowerBound(steps, from) - 1); at < steps.length; at += 1) {
       count(drawn[at]);
       count(lows?.[at]);
       count(highs?.[at]);
@@ -86,13 +86,13 @@ function valuesShown(lines, [from, to], log) {
   }
   if (low > high) return null;
   if (log) return [low / 1.08, high * 1.08];
-  // A constant value is a flat line, whatever its fifth digit does.
+  // A nearly constant value is drawn as a flat line.
   const room = Math.max((high - low) * 0.06, (0.01 * Math.abs(high + low) - (high - low)) / 2) || 1;
   return [low - room, high + room];
 }
 
-// Pixel positions of steps and values in a picture of this size.
-export function placement(lines, { span, width, height, log }) {
+// Scales of a picture of this size: functions between steps or values and pixels, and the range of values `shown`.
+export function createScales(lines, { span, width, height, log }) {
   const shown = valuesShown(lines, span, log);
   if (!shown) return null;
   const [inner, tall] = [width - BORDER.left - BORDER.right, height - BORDER.top - BORDER.bottom];
@@ -108,13 +108,13 @@ export function placement(lines, { span, width, height, log }) {
 }
 
 // Starting at point `first`.
-export function pathOf(steps, values, place, log, first = 0) {
+export function pathOf(steps, values, scales, log, first = 0) {
   let text = "";
   let open = false;
   for (let at = first; at < steps.length; at += 1) {
     const value = values[at];
     const known = value !== null && value !== undefined && !(log && value <= 0);
-    if (known) text += `${open ? "L" : "M"}${place.x(steps[at]).toFixed(1)} ${place.y(value).toFixed(1)}`;
+    if (known) text += `${open ? "L" : "M"}${scales.x(steps[at]).toFixed(1)} ${scales.y(value).toFixed(1)}`;
     open = known;
   }
   return text;
@@ -127,13 +127,13 @@ export function tickText(value, values) {
   return digits && apart ? value.toFixed(digits) : numberText(value);
 }
 
-function gridText(place, { span, width, height, log, inks }) {
+function gridText(scales, { span, width, height, log, inks }) {
   const right = width - BORDER.right;
   const base = height - BORDER.bottom;
-  const [low, high] = place.shown;
+  const [low, high] = scales.shown;
   const round = log ? logTicks(low, high) : ticks(low, high, 4);
   const rows = round.map((value) => {
-    const y = place.y(value).toFixed(1);
+    const y = scales.y(value).toFixed(1);
     const label = svgText(log ? numberText(value) : tickText(value, round), BORDER.left - 6, Number(y) + 4, {
       anchor: "end",
       fill: inks.muted,
@@ -141,45 +141,45 @@ function gridText(place, { span, width, height, log, inks }) {
     return `<line x1="${BORDER.left}" x2="${right}" y1="${y}" y2="${y}" stroke="${inks.grid}"/>${label}`;
   });
   const columns = ticks(span[0], span[1], Math.max(2, width / 90)).map((value) =>
-    svgText(numberText(value), place.x(value), height - 7, { anchor: "middle", fill: inks.muted }),
+    svgText(numberText(value), scales.x(value), height - 7, { anchor: "middle", fill: inks.muted }),
   );
   const axis = `<line x1="${BORDER.left}" x2="${right}" y1="${base}" y2="${base}" stroke="${inks.muted}"/>`;
   return rows.join("") + columns.join("") + axis;
 }
 
-function lineText(line, place, log) {
+function lineText(line, scales, log) {
   const { steps, values, drawn, lows, highs, level, colour, dash, marked } = line;
   const stroke = `fill="none" stroke="${colour}" stroke-linejoin="round"`;
   let text = "";
   if (drawn !== values)
-    text += `<path class="wb-raw" d="${pathOf(steps, values, place, log)}" ${stroke} opacity="0.25"/>`;
+    text += `<path class="wb-raw" d="${pathOf(steps, values, scales, log)}" ${stroke} opacity="0.25"/>`;
   text +=
-    `<path class="wb-curve" d="${pathOf(steps, drawn, place, log)}" ${stroke} stroke-width="${WIDTH}"` +
+    `<path class="wb-curve" d="${pathOf(steps, drawn, scales, log)}" ${stroke} stroke-width="${WIDTH}"` +
     ` stroke-dasharray="${dash}"/>`;
   if (level !== null && level !== undefined && !(log && level <= 0)) {
-    const y = place.y(level).toFixed(1);
+    const y = scales.y(level).toFixed(1);
     text += `<line x1="0" x2="9999" y1="${y}" y2="${y}" stroke="${colour}" stroke-dasharray="1 4" opacity="0.8"/>`;
   }
   const dot = (step, value) =>
-    `<circle cx="${place.x(step).toFixed(1)}" cy="${place.y(value).toFixed(1)}" r="3.2"` + ` fill="${colour}"/>`;
+    `<circle cx="${scales.x(step).toFixed(1)}" cy="${scales.y(value).toFixed(1)}" r="3.2"` + ` fill="${colour}"/>`;
   const usable = (value) => value !== null && value !== undefined && !(log && value <= 0);
   steps.forEach((step, at) => {
     if ((!marked && steps.length > 1) || !usable(drawn[at])) return;
     text += dot(step, drawn[at]);
     if (usable(lows?.[at]) && usable(highs?.[at])) {
-      const [x, top, foot] = [place.x(step), place.y(highs[at]), place.y(lows[at])].map((at) => at.toFixed(1));
+      const [x, top, foot] = [scales.x(step), scales.y(highs[at]), scales.y(lows[at])].map((at) => at.toFixed(1));
       text += `<path d="M${x} ${top}V${foot}M${x - 4} ${top}h8M${x - 4} ${foot}h8" stroke="${colour}" fill="none"/>`;
     }
   });
   return text;
 }
 
-// The picture without its frame, and its placement; a sentence if there are no points.
+// The SVG content of a chart, and its scales; without points, a sentence and null.
 export function chartText(lines, how) {
-  const place = placement(lines, how);
-  if (!place) {
+  const scales = createScales(lines, how);
+  if (!scales) {
     return {
-      place,
+      scales,
       text: svgText("no values yet", how.width / 2, how.height / 2, {
         anchor: "middle",
         fill: how.inks.muted,
@@ -191,70 +191,70 @@ export function chartText(lines, how) {
   const room =
     `<clipPath id="${clip}"><rect x="${BORDER.left - 4}" y="${BORDER.top - 4}" width="${width + 8}"` +
     ` height="${height + 8}"/></clipPath>`;
-  const curves = lines.map((line) => lineText(line, place, how.log)).join("");
-  return { place, text: `${room}${gridText(place, how)}<g clip-path="url(#${clip})">${curves}</g>` };
+  const curves = lines.map((line) => lineText(line, scales, how.log)).join("");
+  return { scales, text: `${room}${gridText(scales, how)}<g clip-path="url(#${clip})">${curves}</g>` };
 }
 
-// A chart in the page, to which new points are appended. Redrawing all of it at every update would take the cores from
-// the training that it shows.
+// A chart in the page, to which new points are appended. Redrawing all of it at every update would take time from the
+// training that it shows.
 
 const PIECES = 100; // appended pieces of a line before it is merged into one path
 
-// `draw(lines, how)` gives the placement, or null if there is nothing to place. `how` is that of `chartText`.
+// `draw(lines, how)` returns the scales, or null without points. `how` is that of `chartText`.
 export function createDrawing(host) {
-  let there = null; // what is drawn: {place, key, end, counts, pieces}
+  let current = null; // what is drawn: {scales, key, end, counts, pieces}
 
   // Steps beyond the last drawn one have no values to fit.
   const fits = ({ steps, drawn }, first) => {
-    const [low, high] = there.place.shown;
-    return drawn.slice(first).every((value, at) => steps[first + at] > there.end || (value >= low && value <= high));
+    const [low, high] = current.scales.shown;
+    return drawn.slice(first).every((value, at) => steps[first + at] > current.end || (value >= low && value <= high));
   };
 
-  // Whether the drawn lines only grew, within the current borders.
-  const goesOn = (lines, key) =>
-    there?.place &&
-    there.key === key &&
-    there.pieces < PIECES &&
-    lines.length === there.counts.length &&
+  // Whether points were only added, within the drawn range.
+  const canAppend = (lines, key) =>
+    current?.scales &&
+    current.key === key &&
+    current.pieces < PIECES &&
+    lines.length === current.counts.length &&
     lines.every((line, at) => {
-      const { from, count } = there.counts[at];
+      const { from, count } = current.counts[at];
       return (
         line.from === from &&
         (line.steps.length === count || (count > 1 && line.steps.length > count && fits(line, count)))
       );
     });
 
-  function add(lines, { log }) {
+  function append(lines, { log }) {
     const [curves, raws] = [".wb-curve", ".wb-raw"].map((kind) => host.querySelectorAll(kind));
     let added = 0;
     lines.forEach(({ steps, values, drawn }, at) => {
-      const { count } = there.counts[at];
+      const { count } = current.counts[at];
       if (steps.length === count) return;
-      there.counts[at].count = steps.length;
+      current.counts[at].count = steps.length;
       added = 1;
       [[curves[at], drawn], ...(drawn === values ? [] : [[raws[at], values]])].forEach(([path, heights]) => {
         const piece = path.cloneNode();
         piece.setAttribute("class", "wb-more");
-        piece.setAttribute("d", pathOf(steps, heights, there.place, log, count - 1));
+        piece.setAttribute("d", pathOf(steps, heights, current.scales, log, count - 1));
         path.after(piece);
       });
     });
-    there.pieces += added;
+    current.pieces += added;
   }
 
-  function anew(lines, how, key) {
-    const { place, text } = chartText(lines, how);
+  function redraw(lines, how, key) {
+    const { scales, text } = chartText(lines, how);
     const size = `width="${how.width}" height="${how.height}"`;
     host.innerHTML = `<svg ${size} viewBox="0 0 ${how.width} ${how.height}" aria-hidden="true">${text}</svg>`;
     const counts = lines.map(({ from, steps }) => ({ from, count: steps.length }));
-    there = { place, key, counts, end: how.span[1], pieces: 0 };
+    current = { scales, key, counts, end: how.span[1], pieces: 0 };
   }
 
   function draw(lines, how) {
     const key = JSON.stringify(how);
-    if (goesOn(lines, key)) add(lines, how);
-    else anew(lines, how, key);
-    return there.place;
+    if (canAppend(lines, key)) append(lines, how);
+    else redraw(lines, how, key);
+    return current.scales;
   }
 
   return { draw };

@@ -1,6 +1,6 @@
 // Line charts of a live panel with all runs in each chart, a shared range of steps and a shared cursor.
 
-import { BORDER, chartText, createDrawing, INKS, lineStyle, nearest, placeOf, smoothed } from "./chart.js";
+import { BORDER, chartText, createDrawing, INKS, lineStyle, lowerBound, nearest, smoothed } from "./chart.js";
 import { dashes, seriesStyle } from "./colours.js";
 import { inView, make, setText, themeOf } from "./dom.js";
 import { numberText } from "./numbers.js";
@@ -19,8 +19,8 @@ const TITLES = {
 // Choices of smoothing: the factor of the exponential moving average.
 export const KEEPS = [0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99];
 const CHART_HEIGHT = 190;
-const ROOM = 1 / 16; // of the drawn steps
-let charted = 0; // clip paths need unique ids in the page
+const ROOM = 1 / 16; // for further steps, as a share of the drawn ones
+let charted = 0; // number of charts in the page: clip paths need unique ids
 
 function titleOf(name) {
   return TITLES[name] ?? name.replace(/^norm_/, "feature norm, ").replaceAll("_", " ");
@@ -37,14 +37,14 @@ function curveNames(runs) {
   ];
 }
 
-// Those of the stretch that is shown, if they came; `range` is null where everything is.
+// Lines of a curve, at full resolution in a zoomed `range` if these points have arrived; null is no zoom.
 function curveLines(runs, name, keep, range, theme) {
   return runs.flatMap((run, index) => {
     const known = range && run.finer && range.every((end, at) => end === run.finer.range[at]);
-    const found = (known && run.finer.curves[name]) || run.curves[name];
-    if (!found) return [];
-    const [steps, values] = found;
-    return [{ ...lineStyle(index, theme), run: run.name, from: found, steps, values, drawn: smoothed(values, keep) }];
+    const curve = (known && run.finer.curves[name]) || run.curves[name];
+    if (!curve) return [];
+    const [steps, values] = curve;
+    return [{ ...lineStyle(index, theme), run: run.name, from: curve, steps, values, drawn: smoothed(values, keep) }];
   });
 }
 
@@ -58,9 +58,9 @@ function scoreLines(runs, theme) {
 }
 
 function scoreTitle(runs) {
-  const found = runs.filter((run) => run.scores).map((run) => run.scores);
-  const ways = [...new Set(found.map((scores) => `${scores.metric.replace("fd-", "FD-")}, ${scores.how}`))];
-  return `${ways.join("; ")}${found.some((scores) => scores.floor !== null) ? " (dotted: real images)" : ""}`;
+  const all = runs.filter((run) => run.scores).map((run) => run.scores);
+  const names = [...new Set(all.map((scores) => `${scores.metric.replace("fd-", "FD-")}, ${scores.how}`))];
+  return `${names.join("; ")}${all.some((scores) => scores.floor !== null) ? " (dotted: real images)" : ""}`;
 }
 
 // The first and last step of any line.
@@ -76,7 +76,7 @@ export function fullSpan(runs) {
   return high > low ? [low, high] : [low - 1, high + 1];
 }
 
-// A piece of the line of run number `index`.
+// A sample of the line of run number `index`, for legends.
 export function swatch(index) {
   const holder = make("span", { class: "wb-swatch wb-series", style: seriesStyle(index), "aria-hidden": "true" });
   holder.innerHTML =
@@ -85,7 +85,7 @@ export function swatch(index) {
   return holder;
 }
 
-// What a step reads in all lines: [{run, index, step, text}], `index` being the number of the run.
+// Values of all lines at a step: [{run, index, step, text}], with the number of the run as `index`.
 function readings(lines, step) {
   return lines
     .filter(({ steps }) => steps.length)
@@ -100,22 +100,22 @@ function readings(lines, step) {
 }
 
 // A chart: a figure whose frame acts as a slider over steps for the keyboard and screen readers.
-// `drawn()` is the range of its picture, which may have room for further steps.
+// `drawn()` is the range of steps in the picture, which may have room for further ones.
 function createChart(store, { title, lines, span, drawn }) {
   const heading = make("span", { class: "wb-chart-title" });
   const read = make("span", { class: "wb-chart-read" });
   const frame = make("div", { class: "wb-chart-frame", role: "slider", tabindex: 0 });
-  const mark = make("div", { class: "wb-chart-mark", hidden: true });
+  const cursor = make("div", { class: "wb-chart-cursor", hidden: true });
   const box = make("div", { class: "wb-chart-box", hidden: true });
   const picture = make("div", { class: "wb-chart-picture" });
-  frame.append(picture, mark, box);
+  frame.append(picture, cursor, box);
   const element = make("figure", { class: "wb-chart" }, make("figcaption", {}, heading, read), frame);
-  const chart = { element, frame, place: null, width: 0, lines: [] };
+  const chart = { element, frame, scales: null, width: 0, lines: [] };
   const drawing = createDrawing(picture);
   charted += 1;
   const id = charted;
 
-  // For all charts before any is drawn, to avoid one page layout per chart.
+  // Called for all charts before any is drawn, to avoid one page layout per chart.
   chart.measure = () => {
     chart.width = frame.clientWidth;
   };
@@ -127,7 +127,7 @@ function createChart(store, { title, lines, span, drawn }) {
       setText(heading, title());
       frame.setAttribute("aria-label", `${title()} by step`);
       const { scale, smoothing } = store.get();
-      chart.place = drawing.draw(chart.lines, {
+      chart.scales = drawing.draw(chart.lines, {
         span: drawn(),
         width: chart.width,
         height: CHART_HEIGHT,
@@ -145,30 +145,30 @@ function createChart(store, { title, lines, span, drawn }) {
   chart.point = () => {
     const [low, high] = span();
     const step = store.get()._cursor;
-    const found = readings(chart.lines, step ?? high);
-    const at = found.length ? found[0].step : Math.round(high);
-    const inside = step !== null && chart.place && at >= low && at <= high;
-    mark.hidden = !inside;
-    if (inside) mark.style.left = `${chart.place.x(at)}px`;
-    const texts = [...(step === null ? [] : [`step ${numberText(at)}`]), ...found.map(({ text }) => text)];
-    const marks = step === null ? found : [null, ...found];
-    const key = marks.map((one) => one?.index).join();
+    const values = readings(chart.lines, step ?? high);
+    const at = values.length ? values[0].step : Math.round(high);
+    const inside = step !== null && chart.scales && at >= low && at <= high;
+    cursor.hidden = !inside;
+    if (inside) cursor.style.left = `${chart.scales.x(at)}px`;
+    const texts = [...(step === null ? [] : [`step ${numberText(at)}`]), ...values.map(({ text }) => text)];
+    const entries = step === null ? values : [null, ...values];
+    const key = entries.map((one) => one?.index).join();
     if (key !== chart.key) {
       chart.key = key;
       read.replaceChildren(
-        ...marks.map((one) =>
+        ...entries.map((one) =>
           one ? make("span", { class: "wb-read", title: one.run }, swatch(one.index), "") : make("span", {}, ""),
         ),
       );
     }
-    texts.forEach((text, place) => setText(read.children[place].lastChild, text));
+    texts.forEach((text, index) => setText(read.children[index].lastChild, text));
     frame.setAttribute("aria-valuemin", Math.round(low));
     frame.setAttribute("aria-valuemax", Math.round(high));
     frame.setAttribute("aria-valuenow", at);
     frame.setAttribute(
       "aria-valuetext",
-      found.length
-        ? `step ${numberText(at)}: ${found.map(({ run, text }) => `${run} ${text}`).join(", ")}`
+      values.length
+        ? `step ${numberText(at)}: ${values.map(({ run, text }) => `${run} ${text}`).join(", ")}`
         : "no values yet",
     );
   };
@@ -180,22 +180,22 @@ function createChart(store, { title, lines, span, drawn }) {
 // Zoom by dragging, double click and keys; cursor by pointer and arrow keys.
 function steer(store, chart, box, span) {
   const { frame } = chart;
-  const placed = (event) => event.clientX - frame.getBoundingClientRect().left;
+  const pixelOf = (event) => event.clientX - frame.getBoundingClientRect().left;
   let start = null;
   const stop = () => {
     start = null;
     box.hidden = true;
   };
   frame.addEventListener("pointerdown", (event) => {
-    if (!chart.place || event.button) return;
-    start = placed(event);
+    if (!chart.scales || event.button) return;
+    start = pixelOf(event);
     frame.setPointerCapture(event.pointerId);
   });
   frame.addEventListener("pointermove", (event) => {
-    if (!chart.place) return;
-    const x = placed(event);
+    if (!chart.scales) return;
+    const x = pixelOf(event);
     if (start === null) {
-      store.set({ _cursor: Math.round(chart.place.step(x)) });
+      store.set({ _cursor: Math.round(chart.scales.step(x)) });
       return;
     }
     const moved = Math.abs(x - start) > 4;
@@ -203,8 +203,8 @@ function steer(store, chart, box, span) {
     if (moved) Object.assign(box.style, { left: `${Math.min(x, start)}px`, width: `${Math.abs(x - start)}px` });
   });
   frame.addEventListener("pointerup", (event) => {
-    if (start !== null && Math.abs(placed(event) - start) > 4) {
-      const ends = [start, placed(event)].sort((one, other) => one - other).map(chart.place.step);
+    if (start !== null && Math.abs(pixelOf(event) - start) > 4) {
+      const ends = [start, pixelOf(event)].sort((one, other) => one - other).map(chart.scales.step);
       zoom(store, ...ends, span);
     }
     stop();
@@ -213,7 +213,7 @@ function steer(store, chart, box, span) {
   frame.addEventListener("pointerleave", () => start === null && store.set({ _cursor: null }));
   frame.addEventListener("dblclick", () => store.set({ range: null }));
   frame.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || !chart.place) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || !chart.scales) return;
     if (pressed(store, chart, span, event)) {
       event.preventDefault();
       event.stopPropagation();
@@ -232,7 +232,7 @@ export function pressed(store, chart, span, event) {
   const steps = chart.lines.find((line) => line.steps.length)?.steps ?? [];
   const [low, high] = span();
   const at = steps.length ? nearest(steps, store.get()._cursor ?? high) : 0;
-  const read = (place) => store.set({ _cursor: steps[Math.max(0, Math.min(steps.length - 1, place))] ?? null });
+  const read = (index) => store.set({ _cursor: steps[Math.max(0, Math.min(steps.length - 1, index))] ?? null });
   const around = (share) => {
     const middle = store.get()._cursor ?? (low + high) / 2;
     const reach = ((high - low) / 2) * share;
@@ -244,8 +244,8 @@ export function pressed(store, chart, span, event) {
     ArrowRight: () => read(at + many),
     PageDown: () => read(at - 10),
     PageUp: () => read(at + 10),
-    Home: () => read(placeOf(steps, low)),
-    End: () => read(placeOf(steps, high)),
+    Home: () => read(lowerBound(steps, low)),
+    End: () => read(lowerBound(steps, high)),
     "+": () => around(0.5),
     "=": () => around(0.5),
     "-": () => around(2),
@@ -287,9 +287,9 @@ export function createCharts(host, runs, store) {
       if (!charts.has(name)) charts.set(name, createChart(store, { ...sourceOf(name), span, drawn }));
     });
     const elements = names.length ? names.map((name) => charts.get(name).element) : [empty];
-    // Only if they changed: a chart that is inserted again loses the focus.
-    const there = [...host.children];
-    if (there.length !== elements.length || elements.some((one, at) => one !== there[at]))
+    // Only if they changed: a chart that is inserted again loses focus.
+    const current = [...host.children];
+    if (current.length !== elements.length || elements.some((one, at) => one !== current[at]))
       host.replaceChildren(...elements);
     const shown = names.map((name) => charts.get(name));
     if ([...changed].every((key) => key === "_cursor")) {

@@ -1,24 +1,24 @@
-// Colours: of classes and curves, which Python's figures have too, viridis, and a diverging map.
+// Colours of classes and curves (the same as in figures of matplotlib), viridis, and a diverging colour map.
 
 import palette from "../palette.json";
 
 export const { series: SERIES, unmeasured: UNMEASURED, chosen: CHOSEN } = palette;
 
-// The series at a place: {name, light, dark, marker, dash}; the palette repeats.
-export const seriesAt = (place) => SERIES[place % SERIES.length];
+// A series by index: {name, light, dark, marker, dash}; the palette repeats.
+export const seriesAt = (index) => SERIES[index % SERIES.length];
 
-// The dashes of the series at a place as SVG has them, for a line of this width.
-export const dashes = (place, width) =>
-  seriesAt(place)
+// The dashes of a series for SVG, for a line of this width.
+export const dashes = (index, width) =>
+  seriesAt(index)
     .dash.map((part) => Number((part * width).toFixed(1)))
     .join(" ");
 
-// The marker of a class, which repeats together with its colour after as many classes.
+// Number of classes after which the pair of colour and marker repeats.
 export const DISTINCT = SERIES.length ** 2;
 export const classMarker = (label) => seriesAt(label + Math.floor(label / SERIES.length)).marker;
 
-// For an element of class "wb-series", whose colour then follows the theme around it.
-export const seriesStyle = (place) => `--wb-on-light:${seriesAt(place).light};--wb-on-dark:${seriesAt(place).dark}`;
+// Style of an element of class "wb-series", whose colour then follows the theme.
+export const seriesStyle = (index) => `--wb-on-light:${seriesAt(index).light};--wb-on-dark:${seriesAt(index).dark}`;
 
 // matplotlib's viridis: 256 colours, red, green and blue in hexadecimal.
 export const VIRIDIS = Uint8Array.from(
@@ -43,14 +43,14 @@ export const VIRIDIS = Uint8Array.from(
 );
 
 // Offset in VIRIDIS of the colour of a value in 0..1.
-export function viridisPlace(value) {
+export function viridisOffset(value) {
   return 3 * Math.min(255, Math.max(0, Math.floor(value * 256)));
 }
 
 export function viridisGradient() {
   const stops = Array.from({ length: 17 }, (_, i) => {
-    const place = viridisPlace(i / 16);
-    return `rgb(${VIRIDIS.slice(place, place + 3).join(" ")})`;
+    const offset = viridisOffset(i / 16);
+    return `rgb(${VIRIDIS.slice(offset, offset + 3).join(" ")})`;
   });
   return `linear-gradient(90deg, ${stops.join(", ")})`;
 }
@@ -61,12 +61,12 @@ const DIVERGING = palette.diverging.map((colour) => colour.match(/[^#]{2}/g).map
 export function heatColour(value, diverging) {
   const part = Math.min(1, Math.max(0, value));
   if (!diverging) {
-    const place = viridisPlace(part);
-    return [...VIRIDIS.subarray(place, place + 3)];
+    const offset = viridisOffset(part);
+    return [...VIRIDIS.subarray(offset, offset + 3)];
   }
-  const place = part * (DIVERGING.length - 1);
-  const from = Math.min(DIVERGING.length - 2, Math.floor(place));
-  return DIVERGING[from].map((x, i) => Math.floor(x + (DIVERGING[from + 1][i] - x) * (place - from) + 0.5));
+  const position = part * (DIVERGING.length - 1);
+  const from = Math.min(DIVERGING.length - 2, Math.floor(position));
+  return DIVERGING[from].map((x, i) => Math.floor(x + (DIVERGING[from + 1][i] - x) * (position - from) + 0.5));
 }
 
 export const inkOn = ([r, g, b]) => (0.299 * r + 0.587 * g + 0.114 * b > 140 ? "#111" : "#fff");

@@ -1,12 +1,13 @@
-// Colours of a token map: principal components of its tokens. Coordinates of f_g are u + w d (Eq. 3).
+// Colours of a token map: principal components of its tokens, as lab/components.py computes them for figures.
+// Coordinates of f_g are u + w d (Eq. 3).
 
 import { blockStart } from "./arrays.js";
-import { VIRIDIS, viridisPlace } from "./colours.js";
+import { VIRIDIS, viridisOffset } from "./colours.js";
 import { eigen, moments, nearestRotation, quantile, signed } from "./linear.js";
 
-const SHARES = [0.02, 0.98];
+const SHARES = [0.02, 0.98]; // the percentiles that limit the colours
 
-// Coordinates ("n m k", row-major) of every shown image at one place of the grid and one w.
+// Coordinates ("n m k", row-major) of all images at `at` = [source, step, t, layer] and w.
 function guidedCoordinates(arrays, at, w) {
   const [u, d, uScale, dScale] = ["u", "d", "u_scale", "d_scale"].map(arrays);
   const size = u.shape.slice(4).reduce((product, n) => product * n, 1);
@@ -51,11 +52,11 @@ const BASES = {
     const { values, vectors } = eigen(covariance);
     const chosen = vectors.slice(0, 3);
     const cross = chosen.map((v) => [0, 1, 2].map((j) => v.reduce((sum, x, i) => sum + x * covariance[i][j], 0)));
-    const turn = nearestRotation(cross);
-    const entry = (i, j) => chosen.reduce((sum, v, c) => sum + v[i] * turn[c][j], 0);
-    const turned = [0, 1, 2].map((j) => chosen[0].map((_, i) => entry(i, j)));
+    const rotation = nearestRotation(cross);
+    const entry = (i, j) => chosen.reduce((sum, v, c) => sum + v[i] * rotation[c][j], 0);
+    const rotated = [0, 1, 2].map((j) => chosen[0].map((_, i) => entry(i, j)));
     return {
-      scores: along(rows, k, mean, turned),
+      scores: along(rows, k, mean, rotated),
       share: sumOf(values.slice(0, 3)) / total,
       outside: Math.max(0, 1 - traceOf(covariance) / total),
     };
@@ -151,8 +152,8 @@ export function mapPixels({ scores, shown, limits }, image, m, component) {
     if (component === null) {
       for (let c = 0; c < 3; c += 1) pixels[4 * token + c] = Math.floor(255 * scaled(token, c) + 0.5);
     } else {
-      const place = viridisPlace(scaled(token, component));
-      pixels.set(VIRIDIS.subarray(place, place + 3), 4 * token);
+      const offset = viridisOffset(scaled(token, component));
+      pixels.set(VIRIDIS.subarray(offset, offset + 3), 4 * token);
     }
   }
   return pixels;

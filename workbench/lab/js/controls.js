@@ -3,11 +3,11 @@
 import { classMarker, seriesAt } from "./colours.js";
 import { make, themeOf, watchTheme } from "./dom.js";
 
-// `say(text, isError)` writes the status line, `fail(error, where)` an error with its place.
+// `say(text, isError)` writes the status line, `fail(error, where)` an error and the name of the control or pane.
 function createUi(store, say, fail) {
   const refreshers = new Set();
   let serial = 0;
-  const kept = (element, refresh) => {
+  const register = (element, refresh) => {
     refreshers.add(refresh);
     refresh();
     return element;
@@ -42,13 +42,13 @@ function createUi(store, say, fail) {
     });
     input.dataset.axis = axis ?? name;
     const element = make("label", { class: "wb-slider" }, make("span", { class: "wb-name" }, name), input, shown);
-    return kept(element, () => {
+    return register(element, () => {
       const at = read(store.get());
       if (Number(input.value) !== at) input.value = at;
-      const said = text(at);
-      if (shown.textContent !== said) {
-        shown.textContent = said;
-        input.setAttribute("aria-valuetext", said);
+      const value = text(at);
+      if (shown.textContent !== value) {
+        shown.textContent = value;
+        input.setAttribute("aria-valuetext", value);
       }
     });
   }
@@ -66,7 +66,7 @@ function createUi(store, say, fail) {
     const list = make("select", { "aria-label": label, onchange: choose });
     all.forEach((value, index) => list.append(make("option", { value: index }, texts?.[index] ?? String(value))));
     const element = make("label", { class: "wb-select" }, make("span", { class: "wb-name" }, label), list);
-    return kept(element, () => {
+    return register(element, () => {
       list.selectedIndex = all.indexOf(read(store.get()));
     });
   }
@@ -84,7 +84,7 @@ function createUi(store, say, fail) {
       return button;
     });
     const outer = make("div", { class: "wb-choice" }, make("span", { class: "wb-name" }, label), element);
-    return kept(outer, () => {
+    return register(outer, () => {
       const at = all.indexOf(read(store.get()));
       buttons.forEach((button, index) => {
         button.checked = index === at;

@@ -61,7 +61,7 @@ export function paintPixels(canvas, pixels, wide) {
   canvas.getContext("2d").putImageData(new ImageData(pixels, wide, tall), 0, 0);
 }
 
-// One image of an array "... h w c" of uint8, grey or in colours; hidden keeps its place empty.
+// One image of an array "... h w c" of uint8, grey or in colour; a hidden one leaves its cell empty.
 export function paintImage(canvas, array, indices, hidden = false) {
   canvas.hidden = hidden;
   const [tall, wide, channels] = array.shape.slice(-3);
@@ -74,16 +74,16 @@ export function paintImage(canvas, array, indices, hidden = false) {
   canvas.classList.toggle("wb-smooth", tall > 64);
 }
 
-const UNSEEN = 20000; // ms between two drawings of an element out of view
+const OFF_SCREEN = 20000; // ms between two drawings of an element out of view
 
-// `draw` at once while the element is in view, else only every few seconds: drawing off-screen charts slows the
-// training, but a screen reader may still read them. `again` redraws everything, where errors are caught and reported.
+// Calls `draw` at once while the element is in view, else only every few seconds: drawing off-screen charts slows the
+// training, but a screen reader may still read them. `again` requests a redraw by the caller, which reports errors.
 export function inView(element, draw, again) {
-  let [seen, last, later] = [true, -Infinity, 0];
+  let [visible, last, later] = [true, -Infinity, 0];
   new IntersectionObserver(
     ([entry]) => {
-      seen = entry.isIntersecting;
-      if (seen && later) again();
+      visible = entry.isIntersecting;
+      if (visible && later) again();
     },
     { rootMargin: "100px" },
   ).observe(element);
@@ -92,8 +92,8 @@ export function inView(element, draw, again) {
     again();
   };
   return () => {
-    const rest = last + UNSEEN - performance.now();
-    if (!seen && rest > 0) {
+    const rest = last + OFF_SCREEN - performance.now();
+    if (!visible && rest > 0) {
       later ||= setTimeout(wake, rest);
       return;
     }

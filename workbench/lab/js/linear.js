@@ -2,13 +2,13 @@
 
 // The value at a share q of the sorted numbers, linear between neighbours (numpy's percentile). Reorders `values`.
 export function quantile(values, q) {
-  const place = q * (values.length - 1);
-  const low = Math.floor(place);
+  const position = q * (values.length - 1);
+  const low = Math.floor(position);
   const first = nth(values, low);
-  if (low === place) return first;
+  if (low === position) return first;
   let next = Infinity; // after `nth`, larger values are behind
   for (let i = low + 1; i < values.length; i += 1) if (values[i] < next) next = values[i];
-  return first + (place - low) * (next - first);
+  return first + (position - low) * (next - first);
 }
 
 // The k-th smallest value by Hoare's selection, much faster than sorting.
@@ -104,15 +104,15 @@ export function nearestRotation(m) {
 function missing(directions, n) {
   let best = null;
   for (let axis = 0; axis < n; axis += 1) {
-    const found = Array.from({ length: n }, (_, i) => Number(i === axis));
+    const residual = Array.from({ length: n }, (_, i) => Number(i === axis));
     for (const other of directions) {
       const along = other[axis];
       other.forEach((x, i) => {
-        found[i] -= along * x;
+        residual[i] -= along * x;
       });
     }
-    const size = Math.hypot(...found);
-    if (!best || size > best.size + 1e-9) best = { size, unit: found.map((x) => x / size) };
+    const size = Math.hypot(...residual);
+    if (!best || size > best.size + 1e-9) best = { size, unit: residual.map((x) => x / size) };
   }
   return best.unit;
 }

@@ -80,14 +80,14 @@ function createRun(run, index, ui, ask) {
     progress.setAttribute("aria-valuetext", speedText(status));
     setText(speed, speedText(status));
     setText(remark, [run.error, status.remark].filter(Boolean).join("; "));
-    const said = status.answer;
-    setText(answer, said ? `${said.what} at step ${numberText(said.step)}: ${said.result}` : "");
+    const reply = status.answer;
+    setText(answer, reply ? `${reply.what} at step ${numberText(reply.step)}: ${reply.result}` : "");
     buttons.forEach((button) => {
       button.disabled = !status.can[button.dataset.what];
     });
-    const named = ["created", "paused"].indexOf(status.state) === 0 ? "Start" : "Resume";
-    setText(buttons[1], named);
-    buttons[1].setAttribute("aria-label", `${named} ${run.name}`);
+    const label = ["created", "paused"].indexOf(status.state) === 0 ? "Start" : "Resume";
+    setText(buttons[1], label);
+    buttons[1].setAttribute("aria-label", `${label} ${run.name}`);
     rate.update(status.can.set, run.settings?.learning_rate);
     figure.hidden = !run.samples;
     if (run.samples) showSamples(samples, caption, run.samples);
@@ -109,7 +109,7 @@ function showSamples(image, caption, { step, names, count, png }) {
   setText(caption, `newest ${count} samples, step ${numberText(step)}`);
 }
 
-// The learning rate: typed text is kept until it is set, however often the panel is redrawn.
+// The learning rate: updates of the panel do not replace text that is being typed.
 function createRate(run, ui, ask) {
   const input = make("input", {
     type: "text",
@@ -146,32 +146,30 @@ function createRate(run, ui, ask) {
   return { element, update };
 }
 
-// Throttle drawing of off-screen charts and reading of their runs.
-
 // Tells the kernel whether the panel is visible, so that it reads the runs of a hidden one less often.
-function sayWhetherSeen(model, root) {
+function reportVisibility(model, root) {
   const view = Math.random().toString(36).slice(2);
-  let [inside, said] = [true, null];
-  const say = () => {
+  let [inside, sent] = [true, null];
+  const report = () => {
     const value = inside && !document.hidden;
     try {
-      if (value !== said) model.send({ type: "seen", view, value });
-      said = value;
+      if (value !== sent) model.send({ type: "visible", view, value });
+      sent = value;
     } catch {
       // The kernel is gone.
     }
   };
   const observer = new IntersectionObserver((entries) => {
     inside = entries[entries.length - 1].isIntersecting;
-    say();
+    report();
   });
   observer.observe(root);
-  document.addEventListener("visibilitychange", say);
+  document.addEventListener("visibilitychange", report);
   return () => {
     observer.disconnect();
-    document.removeEventListener("visibilitychange", say);
+    document.removeEventListener("visibilitychange", report);
     inside = false;
-    say();
+    report();
   };
 }
 
@@ -196,17 +194,17 @@ export function extend(curves, more, most) {
   return fits;
 }
 
-// Takes the points of a zoomed range; false if another range is shown by now.
-function takeFiner(runs, { range, runs: curves }, shown) {
+// Applies the points of a zoomed range; false if another range is shown by now.
+function applyFiner(runs, { range, runs: curves }, shown) {
   if (!shown || range.some((end, at) => end !== shown[at])) return false;
-  Object.entries(curves).forEach(([index, found]) => {
-    runs[index].finer = { range, curves: found };
+  Object.entries(curves).forEach(([index, byName]) => {
+    runs[index].finer = { range, curves: byName };
   });
   return true;
 }
 
 // Applies updates of the runs; false if the full state has to be requested.
-export function takeNews(runs, news, most) {
+export function applyNews(runs, news, most) {
   let fits = true;
   for (const [index, changed] of Object.entries(news)) {
     const run = runs[index];
@@ -262,7 +260,7 @@ function render({ model, el }) {
     store.subscribe(update),
     remember(model, store),
     listen(model, { runs, store, say }),
-    sayWhetherSeen(model, root),
+    reportVisibility(model, root),
     followSurroundings(root, store),
   ];
   update(store.get(), new Set(["data"]));
@@ -323,7 +321,7 @@ function savers(model, runs, charts, ui) {
   );
 }
 
-// Smoothing, scale and range are kept in the model; a new range requests finer points.
+// Smoothing, scale and range are stored in the model; a new range requests finer points.
 function remember(model, store) {
   let timer = 0;
   let asked = "";
@@ -349,9 +347,9 @@ function listen(model, { runs, store, say }) {
     if (!asked) model.send({ type: "ready" });
     asked = true;
   };
-  const heard = (message) => {
-    if (message.type === "said") say(message.text, message.wrong);
-    if (message.type === "finer" && takeFiner(runs, message, store.get().range)) store.touch("data");
+  const onMessage = (message) => {
+    if (message.type === "status") say(message.text, message.wrong);
+    if (message.type === "finer" && applyFiner(runs, message, store.get().range)) store.touch("data");
     if (message.type !== "news") return;
     const before = runs.map((run) => run.status?.answer?.number);
     if (Object.values(message.runs).some((changed) => changed.whole)) {
@@ -359,7 +357,7 @@ function listen(model, { runs, store, say }) {
       const { range } = store.get();
       if (range) model.send({ type: "range", range });
     }
-    if (!takeNews(runs, message.runs, model.get("points"))) ask();
+    if (!applyNews(runs, message.runs, model.get("points"))) ask();
     runs.forEach((run, index) => {
       const answer = run.status?.answer;
       if (answer && answer.number !== before[index] && !message.runs[index]?.whole) {
@@ -371,9 +369,9 @@ function listen(model, { runs, store, say }) {
     });
     store.touch("data");
   };
-  model.on("msg:custom", heard);
+  model.on("msg:custom", onMessage);
   ask();
-  return () => model.off("msg:custom", heard);
+  return () => model.off("msg:custom", onMessage);
 }
 
 export default { render };

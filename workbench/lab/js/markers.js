@@ -1,4 +1,4 @@
-// The marks of the classes: colour and shape, as outlines and as pixels.
+// Markers of the classes, each a colour and a shape, as outlines and as pixels.
 
 import { DISTINCT, seriesStyle } from "./colours.js";
 import { make, svgElement } from "./dom.js";
@@ -73,7 +73,7 @@ function drawMarkers(ui, kinds, radius, ratio, size) {
   return context.getImageData(0, 0, canvas.width, canvas.height).data;
 }
 
-// The markers as lists of pixels: position, share of the background that stays (of 256), and the colour that is added,
+// The markers as lists of pixels: position, share of the background that remains (of 256), and the colour that is added,
 // red and blue in one number and green in another. Ten times as fast as drawing 20,000 images on a canvas.
 export function createStamps(ui, classes, radius, ratio, stride) {
   const size = 2 * Math.ceil((radius * 1.5 + 2) * ratio);
@@ -81,27 +81,29 @@ export function createStamps(ui, classes, radius, ratio, stride) {
   const pixels = drawMarkers(ui, kinds, radius, ratio, size);
   const stamps = Array.from({ length: 3 * kinds }, (_, number) => {
     const [look, kind] = [Math.floor(number / kinds), number % kinds];
-    const found = [];
+    const covered = [];
     for (let y = 0; y < size; y += 1) {
       for (let x = 0; x < size; x += 1) {
         const from = 4 * ((look * size + y) * size * kinds + kind * size + x);
         const [red, green, blue, alpha] = pixels.subarray(from, from + 4);
         const part = Math.round((alpha * 256) / 255);
-        if (part) found.push([y * stride + x, 256 - part, (red | (blue << 16)) * part, green * part]);
+        if (part) covered.push([y * stride + x, 256 - part, (red | (blue << 16)) * part, green * part]);
       }
     }
-    const [place, kept, redBlue, green] = [0, 1, 2, 3].map((k) => Int32Array.from(found, (pixel) => pixel[k] | 0));
-    return { place, kept, redBlue, green };
+    const [offset, background, redBlue, green] = [0, 1, 2, 3].map((k) =>
+      Int32Array.from(covered, (pixel) => pixel[k] | 0),
+    );
+    return { offset, background, redBlue, green };
   });
   return { size, of: (label, look) => stamps[look * kinds + (label % kinds)] };
 }
 
-export function putStamp(pixels, from, { place, kept, redBlue, green }) {
-  for (let k = 0; k < place.length; k += 1) {
-    const to = from + place[k];
+export function putStamp(pixels, from, { offset, background, redBlue, green }) {
+  for (let k = 0; k < offset.length; k += 1) {
+    const to = from + offset[k];
     const was = pixels[to];
-    const outer = ((Math.imul(was & 0xff00ff, kept[k]) + redBlue[k]) >>> 8) & 0xff00ff;
-    const inner = (Math.imul((was >>> 8) & 0xff, kept[k]) + green[k]) & 0xff00;
+    const outer = ((Math.imul(was & 0xff00ff, background[k]) + redBlue[k]) >>> 8) & 0xff00ff;
+    const inner = (Math.imul((was >>> 8) & 0xff, background[k]) + green[k]) & 0xff00;
     pixels[to] = 0xff000000 | outer | inner;
   }
 }
@@ -111,6 +113,6 @@ export const radiusFor = (count) => Math.min(5, Math.max(2, 5 * (500 / Math.max(
 export function markerSvg(ui, label) {
   const svg = svgElement("svg", { viewBox: "-9 -9 18 18", width: 18, height: 18, "aria-hidden": "true" });
   const outline = { d: markerPath(ui.marker(label), 5), fill: "currentColor", style: seriesStyle(label) };
-  svg.append(svgElement("path", { ...outline, class: "wb-sc-mark wb-series" }));
+  svg.append(svgElement("path", { ...outline, class: "wb-sc-marker wb-series" }));
   return svg;
 }

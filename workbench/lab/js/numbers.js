@@ -21,9 +21,9 @@ export function shareText(part, of) {
 // Digits by the largest value: ".83", "3.2", "412"; `digits` decimals if it is at most 1.
 export function heatNumber(value, [least, most], digits = 2) {
   const size = Math.max(Math.abs(least), Math.abs(most));
-  const kept = size <= 1 ? digits : size < 10 ? digits - 1 : size < 100 ? digits - 2 : 0;
+  const decimals = size <= 1 ? digits : size < 10 ? digits - 1 : size < 100 ? digits - 2 : 0;
   return value
-    .toFixed(kept)
+    .toFixed(decimals)
     .replace(/^(-?)0\./, "$1.")
     .replace(/^-(\.?0+)$/, "$1");
 }

@@ -12,30 +12,30 @@ export function openPage(render) {
 }
 
 async function start(el, render) {
-  const held = (name) => document.getElementById(`workbench-view-${name}`).textContent;
-  const packed = Uint8Array.from(atob(held("data")), (character) => character.charCodeAt(0));
+  const textOf = (name) => document.getElementById(`workbench-view-${name}`).textContent;
+  const packed = Uint8Array.from(atob(textOf("data")), (character) => character.charCodeAt(0));
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
   const data = await new Response(stream).arrayBuffer();
-  const model = staticModel(JSON.parse(held("meta")), new DataView(data), JSON.parse(held("state")));
+  const model = staticModel(JSON.parse(textOf("meta")), new DataView(data), JSON.parse(textOf("state")));
   await render({ model, el });
 }
 
 // Stand-in for a widget model in a page without a kernel.
 function staticModel(meta, data, state) {
   const values = { meta, data, state, error: "" };
-  const heard = {};
+  const listeners = {};
   return {
     get: (name) => values[name],
     set(name, value) {
       values[name] = value;
-      (heard[`change:${name}`] ?? []).forEach((callback) => callback());
+      (listeners[`change:${name}`] ?? []).forEach((callback) => callback());
     },
     save_changes() {},
     on: (event, callback) => {
-      heard[event] = [...(heard[event] ?? []), callback];
+      listeners[event] = [...(listeners[event] ?? []), callback];
     },
     off: (event, callback) => {
-      heard[event] = (heard[event] ?? []).filter((other) => other !== callback);
+      listeners[event] = (listeners[event] ?? []).filter((other) => other !== callback);
     },
     send() {},
   };

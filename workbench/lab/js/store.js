@@ -3,8 +3,8 @@
 import { plain } from "./numbers.js";
 
 // State: an index for each discrete axis, the value itself for a continuous one, and the options of the panes. Keys
-// that begin with "_" stay in the page. Changes of one event reach the panes together: at once if the last ones are a
-// frame ago, else with the next frame.
+// that begin with "_" are not sent to the kernel. Changes of one event reach the panes together: at once if the last
+// update was more than a frame ago, else with the next frame.
 export function createStore(meta, initial) {
   let state = { ...initial };
   let changed = new Set();

@@ -51,7 +51,7 @@ export function scoreNames(rows) {
 // Rows that contain every search word and have the chosen state and method; sorted.
 export function rowsShown(rows, { search, state, method, sort, down, score }) {
   const words = search.toLowerCase().split(/\s+/).filter(Boolean);
-  const found = rows.filter((row) => {
+  const matching = rows.filter((row) => {
     const text = [...COLUMNS.map(({ key }) => cellText(row, key, score)), row.teacher, row.remark]
       .join(" ")
       .toLowerCase();
@@ -61,9 +61,9 @@ export function rowsShown(rows, { search, state, method, sort, down, score }) {
       [row.method, "all"].includes(method)
     );
   });
-  if (!sort) return found;
+  if (!sort) return matching;
   const [known, unknown] = [true, false].map((has) =>
-    found.filter((row) => (sortValue(row, sort, score) !== null) === has),
+    matching.filter((row) => (sortValue(row, sort, score) !== null) === has),
   );
   const order = (one, other) => {
     const [a, b] = [sortValue(one, sort, score), sortValue(other, sort, score)];
@@ -233,7 +233,7 @@ function createActions(model, store, ui, act) {
   return { element, update };
 }
 
-// Tags and notes of one selected run; typed text is kept until it is saved or another run is selected.
+// Tags and notes of one selected run; typed text remains until it is saved or another run is selected.
 function createNotes(store, ui, act) {
   const tags = make("input", { type: "text", "aria-label": "tags, with commas between them" });
   const notes = make("textarea", { rows: 3, "aria-label": "notes" });
@@ -326,7 +326,7 @@ function createQuestion(model, store, ui, act) {
   };
 }
 
-// Mounts a table of runs; rows and selection are kept in the kernel.
+// Mounts a table of runs; rows and selection are stored in the kernel.
 
 const LOOK = { search: "", state: "all", method: "all", sort: null, down: false };
 
@@ -361,12 +361,12 @@ function render({ model, el }) {
       fail(error, "table");
     }
   };
-  const heard = (message) => message.type === "said" && say(message.text, message.wrong);
+  const onMessage = (message) => message.type === "status" && say(message.text, message.wrong);
   const changed = () => store.touch("rows");
   const selected = () => store.set({ chosen: model.get("chosen") });
   model.on("change:rows", changed);
   model.on("change:chosen", selected);
-  model.on("msg:custom", heard);
+  model.on("msg:custom", onMessage);
   const leave = store.subscribe(update);
   const unwatch = watchTheme(() => {
     root.dataset.theme = themeOf();
@@ -378,7 +378,7 @@ function render({ model, el }) {
     unwatch();
     model.off("change:rows", changed);
     model.off("change:chosen", selected);
-    model.off("msg:custom", heard);
+    model.off("msg:custom", onMessage);
   };
 }
 
@@ -405,10 +405,10 @@ function createFilters(store, ui) {
       if (now === known) return;
       known = now;
       const state = store.get();
-      const kept = Object.fromEntries(
+      const choices = Object.fromEntries(
         Object.entries(lists).map(([key, values]) => [key, values.includes(state[key]) ? state[key] : "all"]),
       );
-      store.set({ ...kept, score: scores.includes(state.score) ? state.score : (scores[0] ?? "") });
+      store.set({ ...choices, score: scores.includes(state.score) ? state.score : (scores[0] ?? "") });
       const texts = { label: "score", values: scores, option: "score" };
       bar.replaceChildren(
         make("label", { class: "wb-select" }, make("span", { class: "wb-name" }, "search"), search),

@@ -1,4 +1,4 @@
-// What a pane of another package is given, as it cannot import from this bundle.
+// Functions for panes of other packages, which cannot import from this bundle.
 
 export { blockStart } from "./arrays.js";
 export { make, paintImage, paintPixels, setText, svgElement } from "./dom.js";

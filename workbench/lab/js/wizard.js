@@ -9,9 +9,9 @@ import { createStore } from "./store.js";
 
 const FOLDED = "More of the method";
 
-function fieldControl({ key, label, values, texts }, tell) {
+function fieldControl({ key, label, values, texts }, onChange) {
   const attributes = { "data-key": key, "aria-label": label };
-  const send = () => tell(key, control.value);
+  const send = () => onChange(key, control.value);
   const control = values
     ? make("select", { ...attributes, onchange: send })
     : make("input", { ...attributes, type: "text", onchange: send });
@@ -20,10 +20,10 @@ function fieldControl({ key, label, values, texts }, tell) {
   return control;
 }
 
-// Elements are kept if nothing but their values changes.
+// Elements are reused if only their values change.
 const shapeOf = (fields) => JSON.stringify(fields.map(({ text, ...rest }) => rest));
 
-function createForm(tell) {
+function createForm(onChange) {
   const element = make("form", { class: "wb-wizard-form", "aria-label": "training" });
   element.addEventListener("submit", (event) => event.preventDefault());
   const controls = new Map();
@@ -35,7 +35,7 @@ function createForm(tell) {
     const groups = new Map();
     controls.clear();
     fields.forEach((field) => {
-      const control = fieldControl(field, tell);
+      const control = fieldControl(field, onChange);
       controls.set(field.key, control);
       const line = make("label", { class: "wb-field" }, make("span", { class: "wb-name" }, field.label), control);
       groups.set(field.group, [...(groups.get(field.group) ?? []), line]);
@@ -167,7 +167,7 @@ function render({ model, el }) {
   });
   const launch = ui.button({
     label: "Launch",
-    title: "Queue teacher and student; they keep training when this notebook is closed",
+    title: "Queue teacher and student; training continues when this notebook is closed",
     onclick: () => model.send({ type: "launch" }),
   });
   launch.classList.add("wb-first");
@@ -188,12 +188,12 @@ function render({ model, el }) {
 
   const update = () => {
     try {
-      const [found, problem, busy] = ["plan", "problem", "busy"].map((name) => model.get(name));
+      const [planned, problem, busy] = ["plan", "problem", "busy"].map((name) => model.get(name));
       form.update(model.get("fields"));
-      plan.update(found, problem);
-      measure.textContent = found.measured && found.left ? "Measure again" : "Measure";
-      measure.disabled = Boolean(busy) || !found.left;
-      launch.disabled = Boolean(busy) || !found.left;
+      plan.update(planned, problem);
+      measure.textContent = planned.measured && planned.left ? "Measure again" : "Measure";
+      measure.disabled = Boolean(busy) || !planned.left;
+      launch.disabled = Boolean(busy) || !planned.left;
       copy.disabled = !model.get("code");
       root.setAttribute("aria-busy", String(Boolean(busy)));
       if (busy) say(busy);
@@ -202,7 +202,7 @@ function render({ model, el }) {
       fail(error, "wizard");
     }
   };
-  const heard = (message) => message.type === "said" && say(message.text, message.wrong);
+  const onMessage = (message) => message.type === "status" && say(message.text, message.wrong);
   const names = ["fields", "plan", "problem", "busy", "code"];
   // They arrive one after the other; draw once.
   let waiting = false;
@@ -215,7 +215,7 @@ function render({ model, el }) {
     });
   };
   names.forEach((name) => model.on(`change:${name}`, changed));
-  model.on("msg:custom", heard);
+  model.on("msg:custom", onMessage);
   const unwatch = watchTheme(() => {
     root.dataset.theme = themeOf();
   });
@@ -224,7 +224,7 @@ function render({ model, el }) {
   return () => {
     unwatch();
     names.forEach((name) => model.off(`change:${name}`, changed));
-    model.off("msg:custom", heard);
+    model.off("msg:custom", onMessage);
   };
 }
 

@@ -170,9 +170,9 @@ class LivePanel(anywidget.AnyWidget):
                 self.send({"type": "news", "runs": {number: one.full() for number, one in enumerate(self._updates)}})
         elif kind == "range":
             self._send_finer(content["range"])
-        elif kind == "seen":
-            self._views[str(content["view"])] = seen = bool(content["value"])
-            if seen:
+        elif kind == "visible":
+            self._views[str(content["view"])] = visible = bool(content["value"])
+            if visible:
                 self._woken.set()
         elif kind == "command":
             # In a thread, because launching a run again takes seconds.
@@ -206,7 +206,7 @@ class LivePanel(anywidget.AnyWidget):
         self._woken.set()
 
     def _say(self, text: str, wrong: bool) -> None:
-        self.send({"type": "said", "text": text, "wrong": wrong})
+        self.send({"type": "status", "text": text, "wrong": wrong})
 
 
 def _opened(run: Run | Launched | str | Path) -> Run:

@@ -178,16 +178,16 @@ class RunsTable(anywidget.AnyWidget):
             threading.Thread(target=self._opened, args=(content.get("view"),), daemon=True).start()
             return
         try:
-            self.send({"type": "said", "text": self.act(content), "wrong": False})
+            self.send({"type": "status", "text": self.act(content), "wrong": False})
         except Exception as error:  # shown in the page's status line
-            self.send({"type": "said", "text": reason(error), "wrong": True})
+            self.send({"type": "status", "text": reason(error), "wrong": True})
 
     def _opened(self, view: Any) -> None:
         try:
             self.show(view)
-            self.send({"type": "said", "text": f"Opened {view} below.", "wrong": False})
+            self.send({"type": "status", "text": f"Opened {view} below.", "wrong": False})
         except Exception as error:  # shown in the page's status line
-            self.send({"type": "said", "text": reason(error), "wrong": True})
+            self.send({"type": "status", "text": reason(error), "wrong": True})
 
 
 def _row(row: RunRow) -> dict[str, Any]:

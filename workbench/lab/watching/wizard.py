@@ -140,7 +140,7 @@ class Wizard(anywidget.AnyWidget):
             self._say(reason(error), True)
 
     def _say(self, text: str, wrong: bool) -> None:
-        self.send({"type": "said", "text": text, "wrong": wrong})
+        self.send({"type": "status", "text": text, "wrong": wrong})
 
 
 def _shown(planned: Plan | None) -> dict[str, Any]:

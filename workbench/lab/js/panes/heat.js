@@ -1,12 +1,10 @@
-// Measures as two heat maps, layer by t at the chosen w and layer by w at the chosen t; a cell sets all three.
+// Heat maps of measures: layer by t at the chosen w, and layer by w at the chosen t. A click on a cell sets all three.
 
 import { blockStart } from "../arrays.js";
 import { CHOSEN, heatColour, inkOn, UNMEASURED } from "../colours.js";
 import { make, setText, svgElement } from "../dom.js";
 import { heatNumber, plain } from "../numbers.js";
 import { svgDocument, svgText } from "../saving.js";
-
-// The numbers of the heat maps: which are shown, and their text.
 
 // The arrays of the pane as cells {layer, t, k}: indices of layer, time and scale.
 function createHeatTable(pane, arrays, store) {
@@ -55,10 +53,10 @@ function createHeatTable(pane, arrays, store) {
 // Scales at which a measure exists, for cells that begin at `from`; a measure without guidance has one.
 function measuredScales({ data, shape }, from) {
   const [, , layers, times, scales] = shape;
-  const found = Array(scales).fill(false);
-  for (let i = 0; i < layers * times * scales; i += 1) found[i % scales] ||= Number.isFinite(data[from + i]);
-  const kept = found.flatMap((one, k) => (one ? [k] : []));
-  return kept.length ? kept : [...found.keys()];
+  const measured = Array(scales).fill(false);
+  for (let i = 0; i < layers * times * scales; i += 1) measured[i % scales] ||= Number.isFinite(data[from + i]);
+  const chosen = measured.flatMap((one, k) => (one ? [k] : []));
+  return chosen.length ? chosen : [...measured.keys()];
 }
 
 // Colour limits over all versions of a measure, so that these can be compared; chance is included.
@@ -73,12 +71,12 @@ function heatLimits(pane, name, { data, shape }, measure) {
   return [centre - reach, centre + reach];
 }
 
-// "at w = 2.5 (nearest to 2.4)", or of the other map "at t = 0.3 (w = 0 only)".
+// "at w = 2.5 (nearest to 2.4)", and for the other map "at t = 0.3 (w = 0 only)".
 function heatCaption(table, store, across, state) {
   const { stops } = table;
-  const [kept, w] = [table.measured(state), store.value("w", state)];
+  const [measured, w] = [table.measured(state), store.value("w", state)];
   if (across === "w") {
-    const only = kept.length === 1 ? ` (w = ${plain(stops[kept[0]])} only)` : "";
+    const only = measured.length === 1 ? ` (w = ${plain(stops[measured[0]])} only)` : "";
     return `at t = ${plain(store.value("t", state) ?? 0)}${only}`;
   }
   const stop = stops[table.scaleOf(state)];
@@ -103,8 +101,8 @@ function heatSentence(table, store, state, cell) {
   ];
   if (!Number.isFinite(value)) return `${where}: ${name} not measured`;
   const ends = table.interval(state, cell);
-  const said = ends.map((end) => heatNumber(end, limits, 3)).join(" to ");
-  const interval = ends.every(Number.isFinite) ? ` (95 % interval ${said})` : "";
+  const range = ends.map((end) => heatNumber(end, limits, 3)).join(" to ");
+  const interval = ends.every(Number.isFinite) ? ` (95 % interval ${range})` : "";
   const chance = table.chance(state) === undefined ? "" : `, chance ${heatNumber(table.chance(state), limits)}`;
   return `${where}: ${name} ${heatNumber(value, limits, 3)}${interval}${chance}`;
 }
@@ -215,14 +213,14 @@ function buildHeatGrid(grid, { table, store, columns, width, cellHeight }) {
   element.append(grid.here, grid.over);
 }
 
-function heatText(said, x, y, more = {}) {
+function heatText(text, x, y, more = {}) {
   const usual = { x, y, fill: "#1c1e21", "font-size": 11, "text-anchor": "middle", class: "wb-ht-ink" };
   const made = svgElement("text", { ...usual, ...more });
-  made.textContent = said;
+  made.textContent = text;
   return made;
 }
 
-// As many column numbers as there is room for.
+// As many column numbers as fit.
 function columnNumbers({ cellWidth, height }, values, columns) {
   const every = Math.ceil((Math.max(...values.map((value) => plain(value).length)) * 6.5 + 8) / cellWidth);
   return values
@@ -239,9 +237,9 @@ function gridRow(grid, { table, store, columns, r }) {
   const row = svgElement("g", { role: "row" });
   grid.cells.push(Array.from({ length: columns }, (_, c) => heatCell(grid, row, r, c)));
   if (cellHeight < 12 && layer % 2) return [row];
-  const said = plain(store.axes.layer?.values[layer] ?? layer);
+  const number = plain(store.axes.layer?.values[layer] ?? layer);
   const y = HEAT.top + (r + 0.5) * cellHeight + 4;
-  return [heatText(said, HEAT.left - 6, y, { "text-anchor": "end" }), row];
+  return [heatText(number, HEAT.left - 6, y, { "text-anchor": "end" }), row];
 }
 
 function heatCell(grid, row, r, c) {
@@ -265,18 +263,18 @@ function heatCell(grid, row, r, c) {
 function moveFrame(grid, frame, row, column) {
   const { cellWidth, cellHeight } = grid;
   const [x, y] = [HEAT.left + column * cellWidth, HEAT.top + row * cellHeight];
-  const place = { x, y, width: cellWidth - 1, height: cellHeight - 1, visibility: "visible" };
-  for (const [name, value] of Object.entries(place)) grid[frame].setAttribute(name, value);
+  const box = { x, y, width: cellWidth - 1, height: cellHeight - 1, visibility: "visible" };
+  for (const [name, value] of Object.entries(box)) grid[frame].setAttribute(name, value);
 }
 
 function listenToGrid(grid, { show, leave, set, columns, rows }) {
   const { element } = grid;
-  const place = (event) => {
+  const cellOf = (event) => {
     const { r, c } = event.target.closest?.("[role=gridcell]")?.dataset ?? {};
     return r === undefined ? null : [Number(r), Number(c)];
   };
   const at = (action) => (event) => {
-    if (place(event)) action(...place(event));
+    if (cellOf(event)) action(...cellOf(event));
   };
   element.addEventListener("pointerover", at(show));
   element.addEventListener("pointerleave", leave);
@@ -290,9 +288,9 @@ function listenToGrid(grid, { show, leave, set, columns, rows }) {
   element.addEventListener("focusout", leave);
   element.addEventListener("click", at(set));
   element.addEventListener("keydown", (event) => {
-    const now = place(event);
-    if (!now || event.ctrlKey || event.metaKey || event.altKey) return;
-    const [row, column] = now;
+    const cell = cellOf(event);
+    if (!cell || event.ctrlKey || event.metaKey || event.altKey) return;
+    const [row, column] = cell;
     const moves = {
       ArrowUp: [row - 1, column],
       ArrowDown: [row + 1, column],
@@ -339,24 +337,24 @@ function createHeatScale(table) {
   const update = (state) => {
     const [least, most] = table.limits(state);
     const middle = table.centre(state) ?? (least + most) / 2;
-    const place = (value) => left + ((right - left) * (value - least)) / (most - least);
+    const x = (value) => left + ((right - left) * (value - least)) / (most - least);
     const steps = 64;
     const parts = Array.from({ length: steps }, (_, i) => {
-      const x = left + ((right - left) * i) / steps;
+      const from = left + ((right - left) * i) / steps;
       const colour = heatColour((i + 0.5) / steps, table.centre(state) !== undefined);
-      return `<rect x="${x}" y="20" width="${(right - left) / steps + 0.5}" height="10" fill="rgb(${colour})"/>`;
+      return `<rect x="${from}" y="20" width="${(right - left) / steps + 0.5}" height="10" fill="rgb(${colour})"/>`;
     });
     const ink = (text) => text.replace("<text", '<text class="wb-ht-ink"');
-    const side = (value) => (place(value) < left + 30 ? "start" : place(value) > right - 30 ? "end" : "middle");
-    const label = (value, y, said, anchor = "middle") => ink(svgText(said, place(value), y, { anchor }));
+    const side = (value) => (x(value) < left + 30 ? "start" : x(value) > right - 30 ? "end" : "middle");
+    const label = (value, y, text, anchor = "middle") => ink(svgText(text, x(value), y, { anchor }));
     const ticks = [least, middle, most].map((value) => label(value, 44, heatNumber(value, [least, most])));
     const chance = table.chance(state);
-    const mark =
+    const marker =
       chance === undefined
         ? ""
-        : `<path class="wb-ht-chance" d="M${place(chance)},17V33" stroke="#1c1e21"` +
+        : `<path class="wb-ht-chance" d="M${x(chance)},17V33" stroke="#1c1e21"` +
           ` stroke-width="2"/>${label(chance, 12, `chance ${heatNumber(chance, [least, most])}`, side(chance))}`;
-    element.innerHTML = parts.join("") + ticks.join("") + mark;
+    element.innerHTML = parts.join("") + ticks.join("") + marker;
     element.setAttribute(
       "aria-label",
       `Colours from ${heatNumber(least, [least, most])} to ${heatNumber(most, [least, most])}` +

@@ -32,7 +32,7 @@ const SHARE_OF = { all: "of variance", subspace: "of the subspace", foreground: 
 export default function mapsPane(root, pane, arrays, store, ui) {
   const images = arrays("images");
   const names = pane.names ?? [];
-  const memory = new Map(); // column name -> its inputs and the result
+  const cache = new Map(); // by column: its inputs and the result
   const fixed = pane.columns !== "sources" ? "fixed" : pane.joint ? "joint" : "own";
   let built = "";
   let tiles = [];
@@ -74,7 +74,7 @@ export default function mapsPane(root, pane, arrays, store, ui) {
     return `layer ${store.text("layer", at[3])}${chosen ? " (slider)" : ""}`;
   }
 
-  // Images as rows: that of the slider, all, or those selected in another pane.
+  // The rows: the image of the slider, all images, or those selected in another pane.
   function rows(state) {
     const all = [...Array(images.shape[0]).keys()];
     const marked = all.filter((image) => pane.rows && state.selection.includes(pane.rows[image]));
@@ -85,15 +85,15 @@ export default function mapsPane(root, pane, arrays, store, ui) {
 
   function computed(column, state) {
     const key = JSON.stringify([column.at, state.w, state.basis]);
-    const kept = memory.get(column.id);
-    if (kept?.key === key) return kept.made;
+    const cached = cache.get(column.id);
+    if (cached?.key === key) return cached.made;
     const made = mapColumn(arrays, pane, column.at, state.w ?? 0, state.basis);
-    memory.set(column.id, { key, made });
+    cache.set(column.id, { key, made });
     return made;
   }
 
   // t and w, if the source depends on them.
-  function where(state, source) {
+  function tAndW(state, source) {
     const names = ["t", "w"].filter((name) => store.axes[name] && !pane.still[name].includes(source));
     return names.map((name) => `${name} ${store.text(name, state[name])}`).join(", ");
   }
@@ -139,17 +139,17 @@ export default function mapsPane(root, pane, arrays, store, ui) {
     tiles[last][0].caption.replaceChildren(...lines(first));
     wanted.forEach((column, index) => {
       const made = computed(column, state);
-      const told = shares(made);
-      const place = where(state, column.at[0]);
+      const variance = shares(made);
+      const values = tAndW(state, column.at[0]);
       shown.forEach(({ image, component }, row) => {
         const { canvas } = tiles[row][index + 1];
         paintPixels(canvas, mapPixels(made, image, made.m, component), pane.side);
         const part = component === null ? "" : `component ${component + 1}`;
-        const what = [column.title, part, place].filter(Boolean).join(", ");
-        canvas.setAttribute("aria-label", `${imageName(image)}: token map of ${what}; ${told.join(", ")}`);
+        const what = [column.title, part, values].filter(Boolean).join(", ");
+        canvas.setAttribute("aria-label", `${imageName(image)}: token map of ${what}; ${variance.join(", ")}`);
       });
       const caption = tiles[last][index + 1].caption;
-      caption.replaceChildren(...lines(column.title, place, ...told));
+      caption.replaceChildren(...lines(column.title, values, ...variance));
       caption.classList.toggle("wb-chosen", Boolean(column.chosen));
       if (state.colour === "single" && state.basis !== "per map") caption.append(ramp(...made.limits[0][0]));
     });
@@ -168,15 +168,15 @@ export default function mapsPane(root, pane, arrays, store, ui) {
   function picture() {
     const [size, gap, left, top] = [120, 8, 8, 8];
     const twice = columns(store.get()).findIndex(({ id, at }) => id === "slider" && pane.layers.includes(at[3]));
-    const kept = tiles.map((row) => row.filter((_, x) => twice < 0 || x !== twice + 1));
-    const width = 2 * left + kept[0].length * (size + gap) - gap;
-    const parts = kept.flatMap((row, y) =>
+    const shown = tiles.map((row) => row.filter((_, x) => twice < 0 || x !== twice + 1));
+    const width = 2 * left + shown[0].length * (size + gap) - gap;
+    const parts = shown.flatMap((row, y) =>
       row.map(({ canvas }, x) =>
         canvas.hidden ? "" : svgImage(canvas, left + x * (size + gap), top + y * (size + gap), size, size),
       ),
     );
-    const below = top + kept.length * (size + gap) + 6;
-    kept.at(-1).forEach(({ caption }, x) => {
+    const below = top + shown.length * (size + gap) + 6;
+    shown.at(-1).forEach(({ caption }, x) => {
       const texts = [...caption.querySelectorAll(".wb-line")].map((line) => line.textContent.replace(" (slider)", ""));
       const scale = caption.querySelector(".wb-ramp");
       if (scale) texts.push(`${scale.dataset.low} to ${scale.dataset.high}`);

@@ -60,8 +60,8 @@ export default function samplesPane(root, pane, arrays, store, ui) {
     });
     const other = rowAxis(state) === "source" ? "step" : "source";
     const fixed = store.axes[other] ? `${store.axes[other].label} ${store.text(other, state[other])}` : "";
-    const held = [fixed, guidance].filter(Boolean).join(", ");
-    note.textContent = `${held && `${held}. `}A column has the same noise and class in every row.`;
+    const constant = [fixed, guidance].filter(Boolean).join(", ");
+    note.textContent = `${constant && `${constant}. `}A column has the same noise and class in every row.`;
   }
 
   function picture() {

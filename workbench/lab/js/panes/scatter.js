@@ -39,16 +39,16 @@ function createPoints(pane, arrays, store) {
     sprite: arrays("sprite"),
     order: shuffled(count),
     // Positions of the current frame, in units of the embedding.
-    places(state, out) {
-      if (method(state) === "pca") return principalPlaces(arrays, where(state), store.value("w", state) ?? 0, out);
+    positions(state, out) {
+      if (method(state) === "pca") return principalPositions(arrays, where(state), store.value("w", state) ?? 0, out);
       const stop = nearestStop(store, state, arrays(method(state)).shape[4]).index;
-      return framePlaces(arrays, method(state), [...where(state), stop], out);
+      return framePositions(arrays, method(state), [...where(state), stop], out);
     },
     // kNN correctness, by the chosen labels (true or given).
     correct(state) {
-      const found = arrays(by(state) === "given" ? "correct_given" : "correct");
-      const from = blockStart(found, [...where(state), nearestStop(store, state, stops).index]);
-      return found.data.subarray(from, from + count);
+      const correct = arrays(by(state) === "given" ? "correct_given" : "correct");
+      const from = blockStart(correct, [...where(state), nearestStop(store, state, stops).index]);
+      return correct.data.subarray(from, from + count);
     },
     title: (state) => scatterTitle(store, state, method(state), stops),
     note: (state) => scatterNote(pane.neighbours, method(state), by(state)),
@@ -56,7 +56,7 @@ function createPoints(pane, arrays, store) {
 }
 
 // Coordinates of f_g are u + w d (Eq. 3).
-function principalPlaces(arrays, at, w, out) {
+function principalPositions(arrays, at, w, out) {
   const [u, d] = [arrays("u"), arrays("d")];
   const [from, scale] = [blockStart(u, at), blockStart(arrays("u_scale"), at)];
   const a = arrays("u_scale").data[scale];
@@ -65,7 +65,7 @@ function principalPlaces(arrays, at, w, out) {
   return out;
 }
 
-function framePlaces(arrays, method, at, out) {
+function framePositions(arrays, method, at, out) {
   const [frames, scale] = [arrays(method), arrays(`${method}_scale`)];
   const from = blockStart(frames, at);
   const a = scale.data[blockStart(scale, at.slice(0, scale.shape.length))];
@@ -76,11 +76,11 @@ function framePlaces(arrays, method, at, out) {
 // "PCA · layer 8 · t = 0.3 · w = 2.4 · kNN at w = 2.5, the nearest stop"
 function scatterTitle(store, state, method, stops) {
   const stop = nearestStop(store, state, stops);
-  const said = ["source", "step", "layer", "t", "w"]
+  const parts = ["source", "step", "layer", "t", "w"]
     .filter((name) => store.axes[name])
     .map((name) => namedValue(store, name, state));
-  if (!stop.exact) said.push(`${method === "pca" ? "kNN" : "shown"} at w = ${plain(stop.value)}, the nearest stop`);
-  return [METHOD_NAMES[method], ...said].join(" · ");
+  if (!stop.exact) parts.push(`${method === "pca" ? "kNN" : "shown"} at w = ${plain(stop.value)}, the nearest stop`);
+  return [METHOD_NAMES[method], ...parts].join(" · ");
 }
 
 function scatterNote(neighbours, method, by) {
@@ -158,7 +158,7 @@ function createPlot(points, store, ui) {
       if (!view.width) return;
       const moved = ["source", "step", "t", "layer", "method"].some((key) => changed.has(key));
       if (fresh || moved || changed.has("w")) {
-        view.unit = fitPlaces(points.places(state, view.target), view.width / view.height);
+        view.unit = fitPositions(points.positions(state, view.target), view.width / view.height);
         glide(view.placed && !fresh && (moved || points.method(state) !== "pca"));
       } else if (["selection", "labels", "theme"].some((key) => changed.has(key))) {
         view.repaint();
@@ -232,16 +232,16 @@ function plotElements() {
 }
 
 // Scales positions into the plot: y in -1..1, x in the same unit. Returns the length of a unit of the embedding.
-export function fitPlaces(places, aspect) {
+export function fitPositions(positions, aspect) {
   const low = [Infinity, Infinity];
   const high = [-Infinity, -Infinity];
-  for (let i = 0; i < places.length; i += 1) {
-    if (places[i] < low[i & 1]) low[i & 1] = places[i];
-    if (places[i] > high[i & 1]) high[i & 1] = places[i];
+  for (let i = 0; i < positions.length; i += 1) {
+    if (positions[i] < low[i & 1]) low[i & 1] = positions[i];
+    if (positions[i] > high[i & 1]) high[i & 1] = positions[i];
   }
   const unit = 1 / (Math.max((high[0] - low[0]) / 2 / aspect, (high[1] - low[1]) / 2) || 1);
   const middle = [(low[0] + high[0]) / 2, (low[1] + high[1]) / 2];
-  for (let i = 0; i < places.length; i += 1) places[i] = (places[i] - middle[i & 1]) * unit;
+  for (let i = 0; i < positions.length; i += 1) positions[i] = (positions[i] - middle[i & 1]) * unit;
   return unit;
 }
 
@@ -436,14 +436,14 @@ function showWhole(view) {
   view.repaint();
 }
 
-// Zooms about (x, y).
+// Zooms about (x, y), whose point stays where it is.
 function zoomBy(view, factor, x = view.width / 2, y = view.height / 2) {
   const { zoom } = view;
   const k = Math.min(40, Math.max(1, zoom.k * factor));
   const px = (x - view.width / 2) / (view.height * 0.47);
   const py = -(y - view.height / 2) / (view.height * 0.47);
-  const kept = (from, at) => (k === 1 ? 0 : at - ((at - from) * k) / zoom.k);
-  zoomTo(view, { k, x: kept(zoom.x, px), y: kept(zoom.y, py) });
+  const shifted = (from, at) => (k === 1 ? 0 : at - ((at - from) * k) / zoom.k);
+  zoomTo(view, { k, x: shifted(zoom.x, px), y: shifted(zoom.y, py) });
   view.repaint();
 }
 
@@ -451,23 +451,23 @@ function zoomBy(view, factor, x = view.width / 2, y = view.height / 2) {
 function createLasso(view) {
   const line = svgElement("polygon");
   const lasso = {
-    places: null,
-    start(place) {
-      lasso.places = [place];
+    vertices: null,
+    start(vertex) {
+      lasso.vertices = [vertex];
     },
     stop() {
-      const { places } = lasso;
-      lasso.places = null;
+      const { vertices } = lasso;
+      lasso.vertices = null;
       line.remove();
-      return places;
+      return vertices;
     },
     add([x, y]) {
-      const { places } = lasso;
-      const [lastX, lastY] = places[places.length - 1];
+      const { vertices } = lasso;
+      const [lastX, lastY] = vertices[vertices.length - 1];
       if (Math.hypot(x - lastX, y - lastY) < 3) return;
-      places.push([x, y]);
-      if (places.length === 2) view.overlay.append(line);
-      line.setAttribute("points", places.map((place) => place.map((z) => z.toFixed(1)).join(",")).join(" "));
+      vertices.push([x, y]);
+      if (vertices.length === 2) view.overlay.append(line);
+      line.setAttribute("points", vertices.map((vertex) => vertex.map((z) => z.toFixed(1)).join(",")).join(" "));
     },
   };
   view.stopLasso = () => lasso.stop() !== null;
@@ -490,7 +490,7 @@ function listenToPointer(view) {
     hover(view, -1);
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (lasso.places) lasso.add(at(event));
+    if (lasso.vertices) lasso.add(at(event));
     else hover(view, nearestRow(view, ...at(event)));
   });
   canvas.addEventListener("pointerup", (event) => {
@@ -506,7 +506,7 @@ function listenToPointer(view) {
     hover(view, row);
   });
   canvas.addEventListener("pointercancel", lasso.stop);
-  // A touch leaves after every tap; its tip stays until the next.
+  // A touch ends after every tap; its tip stays until the next tap.
   canvas.addEventListener("pointerleave", (event) => {
     if (event.pointerType !== "touch") hover(view, -1);
   });
@@ -671,9 +671,9 @@ function toggleClass(points, store, ui, label) {
 }
 
 // A row of the table; a button if it has a marker and an action.
-function classRow(name, mark, onclick) {
+function classRow(name, marker, onclick) {
   const named = onclick
-    ? make("button", { type: "button", onclick, "aria-pressed": "false" }, mark, make("span", {}, name))
+    ? make("button", { type: "button", onclick, "aria-pressed": "false" }, marker, make("span", {}, name))
     : make("b", {}, name);
   const cells = [1, 2, 3].map(() => make("td"));
   return { line: make("tr", {}, make("th", { scope: "row" }, named), ...cells), cells, named };
@@ -714,7 +714,7 @@ function scatterPicture(points, { view }, table, state, ui) {
   const top = 40;
   const labels = points.labels[points.by(state)];
   const any = view.selected.includes(1);
-  const marks = [...new Set(labels)]
+  const markers = [...new Set(labels)]
     .map(
       (label) =>
         `<path id="wb-m${label}" d="${markerPath(ui.marker(label), radius)}"` +
@@ -743,21 +743,21 @@ function scatterPicture(points, { view }, table, state, ui) {
   return svgDocument(
     width + 24 + legend.width,
     Math.max(top + height, legend.bottom) + 10,
-    `<defs>${marks}</defs>` + svgText(points.title(state), 10, 24, { size: 13, weight: 600 }) + plotted + legend.body,
+    `<defs>${markers}</defs>` + svgText(points.title(state), 10, 24, { size: 13, weight: 600 }) + plotted + legend.body,
   );
 }
 
-// The table of the classes with its left upper corner at (x, y).
+// The table of the classes, with its upper left corner at (x, y).
 function classPicture(points, { byClass, total }, ui, x, y) {
-  const places = [
+  const columns = [
     [x + 14, "start"],
     [x + 200, "end"],
     [x + 262, "end"],
     [x + 322, "end"],
   ];
   const line = (texts, at, weight = 400) =>
-    texts.map((text, i) => svgText(text, places[i][0], at, { anchor: places[i][1], weight })).join("");
-  const told = (name, { selected, all, right, rightAll }) => [
+    texts.map((text, i) => svgText(text, columns[i][0], at, { anchor: columns[i][1], weight })).join("");
+  const cells = (name, { selected, all, right, rightAll }) => [
     name,
     `${counted(selected)} of ${counted(all)}`,
     shareText(right, selected),
@@ -775,13 +775,13 @@ function classPicture(points, { byClass, total }, ui, x, y) {
   const rows = listed.map(
     (one, i) =>
       `<path transform="translate(${x + 2},${y + 16 + 20 * i})" fill="${ui.palette(one.label, "light")}"` +
-      ` d="${markerPath(ui.marker(one.label), 5)}"/>${line(told(points.classes[one.label], one), y + 20 + 20 * i)}`,
+      ` d="${markerPath(ui.marker(one.label), 5)}"/>${line(cells(points.classes[one.label], one), y + 20 + 20 * i)}`,
   );
   const bottom = y + 20 + 20 * listed.length;
   const body =
     line(["Class", "selected", "kNN, sel.", "kNN, all"], y, 600) +
     rows.join("") +
-    line(told(name, total), bottom + 4, 600);
+    line(cells(name, total), bottom + 4, 600);
   return { body, bottom: bottom + 4, width: 336 };
 }
 
