@@ -152,4 +152,4 @@ def test_memorisation_has_no_better_side(tmp_path):
             run.append("results.jsonl", {"metric": metric, "step": 1, "value": value})
     first, second = compare(runs).rows
     assert "is higher (0.5 for new images, 1 for copies) than" in first.sentence
-    assert "is higher (unknown which direction is better) than" in second.sentence
+    assert "is higher (better or worse is unknown: name its module with --plugin) than" in second.sentence

@@ -34,7 +34,7 @@ def test_splits_depend_on_the_seed_only():
 
 @pytest.mark.parametrize("split", [(0.5, 0.5, 0.0), (0.5, 0.2, 0.2)])
 def test_splits_refuse_shares_that_do_not_add_up(split):
-    with pytest.raises(ValueError, match="add up to 1"):
+    with pytest.raises(ValueError, match="sum to 1"):
         stratified_splits(torch.arange(90) % 3, seed=0, split=split)
 
 

@@ -338,7 +338,9 @@ def test_what_a_resume_came_to_is_said(run, panels, monkeypatch):
     monkeypatch.setattr(live.Control, "resume", lambda self: states.pop(0))
     panel = panels(run)
     panel.command({"run": 0, "what": "resume"})
-    assert states == [] and panel.sent == [{"type": "status", "text": f"{run.name}: running, process 8", "wrong": False}]
+    assert states == [] and panel.sent == [
+        {"type": "status", "text": f"{run.name}: running, process 8", "wrong": False}
+    ]
 
 
 def test_a_line_is_sent_soon_and_the_thread_ends_with_the_panel(running, monkeypatch, log):

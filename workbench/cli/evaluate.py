@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 def _check_detector(name: str) -> None:
     """Raise ValueError for an unknown detector; a module path is allowed to be imported from here on."""
+    if "=" in name:
+        raise ValueError(f"--detector takes all words that follow it, also {name}; give overrides before it")
     if plugins.is_path(name):
         plugins.allow(name)
     check_plugin("detector", name, option="detector")
@@ -195,10 +197,12 @@ class Compare:
                 f"{group.label}: seeds {seeds}{'' if number else ' (baseline)'}", soft_wrap=True, highlight=False
             )
         table = Table(box=SIMPLE, pad_edge=False)
-        for name in ("metric", "step", "run", "difference", "95 % interval", "Holm's p"):
+        several = len(result.groups) > 2
+        for name in ("metric", "step", *(["run"] if several else []), "difference", "95 % interval", "Holm's p"):
             table.add_column(name, no_wrap=name != "run")
         for row in result.rows:
-            table.add_row(*_cells(row))
+            metric, step, run, *rest = _cells(row)
+            table.add_row(metric, step, *([run] if several else []), *rest)
         console.print(table)
         how: dict[str, list[str]] = {}
         for metric, measured in result.how.items():

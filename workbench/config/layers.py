@@ -96,6 +96,11 @@ def _at(layer: Document, error: OptionError) -> ValueError:
 def _check_sections(tree: Mapping[str, Any]) -> None:
     """Raise ValueError for an unknown section or option or an invalid value, without importing plug-ins."""
     hints = record_options(Config)
+    sections = {key: record_options(hint) for key, hint in hints.items() if is_dataclass(hint)}
+    for key in tree:
+        inside = [f"{section}.{key}" for section, options in sections.items() if key in options and key not in hints]
+        if inside:
+            raise OptionError(key, f"option {named(key)} is not known; did you mean {' or '.join(inside)}?")
     refuse_unknown_keys("", tree, hints)
     for key, value in tree.items():
         if key in PLUGINS:

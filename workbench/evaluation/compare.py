@@ -116,7 +116,9 @@ def compare(
     """
     groups = group(runs)
     if len(groups) < 2:
-        raise ValueError(f"a comparison needs two configurations or more; got {_listed(g.label for g in groups)}")
+        several = f", of which the {len(runs)} runs are seeds; add runs of another" if len(runs) > 1 else ""
+        labels = _listed(group.label for group in groups)
+        raise ValueError(f"a comparison needs two configurations or more; got {labels}{several}")
     records, notes = _records(groups)
     rows, how, alone = [], {}, {}
     for column in _columns(records, metrics):
@@ -302,7 +304,7 @@ def _difference(row: Row) -> str:
     word = "lower" if mean < 0 else "higher"
     metric = find_metric(row.metric.partition(_LAYER)[0])
     if metric is None:
-        word += " (unknown which direction is better)"
+        word += " (better or worse is unknown: name its module with --plugin)"
     elif metric.better:
         word += f" ({'better' if word == metric.better else 'worse'})"
     else:
