@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from workbench.backbones.layers import (
     Conv2d,
+    FinalLayer,
     LabelEmbedder,
     Linear,
     PatchEmbed,
@@ -46,6 +47,8 @@ class TransformerBackbone(nn.Module):
     """
 
     sizes: ClassVar[dict[str, Size]]
+    blocks: nn.ModuleList
+    final_layer: FinalLayer
     SUPPLIED: ClassVar[tuple[str, ...]] = ("channels", "height", "classes", "null_row")  # by the data, not by options
 
     def __init__(
@@ -95,13 +98,14 @@ class TransformerBackbone(nn.Module):
         modulations and the last linear layer, 1 for the scales of norms.
         """
         modulated = [*self.blocks, self.final_layer]
-        zero = {self.final_layer.linear, *(module.adaLN_modulation[-1] for module in modulated)}
+        zero = {self.final_layer.linear, *(_modulation_linear(module) for module in modulated)}
         small = {self.y_embedder.embedding_table, self.t_embedder.mlp[0], self.t_embedder.mlp[2]}
         for module in self.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
             if module in small:
-                draw_normal_(module.weight, 0.02, generator)
+                draw_normal_(module.get_parameter("weight"), 0.02, generator)
             elif isinstance(module, (Linear, Conv2d)) and module not in zero:
                 draw_xavier_(module.weight, generator)
         self.pos_embed.copy_(self._positions())
@@ -179,3 +183,8 @@ class TransformerBackbone(nn.Module):
             # Blocks use no random numbers, so there is no RNG state to preserve.
             return checkpoint(block, tokens, condition, use_reentrant=False, preserve_rng_state=False)
         return block(tokens, condition)
+
+
+def _modulation_linear(module: nn.Module) -> nn.Module:
+    """The linear layer that computes shift, scale and gate."""
+    return list(module.get_submodule("adaLN_modulation").children())[-1]

@@ -17,7 +17,7 @@ FREQUENCIES = 128
 MAX_PERIOD = 10_000
 
 
-class Blank:
+class Blank(nn.Module):
     """Mixin for a torch layer that initializes its parameters to zero."""
 
     def reset_parameters(self) -> None:
@@ -102,7 +102,9 @@ class TimestepEmbedder(nn.Module):
         self.mlp = nn.Sequential(Linear(2 * FREQUENCIES, width), nn.SiLU(), Linear(width, width))
 
     def forward(self, t: Float[Tensor, "b"]) -> Float[Tensor, "b d"]:
-        return self.mlp(timestep_features(t).to(self.mlp[0].weight.dtype))
+        first = self.mlp[0]
+        assert isinstance(first, nn.Linear)
+        return self.mlp(timestep_features(t).to(first.weight.dtype))
 
 
 class LabelEmbedder(nn.Module):
@@ -148,7 +150,7 @@ class Attention(nn.Module):
 
     def _heads(
         self, tokens: Float[Tensor, "b n d"], rotate: Callable[[Tensor], Tensor] | None
-    ) -> tuple[Float[Tensor, "b heads n e"], ...]:
+    ) -> tuple[Float[Tensor, "b heads n e"], Float[Tensor, "b heads n e"], Float[Tensor, "b heads n e"]]:
         """Queries, keys and values by head."""
         q, k, v = rearrange(self.qkv(tokens), "b n (qkv heads e) -> qkv b heads n e", qkv=3, heads=self.heads)
         q, k = self.q_norm(q), self.k_norm(k)

@@ -47,6 +47,9 @@ class Rotation(nn.Module):
     ValueError, as weights trained with them are a different model.
     """
 
+    freqs_cos: Tensor
+    freqs_sin: Tensor
+
     def __init__(self, side: int, head: int):
         super().__init__()
         self.side = side

@@ -69,7 +69,8 @@ class ZipArchive:
     """A zip file that each process opens itself, as a handle shared across a fork would share its position."""
 
     def __init__(self, path: Path):
-        self.path, self._process, self._opened = path, -1, None
+        self.path, self._process = path, -1
+        self._opened: zipfile.ZipFile | None = None
 
     def __reduce__(self) -> tuple:
         return ZipArchive, (self.path,)
@@ -93,7 +94,7 @@ class ZipArchive:
             raise ValueError(f"{self.path}!{printable(name)} is damaged or cannot be unpacked: {error}") from error
 
     def _file(self) -> zipfile.ZipFile:
-        if self._process != os.getpid():
+        if self._opened is None or self._process != os.getpid():
             try:
                 if not stat.S_ISREG(os.stat(self.path).st_mode):
                     raise ValueError(f"{self.path} is not a file")
@@ -282,7 +283,8 @@ def _scan_tar(path: Path) -> TarIndex:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise OSError("it is not a file")
         with path.open("rb") as file:
-            size, start = os.fstat(file.fileno()).st_size, 0
+            size = os.fstat(file.fileno()).st_size
+            start: int | None = 0
             if size == 0:
                 raise tarfile.ReadError("it is empty")
             while start is not None:
@@ -299,9 +301,9 @@ def _scan_tar(path: Path) -> TarIndex:
         if "image" not in sample:
             raise ValueError(f"{path}!{printable(sample['key'])}.cls has no image ({', '.join(SUFFIXES)})")
     images = [sample["image"] for sample in samples]
-    columns = [np.array([image[k] for image in images], dtype=np.int64) for k in (1, 2, 3)]
+    offsets, sizes, checks = (np.array([image[k] for image in images], dtype=np.int64) for k in (1, 2, 3))
     labels = np.array([sample["label"] for sample in samples], dtype=np.int64)
-    return TarIndex([image[0] for image in images], *columns, labels)
+    return TarIndex([image[0] for image in images], offsets, sizes, checks, labels)
 
 
 class _Bounded:
@@ -320,7 +322,8 @@ def _scan_part(path: Path, file: BinaryIO, start: int, size: int) -> tuple[list[
     """The samples of the archive that begins at ``start``, and the start of the next one, or None."""
     samples: dict[str, dict[str, Any]] = {}
     file.seek(start)
-    with tarfile.open(fileobj=_Bounded(file), mode="r:") as archive:
+    # The stub of tarfile also asks for `write` and `close`, which reading does not use.
+    with tarfile.open(fileobj=_Bounded(file), mode="r:") as archive:  # type: ignore[call-overload]
         for member in archive:
             name = member.name
             stem, _, suffix = os.path.basename(name).partition(".")
@@ -374,7 +377,9 @@ def _checksum(file: BinaryIO, member: tarfile.TarInfo) -> int:
 
 
 def _read_label(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> int:
-    text = archive.extractfile(member).read(_LABEL_BYTES).decode(errors="replace").strip()
+    file = archive.extractfile(member)
+    assert file is not None  # a regular member, as checked by the caller
+    text = file.read(_LABEL_BYTES).decode(errors="replace").strip()
     if not (text.isascii() and text.isdecimal()) or member.size > _LABEL_BYTES:
         raise ValueError(f"{path}!{printable(member.name)} holds {text!r}, not a class number")
     if len(text) > len(str(MAX_CLASSES)) + 20 or int(text) >= MAX_CLASSES:
@@ -404,7 +409,8 @@ def _find_archives(path: Path, split: str) -> Shards:
         folder, found = path, _tar_files(path / (part or ""))
         if part:
             rest = [name for name in folders if name.lower() in SPLITS[other]]
-            others = _tar_files(path / split_folder(rest, other, str(path))) if rest else []
+            other_part = split_folder(rest, other, str(path)) if rest else None
+            others = _tar_files(path / other_part) if other_part else []
             return Shards(folder, _some(found, path / part), others, True)
         inner = [f"{name}/" for name in folders if _tar_files(path / name)]
         notes = (f"folders with .tar files beside the shards ({', '.join(inner[:3])})",) if inner and found else ()

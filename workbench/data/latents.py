@@ -168,14 +168,15 @@ def latent_source(config: Config, split: str, device: torch.device | str = "cpu"
     """
     data = config.data
     images = open_store(data, split) if data.name in STORES else load_images(data, split)
-    stored = isinstance(images, Store)
-    vae = load_vae(config.vae.name, 3 if stored else images.channels, device)
-    if stored:
+    if isinstance(images, Store):
+        vae = load_vae(config.vae.name, 3, device)
         check_vae(images, vae, data)
-    elif images.size % vae.factor:
-        raise ValueError(f"{images.size} pixels are not divisible by the factor {vae.factor} of VAE {vae.name!r}")
-    sample = stored and images.sample
-    side = images.shape[1] if stored else images.size // vae.factor
+        side, sample = images.shape[1], images.sample
+    else:
+        vae = load_vae(config.vae.name, images.channels, device)
+        if images.size % vae.factor:
+            raise ValueError(f"{images.size} pixels are not divisible by the factor {vae.factor} of VAE {vae.name!r}")
+        side, sample = images.size // vae.factor, False
     stored_channels = vae.channels if sample else 2 * vae.channels
     row_bytes = (1 + data.flip) * stored_channels * side**2 * np.dtype(data.precision).itemsize
     encoding = ["moments-1", "flip" if data.flip else "", "" if data.precision == "float32" else data.precision]
@@ -196,9 +197,13 @@ def latent_source(config: Config, split: str, device: torch.device | str = "cpu"
 
 
 def _rows(images: Images | Store, vae: VAE, data: DataConfig, indices: np.ndarray) -> dict[str, np.ndarray]:
-    moments = _of_store if isinstance(images, Store) else _of_images
     with tf32(False):  # latents are shared by runs of any precision
-        columns = dict(zip(("moments", "moments_flip"), moments(images, vae, indices, data.flip), strict=False))
+        if isinstance(images, Store):
+            assert isinstance(vae, KLAutoencoder)  # refused by `check_vae`
+            moments = _of_store(images, vae, indices, data.flip)
+        else:
+            moments = _of_images(images, vae, indices, data.flip)
+    columns = dict(zip(("moments", "moments_flip"), moments, strict=False))
     for values in columns.values():
         if not values.isfinite().all():
             raise ValueError(f"VAE {vae.name!r} encodes images {indices[0]} to {indices[-1]} to non-finite numbers")

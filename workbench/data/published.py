@@ -29,7 +29,7 @@ _HUB = {
 _SAME = {"sd-vae": "sd-vae-ft-ema"}
 PUBLISHED = (*_SAME, *_HUB)
 
-VA_VAE = {
+VA_VAE: dict[str, Any] = {
     "in_channels": 3,
     "out_channels": 3,
     "down_block_types": ("DownEncoderBlock2D",) * 4 + ("AttnDownEncoderBlock2D",),

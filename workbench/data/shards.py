@@ -104,7 +104,7 @@ class ShardFile:
             return False
         place = self._offsets[column] + number * out.nbytes
         with contextlib.suppress(OSError):  # not in memory, or not supported by the file system
-            if os.preadv(self._file.fileno(), [out], place, os.RWF_NOWAIT) == out.nbytes:
+            if os.preadv(self._file.fileno(), [out.data], place, os.RWF_NOWAIT) == out.nbytes:
                 return True
         os.posix_fadvise(self._file.fileno(), place, out.nbytes, os.POSIX_FADV_WILLNEED)
         return False
@@ -120,7 +120,7 @@ class ShardFile:
         return out
 
     def _read_into(self, out: np.ndarray, offset: int) -> None:
-        raw, done = memoryview(out).cast("B") if out.size else memoryview(b""), 0
+        raw, done = out.data.cast("B") if out.size else memoryview(b""), 0
         while done < len(raw):
             got = os.preadv(self._file.fileno(), [raw[done:]], offset + done)
             if not got:

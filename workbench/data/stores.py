@@ -213,9 +213,9 @@ def _open_lightningdit(folder: Path, other: Path | None) -> Store:
         rows = gather(files, starts, "latents_flip" if mirrored else "latents", indices)
         return rows.astype(np.float32, copy=False)
 
-    file = folder / STATISTICS
-    found = read_statistics(file, shape[0]) if file.is_file() else None
-    return Store(folder, labels, classes, shape, True, mirrored, digest.hexdigest(), read, found)
+    stored = folder / STATISTICS
+    statistics = read_statistics(stored, shape[0]) if stored.is_file() else None
+    return Store(folder, labels, classes, shape, True, mirrored, digest.hexdigest(), read, statistics)
 
 
 def _shard_files(folder: Path) -> list[ShardFile]:
@@ -252,7 +252,8 @@ def _listed(listing: Path) -> tuple[list[str], Int[np.ndarray, "n"]]:
     entries = read_json(listing, _LISTING_BYTES).get("labels")
     if not isinstance(entries, list):
         raise ValueError(f"{listing} is missing, damaged, or has no list of [name, class] under labels")
-    names, labels = {}, []
+    names: dict[str, None] = {}
+    labels = []
     for number, entry in enumerate(entries):
         if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str) and type(entry[1]) is int):
             raise ValueError(f"entry {number} of {listing} must be [name, integer]; it is {str(entry)[:80]}")

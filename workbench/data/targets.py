@@ -1,7 +1,7 @@
 """Target tokens of pretrained encoders for the clean images, stored beside the latents or computed at each step."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -89,7 +89,7 @@ def open_targets(
     root: Path,
     device: torch.device | str,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Targets]:
+) -> Mapping[str, Targets]:
     """Target tokens of each encoder in the objective's option ``encoder`` (several are separated by commas).
 
     Empty for an objective without that option. With ``stored``, they are encoded once into ``root``, also for mirrored

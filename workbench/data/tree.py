@@ -107,8 +107,8 @@ def arrange(listing: Listing, split: str, *, unwrap: bool) -> Tree:
     where = _shown(listing, base)
     parts, notes = _split_folders(listing, base)
     if parts and split not in parts:
-        names = " or ".join(SPLITS[split][:3])
-        raise ValueError(f"{where} has no folder {names} for the {split} split")
+        allowed = " or ".join(SPLITS[split][:3])
+        raise ValueError(f"{where} has no folder {allowed} for the {split} split")
     prefix = f"{base}{parts[split]}/" if parts else base
     raw = _class_folders(listing, prefix.rstrip("/"))
     if not raw:
@@ -119,11 +119,11 @@ def arrange(listing: Listing, split: str, *, unwrap: bool) -> Tree:
     classes = sorted(set(raw).union(*others.values()))
     if len(classes) > MAX_CLASSES:
         raise ValueError(f"{where} has {len(classes):,} class folders; at most {MAX_CLASSES:,} are allowed")
-    for other, names in others.items():
-        if names and names.isdisjoint(raw):
+    for other, folders in others.items():
+        if folders and folders.isdisjoint(raw):
             raise ValueError(
                 f"the class folders of {_shown(listing, prefix)} ({_few(raw)}) and of "
-                f"{_shown(listing, f'{base}{parts[other]}/')} ({_few(names)}) have no name in common"
+                f"{_shown(listing, f'{base}{parts[other]}/')} ({_few(folders)}) have no name in common"
             )
     files = {name: sorted(listing.walk(prefix + raw[name])) for name in classes if name in raw}
     found = {

@@ -27,11 +27,20 @@ class VAE(Protocol):
     Both methods compute on the VAE's device and return their result on the argument's device.
     """
 
-    name: str
-    hash: str
-    channels: int
-    factor: int
-    pixel_channels: int
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def hash(self) -> str: ...
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def factor(self) -> int: ...
+
+    @property
+    def pixel_channels(self) -> int: ...
 
     def encode(self, images: UInt8[Tensor, "b k x y"]) -> Float[Tensor, "b c2 h w"]:
         """Posterior moments in latent units: mean in the first half of the channels, standard deviation after."""
@@ -78,7 +87,7 @@ class KLAutoencoder:
 
     name: str
     hash: str
-    model: torch.nn.Module
+    model: Any  # an AutoencoderKL; diffusers is imported only where one is built, and does not type its config
     scale: Float[Tensor, "#c 1 1"]
     shift: Float[Tensor, "#c 1 1"]
     record: dict[str, Any]
@@ -155,7 +164,7 @@ def load_vae(name: str, pixel_channels: int, device: torch.device | str = "cpu")
     if name == "identity":
         return Identity(pixel_channels)
     if file_in(folder, "vae.json").is_file():
-        vae = _read(name, folder, device)
+        vae: VAE = _read(name, folder, device)
     elif name in PUBLISHED or folder.is_dir():
         vae = load_published(name, device)
     else:

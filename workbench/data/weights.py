@@ -27,13 +27,14 @@ def hub_folder(repository: str, files: Sequence[str]) -> Path:
     import huggingface_hub
 
     cached = [huggingface_hub.try_to_load_from_cache(repository, file) for file in files]
-    if not all(isinstance(path, str) for path in cached):
+    paths = [path for path in cached if isinstance(path, str)]
+    if len(paths) < len(cached):
         # A download retries for a minute if the hub is unreachable; this fails at once.
         for file in files:
             url = huggingface_hub.hf_hub_url(repository, file)
             huggingface_hub.get_hf_file_metadata(url, timeout=_HUB_SECONDS)
-        cached = [huggingface_hub.hf_hub_download(repository, file) for file in files]
-    return Path(cached[0]).parent
+        paths = [huggingface_hub.hf_hub_download(repository, file) for file in files]
+    return Path(paths[0]).parent
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

@@ -91,12 +91,14 @@ def _start(code: str, order: Mapping[str, Any], processes: int) -> subprocess.Po
         text=True,
         env=environment,
     )
+    assert worker.stdin is not None
     worker.stdin.write(json.dumps(order) + "\n")
     worker.stdin.flush()
     return worker
 
 
 def _listen(number: int, worker: subprocess.Popen, messages: queue.SimpleQueue) -> None:
+    assert worker.stdout is not None
     try:
         for line in worker.stdout:
             messages.put((number, json.loads(line)))

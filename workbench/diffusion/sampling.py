@@ -46,6 +46,7 @@ class _GuidedVelocity:
     def __call__(self, x: Tensor, t: float, guided: bool) -> Tensor:
         if not guided:
             return self._evaluate(x, t, self.labels)
+        assert self.null_label is not None  # refused by `sample`
         null = torch.full_like(self.labels, self.null_label)
         v_c, v_u = self._evaluate(torch.cat([x, x]), t, torch.cat([self.labels, null])).chunk(2)
         return guide_velocity(v_u, v_c, self.guidance.scale, self.guidance.channels)
@@ -127,7 +128,8 @@ def sample(
         field = partial(network, guided=guidance.active(t))
         last = step == steps - 1
         if sampler == "euler-maruyama":
-            x = _sde_step(field, x, t, t_next, path, None if last else step_noise(step))
+            drawn = None if last or step_noise is None else step_noise(step)
+            x = _sde_step(field, x, t, t_next, path, drawn)
         elif sampler == "heun" and not last:
             x = _heun_step(field, x, t, t_next)
         else:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -35,6 +35,9 @@ class Context:
     teacher: FeatureModel | None = None
 
 
+AnyBatch = TypeVar("AnyBatch", bound="Batch")
+
+
 @dataclass(frozen=True)
 class Batch:
     """Noisy latents and their components; ``y`` has the null class where labels were dropped, ``labels`` does not.
@@ -53,19 +56,21 @@ class Batch:
     u: Float[Tensor, "b"]
     targets: dict[str, Float[Tensor, "b n _"]]
 
-    def to(self, device: torch.device | str) -> "Batch":
+    def to(self: AnyBatch, device: torch.device | str) -> AnyBatch:
         """The batch on another device."""
         return self._map(lambda tensor: tensor.to(device))
 
-    def rows(self, index: Int[Tensor, "k"]) -> "Batch":
+    def rows(self: AnyBatch, index: Int[Tensor, "k"]) -> AnyBatch:
         """The samples at ``index`` only."""
         return self._map(lambda tensor: tensor[index])
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+    def _map(self: AnyBatch, change: Callable[[Tensor], Tensor]) -> AnyBatch:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        tensors = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
-        groups = {name: value for name, value in values.items() if isinstance(value, dict)}
-        return replace(self, **tensors, **{n: {k: change(v) for k, v in g.items()} for n, g in groups.items()})
+        changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        for name, value in values.items():
+            if isinstance(value, dict):
+                changed[name] = {key: change(tensor) for key, tensor in value.items()}
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)

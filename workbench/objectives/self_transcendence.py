@@ -121,6 +121,7 @@ class Objective(base.Objective):
     def target(self, inputs: base.Inputs) -> tuple[Float[Tensor, "b n d"], Float[Tensor, ""]]:
         """The guided feature f_g (Eq. 3) and the mean norm of f_c - f_u, from one pass over both label branches."""
         teacher = self.context.teacher
+        assert teacher is not None  # refused by the constructor
         labels = inputs.labels if self.teacher_labels == "original" else inputs.y
         both = torch.cat([labels, torch.full_like(labels, teacher.null_label)])
         with self._precision(inputs.x_t.device.type):

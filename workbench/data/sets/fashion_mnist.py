@@ -43,8 +43,10 @@ def load(config: DataConfig, split: str) -> Images:
         )
     if full is not None:
         prefix = "train" if split == "train" else "t10k"
-        pixels = read_idx(_idx_file(full, f"{prefix}-images-idx3-ubyte"))
-        labels = read_idx(_idx_file(full, f"{prefix}-labels-idx1-ubyte"))
+        image_file = _idx_file(full, f"{prefix}-images-idx3-ubyte")
+        label_file = _idx_file(full, f"{prefix}-labels-idx1-ubyte")
+        assert image_file is not None and label_file is not None  # a full folder has both
+        pixels, labels = read_idx(image_file), read_idx(label_file)
         if pixels.ndim != 3 or pixels.shape[1:] != (28, 28) or labels.ndim != 1:
             raise ValueError(f"{full} must hold images of 28x28 and labels; it holds {pixels.shape} and {labels.shape}")
         if len(pixels) != len(labels):
