@@ -532,12 +532,12 @@ def test_a_score_that_cannot_be_used_is_refused_before_anything_is_seen(outside,
 @pytest.mark.parametrize(
     ("returned", "said"),
     [
-        ("3.0", "score 'bad' gave 3.0; it must give a dict whose 'value' is a number of Python"),
-        ("{'vlue': 3}", "gave {'vlue': 'int'}; it must give"),
-        ("{'value': of.generated.features.sum()}", "gave {'value': 'Tensor'}; it must give"),
+        ("3.0", "score 'bad' returned 3.0; it must return a dict with a Python number under 'value'"),
+        ("{'vlue': 3}", "returned {'vlue': 'int'}; it must return"),
+        ("{'value': of.generated.features.sum()}", "returned {'value': 'Tensor'}; it must return"),
         ("{'value': float('nan')}", "bad-patches cannot hold value = nan"),
-        ("{'value': 1, 'rows': of.generated.features}", "gave what cannot be stored: .*Tensor"),
-        ("{'value': 1, 'metric': 'fid'}", "gives 'metric', which is added to it"),
+        ("{'value': 1, 'rows': of.generated.features}", "returned values that cannot be stored: .*Tensor"),
+        ("{'value': 1, 'metric': 'fid'}", "returned the reserved key 'metric'; choose another name"),
     ],
 )
 def test_a_score_that_gives_no_number_is_refused(outside, run_of_digits, returned, said):
@@ -584,7 +584,7 @@ def test_no_number_is_stored_under_the_name_of_another(outside):
     for path, said in (
         ("mypkg.clf64", "detector 'mypkg.clf64' would be called 'clf64', as the workbench's own; rename it"),
         ("mypkg.inception_2015", "would be called 'inception-2015', as the workbench's own; rename it"),
-        ("mypkg.inf", "detector 'mypkg.inf' calls itself 'patches'; it must be called 'inf'"),
+        ("mypkg.inf", "detector 'mypkg.inf' has the name 'patches'; it must be 'inf'"),
         ("mypkg.token_mean", "mypkg.token_mean has no load; it must be a function load(device)"),
     ):
         with pytest.raises(ValueError, match=re.escape(said)):
@@ -595,7 +595,7 @@ def test_no_number_is_stored_under_the_name_of_another(outside):
 def test_a_detector_is_checked_as_it_is_loaded(outside):
     (outside / "mypkg" / "three.py").write_text("def load(device): return 3")
     plugins.allow("mypkg.three")
-    with pytest.raises(ValueError, match="detector 'mypkg.three' gave int; it must give workbench's Detector"):
+    with pytest.raises(ValueError, match="detector 'mypkg.three' returned int; it must return workbench's Detector"):
         load_detector("mypkg.three")
     for name, said in (
         ("ptches", "'ptches' is not known"),

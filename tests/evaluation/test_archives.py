@@ -97,7 +97,7 @@ def test_a_file_of_adm_does_not_tell_its_count(tmp_path):
 def test_samples_that_hold_moments_say_so(tmp_path):
     found = read_samples(saved(tmp_path / "a.npz", **ADM))
     assert np.array_equal(found.statistics.mean, ADM["mu"]) and np.array_equal(found.spatial.mean, ADM["mu_s"])
-    with pytest.raises(ValueError, match=r"m\.npz holds mu, sigma; wanted is arr_0"):
+    with pytest.raises(ValueError, match=r"m\.npz has mu, sigma; it must have arr_0"):
         read_samples(saved(tmp_path / "m.npz", mu=ADM["mu"], sigma=ADM["sigma"]))
 
 
@@ -123,11 +123,11 @@ def test_uncompressed_images_stay_on_disk(tmp_path):
 @pytest.mark.parametrize(
     ("arr_0", "said"),
     [
-        (NHWC.astype(np.float32) / 255, r"arr_0 is float32; allowed is uint8, 0..255: convert floats .* \(255 \* x\)"),
-        (NHWC.transpose(0, 3, 1, 2), r"arr_0 is 5 x 3 x 4 x 6; .* turn it by arr.transpose\(0, 2, 3, 1\)"),
+        (NHWC.astype(np.float32) / 255, r"arr_0 is float32; allowed is uint8, 0..255; convert floats .* \(255 \* x\)"),
+        (NHWC.transpose(0, 3, 1, 2), r"arr_0 is 5 x 3 x 4 x 6; .* convert it by arr.transpose\(0, 2, 3, 1\)"),
         (NHWC[..., :2], "arr_0 is 5 x 4 x 6 x 2; allowed is n x height x width x 1 or 3 channels$"),
         (NHWC[..., 0], "arr_0 is 5 x 4 x 6; allowed is n x height x width x 1 or 3 channels$"),
-        (NHWC[:0], "arr_0 is 0 x 4 x 6 x 3, which holds no images"),
+        (NHWC[:0], "arr_0 is 0 x 4 x 6 x 3, which has no images"),
         (np.array([{}, 1], dtype=object), "(arr_0|its array) holds Python objects, which are not loaded"),
     ],
 )
@@ -145,7 +145,7 @@ def test_images_that_are_none(tmp_path, kind, arr_0, said):
 @pytest.mark.parametrize("labels", [np.arange(4), np.zeros(5), np.zeros((5, 1), dtype=int)])
 def test_labels_that_do_not_fit(tmp_path, labels):
     file = saved(tmp_path / "a.npz", arr_0=NHWC, arr_1=labels)
-    with pytest.raises(ValueError, match="arr_1 is .* of shape .*; wanted are 5 whole numbers"):
+    with pytest.raises(ValueError, match="arr_1 is .* of shape .*; it must be 5 integers"):
         read_samples(file)
 
 
@@ -156,12 +156,12 @@ def changed(**entries):
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
-        ({"x": np.zeros(2)}, " holds x; wanted are arr_0, mu and sigma"),
-        ({}, " holds nothing; wanted are arr_0, mu and sigma"),
-        (changed(sigma=None), " holds mu alone of mu and sigma; wanted are both or neither"),
-        (changed(mu_s=None), " holds sigma_s alone of mu_s and sigma_s"),
-        (changed(mu=np.zeros(4)), r": mu is of shape \(4,\), sigma of \(3, 3\); wanted are d and d x d"),
-        (changed(sigma_s=np.zeros(2)), r": mu_s is of shape \(2,\), sigma_s of \(2,\)"),
+        ({"x": np.zeros(2)}, " has x; it must have arr_0, or mu and sigma"),
+        ({}, " has nothing; it must have arr_0, or mu and sigma"),
+        (changed(sigma=None), " has only mu of mu and sigma; it must have both or neither"),
+        (changed(mu_s=None), " has only sigma_s of mu_s and sigma_s"),
+        (changed(mu=np.zeros(4)), r": mu has shape \(4,\), sigma has \(3, 3\); they must be d and d x d"),
+        (changed(sigma_s=np.zeros(2)), r": mu_s has shape \(2,\), sigma_s has \(2,\)"),
         (changed(mu=np.array([0, np.nan, 1])), r": mu\[1\] is nan; moments must be finite"),
         (changed(sigma_s=np.array([[1, 0], [np.inf, 1]])), r": sigma_s\[1, 0\] is inf"),
         (changed(mu=np.array(["a", "b", "c"])), ": mu is <U1; allowed are real numbers"),
@@ -169,8 +169,8 @@ def changed(**entries):
             changed(sigma_s=np.array([[1.0, 0.5], [0.25, 1.0]])),
             r": sigma_s is not symmetric: sigma_s\[0, 1\] is 0.5, \[1, 0\] 0.25",
         ),
-        (changed(about=np.array("[1")), ": about is no mapping in JSON"),
-        (changed(about=np.array("3")), ": about is no mapping in JSON"),
+        (changed(about=np.array("[1")), ": about is not a JSON object"),
+        (changed(about=np.array("3")), ": about is not a JSON object"),
         (changed(mu=np.array([{}, 1, 2], dtype=object)), ": mu holds Python objects"),
     ],
 )
@@ -243,7 +243,7 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
     write_samples(file, NCHW)
     before = file.read_bytes()
     for wrong in (NCHW[:0], NCHW[:, :2]):
-        with pytest.raises(ValueError, match="allowed are one or more of 1 or 3 channels"):
+        with pytest.raises(ValueError, match="allowed are 1 or more of 1 or 3 channels"):
             write_samples(file, wrong)
     monkeypatch.setattr(np.lib.format, "write_array", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):

@@ -86,7 +86,7 @@ def test_names_are_in_the_order_of_the_table():
     ("changes", "said"),
     [
         ({"better": "smaller"}, "better is 'smaller'; allowed are 'lower', 'higher', ''"),
-        ({"better": ""}, "say what a good value is"),
+        ({"better": ""}, "describe a good value in ideal"),
         ({"needs": ("spatal",)}, "need of metric 'New' 'spatal' is not known; did you mean 'spatial'"),
         ({"interval": "bootstrap"}, "interval is 'bootstrap'"),
         ({"unit": "%"}, "unit is '%'"),

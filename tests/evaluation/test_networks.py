@@ -134,14 +134,14 @@ def test_inception_of_other_weights_has_another_hash(inception, folder, inceptio
 
 
 def test_missing_weights_of_inception_are_named_with_their_place(folder):
-    with pytest.raises(ValueError, match=rf"put {INCEPTION}, which is at https://.*, into the folder {folder};"):
+    with pytest.raises(ValueError, match=rf"download https://.*/{INCEPTION} into the folder {folder}, or set"):
         load_detector("inception-2015")
 
 
 def test_other_files_are_not_taken_for_inceptions(folder, inception_weights, monkeypatch):
     file = folder / INCEPTION
     torch.save({"Conv2d_1a_3x3.conv.weight": torch.zeros(2)}, file)
-    with pytest.raises(ValueError, match=f"{INCEPTION} does not hold the weights of Inception"):
+    with pytest.raises(ValueError, match=f"{INCEPTION} does not have the weights of Inception"):
         load_detector("inception-2015")
     torch.save({"state": SimpleNamespace()}, file)
     with pytest.raises(ValueError, match=f"{INCEPTION} is damaged, or has more than plain tensors"):

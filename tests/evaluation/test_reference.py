@@ -70,11 +70,11 @@ def test_a_data_set_is_seen_once(tmp_path, monkeypatch):
     whole = {"count": rows, "features": np.zeros((rows, d), np.float32), "mean": np.zeros(d), "covariance": np.eye(d)}
     for changed, said in (
         ({"mean": np.full(d, np.nan)}, "its mean is not finite"),
-        ({"features": np.zeros((5, d), np.float32)}, r"its arrays are of shapes .*, for 1438 images"),
+        ({"features": np.zeros((5, d), np.float32)}, r"its arrays have shapes .*, for 1438 images"),
         ({"covariance": np.zeros(d, object)}, "covariance holds Python objects"),
     ):
         np.savez(file, **{**whole, **changed})
-        with pytest.raises(ValueError, match=f"{file.name}.*{said}.*; delete it, and it is made again"):
+        with pytest.raises(ValueError, match=f"{file.name}.*{said}.*; delete it to compute it again"):
             reference_of_data(DIGITS, detector, tmp_path)
 
 

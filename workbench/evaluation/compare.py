@@ -120,7 +120,9 @@ def compare(
         labels = _listed(group.label for group in groups)
         raise ValueError(f"a comparison needs two configurations or more; got {labels}{several}")
     records, notes = _records(groups)
-    rows, how, alone = [], {}, {}
+    rows: list[Row] = []
+    how: dict[str, dict[str, Any]] = {}
+    alone: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     for column in _columns(records, metrics):
         steps = {other.label: _step(records, column, groups[0], other, step) for other in groups[1:]}
         found, measured = _rows(records, column, groups, steps, force)
@@ -162,7 +164,8 @@ def teacher_notes(groups: Sequence[Group]) -> list[str]:
         teachers = {run.name: _teacher(run) for run in one.runs.values() if run.config.objective.options.get("teacher")}
         missing = [name for name, teacher in teachers.items() if teacher is None]
         notes += [f"the teacher of {name} was not found, so teachers were not compared" for name in missing]
-        if len(teachers) > 1 and not missing and len({teacher.fingerprint for teacher in teachers.values()}) == 1:
+        fingerprints = {teacher.fingerprint for teacher in teachers.values() if teacher is not None}
+        if len(teachers) > 1 and not missing and len(fingerprints) == 1:
             notes.append(f"all seeds of {one.label} share one teacher, so the spread excludes the teacher's seed")
     return notes
 
@@ -253,7 +256,8 @@ def _rows(
     records: Records, column: str, groups: Sequence[Group], steps: Mapping[str, int | None], force: bool
 ) -> tuple[list[Row], dict[str, Any]]:
     """The rows of one column, all with its most common protocol, and that protocol."""
-    baseline, pairs = groups[0], [(other, steps[other.label]) for other in groups[1:] if steps[other.label] is not None]
+    baseline = groups[0]
+    pairs = [(other, at) for other in groups[1:] if (at := steps[other.label]) is not None]
     entries = {
         (one.label, seed, step): one.runs[seed]
         for other, step in pairs
@@ -268,6 +272,7 @@ def _rows(
         by_run.setdefault((label, seed), []).extend(ways)
     alike = measured_alike(by_run)
     chosen = alike.protocol
+    assert chosen is not None  # as there are records
     taken = {e: ([r for r in ways if protocol(r) == chosen] or ways)[-1] for e, ways in found.items()}
     unequal = {e: f"{entries[e].name}: {_unlike(r, chosen)}" for e, r in taken.items() if protocol(r) != chosen}
     if unequal and not force:

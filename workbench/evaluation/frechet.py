@@ -1,6 +1,6 @@
-"""Frechet distance between two sets of features, in the two forms that stay stable for every sample count.
+"""Frechet distance between two sets of features, in two forms that are numerically stable for any sample count.
 
-Mean and covariance come from features at once (`statistics`) or batch by batch (`Moments`).
+Mean and covariance are computed from all features (`statistics`) or batch by batch (`Moments`).
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and covariance (divisor n - 1) of `count` feature rows; count None where a file does not tell it."""
+    """Mean and covariance (divisor n - 1) of `count` feature rows; count is None if unknown."""
 
     count: int | None
     mean: Float64[np.ndarray, " d"]
@@ -23,11 +23,11 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Frechet:
-    """value = mean_term + covariance_term, kept raw: rounding can leave about -1e-9 for equal sets.
+    """value = mean_term + covariance_term, not clipped: rounding can give about -1e-9 for equal sets.
 
     x_rank, y_rank: effective ranks of the covariances. n, m, d: rows of x, rows of y, dimensions.
-    small: a set has fewer rows than twice its dimensions, where sets of little variance score too well.
-    identical: both sets hold the same rows in any order, or the same stored moments.
+    small: a set has fewer rows than twice its dimensions, which favours sets of little variance.
+    identical: both sets have the same rows in any order, or the same stored moments.
     """
 
     value: float
@@ -43,7 +43,7 @@ class Frechet:
 
     @property
     def terms(self) -> dict[str, float | int | bool]:
-        """What is kept beside a distance."""
+        """The terms that are stored with a distance."""
         return {key: getattr(self, key) for key in ("mean_term", "covariance_term", "small", "d")}
 
 
@@ -64,11 +64,11 @@ class ExtrapolatedFrechet:
 def finite_rows(features: Float[Tensor, "n d"], *, least: int = 2, before: int = 0) -> Float64[np.ndarray, "n d"]:
     """The feature rows in float64 on the CPU.
 
-    ValueError if there are fewer than `least` or one is not finite; it is named by its number, counted from `before`.
+    Raises ValueError if there are fewer than `least`, or one is not finite; rows are numbered from `before`.
     """
     rows = features.detach().cpu().double().numpy()
     if len(rows) < least:
-        raise ValueError(f"got {len(rows)} feature rows; a spread needs at least {least}")
+        raise ValueError(f"got {len(rows)} feature rows; a covariance needs at least {least}")
     broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if broken.size:
         row, count = before + broken[0], f"{broken.size} of {len(rows)} rows are not"
@@ -79,8 +79,7 @@ def finite_rows(features: Float[Tensor, "n d"], *, least: int = 2, before: int =
 def spatial_rows(maps: Float[Tensor, "b c h w"], channels: int = 7) -> Float[Tensor, "b d"]:
     """Rows for the spatial Frechet distance (sFID, Nash et al. 2021): the first channels, flattened channel-last.
 
-    The order does not matter between two sets of ours, but stored moments (`mu_s`, `sigma_s` of ADM's evaluator)
-    are in this one. ValueError if there are fewer channels.
+    The order is that of the moments in ADM's files (`mu_s`, `sigma_s`). Raises ValueError if there are fewer channels.
     """
     if maps.shape[1] < channels:
         raise ValueError(f"got maps of {maps.shape[1]} channels; the spatial rows need {channels}")
@@ -90,7 +89,7 @@ def spatial_rows(maps: Float[Tensor, "b c h w"], channels: int = 7) -> Float[Ten
 def statistics(features: Float[Tensor, "n d"]) -> Statistics:
     """Mean and unbiased covariance of feature rows, in float64.
 
-    ValueError if there are fewer than two rows or a row is not finite. Constant columns are allowed.
+    Raises ValueError if there are fewer than two rows or a row is not finite. Constant columns are allowed.
     """
     return _statistics(finite_rows(features))
 
@@ -100,8 +99,8 @@ class Moments:
     """Count, mean and scatter (sum of outer products of the centred rows) of the rows seen so far, in float64.
 
     Start with `Moments.none(d)`, `add` batches, `merge` the parts of several processes, and read `statistics`.
-    Sums of centred products, not of raw ones, so features far from zero lose no digits. A step holds about four
-    d x d arrays (32 MiB each at d = 2048) and float64 copies of the batch.
+    Centred products are summed, so that features far from zero lose no digits. A step needs about four d x d arrays
+    (32 MiB each at d = 2048) and float64 copies of the batch.
     """
 
     count: int
@@ -114,9 +113,9 @@ class Moments:
         return cls(0, np.zeros(dimensions), np.zeros((dimensions, dimensions)))
 
     def add(self, features: Float[Tensor, "b d"]) -> "Moments":
-        """Moments of the rows seen so far and of a batch of at least one row.
+        """Moments of the rows seen so far and a batch.
 
-        ValueError if the batch is empty, its width is another one, or a row, numbered over all batches, is not finite.
+        Raises ValueError if the batch is empty, its width differs, or a row (numbered over all batches) is not finite.
         """
         rows = finite_rows(features, least=1, before=self.count)
         mean = rows.mean(axis=0)
@@ -124,7 +123,7 @@ class Moments:
         return self.merge(Moments(len(rows), mean, centred.T @ centred))
 
     def merge(self, other: "Moments") -> "Moments":
-        """Moments of both sets of rows together (Chan, Golub and LeVeque 1979). ValueError if the widths differ."""
+        """Moments of the union of both sets (Chan, Golub and LeVeque 1979); ValueError if the widths differ."""
         if len(self.mean) != len(other.mean):
             raise ValueError(f"the parts have {len(self.mean)} and {len(other.mean)} dimensions; they must be the same")
         count = self.count + other.count
@@ -135,23 +134,23 @@ class Moments:
         return Moments(count, self.mean + shift * (other.count / count), self.scatter + other.scatter + between)
 
     def statistics(self) -> Statistics:
-        """Mean and covariance with divisor n - 1, for `frechet_distance`. ValueError below two rows."""
+        """Mean and covariance with divisor n - 1, for `frechet_distance`; ValueError for fewer than two rows."""
         if self.count < 2:
-            raise ValueError(f"got {self.count} feature rows; a spread needs at least 2")
+            raise ValueError(f"got {self.count} feature rows; a covariance needs at least 2")
         return Statistics(self.count, self.mean, self.scatter / (self.count - 1))
 
 
 def frechet_distance(x: Statistics, y: Statistics, *, small_ok: bool = False) -> Frechet:
     """|mu_x - mu_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2)) (Dowson, Landau 1982; Heusel et al. 2017, Eq. 6).
 
-    With S_x = r r^T the last trace is the sum of the roots of the eigenvalues of the symmetric r^T S_y r, so
-    no complex root of a non-symmetric product is ever taken. With no more rows than dimensions the rounding is
-    about 1e-8 of the traces, so prefer `frechet_from_features` there. ValueError if the dimensions differ, or if
-    a set has fewer rows than twice its dimensions and small_ok is not given.
+    With S_x = r r^T the last trace is the sum of the square roots of the eigenvalues of the symmetric r^T S_y r, which
+    avoids the complex root of a non-symmetric product. If a set has no more rows than dimensions, the rounding error is
+    about 1e-8 of the traces and `frechet_from_features` is more accurate. Raises ValueError if the dimensions differ,
+    or if a set has fewer rows than twice its dimensions and small_ok is not given.
     """
     small = _small(x.count, y.count, len(x.mean), len(y.mean), small_ok)
     traces = np.trace(x.covariance) + np.trace(y.covariance)
-    # On few or busy cores LAPACK gets slower with more threads.
+    # LAPACK is slower with several threads if there are few or busy cores.
     with threadpool_limits(1):
         cross = _cross(x.covariance, y.covariance)
     ranks = (effective_rank(x.covariance), effective_rank(y.covariance))
@@ -160,12 +159,12 @@ def frechet_distance(x: Statistics, y: Statistics, *, small_ok: bool = False) ->
 
 
 def frechet_from_features(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, small_ok: bool = False) -> Frechet:
-    """Frechet distance between two feature sets (Heusel et al. 2017, Eq. 6), in the form that suits them.
+    """Frechet distance between two feature sets (Heusel et al. 2017, Eq. 6), in the more accurate form.
 
-    With more rows than dimensions on both sides: that of `frechet_distance`. Otherwise tr (S_x S_y)^(1/2) is the
-    nuclear norm of Xc Yc^T / sqrt((n-1)(m-1)) for the centred rows, exact for covariances without full rank.
-    ValueError if a set has fewer than two rows, a row is not finite, the dimensions differ, or a set has fewer rows
-    than twice its dimensions and small_ok is not given.
+    If both sets have more rows than dimensions, it is that of `frechet_distance`. Otherwise tr (S_x S_y)^(1/2) is the
+    nuclear norm of Xc Yc^T / sqrt((n-1)(m-1)) for the centred rows, which is exact for covariances without full rank.
+    Raises ValueError if a set has fewer than two rows, a row is not finite, the dimensions differ, or a set has fewer
+    rows than twice its dimensions and small_ok is not given.
     """
     first, second = finite_rows(x), finite_rows(y)
     small = _small(len(first), len(second), first.shape[1], second.shape[1], small_ok)
@@ -179,9 +178,9 @@ def frechet_from_features(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, s
     with threadpool_limits(1):
         cross = np.linalg.svd(first @ second.T, compute_uv=False).sum()
     traces = np.square(first).sum() + np.square(second).sum()
-    # The smaller of rows^T rows and rows rows^T: they share all eigenvalues but zeros.
-    ranks = tuple(effective_rank(a.T @ a if len(a) > a.shape[1] else a @ a.T) for a in (first, second))
-    return _frechet(shift, traces, cross, ranks, (len(first), len(second)), small, identical)
+    # The smaller of rows^T rows and rows rows^T, which have the same non-zero eigenvalues.
+    x_rank, y_rank = (effective_rank(a.T @ a if len(a) > a.shape[1] else a @ a.T) for a in (first, second))
+    return _frechet(shift, traces, cross, (x_rank, y_rank), (len(first), len(second)), small, identical)
 
 
 def extrapolated_frechet(
@@ -193,12 +192,13 @@ def extrapolated_frechet(
     seed: int,
     small_ok: bool = False,
 ) -> ExtrapolatedFrechet:
-    """Frechet distance at infinitely many rows of x (FID-infinity, Chong and Forsyth 2020).
+    """Frechet distance extrapolated to infinitely many rows of x (FID-infinity, Chong and Forsyth 2020).
 
-    Distances from y of `points` random subsets of x, drawn by np.random.default_rng(seed) without replacement, of
-    sizes evenly spaced from `smallest` (default n // 10; the paper's 5,000 of 50,000) to n; the value at 1 / size = 0
-    of a line fitted by least squares. The bias of y's own count stays. ValueError if points < 3, the sizes are not
-    distinct, `smallest` is below 2 d and small_ok is not given, or as for `frechet_from_features`.
+    Distances from y are computed for `points` random subsets of x, drawn by np.random.default_rng(seed) without
+    replacement, with sizes evenly spaced from `smallest` (default n // 10, as in the paper: 5,000 of 50,000) to n. The
+    result is the value at 1 / size = 0 of a line fitted by least squares; the bias due to the size of y remains. Raises
+    ValueError if points < 3, the sizes are not distinct, `smallest` is below 2 d and small_ok is not given, or as
+    `frechet_from_features`.
     """
     rows = finite_rows(x)
     smallest = len(rows) // 10 if smallest is None else smallest
@@ -221,9 +221,9 @@ def extrapolated_frechet(
 
 
 def effective_rank(covariance: Float64[np.ndarray, "d d"]) -> float:
-    """exp of the entropy of the eigenvalues divided by their sum (Roy and Vetterli 2007), on a covariance.
+    """Effective rank of a covariance: exp of the entropy of its normalized eigenvalues (Roy and Vetterli 2007).
 
-    Between 1 and d; 0 for a covariance of zeros, which has no direction at all.
+    Between 1 and d; 0 for a covariance of zeros.
     """
     with threadpool_limits(1):
         eigenvalues = np.linalg.eigvalsh(covariance).clip(min=0)
@@ -240,13 +240,12 @@ def _statistics(rows: Float64[np.ndarray, "n d"]) -> Statistics:
 
 
 def check_rows(count: int, dimensions: int, small_ok: bool) -> bool:
-    """Whether so many rows are few for a Frechet distance; ValueError if they are and `small_ok` does not allow it."""
+    """Whether `count` rows are too few for a Frechet distance; ValueError if they are, unless `small_ok`."""
     small = count < 2 * dimensions
     if small and not small_ok:
         raise ValueError(
             f"got {count} rows of {dimensions} dimensions; the Frechet distance needs at least {2 * dimensions}, twice "
-            f"as many, since sets of little variance score too well below that; small_ok (--small-ok) allows and marks "
-            f"it"
+            f"as many, as fewer rows favour sets of little variance; small_ok (--small-ok) allows and marks it"
         )
     return small
 
@@ -258,7 +257,7 @@ def _small(n: int | None, m: int | None, d: int, other: int, small_ok: bool) -> 
 
 
 def _root(covariance: Float64[np.ndarray, "d d"]) -> Float64[np.ndarray, "d d"]:
-    """r with r r^T = covariance: Cholesky, a tenth of the cost of eigenvectors, unless the rank is not full."""
+    """r with r r^T = covariance, by Cholesky, or by eigenvectors (ten times slower) if the rank is not full."""
     try:
         return np.linalg.cholesky(covariance)
     except np.linalg.LinAlgError:
@@ -268,7 +267,7 @@ def _root(covariance: Float64[np.ndarray, "d d"]) -> Float64[np.ndarray, "d d"]:
 
 def _cross(x: Float64[np.ndarray, "d d"], y: Float64[np.ndarray, "d d"]) -> float:
     """tr (S_x S_y)^(1/2) for the covariances x and y."""
-    # A unit that is constant in either set adds nothing, but rounding would make about 1e-8 of its zero eigenvalue.
+    # A feature that is constant in either set contributes 0, but rounding would turn this into about 1e-8.
     alive = np.flatnonzero((x.diagonal() > 0) & (y.diagonal() > 0))
     if not alive.size:
         return 0.0
@@ -279,7 +278,7 @@ def _cross(x: Float64[np.ndarray, "d d"], y: Float64[np.ndarray, "d d"]) -> floa
 
 
 def _same_rows(x: Float64[np.ndarray, "n d"], y: Float64[np.ndarray, "m d"]) -> bool:
-    # One column tells almost all different sets apart before every row is hashed.
+    # Comparing one column first avoids hashing the rows of almost all different sets.
     if len(x) != len(y) or not np.array_equal(np.sort(x[:, 0]), np.sort(y[:, 0])):
         return False
     hashes = [sorted(hash(row.tobytes()) for row in rows) for rows in (x, y)]
@@ -290,7 +289,7 @@ def _frechet(
     shift: Float64[np.ndarray, " d"],
     traces: float,
     cross: float,
-    ranks: tuple[float, ...],
+    ranks: tuple[float, float],
     counts: tuple[int | None, int | None],
     small: bool,
     identical: bool,

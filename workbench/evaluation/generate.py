@@ -1,9 +1,9 @@
-"""Images from a run: sample i is the same for every method, batch size, count and number of processes."""
+"""Generate images from a run; the noise of sample i does not depend on method, batch size, count or processes."""
 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -30,14 +30,14 @@ from workbench.runs.store import Run
 
 _WORKER = "from workbench.evaluation.generate import work; work()"
 _BATCH = 100
-_PART = 1000  # images that a kill can cost a process; a multiple of the batch
+_PART = 1000  # images per file, which a killed process may lose; a multiple of the batch
 _MOST = 10_000_000  # images
-_FEW_PARTS = 16  # so many at least, where a batch each is asked for, so that processes have something to share
+_FEW_PARTS = 16  # at least, if there are as many batches, so that processes can share the work
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Generated images and the classes that were asked for, by `labels_of`."""
+    """Generated images and their classes, by `labels_of`."""
 
     images: UInt8[Tensor, "n c x y"]
     labels: Int[Tensor, "n"]
@@ -46,14 +46,14 @@ class Samples:
 def generate(
     run: Run, step: int, settings: SamplingConfig, progress: Progress | None = None, processes: int = 1
 ) -> Samples:
-    """``settings.count`` images from the checkpoint of ``step``, kept in the run's ``samples`` folder.
+    """Generate ``settings.count`` images from the checkpoint of ``step``; they are stored in the run's ``samples``.
 
-    Process k takes every ``processes``-th part of some 1,000 images from the k-th on, on GPU k modulo their number.
-    Killed at any moment it loses the parts in work; called again, with any number of processes, it goes on after those
-    that are there, and makes damaged ones again. On one kind of processor with as many threads a process, the images
-    are the same bit for bit in every case. ``progress(done, count)`` counts images. The checkpoint is held: training
-    may go on and thin it. Raises ValueError as `check_sampling`, for a step that was not kept, for images that are not
-    finite, and for a process that was killed.
+    The images are divided into parts of about 1,000. Process k generates every ``processes``-th part starting with the
+    k-th, on GPU k modulo the number of GPUs. An interrupted call loses only the parts it was working on; calling it
+    again, with any number of processes, continues with the missing or damaged parts. The images are the same bit for
+    bit in all cases, for the same kind of processor and threads per process. ``progress(done, count)`` counts images.
+    The checkpoint is protected from deletion by a running training. Raises ValueError as `check_sampling`, for a step
+    without a checkpoint, for non-finite images, and if a process was killed.
     """
     check_sampling(run, settings, processes)
     with held(run, step) as kept:
@@ -61,7 +61,7 @@ def generate(
 
 
 def check_sampling(run: Run, settings: SamplingConfig, processes: int = 1) -> None:
-    """ValueError for what `generate` cannot do: sampler, steps, count, or guidance without a trained null class."""
+    """Raise ValueError for a wrong sampler, steps or count, or guidance of a run without a trained null class."""
     if processes < 1:
         raise ValueError(f"processes must be at least 1; got {processes}")
     if not 1 <= settings.count <= _MOST:
@@ -76,22 +76,22 @@ def _generate(run: Run, step: int, settings: SamplingConfig, progress: Progress 
     parts, lock = file.with_suffix(""), file.with_name(f".{file.stem}.lock")
     if not file.is_file():
         parts.mkdir(parents=True, exist_ok=True)
-        with hold_lock(lock, patience=float("inf")):  # two evaluations may want the same images
+        with hold_lock(lock, patience=float("inf")):  # another process may generate the same images
             if not file.is_file():
                 _make_parts(run, step, settings, parts, progress, processes)
                 _join(run, settings, parts, file)
-            lock.unlink(missing_ok=True)  # who waits for it finds the file
+            lock.unlink(missing_ok=True)  # a waiting process finds the finished file
     shutil.rmtree(parts, ignore_errors=True)
-    found = read_samples(file)
-    assert found.labels is not None, file
-    return Samples(found.images, found.labels)
+    stored = read_samples(file)
+    assert stored.labels is not None, file
+    return Samples(stored.images, stored.labels)
 
 
 def described(run: Run, step: int, settings: SamplingConfig) -> dict[str, Any]:
-    """How the images of `generate` come about, as each score of them carries it; numbers and words only."""
+    """Description of how `generate` makes its images, stored with each score of them; numbers and text only."""
     options = asdict(settings)
     vae = run.latents["vae"]
-    # A folder is named without its place, and of an imported run the name may be all that is known.
+    # A folder by its name only. Imported runs may have no hash.
     decoder = " ".join(filter(None, [Path(run.config.vae.name).name, (vae["hash"] or "")[:12]]))
     return {
         "step": step,
@@ -109,7 +109,7 @@ def described(run: Run, step: int, settings: SamplingConfig) -> dict[str, Any]:
 
 
 def labels_of(settings: SamplingConfig, classes: int) -> Int[Tensor, "n"]:
-    """The class of each sample: i modulo the number of classes, or drawn uniformly from (seed, i) alone."""
+    """The class of each sample i: i modulo the number of classes, or drawn uniformly, depending on (seed, i) only."""
     if settings.labels == "balanced":
         return torch.arange(settings.count) % classes
     draws = (generator(settings.seed, "sample-label", i).integers(classes) for i in range(settings.count))
@@ -117,7 +117,7 @@ def labels_of(settings: SamplingConfig, classes: int) -> Int[Tensor, "n"]:
 
 
 def work() -> None:
-    """One process of `generate`."""
+    """Entry point of a worker process of `generate`."""
     serve(_make_share_of_order)
 
 
@@ -130,7 +130,7 @@ def _file(run: Run, step: int, settings: SamplingConfig) -> Path:
 
 
 def _parts(count: int) -> list[range]:
-    """The images of each part: whole batches, so that one is the same whatever part and count it belongs to."""
+    """Index ranges of the parts; they are whole batches, so that batches do not depend on the count or the parts."""
     batches = -(-count // _BATCH)
     size = _BATCH * min(_PART // _BATCH, -(-batches // _FEW_PARTS))
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
@@ -154,8 +154,8 @@ def _make_parts(
 
 
 def _make_share_of_order(order: dict[str, Any], progress: Progress) -> None:
-    place, kept = Path(order["run"]), order["kept"]
-    run = Run(place) if kept is None else HeldRun(place, Path(kept))
+    run_folder, kept = Path(order["run"]), order["kept"]
+    run = Run(run_folder) if kept is None else HeldRun(run_folder, Path(kept))
     settings, folder = SamplingConfig(**order["settings"]), Path(order["folder"])
     _make_share(run, order["step"], settings, folder, order["device"], tuple(order["share"]), progress)
 
@@ -169,14 +169,16 @@ def _make_share(
     share: tuple[int, int],
     progress: Progress | None,
 ) -> None:
-    """Write what ``folder`` lacks of the parts of a ``share`` (k, of)."""
+    """Generate and write the parts of a ``share`` (k, of) that are missing in ``folder``."""
     labels = labels_of(settings, len(run.latents["classes"]))
     mine = _parts(settings.count)[share[0] :: share[1]]
     missing = [part for part in mine if not _is_whole(_part_file(folder, part), labels[part.start : part.stop])]
     done = sum(map(len, mine)) - sum(map(len, missing))
     report = partial(_report, progress, settings.count)
     report(done)
-    draw = _drawer(run, step, settings, device) if missing else None
+    if not missing:
+        return
+    draw = _drawer(run, step, settings, device)
     for part in missing:
         batches = []
         for start in range(part.start, part.stop, _BATCH):
@@ -194,16 +196,14 @@ def _report(progress: Progress | None, count: int, done: int) -> None:
 
 def _is_whole(file: Path, labels: Int[Tensor, "b"]) -> bool:
     try:
-        found = read_samples(file)
-    except ValueError:  # missing, or damaged
+        stored = read_samples(file)
+    except ValueError:  # missing or damaged
         return False
-    return found.labels is not None and torch.equal(found.labels, labels)
+    return stored.labels is not None and torch.equal(stored.labels, labels)
 
 
-def _drawer(
-    run: Run, step: int, settings: SamplingConfig, device: str
-) -> Callable[[Sequence[int] | np.ndarray, Tensor], Tensor]:
-    """(sample numbers, labels) -> their images, on the CPU."""
+def _drawer(run: Run, step: int, settings: SamplingConfig, device: str) -> Callable[[np.ndarray, Tensor], Tensor]:
+    """A function from sample numbers and labels to images on the CPU."""
     backbone, vae = load_backbone(run, step, settings.weights).to(device), load_run_vae(run, device)
     shape = (backbone.channels, backbone.height, backbone.height)
 
@@ -240,9 +240,11 @@ def _drawer(
 
 def _join(run: Run, settings: SamplingConfig, folder: Path, file: Path) -> None:
     labels = labels_of(settings, len(run.latents["classes"]))
-    images = None
+    images: Tensor | None = None
     for part in _parts(settings.count):
-        found = read_samples(_part_file(folder, part)).images
-        images = torch.empty((settings.count, *found.shape[1:]), dtype=torch.uint8) if images is None else images
-        images[part.start : part.stop] = found
+        stored = read_samples(_part_file(folder, part)).images
+        if images is None:
+            images = torch.empty((settings.count, *stored.shape[1:]), dtype=torch.uint8)
+        images[part.start : part.stop] = stored
+    assert images is not None  # the count is at least 1
     write_samples(file, images, labels)

@@ -1,9 +1,8 @@
-"""The table of metrics: names, titles, which way each gets better, its interval, and the function that measures it.
+"""The table of metrics: names, titles, better direction, interval, and the function that measures each.
 
-A score of images is one file that gives a `Metric` as ``METRIC``: in `workbench/evaluation/scores`, in an installed
-package that registers it (``workbench.scores``), or in a module that the user names. From there it is measured,
-compared with its direction known, and shown in tables and figures. This table is the only place where its facts are
-looked up. Nothing heavy is imported here: facts of the package's own scores are read from their source.
+A score of images is a file that defines a `Metric` as ``METRIC``: in `workbench/evaluation/scores`, in an installed
+package that registers it (``workbench.scores``), or in a module named by the user. Scoring, comparisons, tables and
+figures all use this table. Nothing heavy is imported here: the package's own scores are read from their source.
 """
 
 import importlib
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 NEEDS = ("spatial", "logits", "held-out", "many", "classes")
 _FID_NETWORK = "inception-2015"
-_OF_LAYER = " of layer "  # in the name of a number that belongs to one layer
+_OF_LAYER = " of layer "  # part of the name of a value of one layer
 _ALLOWED: dict[str, tuple[Any, ...]] = {
     "better": ("lower", "higher", ""),
     "interval": ("halves", "wilson", ""),
@@ -36,25 +35,24 @@ class Metric:
     """One row of the table of metrics.
 
     Args:
-        title: As figures and tables show it.
-        better: "lower", "higher", or "" where neither is; then `ideal` says what a good value is.
-        measure: A function of a `scores.base.Measurement`. It returns a dictionary with "value", with "low" and "high"
-            where there is an interval, and with further terms. None for a number that is not a score of images.
-        ideal: What a good value is, where neither direction is better.
-        interval: How the 95 % interval is found: "halves" (delete-half jackknife), "wilson", or "" for none.
-        unit: "share" of a number in 0..1, "" of one without a unit.
-        needs: What the images and the reference must have, of `NEEDS`; else the score is left out.
-        floor: Whether the same of held-out real images is measured too.
-        fid_name: Its name by the network that FID is defined by.
-        fid_title: Its title by that network.
-        plain: The detector whose name is left out.
+        title: Title in figures and tables.
+        better: "lower", "higher", or "" if neither is; then `ideal` describes a good value.
+        measure: A function of a `scores.base.Measurement`. It returns a dictionary with "value", "low" and "high" if
+            there is an interval, and further terms. None for a metric that is not a score of images.
+        ideal: Description of a good value, if neither direction is better.
+        interval: Method of the 95 % interval: "halves" (delete-half jackknife), "wilson", or "" for none.
+        unit: "share" for a fraction in 0..1, "" for a value without a unit.
+        needs: Requirements on the images and the reference, from `NEEDS`; without them the score is left out.
+        floor: Whether held-out real images are scored too.
+        fid_name: Name with the Inception network of FID.
+        fid_title: Title with that network.
+        plain: The detector whose name is omitted from the metric's name.
         detail: 1 for a metric in every table, 2 in reports, 3 in full lists only.
-        order: Its place among others: tables show them from the smallest number on.
-        kind: Its name without a detector's, "fd" of "fd-clf64". The table fills it in: the name of the file or entry
-            point.
+        order: Position in tables; smaller numbers come first.
+        kind: Name without the detector: "fd" for "fd-clf64". Set by the table to the name of the file or entry point.
 
     Raises:
-        ValueError: For a value outside these.
+        ValueError: For a value that is not allowed.
     """
 
     title: str
@@ -81,7 +79,7 @@ class Metric:
         for need in self.needs:
             refuse_unknown(f"need of {what}", need, NEEDS)
         if not self.better and not self.ideal:
-            raise ValueError(f"{what}: better is '' and ideal is empty; say what a good value is")
+            raise ValueError(f"{what}: better is '' and ideal is empty; describe a good value in ideal")
         if not isinstance(self.title, str) or not self.title:
             raise ValueError(f"{what}: title is {self.title!r}; it must be text")
         if self.measure is not None and not callable(self.measure):
@@ -89,40 +87,40 @@ class Metric:
 
     @property
     def direction(self) -> str:
-        """What a reader must know to read a value: "lower is better"."""
+        """How to read a value: "lower is better", or `ideal`."""
         return f"{self.better} is better" if self.better else self.ideal
 
 
 def metrics() -> dict[str, Metric]:
-    """The table by kind, in the order in which tables show it.
+    """All metrics by kind, in the order of tables.
 
-    PluginError for a score of another package that cannot be used: one that cannot be imported, lacks facts, or whose
-    numbers would be stored under the name of others.
+    Raises PluginError for a score of another package that cannot be used: it cannot be imported, is incomplete, or
+    would be stored under a name that is taken.
     """
     return _ordered({**_own(), **_outside()})
 
 
 def stored_names(detector: str) -> dict[str, str]:
-    """Under which name the scores of images by a detector are stored, by kind.
+    """The names under which the scores of a detector are stored, by kind.
 
-    `detector` is a name or module path. ValueError as `metrics`, for an unknown detector, and for one whose numbers
-    would be stored under the name of others.
+    `detector` is a name or module path. Raises ValueError as `metrics`, for an unknown detector, and for one whose
+    scores would be stored under names that are taken.
     """
     short = plugins.short_name("detector", detector)
     if short not in _detectors():
         check_plugin("detector", detector, option="detector")
-    found = {kind: _name(metric, short) for kind, metric in metrics().items() if metric.measure}
-    for kind, name in found.items():
+    names = {kind: _name(metric, short) for kind, metric in metrics().items() if metric.measure}
+    for kind, name in names.items():
         metric, other = _everything()[name]
         if (metric.kind, other) != (kind, short):
             raise plugins.PluginError(f"{kind} by detector {detector!r} would be stored as {name!r}, as by {other!r}")
-    return found
+    return names
 
 
 def metric_name(detector: str, kind: str) -> str:
-    """Under which name a score of `kind` by a detector is stored: "fd-clf64"; Inception's alone are "fid", "is", ...
+    """The name under which a score of a detector is stored: "fd-clf64"; with Inception "fid", "is", ...
 
-    Class agreement is clf64's unless the name says otherwise. ValueError for an unknown detector or kind.
+    Class agreement without a detector's name is that of clf64. Raises ValueError for an unknown detector or kind.
     """
     names = stored_names(detector)
     refuse_unknown("kind of score", kind, names)
@@ -130,19 +128,19 @@ def metric_name(detector: str, kind: str) -> str:
 
 
 def find_metric(name: str) -> Metric | None:
-    """The row of a stored name, "fd-clf64" or "fid"; None for one that is not in the table."""
+    """The metric with a stored name such as "fd-clf64" or "fid"; None if it is not in the table."""
     return (_named([name]).get(name) or (None, ""))[0]
 
 
 def get_metric(name: str) -> Metric:
-    """The row of a stored name; ValueError for one that is not in the table, with the nearest."""
+    """The metric with a stored name; ValueError, with the closest name, if it is not in the table."""
     named = _named([name])
     refuse_unknown("metric", name, named)
     return named[name][0]
 
 
 def metric_title(name: str) -> str:
-    """How a figure or table calls a stored name: "FD-clf64"; FID is Inception's alone. Unknown names stay."""
+    """Title of a stored name in figures and tables, such as "FD-clf64"; an unknown name is returned unchanged."""
     metric, detector = _named([name]).get(name, (None, ""))
     if metric is None:
         return name
@@ -152,18 +150,19 @@ def metric_title(name: str) -> str:
 
 
 def in_order(names: Iterable[str], detail: int = 3) -> list[str]:
-    """Stored names that the table shows at a level of detail, in its order, by detector; unknown ones come last."""
+    """Sort stored names as the table does, up to a level of detail; unknown names come last, at detail 3 only."""
     names = set(names)
     named = _named(names)
-    rank = {name: place for place, name in enumerate(named)}
+    rank = {name: position for position, name in enumerate(named)}
     shown = (n for n in names if (named[n][0].detail <= detail if n in named else detail == 3))
     return sorted(shown, key=lambda n: (rank.get(n, len(rank)), n))
 
 
 def columns(names: Iterable[str]) -> list[str]:
-    """Stored names that a table of runs has as columns: those of detail 1 in order, then those that are not known here.
+    """The stored names that are columns of a table of runs: those of detail 1 in order, then unknown ones.
 
-    The latter are of a score or detector that is not installed. Of a known score they are left out as its others are.
+    Unknown names belong to a score or detector that is not installed; those of a known score with another detail are
+    left out.
     """
     names = set(names)
     kinds = {f"{metric.kind}-": metric for metric, _ in _named(names).values() if metric.measure}
@@ -183,31 +182,31 @@ def _ordered(table: Mapping[str, Metric]) -> dict[str, Metric]:
 
 
 def _detectors() -> list[str]:
-    """Names of detectors: those that are known, and what the modules that the user named would be called as one."""
-    found = plugins.names("detector")
+    """Names of the registered detectors and of the modules named by the user that may be detectors."""
+    names = plugins.names("detector")
     for path in plugins.named("detector"):
         try:
-            found.append(plugins.short_name("detector", path))
-        except plugins.PluginError:  # of a module that is something else
+            names.append(plugins.short_name("detector", path))
+        except plugins.PluginError:  # the module is another kind of plug-in
             continue
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(names))
 
 
 def _stored(table: Iterable[Metric], detectors: Iterable[str]) -> Iterator[tuple[str, tuple[Metric, str]]]:
-    """Stored names with their row and detector; a number that is no score of images has none."""
+    """Stored names with their metric and detector, which is "" if the metric is not a score of images."""
     for metric in table:
         for detector in detectors if metric.measure else ("",):
             yield (_name(metric, detector) if detector else metric.kind), (metric, detector)
 
 
 def _named(names: Iterable[str]) -> dict[str, tuple[Metric, str]]:
-    """Rows and detectors by stored name; outside scores are imported only if `names` has others than the package's."""
+    """Metrics and detectors by stored name; outside scores are imported only if the package lacks one of `names`."""
     own = dict(_stored(_own().values(), _detectors()))
     return own if all(name in own for name in names) else _everything()
 
 
 def _everything() -> dict[str, tuple[Metric, str]]:
-    """Of all scores too; one that cannot be used is left out with a warning."""
+    """Metrics and detectors by stored name, with outside scores; those that cannot be used give a warning."""
     scores = *plugins.names("score"), *plugins.named("score")
     return _everything_of(scores, tuple(_detectors()))
 
@@ -220,7 +219,7 @@ def _everything_of(scores: tuple[str, ...], detectors: tuple[str, ...]) -> dict[
 
 @cache
 def _own() -> dict[str, Metric]:
-    """The package's own rows, as their files say; a function is imported when it measures."""
+    """The package's own metrics, read from their source; a file is imported when it measures."""
     table = {}
     for name in plugins.names("score"):
         if module := plugins.own_module("score", name):
@@ -235,9 +234,9 @@ def _measure(module: str, of: "Measurement") -> Mapping[str, Any]:
 
 
 def _outside(lenient: bool = False) -> dict[str, Metric]:
-    """Scores outside the package by kind; modules that the user named are imported, to see whether they are scores.
+    """Scores outside the package, by kind; modules named by the user are imported to see whether they are scores.
 
-    PluginError for one that cannot be used; if `lenient` it is left out with a warning.
+    Raises PluginError for one that cannot be used; if `lenient`, it is left out with a warning.
     """
     found: dict[str, Metric] = {}
     for name in (*plugins.names("score"), *plugins.named("score")):
@@ -263,7 +262,7 @@ def _loaded(name: str) -> Metric:
 
 
 def _refuse_taken(name: str, metric: Metric, table: Mapping[str, Metric]) -> None:
-    """PluginError if the numbers of a score would be stored under the name of others."""
+    """Raise PluginError if a score would be stored under a name that is taken."""
     if metric.kind in table:
         raise plugins.PluginError(f"score {name!r} is called {metric.kind!r}, as another; rename one of them")
     taken = dict(_stored(table.values(), _detectors()))

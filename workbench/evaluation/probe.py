@@ -47,7 +47,7 @@ def stratified_splits(
         raise ValueError(f"split is {split}; allowed are three positive fractions that sum to 1")
     generator = np.random.default_rng(seed)
     values = labels.detach().cpu().numpy()
-    parts = ([], [], [])
+    parts: tuple[list[np.ndarray], ...] = ([], [], [])
     for label in np.unique(values):
         rows = generator.permutation(np.flatnonzero(values == label))
         cuts = np.rint(np.cumsum(split[:2]) * len(rows)).astype(int)

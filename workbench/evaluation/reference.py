@@ -1,4 +1,4 @@
-"""What images are compared with: real images as a detector sees them, from a data set or from a reference file."""
+"""References that generated images are compared with: features of real images, from a data set or a file."""
 
 import contextlib
 import hashlib
@@ -26,16 +26,16 @@ from workbench.files import write_atomically
 
 _BATCH = 500
 _ARRAYS = ("count", "features", "logits", "mean", "covariance", "spatial_mean", "spatial_covariance")
-_KEPT = 60_000  # feature rows kept of a set; its moments are of all rows
-_MANIFOLD = 10_000  # rows that span the real manifold, as many as ADM's files hold
+_KEPT = 60_000  # feature rows kept per set; its moments are those of all rows
+_MANIFOLD = 10_000  # rows of the real manifold, as in ADM's reference files
 _NEIGHBOURS = {"precision": 3, "density": 5}  # ADM's evaluator; Naeem et al. 2020
 
 
 @dataclass(frozen=True)
 class Basis:
-    """Principal directions of a reference, by which features of many dimensions are reduced before they are compared.
+    """Principal directions of a reference, to which wide features are reduced before they are compared.
 
-    `explained` is the share of the reference's variance that they hold.
+    `explained` is the fraction of the reference's variance along them.
     """
 
     mean: Float64[np.ndarray, " d"]
@@ -43,18 +43,18 @@ class Basis:
     explained: float
 
     def rows(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """Feature rows in this basis, float32."""
+        """Project feature rows onto the directions, in float32."""
         return ((features.double() - torch.from_numpy(self.mean)) @ torch.from_numpy(self.directions)).float()
 
     def statistics(self, of: Statistics) -> Statistics:
-        """Mean and covariance of rows in this basis, from those of the rows."""
+        """Project a mean and covariance onto the directions."""
         mean = (of.mean - self.mean) @ self.directions
         return Statistics(of.count, mean, self.directions.T @ of.covariance @ self.directions)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """An image set through a detector: moments of all rows, features and labels of those that are kept."""
+    """A detected image set: moments of all images, and features, logits and labels of the first ones."""
 
     statistics: Statistics
     spatial: Statistics | None
@@ -63,7 +63,7 @@ class Seen:
     labels: Int[Tensor, " k"] | None
 
     def reduced(self, basis: Basis | None) -> "Seen":
-        """The same in a basis, or as it is."""
+        """Features and moments in a basis; unchanged if it is None."""
         if basis is None:
             return self
         return replace(self, statistics=basis.statistics(self.statistics), features=basis.rows(self.features))
@@ -71,10 +71,10 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Real images as one detector sees them: training images, and held-out ones for floors where there are such.
+    """Real images seen by one detector: training images and, for the floors, held-out images if there are any.
 
-    `content` identifies the images, `origin` says what they are, `half` whether distances of the manifold are taken as
-    ADM's evaluator takes them on a GPU. Radii and distances are computed once, when first asked for.
+    `content` identifies the images and `origin` describes them. With `half`, distances of the manifold are computed as
+    by ADM's evaluator on a GPU. Radii and distances are computed once, on first access.
     """
 
     train: Seen
@@ -86,7 +86,7 @@ class Reference:
 
     @cached_property
     def manifold_rows(self) -> np.ndarray:
-        """Row numbers of the training features that span the real manifold."""
+        """Row numbers of the training features that make up the real manifold."""
         count = len(self.train.features)
         return np.arange(min(_MANIFOLD, count)) * count // min(_MANIFOLD, count)
 
@@ -115,24 +115,24 @@ def see(
     keep: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Seen:
-    """Images through a detector, batch by batch; features of the first `keep` are kept, of all by default.
+    """Detect images batch by batch; features of the first `keep` images are kept, by default of all.
 
-    Moments are summed in float64, so that only a batch, four d x d arrays and what is kept are held at once.
-    ValueError as the detector's, and for a row that is not finite.
+    Moments are summed in float64; only one batch, four d x d arrays and the kept features are in memory at a time.
+    Raises ValueError as the detector does, and for a row that is not finite.
     """
     moments = maps = None
     kept, logits, count = [], [], 0
     for images in batches:
-        found = detector(images)
-        features = found.features.cpu()
+        detected = detector(images)
+        features = detected.features.cpu()
         moments = (moments or Moments.none(features.shape[1])).add(features)
-        if found.spatial is not None:
-            rows = spatial_rows(found.spatial).cpu()
+        if detected.spatial is not None:
+            rows = spatial_rows(detected.spatial).cpu()
             maps = (maps or Moments.none(rows.shape[1])).add(rows)
         wanted = slice(0, None if keep is None else max(0, keep - count))
         kept.append(features[wanted])
-        if found.logits is not None:
-            logits.append(found.logits.cpu()[wanted])
+        if detected.logits is not None:
+            logits.append(detected.logits.cpu()[wanted])
         count += len(images)
         if progress:
             progress(count)
@@ -145,7 +145,7 @@ def see(
 
 
 def principal(of: Statistics, count: int) -> Basis:
-    """The `count` directions of most variance; the largest loading of each is positive. ValueError for too few rows."""
+    """The first `count` principal directions, each with a positive largest loading; ValueError for too few rows."""
     if of.count is not None and of.count <= count:
         raise ValueError(f"a reference of {of.count} images has fewer than {count} principal directions; it needs more")
     variances, vectors = np.linalg.eigh(of.covariance)
@@ -157,9 +157,9 @@ def principal(of: Statistics, count: int) -> Basis:
 def reference_of_data(
     config: DataConfig, detector: Detector, folder: Path, progress: Callable[[int, int], None] | None = None
 ) -> Reference:
-    """The training images of a data set, all of them, and its test images for floors; seen once, then read back.
+    """Detect all training images of a data set, and its test images for the floors.
 
-    `folder` holds what was seen, by the hash of images and detector.
+    The results are cached in `folder`, by the hashes of images and detector.
     """
     train, test = load_images(config, "train"), load_images(config, "test")
     total, done = len(train) + len(test), 0
@@ -176,23 +176,22 @@ def reference_of_data(
 
 
 def reference_of_file(file: Path, detector: Detector, progress: Callable[[int, int], None] | None = None) -> Reference:
-    """A reference file: ADM's, or one that `workbench reference` wrote.
+    """A reference from a file: one of ADM's, or one written by `workbench reference`.
 
-    Its moments count where this detector made them: those of ADM's files are taken for Inception's. Else those of its
-    images do. There are no held-out images, so no floors. ValueError as `archives.read_reference`, and for a file
-    without images whose moments are another detector's.
+    The moments in the file are used if they are those of this detector (ADM's files have Inception's), else those of
+    its images. There are no held-out images and so no floors. Raises ValueError as `archives.read_reference`, and for a
+    file without images.
     """
-    found = read_reference(file)
-    own = _is_of(found, detector)
-    if found.images is None:
-        raise ValueError(f"{file} holds moments but no images (arr_0), which precision, recall and KID need")
-    total = len(found.images)
-    seen = see(found.images.batches(_BATCH), detector, progress=lambda done: progress and progress(done, total))
-    if own:
-        seen = replace(seen, statistics=found.statistics, spatial=found.spatial or seen.spatial)
+    stored = read_reference(file)
+    if stored.images is None:
+        raise ValueError(f"{file} has moments but no images (arr_0), which precision, recall and KID need")
+    total = len(stored.images)
+    seen = see(stored.images.batches(_BATCH), detector, progress=lambda done: progress and progress(done, total))
+    if stored.statistics is not None and _is_of(stored, detector):
+        seen = replace(seen, statistics=stored.statistics, spatial=stored.spatial or seen.spatial)
     basis = None if detector.reduction is None else principal(seen.statistics, detector.reduction)
     half = detector.name == "inception-2015"
-    return Reference(seen.reduced(basis), None, basis, found.content, file.name, half=half)
+    return Reference(seen.reduced(basis), None, basis, stored.content, file.name, half=half)
 
 
 def write_reference_of_data(
@@ -202,9 +201,9 @@ def write_reference_of_data(
     detector: Detector,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Write ADM's reference file of a data set: moments of all its images, and at most 10,000 of the images themselves.
+    """Write a data set's reference file in ADM's format: moments of all images, and at most 10,000 of the images.
 
-    Those are the first, or spread evenly where they are listed class by class. Returns what the file says about itself.
+    These are the first ones, or evenly spaced ones if the set is sorted by class. Returns the file's description.
     """
     images = load_images(config, split)
     seen = see(batches_of(images), detector, keep=0, progress=lambda done: progress and progress(done, len(images)))
@@ -222,31 +221,30 @@ def write_reference_of_data(
 
 
 def batches_of(images: Images, rows: np.ndarray | None = None) -> Iterator[UInt8[Tensor, "b c h w"]]:
-    """The images of a set in batches, all or those of `rows`."""
+    """Batches of a set's images, of all or of those at `rows`."""
     rows = np.arange(len(images)) if rows is None else rows
     for start in range(0, len(rows), _BATCH):
         yield images.batch(rows[start : start + _BATCH])
 
 
-def _is_of(found: ReferenceFile, detector: Detector) -> bool:
-    if found.statistics is None:
-        return False
-    if found.about is None:
+def _is_of(stored: ReferenceFile, detector: Detector) -> bool:
+    """Whether the moments of a reference file were measured with this detector."""
+    if stored.about is None:
         return detector.name == "inception-2015"
-    return found.about.get("detector_hash") == detector.hash
+    return stored.about.get("detector_hash") == detector.hash
 
 
 def _seen(images: Images, detector: Detector, folder: Path, progress: Callable[[int], None]) -> Seen:
     key = hashlib.sha256(json.dumps(["seen-1", images.content, detector.hash]).encode()).hexdigest()[:16]
     file = folder / f"{detector.name}-{images.split}-{key}.npz"
     rows, _ = limited_rows(images.labels, "", _KEPT)
-    # Those that are kept come first, so that the rest is only summed.
+    # Rows whose features are kept come first; the others only contribute to the moments.
     order = np.concatenate([rows, np.setdiff1d(np.arange(len(images)), rows)])
     labels = torch.from_numpy(images.labels[rows])
     if file.is_file():
         return _read(file, labels)
     seen = see(batches_of(images, order), detector, labels=labels, keep=len(rows), progress=progress)
-    with contextlib.suppress(OSError):  # where it cannot be kept it is seen again
+    with contextlib.suppress(OSError):  # without a cache the images are detected each time
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(file, _written(seen))
     return seen
@@ -265,26 +263,25 @@ def _written(seen: Seen) -> bytes:
 
 
 def _read(file: Path, labels: Int[Tensor, " k"]) -> Seen:
-    again = "delete it, and it is made again"
+    hint = "delete it to compute it again"
     try:
         with open_npz(file) as arrays:
-            found = {name: arrays.read(name) for name in _ARRAYS if name in arrays}
+            values = {name: arrays.read(name) for name in _ARRAYS if name in arrays}
     except ValueError as error:
-        raise ValueError(f"{error}; {again}") from error
-    missing = [name for name in ("count", "features", "mean", "covariance") if name not in found]
+        raise ValueError(f"{error}; {hint}") from error
+    missing = [name for name in ("count", "features", "mean", "covariance") if name not in values]
     if missing:
-        raise ValueError(f"{file} is damaged: it lacks {', '.join(missing)}; {again}")
-    shapes = {name: values.shape for name, values in found.items()}
+        raise ValueError(f"{file} is damaged: it lacks {', '.join(missing)}; {hint}")
+    shapes = {name: array.shape for name, array in values.items()}
     d, rows = shapes["mean"], len(labels)
     fits = shapes["count"] == () and shapes["features"] == (rows, *d) and shapes["covariance"] == (*d, *d)
-    broken = [name for name, values in found.items() if not np.isfinite(values).all()]
+    broken = [name for name, array in values.items() if not np.isfinite(array).all()]
     if not fits or broken:
-        what = f"its {broken[0]} is not finite" if broken else f"its arrays are of shapes {shapes}, for {rows} images"
-        raise ValueError(f"{file} is damaged: {what}; {again}")
-    count = int(found["count"])
-    statistics = Statistics(count, found["mean"], found["covariance"])
-    maps = [found[key] for key in ("spatial_mean", "spatial_covariance") if key in found]
-    logits = torch.from_numpy(found["logits"]) if "logits" in found else None
-    return Seen(
-        statistics, Statistics(count, *maps) if maps else None, torch.from_numpy(found["features"]), logits, labels
-    )
+        reason = f"its {broken[0]} is not finite" if broken else f"its arrays have shapes {shapes}, for {rows} images"
+        raise ValueError(f"{file} is damaged: {reason}; {hint}")
+    count = int(values["count"])
+    statistics = Statistics(count, values["mean"], values["covariance"])
+    maps = [values[key] for key in ("spatial_mean", "spatial_covariance") if key in values]
+    spatial = Statistics(count, *maps) if maps else None
+    logits = torch.from_numpy(values["logits"]) if "logits" in values else None
+    return Seen(statistics, spatial, torch.from_numpy(values["features"]), logits, labels)

@@ -1,4 +1,4 @@
-"""Scores of a run or of a file of images, each stored with how it was measured."""
+"""Scores of a run or of a file of images, with a record of how each was measured."""
 
 import os
 from collections.abc import Callable
@@ -43,34 +43,34 @@ def score(
     processes: int = 1,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """Score the images that a run generates at a step, by one detector.
+    """Score the images that a run generates at a step, with one detector.
 
-    Against the training images of the run's data set, with floors from its test images, or against a reference file.
-    The scores are those of ``metrics.metrics()``; class agreement needs a detector that knows the classes of the run.
-    Computed once, then read back from ``results.jsonl``. The checkpoint is kept from the beginning, also while the run
-    trains on and thins its checkpoints.
+    They are compared with the training images of the run's data set (with floors from its test images), or with a
+    reference file. The scores are those of ``metrics.metrics()``; class agreement needs a detector with the classes of
+    the run. Scores are computed once and stored in ``results.jsonl``. The checkpoint is protected while it is needed,
+    even if the run trains on and deletes older checkpoints.
 
     Args:
         run: The run.
         step: Step of the checkpoint.
-        settings: Sampler, steps, guidance, count, labels and seed; ``run.config.sampling`` are the run's own.
+        settings: Sampler, steps, guidance, count, labels and seed; the run's own are ``run.config.sampling``.
         detector: "clf64", "effnet-lite0", "randomconv", "pixels-pca64", "inception-2015" or "dinov2", or another one by
             its registered name or module path.
-        reference: A reference .npz file, in ADM's layout.
+        reference: A reference .npz file in ADM's format.
         small_ok: Allow, and mark, fewer images than twice the detector's dimensions.
-        force: Allow, and mark, a detector whose network taught the run or its teacher.
-        processes: Processes that generate, GPUs in turn.
+        force: Allow, and mark, a detector that the run or its teacher was trained with.
+        processes: Number of processes that generate; they are distributed over the GPUs.
         progress: Called with (stage, done, total).
 
     Returns:
         A record for each score. All have ``metric`` (such as "fd-clf64"), ``value``, ``step``, ``n_generated`` and how
-        it was measured (``detector``, sampler, guidance, seeds, reference); where there is one ``low`` and ``high``, a
-        95 % interval over the choice of images, and ``floor``, the score of as many real test images; ``supervised`` or
-        ``small`` where `force` or `small_ok` allowed it.
+        it was measured (``detector``, sampler, guidance, seeds, reference). Some have ``low`` and ``high``, a 95 %
+        interval over the choice of images, and ``floor``, the score of as many real test images. ``supervised`` and
+        ``small`` mark what `force` and `small_ok` allowed.
 
     Raises:
-        ValueError: For a detector that taught the run, too few images, scores that are not finite, a step that was not
-            kept, and sampling options that do not work for this run.
+        ValueError: For a detector that the run was trained with, too few images, non-finite scores, a step without a
+            checkpoint, and sampling options that this run does not support.
 
     Examples:
         >>> run = wb.zoo("guided")
@@ -79,32 +79,33 @@ def score(
         ('fd-clf64', 1.84, 2000)
     """
     check_sampling(run, settings, processes)
-    stored_names(detector)  # of all scores: one that cannot be used is refused before anything heavy
+    stored_names(detector)  # refuses scores that cannot be used before anything is computed
     extractor = _detector(detector)
     _check_count(settings.count, extractor, small_ok)
     supervised = extractor.encoder is not None and any(name.startswith(extractor.encoder) for name in supervisors(run))
     if supervised and not force:
         raise ValueError(
-            f"{detector} taught run {run.name} or its teacher, so its scores are biased: choose another detector, or "
-            f"allow and mark it with --force"
+            f"run {run.name} or its teacher was trained with {detector}, so its scores would be biased: choose another "
+            f"detector, or allow and mark it with --force"
         )
     if not (os.access(run.folder, os.W_OK) or any(record.get("step") == step for record in run.results)):
-        raise ValueError(f"{run.folder} cannot be written, and scores are kept there: copy the run, and score the copy")
-    described(run, step, settings)  # what it refuses comes before the reference is seen
-    there = step in {checkpoint.step for checkpoint in run.checkpoints}  # else its scores may be known all the same
-    with held(run, step) if there else nullcontext(run) as kept:
-        seen = _reference(run.config.data, detector, reference, run.folder.parent, progress)
-        how = {"step": step, **described(run, step, settings), **_how(extractor, seen)}
+        raise ValueError(f"{run.folder} cannot be written, but scores are stored there: copy the run and score that")
+    described(run, step, settings)  # refuses wrong settings before the reference is detected
+    exists = step in {checkpoint.step for checkpoint in run.checkpoints}  # scores of a deleted one may be stored
+    with held(run, step) if exists else nullcontext(run) as kept:
+        real = _reference(run.config.data, detector, reference, run.folder.parent, progress)
+        how = {"step": step, **described(run, step, settings), **_how(extractor, real)}
         how |= {"supervised": True} if supervised else {}
-        expected = _metrics(extractor, seen, settings.count, run.latents["classes"])
+        expected = _metrics(extractor, real, settings.count, run.latents["classes"])
         known = {r["metric"]: r for r in run.results if all(r.get(key) == value for key, value in how.items())}
-        if known.keys() >= set(expected):  # a killed process may have written some of them
+        if known.keys() >= set(expected):  # a killed process may have written only some
             return [known[metric] for metric in expected]
         samples = generate(kept, step, settings, _staged(progress, "generate"), processes=processes)
     batches = samples.images.split(_BATCH)
-    found = see(batches, extractor, labels=samples.labels, progress=_counted(progress, "detect", len(samples.images)))
-    records = _records(found, seen, extractor, expected, seed=settings.seed, small_ok=small_ok)
-    records = [{**record, **how, **_where(seen, len(samples.images))} for record in records]
+    counted = _counted(progress, "detect", len(samples.images))
+    generated = see(batches, extractor, labels=samples.labels, progress=counted)
+    records = _records(generated, real, extractor, expected, seed=settings.seed, small_ok=small_ok)
+    records = [{**record, **how, **_extras(real, len(samples.images))} for record in records]
     for record in records:
         if record["metric"] not in known:
             run.append("results.jsonl", record)
@@ -121,39 +122,40 @@ def score_file(
     small_ok: bool = False,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """All scores of the images in an .npz or .npy file of any program, against a data set or a reference file.
+    """Score the images in an .npz or .npy file of any program, against a data set or a reference file.
 
-    ``root`` keeps what is seen of data sets. Labels in the file are taken for the classes that were asked for.
-    ValueError as ``archives.read_samples``, and as ``score``.
+    Features of data sets are cached in ``root``. Labels in the file are the classes that the images were generated
+    for. Raises ValueError as ``archives.read_samples`` and ``score``.
     """
     stored_names(detector)
     samples, extractor = read_samples(file), _detector(detector)
     _check_count(len(samples), extractor, small_ok)
     data, path = (None, against) if isinstance(against, Path) else (against, None)
-    seen = _reference(data, detector, path, root, progress)
-    if samples.content == seen.content:
-        raise ValueError(f"{file} is the reference itself: every distance would be 0 and say nothing")
+    real = _reference(data, detector, path, root, progress)
+    if samples.content == real.content:
+        raise ValueError(f"{file} is the reference itself, so every distance would be 0")
     count = len(samples)
     counted = _counted(progress, "detect", count)
-    found = see(samples.batches(_BATCH), extractor, labels=samples.labels, progress=counted)
-    if samples.statistics is not None and extractor.name == "inception-2015":  # as ADM's evaluator, which takes these
-        found = replace(found, statistics=samples.statistics, spatial=samples.spatial or found.spatial)
+    generated = see(samples.batches(_BATCH), extractor, labels=samples.labels, progress=counted)
+    if samples.statistics is not None and extractor.name == "inception-2015":  # ADM's evaluator uses the file's
+        spatial = samples.spatial or generated.spatial
+        generated = replace(generated, statistics=samples.statistics, spatial=spatial)
     classes = extractor.classes if data is not None and samples.labels is not None else None
-    expected = _metrics(extractor, seen, count, list(classes or ()))
-    how = {"n_generated": count, "samples": samples.content, "sample_seed": seed, **_how(extractor, seen)}
-    records = _records(found, seen, extractor, expected, seed=seed, small_ok=small_ok)
-    return [{**record, **how, **_where(seen, count)} for record in records]
+    expected = _metrics(extractor, real, count, list(classes or ()))
+    how = {"n_generated": count, "samples": samples.content, "sample_seed": seed, **_how(extractor, real)}
+    records = _records(generated, real, extractor, expected, seed=seed, small_ok=small_ok)
+    return [{**record, **how, **_extras(real, count)} for record in records]
 
 
 def supervisors(run: Run) -> set[str]:
-    """Names of the outside encoders that taught a run, its teacher, and the teacher's own.
+    """Names of the pretrained encoders used to train a run, its teacher, the teacher's teacher, and so on.
 
-    A teacher that is no longer to be found is passed over.
+    A teacher that is not found is ignored.
     """
     options = run.config.objective.options
     named = {value for value in options.values() if value in ENCODERS}
     if run.provenance.get("origin", {}).get("family") == "repa":
-        named.add("dinov2-b")  # of REPA's published checkpoints only this is known
+        named.add("dinov2-b")  # all that is known of REPA's published checkpoints
     if options.get("teacher") is None:
         return named
     try:
@@ -163,13 +165,14 @@ def supervisors(run: Run) -> set[str]:
 
 
 def probe_layers(run: Run, step: int, *, layers: range, t: float, count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Linear-probe accuracy of each layer's mean token with the null label, at time ``t``; appended to the results."""
+    """Linear-probe accuracy of each layer's mean token with the null label, at time ``t``; stored with the results."""
     wanted = {"metric": "probe", "step": step, "t": t, "count": count, "probe_seed": seed}
     known = {r["layer"]: r for r in run.results if all(r.get(key) == value for key, value in wanted.items())}
     if known.keys() >= set(layers):
         return [known[layer] for layer in layers]
-    chosen = {"step": step, "labels": ("null",), "pooling": "mean", "seed": seed, "root": run.folder.parent}
-    features = extract(run, count, layers, (t,), **chosen)
+    features = extract(
+        run, count, layers, (t,), step=step, labels=("null",), pooling="mean", seed=seed, root=run.folder.parent
+    )
     records = []
     for layer in layers:
         probe = linear_probe(features.read(layer, t), features.true, seed=seed)
@@ -182,27 +185,26 @@ def probe_layers(run: Run, step: int, *, layers: range, t: float, count: int, se
     return records
 
 
-def _metrics(extractor: Detector, seen: Reference, count: int, classes: list[str]) -> list[str]:
+def _metrics(extractor: Detector, real: Reference, count: int, classes: list[str]) -> list[str]:
     known = extractor.classes is not None and list(extractor.classes) == classes
     names = stored_names(extractor.name)
-    return [names[kind] for kind in kinds(seen, count, classes=known)]
+    return [names[kind] for kind in kinds(real, count, classes=known)]
 
 
 def _records(
-    found: Seen, seen: Reference, extractor: Detector, expected: list[str], *, seed: int, small_ok: bool
+    generated: Seen, real: Reference, extractor: Detector, expected: list[str], *, seed: int, small_ok: bool
 ) -> list[dict[str, Any]]:
-    if seen.basis is not None:
-        found = found.reduced(seen.basis)
+    generated = generated.reduced(real.basis)
     names = stored_names(extractor.name)
-    scores = measure(found, seen, seed=seed, small_ok=small_ok, classes=names["class-agreement"] in expected)
+    scores = measure(generated, real, seed=seed, small_ok=small_ok, classes=names["class-agreement"] in expected)
     named = {names[kind]: score for kind, score in scores.items()}
     for metric in expected:
-        to_json(named[metric], metric)  # nothing is kept, or shown, of scores that are not finite
+        to_json(named[metric], metric)  # refuses non-finite scores before any is stored or shown
     return [{"metric": metric, **named[metric]} for metric in expected]
 
 
 def _check_count(count: int, extractor: Detector, small_ok: bool) -> None:
-    """ValueError for too few images before any are seen, where the detector tells its dimensions."""
+    """Raise ValueError for too few images before any is detected, if the detector's dimensions are known."""
     if count < 2:
         raise ValueError(f"got {count} images; a score needs at least 2")
     dimensions = extractor.reduction or extractor.dimensions
@@ -215,7 +217,7 @@ def _detector(name: str) -> Detector:
     return load_detector(name, "cuda" if torch.cuda.is_available() else "cpu")
 
 
-# Several steps of several runs are scored in turn, each against the same reference.
+# Kept in memory, as several steps and runs are often scored against the same reference.
 _references: dict[tuple[Any, ...], Reference] = {}
 
 
@@ -225,6 +227,7 @@ def _reference(
     extractor, stage = _detector(detector), _staged(progress, "reference")
     if file is not None:
         return reference_of_file(file, extractor, stage)
+    assert data is not None
     key = (data, extractor.hash)
     if key not in _references:
         _references.clear()
@@ -232,22 +235,22 @@ def _reference(
     return _references[key]
 
 
-def _how(extractor: Detector, seen: Reference) -> dict[str, Any]:
+def _how(extractor: Detector, real: Reference) -> dict[str, Any]:
     return {
         "detector": extractor.name,
         "detector_hash": extractor.hash,
         "resize": extractor.resize,
         "reduction": extractor.reduction,
-        "n_reference": seen.train.statistics.count,
-        "reference": seen.content,
+        "n_reference": real.train.statistics.count,
+        "reference": real.content,
     }
 
 
-def _where(seen: Reference, count: int) -> dict[str, Any]:
-    """What goes with a number without deciding what it is."""
-    floor = {} if seen.test is None else {"n_floor": min(count, len(seen.test.features))}
-    explained = {} if seen.basis is None else {"explained": seen.basis.explained}
-    return {"reference_origin": seen.origin, **floor, **explained, "dtype": "float32", "machine": machine()}
+def _extras(real: Reference, count: int) -> dict[str, Any]:
+    """Further entries of a record that are not part of the protocol."""
+    floor = {} if real.test is None else {"n_floor": min(count, len(real.test.features))}
+    explained = {} if real.basis is None else {"explained": real.basis.explained}
+    return {"reference_origin": real.origin, **floor, **explained, "dtype": "float32", "machine": machine()}
 
 
 def _staged(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:

@@ -1,1 +1,1 @@
-"""Detectors, one file each: `load(device)` gives a `base.Detector`."""
+"""Detectors, one per file; `load(device)` returns a `base.Detector`."""

@@ -1,7 +1,7 @@
-"""Detectors: frozen networks that turn images into the rows and class scores that the metrics compare.
+"""Detectors: frozen networks that turn images into the feature rows and class scores that the metrics compare.
 
-A detector is told by its name, and its name stands in every metric it measures: only the network that the literature
-scores with may call its numbers FID.
+The name of a detector is part of the name of every metric measured with it. Only the network used in the literature
+may call its numbers FID.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ from workbench.data.encoders import portions
 from workbench.diffusion.precision import tf32
 
 DETECTION_BATCH = 256
-SPATIAL = 7  # channels of a map that the spatial Frechet distance reads
+SPATIAL = 7  # channels of a feature map used by the spatial Frechet distance
 
 
 @dataclass(frozen=True)
 class Detected:
-    """What a detector sees in images, float32: feature rows, the first channels of a convolutional map where there is
-    one (rows of the spatial Frechet distance: `frechet.spatial_rows`), and class scores where it has classes.
+    """Output of a detector, float32: feature rows, the first channels of a convolutional map if it has one (rows of
+    the spatial Frechet distance: `frechet.spatial_rows`), and class scores if it has classes.
     """
 
     features: Float[Tensor, "b d"]
@@ -37,15 +37,15 @@ class Detected:
 
 @runtime_checkable
 class Detector(Protocol):
-    """A frozen network from uint8 images to `Detected`, in any number and on the network's own device.
+    """A frozen network from any number of uint8 images to `Detected`, on the network's own device.
 
-    hash: sha256 of the weights and of how they are used; resize: the rule by which images reach the network's size;
-    both belong in the record of every number measured with it. dimensions: width of the features, None where the
-    images decide it. reduction: the number of principal components of the reference by which the features, given raw,
-    are to be compared, None for as they are. classes: what the logits stand for, None for classes without names here.
-    encoder: the family in `data.encoders.ENCODERS` with the same weights, None if there is none: what it taught, it
-    cannot judge. Grey images count as three equal channels where a network wants three. ValueError for images that
-    the detector does not take.
+    hash: SHA-256 of the weights and how they are used. resize: how images are resized to the network's input; both
+    are stored with every score. dimensions: width of the features, None if it depends on the images. reduction: number
+    of principal components of the reference to which the features are reduced before they are compared, None for no
+    reduction. classes: names of the classes of the logits, None if they are unknown. encoder: the family in
+    `data.encoders.ENCODERS` with the same weights, None if there is none; a run trained with this encoder is not
+    scored by the detector, as its scores would be biased. Grey images are repeated to three channels if the network
+    needs three. Raises ValueError for images that the detector does not accept.
     """
 
     @property
@@ -74,9 +74,10 @@ class Detector(Protocol):
 
 @dataclass(frozen=True)
 class FrozenDetector:
-    """A `Detector` from a function of a few images; `size` is the side at which they are seen, None for their own.
+    """A `Detector` from a function that reads a small batch of images.
 
-    weights: what identifies the weights; with the rest of how they are used it makes the hash.
+    size: side of the network's input in pixels, None for the size of the images. weights: identifies the weights, and
+    is hashed together with how they are used.
     """
 
     name: str
@@ -93,12 +94,12 @@ class FrozenDetector:
 
     @property
     def hash(self) -> str:
-        # The number counts changes of what `resize` does not tell: normalisation, layer, pooling.
+        # Increase the number when normalization, layer or pooling change, which `resize` does not describe.
         return hashlib.sha256(f"{self.name} {self.weights} {self.resize} reading-1".encode()).hexdigest()
 
     @torch.no_grad()
     def __call__(self, images: Shaped[Tensor, "b c h w"]) -> Detected:
-        """What is seen in `images`; ValueError if they are not uint8, not of one or three channels, or too small."""
+        """Detect images; ValueError if they are not uint8, do not have one or three channels, or are too small."""
         check_images(self.name, images, least=self.least)
         size = self.size or max(images.shape[2:])
         with single_precision():
@@ -107,16 +108,17 @@ class FrozenDetector:
 
 
 def load_detector(name: str, device: torch.device | str = "cpu") -> Detector:
-    """The detector called `name`, by `plugins.names("detector")` or a module path, on `device`.
+    """Load a detector by name (`plugins.names("detector")`) or module path, on `device`.
 
-    ValueError for an unknown name, and for missing or unfitting weights: what to fetch and where to put it.
+    Raises ValueError for an unknown name, and for missing or mismatched weights, with what to download and where to
+    put it.
     """
     short = plugins.short_name("detector", name)
     detector = load_plugin("detector", name)(torch.device(device))
     if not isinstance(detector, Detector):
-        raise ValueError(f"detector {name!r} gave {type(detector).__name__}; it must give workbench's Detector")
-    if detector.name != short:  # its name stands in every metric
-        raise ValueError(f"detector {name!r} calls itself {detector.name!r}; it must be called {short!r}")
+        raise ValueError(f"detector {name!r} returned {type(detector).__name__}; it must return workbench's Detector")
+    if detector.name != short:  # the name is part of every metric
+        raise ValueError(f"detector {name!r} has the name {detector.name!r}; it must be {short!r}")
     return detector
 
 
@@ -128,7 +130,7 @@ def check_images(
     size: int | None = None,
     least: int = 1,
 ) -> None:
-    """ValueError saying what came and what `name` takes, unless the images are uint8, of allowed channels and size."""
+    """Raise ValueError, with what detector `name` accepts, unless images are uint8 of allowed channels and size."""
     _, c, h, w = images.shape
     fits = (h, w) == (size, size) if size else min(h, w) >= least
     if images.dtype == torch.uint8 and c in channels and fits:
@@ -141,13 +143,21 @@ def check_images(
 
 
 def joined(parts: Sequence[Detected]) -> Detected:
-    """Batches of what a detector saw, as one."""
-    columns = {name: [getattr(part, name) for part in parts] for name in ("features", "spatial", "logits")}
-    return Detected(**{name: None if rows[0] is None else torch.cat(rows) for name, rows in columns.items()})
+    """Concatenate the outputs of several batches."""
+
+    def column(rows: Sequence[Tensor | None]) -> Tensor | None:
+        there = [row for row in rows if row is not None]
+        return torch.cat(there) if there else None
+
+    return Detected(
+        torch.cat([part.features for part in parts]),
+        column([part.spatial for part in parts]),
+        column([part.logits for part in parts]),
+    )
 
 
 def single_precision() -> AbstractContextManager[None]:
-    """Products and convolutions of full float32 within, whatever a training in the same process has allowed."""
+    """Context of matrix products and convolutions in full float32, even if training in this process allowed TF32."""
     return tf32(False)
 
 
@@ -157,6 +167,6 @@ def scaled(images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
 
 
 def area_averages(maps: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b c x y"]:
-    """Averages over the areas of at most `side * side` places; maps that have no more are left as they are."""
+    """Average-pool maps to at most `side * side`; smaller maps are unchanged."""
     h, w = maps.shape[2:]
     return F.adaptive_avg_pool2d(maps, (min(h, side), min(w, side)))

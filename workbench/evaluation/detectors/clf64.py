@@ -34,7 +34,7 @@ WIDTH = 64
 RECORD_KEYS = ("classes", "channels", "recipe", "test_accuracy", "seed", "training_images_sha256", "sha256")
 LEARNING_RATE = 4e-3
 WEIGHT_DECAY = 0.02
-# Generated images are not always centred. No flips: digits and letters have a handedness.
+# Generated images are not always centred. No flips, as mirrored digits and letters are other images.
 SHIFT = 2
 DROPOUT = 0.2
 RECIPE = {
@@ -60,7 +60,7 @@ class Classifier64(nn.Module):
                 nn.ReLU(),
             ]
         self.stages = nn.Sequential(*layers)
-        # Normalised before the activation, so that every unit is alive: a dead one adds nothing to a score.
+        # Normalized before the activation, so that no unit is dead: a dead one would not contribute to any score.
         self.penultimate = nn.Sequential(nn.Linear(128, WIDTH, bias=False), nn.BatchNorm1d(WIDTH), nn.GELU())
         self.head = nn.Linear(WIDTH, classes)
 
@@ -76,9 +76,9 @@ class Classifier64(nn.Module):
 
 @dataclass(frozen=True)
 class ClassifierDetector:
-    """A trained `Classifier64` as a `Detector`; `record` tells how it was trained, `classes` what its logits stand for.
+    """A trained `Classifier64` as a `Detector`; `record` describes its training, `classes` names its logits.
 
-    Its spatial features are those of the last convolution, 4 x 4 places.
+    Its spatial features are the 4 x 4 map of the last convolution.
     """
 
     model: Classifier64
@@ -96,9 +96,9 @@ class ClassifierDetector:
 
     @torch.no_grad()
     def __call__(self, images: Shaped[Tensor, "b c h w"]) -> Detected:
-        """What is seen in `images` on the model's device, in float32, in batches of 256.
+        """Detect images on the model's device, in float32 and batches of 256.
 
-        ValueError if the images are not uint8 of the channels and the size the classifier was trained on.
+        Raises ValueError if the images are not uint8 with the channels and size that the classifier was trained on.
         """
         check_images(self.name, images, channels=(self.record["channels"],), size=SIZE)
         with single_precision():
@@ -111,17 +111,17 @@ class ClassifierDetector:
 
 
 def load(device: torch.device) -> ClassifierDetector:
-    """The classifier of the package: Fashion-MNIST, as the record beside its weights has it."""
+    """The classifier that ships with the package, trained on Fashion-MNIST."""
     detector = load_clf64()
     detector.model.to(device)
     return replace(detector, classes=CLASSES)
 
 
 def load_clf64(path: Path | None = None) -> ClassifierDetector:
-    """The classifier in folder `path` (clf64.safetensors, clf64.json), by default the one of the package.
+    """Load the classifier in folder `path` (clf64.safetensors, clf64.json), by default the package's own.
 
-    ValueError naming the file if one is missing, the record is not complete, or the weights do not have the
-    sha256 that the record states.
+    Raises ValueError, naming the file, if one is missing, the record is incomplete, or the SHA-256 of the weights
+    differs from the record.
     """
     folder = ASSETS if path is None else path
     weights_file, record_file = folder / "clf64.safetensors", folder / "clf64.json"
@@ -145,9 +145,9 @@ def load_clf64(path: Path | None = None) -> ClassifierDetector:
 
 
 def save_clf64(model: Classifier64, folder: Path, record: dict[str, Any]) -> None:
-    """Write clf64.safetensors and clf64.json into `folder`, each complete or not at all.
+    """Write clf64.safetensors and clf64.json into `folder`, each atomically.
 
-    The record is the one `train_clf64` gave; the sha256 of the weights file is added. ValueError if a key is
+    The record is that of `train_clf64`; the SHA-256 of the weights file is added. Raises ValueError if a key is
     missing or a weight is not finite.
     """
     weights = write_tensors({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
@@ -173,10 +173,10 @@ def train_clf64(
     batch: int = 128,
     seed: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """Train a `Classifier64` on the CPU; one record after each epoch: epoch, epochs, loss, test_accuracy.
+    """Train a `Classifier64` on the CPU; yields epoch, epochs, loss and test_accuracy after each epoch.
 
-    The last one also holds `model` and `record` (for `save_clf64`). Weights, order, shifts and dropout come
-    from one generator of `seed`. ValueError, at the first step, if a label is not one of the classes.
+    The last one also has `model` and `record` (for `save_clf64`). Weights, order, shifts and dropout are drawn from
+    one generator with `seed`. Raises ValueError, at the first step, for a label that is not one of the classes.
     """
     _check_labels(torch.cat([train_labels, test_labels]), classes)
     generator = torch.Generator().manual_seed(seed)
@@ -186,7 +186,7 @@ def train_clf64(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * parts)
     for epoch in range(1, epochs + 1):
         total = 0.0
-        # Parts of almost equal size: a last batch of one image would have no batch statistics.
+        # Batches of almost equal size, as a last batch of one image would have no batch statistics.
         for rows in torch.randperm(len(train_images), generator=generator).tensor_split(parts):
             images = _shifted(scaled(train_images[rows]), generator)
             loss = _loss(model.train(), images, train_labels[rows].long(), generator)
@@ -196,7 +196,7 @@ def train_clf64(
             schedule.step()
             total += loss.item() * len(rows)
         accuracy = _accuracy(model.eval(), test_images, test_labels)
-        progress = {"epoch": epoch, "epochs": epochs, "loss": total / len(train_images)}
+        progress: dict[str, Any] = {"epoch": epoch, "epochs": epochs, "loss": total / len(train_images)}
         progress["test_accuracy"] = accuracy
         if epoch == epochs:
             recipe = {**RECIPE, "epochs": epochs, "batch": batch}
@@ -225,7 +225,7 @@ def _check_labels(labels: Integer[Tensor, " n"], classes: int) -> None:
 
 
 def _initialised(model: Classifier64, generator: torch.Generator) -> Classifier64:
-    """He initialisation from `generator`, replacing the ambient draw made when the layers were built."""
+    """He initialization drawn from `generator`, replacing the weights drawn when the layers were built."""
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
@@ -234,7 +234,7 @@ def _initialised(model: Classifier64, generator: torch.Generator) -> Classifier6
 
 
 def _shifted(images: Float[Tensor, "b c h w"], generator: torch.Generator) -> Float[Tensor, "b c h w"]:
-    """Each image moved by its own whole number of pixels both ways; the border pixels are repeated."""
+    """Shift each image by whole pixels, drawn for each image and axis; border pixels are repeated."""
     b, _, h, w = images.shape
     down, right = torch.randint(-SHIFT, SHIFT + 1, (2, b, 1), generator=generator)
     rows = (torch.arange(h) + down).clamp(0, h - 1)
@@ -249,7 +249,7 @@ def _loss(
     labels: Integer[Tensor, " b"],
     generator: torch.Generator,
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy with dropout on the features, drawn here because nn.Dropout takes no generator."""
+    """Mean cross-entropy with dropout on the features, drawn here as nn.Dropout takes no generator."""
     features = model.features(images)
     kept = torch.rand(features.shape, generator=generator) >= DROPOUT
     return nn.functional.cross_entropy(model.head(features * kept / (1 - DROPOUT)), labels)
@@ -257,5 +257,5 @@ def _loss(
 
 @torch.no_grad()
 def _accuracy(model: Classifier64, images: UInt8[Tensor, "m c h w"], labels: Integer[Tensor, " m"]) -> float:
-    guesses = torch.cat([model(scaled(part)).argmax(dim=1) for part in images.split(DETECTION_BATCH)])
-    return (guesses == labels).double().mean().item()
+    predicted = torch.cat([model(scaled(part)).argmax(dim=1) for part in images.split(DETECTION_BATCH)])
+    return (predicted == labels).double().mean().item()

@@ -1,4 +1,6 @@
-"""DINOv2 ViT-L/14, by which FD-DINOv2 is defined."""
+"""DINOv2 ViT-L/14, the network of FD-DINOv2."""
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +19,15 @@ _SIDE = 14 * _PATCHES
 
 
 def load(device: torch.device) -> FrozenDetector:
-    """DINOv2 ViT-L/14 as FD-DINOv2 has it (Stein et al. 2023, dgm-eval): the class token after the last norm.
+    """DINOv2 ViT-L/14 as used for FD-DINOv2 (Stein et al. 2023, dgm-eval): the class token after the last norm.
 
-    Images are resized as uint8; positions are resampled as in Facebook's own code, not as the encoders of REPA do.
+    Images are resized as uint8; positions are resampled as in Facebook's code, not as for the encoders of REPA.
     """
     encoder = load_encoder(_ENCODER, device)
-    network = encoder.network
+    network: Any = encoder.network
     positions = _resampled(network.pos_embed.data, _PATCHES)
     network.pos_embed = nn.Parameter(positions, requires_grad=False)
-    network.patch_embed.grid_size = (_PATCHES, _PATCHES)  # so that timm finds nothing to resample
+    network.patch_embed.grid_size = (_PATCHES, _PATCHES)  # so that timm does not resample again
     mean, std = (torch.tensor(value, device=device).reshape(1, 3, 1, 1) for value in (encoder.mean, encoder.std))
 
     def read(images: UInt8[Tensor, "b c h w"]) -> Detected:
@@ -45,7 +47,7 @@ def load(device: torch.device) -> FrozenDetector:
 
 
 def _resampled(positions: Float[Tensor, "1 n d"], side: int) -> Float[Tensor, "1 m d"]:
-    """Position embeddings of `side * side` patches by Facebook's rule, which asks for a tenth of a patch more."""
+    """Resample position embeddings to `side * side` patches as Facebook's code does, which adds a tenth of a patch."""
     grid = round((positions.shape[1] - 1) ** 0.5)
     maps = rearrange(positions[:, 1:], "1 (h w) d -> 1 d h w", h=grid)
     maps = F.interpolate(maps, scale_factor=((side + 0.1) / grid,) * 2, mode="bicubic")
@@ -53,9 +55,9 @@ def _resampled(positions: Float[Tensor, "1 n d"], side: int) -> Float[Tensor, "1
 
 
 def _resized(images: UInt8[Tensor, "b c h w"], side: int) -> UInt8[Tensor, "b c {side} {side}"]:
-    """Each channel by PIL's bicubic, which widens its kernel where it shrinks and rounds to whole numbers."""
+    """Resize each channel with PIL's bicubic filter, which is antialiased and rounds to whole numbers."""
     resized = np.empty((*images.shape[:2], side, side), dtype=np.uint8)
     for image, target in zip(images.cpu().numpy(), resized, strict=True):
-        for channel, place in zip(image, target, strict=True):
-            place[:] = Image.fromarray(channel).resize((side, side), Image.Resampling.BICUBIC)
+        for channel, out in zip(image, target, strict=True):
+            out[:] = Image.fromarray(channel).resize((side, side), Image.Resampling.BICUBIC)
     return torch.from_numpy(resized)

@@ -1,4 +1,6 @@
-"""EfficientNet-Lite0 of ImageNet, whose weights come with a package."""
+"""EfficientNet-Lite0 trained on ImageNet; its weights come with a Python package."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +15,11 @@ _COMPONENTS = 64
 
 
 def load(device: torch.device) -> FrozenDetector:
-    """EfficientNet-Lite0 of ImageNet: 1280 pooled features, to be compared by 64 principal components; spatial features
-    of the stride-16 map.
+    """EfficientNet-Lite0: 1280 pooled features, reduced to 64 principal components before they are compared; the
+    spatial features are those of the stride-16 map.
     """
     encoder = load_encoder("effnet-lite0", device)
-    network = encoder.network
+    network: Any = encoder.network
     mean, std = (torch.tensor(value, device=device).reshape(1, 3, 1, 1) for value in (encoder.mean, encoder.std))
 
     def read(images: UInt8[Tensor, "b c h w"]) -> Detected:

@@ -1,31 +1,32 @@
-"""The Inception of 2015-12-05 that defines FID, sFID and IS."""
+"""The Inception network of 2015-12-05 that defines FID, sFID and IS."""
 
 import io
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from workbench.data.encoders import file_digest
 from workbench.data.weights import read_tensors, weights_folder
 from workbench.evaluation.detectors.base import SPATIAL, Detected, FrozenDetector
 
-_SHA256 = "6726825d"  # its beginning, as the name of the published file has it
+_SHA256 = "6726825d"  # the first digits, from the name of the published file
 _SIDE = 299
 
 
 def load(device: torch.device) -> FrozenDetector:
-    """The graph "Inception 2015-12-05" by which FID, sFID and IS are defined (ADM's evaluator), through torch-fidelity.
+    """The graph "Inception 2015-12-05" of FID, sFID and IS (as in ADM's evaluator), loaded through torch-fidelity.
 
-    2048 pooled features, 1008 class scores without the bias, and as spatial features the 1 x 1 branch of Mixed_6d.
-    ValueError if torch-fidelity or its weight file is missing, or the file is not the published one.
+    It has 2048 pooled features and 1008 class scores without the bias; the spatial features are the 1 x 1 branch of
+    Mixed_6d. Raises ValueError if torch-fidelity or its weights file is missing, or the file is not the published one.
     """
     network, digest = _inception()
     network.to(device)
 
     def read(images: UInt8[Tensor, "b c h w"]) -> Detected:
-        maps = []
+        maps: list[Tensor] = []
         hook = network.Mixed_6d.branch1x1.register_forward_hook(lambda *passed: maps.append(passed[-1]))
         try:
             features, logits = network(images.to(device).expand(-1, 3, -1, -1))
@@ -44,7 +45,7 @@ def load(device: torch.device) -> FrozenDetector:
     )
 
 
-def _inception() -> tuple[nn.Module, str]:
+def _inception() -> tuple[Any, str]:
     """torch-fidelity's network with its published weights, and their digest."""
     try:
         from torch_fidelity import feature_extractor_inceptionv3 as published
@@ -54,17 +55,17 @@ def _inception() -> tuple[nn.Module, str]:
     digest = file_digest(file)
     if not digest.startswith(_SHA256):
         raise ValueError(
-            f"{file} is damaged or of another release: its SHA-256 is {digest}; that of the published file begins with "
-            f"{_SHA256}"
+            f"{file} is damaged or from another release: its SHA-256 is {digest}; that of the published file begins "
+            f"with {_SHA256}"
         )
-    # torch-fidelity unpickles whatever lies in the file it is given, so it is given a copy of the plain tensors.
+    # torch-fidelity unpickles its file, which may execute code, so it is given a copy with only the tensors.
     plain = io.BytesIO()
     torch.save(read_tensors(file), plain)
     plain.seek(0)
     try:
         network = published.FeatureExtractorInceptionV3("inception-2015", ["2048", "logits_unbiased"], plain)
     except RuntimeError as error:
-        raise ValueError(f"{file} does not hold the weights of Inception 2015-12-05: {error}") from error
+        raise ValueError(f"{file} does not have the weights of Inception 2015-12-05: {error}") from error
     return network, digest
 
 
@@ -72,7 +73,7 @@ def _inception_file(url: str) -> Path:
     file = weights_folder() / url.rpartition("/")[2]
     if not file.is_file():
         raise ValueError(
-            f"detector 'inception-2015' has no weights here: put {file.name}, which is at {url}, into the folder "
-            f"{file.parent}; WORKBENCH_WEIGHTS names another folder"
+            f"detector 'inception-2015' has no weights: download {url} into the folder {file.parent}, or "
+            f"set WORKBENCH_WEIGHTS to the folder that has {file.name}"
         )
     return file

@@ -1,4 +1,4 @@
-"""The pixels themselves. They learned nothing, so a ranking that they reverse is in doubt."""
+"""The pixels themselves, without a network. A ranking that they reverse is in doubt."""
 
 import torch
 from einops import rearrange
@@ -12,9 +12,9 @@ _COMPONENTS = 64
 
 
 def load(device: torch.device) -> FrozenDetector:
-    """The pixels in [-1, 1], channel by channel and row by row, to be compared by 64 principal components.
+    """The pixels in [-1, 1], by channel and row, reduced to 64 principal components before they are compared.
 
-    Grey images stay of one channel, so the width is that of the images: 1024 or 3072 of 32 x 32 pixels.
+    Grey images keep one channel, so images of 32 x 32 pixels have 1024 or 3072 features.
     """
 
     def read(images: UInt8[Tensor, "b c h w"]) -> Detected:

@@ -1,4 +1,4 @@
-"""An untrained convolutional network. It learned nothing, so a ranking that it reverses is in doubt."""
+"""An untrained convolutional network. A ranking that it reverses is in doubt."""
 
 import hashlib
 
@@ -17,10 +17,10 @@ _SPATIAL_SIDE = 4  # covariances of large maps would not fit into memory
 
 
 def load(device: torch.device) -> FrozenDetector:
-    """Features of an untrained convolutional network (Naeem et al. 2020 score with such): mean and standard deviation
-    over the map of each of 32 channels; spatial features are area averages on at most 4 x 4 places.
+    """Features of an untrained convolutional network, as in Naeem et al. 2020: mean and standard deviation over the map
+    of each of 32 channels; the spatial features are the map, average-pooled to at most 4 x 4.
 
-    Three 3 x 3 convolutions with GELU and Kaiming's scale, drawn by address: the same on every machine.
+    Three 3 x 3 convolutions with GELU and Kaiming scale. The weights do not depend on the machine.
     """
     weights = []
     for index, (inputs, outputs, _) in enumerate(_STAGES):

@@ -1,1 +1,1 @@
-"""Scores of images, one file each: `METRIC` says what the score is and which function measures it."""
+"""Scores of images, one per file; `METRIC` describes the score and names the function that measures it."""

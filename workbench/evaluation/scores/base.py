@@ -1,4 +1,4 @@
-"""Every score of one image set against a reference, by the features of one detector."""
+"""All scores of an image set against a reference, from the features of one detector."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,22 +18,21 @@ from workbench.evaluation.reference import Reference, Seen
 from workbench.evaluation.statistics import sampling_deviation, wilson
 from workbench.files import to_json
 
-# By how much a normal statistic misses its expectation at most, 19 times of 20, in standard deviations.
-_NORMAL = 1.96
+_NORMAL = 1.96  # half the width of a normal 95 % interval, in standard deviations
 _SMALLEST_SHARE = 10  # the smallest subset of FD at infinite N is a tenth of the images
 
-Scores = dict[str, dict[str, Any]]  # by kind: value, and what goes with it
-_RESERVED = ("metric", "floor")  # added to what a score gives
+Scores = dict[str, dict[str, Any]]  # by kind: value and further terms
+_RESERVED = ("metric", "floor")  # added to the values that a score returns
 
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """Generated images beside a reference: what the function of a score gets.
+    """Generated images and a reference: the argument of a score's function.
 
-    `generated` and `reference.train` have features (n, d), float32, `statistics` (their mean and covariance), logits
-    (n, k) and labels (n), or None where there are none; held-out real images have no labels. What several scores need
-    is computed once, when first asked for. `seed` is that of random subsets; with `small_ok` too few images are marked
-    instead of refused.
+    `generated` and `reference.train` have float32 features (n, d), `statistics` (their mean and covariance), logits
+    (n, k) and labels (n); those that do not exist are None, such as the labels of held-out real images. Results that
+    several scores need are computed once, on first access. `seed` is the seed of random subsets. With `small_ok` too
+    few images are marked instead of refused.
     """
 
     generated: Seen
@@ -44,9 +43,8 @@ class Measurement:
 
     @cached_property
     def precision_recall(self) -> PrecisionRecall:
-        reference = self.reference
-        options = {"half": reference.half, "block": 10_000, "real_radii": reference.radii["precision"]}
-        return precision_recall(self.generated.features, reference.manifold, **options)
+        real, radii = self.reference.manifold, self.reference.radii["precision"]
+        return precision_recall(self.generated.features, real, half=self.reference.half, block=10_000, real_radii=radii)
 
     @cached_property
     def density_coverage(self) -> DensityCoverage:
@@ -54,7 +52,7 @@ class Measurement:
         return density_coverage(self.generated.features, real, real_radii=radii)
 
     def score(self, metric: Metric) -> dict[str, Any]:
-        """A score, measured once. ValueError if its function gives anything but numbers and what goes with them."""
+        """A score, measured once; ValueError if its function does not return numbers that can be stored."""
         if metric.kind not in self._scores:
             assert metric.measure is not None
             self._scores[metric.kind] = _checked(metric.kind, metric.measure(self))
@@ -62,31 +60,31 @@ class Measurement:
 
 
 def kinds(reference: Reference, count: int, *, classes: bool = False) -> tuple[str, ...]:
-    """The scores that `measure` gives of so many images, whatever the images are; `classes` if theirs are known."""
+    """Names of the scores that `measure` returns for `count` images; `classes` if their classes are known."""
     train = reference.train
-    there = {
+    available = {
         "spatial": train.spatial is not None,
         "logits": train.logits is not None,
         "held-out": reference.test is not None,
         "many": _can_extrapolate(count, train.features.shape[1]),
         "classes": classes,
     }
-    return tuple(m.kind for m in metrics().values() if m.measure and all(there[need] for need in m.needs))
+    return tuple(m.kind for m in metrics().values() if m.measure and all(available[need] for need in m.needs))
 
 
 def measure(
     generated: Seen, reference: Reference, *, seed: int, small_ok: bool = False, classes: bool = False
 ) -> Scores:
-    """The scores of `generated` by kind: `value`, where there is one `low` and `high`, `floor`, and terms.
+    """The scores of `generated` by kind (those of `kinds`): `value`, `low`, `high`, `floor` and further terms.
 
-    Those of `kinds`, as their functions have them. The intervals are of 95 % and tell only what the choice of images
-    does: by `sampling_deviation`, or of shares by Wilson with both manifolds taken as given. `floor` is the same of as
-    many held-out real images, as far as there are so many. `classes` if the labels are the detector's classes.
-    ValueError for too few images unless small_ok (then `small` marks them), for images that are the reference's own,
-    and as the single measures.
+    `low` and `high` are a 95 % interval over the choice of generated images, by `sampling_deviation`, or for shares by
+    Wilson with both manifolds taken as given; some scores have none. `floor` is the score of as many held-out real
+    images, or of all if there are fewer. `classes`: whether the labels are the detector's classes. Raises ValueError
+    for too few images unless small_ok (then `small` is set), for images of the reference itself, and as the individual
+    scores do.
     """
     measurement = Measurement(generated, reference, seed, small_ok)
-    # Statistics of a file come without the parts that only images have.
+    # A file with moments only has no spatial features and no logits.
     lacking = {"spatial": generated.spatial is None, "logits": generated.logits is None}
     table, expected = metrics(), kinds(reference, len(generated.features), classes=classes)
     wanted = [table[kind] for kind in expected if not any(lacking.get(need) for need in table[kind].needs)]
@@ -101,8 +99,9 @@ def measure(
 
 @lru_cache(maxsize=8)
 def _held_out(reference: Reference, count: int, seed: int) -> Measurement:
-    """Held-out real images beside the reference, as many as were generated if there are so many."""
+    """Held-out real images and the reference: `count` images, or all if there are fewer."""
     test = reference.test
+    assert test is not None
     rows = test.features[:count]
     logits = None if test.logits is None else test.logits[:count]
     return Measurement(Seen(statistics(rows), None, rows, logits, None), reference, seed, small_ok=True)
@@ -111,14 +110,14 @@ def _held_out(reference: Reference, count: int, seed: int) -> Measurement:
 def _has_floor(metric: Metric, real: Measurement) -> bool:
     """Whether the held-out images have what a score needs."""
     n, d = real.generated.features.shape
-    there = {"logits": real.generated.logits is not None, "many": _can_extrapolate(n, d)}
-    return all(there.get(need, False) for need in metric.needs)
+    available = {"logits": real.generated.logits is not None, "many": _can_extrapolate(n, d)}
+    return all(available.get(need, False) for need in metric.needs)
 
 
 def with_interval(
     statistic: Callable[[np.ndarray], float], of: Seen, seed: int, value: float | None = None
 ) -> dict[str, float]:
-    """A value, by default the statistic of all rows, with the 95 % interval that the spread of halves gives it."""
+    """A value, by default the statistic of all rows, with its 95 % interval from the spread over halves of the rows."""
     count = len(of.features)
     value = statistic(np.arange(count)) if value is None else value
     if count < 4:
@@ -129,10 +128,12 @@ def with_interval(
 
 
 def _strata(of: Seen) -> np.ndarray:
-    """The labels if every class was drawn as often as the others, which other draws would repeat; else one stratum."""
-    counts = np.bincount(of.labels.numpy()) if of.labels is not None else np.zeros(0)
-    balanced = counts.size > 0 and counts.max() - counts.min() <= 1
-    return of.labels.numpy() if balanced else np.zeros(len(of.features), np.int64)
+    """The labels if the classes are balanced, as they would be in other samples too; else a single stratum."""
+    if of.labels is not None and len(of.labels):
+        counts = np.bincount(of.labels.numpy())
+        if counts.max() - counts.min() <= 1:
+            return of.labels.numpy()
+    return np.zeros(len(of.features), np.int64)
 
 
 def _can_extrapolate(count: int, dimensions: int) -> bool:
@@ -140,29 +141,29 @@ def _can_extrapolate(count: int, dimensions: int) -> bool:
 
 
 def share(value: float, count: int) -> dict[str, Any]:
-    """A share of ``count`` images, with its 95 % Wilson interval."""
+    """A fraction of ``count`` images, with its 95 % Wilson interval."""
     interval = wilson(round(value * count), count)
     return {"value": value, "low": interval.low, "high": interval.high}
 
 
 def by_class(hits: Bool[Tensor, " n"], labels: Integer[Tensor, " n"]) -> list[float | None]:
-    """Share of hits of each class, None of one that has no image."""
+    """Fraction of hits in each class; None for a class without images."""
     counts = torch.bincount(labels)
     shares = torch.bincount(labels, hits.double(), len(counts)) / counts
     return [float(value) if count else None for value, count in zip(shares, counts, strict=True)]
 
 
 def _checked(kind: str, found: Any) -> dict[str, Any]:
-    """What the function of a score gave, if it can be kept."""
+    """The values that the function of a score returned; ValueError if they cannot be stored."""
     if not isinstance(found, Mapping) or not isinstance(found.get("value"), Real):
         given = {key: type(value).__name__ for key, value in found.items()} if isinstance(found, Mapping) else found
-        raise ValueError(f"score {kind!r} gave {given!r}; it must give a dict whose 'value' is a number of Python")
+        raise ValueError(f"score {kind!r} returned {given!r}; it must return a dict with a Python number under 'value'")
     if taken := [key for key in _RESERVED if key in found]:
-        raise ValueError(f"score {kind!r} gives {taken[0]!r}, which is added to it; call that differently")
+        raise ValueError(f"score {kind!r} returned the reserved key {taken[0]!r}; choose another name")
     try:
         to_json(dict(found), kind)
     except TypeError as error:
-        raise ValueError(f"score {kind!r} gave what cannot be stored: {error}") from error
-    except ValueError:  # a number that is not finite, which whoever keeps the scores refuses under their names
+        raise ValueError(f"score {kind!r} returned values that cannot be stored: {error}") from error
+    except ValueError:  # a number that is not finite, which is refused when the scores are stored
         pass
     return dict(found)

@@ -1,4 +1,4 @@
-"""Class agreement: the share of images that the detector takes for the class that was asked for."""
+"""Class agreement: fraction of images that the detector assigns to the class they were generated for."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from workbench.evaluation.statistics import Share, wilson
 
 
 def measure(of: Measurement) -> dict[str, Any]:
-    """The share in all and by class."""
+    """The fraction over all images and by class."""
     logits, labels = of.generated.logits, of.generated.labels
     assert logits is not None and labels is not None
     found = class_agreement(logits, labels)
@@ -33,16 +33,16 @@ METRIC = Metric(
 
 
 def class_agreement(logits: Float[Tensor, "b k"], labels: Integer[Tensor, " b"]) -> Share:
-    """Share of images whose most likely class is the one that was asked for, with its 95 % Wilson interval.
+    """Fraction of images whose most likely class is their label, with its 95 % Wilson interval.
 
-    logits come from a detector on the generated images, labels (0..k-1) are the conditions of those images.
-    ValueError if there are no images, a logit is NaN, or a label is not one of the k classes.
+    logits: those of a detector for the generated images. labels: the classes 0..k-1 that they were generated for.
+    Raises ValueError if there are no images, a logit is NaN, or a label is not one of the k classes.
     """
     count, classes = logits.shape
     if count == 0:
         raise ValueError("got no images; class agreement needs at least one")
     if logits.isnan().any():
-        raise ValueError(f"the logits of row {int(logits.isnan().any(dim=1).nonzero()[0])} hold NaN")
+        raise ValueError(f"the logits of row {int(logits.isnan().any(dim=1).nonzero()[0])} have NaN")
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"labels run from {int(labels.min())} to {int(labels.max())}; allowed are 0 to {classes - 1}")
     successes = int((logits.argmax(dim=1) == labels.to(logits.device)).sum())

@@ -1,4 +1,4 @@
-"""Coverage: the share of real images with a generated one beside them."""
+"""Coverage: fraction of real images that have a generated image in their neighbourhood."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from workbench.evaluation.scores.base import Measurement, share
 
 
 def measure(of: Measurement) -> dict[str, Any]:
-    """The share, with its interval."""
+    """The fraction, with its interval."""
     return share(of.density_coverage.coverage, len(of.reference.manifold))
 
 

@@ -1,4 +1,4 @@
-"""Density of the real manifold at the generated images."""
+"""Density: how densely the real images surround the generated ones."""
 
 from typing import Any
 

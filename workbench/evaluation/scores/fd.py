@@ -1,4 +1,4 @@
-"""Frechet distance of the features: FID where the detector is Inception."""
+"""Frechet distance of the features; with the Inception detector it is FID."""
 
 from functools import partial
 from typing import Any
@@ -12,10 +12,10 @@ from workbench.evaluation.scores.base import Measurement, with_interval
 
 
 def measure(of: Measurement) -> dict[str, Any]:
-    """The distance with its two terms; ValueError for images that are those of the reference itself."""
+    """The distance with its two terms; ValueError for images that are the reference itself."""
     rows, train = of.generated.features, of.reference.train
     n, d = rows.shape
-    # All rows of both sets are here: then rank-deficient covariances need not be formed.
+    # If all rows of both sets are available, rank-deficient covariances can be avoided.
     whole = len(train.features) == train.statistics.count and min(n, len(train.features)) <= d
     distance = (
         frechet_from_features(rows, train.features, small_ok=of.small_ok)
@@ -23,7 +23,7 @@ def measure(of: Measurement) -> dict[str, Any]:
         else frechet_distance(of.generated.statistics, train.statistics, small_ok=of.small_ok)
     )
     if distance.identical:
-        raise ValueError("the images are those of the reference itself: every distance would be 0 and say nothing")
+        raise ValueError("the images are those of the reference itself, so every distance would be 0")
     return {
         **with_interval(partial(_distance, rows, train.statistics), of.generated, of.seed, distance.value),
         **distance.terms,

@@ -8,7 +8,7 @@ from workbench.evaluation.scores.base import Measurement
 
 
 def measure(of: Measurement) -> dict[str, Any]:
-    """Where the line over 1 / N meets 0, with its slope and residual."""
+    """Intercept of the line over 1 / N, with its slope and residual."""
     rows, real = of.generated.features, of.reference.train.statistics
     line = extrapolated_frechet(rows, real, seed=of.seed, small_ok=of.small_ok)
     return {"value": line.intercept, "slope": line.slope, "residual": line.residual}

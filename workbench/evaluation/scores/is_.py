@@ -1,4 +1,4 @@
-"""Inception score as ADM's evaluator computes it."""
+"""Inception score, computed as in ADM's evaluator."""
 
 import math
 from dataclasses import dataclass
@@ -26,12 +26,13 @@ METRIC = Metric(title="IS", better="higher", measure=measure, interval="halves",
 
 
 def _of_rows(of: Seen, chosen: np.ndarray) -> float:
+    assert of.logits is not None  # `needs` has "logits"
     return inception_score(of.logits[chosen]).value
 
 
 @dataclass(frozen=True)
 class InceptionScore:
-    """value: mean of `blocks`, the scores of consecutive blocks of images; their spread is no standard error."""
+    """value: mean of `blocks`, the scores of consecutive blocks of images; their spread is not a standard error."""
 
     value: float
     blocks: tuple[float, ...]
@@ -39,12 +40,12 @@ class InceptionScore:
 
 
 def inception_score(logits: Float[Tensor, "n k"], *, block: int = BLOCK) -> InceptionScore:
-    """exp of the mean KL divergence of p(y|x) from p(y) (Salimans et al. 2016), by blocks of images in their order.
+    """exp of the mean KL divergence of p(y|x) from p(y) (Salimans et al. 2016), averaged over consecutive blocks.
 
-    As `compute_inception_score` of openai/guided-diffusion: `block` is images a block, not a number of blocks; the
-    rows are not shuffled; a last partial block is a block like the others, with the same weight in the mean. ADM's
-    logits are the pooled features times the classifier weights without the bias. Computed in float64, where ADM
-    has float32. ValueError if there are no rows, one is not finite, or block < 1.
+    As `compute_inception_score` of openai/guided-diffusion: `block` is the number of images per block, rows are not
+    shuffled, and a last, smaller block has the same weight in the mean. ADM's logits are the pooled features times the
+    classifier weights without the bias. Computed in float64, where ADM uses float32. Raises ValueError if there are no
+    rows, one is not finite, or block < 1.
     """
     if len(logits) == 0 or block < 1:
         raise ValueError(f"got {len(logits)} rows in blocks of {block}; allowed are at least 1 and 1")
@@ -57,6 +58,6 @@ def inception_score(logits: Float[Tensor, "n k"], *, block: int = BLOCK) -> Ince
 
 def _score(logits: Float[Tensor, "n k"]) -> float:
     log_p = logits.log_softmax(dim=1)
-    # In logarithms throughout, so a class that no image can be is 0 rather than 0 * -inf.
+    # Computed in logarithms, so that a class of probability 0 gives 0 and not 0 * -inf.
     log_q = torch.logsumexp(log_p, dim=0) - math.log(len(logits))
     return float((log_p.exp() * (log_p - log_q)).sum(dim=1).mean().exp())

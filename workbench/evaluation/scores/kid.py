@@ -1,4 +1,4 @@
-"""Kernel distance between two sets of features: unbiased at every sample count."""
+"""Kernel distance (KID) between two sets of features, unbiased for any number of samples."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from workbench.evaluation.scores.base import Measurement
 
 
 def measure(of: Measurement) -> dict[str, Any]:
-    """The distance, and the spread over its subsets."""
+    """The distance and its spread over subsets."""
     found = kid(of.generated.features, of.reference.train.features, seed=of.seed)
     return {"value": found.value, "subset_sd": found.subset_sd, "subset_size": found.subset_size}
 
@@ -23,7 +23,7 @@ METRIC = Metric(title="KID", better="lower", measure=measure, order=40)
 
 @dataclass(frozen=True)
 class Kid:
-    """Mean over subsets; `subset_sd` is the spread of the subsets (they overlap), not a standard error."""
+    """Mean over subsets; `subset_sd` is the spread over subsets, which overlap, so it is not a standard error."""
 
     value: float
     subset_sd: float
@@ -40,10 +40,10 @@ def kid(
 ) -> Kid:
     """Kernel distance KID (Binkowski et al. 2018): mean of `squared_discrepancy` over random subsets.
 
-    Subsets of min(subset_size, n, m) rows are drawn without replacement by np.random.default_rng(seed), from
-    x and then from y in turn. Can be slightly negative for equal distributions. When the subset is the whole
-    of both sets, all subsets are the same and subset_sd is 0 up to rounding. ValueError if a set has fewer
-    than two rows, a row is not finite, subsets < 1 or subset_size < 2.
+    Subsets of min(subset_size, n, m) rows are drawn without replacement by np.random.default_rng(seed), from x and y
+    alternately. The distance can be slightly negative for equal distributions. If a subset has all rows of both sets,
+    all subsets are equal and subset_sd is 0 up to rounding. Raises ValueError if a set has fewer than two rows, a row
+    is not finite, subsets < 1 or subset_size < 2.
     """
     if subsets < 1 or subset_size < 2:
         raise ValueError(f"got {subsets} subsets of {subset_size} rows; allowed are at least 1 subset of at least 2")
@@ -61,7 +61,7 @@ def kid(
 def squared_discrepancy(x: Float64[np.ndarray, "n d"], y: Float64[np.ndarray, "m d"]) -> float:
     """Unbiased squared MMD (Gretton et al. 2012, Eq. 3) with the kernel (a . b / d + 1)^3.
 
-    x, y: at least two rows each, of one width.
+    x, y: at least two rows each.
     """
     n, m = len(x), len(y)
     within = (_cubes(rows, rows) - _own_cubes(rows) for rows in (x, y))
@@ -74,7 +74,7 @@ def _cubes(a: Float64[np.ndarray, "n d"], b: Float64[np.ndarray, "m d"]) -> floa
     base = a @ b.T
     base /= a.shape[1]
     base += 1
-    # A product and a dot product: NumPy's general power is several times slower, and a third table is never made.
+    # NumPy's general power is several times slower, and would need a third array.
     return float(np.vdot(base * base, base))
 
 

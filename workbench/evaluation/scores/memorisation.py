@@ -1,4 +1,4 @@
-"""Memorisation: how often an image is closer to the training images than a held-out one is."""
+"""Memorisation: probability that a generated image is closer to the training images than a held-out image."""
 
 from typing import Any
 
@@ -8,8 +8,9 @@ from workbench.evaluation.scores.base import Measurement
 
 
 def measure(of: Measurement) -> dict[str, Any]:
-    """The probability, with the count of exact copies and the median distances."""
+    """The probability, with the number of exact copies and the median distances."""
     held_out = of.reference.test_nearest
+    assert held_out is not None  # `needs` has "held-out"
     ours = nearest_training(of.generated.features, of.reference.train.features)
     closer = memorisation(ours, held_out)
     return {

@@ -1,4 +1,4 @@
-"""Precision: the share of generated images on the real manifold."""
+"""Precision: fraction of generated images on the manifold of the real images."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from workbench.evaluation.scores.base import Measurement, share
 
 
 def measure(of: Measurement) -> dict[str, Any]:
-    """The share, with its interval."""
+    """The fraction, with its interval."""
     return share(of.precision_recall.precision, len(of.generated.features))
 
 

@@ -1,4 +1,4 @@
-"""Accuracy of a linear probe of features (`evaluation.probe`), which is no score of images."""
+"""Accuracy of a linear probe of features (`evaluation.probe`), which is not a score of images."""
 
 from workbench.evaluation.metrics import Metric
 

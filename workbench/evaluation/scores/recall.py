@@ -1,4 +1,4 @@
-"""Recall: the share of real images on the generated manifold."""
+"""Recall: fraction of real images on the manifold of the generated images."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from workbench.evaluation.scores.base import Measurement, by_class, share
 
 
 def measure(of: Measurement) -> dict[str, Any]:
-    """The share, with its interval, in all and by class."""
+    """The fraction over all images, with its interval, and by class."""
     real, found = of.reference, share(of.precision_recall.recall, len(of.reference.manifold))
     if real.train.labels is not None:
         found["by_class"] = by_class(of.precision_recall.real_inside, real.train.labels[real.manifold_rows])

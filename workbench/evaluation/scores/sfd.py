@@ -1,4 +1,4 @@
-"""Frechet distance of the spatial features: sFID where the detector is Inception."""
+"""Frechet distance of the spatial features; with the Inception detector it is sFID."""
 
 from typing import Any
 
@@ -9,8 +9,10 @@ from workbench.evaluation.scores.base import Measurement
 
 def measure(of: Measurement) -> dict[str, Any]:
     """The distance with its two terms."""
-    spatial = frechet_distance(of.generated.spatial, of.reference.train.spatial, small_ok=of.small_ok)
-    return {"value": spatial.value, **spatial.terms}
+    generated, real = of.generated.spatial, of.reference.train.spatial
+    assert generated is not None and real is not None  # `needs` has "spatial"
+    distance = frechet_distance(generated, real, small_ok=of.small_ok)
+    return {"value": distance.value, **distance.terms}
 
 
 METRIC = Metric(
