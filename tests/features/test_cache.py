@@ -56,7 +56,7 @@ def test_a_file_damaged_or_deleted_since_is_named(run, root, passes):
             cut(grid.folder / "null-t0.2-layer02-features.npy")
             grid.read(2, 0.2)
     (grid.folder / "true-t0.2-layer03-features.npy").unlink()
-    with pytest.raises(ValueError, match="layer03-features.npy is no longer there.*extract its features again"):
+    with pytest.raises(ValueError, match="layer03-features.npy no longer exists.*extract its features again"):
         grid.read(3, 0.2, "true")
 
 

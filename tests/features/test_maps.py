@@ -130,7 +130,7 @@ def test_what_is_refused():
         (lambda: map_components(torch.ones(2, 4, 5), "per map"), "image 0 are equal"),
         (lambda: map_components(_spoilt(tokens), "per map"), "tokens of image 1 are not all finite"),
         (lambda: map_components(_spoilt(tokens)), "not all finite"),
-        (lambda: colours(_spoilt(tokens)[..., :3]), "not all finite; no colour"),
+        (lambda: colours(_spoilt(tokens)[..., :3]), "not all finite, so they have no colour"),
         (lambda: map_components(tokens[:, :15]).colours(), "square"),
         (lambda: colours(tokens[..., :2]), "allowed are 3"),
         (lambda: colours(tokens[..., :3], "sigma"), "allowed are percentile, minmax"),

@@ -71,7 +71,7 @@ def test_sra_is_its_objectives_target_at_the_mean_of_its_draw(run, root, shaken)
 def test_what_is_refused(run, root):
     with pytest.raises(ValueError, match="vae"):
         target_tokens("vea", run, ROWS, TIMES, root=root)
-    with pytest.raises(ValueError, match=r"depth 3; for depth 12"):
+    with pytest.raises(ValueError, match=r"depth 3; there are values for depth 12"):
         from workbench.backbones.base import Size
         from workbench.config import plugin_class
 

@@ -1,4 +1,4 @@
-"""Where a run's tokens look: attention weights, and their entropy by layer, head and time."""
+"""Attention weights of a run, and their entropy by layer, head and time."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -21,14 +21,14 @@ from workbench.features.grid import whole_numbers
 from workbench.runs.models import check_latents_of, load_backbone
 from workbench.runs.store import Run, runs_root
 
-_BATCH = 50  # the weights of a layer are heads x tokens x tokens numbers an image
+_BATCH = 50  # a layer has heads x tokens x tokens weights per image
 
 
 def attention_entropy(weights: Float[Tensor, "b heads q m"]) -> Float[Tensor, " heads"]:
-    """Entropy of each head's attention over m keys, mean over images and queries, divided by log m: 0..1.
+    """Entropy of each head's attention over m keys, averaged over images and queries and divided by log m.
 
-    1 is uniform attention, 0 looks at one token. ValueError if m < 2, a weight is negative or a row of weights does
-    not add up to 1 within 1e-3.
+    1 is uniform attention, 0 is attention to a single token. Raises ValueError if m < 2, a weight is negative, or the
+    weights of a query do not add up to 1 within 1e-3.
     """
     keys = weights.shape[-1]
     if keys < 2:
@@ -38,7 +38,7 @@ def attention_entropy(weights: Float[Tensor, "b heads q m"]) -> Float[Tensor, " 
     if not ((sums - 1).abs() <= 1e-3).all() or (weights < 0).any():
         raise ValueError(
             f"rows of attention add up to {sums.min():.4g} .. {sums.max():.4g} and are at least {weights.min():.4g}; "
-            "allowed are rows that add up to 1, of weights that are not negative"
+            "allowed are rows that add up to 1, with weights of 0 or more"
         )
     return reduce(torch.special.entr(weights), "b heads q m -> heads", "sum") / (sums[:, 0].numel() * math.log(keys))
 
@@ -56,11 +56,11 @@ def attention_entropies(
     root: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Float64[np.ndarray, "layers times heads"]:
-    """Entropy of each head's attention in each layer and time (`attention_entropy`): 1 uniform, 0 one token.
+    """Entropy of each head's attention in each layer and time (`attention_entropy`): 1 is uniform, 0 a single token.
 
-    Over the first `images` of the run's training set with the null label and the noise that `extract` gives them. Layer
-    k is the attention inside the k-th block, so there is none of layer 0. ValueError for a layer the model has not, a
-    time outside 0 to 1, and attention that is not finite.
+    Averaged over the first `images` of the run's training set, with the null label and the noise of `extract`. Layer k
+    is the attention in the k-th block, so there is no layer 0. Raises ValueError for a layer that the model does not
+    have, a time outside 0 to 1, and non-finite attention.
     """
     latents = open_latents(run.config, "train", (runs_root() if root is None else root) / ".latents")
     check_latents_of(run, latents)
@@ -77,7 +77,7 @@ def attention_entropies(
     total = np.zeros((len(layers), len(times), backbone.heads))
     path, device = get_path(run.config.diffusion.path), next(backbone.parameters()).device
     shape = (latents.channels, latents.height, latents.height)
-    for place, t in enumerate(times):
+    for column, t in enumerate(times):
         for start in range(0, images, _BATCH):
             chosen = np.arange(start, min(start + _BATCH, images))
             z = sample_posterior(latents.moments(chosen), normal(seed, "feature-posterior", chosen, shape))
@@ -89,9 +89,9 @@ def attention_entropies(
             for row, layer in enumerate(layers):
                 if not seen[layer].isfinite().all():
                     raise ValueError(f"layer {layer}, t = {t:g}: attention is not finite; did {run.name} diverge?")
-                total[row, place] += attention_entropy(seen[layer]).cpu().numpy() * len(chosen)
+                total[row, column] += attention_entropy(seen[layer]).cpu().numpy() * len(chosen)
             if progress:
-                progress(place * images + int(chosen[-1]) + 1, len(times) * images)
+                progress(column * images + int(chosen[-1]) + 1, len(times) * images)
     return total / images
 
 
@@ -99,23 +99,25 @@ def attention_entropies(
 def attention_of(
     backbone: TransformerBackbone, layers: Sequence[int]
 ) -> Iterator[dict[int, Float[Tensor, "b heads n m"]]]:
-    """The attention weights of these layers, by number, of what the backbone is given inside the block.
+    """Context that records the attention weights of these layers, by layer number, in each call of the backbone.
 
-    The fused kernel returns none, so what enters each attention is noted by a hook, and the weights formed from it.
+    The fused attention kernel does not return its weights, so hooks record its inputs and compute them.
     """
-    seen: dict[int, Tensor] = {}
+    recorded: dict[int, Tensor] = {}
 
-    def note(layer: int):
+    def recorder(layer: int):
         def hook(module, arguments, keywords):
-            seen[layer] = module.weights(*arguments, **keywords)
+            recorded[layer] = module.weights(*arguments, **keywords)
 
         return hook
 
+    attentions = {layer: backbone.blocks[layer - 1].get_submodule("attn") for layer in layers}
     handles = [
-        backbone.blocks[layer - 1].attn.register_forward_pre_hook(note(layer), with_kwargs=True) for layer in layers
+        attention.register_forward_pre_hook(recorder(layer), with_kwargs=True)
+        for layer, attention in attentions.items()
     ]
     try:
-        yield seen
+        yield recorded
     finally:
         for handle in handles:
             handle.remove()

@@ -1,9 +1,9 @@
-"""Arrays of features on disk: one file each, whole or absent, the least recently used deleted to make room.
+"""Cache of feature arrays on disk: one file each, written atomically, least recently used files deleted first.
 
-A set of features (one network on the same noised images) is a folder under ``.features`` with ``set.json``, which says
-of what. Each file is a ``.npy`` that `numpy.load` can map, then four bytes, the CRC-32 of its numbers: a file cut short
-by a crash or changed by a bad disk is known, so none is flushed before it is renamed, which would take longer than its
-computation.
+A set of features (one network on the same noisy images) is a folder under ``.features``, described by ``set.json``.
+Each file is a ``.npy`` that `numpy.load` can map, followed by four bytes, the CRC-32 of its data. As this reveals files
+that were truncated by a crash or changed by a bad disk, files are not flushed to disk before they are renamed, which
+would take longer than computing them.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ from workbench.arrays import map_npy
 from workbench.files import hold_lock, write_json
 
 _CAP_GB = 20.0
-_CHECKSUM = 4  # bytes of CRC-32 after the numbers
+_CHECKSUM = 4  # bytes of the CRC-32 after the data
 
 
 def features_folder(root: Path, described: Mapping[str, Any]) -> Path:
-    """The folder of the set of features that ``described`` tells, made if it is not there."""
+    """The folder of the set of features described by ``described``, created if necessary."""
     key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
     folder = root / ".features" / key
     if not (folder / "set.json").is_file():
-        folder = _place(root) / key
+        folder = _cache_folder(root) / key
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "set.json").is_file():
         write_json(folder / "set.json", dict(described))
@@ -46,14 +46,14 @@ def array_file(folder: Path, label: str, t: float, layer: int, of: str = "featur
 
 
 def damage(path: Path, numbers: bool) -> str | None:
-    """What is wrong with a file that is there, or None; its `numbers` are read only if asked. Looking counts as use."""
+    """Why a cached file is invalid, or None; with `numbers` its data are checked. Updates its access time."""
     try:
         array = _mapped(path)
         with path.open("rb") as file:
             file.seek(-_CHECKSUM, os.SEEK_END)
             recorded = int.from_bytes(file.read(_CHECKSUM), "little")
         if numbers and zlib.crc32(array.data) != recorded:
-            return "its numbers do not have the checksum they were written with"
+            return "its data do not have their checksum"
     except (OSError, ValueError) as error:
         return str(error).removeprefix(f"{path} is damaged: ")
     _touch(path)
@@ -61,12 +61,12 @@ def damage(path: Path, numbers: bool) -> str | None:
 
 
 def read_array(path: Path) -> np.ndarray:
-    """The array of a file, mapped into memory; ValueError naming the file if it is missing or damaged."""
+    """Memory-map the array of a file; ValueError naming the file if it is missing or damaged."""
     try:
         array = _mapped(path)
     except FileNotFoundError as error:
         raise ValueError(
-            f"{path} is no longer there, deleted perhaps to make room: extract its features again"
+            f"{path} no longer exists, perhaps deleted to make room: extract its features again"
         ) from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{error}; extract its features again") from error
@@ -76,7 +76,7 @@ def read_array(path: Path) -> np.ndarray:
 
 @dataclass
 class ArrayWriter:
-    """Writes an array row by row; the file has its name only once it is whole."""
+    """Writes an array row by row; the file gets its name when it is complete."""
 
     path: Path
     shape: tuple[int, ...]
@@ -95,7 +95,7 @@ class ArrayWriter:
         return self.path.with_suffix(".part")
 
     def write(self, rows: np.ndarray) -> None:
-        """Append rows. OSError when the disk is full, where a mapped file would kill the process."""
+        """Append rows; OSError if the disk is full (writing to a memory map would kill the process)."""
         assert rows.shape[1:] == self.shape[1:], (rows.shape, self.shape)
         content = np.ascontiguousarray(rows, self.dtype).data
         self._crc = zlib.crc32(content, self._crc)
@@ -103,14 +103,14 @@ class ArrayWriter:
         self._rows += len(rows)
 
     def finish(self) -> None:
-        """Give the whole file its name."""
+        """Write the checksum and rename the file to its name."""
         assert self._rows == self.shape[0], (self._rows, self.shape)
         self._file.write(self._crc.to_bytes(_CHECKSUM, "little"))
         self._file.close()
         os.replace(self._part, self.path)
 
     def discard(self) -> None:
-        """Remove what was written, unless it was finished."""
+        """Remove the file, unless it was finished."""
         self._file.close()
         self._part.unlink(missing_ok=True)
 
@@ -124,25 +124,26 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def turn_to_compute(folder: Path) -> Iterator[None]:
-    """Wait until no other process computes features of this set; what a killed one left half-written is removed."""
+    """Wait until no other process computes features of this set, and remove the unfinished files of killed ones."""
     with hold_lock(folder / ".lock", patience=float("inf")):
         _remove_parts(folder)
         yield
 
 
 def make_room(root: Path, wanted: Collection[Path], request: int, missing: int) -> None:
-    """Delete the files used longest ago, none of ``wanted``, until ``request`` bytes fit the cap, ``missing`` the disk.
+    """Delete the least recently used files, except ``wanted``, until the features fit.
 
-    The cap is ``$WORKBENCH_FEATURES_GB``, 20 GB by default. ValueError, with nothing deleted, if that cannot be.
+    ``request`` bytes must fit the cap (``$WORKBENCH_FEATURES_GB``, 20 GB by default) and ``missing`` bytes the disk.
+    Raises ValueError, and deletes nothing, if that is impossible.
     """
     cap, keep = _cap(), set(wanted)
-    place = _place(root)
-    others = [path for path in place.glob("*/*.npy") if path not in keep]
-    for folder in place.glob("*/"):
+    cache = _cache_folder(root)
+    others = [path for path in cache.glob("*/*.npy") if path not in keep]
+    for folder in cache.glob("*/"):
         with contextlib.suppress(ValueError), hold_lock(folder / ".lock", patience=0.0):
             _remove_parts(folder)
     used = sorted((stat.st_mtime, stat.st_size, path) for path in others if (stat := _stat(path)))
-    stored, free = sum(size for _, size, _ in used), shutil.disk_usage(place if place.is_dir() else root).free
+    stored, free = sum(size for _, size, _ in used), shutil.disk_usage(cache if cache.is_dir() else root).free
     if request > cap:
         raise ValueError(
             f"these features take {_gb(request)}, more than the {_gb(cap)} that WORKBENCH_FEATURES_GB allows; raise it "
@@ -150,7 +151,7 @@ def make_room(root: Path, wanted: Collection[Path], request: int, missing: int) 
         )
     if missing > free + stored:
         raise ValueError(
-            f"these features need {_gb(missing)} more; the disk of {place} has {_gb(free)} free, and other features "
+            f"these features need {_gb(missing)} more; the disk of {cache} has {_gb(free)} free, and other features "
             f"that could be deleted take {_gb(stored)}"
         )
     for _, size, path in used:
@@ -160,31 +161,33 @@ def make_room(root: Path, wanted: Collection[Path], request: int, missing: int) 
         stored, free = stored - size, free + size
 
 
-def _place(root: Path) -> Path:
-    """Where features are kept: among the runs or, if these can only be read, in a temporary folder of one's own."""
-    place = root / ".features"
-    if not root.is_dir() or os.access(place if place.is_dir() else root, os.W_OK):
-        return place
-    place = Path(tempfile.gettempdir()) / f"workbench-features-{os.getuid()}"
-    place.mkdir(mode=0o700, exist_ok=True)
-    if place.is_symlink() or place.stat().st_uid != os.getuid():
-        raise ValueError(f"{root} cannot be written, and {place} is another user's: set TMPDIR to a folder of your own")
-    return place
+def _cache_folder(root: Path) -> Path:
+    """The cache beside the runs or, if their folder is read-only, the user's own temporary folder."""
+    folder = root / ".features"
+    if not root.is_dir() or os.access(folder if folder.is_dir() else root, os.W_OK):
+        return folder
+    folder = Path(tempfile.gettempdir()) / f"workbench-features-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise ValueError(
+            f"{root} cannot be written, and {folder} is another user's: set TMPDIR to a folder of your own"
+        )
+    return folder
 
 
 def _mapped(path: Path) -> np.memmap:
-    # Copy on write: whoever changes the array changes no file.
+    # Copy on write: changing the array does not change the file.
     return map_npy(path, kinds="f", mode="c", trailer=_CHECKSUM)
 
 
 def _cap() -> int:
-    said = os.environ.get("WORKBENCH_FEATURES_GB", str(_CAP_GB))
+    value = os.environ.get("WORKBENCH_FEATURES_GB", str(_CAP_GB))
     try:
-        cap = float(said)
+        cap = float(value)
     except ValueError as error:
-        raise ValueError(f"WORKBENCH_FEATURES_GB is {said!r}; allowed are numbers of gigabytes, such as 20") from error
+        raise ValueError(f"WORKBENCH_FEATURES_GB is {value!r}; allowed are numbers of gigabytes, such as 20") from error
     if not cap > 0:
-        raise ValueError(f"WORKBENCH_FEATURES_GB is {said!r}; allowed are numbers above 0")
+        raise ValueError(f"WORKBENCH_FEATURES_GB is {value!r}; allowed are numbers above 0")
     return int(cap * 1e9)
 
 
@@ -194,7 +197,7 @@ def _remove_parts(folder: Path) -> None:
 
 
 def _touch(path: Path) -> None:
-    with contextlib.suppress(OSError):  # a folder that cannot be written is never made room in
+    with contextlib.suppress(OSError):  # in a read-only folder nothing is deleted, so access times do not matter
         os.utime(path)
 
 

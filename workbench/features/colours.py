@@ -1,4 +1,4 @@
-"""Colours of token maps: which components are shown, and how their numbers become red, green and blue."""
+"""Colours of token maps: which components are shown, and how they are scaled to red, green and blue."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ SCALES = {"percentile": (2, 98), "minmax": (0, 100)}
 
 @dataclass(frozen=True, eq=False)
 class Colours:
-    """Maps in 0..1, and the limits used: (low, high) of each component, for all images or for each."""
+    """Maps in 0..1, and the limits (low, high) of each component, for all images together or for each."""
 
     maps: Float64[np.ndarray, "n h w 3"]
     limits: Float64[np.ndarray, "*each 2 c"]
@@ -29,10 +29,10 @@ class Colours:
 
 @dataclass(frozen=True, eq=False)
 class MapComponents:
-    """Components of tokens in one of the `MODES`, three or, in "single", one.
+    """Components of tokens in one of the `MODES`; three, or one in "single".
 
-    `explained` are shares of the variance of what was fitted, in "per map" their means over the images. `foreground`
-    says which tokens were, in mode "foreground"; the others' coordinates are zero.
+    `explained` are fractions of the variance of the fitted tokens; in "per map" they are averaged over the images.
+    `foreground` marks the fitted tokens in mode "foreground"; the coordinates of the others are zero.
     """
 
     mode: str
@@ -42,13 +42,13 @@ class MapComponents:
 
     @property
     def note(self) -> str | None:
-        """A warning where the first component has more than 90 %: "mostly position or norm outliers"."""
+        """A warning, "mostly position or norm outliers", if the first component has more than 90 % of the variance."""
         return outlier_note(self.explained)
 
     def colours(self, scale: str | None = None) -> Colours:
-        """Maps scaled as the mode does by custom: "per map" by each image's extremes, the others by percentiles.
+        """Maps with the usual scaling of the mode: "per map" by the extremes of each image, the others by percentiles.
 
-        In "foreground" the limits are of the foreground and the background is black.
+        In "foreground" the limits are those of the foreground and the background is black.
         """
         scale = scale or ("minmax" if self.mode == "per map" else "percentile")
         if self.mode == "per map":
@@ -62,16 +62,16 @@ class MapComponents:
 
 
 def map_components(tokens: Float[Tensor, "n m d"], mode: str = "joint") -> MapComponents:
-    """Principal components of tokens for a map. Mode:
+    """Principal components of tokens for a map.
 
-    "joint" one PCA over all images: colours mean the same in each. "per map" a PCA of each image's own tokens, the
-    style of SRA (Jiang et al. 2025) and of the paper's figures: colours of two maps cannot be compared. "foreground"
-    the two steps of DINOv2 (Oquab et al. 2023): the first joint component, about its mean, parts the tokens at 0;
-    foreground is the side whose tokens lie nearer the middle of the grid on average (of equals the smaller side),
-    since the sign of a component means nothing; a second joint PCA is fitted on it. "single" the first joint component
-    alone, for a colour map that those who see fewer colours can read.
+    Modes: "joint" is one PCA over all images, so colours have the same meaning in all of them. "per map" is a PCA of
+    each image's tokens, as in SRA (Jiang et al. 2025) and the paper's figures; colours of two maps cannot be compared.
+    "foreground" has two steps as DINOv2 (Oquab et al. 2023): the centred first joint component is thresholded at 0,
+    and a second joint PCA is fitted on the foreground. As the sign of a component is arbitrary, the foreground is the
+    side whose tokens are closer to the centre of the grid on average (the smaller side if they are equal). "single" is
+    the first joint component only, for a colour map that is readable with colour blindness.
 
-    ValueError for another mode, fewer than three dimensions or tokens, or tokens that do not vary.
+    Raises ValueError for another mode, fewer than three dimensions or tokens, or tokens that do not vary.
     """
     if mode == "joint" or mode == "single":
         projection = project(tokens, components=3 if mode == "joint" else 1)
@@ -88,11 +88,11 @@ def colours(
     scale: str = "percentile",
     limits: Float[np.ndarray, "*each 2 c"] | None = None,
 ) -> Colours:
-    """Three components as red, green and blue, or one in viridis, on the square grid of the tokens.
+    """Colour three components as red, green and blue, or one with viridis, on the square grid of the tokens.
 
-    Unless `limits` are given, those of another picture say, they are each component's 2nd and 98th percentile over
-    all images, or its extremes ("minmax"); what is outside gets the colour of the limit. ValueError for another scale
-    or number of components, what is not finite, or tokens that form no square.
+    `limits`, for example those of another map, are by default each component's 2nd and 98th percentile over all images,
+    or its extremes for scale "minmax"; values outside are clipped. Raises ValueError for another scale or number of
+    components, non-finite values, or tokens that do not form a square.
     """
     count = coordinates.shape[2]
     if count not in (1, 3):
@@ -101,7 +101,7 @@ def colours(
     if limits is None:
         limits = component_limits(rearrange(numbers, "n m c -> (n m) c"), scale)
     if not (np.isfinite(numbers).all() and np.isfinite(limits).all()):
-        raise ValueError("the components or their limits are not all finite; no colour stands for those")
+        raise ValueError("the components or their limits are not all finite, so they have no colour")
     maps = to_map(torch.from_numpy(token_colours(numbers, limits))).numpy()
     return Colours(rearrange(maps, "n c h w -> n h w c"), limits.astype(np.float64))
 
@@ -145,7 +145,7 @@ def nearer_the_middle(first: Float[np.ndarray, "n m"]) -> Bool[np.ndarray, "n m"
 
 @dataclass(frozen=True)
 class TokenMaps:
-    """Images beside colour maps of their tokens; a panel is a title and ``n h w 3`` in 0..1; ``of`` says whose."""
+    """Images and colour maps of their tokens; a panel is a title and ``n h w 3`` in 0..1; ``of`` names the run."""
 
     of: str
     images: UInt8[np.ndarray, "n c x y"]
@@ -153,9 +153,9 @@ class TokenMaps:
 
 
 def pca_colours(tokens: Float[Tensor, "n m d"]) -> tuple[Float[np.ndarray, "n h w 3"], float]:
-    """Three principal components, fitted jointly over all images, as red, green and blue; and the variance they hold.
+    """Three principal components fitted jointly over all images, as red, green and blue, and their share of variance.
 
-    Each component's sign makes its largest loading positive; its 2nd to 98th percentile spans 0..1.
+    The largest loading of each component is positive; its 2nd to 98th percentile is scaled to 0..1.
     """
     components = map_components(tokens)
     return components.colours().maps, float(components.explained.sum())
@@ -170,7 +170,7 @@ def layer_and_guided_maps(
     guided_layer: int,
     scales: Sequence[float],
 ) -> TokenMaps:
-    """Panels at time ``t``: f_c at ``layers``, then the guided feature of ``guided_layer`` at each of ``scales``."""
+    """Panels at time ``t``: f_c of ``layers``, then the guided feature of ``guided_layer`` at each of ``scales``."""
     panels = []
     for layer in layers:
         colours, share = pca_colours(features.read(layer, t, "true").float())
@@ -185,13 +185,13 @@ def _per_map(tokens: Float[Tensor, "n m d"]) -> MapComponents:
     if min(tokens.shape[1:]) < 3:
         raise ValueError(f"got {tokens.shape[1]} tokens of width {tokens.shape[2]}; three components need 3 of each")
     coordinates, shares = [], []
-    for image, each in enumerate(tokens.detach().cpu().double()):
-        if not each.isfinite().all():
+    for image, own in enumerate(tokens.detach().cpu().double()):
+        if not own.isfinite().all():
             raise ValueError(f"the tokens of image {image} are not all finite")
-        rows = each - each.mean(dim=0)
+        rows = own - own.mean(dim=0)
         _, sizes, directions = torch.linalg.svd(rows, full_matrices=False)
         if not sizes.any():
-            raise ValueError(f"all tokens of image {image} are equal; there are no directions in which they vary")
+            raise ValueError(f"all tokens of image {image} are equal, so they have no principal directions")
         basis = directions[:3].T
         coordinates.append((rows @ (basis * largest_signs(basis))).float())
         shares.append(sizes[:3].square() / sizes.square().sum())

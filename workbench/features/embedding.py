@@ -1,7 +1,7 @@
-"""Embeddings of rows in the plane by PCA, t-SNE and UMAP, alone or as a sequence in which points move little.
+"""2-D embeddings by PCA, t-SNE and UMAP, of one set of rows or of a sequence in which points move little.
 
-Gaps between clusters, their areas and densities mean nothing in t-SNE and UMAP: only who is near whom does, roughly.
-So each embedding carries numbers that say how far it may be trusted, and separability is measured on the rows.
+In t-SNE and UMAP only neighbourhoods are meaningful, and only roughly: gaps between clusters, their areas and their
+densities are not. Each embedding therefore has measures of its quality, and separability is measured on the rows.
 """
 
 import atexit
@@ -31,18 +31,18 @@ from workbench.arrays import open_npz
 from workbench.features.directions import principal, procrustes
 from workbench.files import parse_mapping, write_atomically
 
-METHODS = {"pca": "torch", "tsne": "openTSNE", "umap": "umap-learn"}  # the library that has a say in the result
-_EXACT_ROWS = 5000  # up to here neighbours are found by trying all
-_TRUST_ROWS = 2000  # trustworthiness holds tables of rows x rows
+METHODS = {"pca": "torch", "tsne": "openTSNE", "umap": "umap-learn"}  # by library
+_EXACT_ROWS = 5000  # up to here neighbours are found by brute force
+_TRUST_ROWS = 2000  # trustworthiness needs arrays of rows x rows
 _TRUST_NEIGHBOURS = 12
 
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """Points of rows in the plane, centred, and how far to trust them.
+    """Centred points of rows in the plane, and measures of their quality.
 
-    `trustworthiness` (Venna and Kaski 2001; 12 neighbours, of at most 2000 rows evenly taken) is 1 where those near in
-    the plane are near in the rows, about 0.5 by chance. `purity` is that of `purity`, if labels were given.
+    `trustworthiness` (Venna and Kaski 2001; 12 neighbours, of at most 2000 evenly spaced rows) is 1 if neighbours in
+    the plane are neighbours among the rows, and about 0.5 by chance. `purity` is computed if labels were given.
     """
 
     points: Float32[Tensor, "n 2"]
@@ -64,29 +64,33 @@ def embed(
     labels: Integer[Tensor, " n"] | None = None,
     jobs: int = 1,
 ) -> Embedding:
-    """Rows in the plane by `method`: "pca", "tsne" (openTSNE) or "umap" (umap-learn), by Euclidean distance.
+    """Embed rows in the plane by "pca", "tsne" (openTSNE) or "umap" (umap-learn), with Euclidean distances.
 
-    t-SNE and UMAP see the first `reduce` principal components and begin with the first two. `start`, points of the same
-    rows, is where they begin instead, and the result is turned or mirrored onto it; t-SNE then goes on without its
-    early exaggeration: points stay near, but from a start unlike the rows it ends worse. `perplexity` is t-SNE's,
-    `neighbours` UMAP's, `jobs` the threads of t-SNE; UMAP has one. With one thread a seed gives the same points on one
-    machine. UMAP compiles for 10 to 30 seconds at its first call in a process. ValueError for another method, values
-    outside what it can do, rows that are not finite or do not vary, or a start of another shape.
+    t-SNE and UMAP get the first `reduce` principal components and are initialized with the first two, or with `start`,
+    points of the same rows; the result is then Procrustes-aligned to `start`, and t-SNE skips its early exaggeration,
+    so points stay near their start (from a start unrelated to the rows the result is worse). `perplexity` is for t-SNE,
+    `neighbours` for UMAP. `jobs` is the number of threads of t-SNE; UMAP uses one. With one thread, a seed gives the
+    same points on one machine. UMAP compiles for 10 to 30 seconds at its first call in a process. Raises ValueError for
+    another method, values out of range, rows that are not finite or do not vary, or a start of another shape.
     """
     values = _checked(rows, method, perplexity, neighbours, reduce, start)
-    settings = {"method": method, "seed": seed, "warm": start is not None}
-    settings |= {"tsne": {"perplexity": perplexity}, "umap": {"neighbours": neighbours}}.get(method, {})
-    settings |= {"reduce": 2 if method == "pca" else reduce, "library": f"{METHODS[method]} {version(METHODS[method])}"}
-    points = _scores(values, settings["reduce"])
+    components = 2 if method == "pca" else reduce
+    settings: dict[str, Any] = {"method": method, "seed": seed, "warm": start is not None}
     if method == "tsne":
-        points = _tsne(points, seed, perplexity, start, jobs)
+        settings["perplexity"] = perplexity
     elif method == "umap":
-        points = _umap(points, seed, neighbours, start)
-    points = torch.from_numpy(points - points.mean(axis=0))
+        settings["neighbours"] = neighbours
+    settings |= {"reduce": components, "library": f"{METHODS[method]} {version(METHODS[method])}"}
+    plane = _scores(values, components)
+    if method == "tsne":
+        plane = _tsne(plane, seed, perplexity, start, jobs)
+    elif method == "umap":
+        plane = _umap(plane, seed, neighbours, start)
+    points = torch.from_numpy(plane - plane.mean(axis=0))
     if start is not None:
         points = points @ procrustes(points, start)
     points = points.float()
-    return _judged(Embedding(points, method, settings, _trustworthiness(values, points)), labels)
+    return _with_purity(Embedding(points, method, settings, _trustworthiness(values, points)), labels)
 
 
 def embed_sequence(
@@ -98,26 +102,26 @@ def embed_sequence(
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> list[Embedding]:
-    """Embed the same rows through layers, times, scales or steps, each embedding starting from the one before.
+    """Embed the same rows across layers, times, scales or steps; each embedding starts from the one before.
 
-    So a point moves because its neighbours changed, not because an embedding may be rotated at will. With "pca" each is
-    its own PCA, rotated onto the one before.
+    So a point moves because its neighbours changed, not because embeddings can be rotated arbitrarily. With "pca" each
+    set has its own PCA, Procrustes-aligned to the one before.
 
     Args:
         sets: Features ``n d`` or ``n m d`` of the same n images, one entry for each frame; widths may differ.
         method: "pca", "tsne" (openTSNE) or "umap" (umap-learn).
         seed: Seed of the method.
-        folder: Where embeddings are kept and found again.
+        folder: Cache folder for the embeddings.
         progress: Called with (done, total) sets.
-        options: Those of ``features.embedding.embed``: perplexity, neighbours, reduce, labels, jobs.
+        options: Options of ``features.embedding.embed``: perplexity, neighbours, reduce, labels, jobs.
 
     Returns:
         An ``Embedding`` for each set, with ``points`` (``n 2``), ``trustworthiness``, and ``purity`` if there were
         labels.
 
     Raises:
-        ValueError: If the numbers of rows differ, for another method, for values that it cannot take, and for rows that
-            are not finite or do not vary.
+        ValueError: If the numbers of rows differ, for another method, for values out of range, and for rows that are
+            not finite or do not vary.
 
     Examples:
         >>> features = wb.extract(wb.zoo("guided"), images=40, layers=[4, 8], times=[0.5], pooling="mean")
@@ -128,14 +132,17 @@ def embed_sequence(
     counts = sorted({len(rows) for rows in sets})
     if len(counts) != 1:
         raise ValueError(f"the sets have {counts} rows; allowed are one or more sets of the same rows")
-    found: list[Embedding] = []
+    embeddings: list[Embedding] = []
     for done, rows in enumerate(sets, start=1):
-        start = {"start": found[-1].points} if found else {}
-        told = {**options, **start, "seed": seed}
-        found.append(embed(rows, method, **told) if folder is None else embed_cached(folder, rows, method, **told))
+        start = {"start": embeddings[-1].points} if embeddings else {}
+        arguments = {**options, **start, "seed": seed}
+        if folder is None:
+            embeddings.append(embed(rows, method, **arguments))
+        else:
+            embeddings.append(embed_cached(folder, rows, method, **arguments))
         if progress:
             progress(done, len(sets))
-    return found
+    return embeddings
 
 
 def embed_cached(
@@ -146,9 +153,9 @@ def embed_cached(
     labels: Integer[Tensor, " n"] | None = None,
     **options: Any,
 ) -> Embedding:
-    """`embed`, kept in `folder` by the content of the rows, the start, the options and the library's version.
+    """`embed` with a cache in `folder`, keyed by rows, start, options and the library's version.
 
-    What is there is not computed again, a damaged file is; labels do not count, the purity is taken anew.
+    A damaged file is computed again. Labels are not part of the key, as the purity is always computed.
     """
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; allowed are {', '.join(METHODS)}")
@@ -158,17 +165,17 @@ def embed_cached(
         embedding = embed(rows, method, **options)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
-        told = json.dumps(dict(embedding.settings))
-        np.savez(content, points=embedding.points.numpy(), trust=embedding.trustworthiness, settings=told)
+        settings = json.dumps(dict(embedding.settings))
+        np.savez(content, points=embedding.points.numpy(), trust=embedding.trustworthiness, settings=settings)
         write_atomically(path, content.getvalue())
-    return _judged(embedding, labels)
+    return _with_purity(embedding, labels)
 
 
 def purity(points: Float[Tensor, "n d"], labels: Integer[Tensor, " n"], k: int = 20) -> float:
-    """Mean share of the k nearest other points that have a point's own label; 1 where classes lie apart.
+    """Mean fraction of the k nearest other points with the same label; 1 if the classes are separate.
 
-    By chance it is the mean share of the classes (0.1 for ten of equal size). In the plane it judges the picture, not
-    the rows: gaps and areas of clusters mean nothing. ValueError unless 1 <= k < n.
+    By chance it is the mean frequency of the classes (0.1 for ten of equal size). For points of an embedding it
+    measures the embedding, not the rows. Raises ValueError unless 1 <= k < n.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -179,14 +186,14 @@ def purity(points: Float[Tensor, "n d"], labels: Integer[Tensor, " n"], k: int =
     return float((values[nearest] == values[:, None]).mean())
 
 
-def _judged(embedding: Embedding, labels: Integer[Tensor, " n"] | None) -> Embedding:
+def _with_purity(embedding: Embedding, labels: Integer[Tensor, " n"] | None) -> Embedding:
     if labels is None:
         return embedding
     return replace(embedding, purity=purity(embedding.points, labels, min(20, len(labels) - 1)))
 
 
 def _scores(values: Float64[Tensor, "n d"], count: int) -> Float64[np.ndarray, "n k"]:
-    """The first principal components, as many as there are up to `count` and at least two."""
+    """The first `count` principal components, or all if there are fewer, padded with zeros to two."""
     rows = values - values.mean(dim=0)
     basis, _ = principal(rows.T @ rows / len(rows), min(count, *rows.shape))
     scores = (rows @ basis).numpy()
@@ -200,13 +207,13 @@ def _tsne(
 
     if start is None:
         first = initialization.rescale(scores[:, :2])
-        # Points that coincide have no gradient to part them.
-        phases = {"initialization": initialization.jitter(first, random_state=seed)}
+        # Identical points have no gradient that separates them.
+        phases: dict[str, Any] = {"initialization": initialization.jitter(first, random_state=seed)}
     else:
         phases = {"initialization": start.double().numpy(), "early_exaggeration_iter": 0}
     neighbours = "exact" if len(scores) <= _EXACT_ROWS else "auto"
     model = TSNE(perplexity=perplexity, random_state=seed, n_jobs=jobs, neighbors=neighbours, **phases)
-    with _quiet("openTSNE.tsne"):  # it would warn that a start is not tiny, which is the point of a warm one
+    with _quiet("openTSNE.tsne"):  # it warns that the start is not tiny, which is intended here
         return np.array(model.fit(scores), np.float64)
 
 
@@ -225,7 +232,7 @@ def _umap(
     scores: Float64[np.ndarray, "n k"], seed: int, neighbours: int, start: Tensor | None
 ) -> Float64[np.ndarray, "n 2"]:
     with warnings.catch_warnings():
-        # It warns of packages it can do without, and of renamed arguments in others that it calls.
+        # It warns of optional packages that are missing, and of renamed arguments in packages that it calls.
         warnings.filterwarnings("ignore", module=r"(umap|sklearn|pynndescent|numba)\b")
         warnings.filterwarnings("ignore", message=".*Tensorflow.*")
         _let_numba_cache()
@@ -237,26 +244,29 @@ def _umap(
 
 
 def _let_numba_cache() -> None:
-    """Give UMAP's compiler a folder: it refuses to compile where neither the packages nor the home can be written.
+    """Set a cache folder for UMAP's compiler if neither the packages nor the home folder can be written.
 
-    ValueError if no folder can be, not even a temporary one, or not that of ``$NUMBA_CACHE_DIR``.
+    Raises ValueError if there is no writable folder, not even a temporary one, or ``$NUMBA_CACHE_DIR`` is read-only.
     """
-    if said := os.environ.get("NUMBA_CACHE_DIR"):
-        if not _can_write(Path(said)):
-            raise ValueError(f"NUMBA_CACHE_DIR is {said}, which cannot be written: UMAP compiles into it; name another")
+    if named := os.environ.get("NUMBA_CACHE_DIR"):
+        if not _can_write(Path(named)):
+            raise ValueError(
+                f"NUMBA_CACHE_DIR is {named}, which cannot be written; set it to a folder for UMAP's compiler"
+            )
         return
-    packages = [Path(find_spec(name).origin).parent / "__pycache__" for name in ("umap", "pynndescent")]
+    specs = [find_spec(name) for name in ("umap", "pynndescent")]
+    packages = [Path(spec.origin).parent / "__pycache__" for spec in specs if spec is not None and spec.origin]
     if all(map(_can_write, packages)) or ((cache := _user_cache()) and _can_write(cache / "numba")):
         return
     try:
         folder = tempfile.mkdtemp(prefix="workbench-numba-")
     except OSError as error:
         raise ValueError(
-            "UMAP finds no folder that can be written, which its compiler needs: set NUMBA_CACHE_DIR to one"
+            "UMAP needs a writable folder for its compiler and found none: set NUMBA_CACHE_DIR to one"
         ) from error
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ["NUMBA_CACHE_DIR"] = folder
-    if numba := sys.modules.get("numba"):  # which has read the variable before
+    if numba := sys.modules.get("numba"):  # it has already read the variable
         numba.config.CACHE_DIR = folder
 
 
@@ -267,7 +277,7 @@ def _user_cache() -> Path | None:
 
 
 def _can_write(folder: Path) -> bool:
-    """Whether a file can be made there, as the compiler looks for it."""
+    """Whether a file can be created in the folder, which is what the compiler checks."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -287,7 +297,7 @@ def _trustworthiness(values: Float64[Tensor, "n d"], points: Float32[Tensor, "n 
 def _checked(
     rows: Tensor, method: str, perplexity: float, neighbours: int, reduce: int, start: Tensor | None
 ) -> Float64[Tensor, "n d"]:
-    """The rows in float64; ValueError for whatever `embed` cannot do."""
+    """The rows in float64; ValueError for arguments that `embed` does not allow."""
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; allowed are {', '.join(METHODS)}")
     n, values = len(rows), rows.detach().cpu().double()
@@ -305,9 +315,9 @@ def _checked(
 
 
 def _key(rows: Tensor, method: str, options: Mapping[str, Any]) -> str:
-    told = {name: value for name, value in options.items() if name != "start"}
-    told |= {"library": version(METHODS[method]), "shape": list(rows.shape), "dtype": str(rows.dtype)}
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    described = {name: value for name, value in options.items() if name != "start"}
+    described |= {"library": version(METHODS[method]), "shape": list(rows.shape), "dtype": str(rows.dtype)}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for tensor in (rows, options.get("start")):
         if tensor is not None:
             digest.update(tensor.detach().cpu().contiguous().numpy().data)
@@ -315,7 +325,7 @@ def _key(rows: Tensor, method: str, options: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path, count: int, method: str) -> Embedding | None:
-    """The embedding in a file; None if there is none, or none that is whole."""
+    """Read the embedding in a file; None if the file is missing or damaged."""
     if not path.is_file():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Features of a run: tokens by layer, time and label mode, computed once and kept on disk."""
+"""Features of a run: tokens by layer, time and label mode, computed once and cached on disk."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +32,7 @@ from workbench.runs.models import check_latents_of, load_backbone
 from workbench.runs.store import Run, runs_root
 
 _BATCH = 100
-_CHECKED_BYTES = 1_000_000_000  # of more only the sizes of the files are checked: reading them takes seconds
+_CHECKED_BYTES = 1_000_000_000  # above this only file sizes are checked, as reading the data takes seconds
 
 
 def extract(
@@ -55,13 +55,13 @@ def extract(
 ) -> FeatureGrid:
     """Extract features of images at every layer x time x label mode; cached on disk.
 
-    The noise of an image depends on `seed` and its row alone, so every model, layer and label mode sees the same x_t,
-    on the noise path of the run. Features are kept under `root`/.features; what is there is not computed again, and a
-    call that was interrupted continues at the (time, label mode) it had reached. One forward pass gives all layers and
-    stops at the deepest one that is missing. Runs on a GPU if there is one.
+    The noise of an image depends only on `seed` and its row, so every model, layer and label mode gets the same x_t, on
+    the noise path of the run. Features are cached under `root`/.features, and an interrupted call continues at the
+    (time, label mode) it had reached. One forward pass computes all layers and stops at the deepest missing one. Uses a
+    GPU if there is one.
 
     Args:
-        run: The run whose model is looked into.
+        run: The run whose model is used.
         images: Number of images (the first ones), or row numbers in the split.
         layers: Layers, counted from 1; 0 is the patch embedding.
         times: Noise levels t in 0..1; 0 is data, 1 is noise.
@@ -70,10 +70,10 @@ def extract(
         labels: Label modes: "null" (f_u), "true" (f_c), "wrong" (the label of another image), "noise-null" and
             "noise-true" (noise in place of the image).
         pooling: "tokens" keeps every token, "mean" their mean and the LDS of each image.
-        data: The image set, if it is not the run's own; an imported run needs it.
+        data: The image set, if it is not the run's own; required for an imported run.
         split: "train" or "test".
         seed: Seed of the noise.
-        dtype: "float32" or "float16", as stored.
+        dtype: Stored type, "float32" or "float16".
         device: Such as "cuda:1".
         root: Folder of the runs, where the cache is; ``$WORKBENCH_RUNS`` or ``./runs`` by default.
         progress: Called with (done, total) images.
@@ -84,8 +84,8 @@ def extract(
         true and the wrong labels.
 
     Raises:
-        ValueError: For arguments outside what is allowed, a step that was not kept, features that are not finite, and
-            features that do not fit the cap (``$WORKBENCH_FEATURES_GB``), the disk or float16.
+        ValueError: For arguments that are not allowed, a step without a checkpoint, non-finite features, and features
+            that do not fit the cap (``$WORKBENCH_FEATURES_GB``), the disk or float16.
 
     Examples:
         >>> features = wb.extract(wb.zoo("guided"), images=4, layers=[4, 8], times=[0.5])
@@ -113,7 +113,7 @@ def extract(
     if _missing(grid):
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         with turn_to_compute(grid.folder):
-            missing = _missing(grid)  # another process may have computed some of it meanwhile
+            missing = _missing(grid)  # another process may have computed some of them
             if missing:
                 backbone = load_backbone(run, checkpoint.step, weights).to(device)
                 job = _Job(grid, backbone, latents, run.config.diffusion.path, seed, np.dtype(dtype))
@@ -124,10 +124,10 @@ def extract(
 
 
 def _grid(
-    name: str, latents: Latents, described: dict[str, Any], asked: tuple[Sequence, Sequence, Sequence], root: Path
+    name: str, latents: Latents, described: dict[str, Any], axes: tuple[Sequence, Sequence, Sequence], root: Path
 ) -> FeatureGrid:
-    """The grid of the `asked` layers, times and label modes of what is described; nothing is computed."""
-    layers, times, labels = asked
+    """The grid of the layers, times and label modes in `axes`; nothing is computed."""
+    layers, times, labels = axes
     rows, seed = described["rows"], described["seed"]
     true = latents.labels[np.asarray(rows)].astype(np.int64)
     return FeatureGrid(
@@ -149,7 +149,7 @@ def _grid(
 
 @dataclass(frozen=True)
 class _Job:
-    """The computation of what a grid lacks."""
+    """Computes the missing features of a grid."""
 
     grid: FeatureGrid
     backbone: TransformerBackbone
@@ -172,13 +172,13 @@ class _Job:
 
     @torch.no_grad()
     def run(self, missing: dict[tuple[float, str], list[int]], progress: Callable[[int, int], None] | None) -> None:
-        """Compute and keep it, one pass over the images for each time and label mode."""
+        """Compute and store missing features, with one pass over the images per time and label mode."""
         n, done = len(self.grid.rows), 0
         for (t, label), layers in missing.items():
             writers = self._writers(t, label, layers)
             try:
-                for chosen, found in self._batches(t, label, tuple(layers)):
-                    for layer, tokens in found.items():
+                for chosen, features in self._batches(t, label, tuple(layers)):
+                    for layer, tokens in features.items():
                         self._write(writers, layer, t, label, tokens)
                     done += len(chosen)
                     if progress:
@@ -203,15 +203,15 @@ class _Job:
         self, t: float, label: str, layers: tuple[int, ...]
     ) -> Iterator[tuple[Int64[np.ndarray, "b"], dict[int, Float[Tensor, "b m d"]]]]:
         grid, device = self.grid, next(self.backbone.parameters()).device
-        noise, told = LABELS[label]
+        noise, condition = LABELS[label]
         shape = (self.latents.channels, self.latents.height, self.latents.height)
-        if told == "null":
-            names = torch.full_like(grid.true, self.backbone.null_label)
+        if condition == "null":
+            labels = torch.full_like(grid.true, self.backbone.null_label)
         else:
-            names = {"true": grid.true, "given": grid.given}[told]
+            labels = {"true": grid.true, "given": grid.given}[condition]
         for start in range(0, len(grid.rows), _BATCH):
             chosen = np.asarray(grid.rows[start : start + _BATCH])
-            if noise:  # standard normal like a latent, so x_t has about the spread that the model knows at this time
+            if noise:  # standard normal like a latent, so x_t has about the usual variance at this time
                 z = normal(self.seed, "feature-noise-image", chosen, shape)
             else:
                 z = sample_posterior(
@@ -219,7 +219,7 @@ class _Job:
                 )
             times = torch.full((len(chosen),), t)
             x_t = interpolate(get_path(self.path), z, normal(self.seed, "feature-noise", chosen, shape), times).x_t
-            y = names[start : start + _BATCH]
+            y = labels[start : start + _BATCH]
             yield chosen, self.backbone.features(x_t.to(device), times.to(device), y.to(device), layers)
 
     def _write(
@@ -257,12 +257,11 @@ def _files(grid: FeatureGrid) -> dict[tuple[float, str, int], list[Path]]:
 
 
 def _missing(grid: FeatureGrid) -> dict[tuple[float, str], list[int]]:
-    """The layers that lack a whole file, by time and label mode; of a damaged file the user is told."""
+    """The layers without a complete file, by time and label mode; warns of damaged files."""
     missing: dict[tuple[float, str], list[int]] = {}
     wanted = _files(grid)
-    numbers = (
-        sum(file.stat().st_size for files in wanted.values() for file in files if file.is_file()) <= _CHECKED_BYTES
-    )
+    stored = sum(file.stat().st_size for files in wanted.values() for file in files if file.is_file())
+    numbers = stored <= _CHECKED_BYTES
     for (t, label, layer), files in wanted.items():
         if not all(_whole(file, numbers) for file in files):
             missing.setdefault((t, label), []).append(layer)
@@ -273,7 +272,7 @@ def _whole(file: Path, numbers: bool) -> bool:
     if not file.is_file():
         return False
     reason = damage(file, numbers)
-    if reason and file.is_file():  # else it was deleted meanwhile, to make room
+    if reason and file.is_file():  # else another process deleted it to make room
         warnings.warn(f"{file} is damaged and computed again: {reason}", stacklevel=4)
         file.unlink(missing_ok=True)
     return not reason
@@ -282,15 +281,14 @@ def _whole(file: Path, numbers: bool) -> bool:
 def _rows(images: int | Sequence[int], count: int) -> list[int]:
     rows = list(range(images)) if isinstance(images, int) else whole_numbers("images", images)
     if not rows or not 0 <= min(rows) <= max(rows) < count or len(set(rows)) < len(rows):
-        came = (
-            images if isinstance(images, int) else f"{len(rows)} row numbers, {sorted(rows)[:1]} to {sorted(rows)[-1:]}"
-        )
-        raise ValueError(f"images is {came}; allowed are 1 to {count}, or different row numbers of 0 to {count - 1}")
+        ends = f"{sorted(rows)[:1]} to {sorted(rows)[-1:]}"
+        given = images if isinstance(images, int) else f"{len(rows)} row numbers, {ends}"
+        raise ValueError(f"images is {given}; allowed are 1 to {count}, or different row numbers of 0 to {count - 1}")
     return rows
 
 
 def _chosen(name: str, values, allowed: Callable, described: str) -> tuple:
-    """The different values in their order; ValueError for none or one that is not allowed."""
+    """The distinct values in order; ValueError if there are none, or one is not allowed."""
     values = tuple(dict.fromkeys(values))
     wrong = [value for value in values if not allowed(value)]
     if wrong or not values:

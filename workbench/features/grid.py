@@ -1,4 +1,4 @@
-"""Features of a run over a grid of layers and times, with the label modes kept apart, read from the disk."""
+"""Features of a run over a grid of layers, times and label modes, read from disk."""
 
 import math
 import operator
@@ -18,10 +18,10 @@ from workbench.diffusion.randomness import permutation
 from workbench.diffusion.tokens import to_map
 from workbench.features.cache import array_file, read_array
 
-_IMAGES = 50  # images whose tokens fit into a cache
-FEWEST_TOKENS = 9  # on a smaller grid no pair of tokens is near, so there is no LDS
+_IMAGES = 50  # images whose tokens fit into the processor's cache
+FEWEST_TOKENS = 9  # a smaller grid has no near pairs of tokens and so no LDS
 
-# Of each label mode: whether the image is noise in its place, and which label the network is told.
+# By label mode: whether the image is replaced by noise, and the label given to the network.
 LABELS = {
     "null": (False, "null"),
     "true": (False, "true"),
@@ -33,25 +33,25 @@ _PAIRS = {"true": ("null", "true"), "wrong": ("null", "wrong"), "noise": ("noise
 
 
 def wrong_labels(labels: Integer[np.ndarray, " n"], *, seed: int) -> Int64[np.ndarray, " n"]:
-    """The labels in a random order of the images: independent of the true ones, each as frequent as before.
+    """Labels permuted over the images: independent of the true ones and as frequent.
 
-    Renaming the classes would not do: images given one name would still be those of one class, and no measure could
-    tell the condition from the image. So a few labels, one of k if balanced, stay right by chance.
+    Permuting the classes instead would not separate condition and image, as all images with one label would still be of
+    one class. Some labels, one in k if balanced, remain correct by chance.
     """
     return labels[permutation(seed, "wrong-label", 0, len(labels))].astype(np.int64)
 
 
 def local_distant_similarity(tokens: Float[Tensor, "n m d"]) -> Float64[Tensor, " n"]:
-    """LDS of each image (Singh et al. 2025): mean cosine of near pairs of tokens less that of distant pairs.
+    """LDS of each image (Singh et al. 2025): mean cosine of near pairs of tokens minus that of distant pairs.
 
-    On the square grid of side s a pair is near when its Manhattan distance is 1 .. below s/2, distant from s/2 on.
-    0 for a constant map. ValueError if m is not the square of 3 or more, or a token is zero or not finite.
+    On the square grid of side s, a pair is near if its Manhattan distance is at least 1 and below s/2, else distant.
+    A constant map has 0. Raises ValueError if m is not the square of 3 or more, or a token is zero or not finite.
     """
     side = to_map(tokens).shape[-1]
     if side < 3:
         raise ValueError(f"a grid of {side} x {side} tokens has no near pairs; it needs 3 x 3 or more")
-    places = np.stack(np.divmod(np.arange(side * side), side))
-    distance = np.abs(places[:, :, None] - places[:, None, :]).sum(axis=0)
+    positions = np.stack(np.divmod(np.arange(side * side), side))
+    distance = np.abs(positions[:, :, None] - positions[:, None, :]).sum(axis=0)
     far = distance >= side / 2
     near = ~far & (distance > 0)
     weights = near / near.sum() - far / far.sum()
@@ -61,34 +61,34 @@ def local_distant_similarity(tokens: Float[Tensor, "n m d"]) -> Float64[Tensor, 
         raise ValueError(
             f"token {broken[0][1]} of image {broken[0][0]} is zero or not finite; a cosine needs a direction"
         )
-    found = []
+    similarities = []
     for part, of_part in zip(tokens.detach().cpu().split(_IMAGES), lengths.split(_IMAGES), strict=True):
         unit = part / of_part[:, :, None]
-        # The cosines themselves are never kept: sum_ij w_ij u_i . u_j = sum_i u_i . (w u)_i.
-        found.append(reduce(unit * (torch.from_numpy(weights) @ unit), "b m d -> b", "sum"))
-    return torch.cat(found)
+        # The cosines are not computed one by one: sum_ij w_ij u_i . u_j = sum_i u_i . (w u)_i.
+        similarities.append(reduce(unit * (torch.from_numpy(weights) @ unit), "b m d -> b", "sum"))
+    return torch.cat(similarities)
 
 
 def whole_numbers(name: str, values: Any) -> list[int]:
-    """Layers, steps or row numbers as a user gave them; ValueError for one that is no whole number: none is rounded."""
+    """Layers, steps or row numbers as a list of int; ValueError for a value that is not an integer."""
     if not isinstance(values, Iterable):
         raise ValueError(f"{name} is {values!r}; allowed are whole numbers")
-    found = []
+    numbers = []
     for value in values:
         try:
-            found.append(operator.index(value))
+            numbers.append(operator.index(value))
         except TypeError as error:
             raise ValueError(f"{name} has {value!r}; allowed are whole numbers") from error
-    return found
+    return numbers
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureGrid:
-    """Features of the images at `rows` at every layer x time x label mode; nothing is held in memory.
+    """Features of the images at `rows` for every layer x time x label mode, on disk.
 
-    `labels` are the modes: "null" is f_u, "true" f_c, "wrong" that of the label `given`, "noise-null" and "noise-true"
-    those of noise in place of the image. With `pooling` "tokens" a feature is ``n m d``, with "mean", over tokens,
-    ``n d``. `true` and `given` are the classes of the images and the wrong ones they were told.
+    Label modes: "null" is f_u, "true" is f_c, "wrong" has the label `given`, and "noise-null" and "noise-true" have
+    noise in place of the image. Features are ``n m d`` with `pooling` "tokens" and ``n d`` with "mean". `true` are the
+    classes of the images, `given` those of mode "wrong".
     """
 
     run: str
@@ -104,16 +104,16 @@ class FeatureGrid:
     folder: Path
 
     def read(self, layer: int, t: float, label: str = "null") -> Float[Tensor, "n ..."]:
-        """The features of one layer, time and label mode, mapped from the disk.
+        """The features of one layer, time and label mode, memory-mapped.
 
-        ValueError, listing what there is, if they were not extracted, and naming the file if it is gone or damaged.
+        Raises ValueError if they were not extracted, or if their file is missing or damaged.
         """
         return torch.from_numpy(read_array(self._file(layer, t, label)))
 
     def guided(self, layer: int, t: float, scale: float, image: str = "true") -> Float[Tensor, "n ..."]:
-        """f_g = f_u + scale (f_c - f_u), Eq. 3: exact at any scale, float32, without running the network.
+        """f_g = f_u + scale (f_c - f_u), Eq. 3: exact for any scale, in float32, without running the network.
 
-        `image` says of what: "true" and "wrong" take f_c of the true and the wrong label, "noise" both features of
+        With `image` "true" or "wrong", f_c is that of the true or wrong label; with "noise", both features are those of
         noise in place of the image.
         """
         if not math.isfinite(scale):
@@ -124,19 +124,24 @@ class FeatureGrid:
         return guide(f_u, f_c, scale)
 
     def pooled(self, features: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
-        """Mean tokens in float32 of what `read` or `guided` gave."""
+        """Features of `read` or `guided`, averaged over tokens, in float32."""
         return features.float() if self.pooling == "mean" else features.float().mean(dim=1)
 
     def lds(self, layer: int, t: float, label: str = "null") -> Float64[Tensor, " n"] | None:
-        """Local-distant similarity of each image's tokens, which mean tokens keep; None for fewer than 3 x 3 tokens."""
+        """Local-distant similarity of each image's tokens, for either pooling; None for fewer than 3 x 3 tokens."""
         if self.pooling == "tokens":
             tokens = self.read(layer, t, label).float()
             return local_distant_similarity(tokens) if tokens.shape[1] >= FEWEST_TOKENS else None
-        found = torch.from_numpy(read_array(self._file(layer, t, label, "lds")))
-        return None if found.isnan().any() else found
+        stored = torch.from_numpy(read_array(self._file(layer, t, label, "lds")))
+        return None if stored.isnan().any() else stored
 
     def _file(self, layer: int, t: float, label: str, of: str = "features") -> Path:
-        for name, value, there in (("layer", layer, self.layers), ("t", t, self.times), ("label", label, self.labels)):
-            if value not in there:
-                raise ValueError(f"{name} {value!r} was not extracted; there are {', '.join(map(repr, there))}")
+        axes: list[tuple[str, Any, tuple[Any, ...]]] = [
+            ("layer", layer, self.layers),
+            ("t", t, self.times),
+            ("label", label, self.labels),
+        ]
+        for name, value, extracted in axes:
+            if value not in extracted:
+                raise ValueError(f"{name} {value!r} was not extracted; there are {', '.join(map(repr, extracted))}")
         return array_file(self.folder, label, float(t), layer, of)

@@ -1,7 +1,8 @@
-"""Projections of tokens to a few directions, fixed or refitted at each guidance scale, all of them linear in w.
+"""Projections of tokens to a few directions, fixed or refitted at each guidance scale.
 
-Guidance is linear (Eq. 3), and so is a projection: coordinates of f_g = f_u + w (f_c - f_u) are u + w d at any w, and
-the covariance of f_g is a quadratic in w. A picture at a new w needs two arrays and three small matrices, no network.
+Guidance is linear in w (Eq. 3), and so are the projections: the coordinates of f_g = f_u + w (f_c - f_u) are u + w d
+for any w, and the covariance of f_g is quadratic in w. Showing another w needs two arrays and three small matrices, and
+no network.
 """
 
 import math
@@ -15,16 +16,16 @@ from torch import Tensor
 
 from workbench.features.directions import largest_signs, nearest_rotation, outlier_note, principal, procrustes
 
-_ROWS = 32768  # rows held in float64 at once
+_ROWS = 32768  # rows in float64 at a time
 _COLOURS = 3  # red, green, blue
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Covariances over the tokens of one time, about their means, of f_u and of d = f_c - f_u.
+    """Covariances of f_u and d = f_c - f_u over the tokens of one time.
 
-    `uu`, `ud` and `dd` are inside the subspace of a projection; the totals are traces over the whole width, `total_ud`
-    that of Cov(f_u, d). From these alone a page in a browser refits and knows what it leaves out.
+    `uu`, `ud` and `dd` are inside the subspace of a projection; the totals are traces over the full width, `total_ud`
+    that of Cov(f_u, d). They are all that a browser needs to refit, and to show how much variance is left out.
     """
 
     uu: Float64[Tensor, "k k"]
@@ -39,19 +40,19 @@ class Moments:
         return self.uu + w * (self.ud + self.ud.T) + w * w * self.dd
 
     def total(self, w: float) -> float:
-        """Variance of f_g over the whole width; ValueError if there is none."""
+        """Variance of f_g over the full width; ValueError if it is zero."""
         total = self.total_uu + 2 * w * self.total_ud + w * w * self.total_dd
         if not total > 0:
-            raise ValueError(f"at w = {w:g} all tokens are equal; there is no variance to share out")
+            raise ValueError(f"at w = {w:g} all tokens are equal, so there is no variance to explain")
         return total
 
 
 @dataclass(frozen=True, eq=False)
 class Refit:
-    """Principal components of f_g itself: `explained` are shares of its whole variance, largest first.
+    """Principal components of f_g: `explained` are fractions of its total variance, largest first.
 
-    Where `coordinates` were aligned they are a rotation of these components: the same picture in other colours, of
-    the same sum of shares. `left_out` is the share outside the subspace searched, which no refit in it can show.
+    Aligned `coordinates` are a rotation of these components, with other colours and the same total of `explained`.
+    `left_out` is the fraction of the variance outside the subspace of the projection.
     """
 
     coordinates: Float32[Tensor, "n m c"]
@@ -60,16 +61,16 @@ class Refit:
 
     @property
     def note(self) -> str | None:
-        """A warning where one component has almost everything."""
+        """A warning if the first component has almost all of the variance."""
         return outlier_note(self.explained)
 
 
 @dataclass(frozen=True, eq=False)
 class GuidedProjection:
-    """Tokens of one layer at several times in one basis of k directions.
+    """Tokens of one layer at several times, in one basis of k directions.
 
-    `u` are the coordinates of f_u - `mean` and `d` those of f_c - f_u, by time. `pooled` is the covariance, in the
-    subspace and about `mean`, of all that the basis was fitted on, and `total` its trace over the whole width.
+    `u` are the coordinates of f_u - `mean` and `d` those of f_c - f_u, by time. `pooled` is the covariance, inside the
+    subspace and about `mean`, of all tokens that the basis was fitted on, and `total` its trace over the full width.
     """
 
     basis: Float64[Tensor, "d k"]
@@ -82,33 +83,34 @@ class GuidedProjection:
 
     @property
     def times(self) -> tuple[float, ...]:
-        """The times it holds."""
+        """The times, in order."""
         return tuple(self.u)
 
     @property
     def explained(self) -> Float64[Tensor, " k"]:
-        """Share of the pooled variance along each direction."""
+        """Fraction of the pooled variance along each direction."""
         return self.pooled.diagonal() / self.total
 
     def at(self, t: float, w: float) -> Float32[Tensor, "n m k"]:
         """Coordinates of f_g - mean at scale w, u + w d (Eq. 3): 0 gives f_u, 1 gives f_c.
 
-        ValueError for another t, or a w that is not finite."""
+        Raises ValueError for another t, or a w that is not finite.
+        """
         self._check(t, w)
         return self.u[t] + w * self.d[t]
 
     def energy(self, t: float, w: float) -> Float64[Tensor, " c"]:
-        """Share of the variance of f_g at t and w that each of the (first three) fixed components shows."""
+        """Fraction of the variance of f_g at t and w along each of the first three fixed components."""
         self._check(t, w)
         moments = self.moments[t]
         return moments.covariance(w).diagonal()[:_COLOURS] / moments.total(w)
 
     def refit(self, t: float, w: float, components: int = _COLOURS, *, align: bool = True) -> Refit:
-        """Principal components of f_g at t and w inside the subspace, from an eigenproblem of k x k; about their mean.
+        """Principal components of the centred f_g at t and w inside the subspace, from a k x k eigenproblem.
 
-        With k = d this is the PCA of f_g. Aligned, they are turned (and mirrored) onto the fixed components by
-        Procrustes so that colours keep their meaning; else each has its largest loading positive. ValueError for
-        another t, or more components than k.
+        With k = d this is the PCA of f_g. If `align`, they are Procrustes-aligned to the fixed components, so that
+        colours keep their meaning; else the largest loading of each is positive. Raises ValueError for another t, or
+        more components than k.
         """
         self._check(t, w)
         k = self.basis.shape[1]
@@ -119,7 +121,7 @@ class GuidedProjection:
         values, vectors = torch.linalg.eigh(covariance)
         chosen = vectors.flip(1)[:, :components]
         chosen = chosen * largest_signs(self.basis @ chosen)
-        # The cross-covariance of refitted and fixed scores is all that Procrustes needs of the tokens.
+        # Procrustes only needs the cross-covariance of refitted and fixed scores.
         turned = chosen @ nearest_rotation(chosen.T @ covariance[:, :components]) if align else chosen
         scores = self.at(t, w)
         return Refit(
@@ -129,10 +131,10 @@ class GuidedProjection:
         )
 
     def aligned_to(self, reference: Float[Tensor, "n m c"], t: float, w: float = 1.0) -> "GuidedProjection":
-        """The same projection, its first three directions turned so that the scores at t and w come near `reference`.
+        """This projection with its first three directions Procrustes-aligned to `reference` at t and w.
 
         `reference` are coordinates of the same tokens in another projection: of another layer, time, checkpoint or
-        model. One orthogonal matrix, rotation or mirroring, by Procrustes. ValueError for another t or token grid.
+        model. One orthogonal matrix aligns all times. Raises ValueError for another t or token grid.
         """
         scores = self.at(t, w)
         if reference.shape[:2] != scores.shape[:2]:
@@ -154,19 +156,19 @@ def project(
     *,
     components: int = 8,
 ) -> GuidedProjection:
-    """Joint PCA of the tokens of one layer over all images, times and both label modes, each with the same weight.
+    """Joint PCA of the tokens of one layer over all images, times and both label modes, with equal weights.
 
-    Each direction has its largest loading positive. One eigenproblem of d x d in float64.
+    The largest loading of each direction is positive. One d x d eigenproblem in float64.
 
     Args:
-        f_u: Tokens ``n m d`` with the null label, by time. A bare tensor, such as the tokens of an image encoder, is
-            that of clean images, t = 0.
-        f_c: The same with the label. Without it there is one set, the same at any w.
+        f_u: Tokens ``n m d`` with the null label, by time. A single tensor, such as the tokens of an image encoder, is
+            taken as clean images, t = 0.
+        f_c: Tokens with the label, by time. Without it f_c is f_u, and coordinates do not depend on w.
         components: Number of directions.
 
     Returns:
         A ``GuidedProjection``. ``at(t, w)`` gives coordinates ``n m k`` of f_u + w (f_c - f_u), Eq. 3; ``refit(t, w)``
-        the principal components at that w; ``explained`` the share of the variance along each direction.
+        the principal components at that w; ``explained`` the fraction of the variance along each direction.
 
     Raises:
         ValueError: For shapes or times that differ, features that are not finite or do not vary, or more components
@@ -186,15 +188,15 @@ def project(
     mean = torch.cat(list(means.values())).mean(dim=0)
     covariance = _covariance([tokens for of in sets.values() for tokens in of], mean)
     basis, _ = principal(covariance, components)
-    placed = {t: _place(of, means[t], mean, basis) for t, of in sets.items()}
+    projected = {t: _project_time(of, means[t], mean, basis) for t, of in sets.items()}
     return GuidedProjection(
         basis=basis,
         mean=mean,
         pooled=basis.T @ covariance @ basis,
         total=float(covariance.trace()),
-        u={t: u for t, (u, _, _) in placed.items()},
-        d={t: d for t, (_, d, _) in placed.items()},
-        moments={t: moments for t, (_, _, moments) in placed.items()},
+        u={t: u for t, (u, _, _) in projected.items()},
+        d={t: d for t, (_, d, _) in projected.items()},
+        moments={t: moments for t, (_, _, moments) in projected.items()},
     )
 
 
@@ -204,10 +206,10 @@ def project_pair(
     *,
     components: int = 8,
 ) -> tuple[GuidedProjection, GuidedProjection]:
-    """Two models side by side: (f_u, f_c) of each in its own basis, the second aligned to the first.
+    """Project (f_u, f_c) of two models, each in its own basis, and align the second to the first.
 
-    By Procrustes on the scores of the same tokens, of f_u and of f_c at every time that both have; widths may differ.
-    ValueError if no time is common or the token grids differ, and as `project`.
+    Procrustes is fitted on the scores of the same tokens, of f_u and f_c at all common times; widths may differ. Raises
+    ValueError if there is no common time or the token grids differ, and as `project`.
     """
     one, other = (project(*pair, components=components) for pair in (first, second))
     common = [t for t in one.times if t in other.times]
@@ -222,7 +224,7 @@ def project_pair(
 
 
 def _aligned(projection: GuidedProjection, scores: Tensor, reference: Tensor) -> GuidedProjection:
-    """`projection` with its first directions turned by the Procrustes of `scores` onto `reference`."""
+    """`projection` with its first directions rotated by the Procrustes alignment of `scores` to `reference`."""
     count = min(_COLOURS, scores.shape[2], reference.shape[2])
     turn = torch.eye(scores.shape[2], dtype=torch.float64)
     rows = (rearrange(of[..., :count], "n m c -> (n m) c") for of in (scores, reference))
@@ -240,13 +242,13 @@ def _aligned(projection: GuidedProjection, scores: Tensor, reference: Tensor) ->
     )
 
 
-def _place(
+def _project_time(
     of: tuple[Tensor, ...], means: Float64[Tensor, "s d"], mean: Float64[Tensor, " d"], basis: Float64[Tensor, "d k"]
 ) -> tuple[Float32[Tensor, "n m k"], Float32[Tensor, "n m k"], Moments]:
-    """Coordinates u and d of one time, and their moments; with one set f_c is f_u, so d is zero."""
+    """Coordinates u and d of one time, and their moments; for a single set f_c is f_u, so d is zero."""
     f_u, f_c, k = of[0], of[-1], basis.shape[1]
     offset = torch.cat([(means[0] - mean) @ basis, (means[-1] - means[0]) @ basis])
-    count, found = f_u.shape[0] * f_u.shape[1], []
+    count, parts = f_u.shape[0] * f_u.shape[1], []
     inside = torch.zeros(2 * k, 2 * k, dtype=torch.float64)
     totals = torch.zeros(3, dtype=torch.float64)
     for part in _parts(f_u):
@@ -255,10 +257,11 @@ def _place(
         pair = torch.cat([u @ basis, d @ basis], dim=1)
         inside += pair.T @ pair / count
         totals += torch.stack([(u * u).sum(), (u * d).sum(), (d * d).sum()]) / count
-        found.append((pair + offset).float())
-    coordinates = rearrange(torch.cat(found), "(n m) (two k) -> two n m k", two=2, n=len(f_u))
+        parts.append((pair + offset).float())
+    coordinates = rearrange(torch.cat(parts), "(n m) (two k) -> two n m k", two=2, n=len(f_u))
     moments = Moments(inside[:k, :k], inside[:k, k:], inside[k:, k:], *totals.tolist())
-    return *coordinates.contiguous().unbind(), moments
+    u_coordinates, d_coordinates = coordinates.contiguous().unbind()
+    return u_coordinates, d_coordinates, moments
 
 
 def _covariance(sets: list[Tensor], mean: Float64[Tensor, " d"]) -> Float64[Tensor, "d d"]:
@@ -271,14 +274,17 @@ def _covariance(sets: list[Tensor], mean: Float64[Tensor, " d"]) -> Float64[Tens
 
 
 def _mean(tokens: Float[Tensor, "n m d"], t: float) -> Float64[Tensor, " d"]:
-    mean = sum(_rows(tokens[part]).sum(dim=0) for part in _parts(tokens)) / (tokens.shape[0] * tokens.shape[1])
+    total = torch.zeros(tokens.shape[2], dtype=torch.float64)
+    for part in _parts(tokens):
+        total += _rows(tokens[part]).sum(dim=0)
+    mean = total / (tokens.shape[0] * tokens.shape[1])
     if not mean.isfinite().all():
         raise ValueError(f"features at t = {t:g} are not all finite")
     return mean
 
 
 def _parts(tokens: Float[Tensor, "n m d"]) -> Iterator[slice]:
-    """Slices of the images: what lies on a disk is read, and widened to float64, a part at a time."""
+    """Slices of the images, so that memory-mapped tokens are read and converted to float64 in parts."""
     step = max(1, _ROWS // tokens.shape[1])
     return (slice(start, start + step) for start in range(0, len(tokens), step))
 

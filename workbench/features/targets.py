@@ -1,4 +1,4 @@
-"""What methods of alignment hold features against: their targets, as tokens of the images of a run."""
+"""Targets of the alignment methods, as tokens of a run's images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.config import DataConfig, backbone_sizes, refuse_unknown
+from workbench.config import Config, DataConfig, backbone_sizes, refuse_unknown
 from workbench.config.layers import placement
 from workbench.data.encoders import ENCODERS, load_encoder
 from workbench.data.images import load_images
@@ -22,9 +22,9 @@ from workbench.objectives import layersync, sra
 from workbench.runs.models import check_latents_of
 from workbench.runs.store import Run, runs_root
 
-CLEAN = ("vae", *ENCODERS)  # targets that look at the image without noise
+CLEAN = ("vae", *ENCODERS)  # targets of the image without noise
 TARGETS = (*CLEAN, "layersync", "sra")
-_SRA_OFFSET = 0.2  # of runs of other methods; paper and released code agree
+_SRA_OFFSET = 0.2  # for runs of other methods, as in the paper and the released code
 
 
 def target_tokens(
@@ -41,15 +41,15 @@ def target_tokens(
 ) -> dict[float, Float[Tensor, "n m d"]]:
     """Tokens of the target that a method aligns with, for the same images and noise as `wb.extract`.
 
-    "vae": patches of the latent, the target of Eq. 1. An encoder ("effnet-lite0", "dinov2-b"): its tokens of the image,
-    the target of REPA. Both are the same at every time. "layersync": the deeper layer of the run at `step` (of its
-    first pair). "sra": the deep layer of its EMA model at t less half the offset, which is the mean of SRA's draw. The
-    last two are those of the run's own objective if it is that method, else where it is published for such a backbone,
-    with the true label.
+    "vae" are patches of the latent, the target of Eq. 1. An encoder ("effnet-lite0", "dinov2-b") gives its tokens of
+    the image, the target of REPA. Both are the same at every time. "layersync" is the deeper layer of the run at `step`
+    (of its first pair). "sra" is the deep layer of the EMA model at t minus half the offset, which is SRA's mean time.
+    The layers of the last two are those of the run's objective if it is that method, else the published ones for such a
+    backbone; they get the true label.
 
     Args:
         name: One of these targets.
-        run: The run, whose images and token grid are taken.
+        run: The run whose images and token grid are used.
         rows: Row numbers of the images in the training split.
         times: Noise levels t in 0..1.
         step: Step of the checkpoint for "layersync" and "sra"; the newest by default.
@@ -62,16 +62,16 @@ def target_tokens(
         Tokens ``n m d`` (images, tokens, width of the target) by time.
 
     Raises:
-        ValueError: For another name, or a layer that is published for no such backbone.
+        ValueError: For an unknown name, or if no layer is published for such a backbone.
 
     Examples:
         >>> tokens = wb.target_tokens("vae", wb.zoo("guided"), rows=[0, 1], times=[0.5])
         >>> tokens[0.5].shape
         torch.Size([2, 64, 4])
     """
-    refuse_unknown("guide", name, TARGETS)
+    refuse_unknown("target", name, TARGETS)
     root = runs_root() if root is None else Path(root)
-    chosen = {"step": step, "data": data, "seed": seed, "root": root, "progress": progress}
+    chosen: dict[str, Any] = {"step": step, "data": data, "seed": seed, "root": root, "progress": progress}
     if name == "layersync":
         (_, layer), *_ = _option(run, "layersync", "pairs", layersync.PLACEMENT)
         return _deep_layer(run, rows, layer, {t: t for t in times}, chosen)
@@ -85,11 +85,11 @@ def target_tokens(
 
 
 def _deep_layer(
-    run: Run, rows: Sequence[int], layer: int, seen: dict[float, float], chosen: dict[str, Any]
+    run: Run, rows: Sequence[int], layer: int, target_times: dict[float, float], chosen: dict[str, Any]
 ) -> dict[float, Float[Tensor, "n m d"]]:
-    """The layer of the average model; by time what it says at the time `seen`."""
-    found = extract(run, list(rows), [layer], list(seen.values()), labels=("true",), **chosen)
-    return {t: found.read(layer, at, "true").float() for t, at in seen.items()}
+    """A layer of the EMA model at the target's time, by the student's time."""
+    features = extract(run, list(rows), [layer], list(target_times.values()), labels=("true",), **chosen)
+    return {t: features.read(layer, at, "true").float() for t, at in target_times.items()}
 
 
 def _latent(
@@ -111,20 +111,21 @@ def _encoded(
     return encoder.tokens(images.batch(rows), side)
 
 
-def _configured(run: Run, data: DataConfig | None):
+def _configured(run: Run, data: DataConfig | None) -> Config:
     return run.config if data is None else replace(run.config, data=data)
 
 
 def _option(run: Run, method: str, option: str, table: dict[Any, dict[str, Any]]) -> Any:
-    """An option of the run's own objective if it is `method`, else the published one for a backbone like the run's."""
+    """An option of the run's objective if it is `method`, else the published value for the run's backbone and depth."""
     config = run.config
     if config.objective.name == method:
         return config.objective.options[option]
     depth = backbone_sizes(config.backbone.name)[config.backbone.options["size"]].depth
-    found = placement(table, config.backbone.name, depth)
-    if found is None:
-        there = ", ".join(map(str, table))
+    published = placement(table, config.backbone.name, depth)
+    if published is None:
+        known = ", ".join(map(str, table))
         raise ValueError(
-            f"no {option} of {method} is published for {config.backbone.name} of depth {depth}; for depth {there}"
+            f"no {option} of {method} is published for {config.backbone.name} of depth {depth}; there are values for "
+            f"depth {known}"
         )
-    return found[option]
+    return published[option]
