@@ -238,20 +238,20 @@ def _outside(lenient: bool = False) -> dict[str, Metric]:
 
     Raises PluginError for one that cannot be used; if `lenient`, it is left out with a warning.
     """
-    found: dict[str, Metric] = {}
+    outside: dict[str, Metric] = {}
     for name in (*plugins.names("score"), *plugins.named("score")):
         if name in _own():
             continue
         try:
             if name in plugins.names("score") or plugins.exports("score", name):
                 metric = _loaded(name)
-                _refuse_taken(name, metric, {**_own(), **found})
-                found[metric.kind] = metric
+                _refuse_taken(name, metric, {**_own(), **outside})
+                outside[metric.kind] = metric
         except ValueError as error:
             if not lenient:
                 raise
             warnings.warn(f"{error}", stacklevel=1)
-    return found
+    return outside
 
 
 def _loaded(name: str) -> Metric:

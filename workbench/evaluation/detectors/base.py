@@ -146,8 +146,8 @@ def joined(parts: Sequence[Detected]) -> Detected:
     """Concatenate the outputs of several batches."""
 
     def column(rows: Sequence[Tensor | None]) -> Tensor | None:
-        there = [row for row in rows if row is not None]
-        return torch.cat(there) if there else None
+        tensors = [row for row in rows if row is not None]
+        return torch.cat(tensors) if tensors else None
 
     return Detected(
         torch.cat([part.features for part in parts]),

@@ -88,13 +88,13 @@ def measure(
     lacking = {"spatial": generated.spatial is None, "logits": generated.logits is None}
     table, expected = metrics(), kinds(reference, len(generated.features), classes=classes)
     wanted = [table[kind] for kind in expected if not any(lacking.get(need) for need in table[kind].needs)]
-    found = {metric.kind: dict(measurement.score(metric)) for metric in wanted}
+    scores = {metric.kind: dict(measurement.score(metric)) for metric in wanted}
     if reference.test is not None:
         real = _held_out(reference, len(generated.features), seed)
         for metric in wanted:
             if metric.floor and _has_floor(metric, real):
-                found[metric.kind]["floor"] = real.score(metric)["value"]
-    return found
+                scores[metric.kind]["floor"] = real.score(metric)["value"]
+    return scores
 
 
 @lru_cache(maxsize=8)
@@ -108,7 +108,7 @@ def _held_out(reference: Reference, count: int, seed: int) -> Measurement:
 
 
 def _has_floor(metric: Metric, real: Measurement) -> bool:
-    """Whether the held-out images have what a score needs."""
+    """Whether the held-out images meet the needs of a score."""
     n, d = real.generated.features.shape
     available = {"logits": real.generated.logits is not None, "many": _can_extrapolate(n, d)}
     return all(available.get(need, False) for need in metric.needs)
@@ -153,17 +153,18 @@ def by_class(hits: Bool[Tensor, " n"], labels: Integer[Tensor, " n"]) -> list[fl
     return [float(value) if count else None for value, count in zip(shares, counts, strict=True)]
 
 
-def _checked(kind: str, found: Any) -> dict[str, Any]:
+def _checked(kind: str, returned: Any) -> dict[str, Any]:
     """The values that the function of a score returned; ValueError if they cannot be stored."""
-    if not isinstance(found, Mapping) or not isinstance(found.get("value"), Real):
-        given = {key: type(value).__name__ for key, value in found.items()} if isinstance(found, Mapping) else found
-        raise ValueError(f"score {kind!r} returned {given!r}; it must return a dict with a Python number under 'value'")
-    if taken := [key for key in _RESERVED if key in found]:
+    if not isinstance(returned, Mapping) or not isinstance(returned.get("value"), Real):
+        is_mapping = isinstance(returned, Mapping)
+        shown = {key: type(value).__name__ for key, value in returned.items()} if is_mapping else returned
+        raise ValueError(f"score {kind!r} returned {shown!r}; it must return a dict with a Python number under 'value'")
+    if taken := [key for key in _RESERVED if key in returned]:
         raise ValueError(f"score {kind!r} returned the reserved key {taken[0]!r}; choose another name")
     try:
-        to_json(dict(found), kind)
+        to_json(dict(returned), kind)
     except TypeError as error:
         raise ValueError(f"score {kind!r} returned values that cannot be stored: {error}") from error
     except ValueError:  # a number that is not finite, which is refused when the scores are stored
         pass
-    return dict(found)
+    return dict(returned)

@@ -14,9 +14,9 @@ def measure(of: Measurement) -> dict[str, Any]:
     """The fraction over all images and by class."""
     logits, labels = of.generated.logits, of.generated.labels
     assert logits is not None and labels is not None
-    found = class_agreement(logits, labels)
+    agreement = class_agreement(logits, labels)
     shares = by_class(logits.argmax(dim=1) == labels, labels)
-    return {"value": found.value, "low": found.low, "high": found.high, "by_class": shares}
+    return {"value": agreement.value, "low": agreement.low, "high": agreement.high, "by_class": shares}
 
 
 METRIC = Metric(

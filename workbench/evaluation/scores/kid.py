@@ -14,8 +14,8 @@ from workbench.evaluation.scores.base import Measurement
 
 def measure(of: Measurement) -> dict[str, Any]:
     """The distance and its spread over subsets."""
-    found = kid(of.generated.features, of.reference.train.features, seed=of.seed)
-    return {"value": found.value, "subset_sd": found.subset_sd, "subset_size": found.subset_size}
+    distance = kid(of.generated.features, of.reference.train.features, seed=of.seed)
+    return {"value": distance.value, "subset_sd": distance.subset_sd, "subset_size": distance.subset_size}
 
 
 METRIC = Metric(title="KID", better="lower", measure=measure, order=40)

@@ -8,10 +8,10 @@ from workbench.evaluation.scores.base import Measurement, by_class, share
 
 def measure(of: Measurement) -> dict[str, Any]:
     """The fraction over all images, with its interval, and by class."""
-    real, found = of.reference, share(of.precision_recall.recall, len(of.reference.manifold))
+    real, score = of.reference, share(of.precision_recall.recall, len(of.reference.manifold))
     if real.train.labels is not None:
-        found["by_class"] = by_class(of.precision_recall.real_inside, real.train.labels[real.manifold_rows])
-    return found
+        score["by_class"] = by_class(of.precision_recall.real_inside, real.train.labels[real.manifold_rows])
+    return score
 
 
 METRIC = Metric(
