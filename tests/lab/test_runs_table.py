@@ -240,7 +240,7 @@ def test_the_trash_asks_first(shown):
     page.get_by_role("button", name="Move to trash").click()
     page.get_by_role("button", name="Yes, move").click()
     assert page.evaluate("sent.at(-1).what") == "trash" and len(page.evaluate("sent.at(-1).names")) == 2
-    page.evaluate("tell('msg:custom', {type: 'said', text: 'ValueError: it is a teacher', wrong: true})")
+    page.evaluate("tell('msg:custom', {type: 'status', text: 'ValueError: it is a teacher', wrong: true})")
     assert page.get_by_role("alert").inner_text() == "ValueError: it is a teacher"
 
 

@@ -186,8 +186,8 @@ def test_the_widget_answers_with_a_pdf_or_an_error(maps_view, monkeypatch):
     view = maps_view()
     widget, sent = view.widget(), []
     monkeypatch.setattr(widget, "send", lambda content, buffers: sent.append((content, buffers)))
-    widget._answer(widget, {"type": "save", "pane": None, "state": view.state()}, [])
+    widget._on_message(widget, {"type": "save", "pane": None, "state": view.state()}, [])
     ((content, (file,)),) = sent
     assert content == {"type": "file", "name": "token-maps.pdf"} and file.startswith(b"%PDF")
-    widget._answer(widget, {"type": "save", "pane": 5, "state": view.state()}, [])
+    widget._on_message(widget, {"type": "save", "pane": 5, "state": view.state()}, [])
     assert len(sent) == 1 and "pane is 5" in widget.error

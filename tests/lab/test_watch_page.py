@@ -226,11 +226,11 @@ def test_what_is_out_of_view_is_drawn_when_it_comes_into_view_or_after_seconds(s
 
 def test_the_kernel_hears_whether_a_panel_is_seen(shown):
     page = shown()
-    page.wait_for_function("sent.some(({type}) => type === 'seen')")
+    page.wait_for_function("sent.some(({type}) => type === 'visible')")
     page.evaluate("document.body.style.paddingTop = '3000px'")
-    page.wait_for_function("sent.filter(({type}) => type === 'seen').length === 2")
+    page.wait_for_function("sent.filter(({type}) => type === 'visible').length === 2")
     page.get_by_role("slider", name="loss (total) by step").scroll_into_view_if_needed()
-    page.wait_for_function("sent.filter(({type}) => type === 'seen').length === 3")
+    page.wait_for_function("sent.filter(({type}) => type === 'visible').length === 3")
     assert [message["value"] for message in sent(page, seen=True)] == [True, False, True]
     assert len({message["view"] for message in sent(page, seen=True)}) == 1
 
@@ -269,7 +269,7 @@ def test_a_lost_run_shows_its_log_and_resumes(shown, run):
         {"type": "command", "run": 0, "what": "set", "value": 5e-4},
     ]
     assert sent(page)[1:] == asked
-    page.evaluate("tell('msg:custom', {type: 'said', text: 'ValueError: no room', wrong: true})")
+    page.evaluate("tell('msg:custom', {type: 'status', text: 'ValueError: no room', wrong: true})")
     assert page.get_by_role("alert").inner_text() == "ValueError: no room"
 
 

@@ -116,7 +116,7 @@ def test_the_buttons(shown):
     settled(page)
     page.get_by_role("button", name="Launch").press("Space")
     assert [one["type"] for one in page.evaluate("sent")] == ["refresh", "measure", "launch"]
-    page.evaluate("tell('msg:custom', {type: 'said', text: 'ValueError: no room', wrong: true})")
+    page.evaluate("tell('msg:custom', {type: 'status', text: 'ValueError: no room', wrong: true})")
     assert page.get_by_role("alert").inner_text() == "ValueError: no room"
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.get_by_role("button", name="Copy code").click()
