@@ -83,7 +83,7 @@ def make_maps_view(sources: int = 1, **meta) -> View:
         axes["source"] = Axis("method", ("plain", "guided", "REPA", "SRA")[:sources])
     arrays = {"images": pictures(), **make_features(sources=sources)}
     pane = MapsPane("Token maps", arrays, {"names": NAMES, **meta})
-    return View("Token maps", [pane], axes, recipe='view = wb.token_maps("plain")')
+    return View("Token maps", [pane], axes, snippet='view = wb.token_maps("plain")')
 
 
 @pytest.fixture

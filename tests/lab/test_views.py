@@ -10,7 +10,7 @@ from workbench.lab.measured import heat_pane
 from workbench.lab.neighbours import right_by_neighbours
 from workbench.lab.packing import quantise
 from workbench.lab.progress import Lines, part_of, reported
-from workbench.lab.recipes import check_page, recipe
+from workbench.lab.snippets import check_page, snippet
 from workbench.lab.sources import choose_rows
 from workbench.lab.views.embedding import snake
 
@@ -109,7 +109,7 @@ def test_rows_of_a_count_are_one_of_each_class_in_turn():
     labels = np.array([2, 0, 0, 1, 2, 0, 1])
     assert choose_rows(labels, 7) == [1, 3, 0, 2, 6, 4, 5]
     assert choose_rows(labels, 4) == [1, 3, 0, 2] and choose_rows(labels, [5, 2]) == [5, 2]
-    for images, words in ((8, "1 to 7"), (0, "1 to 7"), ([0, 7], "of 0 to 6"), ([3, 3], "different"), ([], "0 row")):
+    for images, words in ((8, "1 to 7"), (0, "1 to 7"), ([0, 7], "from 0 to 6"), ([3, 3], "distinct"), ([], "0 row")):
         with pytest.raises(ValueError, match=words):
             choose_rows(labels, images)
 
@@ -125,9 +125,13 @@ def made(runs, images=6, layers=None, data=None):
     return None
 
 
-def test_a_recipe_says_what_is_not_the_default():
-    assert recipe(made, "plain", {"images": 6, "layers": None}) == "import workbench as wb\n\nview = wb.made('plain')"
-    code = recipe(
+def test_a_snippet_has_what_is_not_the_default(monkeypatch):
+    defaults = {"images": 6, "layers": None}
+    elsewhere = f"view = wb.view(\"{made.__module__}:made\", 'plain')"
+    assert snippet(made, "plain", defaults) == f"import workbench as wb\n\n{elsewhere}"
+    monkeypatch.setattr(made, "__module__", "workbench.lab.views.made")
+    assert snippet(made, "plain", defaults) == "import workbench as wb\n\nview = wb.made('plain')"
+    code = snippet(
         made, ["plain", "vae"], {"images": np.arange(2), "layers": (np.int64(1),), "data": DataConfig("digits")}
     )
     assert code.splitlines() == [

@@ -84,7 +84,7 @@ def distances(rows):
 
 
 def pasted(code):
-    """What the recipe makes in a fresh namespace."""
+    """What the snippet creates in a fresh namespace."""
     space = {}
     exec(code, space)
     return space["view"]
@@ -251,7 +251,7 @@ def test_a_view_is_a_small_page_and_its_code_makes_it_again(name, runs, tmp_path
     view = VIEWS[name]()
     page = view.save_html(tmp_path / "page.html")
     assert page.stat().st_size < 3_000_000
-    again = pasted(view.recipe)
+    again = pasted(view.snippet)
     assert again.data == view.data and again.meta == view.meta
     if name in ("maps", "explore"):
         monkeypatch.chdir(tmp_path)
@@ -266,7 +266,7 @@ def test_a_run_elsewhere_is_named_by_its_path(runs, tmp_path):
     shutil.copytree(_root(runs) / ".latents", folder / ".latents")
     for given in (folder / "copy", wb.open_run(folder / "copy")):
         view = wb.maps(given, 1, [6], [0.5], progress=quiet)
-        assert f"wb.maps({str(folder / 'copy')!r}" in view.recipe
+        assert f"wb.maps({str(folder / 'copy')!r}" in view.snippet
 
 
 def test_what_is_refused(runs, tmp_path):

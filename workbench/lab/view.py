@@ -25,7 +25,7 @@ class View:
         title: Title of the view.
         panes: Its pictures.
         axes: Axes of the arrays by name, of `AXES`; each with several values has a slider.
-        recipe: Code that creates this view under the name ``view``.
+        snippet: Code that creates this view under the name ``view``.
         start: Initial values: of axes (``t=0.4, layer=6, w=2.5, source="plain"``), of options of the panes
             (``basis="refit"``), and `selection` as row numbers. The methods take values in the same form.
 
@@ -39,14 +39,14 @@ class View:
         panes: Sequence[Pane],
         axes: Mapping[str, Axis],
         *,
-        recipe: str = "",
+        snippet: str = "",
         start: Mapping[str, Any] | None = None,
     ):
         if not panes or not set(axes) <= set(AXES):
             raise ValueError(f"a view has one or more panes and axes among {', '.join(AXES)}; got {', '.join(axes)}")
         if any(axis.continuous != (name == "w") for name, axis in axes.items()):
             raise ValueError("the axis w is continuous, the others are discrete")
-        self.title, self.panes, self.recipe = title, tuple(panes), recipe
+        self.title, self.panes, self.snippet = title, tuple(panes), snippet
         self.axes = {name: axes[name] for name in AXES if name in axes}
         self._described = [pane.complete(self.axes) for pane in self.panes]
         self._scripts = {pane.kind: script for pane in self.panes if (script := pane.script())}
@@ -186,7 +186,7 @@ class View:
             names.append("selection")
         arguments = "".join(f", {name}={{{name}}}" for name in names)
         pages = "pdf" if len(self.panes) > 1 else "png"
-        return f"{self.recipe.rstrip()}\nview.save({json.dumps(f'{self.name}.{pages}')}{arguments})\n".lstrip()
+        return f"{self.snippet.rstrip()}\nview.save({json.dumps(f'{self.name}.{pages}')}{arguments})\n".lstrip()
 
     def _defaults(self) -> dict[str, Any]:
         state: dict[str, Any] = {name: 0 for name in self.axes}

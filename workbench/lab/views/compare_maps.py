@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from workbench.config import DataConfig
 from workbench.lab.progress import Report
-from workbench.lab.recipes import PAGE_MB, recipe
+from workbench.lab.snippets import PAGE_MB, snippet
 from workbench.lab.sources import RunLike, Steps, choose
 from workbench.lab.view import View
 from workbench.lab.views.maps import NINE_TIMES, SHORTEN, layers_that_fit, maps_view
@@ -57,5 +57,5 @@ def compare_maps(
     subject = choose(runs, images=images, layers=layers, times=times, steps=steps, data=data, room=room)
     if len(subject.titles) < 2:
         raise ValueError(f"got {list(map(str, runs))}; a comparison needs a run and at least one other run or target")
-    code = recipe(compare_maps, runs, given)
+    code = snippet(compare_maps, runs, given)
     return maps_view(subject, w, components, page_mb, f"runs, {SHORTEN}", code, progress)

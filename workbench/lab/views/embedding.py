@@ -18,7 +18,7 @@ from workbench.lab.packing import quantise
 from workbench.lab.panes import Axis, Pane
 from workbench.lab.panes.scatter import ScatterPane
 from workbench.lab.progress import Report, part_of, reported
-from workbench.lab.recipes import PAGE_MB, bounded_view, recipe
+from workbench.lab.snippets import PAGE_MB, bounded_view, snippet
 from workbench.lab.sources import SLOW_LAYERS, RunLike, Source, Steps, Subject, choose
 from workbench.lab.view import View
 from workbench.lab.views.maps import (
@@ -106,7 +106,7 @@ def embedding(
         axes,
         page_mb=page_mb,
         shorten=f"images, mapped, {SHORTEN}",
-        recipe=recipe(embedding, runs, given),
+        snippet=snippet(embedding, runs, given),
         start=start,
     )
 

@@ -7,7 +7,7 @@ from workbench.features.grid import LABELS
 from workbench.lab.measured import heat_pane, scales_of
 from workbench.lab.panes import Axis
 from workbench.lab.progress import Report, reported
-from workbench.lab.recipes import PAGE_MB, bounded_view, recipe
+from workbench.lab.snippets import PAGE_MB, bounded_view, snippet
 from workbench.lab.sources import SLOW_LAYERS, RunLike, choose
 from workbench.lab.view import View
 from workbench.lab.views.embedding import Scattered, check_methods, mapped_rows
@@ -84,6 +84,6 @@ def explore(
         axes,
         page_mb=page_mb,
         shorten=f"images, mapped, {SHORTEN}",
-        recipe=recipe(explore, run, given),
+        snippet=snippet(explore, run, given),
         start=start,
     )

@@ -16,7 +16,7 @@ from workbench.lab.neighbours import right_by_neighbours
 from workbench.lab.panes import Axis, Pane
 from workbench.lab.panes.scatter import ScatterPane
 from workbench.lab.progress import Report, part_of, reported
-from workbench.lab.recipes import PAGE_MB, bounded_view, recipe
+from workbench.lab.snippets import PAGE_MB, bounded_view, snippet
 from workbench.lab.sources import SLOW_LAYERS, Pair, RunLike, Subject, choose, tokens_of_grid
 from workbench.lab.view import View
 from workbench.lab.views.embedding import correct_at, mapped_rows, neighbours_of, scatter_meta
@@ -102,7 +102,7 @@ def leakage(
         axes,
         page_mb=page_mb,
         shorten=f"images, mapped, {SHORTEN}",
-        recipe=recipe(leakage, run, given),
+        snippet=snippet(leakage, run, given),
         start=start,
     )
 

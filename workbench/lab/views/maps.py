@@ -8,7 +8,7 @@ from workbench.lab.coordinates import Coordinates, compared_coordinates, joint_c
 from workbench.lab.panes import Axis, Pane
 from workbench.lab.panes.maps import MapsPane
 from workbench.lab.progress import Report, part_of, reported
-from workbench.lab.recipes import PAGE_MB, bounded_view, cells_that_fit, recipe
+from workbench.lab.snippets import PAGE_MB, bounded_view, cells_that_fit, snippet
 from workbench.lab.sources import RunLike, Source, Steps, Subject, choose
 from workbench.lab.view import View
 
@@ -64,7 +64,7 @@ def maps(
     given = dict(locals())
     room = layers_that_fit(page_mb, images, components)
     subject = choose(run, images=images, layers=layers, times=times, steps=steps, data=data, room=room)
-    return maps_view(subject, w, components, page_mb, SHORTEN, recipe(maps, run, given), progress)
+    return maps_view(subject, w, components, page_mb, SHORTEN, snippet(maps, run, given), progress)
 
 
 def maps_view(
@@ -81,7 +81,7 @@ def maps_view(
     with reported(progress) as report:
         pane = maps_pane(subject, components, report, title=title)
     axes = subject.axes(w) | {"image": Axis("image", subject.rows)}
-    return bounded_view(title, [pane], axes, page_mb=page_mb, shorten=shorten, recipe=code, start=start_of(subject))
+    return bounded_view(title, [pane], axes, page_mb=page_mb, shorten=shorten, snippet=code, start=start_of(subject))
 
 
 def maps_pane(

@@ -10,7 +10,7 @@ from workbench.evaluation.generate import generate
 from workbench.lab.panes import Axis
 from workbench.lab.panes.samples import SamplesPane
 from workbench.lab.progress import Report, part_of, reported
-from workbench.lab.recipes import PAGE_MB, bounded_view, recipe
+from workbench.lab.snippets import PAGE_MB, bounded_view, snippet
 from workbench.lab.sources import RunLike, Steps, opened_runs, steps_of, titles_of
 from workbench.lab.view import View
 
@@ -78,7 +78,7 @@ def samples(
         axes,
         page_mb=page_mb,
         shorten="runs, steps, scales or count",
-        recipe=recipe(samples, runs, given),
+        snippet=snippet(samples, runs, given),
         start=start,
     )
 

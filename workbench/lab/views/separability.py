@@ -8,7 +8,7 @@ from workbench.features.grid import LABELS, FeatureGrid
 from workbench.lab.measured import heat_pane, scales_of
 from workbench.lab.panes import Axis
 from workbench.lab.progress import Report, part_of, reported
-from workbench.lab.recipes import PAGE_MB, bounded_view, recipe
+from workbench.lab.snippets import PAGE_MB, bounded_view, snippet
 from workbench.lab.sources import RunLike, choose
 from workbench.lab.view import View
 from workbench.lab.views.embedding import mapped_rows
@@ -82,7 +82,7 @@ def separability(
         axes,
         page_mb=page_mb,
         shorten=f"mapped, {SHORTEN}",
-        recipe=recipe(separability, run, given),
+        snippet=snippet(separability, run, given),
         start=start_of(subject) | {"version": "true"},
     )
 

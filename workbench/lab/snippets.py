@@ -21,7 +21,7 @@ _PACKED = 4 / 3  # base64
 _DEFLATED = {"int16": 0.8, "float32": 0.95}  # int16 has 12 used bits; images and labels are assumed incompressible
 
 
-def recipe(make: Callable, sources: Sequence[RunLike] | RunLike, given: Mapping[str, Any]) -> str:
+def snippet(make: Callable, sources: Sequence[RunLike] | RunLike, given: Mapping[str, Any]) -> str:
     """Snippet that assigns the view to ``view``, with the arguments that differ from the defaults.
 
     `given` are the arguments of `make`, taken from its ``locals()`` on entry. Runs are given by name, else by path.
@@ -53,12 +53,12 @@ def bounded_view(
     *,
     page_mb: float,
     shorten: str,
-    recipe: str,
+    snippet: str,
     start: Mapping[str, Any] | None = None,
 ) -> View:
     """A `View` whose page has at most `page_mb` megabytes; ValueError as `check_page`."""
     check_page({pane.title: pane.arrays for pane in panes}, page_mb, shorten)
-    return View(title, panes, axes, recipe=recipe, start=start)
+    return View(title, panes, axes, snippet=snippet, start=start)
 
 
 def check_page(parts: Mapping[str, Mapping[str, np.ndarray]], page_mb: float, shorten: str) -> None:
