@@ -9,7 +9,7 @@ import numpy as np
 
 from workbench.config import Config, as_overrides, load_config
 from workbench.data.images import load_images
-from workbench.data.latents import open_latents
+from workbench.data.latents import Latents, open_latents
 from workbench.evaluation.generate import generate
 from workbench.evaluation.suite import probe_layers, score
 from workbench.features.colours import TokenMaps, layer_and_guided_maps
@@ -96,7 +96,7 @@ def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...]
     yield Progress("report", 1, 1, str(report))
 
 
-def demo_maps(run: Run, latents) -> TokenMaps:
+def demo_maps(run: Run, latents: Latents) -> TokenMaps:
     """Token maps of a shallow and a deep layer and of the guided feature, on one image of each of six classes."""
     indices = [int(np.flatnonzero(latents.labels == label)[0]) for label in range(MAP_IMAGES)]
     features = extract(run, indices, [2, 8], [MAP_TIME], root=run.folder.parent)

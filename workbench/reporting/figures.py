@@ -5,7 +5,7 @@ those of `workbench.lab.palette`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -16,13 +16,20 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from workbench.evaluation.metrics import get_metric, metric_title
 from workbench.evaluation.statistics import measured_alike
+from workbench.features.colours import TokenMaps
 from workbench.lab.drawing import coloured, encoded, mosaic
 from workbench.lab.palette import GREY, METHODS, look
 from workbench.runs.store import Run
 
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
 _NAMED = {"teacher": METHODS["vae"], "plain": METHODS["plain"], "guided": METHODS["guided"]}
 
-LOOK = {
+Record = Mapping[str, Any]  # a score or a logged step
+Samples = Mapping[str, Mapping[int, UInt8[np.ndarray, "n c h w"]]]  # by run and step
+
+LOOK: "dict[RcKeyType, Any]" = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -38,14 +45,15 @@ LOOK = {
 
 def styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Style of each run: fixed for "teacher", "plain" and "guided", other colours for other runs."""
-    found, others = {}, 0
+    found: dict[str, dict[str, Any]] = {}
+    others = 0
     for label in labels:
         found[label] = _NAMED.get(label) or look(len(_NAMED) + others)
         others += label not in _NAMED
     return found
 
 
-def series(runs: Mapping[str, Run], metric: str) -> dict[str, list[dict[str, Any]]]:
+def series(runs: Mapping[str, Run], metric: str) -> dict[str, list[Record]]:
     """Scores of each run by step, all of one protocol (`measured_alike`); runs without scores are absent."""
     records = {label: [r for r in run.results if r["metric"] == metric] for label, run in runs.items()}
     return {label: list(by_step.values()) for label, by_step in measured_alike(records).records.items()}
@@ -125,9 +133,7 @@ def score_curves(runs: Mapping[str, Run], metric: str, against: Literal["step", 
     return figure
 
 
-def sample_grid(
-    samples: Mapping[str, Mapping[int, UInt8[np.ndarray, "n c h w"]]], class_names: Sequence[str]
-) -> Figure:
+def sample_grid(samples: Samples, class_names: Sequence[str]) -> Figure:
     """Samples of every method at every step (rows) from the same seeds and labels (columns).
 
     ``samples[label][step]`` is n c h w with c 1 or 3; ``class_names`` has n names. ValueError if the counts differ.
@@ -145,7 +151,7 @@ def sample_grid(
     return mosaic(rows, names, [_breakable(name) for name in class_names], cell=0.72, row_colours=colours)
 
 
-def token_maps(maps: Any) -> Figure:
+def token_maps(maps: TokenMaps) -> Figure:
     """Images (first column) and their token maps, one coloured square per token.
 
     ``maps.images`` is uint8 n c h w; ``maps.panels`` pairs a short title with floats n h w 3 in 0..1.
@@ -199,9 +205,7 @@ def _figure(width: float, height: float, rows: int = 1) -> tuple[Figure, list[Ax
     return figure, list(figure.subplots(rows, 1, squeeze=False)[:, 0])
 
 
-def _smoothed(
-    axis: Axes, label: str, style: Mapping[str, Any], records: Sequence[Mapping[str, Any]], key: str
-) -> list[float]:
+def _smoothed(axis: Axes, label: str, style: Mapping[str, Any], records: Sequence[Record], key: str) -> list[float]:
     steps, values = [r["step"] for r in records], np.array([r[key] for r in records], dtype=np.float64)
     reach = len(values) // 40
     means = [values[max(0, i - reach) : i + reach + 1].mean() for i in range(len(values))]
@@ -211,7 +215,7 @@ def _smoothed(
 
 
 def _scores(
-    axis: Axes, label: str, style: Mapping[str, Any], places: np.ndarray, records: Sequence[Mapping[str, Any]]
+    axis: Axes, label: str, style: Mapping[str, Any], places: np.ndarray, records: Sequence[Record]
 ) -> list[float]:
     values = [float(r["value"]) for r in records]
     axis.plot(places, values, label=label, zorder=3, **style)

@@ -1,19 +1,17 @@
 """Compare the scores of a plain and a guided run, in sentences generated from the numbers."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from workbench import words
 from workbench.evaluation.metrics import get_metric, metric_title
 from workbench.reporting import figures
+from workbench.reporting.figures import Record
 from workbench.runs.store import Run
 
 # Our convention: two to five times the spread of such scores between seeds at published scale.
 MARGIN = 0.05
-
-Record = Mapping[str, Any]
 
 
 def findings(runs: Mapping[str, Run]) -> list[str]:

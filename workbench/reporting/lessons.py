@@ -36,7 +36,8 @@ def demo_runs(
         >>> list(wb.demo_runs(overrides=small, progress=lambda stage, done, total: None))
         ['teacher', 'plain', 'guided']
     """
-    root, runs = home() if root is None else root, {}
+    root = home() if root is None else root
+    runs: dict[str, Run] = {}
     configs = demo_configs(seed, overrides)
     for role in ROLES:
         config = configs[role] if role != "guided" else taught_by(runs["teacher"], seed, overrides)

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import colormaps, rc_context
@@ -171,8 +171,17 @@ def versions_over_guidance(
     check_null_class(run, "features cannot be guided without one")
     with reported(progress) as report:
         counted = part_of(report, "features", 0, 1, images * len(LABELS))
-        options = {"labels": tuple(LABELS), "pooling": "mean", "seed": seed, "root": run.folder.parent}
-        features = extract(run, _rows(run, images), (layer,), (t,), progress=counted, **options)
+        features = extract(
+            run,
+            _rows(run, images),
+            (layer,),
+            (t,),
+            labels=tuple(LABELS),
+            pooling="mean",
+            seed=seed,
+            root=run.folder.parent,
+            progress=counted,
+        )
         counted = part_of(report, "measures", 0, 1, len(scales) + 1)
         few = min(20, max(1, images // 4))
         grid = measure_grid(features, scales=scales, neighbours=few, seed=seed, processes=1, progress=counted)
@@ -191,7 +200,10 @@ def versions_over_guidance(
 
 
 def scores_over_training(
-    runs: Mapping[str, Run], metric: str = "fd-clf64", against: str = "step", progress: Report | None = None
+    runs: Mapping[str, Run],
+    metric: str = "fd-clf64",
+    against: Literal["step", "compute"] = "step",
+    progress: Report | None = None,
 ) -> Chart:
     """A score of each run at every checkpoint, with the floor of real images; missing scores are computed first.
 
@@ -242,8 +254,18 @@ def _probes(
     with reported(progress) as report:
         for number, ((label, (run, step)), style) in enumerate(zip(shown.items(), styles, strict=True)):
             counted = part_of(report, "features", number, len(shown), images)
-            options = {"step": step, "labels": ("null",), "pooling": "mean", "seed": seed, "root": run.folder.parent}
-            features = extract(run, _rows(run, images), layers, (t,), progress=counted, **options)
+            features = extract(
+                run,
+                _rows(run, images),
+                layers,
+                (t,),
+                step=step,
+                labels=("null",),
+                pooling="mean",
+                seed=seed,
+                root=run.folder.parent,
+                progress=counted,
+            )
             probes = [linear_probe(features.read(layer, t), features.true, seed=seed) for layer in layers]
             (line,) = axis.plot(layers, [probe.accuracy for probe in probes], label=label, **style)
             if len(shown) <= 3 or number in (0, len(shown) - 1):  # more bands would overlap

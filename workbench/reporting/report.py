@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from workbench.config import Config
 from workbench.evaluation.metrics import in_order, metric_title
 from workbench.evaluation.statistics import PROTOCOL, protocol
+from workbench.features.colours import TokenMaps
 from workbench.files import write_atomically
 from workbench.reporting import figures
-from workbench.reporting.findings import Record, cell, duration, findings, number
+from workbench.reporting.figures import Record, Samples
+from workbench.reporting.findings import cell, duration, findings, number
 from workbench.runs.store import Run
 
 LABELS = ("teacher", "plain", "guided")
@@ -35,9 +35,9 @@ def write_report(
     *,
     title: str,
     runs: Mapping[str, Run],
-    samples: Mapping[str, Mapping[int, UInt8[np.ndarray, "n c h w"]]],
+    samples: Samples,
     class_names: Sequence[str],
-    maps: Any,
+    maps: TokenMaps,
     seconds_total: float | int,
 ) -> Path:
     """Write the report of the runs "teacher", "plain" and "guided" to ``path`` atomically; return the path.
@@ -147,8 +147,10 @@ def _measured(record: Record) -> str:
 def template(name: str) -> Template:
     """A template by name; rendering raises an error for an undefined variable."""
     loader = FileSystemLoader(Path(__file__).parent / "templates")
-    strict = {"autoescape": True, "undefined": StrictUndefined}
-    return Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, **strict).get_template(name)
+    environment = Environment(
+        loader=loader, trim_blocks=True, lstrip_blocks=True, autoescape=True, undefined=StrictUndefined
+    )
+    return environment.get_template(name)
 
 
 def _machines(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
@@ -157,7 +159,7 @@ def _machines(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
     return [machine for index, machine in enumerate(known) if machine not in known[:index]]
 
 
-def _pictures(runs: Mapping[str, Run], samples: Any, class_names: Sequence[str], maps: Any) -> dict[str, str]:
+def _pictures(runs: Mapping[str, Run], samples: Samples, class_names: Sequence[str], maps: TokenMaps) -> dict[str, str]:
     drawn = {
         "losses": figures.loss_curves(runs),
         "fd_step": figures.score_curves(runs, "fd-clf64"),

@@ -56,7 +56,7 @@ def write_pages(folder: Path, title: str, lead: str, shown: Sequence[Shown], mad
     """
     names = [one.name for one in shown]
     for place, one in enumerate(shown):
-        beside = {"before": names[place - 1] if place else None, "after": (names[place + 1 :] or [None])[0]}
+        beside = {"before": names[place - 1] if place else None, "after": names[place + 1] if place + 1 < len(names) else None}
         notebook = f"{one.name}/{one.name}.ipynb"
         page = template("artifact.html.j2").render(
             artifact=one.record,

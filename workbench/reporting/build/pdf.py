@@ -8,6 +8,7 @@ import matplotlib
 from fpdf import FPDF
 from fpdf.enums import TableBordersLayout
 from fpdf.fonts import FontFace
+from fpdf.outline import OutlineSection
 from PIL import Image
 
 from workbench.files import write_atomically
@@ -99,7 +100,7 @@ def _table(pdf: _Pdf, table: Mapping[str, Any]) -> None:
     pdf.ln(3)
 
 
-def _contents(pdf: _Pdf, outline: Sequence[Any]) -> None:
+def _contents(pdf: FPDF, outline: list[OutlineSection]) -> None:
     pdf.set_font("sans", size=10)
     pdf.set_x(pdf.l_margin)
     for section in outline:

@@ -5,12 +5,13 @@ import functools
 import html
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -148,7 +149,7 @@ def _draws(axes: Axes) -> bool:
     data = [
         line
         for line in axes.lines
-        if len(line.get_xdata()) and line.get_transform().contains_branch_seperately(axes.transData) == (True, True)
+        if np.size(line.get_xdata()) and line.get_transform().contains_branch_seperately(axes.transData) == (True, True)
     ]
     return bool(data or axes.collections or axes.patches or axes.images)
 
@@ -167,7 +168,7 @@ def timed(make: Callable[..., Artifact]) -> Callable[..., Artifact]:
     return made
 
 
-def distinct(runs: Any) -> tuple[Run, ...]:
+def distinct(runs: Iterable[Run]) -> tuple[Run, ...]:
     """Each run once, in the order given."""
     return tuple({run.folder: run for run in runs}.values())
 

@@ -42,6 +42,7 @@ def untold(count: int) -> str:
 
 def _confidence(found: Paired, better: int, of: str, names: tuple[str, str]) -> str:
     count, interval = len(found.differences), found.interval
+    assert interval is not None  # as there are two pairs or more
     agreeing = sum(better * value > 0 for value in found.differences.values())
     told = f"{of} of {names[1]} less that of {names[0]}: {_signed(found.mean)}"
     return (

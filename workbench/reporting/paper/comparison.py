@@ -77,7 +77,7 @@ class Compared:
     def change(self, row: PaperRow, metric: str) -> tuple[Number | None, Number | None]:
         """Percent against the base, of the paper and of ours, the latter by seed with its interval."""
         base = self.bases.get(row.row)
-        if base in (None, row.row):
+        if base is None or base == row.row:
             return None, None
         own, other = self.printed(row, metric), self.printed(self.paper.row(base), metric)
         paper = None if own is None or other is None else Number(100 * share(own, other), 1, signed=True)
@@ -93,7 +93,7 @@ class Compared:
     def shares(self, row: str, metric: str) -> list[float]:
         """Percent against the base of each seed that both have."""
         values, base = self.scores[metric].values, self.bases.get(row)
-        first, second = values.get(base, {}), values.get(row, {})
+        first, second = {} if base is None else values.get(base, {}), values.get(row, {})
         return [100 * (second[seed] / first[seed] - 1) for seed in sorted(first.keys() & second.keys())]
 
     def table(self, metric: str, caption: str, against: str) -> Table:
@@ -179,8 +179,9 @@ class Compared:
     def claim(self, text: str, base: str, other: str, metric: str = "fid") -> Claim:
         """Whether `other` is better than `base` here."""
         scores = self.scores[metric]
-        names = tuple(self._named(row, _short(row), "{}") for row in map(self.paper.row, (base, other)))
+        first_name, second_name = (self._named(row, _short(row), "{}") for row in map(self.paper.row, (base, other)))
         first, second = (scores.values.get(row, {}) for row in (base, other))
+        names = first_name, second_name
         found = claim(text, first, second, lower=get_metric(metric).better == "lower", of=scores.name, names=names)
         wrong = corrections(run for row in (base, other) for run in self.found.runs.get(row, {}).values())
         return replace(found, confidence=" ".join([found.confidence, *wrong]))
@@ -223,10 +224,11 @@ def compared(
     found = runs_of(scale, wanted, seeds, root, overrides)
     steps = common_steps(found.runs, {row.row: "all" for row in chosen})
     if scale == "paper":
-        steps = {row.row: row.steps for row in chosen if row.row in found.runs}
+        steps |= {row.row: row.steps for row in chosen if row.row in found.runs and row.steps is not None}
     asked = Asked(guidance_scale, paper.samples if scale == "paper" else None, evaluate)
-    how = {"detector": DETECTORS[scale], "steps": steps, "asked": asked}
-    scores = {metric: scores_of(found.runs, metric, **how) for metric in metrics}
+    scores = {
+        metric: scores_of(found.runs, metric, detector=DETECTORS[scale], steps=steps, asked=asked) for metric in metrics
+    }
     return Compared(numbers, paper, chosen, scale, found, steps, scores, bases_of(chosen) if bases is None else bases)
 
 

@@ -190,9 +190,10 @@ def sweep_command(scale: str, wanted: Wanted, shared: Sequence[str] = ()) -> str
     """The row of a sweep among ``reports/sweeps`` that trains it; None if there is none."""
     for file in sorted(shipped("reports/sweeps").glob("*.y*ml")):
         spec = _sweep(file, file.stat().st_mtime_ns)
-        for row in spec.rows if spec else ():
-            same = (row.base, row.overrides) == (f"{scale}/{wanted.preset}", wanted.overrides)
-            if same and tuple(spec.overrides) == tuple(shared):
+        if spec is None or spec.overrides != tuple(shared):
+            continue
+        for row in spec.rows:
+            if (row.base, row.overrides) == (f"{scale}/{wanted.preset}", wanted.overrides):
                 return f"workbench sweep reports/sweeps/{file.name} --only {row.name}"
     return None
 

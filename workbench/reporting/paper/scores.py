@@ -3,21 +3,19 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from workbench.config import SamplingConfig
 from workbench.evaluation import metrics
 from workbench.evaluation.metrics import metric_name
 from workbench.evaluation.statistics import Paired, measured_alike, paired, t_interval
 from workbench.evaluation.suite import score
+from workbench.reporting.figures import Record
 from workbench.reporting.paper.artifact import Missing, beside
 from workbench.reporting.paper.table import Number, Protocol
 from workbench.runs.store import Run
 
 DETECTORS = {"demo": "clf64", "laptop": "clf64", "paper": "inception-2015"}  # what judges at each scale
 _ODE = ("euler", "heun")
-
-Record = Mapping[str, Any]
 Place = tuple[str, int, int]  # row, seed, step
 
 
@@ -84,6 +82,14 @@ class Scores:
         first, second = self.values.get(base, {}), self.values.get(row, {})
         return paired(first, second) if first.keys() & second.keys() else None
 
+    def change(self, row: str, base: str) -> Number | None:
+        """Mean of `against`, with its 95 % t interval from two seeds on; None if they share no seed."""
+        pair = self.against(row, base)
+        if pair is None:
+            return None
+        low, high = (pair.interval.low, pair.interval.high) if pair.interval else (None, None)
+        return Number(pair.mean, 2, low, high, len(pair.differences), signed=True)
+
 
 def scores_of(
     runs: Mapping[str, Mapping[int, Run]],
@@ -119,7 +125,8 @@ def gathered(
     asked: Asked,
 ) -> tuple[dict[Place, Record], tuple[Missing, ...]]:
     """The record of each (row, seed, step), all measured alike (`measured_alike`), and what lacks one."""
-    name, known = metric_name(detector, metrics.get_metric(metric).kind), {}
+    name = metric_name(detector, metrics.get_metric(metric).kind)
+    known: dict[tuple[str, int], list[Record]] = {}
     for row, seed, step in places:
         run = runs[row][seed]
         settings = asked.of(run)

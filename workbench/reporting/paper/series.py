@@ -8,6 +8,7 @@ from workbench.lab import palette
 from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Missing
 from workbench.reporting.paper.scores import Asked, gathered, how, metric_title, scored_steps
+from workbench.reporting.paper.table import Number
 from workbench.runs.store import Run
 
 
@@ -35,6 +36,15 @@ class Series:
             [low for _, low, _ in found],
             [high for _, _, high in found],
         )
+
+    def points(self, row: str) -> list[tuple[int, Number]]:
+        """Each step with the mean over its seeds and, from two seeds on, a 95 % t interval."""
+        numbers = []
+        for step, by_seed in sorted(self.values.get(row, {}).items()):
+            mean, low, high = summary(list(by_seed.values()))
+            several = len(by_seed) > 1
+            numbers.append((step, Number(mean, 2, low if several else None, high if several else None, len(by_seed))))
+        return numbers
 
 
 def series_of(

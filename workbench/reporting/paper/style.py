@@ -3,10 +3,10 @@
 Colours, marks and lines are those of `workbench.lab.palette`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Shaped
@@ -19,6 +19,9 @@ from workbench.lab.drawing import mosaic
 from workbench.lab.palette import GREY
 from workbench.reporting.figures import LOOK
 
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
 COLUMN, PAGE = 3.3, 6.9  # inches
 _BANDS = 4  # places from which intervals are bands
 NAMES = {
@@ -30,7 +33,7 @@ NAMES = {
     "sra": "SRA",
     "layersync": "LayerSync",
 }
-_LOOK = {
+_LOOK: "dict[RcKeyType, Any]" = {
     **LOOK,
     "font.size": 8,
     "axes.labelsize": 8,
@@ -69,7 +72,7 @@ class Mark:
 
 
 @contextmanager
-def look():
+def look() -> Iterator[None]:
     """The look, for whatever is drawn inside."""
     with rc_context(_LOOK):
         yield

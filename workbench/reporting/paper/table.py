@@ -141,9 +141,8 @@ def difference(ours: Number, paper: Number) -> Number:
     """Ours less the paper's; ValueError unless both are the same score of as many images by one kind of sampler."""
     if ours.protocol is None or ours.protocol != paper.protocol or ours.protocol.sampler == UNSTATED:
         raise ValueError(f"cannot compare ours ({ours.protocol}) with the paper's ({paper.protocol})")
-    shift = paper.value
-    ends = (None if end is None else end - shift for end in (ours.low, ours.high))
-    return Number(ours.value - shift, ours.digits, *ends, n=ours.n, protocol=ours.protocol, signed=True)
+    low, high = (None if end is None else end - paper.value for end in (ours.low, ours.high))
+    return Number(ours.value - paper.value, ours.digits, low, high, ours.n, ours.protocol, signed=True)
 
 
 def difference_or_none(ours: Number | None, paper: Number | None) -> Number | None:

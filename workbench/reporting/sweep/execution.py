@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def execute_row(order: Mapping[str, Any]) -> dict[str, Any]:
             env=environment,
             start_new_session=True,  # Ctrl-C in the terminal is the sweep's to hear
         )
+        assert process.stdin is not None
         # It ends when this pipe closes, at the latest by the death of this process.
         with process.stdin as pipe:
             pipe.write(json.dumps(order).encode() + b"\n")
@@ -69,7 +71,12 @@ def live_with_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def cores() -> int:
@@ -91,6 +98,7 @@ def _devices(order: Mapping[str, Any], folder: Path) -> Iterator[dict[str, str]]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     numbers = visible.split(",") if visible else range(torch.cuda.device_count())
     slots = take_slots([f"gpu{number}" for number in numbers], min(1, len(numbers)), folder, force=True)
+    assert slots is not None  # with `force` there always are some
     try:
         yield {**environment, **slots.environment}
     finally:
@@ -120,10 +128,11 @@ def main() -> int:
         os.environ[MARK] = str(mark)
         code, trouble = _execute(order, folder)
         reached = _reached(mark)
-        if code == FINISHED and reached is None:
-            code, trouble = FAILED, {"reason": "the notebook ended without coming to row.end() in its last cell"}
-        elif code == FINISHED and reached["fingerprint"] != identity["fingerprint"]:
-            code, trouble = FAILED, {"reason": f"it trained the run {reached['fingerprint']} instead"}
+        if code == FINISHED:
+            if reached is None:
+                code, trouble = FAILED, {"reason": "the notebook ended without coming to row.end() in its last cell"}
+            elif reached["fingerprint"] != identity["fingerprint"]:
+                code, trouble = FAILED, {"reason": f"it trained the run {reached['fingerprint']} instead"}
         stopped = code != FINISHED and Path(order["stop"]).exists()
         state = "finished" if code == FINISHED else "stopped" if stopped else "failed"
         about = {**identity, "exit": code, "began": began, "seconds": time.time() - began, **(reached or {}), **trouble}

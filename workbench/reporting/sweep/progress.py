@@ -185,16 +185,20 @@ def results(spec: SweepSpec, jobs: Sequence[Job], place: Place, root: Path) -> l
     runs, found = runs_by_fingerprint(root), {}
     for job in jobs:
         record = finished(job, place, runs)
-        for name in job.names if record is not None else ():
+        if record is None:
+            continue
+        for name in job.names:
             config = job.training.config
-            about = {
+            found[name, job.training.seed] = {
                 "row": name,
                 "seed": job.training.seed,
                 "run": runs[job.fingerprint].name,
                 "fingerprint": job.fingerprint,
+                "method": config.objective.name,
+                "backbone": config.backbone.name,
+                "step": config.training.steps,
+                "scores": record.get("scores", {}),
             }
-            about |= {"method": config.objective.name, "backbone": config.backbone.name, "step": config.training.steps}
-            found[name, job.training.seed] = {**about, "scores": record.get("scores", {})}
     return [found[key] for key in itertools.product([row.name for row in spec.rows], spec.seeds) if key in found]
 
 
@@ -205,8 +209,9 @@ def write_results(spec: SweepSpec, jobs: Sequence[Job], place: Place, root: Path
 
 
 def _there(job: Job, run: Run | None) -> str:
-    steps = job.training.config.training.steps
-    status = {"state": "created", "step": 0} if run is None else run.status
+    if run is None:
+        return "to train"
+    steps, status = job.training.config.training.steps, run.status
     if status["state"] == "finished":
         if job.evaluation is None:
             return "trained, to show"
@@ -233,17 +238,17 @@ def _saved(run: Run | None) -> int:
 
 
 def _seconds(job: Job, run: Run | None, pace: "_Pace", scoring: Mapping[tuple, float]) -> float | None:
-    seconds, trained = 0.0, run is not None and run.status["state"] == "finished"
-    if not trained:
+    seconds, finished_run = 0.0, run if run is not None and run.status["state"] == "finished" else None
+    if finished_run is None:
         step = pace.seconds_a_step(job)
         if step is None:
             return None
         seconds += step * (job.training.config.training.steps - _saved(run))
-    if job.evaluation is None or (trained and _is_scored(job, run)):
+    if job.evaluation is None or (finished_run is not None and _is_scored(job, finished_run)):
         return seconds
     scored = scoring.get(_scoring_key(job.protocol, job.training.config.backbone.name))
-    # Without any scoring to go by, a row whose training is known is told by that alone.
-    return seconds + (scored or 0.0) if scored is not None or not trained else None
+    # If no scoring was timed, the estimate of a row that has yet to be trained is that of its training alone.
+    return seconds + (scored or 0.0) if scored is not None or finished_run is None else None
 
 
 class _Pace:

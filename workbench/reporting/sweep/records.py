@@ -11,6 +11,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from workbench.files import is_locked, read_json, write_json
@@ -50,8 +51,20 @@ def place_of(root: Path, name: str) -> Place:
 
 
 # What ``job.json`` may hold, and as what.
-_KINDS = {"state": str, "host": str, "fingerprint": str, "run": str, "backbone": str, "reason": str, "cell": str}
-_KINDS |= {"step": int, "seconds": int | float, "spent": dict, "scores": dict, "protocol": dict | None}
+_KINDS: dict[str, type | UnionType] = {
+    "state": str,
+    "host": str,
+    "fingerprint": str,
+    "run": str,
+    "backbone": str,
+    "reason": str,
+    "cell": str,
+    "step": int,
+    "seconds": int | float,
+    "spent": dict,
+    "scores": dict,
+    "protocol": dict | None,
+}
 
 
 def read_job(folder: Path) -> dict[str, Any]:

@@ -59,13 +59,10 @@ class Row:
 
         One that another process trains is waited for. ValueError as ``fit``.
         """
-        began, teacher = time.monotonic(), None
-        for training in self.training.line:
-            changes = [*training.shared, *training.overrides, f"training.seed={training.seed}"]
-            changes += [f"objective.teacher={teacher.name}"] if teacher else []
-            teacher = self._trained(training, changes)
-        self.run, self.spent["train"] = teacher, time.monotonic() - began
-        return teacher
+        began = time.monotonic()
+        self.run = self._trained_after_teachers(self.training)
+        self.spent["train"] = time.monotonic() - began
+        return self.run
 
     def score(self) -> Scores | None:
         """Scores of the last step, computed once for each protocol; None for a row that is not scored."""
@@ -111,6 +108,12 @@ class Row:
         if self.run is None:
             raise ValueError("row.train() comes first")
         return self.run
+
+    def _trained_after_teachers(self, training: Training) -> Run:
+        changes = [*training.shared, *training.overrides, f"training.seed={training.seed}"]
+        if training.teacher is not None:
+            changes.append(f"objective.teacher={self._trained_after_teachers(training.teacher).name}")
+        return self._trained(training, changes)
 
     def _trained(self, training: Training, changes: Iterable[str]) -> Run:
         config = load_config(training.source, changes)

@@ -4,7 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,8 @@ class _Sweep:
 
     def __init__(self, jobs: Sequence[Job], place: Place, root: Path, common: dict[str, Any], executor: Any):
         self.jobs, self.place, self.common = jobs, place, common
-        self.executor, self.pool = executor, None
+        self.executor = executor
+        self.pool: ProcessPoolExecutor | None = None
         runs = runs_by_fingerprint(root)
         self.ended: dict[str, Outcome] = {}
         for job in jobs:
@@ -92,7 +93,7 @@ class _Sweep:
         self.meter = Meter([job for job in jobs if job.id not in self.ended], place, root)
         self.stopping = False
 
-    def run(self, stop: Callable[[], bool]) -> Iterator[Progress]:
+    def run(self, stop: Callable[[], bool]) -> Generator[Progress, None, None]:
         """Until every job has ended, or those at work after a stop."""
         try:
             while True:

@@ -7,6 +7,7 @@ a run and orders the jobs: teachers first, each run once.
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -84,7 +85,7 @@ class SweepSpec:
             if not _NAME.fullmatch(name):
                 raise ValueError(f"{name!r} cannot be a name: allowed are letters, digits and _ . + = , -")
         for what, values in (("row", [row.name for row in self.rows]), ("seed", self.seeds)):
-            twice = next((value for value in values if values.count(value) > 1), None)
+            twice = next((value for value, count in Counter(values).items() if count > 1), None)
             if twice is not None:
                 raise ValueError(f"sweep {self.name} has {what} {twice} twice")
         seeded = next((row.name for row in self.rows if _sets(row.overrides, "training.seed")), None)
@@ -151,7 +152,8 @@ def _module_paths(tree: Any) -> list[str]:
 def evaluation_of(tree: Mapping[str, Any]) -> Evaluation:
     """How to score, from the keys of ``evaluate``; ValueError for an unknown key or detector."""
     known = {field.name for field in fields(Evaluation)}
-    hints, values = record_options(SamplingConfig), {}
+    hints = record_options(SamplingConfig)
+    values: dict[str, Any] = {}
     for key, value in _mapping("evaluate", tree).items():
         refuse_unknown("option of evaluate", key, sorted(known))
         if key == "detector":
@@ -269,14 +271,16 @@ class Job:
     @property
     def parameters(self) -> dict[str, Any]:
         """The parameters of the row's notebook."""
-        training, scored = self.training, self.evaluation
-        given = None if scored is None else {k: v for k, v in asdict(scored).items() if v is not None}
+        training, evaluate = self.training, None
+        if self.evaluation is not None:
+            given = {key: value for key, value in asdict(self.evaluation).items() if value is not None}
+            evaluate = {**given, "detector": list(self.evaluation.detector)}
         return {
             "config": training.source,
             "overrides": list(training.overrides),
             "shared": list(training.shared),
             "seed": training.seed,
-            "evaluate": None if given is None else {**given, "detector": list(scored.detector)},
+            "evaluate": evaluate,
         }
 
 

@@ -36,15 +36,33 @@ def of_guided(
         `guidance_scale` None is the paper's 4.0, `classes` None the first ten.
         """
         found = runs_of(scale, {"guided": Wanted(presets[scale])}, seeds, root, overrides, weights=True)
-        chosen = {"classes": classes, "each": each, "guidance_scale": guidance_scale, "sample_seed": sample_seed}
-        return _artifact(name, scale, found, seed, (instead or {}).get(scale, ""), **chosen)
+        return _artifact(
+            name,
+            scale,
+            found,
+            seed,
+            (instead or {}).get(scale, ""),
+            classes=classes,
+            each=each,
+            guidance_scale=guidance_scale,
+            sample_seed=sample_seed,
+        )
 
     make.__name__ = make.__qualname__ = name
     return timed(make)
 
 
 def _artifact(
-    name: str, scale: str, found: Found, seed: int | None, instead: str, *, classes, each, guidance_scale, sample_seed
+    name: str,
+    scale: str,
+    found: Found,
+    seed: int | None,
+    instead: str,
+    *,
+    classes: Sequence[int] | None,
+    each: int,
+    guidance_scale: float | None,
+    sample_seed: int,
 ) -> Artifact:
     figure = f"Fig. {name.removeprefix('fig')}"
     numbers = paper_numbers()

@@ -33,8 +33,9 @@ def guided_table(
         rows = [row for row in paper.rows if row.group == group or (row.quoted and number == 0)]
         plain = next(row.row for row in rows if row.method == "plain")
         bases = {row.row: plain for row in rows if not row.quoted}
-        options = {"metrics": METRICS, "guidance_scale": wanted, "evaluate": evaluate, "bases": bases}
-        sets[name] = compared(table, *where, rows=rows, **options)
+        sets[name] = compared(
+            table, *where, rows=rows, metrics=METRICS, guidance_scale=wanted, evaluate=evaluate, bases=bases
+        )
     drawn = {name: of for name, of in sets.items() if any(of.shares(row.row, "fid") for row in of.rows)}
     return Artifact(
         name=table,

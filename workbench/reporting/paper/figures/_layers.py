@@ -3,6 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from matplotlib.figure import Figure
+
+from workbench.evaluation.statistics import Share
 from workbench.features.extract import extract
 from workbench.lab import palette
 from workbench.lab.views.compare_maps import compare_maps
@@ -52,7 +56,17 @@ def over_layers(name: str) -> Callable[..., Artifact]:
     return timed(make)
 
 
-def _artifact(name: str, scale: str, found: Found, *, layers, t, images, judged: int, seed: int | None) -> Artifact:
+def _artifact(
+    name: str,
+    scale: str,
+    found: Found,
+    *,
+    layers: Sequence[int] | None,
+    t: float | None,
+    images: int | Sequence[int],
+    judged: int,
+    seed: int | None,
+) -> Artifact:
     figure = f"Fig. {name.removeprefix('fig')}"
     t = paper_numbers().said(figure, "t") if t is None else t
     title = f"{figure}: features over layers, t = {t:g}"
@@ -66,7 +80,7 @@ def _artifact(name: str, scale: str, found: Found, *, layers, t, images, judged:
     rows, pictures, labels = rows_and_images(plain, images)
     names = [class_names(plain)[label] for label in labels.tolist()]
     table, numbers = _numbers(runs, step, shown, t, judged)
-    options = {"layers": shown, "times": [t], "steps": step, "page_mb": 2.0, "progress": _quiet}
+    view = compare_maps(list(runs.values()), rows, layers=shown, times=[t], steps=step, page_mb=2.0, progress=_quiet)
     return Artifact(
         name=name,
         title=title,
@@ -82,14 +96,14 @@ def _artifact(name: str, scale: str, found: Found, *, layers, t, images, judged:
             "layers": f"Token maps of layers {_listed(shown)} of the plain and the guided model, on {_listed(names)}."
         },
         tables={"layers": table},
-        views={"layers": compare_maps(list(runs.values()), rows, **options)},
+        views={"layers": view},
         claims=(_claim(numbers, shown),),
         made_of=distinct(runs.values()),
         missing=found.missing,
     )
 
 
-def _listed(values: Sequence) -> str:
+def _listed(values: Sequence[int | str]) -> str:
     return ", ".join(map(str, values))
 
 
@@ -97,12 +111,20 @@ def _quiet(stage: str, done: int, total: int) -> None:
     """Nobody watches."""
 
 
-def _draw(runs: Mapping[str, Run], step: int, rows, pictures, names, layers, t):
+def _draw(
+    runs: Mapping[str, Run],
+    step: int,
+    rows: Sequence[int],
+    pictures: np.ndarray,
+    names: Sequence[str],
+    layers: Sequence[int],
+    t: float,
+) -> Figure:
     grids = {
         method: extract(run, rows, layers, [t], step=step, labels=("true",), root=run.folder.parent)
         for method, run in runs.items()
     }
-    painted: dict[str, list] = {method: [] for method in runs}
+    painted: dict[str, list[np.ndarray]] = {method: [] for method in runs}
     for layer in layers:
         reference = None
         for method, grid in grids.items():
@@ -119,9 +141,12 @@ def _draw(runs: Mapping[str, Run], step: int, rows, pictures, names, layers, t):
     return style.grid(lines, labels, columns, row_colours=colours, cell=min(0.72, 5.6 / len(columns)))
 
 
-def _numbers(runs: Mapping[str, Run], step: int, layers: Sequence[int], t: float, judged: int):
+def _numbers(
+    runs: Mapping[str, Run], step: int, layers: Sequence[int], t: float, judged: int
+) -> tuple[Table, dict[tuple[str, int], Share]]:
     """kNN with the null label and local-distant similarity of each layer, as a table and by (method, layer)."""
-    numbers, lines = {}, []
+    numbers: dict[tuple[str, int], Share] = {}
+    lines = []
     for method, run in runs.items():
         rows, _, labels = rows_and_images(run, judged)
         features = extract(run, rows, layers, [t], step=step, labels=("null",), root=run.folder.parent)
@@ -130,8 +155,8 @@ def _numbers(runs: Mapping[str, Run], step: int, layers: Sequence[int], t: float
             knn, near = measured(tokens.mean(dim=1), labels).knn.report, spatial(tokens)
             numbers[method, layer] = knn
             accuracy = Number(knn.value, 3, knn.low, knn.high, knn.count)
-            near = None if near is None else Number(near, 3)
-            lines.append((style.NAMES[method], layer, accuracy, accuracy.interval, near))
+            similarity = None if near is None else Number(near, 3)
+            lines.append((style.NAMES[method], layer, accuracy, accuracy.interval, similarity))
     columns = (
         Column("model"),
         Column("layer", "count"),
@@ -143,7 +168,7 @@ def _numbers(runs: Mapping[str, Run], step: int, layers: Sequence[int], t: float
     return Table(caption, columns, rows_of(lines), keys=2), numbers
 
 
-def _claim(numbers, layers: Sequence[int]) -> Claim:
+def _claim(numbers: Mapping[tuple[str, int], Share], layers: Sequence[int]) -> Claim:
     better = [layer for layer in layers if numbers["guided", layer].low > numbers["plain", layer].high]
     worse = [layer for layer in layers if numbers["guided", layer].high < numbers["plain", layer].low]
     verdict = "cannot be told with 1 seed"

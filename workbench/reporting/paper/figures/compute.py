@@ -84,12 +84,9 @@ def _table(scores: Series, spent: Mapping[str, Mapping[int, tuple[float, float]]
     )
     lines = []
     for method, by_step in spent.items():
-        curve = scores.curve(method, "", method)
-        for step, mean, low, high in zip(curve.x, curve.mean, curve.low, curve.high, strict=True):
-            seeds = len(scores.values[method][step])
-            number = Number(mean, 2, low, high, seeds) if seeds > 1 else Number(mean, 2, n=1)
+        for step, number in scores.points(method):
             times = (Number(value, 1) for value in by_step[step])
-            lines.append((style.NAMES[method], int(step), *times, number, number.interval, seeds))
+            lines.append((style.NAMES[method], step, *times, number, number.interval, number.n))
     return Table(f"The points of the figure. {scores.how}.", columns, rows_of(lines))
 
 
@@ -111,7 +108,7 @@ def _claim(scores: Series, spent: Mapping[str, Mapping[int, tuple[float, float]]
     for seed in guided[last]:
         points = sorted((spent["plain"][step][0], values[seed]) for step, values in plain.items() if seed in values)
         if points and points[0][0] <= cost <= points[-1][0]:
-            base[seed] = float(np.interp(cost, *zip(*points, strict=True)))
+            base[seed] = float(np.interp(cost, *np.array(points).T))
     other = {seed: guided[last][seed] for seed in base}
     return claim(text, base, other, lower=True, of=scores.name, names=("plain", "ours"))
 

@@ -10,11 +10,13 @@ more closely than another. The numbers below say how well classes separate in th
 On the laptop's patch of 2 a map has 4 x 4 tokens. It can show where the thing is, not what it is made of.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
+from workbench.evaluation.statistics import Share
 from workbench.features.extract import extract
 from workbench.lab.views.maps import maps
 from workbench.reporting.paper import style
@@ -104,7 +106,15 @@ def _quiet(stage: str, done: int, total: int) -> None:
     """Nobody watches."""
 
 
-def _layers(plain: Run, rows, pictures, names, layers, steps, t) -> object:
+def _layers(
+    plain: Run,
+    rows: Sequence[int],
+    pictures: np.ndarray,
+    names: Sequence[str],
+    layers: Sequence[int],
+    steps: Sequence[int],
+    t: float,
+) -> Figure:
     by_layer = {}
     grids = [extract(plain, rows, layers, [t], step=step, labels=("true",), root=plain.folder.parent) for step in steps]
     for layer in layers:
@@ -114,7 +124,7 @@ def _layers(plain: Run, rows, pictures, names, layers, steps, t) -> object:
     return style.grid(lines, names, columns, cell=min(0.8, 5.9 / len(columns)))
 
 
-def _targets(targets: Sequence[Target], pictures: np.ndarray, names: Sequence[str]) -> object:
+def _targets(targets: Sequence[Target], pictures: np.ndarray, names: Sequence[str]) -> Figure:
     reference, painted = None, []
     for target in targets:
         drawn, coordinates, share = aligned_maps(target.tokens, reference)
@@ -124,13 +134,15 @@ def _targets(targets: Sequence[Target], pictures: np.ndarray, names: Sequence[st
     return style.grid(lines, names, ["image", *(title for title, _ in painted)], cell=0.85)
 
 
-def _progress(plain: Run, steps: Sequence[int], layers: Sequence[int], t: float, judged: int):
+def _progress(
+    plain: Run, steps: Sequence[int], layers: Sequence[int], t: float, judged: int
+) -> tuple[Table, dict[tuple[int, int], Share]]:
     """kNN of each layer and step with the null label, as a table and by (layer, step)."""
     rows, _, labels = rows_and_images(plain, judged)
-    numbers, lines = {}, []
+    numbers: dict[tuple[int, int], Share] = {}
+    lines = []
     for step in steps:
-        options = {"step": step, "labels": ("null",), "root": plain.folder.parent}
-        features = extract(plain, rows, layers, [t], **options)
+        features = extract(plain, rows, layers, [t], step=step, labels=("null",), root=plain.folder.parent)
         for layer in layers:
             tokens = features.read(layer, t, "null").float()
             knn, near = measured(tokens.mean(dim=1), labels).knn.report, spatial(tokens)
@@ -148,7 +160,7 @@ def _progress(plain: Run, steps: Sequence[int], layers: Sequence[int], t: float,
     return Table(caption, columns, rows_of(lines), keys=2), numbers
 
 
-def _claims(numbers, layers, steps):
+def _claims(numbers: Mapping[tuple[int, int], Share], layers: Sequence[int], steps: Sequence[int]) -> Iterator[Claim]:
     shallow, deep = layers[0], layers[-1]
     first, last = steps[0], steps[-1]
     gains = {layer: numbers[layer, last].value - numbers[layer, first].value for layer in (shallow, deep)}

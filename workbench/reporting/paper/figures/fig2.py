@@ -10,15 +10,17 @@ then clusters are no sign of anything seen in the image.
 Distances between clusters and their sizes mean nothing in a t-SNE.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from jaxtyping import Float, Int64
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
+from workbench.evaluation.separability import Separability
 from workbench.features.embedding import embed_cached
 from workbench.lab.panes.scatter import class_marker, draw_points
 from workbench.lab.views.embedding import embedding
@@ -38,6 +40,7 @@ from workbench.reporting.paper.numbers import paper_numbers
 from workbench.reporting.paper.ours import described
 from workbench.reporting.paper.runs import ABLATION, runs_of
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
+from workbench.runs.store import Run
 
 TARGETS = ("repa", "layersync", "vae", "guided")
 _LISTED = 10  # classes that a legend has room for
@@ -80,22 +83,30 @@ def fig2(
     rows, _, labels = rows_and_images(runs["plain"], images)
     targets, ours = targets_of(scale, runs, rows, t, TARGETS)
     panels = [*_targets(targets, labels), *(_controls(ours, t) if ours else [])]
-    told = {"seed": tsne_seed, "perplexity": min(perplexity, (len(rows) - 1) / 4)}
+    perplexity = min(perplexity, (len(rows) - 1) / 4)
     folder = runs["plain"].folder.parent / ".embeddings"
-    points = [embed_cached(folder, panel.rows, "tsne", **told).points.numpy() for panel in panels]
+    embedded = [embed_cached(folder, panel.rows, "tsne", seed=tsne_seed, perplexity=perplexity) for panel in panels]
+    points = [of.points.numpy() for of in embedded]
     numbers = [measured(panel.rows, panel.labels) for panel in panels]
     first = len(targets)
     views = {}
     if view and ours:
-        shown = {"layers": [ours.layer], "times": [t], "stops": [0.0, 1.0, ours.scale], "mapped": 4}
-        views["points"] = embedding(ours.run, min(images, 200), progress=_quiet, **shown)
+        views["points"] = embedding(
+            ours.run,
+            min(images, 200),
+            layers=[ours.layer],
+            times=[t],
+            stops=[0.0, 1.0, ours.scale],
+            mapped=4,
+            progress=_quiet,
+        )
     return Artifact(
         name="fig2",
         title="Fig. 2: t-SNE of guiding features",
         caption=(
             f"Mean tokens of {len(rows)} training images by what each method guides with, t = {t:g} ("
             f"{described(runs['plain'])}, seed {runs['plain'].config.training.seed}); t-SNE of perplexity "
-            f"{told['perplexity']:g}, a colour and a mark a class. Below: our feature without the class, with a wrong "
+            f"{perplexity:g}, a colour and a mark a class. Below: our feature without the class, with a wrong "
             "one (coloured by it), and with the class over pure noise. kNN is measured in the original space; gaps and "
             "areas in a t-SNE mean nothing."
         ),
@@ -114,7 +125,7 @@ def _quiet(stage: str, done: int, total: int) -> None:
     """Nobody watches."""
 
 
-def _own(runs: Mapping) -> list:
+def _own(runs: Mapping[str, Run]) -> list[Run]:
     return [runs[name] for name in ("layersync",) if name in runs]
 
 
@@ -136,7 +147,13 @@ def _controls(ours: Ours, t: float) -> list[Panel]:
     ]
 
 
-def _draw(panels, points, numbers, names: Sequence[str], first: int) -> Figure:
+def _draw(
+    panels: Sequence[Panel],
+    points: Sequence[Float[np.ndarray, "n 2"]],
+    numbers: Sequence[Separability],
+    names: Sequence[str],
+    first: int,
+) -> Figure:
     columns = max(first, len(panels) - first)
     with style.look():
         figure = Figure(figsize=(style.PAGE, 2.05 * (2 if len(panels) > first else 1) + 0.4), layout="constrained")
@@ -161,7 +178,7 @@ def _draw(panels, points, numbers, names: Sequence[str], first: int) -> Figure:
     return figure
 
 
-def _table(panels: Sequence[Panel], numbers) -> Table:
+def _table(panels: Sequence[Panel], numbers: Sequence[Separability]) -> Table:
     columns = (
         Column("features"),
         Column("what they are"),
@@ -181,7 +198,7 @@ def _table(panels: Sequence[Panel], numbers) -> Table:
     return Table(caption, columns, rows_of(lines), keys=2)
 
 
-def _claims(panels: Sequence[Panel], numbers):
+def _claims(panels: Sequence[Panel], numbers: Sequence[Separability]) -> Iterator[Claim]:
     found = {panel.title: of.knn.report for panel, of in zip(panels, numbers, strict=True)}
     for other in ("REPA", "LayerSync", "VAE latent"):
         if "ours" in found and other in found:
@@ -203,7 +220,7 @@ def _claims(panels: Sequence[Panel], numbers):
             )
 
 
-def _said(panels: Sequence[Panel], numbers) -> tuple[str, ...]:
+def _said(panels: Sequence[Panel], numbers: Sequence[Separability]) -> tuple[str, ...]:
     found = {panel.title: of.knn.report for panel, of in zip(panels, numbers, strict=True)}
     if "class only" not in found:
         return ()
@@ -218,6 +235,6 @@ def _said(panels: Sequence[Panel], numbers) -> tuple[str, ...]:
     )
 
 
-def _alt(panels: Sequence[Panel], numbers) -> str:
+def _alt(panels: Sequence[Panel], numbers: Sequence[Separability]) -> str:
     told = ", ".join(f"{p.title} {of.knn.report.value:.2f}" for p, of in zip(panels, numbers, strict=True))
     return f"Points of images by t-SNE of guiding features, coloured by class. kNN accuracy: {told}."

@@ -9,18 +9,18 @@ counts them.
 The laptop's score is FD-clf64 of 300 images. Its sizes cannot be compared with FID, only which curve is below.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from workbench.reporting.paper import style
-from workbench.reporting.paper.artifact import Artifact, distinct, timed
+from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
 from workbench.reporting.paper.claims import claim
 from workbench.reporting.paper.numbers import paper_numbers
 from workbench.reporting.paper.runs import MAIN, runs_of
 from workbench.reporting.paper.scores import DETECTORS, Asked
 from workbench.reporting.paper.series import Series, series_of
-from workbench.reporting.paper.table import Column, Number, Table, rows_of
+from workbench.reporting.paper.table import Column, Table, rows_of
 
 METHODS = ("plain", "vae", "guided")
 PRESETS = {
@@ -69,7 +69,7 @@ def fig4(
     )
 
 
-def _claims(scores: Series):
+def _claims(scores: Series) -> Iterator[Claim]:
     pairs = (
         ("VAE alignment learns faster than plain training", "plain", "vae"),
         ("Self-Transcendence improves on VAE alignment", "vae", "guided"),
@@ -77,23 +77,27 @@ def _claims(scores: Series):
     )
     for text, base, other in pairs:
         steps = sorted(scores.values.get(base, {}).keys() & scores.values.get(other, {}).keys())
-        for step in (steps[:1] if len(steps) < 2 else (steps[0], steps[-1])) or [None]:
-            first, second = ({} if step is None else scores.values[row][step] for row in (base, other))
-            at = "" if step is None else f", at step {step:,}"
-            names = (style.NAMES[base], style.NAMES[other])
-            yield claim(f"{text}{at}", first, second, lower=True, of=scores.name, names=names)
+        names = (style.NAMES[base], style.NAMES[other])
+        if not steps:
+            yield claim(text, {}, {}, lower=True, of=scores.name, names=names)
+        for step in sorted({*steps[:1], *steps[-1:]}):
+            first, second = scores.values[base][step], scores.values[other][step]
+            yield claim(f"{text}, at step {step:,}", first, second, lower=True, of=scores.name, names=names)
 
 
 def _table(scores: Series, shown: Sequence[str]) -> Table:
-    columns = (Column("model"), Column("step", "count"), Column(scores.name, "number", "mean"))
-    lines = []
-    for method in shown:
-        curve = scores.curve(method, "", method)
-        for step, mean, low, high in zip(curve.x, curve.mean, curve.low, curve.high, strict=True):
-            seeds = len(scores.values[method][step])
-            number = Number(mean, 2, low, high, seeds) if seeds > 1 else Number(mean, 2, n=1)
-            lines.append((style.NAMES[method], int(step), number, number.interval, seeds))
-    columns = (*columns, Column("95 % interval", "text", "over seeds"), Column("seeds", "count"))
+    columns = (
+        Column("model"),
+        Column("step", "count"),
+        Column(scores.name, "number", "mean"),
+        Column("95 % interval", "text", "over seeds"),
+        Column("seeds", "count"),
+    )
+    lines = [
+        (style.NAMES[method], step, number, number.interval, number.n)
+        for method in shown
+        for step, number in scores.points(method)
+    ]
     return Table(f"The points of the figure. {scores.how}.", columns, rows_of(lines), keys=1)
 
 

@@ -19,7 +19,8 @@ from workbench.reporting.paper.numbers import paper_numbers
 from workbench.reporting.paper.runs import ABLATION, Wanted, runs_of
 from workbench.reporting.paper.scores import DETECTORS, Asked, Scores, scores_of
 from workbench.reporting.paper.series import summary
-from workbench.reporting.paper.table import Column, Number, Table, rows_of
+from workbench.reporting.paper.table import Column, Table, rows_of
+from workbench.runs.store import Run
 
 NEVER = "never"
 PRESETS = {
@@ -47,7 +48,8 @@ def fig8(
     stops = STOPS[scale] if stops is None else tuple(stops)
     count = int(paper_numbers().said("Fig. 8", "generated images"))
     asked = Asked(count=count if scale == "paper" else None, evaluate=evaluate)
-    wanted = {_row(method, stop): _wanted(scale, method, stop) for method in PRESETS[scale] for stop in (*stops, NEVER)}
+    settings: list[int | str] = [*stops, NEVER]
+    wanted = {_row(method, stop): _wanted(scale, method, stop) for method in PRESETS[scale] for stop in settings}
     found = runs_of(scale, wanted, seeds, root, overrides)
     after = AFTER.get(scale)
     scored = {stop: _scored(scale, found.runs, stop, after, asked) for stop in stops}
@@ -85,7 +87,7 @@ def _wanted(scale: str, method: str, stop: int | str) -> Wanted:
     return Wanted(PRESETS[scale][method], (f"objective.stop_step={'null' if stop == NEVER else stop}",))
 
 
-def _scored(scale: str, runs: Mapping, stop: int, after: int | None, asked: Asked) -> Scores:
+def _scored(scale: str, runs: Mapping[str, Mapping[int, Run]], stop: int, after: int | None, asked: Asked) -> Scores:
     """The stopped and the never stopped runs, all at the step that belongs to this stop."""
     rows = {row: runs[row] for m in PRESETS[scale] for row in (_row(m, stop), _row(m, NEVER)) if row in runs}
     last = min((run.config.training.steps for by_seed in rows.values() for run in by_seed.values()), default=0)
@@ -123,27 +125,24 @@ def _table(scale: str, scored: Mapping[int, Scores], y: str) -> Table:
     lines = []
     for method in PRESETS[scale]:
         for stop, of in scored.items():
-            pair = of.against(_row(method, stop), _row(method, NEVER))
-            numbers = [of.number(_row(method, kind)) for kind in (stop, NEVER)]
-            change = None
-            if pair is not None:
-                ends = (pair.interval.low, pair.interval.high) if pair.interval else (None, None)
-                change = Number(pair.mean, 2, *ends, n=len(pair.differences), signed=True)
+            stopped, never = _row(method, stop), _row(method, NEVER)
+            numbers = [of.number(stopped), of.number(never)]
+            change = of.change(stopped, never)
             lines.append((style.NAMES[method], stop, *numbers, change, change and change.interval, change and change.n))
     return Table(f"{y}, by the step at which alignment stops.", columns, rows_of(lines), keys=1)
 
 
 def _claims(scale: str, scored: Mapping[int, Scores]) -> list[Claim]:
-    found = []
+    claims = []
     for method, better in (("guided", True), ("repa", False)):
         for stop, of in scored.items() if method in PRESETS[scale] else ():
-            names, stopped, never = ["never stopped", "stopped"], _row(method, stop), _row(method, NEVER)
+            stopped, never = _row(method, stop), _row(method, NEVER)
             text = f"{style.NAMES[method]} {'gains by' if better else 'loses by'} stopping at step {stop:,}"
-            pair = (never, stopped) if better else (stopped, never)
-            names = tuple(names if better else reversed(names))
-            values = [of.values.get(row, {}) for row in pair]
-            found.append(claim(text, *values, lower=True, of=of.name, names=names))
-    return found
+            base, other = (never, stopped) if better else (stopped, never)
+            names = ("never stopped", "stopped") if better else ("stopped", "never stopped")
+            first, second = of.values.get(base, {}), of.values.get(other, {})
+            claims.append(claim(text, first, second, lower=True, of=of.name, names=names))
+    return claims
 
 
 def _alt(scale: str, scored: Mapping[int, Scores]) -> str:

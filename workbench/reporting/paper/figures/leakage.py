@@ -6,12 +6,14 @@ scale, the more of the feature is the class that it was told.
 That the class is in the target does not make it a bad target: the student has to predict it from a noisy image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from workbench.config import load_config
 from workbench.evaluation.leakage import VERSIONS
-from workbench.evaluation.measures import MeasureGrid, measure_grid
+from workbench.evaluation.measures import MeasureGrid, Record, measure_grid
 from workbench.features.extract import extract
 from workbench.features.grid import LABELS
 from workbench.lab import palette
@@ -58,15 +60,16 @@ def leakage(
     taught = load_config(f"{scale}/{ROLES[scale]['guided']}").objective.options["teacher_layer"]
     layer = taught if layer is None else layer
     rows, _, labels = rows_and_images(teacher, images)
-    options = {"labels": tuple(LABELS), "pooling": "mean", "root": teacher.folder.parent}
-    features = extract(teacher, rows, [layer], [t], **options)
+    root = teacher.folder.parent
+    features = extract(teacher, rows, [layer], [t], labels=tuple(LABELS), pooling="mean", root=root)
     near = max(1, min(20, len(rows) // 8))
     grid = measure_grid(features, scales=scales, neighbours=near, processes=1)
     chance = 1 / int(labels.unique().numel())
     claims, views = tuple(_claims(grid, chance)), {}
     if view:
-        shown = {"layers": [layer], "times": [t], "scales": scales, "mapped": 3, "progress": _quiet}
-        views["leakage"] = leakage_view(teacher, min(images, 200), **shown)
+        views["leakage"] = leakage_view(
+            teacher, min(images, 200), layers=[layer], times=[t], scales=scales, mapped=3, progress=_quiet
+        )
     return Artifact(
         name="leakage",
         title=title,
@@ -90,7 +93,7 @@ def _quiet(stage: str, done: int, total: int) -> None:
     """Nobody watches."""
 
 
-def _records(grid: MeasureGrid, version: str) -> list[dict]:
+def _records(grid: MeasureGrid, version: str) -> list[Record]:
     """kNN of a version by scale; that of f_u, which has none, at each."""
     found = [r for r in grid.records if (r["measure"], r["version"]) == ("knn", version)]
     if version == "null":
@@ -98,7 +101,7 @@ def _records(grid: MeasureGrid, version: str) -> list[dict]:
     return sorted((r for r in found if r["scale"] is not None), key=lambda record: record["scale"])
 
 
-def _draw(grid: MeasureGrid, chance: float):
+def _draw(grid: MeasureGrid, chance: float) -> Figure:
     curves = []
     for version in VERSIONS:
         records = _records(grid, version)
@@ -114,12 +117,12 @@ def _draw(grid: MeasureGrid, chance: float):
 
 def _table(grid: MeasureGrid) -> Table:
     columns = (Column("feature"), Column("w", "number"), Column("kNN accuracy", "number"), Column("95 % interval"))
-    lines = []
+    lines: list[tuple[str, Number | None, Number | None, str | None]] = []
     for version in VERSIONS:
         for record in _records(grid, version)[: 1 if version == "null" else None]:
             number = Number(record["value"], 3, record["low"], record["high"], record["count"])
-            lines.append((NAMES[version], None if version == "null" else Number(record["scale"], 1), number,
-                          number.interval))  # fmt: skip
+            scale = None if version == "null" else Number(record["scale"], 1)
+            lines.append((NAMES[version], scale, number, number.interval))
     shares = [r for r in grid.records if r["measure"] == "condition_share"]
     for record in sorted(shares, key=lambda one: one["scale"]):
         value = None if record["value"] is None else Number(record["value"], 3)
@@ -128,7 +131,7 @@ def _table(grid: MeasureGrid) -> Table:
     return Table(caption, columns, rows_of(lines), keys=2)
 
 
-def _claims(grid: MeasureGrid, chance: float):
+def _claims(grid: MeasureGrid, chance: float) -> Iterator[Claim]:
     true, wrong, only = (_records(grid, name) for name in ("true", "wrong_by_true", "label_only"))
     null, top = _records(grid, "null")[0], true[-1]
     yield _claim(
@@ -149,7 +152,7 @@ def _claims(grid: MeasureGrid, chance: float):
     )
 
 
-def _claim(text: str, other: dict, base: dict) -> Claim:
+def _claim(text: str, other: Record, base: Record) -> Claim:
     better, worse = other["low"] > base["high"], other["high"] < base["low"]
     verdict = (
         "holds for this seed" if better else "does not hold for this seed" if worse else "cannot be told with 1 seed"

@@ -7,7 +7,7 @@ Runs of one method differ by their seed only, so the intervals are narrower than
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,9 @@ MEASURES = {
     "spatial": "local-distant similarity",
 }
 _MORE = {"laptop": {"dispersive": "sit-nano-2-dispersive"}, "paper": {"dispersive": "sit-xl-2-256-dispersive"}}
+Place = tuple[str, int]  # method, seed
+Measured = Mapping[Place, Mapping[str, float | None]]  # measures by name
+Correlated = Mapping[str, tuple[float, Interval, int] | None]  # by measure: Spearman's rho, its interval and n
 _FEWEST = 4  # runs: Fisher's interval takes the root of n - 3
 
 
@@ -111,7 +114,7 @@ def _measure(run: Run, step: int, layer: int | None, t: float, images: int) -> d
     }
 
 
-def _correlation(name: str, known: Mapping, values: Mapping) -> tuple[float, Interval, int] | None:
+def _correlation(name: str, known: Measured, values: Mapping[Place, float]) -> tuple[float, Interval, int] | None:
     """Spearman's rho with its interval and n; None for too few runs, or a measure that does not vary."""
     pairs = [(of[name], values[place]) for place, of in known.items() if of[name] is not None]
     if len(pairs) < _FEWEST or len({measure for measure, _ in pairs}) < 2:
@@ -131,7 +134,7 @@ def interval_of(rho: float, n: int) -> Interval:
     return Interval(math.tanh(z - half), math.tanh(z + half))
 
 
-def _draw(rows: Mapping) -> Figure:
+def _draw(rows: Correlated) -> Figure:
     look = {"color": palette.METHODS["plain"]["color"], "marker": "o"}
     marks = [
         style.Mark(MEASURES[name], look, mean=found[0], low=found[1].low, high=found[1].high)
@@ -144,7 +147,7 @@ def _draw(rows: Mapping) -> Figure:
     return figure
 
 
-def _table(rows: Mapping) -> Table:
+def _table(rows: Correlated) -> Table:
     columns = (Column("measure"), Column("Spearman's rho", "number"), Column("95 % interval"), Column("runs", "count"))
     lines = []
     for name, found in rows.items():
@@ -153,18 +156,18 @@ def _table(rows: Mapping) -> Table:
     return Table("Correlation of each measure with the Frechet distance.", columns, rows_of(lines))
 
 
-def _runs(known: Mapping, values: Mapping, score: str) -> Table:
+def _runs(known: Measured, values: Mapping[Place, float], score: str) -> Table:
     columns = (Column("method"), Column("seed", "count"), Column(score, "number"),
                *(Column(title, "number") for title in MEASURES.values()))  # fmt: skip
-    lines = [
-        (style.NAMES[method], seed, Number(values[method, seed], 2),
-         *(None if of[name] is None else Number(of[name], 3) for name in MEASURES))
-        for (method, seed), of in known.items()
-    ]  # fmt: skip
+    lines = []
+    for (method, seed), by_name in known.items():
+        numbers = (by_name[name] for name in MEASURES)
+        cells = (None if number is None else Number(number, 3) for number in numbers)
+        lines.append((style.NAMES[method], seed, Number(values[method, seed], 2), *cells))
     return Table("Measures of each run.", columns, rows_of(lines), keys=2)
 
 
-def _claims(rows: Mapping):
+def _claims(rows: Correlated) -> Iterator[Claim]:
     for name in ("knn", "spatial"):
         found, text = rows[name], f"A better score goes with more {MEASURES[name]}"
         if found is None:
@@ -177,11 +180,11 @@ def _claims(rows: Mapping):
         yield Claim(text, verdict, f"rho = {rho:+.2f} (95\u202f% interval {spread}, n = {n}).".replace("-", "\u2212"))
 
 
-def _few(places: Sequence, scale: str) -> Missing:
+def _few(places: Sequence[Place], scale: str) -> Missing:
     what = f"scored runs: {len(places)}, of {_FEWEST} that a correlation takes"
     return Missing(what, f"workbench train {scale}/{PRESETS[scale]['plain']}")
 
 
-def _alt(rows: Mapping) -> str:
+def _alt(rows: Correlated) -> str:
     told = [f"{MEASURES[name]} {found[0]:+.2f}" for name, found in rows.items() if found]
     return f"Correlation with the Frechet distance: {', '.join(told) or 'too few runs'}."

@@ -6,7 +6,7 @@ weights of the teacher, qk-norm. Here is each switch alone, and all together.
 `recipe=released` sets all switches of a run and of its teacher.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from workbench.evaluation.statistics import t_interval
@@ -16,7 +16,7 @@ from workbench.reporting.paper.artifact import Artifact, distinct, timed
 from workbench.reporting.paper.claims import claim
 from workbench.reporting.paper.runs import ABLATION, Wanted, runs_of
 from workbench.reporting.paper.scores import DETECTORS, Asked, Scores, common_steps, scores_of
-from workbench.reporting.paper.table import Column, Number, Table, rows_of
+from workbench.reporting.paper.table import Column, Table, rows_of
 
 PRESETS = {
     "paper": {"stage 1": "sit-b-2-256-vae", "stage 2": "sit-b-2-256"},
@@ -100,7 +100,7 @@ def _mark(scores: Scores, stage: str, name: str) -> style.Mark:
     return style.Mark(f"{stage}, {name}", look, values, sum(values) / len(values), *ends)
 
 
-def _table(scores: Scores, stages) -> Table:
+def _table(scores: Scores, stages: Iterable[str]) -> Table:
     columns = (
         Column("stage"),
         Column("switch"),
@@ -114,11 +114,7 @@ def _table(scores: Scores, stages) -> Table:
     for stage in stages:
         for name in SWITCHES[stage]:
             row, base = f"{stage}, {name}", f"{stage}, as in the paper"
-            number, pair = scores.number(row), None if row == base else scores.against(row, base)
-            change = None
-            if pair is not None:
-                ends = (pair.interval.low, pair.interval.high) if pair.interval else (None, None)
-                change = Number(pair.mean, 2, *ends, n=len(pair.differences), signed=True)
+            number, change = scores.number(row), None if row == base else scores.change(row, base)
             told = (number, number and number.interval, change, change and change.interval, number and number.n)
             lines.append((stage, name, *told))
     return Table(f"Switches between paper and code. {scores.how}.", columns, rows_of(lines), keys=2)

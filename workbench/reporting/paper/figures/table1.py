@@ -13,7 +13,7 @@ from pathlib import Path
 
 from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
 from workbench.reporting.paper.comparison import Compared, compared
-from workbench.reporting.paper.numbers import paper_numbers
+from workbench.reporting.paper.numbers import PaperRow, paper_numbers
 from workbench.reporting.paper.runs import MAIN
 from workbench.reporting.paper.scores import condensed
 
@@ -73,7 +73,7 @@ def table1(
     )
 
 
-def _of(rows, kind: str):
+def _of(rows: Sequence[PaperRow], kind: str) -> list[PaperRow]:
     return [row for row in rows if row.sampler == kind]
 
 
@@ -90,9 +90,9 @@ def _costs() -> tuple[str, ...]:
 
 
 def _alt(title: str, of: Compared) -> str:
-    shown = [row for row in of.rows if of.change(row, "fid")[1] is not None and of.bases.get(row.row) != row.row]
-    told = ", ".join(f"{row.label.removeprefix('+ ')} {of.change(row, 'fid')[1].text} %" for row in shown)
+    changes = [(row.label.removeprefix("+ "), of.change(row, "fid")[1]) for row in of.rows]
+    listed = ", ".join(f"{name} {change.text} %" for name, change in changes if change is not None)
     return (
         f"{title}: change of the Frechet distance against the plain model by method, the paper's as hollow diamonds. "
-        f"Ours ({of.models}): {told or 'no runs yet'}."
+        f"Ours ({of.models}): {listed or 'no runs yet'}."
     )

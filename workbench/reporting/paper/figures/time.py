@@ -7,7 +7,7 @@ Each of our steps counts as the median of those logged in its phase, in the leas
 `tests/benchmarks/step.py` compares costs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 
 from workbench.lab import palette
 from workbench.reporting.paper import style
-from workbench.reporting.paper.artifact import Artifact, distinct, timed
+from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
 from workbench.reporting.paper.claims import claim
 from workbench.reporting.paper.costs import Timed, timed_runs
 from workbench.reporting.paper.numbers import TimeRow, paper_numbers
@@ -123,7 +123,8 @@ def _totals(
     for row in rows:
         own, teacher = ours.get(row.row), ours.get("teacher")
         guided = row.row == "guided"
-        whole = own.total + (teacher.total if guided else 0.0) if own and (teacher or not guided) else None
+        before = 0.0 if not guided else teacher.total if teacher else None
+        whole = None if own is None or before is None else own.total + before
         slowest = max(of.total for of in seeds_of[row.row].values()) if own else None
         lines.append(
             (
@@ -131,7 +132,7 @@ def _totals(
                 found.described(row.row),
                 Number(row.hours, 2),
                 Number(row.hours + (hours if guided else 0), 2),
-                _number(own and own.total, 1),
+                _number(own.total if own else None, 1),
                 _number(whole, 1),
                 _number(slowest, 1),
                 len(seeds_of[row.row]) if own else None,
@@ -188,15 +189,16 @@ def _look(part: str) -> dict[str, Any]:
     return {"facecolor": palette.METHODS[_PARTS[part]]["color"], "edgecolor": "white", "hatch": hatch}
 
 
-def _claims(seeds_of: Mapping[str, Mapping[int, Timed]]):
+def _claims(seeds_of: Mapping[str, Mapping[int, Timed]]) -> Iterator[Claim]:
     totals = {row: {seed: of.total for seed, of in by_seed.items()} for row, by_seed in seeds_of.items()}
     teacher = totals.get("teacher", {})
     whole = {seed: of + teacher[seed] for seed, of in totals.get("guided", {}).items() if seed in teacher}
-    how = {"lower": True, "of": "training seconds"}
     guided, repa = totals.get("guided", {}), totals.get("repa", {})
-    yield claim("Self-Transcendence trains faster than REPA", repa, guided, names=("REPA", "ours"), **how)
-    told = "Self-Transcendence with its guiding model trains faster than REPA"
-    yield claim(told, repa, whole, names=("REPA", "ours with the guiding model"), **how)
+    for text, other, name in (
+        ("Self-Transcendence trains faster than REPA", guided, "ours"),
+        ("Self-Transcendence with its guiding model trains faster than REPA", whole, "ours with the guiding model"),
+    ):
+        yield claim(text, repa, other, lower=True, of="training seconds", names=("REPA", name))
 
 
 def _said(rows: Sequence[TimeRow], paper: Mapping[str, Timed]) -> tuple[str, ...]:
