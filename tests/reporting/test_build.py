@@ -35,8 +35,8 @@ def NAME(scale="laptop", evaluate=False):
     said = "What is missing was scored." if evaluate else "It is so."
     return Artifact(
         name="NAME", title="Title of NAME", caption="What is seen.", figures={"line": figure}, alts={"line": "A line."},
-        tables={"scores": table}, claims=(Claim("One is better", "holds here", "In 3 of 3 seeds."),), said=(said,),
-        made_of=tuple(find_runs(home())), missing=MISSING,
+        tables={"scores": table}, claims=(Claim("One is better", "holds here", "In 3 of 3 seeds."),), remarks=(said,),
+        runs=tuple(find_runs(home())), missing=MISSING,
     )
 '''
 NOTHING = """
@@ -171,7 +171,7 @@ def artifact(folder: Path, name: str, missing: bool) -> None:
         "name": name, "title": f"Title of {name}", "caption": "What is <seen> – with 3 seeds.", "parameters": {},
         "findings": ["One is better: holds here. In 3 of 3 seeds.", "It is so."],
         "claims": [{"claim": "One is better", "verdict": "holds here", "confidence": "In 3 of 3 seeds."},
-                   {"claim": "Two is", "verdict": "cannot be told: nothing is there", "confidence": "None."}],
+                   {"claim": "Two is", "verdict": "inconclusive: no runs", "confidence": "None."}],
         "missing": [{"what": "a run", "command": "workbench train demo/plain"}] if missing else [],
         "figures": [{"name": name, "alt": "A grey field.", "wide": True, "files": files["picture"]}],
         "tables": [{"name": name, "caption": "Scores.", "columns": ["row", *"abcdefghi"], "words": [0], "keys": 1,
@@ -192,10 +192,7 @@ def test_pages_hold_together_without_a_network(bound):
         assert "http://" not in page and "https://" not in page and "<seen>" not in page
         places = re.findall(r'(?:href|src)="([^"]+)"', page)
         assert len(places) > 4 and all((bound / place).is_file() for place in places)
-    assert (
-        pages["index.html"].count('<dt class="yes">holds here</dt>') == 2
-        and "nothing is there" not in pages["index.html"]
-    )
+    assert pages["index.html"].count('<dt class="yes">holds here</dt>') == 2 and "no runs" not in pages["index.html"]
     assert "workbench train demo/plain" in pages["table1.html"] and "<iframe" in pages["fig2.html"]
     assert 'rel="next" href="table1.html"' in pages["fig2.html"]
     assert "workbench report laptop --only fig2" in pages["fig2.html"]

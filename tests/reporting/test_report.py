@@ -1,12 +1,12 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from workbench.config import Config, Plugin, TrainingConfig, from_dict, to_dict
+from workbench.features.colours import TokenMaps
 from workbench.reporting import figures
 from workbench.reporting.findings import duration, findings, number, percent, verdict
 from workbench.reporting.report import score_tables, settings, write_report
@@ -194,7 +194,12 @@ def test_refusals(make, tmp_path):
         figures.score_curves(runs, "fid")
     with pytest.raises(ValueError, match="3 samples for 4 class names"):
         figures.sample_grid({"plain": {1000: np.zeros((3, 1, 8, 8), np.uint8)}}, NAMES)
-    content = {"samples": {}, "class_names": [], "maps": SimpleNamespace(of="", panels=[]), "seconds_total": 1.0}
+    content = {
+        "samples": {},
+        "class_names": [],
+        "maps": TokenMaps("", np.zeros((0, 1, 8, 8), np.uint8), []),
+        "seconds_total": 1.0,
+    }
     with pytest.raises(ValueError, match="needs the runs teacher, plain, guided; got plain"):
         write_report(tmp_path / "r.html", title="x", runs={"plain": runs["plain"]}, **content)
 
@@ -211,10 +216,8 @@ def test_report_is_one_file_that_needs_nothing_else(make, tmp_path):
         label: {step: random.integers(0, 256, (4, 1, 28, 28), dtype=np.uint8) for step in (1000, 4000)}
         for label in ("plain", "guided")
     }
-    panels = [(title, random.random((3, 7, 7, 3))) for title in ("plain, layer 6", "guided, layer 6")]
-    maps = SimpleNamespace(
-        of="the plain run", images=random.integers(0, 256, (3, 1, 28, 28), dtype=np.uint8), panels=panels
-    )
+    panels = [(title, random.random((3, 7, 7, 3), dtype=np.float32)) for title in ("plain, layer 6", "guided, layer 6")]
+    maps = TokenMaps("the plain run", random.integers(0, 256, (3, 1, 28, 28), dtype=np.uint8), panels)
     path = write_report(
         tmp_path / "report.html",
         title="Teacher <plain> & guided",

@@ -48,7 +48,7 @@ def check_stand_in(outcomes, place, root):
     cells = nbformat.read(teacher.notebook, 4).cells
     assert all(cell.metadata.papermill.status == "completed" for cell in cells)  # which is why it is not asked
     assert (student.state, student.reason) == ("left out", f"it needs {teacher.id}, which failed")
-    assert (vae.state, vae.reason) == ("failed", "the notebook ended without coming to row.end() in its last cell")
+    assert (vae.state, vae.reason) == ("failed", "the notebook ended without reaching row.end() in its last cell")
     assert plain.state == "finished" and read_job(place.job(plain.id))["run"] == "r"
     (printed,) = (o.text for c in nbformat.read(plain.notebook, 4).cells for o in c.outputs)
     assert printed.split()[1:] == [str(root), os.getcwd()]

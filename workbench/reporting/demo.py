@@ -41,8 +41,8 @@ def demo_configs(seed: int, overrides: str | Iterable[str] = ()) -> dict[str, Co
     return {role: load_config(f"demo/{role}", changes) for role in ROLES}
 
 
-def taught_by(teacher: Run, seed: int, overrides: str | Iterable[str] = ()) -> Config:
-    """The guided configuration with this run as its teacher."""
+def guided_config(teacher: Run, seed: int, overrides: str | Iterable[str] = ()) -> Config:
+    """The guided configuration, with this run as its teacher."""
     changes = (*as_overrides(overrides), f"training.seed={seed}", f"objective.teacher={teacher.folder}")
     return load_config("demo/guided", changes)
 
@@ -53,7 +53,7 @@ def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...]
     runs: dict[str, Run] = {}
     configs = demo_configs(seed, overrides)
     for role in ROLES:
-        config = configs[role] if role != "guided" else taught_by(runs["teacher"], seed, overrides)
+        config = configs[role] if role != "guided" else guided_config(runs["teacher"], seed, overrides)
         yield Progress("prepare", 0, 1, f"{role}: images and latents")
         latents = open_latents(config, "train", root / ".latents")
         yield Progress("prepare", 1, 1, f"{role}: images and latents")
@@ -62,7 +62,7 @@ def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...]
         runs[role] = prepare_run(config, root)
         if runs[role].status["state"] != "finished":
             return
-    common = runs["guided"].config.training.steps  # the plain run trains longer; they are compared at this step
+    common = runs["guided"].config.training.steps  # the plain run trains longer, but is compared at this step
     jobs = [(role, step) for role, run in runs.items() for step in _scored_steps(run.config)]
     for done, (role, step) in enumerate(jobs):
         yield Progress("score", done, len(jobs), f"{role} at step {step}")

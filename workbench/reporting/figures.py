@@ -45,12 +45,12 @@ LOOK: "dict[RcKeyType, Any]" = {
 
 def styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Style of each run: fixed for "teacher", "plain" and "guided", other colours for other runs."""
-    found: dict[str, dict[str, Any]] = {}
+    by_label: dict[str, dict[str, Any]] = {}
     others = 0
     for label in labels:
-        found[label] = _NAMED.get(label) or look(len(_NAMED) + others)
+        by_label[label] = _NAMED.get(label) or look(len(_NAMED) + others)
         others += label not in _NAMED
-    return found
+    return by_label
 
 
 def series(runs: Mapping[str, Run], metric: str) -> dict[str, list[Record]]:
@@ -110,21 +110,21 @@ def score_curves(runs: Mapping[str, Run], metric: str, against: Literal["step", 
     of = get_metric(metric)
     if against not in ("step", "compute"):
         raise ValueError(f"against is {against!r}; allowed are step and compute")
-    found = series(runs, metric)
-    if not found:
+    scores = series(runs, metric)
+    if not scores:
         raise ValueError(f"no run has a score {metric!r}")
-    places = {k: np.array([r["step"] for r in v], dtype=np.float64) for k, v in found.items()}
+    xs = {k: np.array([r["step"] for r in v], dtype=np.float64) for k, v in scores.items()}
     name = "training step"
     if against == "compute":
-        places = {k: compute_seconds(runs, k, [r["step"] for r in v]) for k, v in found.items()}
-        divisor, unit = _time_unit(max(float(p.max()) for p in places.values()))
-        places = {k: p / divisor for k, p in places.items()}
+        xs = {k: compute_seconds(runs, k, [r["step"] for r in v]) for k, v in scores.items()}
+        divisor, unit = _time_unit(max(float(x.max()) for x in xs.values()))
+        xs = {k: x / divisor for k, x in xs.items()}
         name = f"training time in {unit} (guided: teacher's included)"
     with rc_context(LOOK):
         figure, (axis,) = _figure(5.0, 3.6)
         looks = styles(runs)
-        values = [v for k, records in found.items() for v in _scores(axis, k, looks[k], places[k], records)]
-        floors = {r["floor"] for records in found.values() for r in records if r.get("floor") is not None}
+        values = [v for k, records in scores.items() for v in _scores(axis, k, looks[k], xs[k], records)]
+        floors = {r["floor"] for records in scores.values() for r in records if r.get("floor") is not None}
         for floor in floors:
             axis.axhline(floor, color=GREY, linewidth=1.2, zorder=1, label="real vs real (floor)")
         _finish(axis, name, f"{metric_title(metric)} ({of.direction})", [*values, *floors])
@@ -214,14 +214,12 @@ def _smoothed(axis: Axes, label: str, style: Mapping[str, Any], records: Sequenc
     return values.tolist()
 
 
-def _scores(
-    axis: Axes, label: str, style: Mapping[str, Any], places: np.ndarray, records: Sequence[Record]
-) -> list[float]:
+def _scores(axis: Axes, label: str, style: Mapping[str, Any], xs: np.ndarray, records: Sequence[Record]) -> list[float]:
     values = [float(r["value"]) for r in records]
-    axis.plot(places, values, label=label, zorder=3, **style)
-    for place, record in zip(places, records, strict=True):
+    axis.plot(xs, values, label=label, zorder=3, **style)
+    for x, record in zip(xs, records, strict=True):
         if record.get("low") is not None and record.get("high") is not None:
-            axis.plot([place, place], [record["low"], record["high"]], color=style["color"], linewidth=1.2)
+            axis.plot([x, x], [record["low"], record["high"]], color=style["color"], linewidth=1.2)
     return values
 
 

@@ -64,8 +64,8 @@ def cell(record: Record) -> str:
 
 
 def _equal_steps(runs: Mapping[str, Run], metric: str) -> list[str]:
-    found = figures.series({k: runs[k] for k in ("plain", "guided")}, metric)
-    plain, guided = ({r["step"]: r for r in found.get(label, ())} for label in ("plain", "guided"))
+    scores = figures.series({k: runs[k] for k in ("plain", "guided")}, metric)
+    plain, guided = ({r["step"]: r for r in scores.get(label, ())} for label in ("plain", "guided"))
     if not plain.keys() & guided.keys():
         return []
     step = max(plain.keys() & guided.keys())
@@ -76,11 +76,11 @@ def _equal_steps(runs: Mapping[str, Run], metric: str) -> list[str]:
 
 
 def _equal_compute(runs: Mapping[str, Run], metric: str) -> list[str]:
-    found = figures.series({k: runs[k] for k in ("plain", "guided")}, metric)
-    if len(found) < 2:
+    scores = figures.series({k: runs[k] for k in ("plain", "guided")}, metric)
+    if len(scores) < 2:
         return []
-    plain, guided = found["plain"], found["guided"]
-    spent = {k: figures.compute_seconds(runs, k, [r["step"] for r in found[k]]) for k in found}
+    plain, guided = scores["plain"], scores["guided"]
+    spent = {k: figures.compute_seconds(runs, k, [r["step"] for r in scores[k]]) for k in scores}
     low, high = spent["plain"][0], spent["plain"][-1]
     inside = [i for i, seconds in enumerate(spent["guided"]) if low <= seconds <= high]
     if not inside:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from workbench.config import Config
 from workbench.lab.progress import Report, reported
-from workbench.reporting.demo import ROLES, demo_configs, taught_by
+from workbench.reporting.demo import ROLES, demo_configs, guided_config
 from workbench.runs.models import check_current
 from workbench.runs.store import Run, find_runs, home, prepare_run, run_fingerprint
 from workbench.training.loop import fit
@@ -40,7 +40,7 @@ def demo_runs(
     runs: dict[str, Run] = {}
     configs = demo_configs(seed, overrides)
     for role in ROLES:
-        config = configs[role] if role != "guided" else taught_by(runs["teacher"], seed, overrides)
+        config = configs[role] if role != "guided" else guided_config(runs["teacher"], seed, overrides)
         runs[role] = trained(config, root, progress)
     return runs
 
@@ -80,5 +80,5 @@ def trained(config: Config, root: Path | None = None, progress: Report | None = 
 
 
 def _existing(config: Config, root: Path) -> Run | None:
-    mark = run_fingerprint(config, root)
-    return next((run for run in find_runs(root) if run.fingerprint == mark), None)
+    fingerprint = run_fingerprint(config, root)
+    return next((run for run in find_runs(root) if run.fingerprint == fingerprint), None)

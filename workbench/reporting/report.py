@@ -63,7 +63,7 @@ def write_report(
         seeds=", ".join(f"{label} {run.config.training.seed}" for label, run in runs.items()),
         machines=_machines(runs),
         training=duration(training),
-        # A resumed demo has timed its last part only.
+        # A resumed demo has timed only its last part.
         total=duration(seconds_total) if seconds_total >= training else None,
     )
     write_atomically(path, page.encode())
@@ -90,7 +90,7 @@ def score_tables(runs: Mapping[str, Run]) -> list[Table]:
     for label, record in scored:
         # The reference set belongs to a metric, not to the samples of a table.
         groups.setdefault(protocol({**record, "n_reference": None}), []).append((label, record))
-    return [_score_table(found) for found in groups.values()]
+    return [_score_table(records) for records in groups.values()]
 
 
 _SETTINGS: dict[str, Callable[[Config], Any]] = {
@@ -127,16 +127,16 @@ def _text(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
-def _score_table(found: Sequence[tuple[str, Record]]) -> Table:
-    metrics = in_order({r["metric"] for _, r in found})
-    cells = {(label, r["step"], r["metric"]): cell(r) for label, r in found}
+def _score_table(records: Sequence[tuple[str, Record]]) -> Table:
+    metrics = in_order({r["metric"] for _, r in records})
+    cells = {(label, r["step"], r["metric"]): cell(r) for label, r in records}
     lines = sorted({(label, step) for label, step, _ in cells}, key=lambda line: (LABELS.index(line[0]), line[1]))
     rows = [[label, f"{step:,}", *(cells.get((label, step, m), "–") for m in metrics)] for label, step in lines]
     for name, key in (("real vs real (floor)", "floor"), ("reference images", "n_reference")):
-        values = [{r[key] for _, r in found if r["metric"] == m and r.get(key) is not None} for m in metrics]
+        values = [{r[key] for _, r in records if r["metric"] == m and r.get(key) is not None} for m in metrics]
         if any(values):
-            rows.append([name, "", *(" / ".join(number(v) for v in sorted(known)) or "–" for known in values)])
-    return Table(_measured(found[0][1]), ["run", "step", *map(metric_title, metrics)], rows)
+            rows.append([name, "", *(" / ".join(map(number, sorted(several))) or "–" for several in values)])
+    return Table(_measured(records[0][1]), ["run", "step", *map(metric_title, metrics)], rows)
 
 
 def _measured(record: Record) -> str:
@@ -160,7 +160,7 @@ def _machines(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
 
 
 def _pictures(runs: Mapping[str, Run], samples: Samples, class_names: Sequence[str], maps: TokenMaps) -> dict[str, str]:
-    drawn = {
+    plots = {
         "losses": figures.loss_curves(runs),
         "fd_step": figures.score_curves(runs, "fd-clf64"),
         "fd_compute": figures.score_curves(runs, "fd-clf64", "compute"),
@@ -168,5 +168,5 @@ def _pictures(runs: Mapping[str, Run], samples: Samples, class_names: Sequence[s
         "maps": figures.token_maps(maps),
         "probes": figures.probe_by_layer(runs),
     }
-    encoded = {name: base64.b64encode(figures.png(figure)).decode() for name, figure in drawn.items()}
+    encoded = {name: base64.b64encode(figures.png(figure)).decode() for name, figure in plots.items()}
     return {name: f"data:image/png;base64,{text}" for name, text in encoded.items()}

@@ -22,14 +22,14 @@ from workbench.reporting.paper.artifact import Artifact, timed
 NOTEBOOK = Path(__file__).parents[3] / "notebooks" / "paper" / "figure.ipynb"
 # Small, and what only some take.
 FEW = {
-    "fig1": {"images": 2, "judged": 60},
+    "fig1": {"images": 2, "eval_images": 60},
     "fig2": {"images": 60, "view": False},
     "fig5": {"classes": [0, 3], "guidance_scale": 2.0},
     "fig6": {"classes": [1, 2], "each": 2},
     "fig7": {"classes": [1], "each": 2},
     "fig8": {"stops": (2, 100)},
-    "fig9": {"images": 1, "judged": 60, "layers": [2, 6]},
-    "fig10": {"images": 1, "judged": 60, "layers": [2]},
+    "fig9": {"images": 1, "eval_images": 60, "layers": [2, 6]},
+    "fig10": {"images": 1, "eval_images": 60, "layers": [2]},
     "leakage": {"images": 60, "scales": (0.0, 10.0)},
     "measures": {"images": 60},
 }
@@ -163,7 +163,7 @@ def test_what_is_no_figure_is_refused(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv(plugins.VARIABLE, "nofigure")
     for name, said in (
-        ("nofigure:other", "figure or table 'nofigure:other' gave int; it must give workbench.reporting"),
+        ("nofigure:other", "figure or table 'nofigure:other' returned int; it must return workbench.reporting"),
         ("nofigure:missing", "nofigure has an invalid missing; it must be a function"),
         ("nofigure:nothing", "nofigure has no nothing; it must be a function"),
         ("fig3", "figure or table 'fig3' is not known"),

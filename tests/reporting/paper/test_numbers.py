@@ -48,12 +48,12 @@ def test_numbers_copied_by_hand(table, row, metric, printed):
 def test_the_text_follows_from_the_tables():
     for size, stated in (("b", "relative reduction of FID, SiT-B/2"), ("xl", "relative reduction of FID, SiT-XL/2")):
         reduction = 1 - value("table1", f"sit-{size}-guided") / value("table1", f"sit-{size}-plain")
-        assert round(reduction, 3) == NUMBERS.said("section 4.2", stated)
+        assert round(reduction, 3) == NUMBERS.stated_value("section 4.2", stated)
     # One run in two tables.
     assert value("table4", "guided") == value("table5", "default")
     assert NUMBERS.tables["table4"].row("by-plain").values == NUMBERS.tables["table5"].row("by-plain").values
     # Which the paper contradicts itself in.
-    assert NUMBERS.said("section 4.3", "FID at weight 0.5, running text") == value("table5", "default") + 1
+    assert NUMBERS.stated_value("section 4.3", "FID at weight 0.5, running text") == value("table5", "default") + 1
 
 
 def test_hours_follow_from_rates():
@@ -111,7 +111,7 @@ def test_a_broken_file_is_refused_with_its_name_and_the_place(tmp_path, change, 
 
 def test_what_is_not_stated_is_refused():
     with pytest.raises(ValueError, match="Fig. 3"):
-        NUMBERS.said("Fig. 3", "t")
+        NUMBERS.stated_value("Fig. 3", "t")
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"- 1", b"a: [", b"[" * 5000, None])

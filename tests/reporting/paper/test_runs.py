@@ -8,8 +8,8 @@ import tyro
 from workbench.__main__ import COMMANDS
 from workbench.config import load_config
 from workbench.reporting.paper.numbers import paper_numbers
-from workbench.reporting.paper.runs import Wanted, runs_of
-from workbench.reporting.paper.scores import Asked, common_steps, scores_of
+from workbench.reporting.paper.runs import Variant, runs_of
+from workbench.reporting.paper.scores import ScoreQuery, common_steps, scores_of
 from workbench.reporting.sweep.specification import load_sweep, resolve
 from workbench.runs.archive import pack_records, unpack_records
 from workbench.runs.store import find_runs, run_fingerprint
@@ -41,7 +41,7 @@ def test_runs_are_found_by_preset_and_seed(where):
 
 @pytest.mark.slow
 def test_a_missing_run_comes_with_the_training_of_its_teacher_first(where):
-    wanted = {"other": Wanted("sit-nano-2", ("objective.guidance_scale=5.0",))}
+    wanted = {"other": Variant("sit-nano-2", ("objective.guidance_scale=5.0",))}
     found = runs_of("laptop", wanted, (1, 2), where["root"], where["overrides"])
     (one,) = found.missing
     assert not found.runs and "laptop/sit-nano-2 objective.guidance_scale=5.0, seeds 1, 2" in one.what
@@ -109,16 +109,16 @@ def test_records_without_weights_are_for_tables_only(where, tmp_path):
     assert one.command.count("WORKBENCH_RUNS=runs-with-weights workbench train") == 2  # beside the records, which stay
     teacher, student = parsed(one.command)
     assert (teacher.config, student.config) == ("laptop/sit-nano-2-teacher", "laptop/sit-nano-2")
-    assert "only the records" in found.lack("a run", ["ours"], "laptop")
-    assert "none here yet" in found.lack("a run", ["another"], "laptop")
+    assert "only the records" in found.why_missing("a run", ["ours"], "laptop")
+    assert "none here yet" in found.why_missing("a run", ["another"], "laptop")
     assert runs_of("laptop", {"ours": "sit-nano-2"}, (0,), where["root"], where["overrides"], weights=True).all
 
 
 def test_an_unknown_scale_preset_or_option_is_refused(tmp_path):
     for scale, wanted, words in (
-        ("labtop", Wanted("sit-nano-2"), "laptop"),
-        ("laptop", Wanted("sit-nano-3"), "sit-nano-2"),
-        ("laptop", Wanted("sit-nano-2", ("objective.stopstep=3",)), "stop_step"),
+        ("labtop", Variant("sit-nano-2"), "laptop"),
+        ("laptop", Variant("sit-nano-3"), "sit-nano-2"),
+        ("laptop", Variant("sit-nano-2", ("objective.stopstep=3",)), "stop_step"),
     ):
         with pytest.raises(ValueError, match=words):
             runs_of(scale, {"row": wanted}, (0,), tmp_path)
@@ -129,17 +129,17 @@ def test_scores_are_of_one_protocol_and_what_lacks_it_is_missing(where):
     found = runs_of("laptop", ["sit-nano-2", "sit-nano-2-plain"], (0, 1), where["root"], where["overrides"])
     steps = common_steps(found.runs, dict.fromkeys(found.runs, "all"))
     assert set(steps.values()) == {4}
-    scores = scores_of(found.runs, "fid", detector="clf64", steps=steps, asked=Asked())
+    scores = scores_of(found.runs, "fid", detector="clf64", steps=steps, query=ScoreQuery())
     assert scores.protocol.samples == 20 and scores.protocol.sampler == "ode" and not scores.missing
     run = found.runs["sit-nano-2"][0]
     record = next(r for r in run.results if r["metric"] == "fd-clf64" and r["step"] == 4)
     assert scores.values["sit-nano-2"][0] == record["value"]
     mean = sum(scores.values["sit-nano-2"].values()) / 2
     assert scores.number("sit-nano-2").value == mean and scores.number("sit-nano-2").n == 2
-    for asked in (Asked(guidance_scale=4.0), Asked(count=10_000)):
-        none = scores_of(found.runs, "fid", detector="clf64", steps=steps, asked=asked)
+    for query in (ScoreQuery(guidance_scale=4.0), ScoreQuery(count=10_000)):
+        none = scores_of(found.runs, "fid", detector="clf64", steps=steps, query=query)
         assert not none.values and len(none.missing) == 2
         (command, _) = parsed(none.missing[0].command)
         assert command.run == run.name and command.step == 4
-    lost = scores_of(found.runs, "fid", detector="clf64", steps=dict.fromkeys(steps, 3), asked=Asked())
+    lost = scores_of(found.runs, "fid", detector="clf64", steps=dict.fromkeys(steps, 3), query=ScoreQuery())
     assert "not kept" in lost.missing[0].what and parsed(lost.missing[0].command)

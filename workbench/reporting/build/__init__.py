@@ -1,1 +1,1 @@
-"""A report: every figure and table of the paper, made from the runs there are, as pages, pictures and one PDF."""
+"""Build a report: all figures and tables of the paper, made from existing runs, as pages, pictures and a PDF."""

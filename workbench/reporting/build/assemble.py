@@ -1,4 +1,4 @@
-"""Binding: the index, the pages and the PDF of the artifacts that lie in a folder."""
+"""Build the index, pages, README and PDF of the artifacts in a folder."""
 
 from pathlib import Path
 
@@ -10,20 +10,19 @@ from workbench.runs.store import Run
 from workbench.shipped import shipped
 
 _LEADS = {
-    "demo": "Three small models, trained for minutes on two CPU cores on Fashion-MNIST: enough to see how each figure "
-    "is made, not to tell methods apart.",
+    "demo": "Three small models, trained for minutes on two CPU cores on Fashion-MNIST: enough to show how each figure "
+    "is made, not to compare methods.",
     "laptop": "All methods on two small backbones, trained for about a minute each on two CPU cores on Fashion-MNIST, "
-    "with several seeds. Scores are FD-clf64, which is not FID: against the paper's numbers, sign and order can be "
-    "compared, sizes never.",
-    "paper": "The paper's own experiments on ImageNet, from the runs there are.",
+    "with several seeds. Scores are FD-clf64, which is not FID: compare signs and order with the paper, not values.",
+    "paper": "The paper's experiments on ImageNet, from the existing runs.",
 }
 
 
 def bind(scale: str, folder: Path, command: str, root: Path, small: bool = False) -> Path:
-    """Write index, pages, README.md and PDF of the artifacts in `folder`; return the index, README.md if `small`.
+    """Write index, pages, README.md and PDF of the artifacts in `folder`; return the index, or README.md if `small`.
 
-    `small` keeps what belongs into a repository: pictures, tables and JSON; views and executed notebooks are removed,
-    and ``runs.zip`` has the records of their runs, which lie under `root`.
+    With `small` the folder suits a repository: pictures, tables and JSON, without views and executed notebooks, and
+    with the records of the runs under `root` in ``runs.zip``.
     """
     title, lead = f"Self-Transcendence, {scale} report", _LEADS[scale]
     ours = [paper.folder_of(name) for name in paper.names()]

@@ -1,4 +1,4 @@
-"""Making a report: papermill executes one notebook for each figure or table of which something has changed."""
+"""Make a report: papermill executes one notebook for each figure or table whose inputs have changed."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 import workbench
 from workbench.config import refuse_unknown
 from workbench.reporting import paper
-from workbench.reporting.build.changes import is_unchanged, note_what_it_is_of
+from workbench.reporting.build.changes import is_unchanged, record_inputs
 from workbench.reporting.build.pages import RECORD, read_record
 from workbench.reporting.paper.runs import SCALES
 from workbench.shipped import shipped
@@ -22,9 +22,9 @@ from workbench.shipped import shipped
 
 @dataclass(frozen=True)
 class Made:
-    """What became of one artifact, with the reason of the last two.
+    """Result for one artifact, with a reason for the last two states.
 
-    "made", "kept" because nothing changed, "lacking" what it is made of, so that there is nothing to see, or "failed".
+    "made", "kept" because nothing changed, "lacking" runs or weights so that there is nothing to show, or "failed".
     """
 
     name: str
@@ -36,7 +36,7 @@ class Made:
 
 
 def notebook() -> Path:
-    """The notebook that makes a figure or table, by its name."""
+    """The notebook that makes a figure or table, given its name."""
     return shipped("notebooks/paper/figure.ipynb")
 
 
@@ -50,93 +50,93 @@ def make(
     score: bool = False,
     force: bool = False,
 ) -> Iterator[Made]:
-    """Make the artifacts of `scale` (those of `only`) from the runs under `root` into `folder`, each when it is done.
+    """Make the artifacts of `scale`, or those in `only`, from the runs under `root`; yields each when it is done.
 
-    `workers` notebooks at a time share the cores; with `score` they first score what an artifact shows and was not
-    scored. One that fails, or of which nothing can be shown, leaves its last good form in place, and the others go on.
-    What nothing changed for is kept, unless `force`. ValueError for an unknown scale or artifact.
+    Each artifact is written into `folder`. `workers` notebooks at a time share the cores; with `score` they compute
+    missing scores first. If one fails, or has nothing to show, its previous version is kept and the others continue.
+    Artifacts without changes are kept, unless `force`. ValueError for an unknown scale or artifact.
     """
     refuse_unknown("scale", scale, SCALES)
-    wanted = paper.chosen(only)
+    names = paper.chosen(only)
     folder.mkdir(parents=True, exist_ok=True)
-    kept = [] if force else [name for name in wanted if is_unchanged(name, notebook(), scale, root, folder, score)]
+    kept = [] if force else [name for name in names if is_unchanged(name, notebook(), scale, root, folder, score)]
     for done, name in enumerate(kept, start=1):
-        lacks = lack_of(folder / paper.folder_of(name))
-        yield Made(name, "lacking" if lacks else "kept", 0.0, done, len(wanted), lacks)
+        reason = reason_not_shown(folder / paper.folder_of(name))
+        yield Made(name, "lacking" if reason else "kept", 0.0, done, len(names), reason)
     workers = workers or max(1, (os.cpu_count() or 1) // 2 + 1)
     with ThreadPoolExecutor(workers) as pool:
-        coming = [pool.submit(_make, name, scale, root, folder, workers, score) for name in wanted if name not in kept]
+        futures = [pool.submit(_make, name, scale, root, folder, workers, score) for name in names if name not in kept]
         try:
-            for done, one in enumerate(as_completed(coming), start=len(kept) + 1):
-                name, seconds, state, reason = one.result()
-                yield Made(name, state, seconds, done, len(wanted), reason)
+            for done, future in enumerate(as_completed(futures), start=len(kept) + 1):
+                name, seconds, state, reason = future.result()
+                yield Made(name, state, seconds, done, len(names), reason)
         finally:
-            for one in coming:
-                one.cancel()
+            for future in futures:
+                future.cancel()
 
 
-def lack_of(place: Path) -> str:
-    """What an artifact lacks of which there is nothing to see, with the commands that make it; "" for any other."""
-    record = read_record(place)
+def reason_not_shown(folder: Path) -> str:
+    """Why an artifact has nothing to show, with the commands that make what is missing; "" if it shows something."""
+    record = read_record(folder)
     if record["figures"] or record["tables"]:
         return ""
     return " ".join([record["caption"], *(f"Missing: {one['what']}: {one['command']}" for one in record["missing"])])
 
 
 def _make(name: str, scale: str, root: Path, folder: Path, workers: int, score: bool) -> tuple[str, float, str, str]:
-    """Execute one notebook; name, seconds, state and reason. Its folder changes only if there is something to see.
+    """Execute one notebook; returns name, seconds, state and reason.
 
-    Or if there was nothing before: what was made of more than there is now is not thrown away.
+    A previous version that shows something is not replaced by one that shows nothing, for example for lack of weights.
     """
-    began, place = time.monotonic(), folder / paper.folder_of(name)
-    fresh = folder / f".{place.name}.new"
+    began, target = time.monotonic(), folder / paper.folder_of(name)
+    fresh = folder / f".{target.name}.new"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
-    executed = fresh / f"{place.name}.ipynb"
+    executed = fresh / f"{target.name}.ipynb"
     command = [sys.executable, "-m", "papermill", str(notebook()), str(executed), "--kernel", "python3"]
     command += ["--no-progress-bar", "-p", "name", name, "-p", "scale", scale, "-p", "folder", str(fresh.resolve())]
     command += ["-p", "evaluate", "True"] if score else []
-    # The package of this process, whatever is installed; as many threads as there are cores for it.
+    # Uses the package of this process even if another one is installed, and its share of the cores as threads.
     packages = [str(Path(workbench.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     own = {"PYTHONPATH": os.pathsep.join(filter(None, packages)), "WORKBENCH_RUNS": str(root.resolve())}
     environment = {"OMP_NUM_THREADS": threads, **os.environ, **own}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    reason = _trouble(executed, done.stderr) if done.returncode or not (fresh / RECORD).is_file() else ""
+    reason = _failure(executed, done.stderr) if done.returncode or not (fresh / RECORD).is_file() else ""
     seconds = time.monotonic() - began
     if reason:
         return name, seconds, "failed", reason
-    lacks = lack_of(fresh)
-    if lacks and _shows_something(place):
+    reason = reason_not_shown(fresh)
+    if reason and _shows_something(target):
         shutil.rmtree(fresh)
-        return name, seconds, "lacking", f"{lacks} What was made before stays."
-    note_what_it_is_of(name, notebook(), scale, root, fresh, score)
-    _take_the_place(fresh, place)
-    return name, seconds, "lacking" if lacks else "made", lacks
+        return name, seconds, "lacking", f"{reason} The previous version is kept."
+    record_inputs(name, notebook(), scale, root, fresh, score)
+    _replace(target, fresh)
+    return name, seconds, "lacking" if reason else "made", reason
 
 
-def _shows_something(place: Path) -> bool:
+def _shows_something(folder: Path) -> bool:
     try:
-        return not lack_of(place)
+        return not reason_not_shown(folder)
     except ValueError:  # never made, or damaged
         return False
 
 
-def _take_the_place(fresh: Path, place: Path) -> None:
-    old = place.with_name(f".{place.name}.old")
+def _replace(folder: Path, fresh: Path) -> None:
+    old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
-    if place.exists():
-        os.replace(place, old)
-    os.replace(fresh, place)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(fresh, folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _trouble(executed: Path, said: str) -> str:
-    """Which cell failed and why; else the last that papermill said, such as of a kernel that died."""
+def _failure(executed: Path, stderr: str) -> str:
+    """Which cell failed and why, or else the last line of papermill's output, for example if the kernel died."""
     cells = json.loads(executed.read_text())["cells"] if executed.is_file() else []
     for cell in cells:
         for output in cell.get("outputs", ()):
             if output["output_type"] == "error":
                 return f"{output['ename']}: {output['evalue']} (cell {cell.get('id', '?')}); see {executed}"
-    lines = [line for line in said.splitlines() if line.strip()]
-    return f"{lines[-1].strip() if lines else 'it ended without a word'}; see {executed}"
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    return f"{lines[-1].strip() if lines else 'it ended without output'}; see {executed}"

@@ -1,4 +1,4 @@
-"""The pages of a report: an index and one page a figure or table, which need no server and no network."""
+"""Pages of a report: an index and one page per figure or table, which need no server and no network."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,55 +8,56 @@ from typing import Any
 
 from workbench.files import read_json, write_atomically
 from workbench.reporting.findings import duration
-from workbench.reporting.paper.claims import untold
+from workbench.reporting.paper.claims import inconclusive
 from workbench.reporting.report import Table, template
 from workbench.runs.store import Run
 
 RECORD = "artifact.json"
 RUNS = "runs.zip"
-# What a record has.
+# Types of the values in a record.
 _PARTS = {"name": str, "title": str, "caption": str, "parameters": dict, "made": dict}
 _PARTS |= dict.fromkeys(("findings", "claims", "missing", "figures", "tables", "views", "runs"), list)
-_FEW = 3  # missing things that are named at once
+_WITHOUT_RUNS = (inconclusive(0), "cannot be told: nothing is there")  # verdicts; the second in older records
+_FEW = 3  # entries of what is missing that are not folded away
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One artifact as its folder holds it: the record and where its files are, seen from the index."""
+    """The record of an artifact, with paths of its files relative to the index."""
 
     name: str
     record: Mapping[str, Any]
 
     @property
     def first_picture(self) -> str | None:
-        """The PNG that stands for it on the index."""
+        """The PNG that represents it on the index."""
         return next((figure["files"]["png"] for figure in self.record["figures"]), None)
 
 
 def read_artifacts(folder: Path, names: Sequence[str]) -> list[Shown]:
-    """Those of `names` that were made, in this order, with the paths of their files from `folder`."""
+    """The artifacts of `names` that exist, in this order, with paths relative to `folder`."""
     return [
-        Shown(name, _placed(read_record(folder / name), name)) for name in names if (folder / name / RECORD).is_file()
+        Shown(name, _relative(read_record(folder / name), name)) for name in names if (folder / name / RECORD).is_file()
     ]
 
 
-def read_record(place: Path) -> dict[str, Any]:
-    """The record of the artifact in `place`; ValueError naming the file if it is missing or lacks a part."""
-    record = read_json(place / RECORD)
-    lacking = [f"{key} as {kind.__name__}" for key, kind in _PARTS.items() if not isinstance(record.get(key), kind)]
-    if lacking:
-        raise ValueError(f"{place / RECORD} is damaged: it lacks {', '.join(lacking)}")
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of the artifact in `folder`; ValueError naming the file if it is missing or incomplete."""
+    record = read_json(folder / RECORD)
+    missing = [f"{key} as {kind.__name__}" for key, kind in _PARTS.items() if not isinstance(record.get(key), kind)]
+    if missing:
+        raise ValueError(f"{folder / RECORD} is damaged: it lacks {', '.join(missing)}")
     return record
 
 
 def write_pages(folder: Path, title: str, lead: str, shown: Sequence[Shown], made: Mapping[str, Any]) -> Path:
     """Write ``index.html`` and a page for each artifact into `folder`; return the index.
 
-    `made` has "command", "commands" of the whole and "book", the PDF's name.
+    `made` has "command", which made the report, all "commands" including sweeps, and "book", the name of the PDF.
     """
     names = [one.name for one in shown]
-    for place, one in enumerate(shown):
-        beside = {"before": names[place - 1] if place else None, "after": names[place + 1] if place + 1 < len(names) else None}
+    for number, one in enumerate(shown):
+        neighbours = {"before": names[number - 1] if number else None, "after": names[number + 1] if number + 1 < len(names) else None}
         notebook = f"{one.name}/{one.name}.ipynb"
         page = template("artifact.html.j2").render(
             artifact=one.record,
@@ -64,7 +65,7 @@ def write_pages(folder: Path, title: str, lead: str, shown: Sequence[Shown], mad
             runs=_runs(one.record),
             command=f"{made['command']} --only {one.record['name']}",
             notebook=notebook if (folder / notebook).is_file() else None,
-            **beside,
+            **neighbours,
         )
         write_atomically(folder / f"{one.name}.html", page.encode())
     index = template("index.html.j2").render(
@@ -72,7 +73,7 @@ def write_pages(folder: Path, title: str, lead: str, shown: Sequence[Shown], mad
         lead=lead,
         claims=claims(shown),
         cards=[_card(one) for one in shown],
-        made=_whole(shown),
+        made=_summary(shown),
         commands=made["commands"],
         book=made["book"],
     )
@@ -83,22 +84,21 @@ def write_pages(folder: Path, title: str, lead: str, shown: Sequence[Shown], mad
 def write_readme(
     folder: Path, title: str, lead: str, shown: Sequence[Shown], commands: Sequence[str], packed: Sequence[Run]
 ) -> Path:
-    """The index as Markdown, for whoever reads the folder in a repository; `packed` are the runs that lie beside it."""
+    """Write the index as ``README.md``, for reading in a repository; `packed` are the runs in ``runs.zip``."""
     rows = claims(shown).rows
     lines = [f"# {title}", "", lead, "", "Made by:", "", *(f"    {command}" for command in commands), ""]
     if packed:
         spent = sum(run.status.get("seconds", 0.0) for run in packed)
         count = f"{len(packed)} run{'s'[: len(packed) != 1]}"
         lines += [
-            f"The {count} took {duration(spent)} of training in all, by the clock, with "
-            "whatever else the machine did or however long it slept meanwhile: `tests/benchmarks/step.py --all` "
-            f"compares costs. Records, without weights, are in [{RUNS}]({RUNS}): `workbench unpack {RUNS}` places "
-            "them, and the last command makes the tables and curves of scores again; what takes weights stays as it "
-            "is.",
+            f"The {count} took {duration(spent)} of training in total, in wall-clock time, including other load and "
+            "sleep of the machine; `tests/benchmarks/step.py --all` compares costs. Records without weights are in "
+            f"[{RUNS}]({RUNS}): `workbench unpack {RUNS}` unpacks them, and the last command makes the tables and score "
+            "curves again; artifacts that need weights are kept.",
             "",
         ]
     if rows:
-        lines += ["## The paper's claims", "", "| | what the paper says | here | how sure |", "|---|---|---|---|"]
+        lines += ["## The paper's claims", "", "| | claim | here | evidence |", "|---|---|---|---|"]
         lines += [f"| {' | '.join(row)} |" for row in rows]
         lines.append("")
     for one in shown:
@@ -113,13 +113,13 @@ def write_readme(
 
 
 def _missing(missing: Sequence[Mapping[str, str]]) -> list[str]:
-    """What is missing and how it is made, folded away where it is long."""
-    lines = [f"- Missing: {gone['what']}. `{gone['command']}`" for gone in missing]
+    """What is missing and the commands that make it, folded away if it is long."""
+    lines = [f"- Missing: {entry['what']}. `{entry['command']}`" for entry in missing]
     if len(lines) <= _FEW:
         return lines
     return [
         "<details>",
-        f"<summary>{len(lines)} missing, and the commands that make it</summary>",
+        f"<summary>{len(lines)} missing, with the commands that make them</summary>",
         "",
         *lines,
         "",
@@ -128,17 +128,17 @@ def _missing(missing: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def claims(shown: Sequence[Shown]) -> Table:
-    """What the paper claims, what was found here and how sure that is, where there are runs to tell."""
+    """The paper's claims with their verdicts and evidence, without those for which there are no runs."""
     rows = [
         [one.name, claim["claim"], claim["verdict"], claim["confidence"]]
         for one in shown
         for claim in one.record["claims"]
-        if claim["verdict"] != untold(0)
+        if claim["verdict"] not in _WITHOUT_RUNS
     ]
-    return Table("Whether the paper’s claims hold for these runs.", ["", "claim", "here", "how sure"], rows)
+    return Table("Whether the paper’s claims hold for these runs.", ["", "claim", "here", "evidence"], rows)
 
 
-def _placed(record: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _relative(record: Mapping[str, Any], name: str) -> dict[str, Any]:
     def at(file: str) -> str:
         return f"{name}/{file}"
 
@@ -170,19 +170,19 @@ def _made(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _whole(shown: Sequence[Shown]) -> list[str]:
+def _summary(shown: Sequence[Shown]) -> list[str]:
     if not shown:
         return []
     runs = {run["fingerprint"] for one in shown for run in one.record["runs"]}
     seconds = sum(one.record["made"]["seconds"] for one in shown)
     dates = sorted(one.record["made"]["date"] for one in shown)
-    whole = f"{len(shown)} figures and tables of {len(runs)} runs, made in {duration(seconds)}"
-    return [f"{whole}, the last on {_date(dates[-1])}."]
+    count = f"{len(shown)} figures and tables from {len(runs)} runs"
+    return [f"{count}, made in {duration(seconds)}, the last on {_date(dates[-1])}."]
 
 
 def _runs(record: Mapping[str, Any]) -> Table:
     rows = [[run["name"], run["fingerprint"], str(run["seed"]), f"{run['step']:,}"] for run in record["runs"]]
-    return Table("Runs that this was made of.", ["run", "fingerprint", "seed", "step"], rows)
+    return Table("Runs that this was made from.", ["run", "fingerprint", "seed", "step"], rows)
 
 
 def _date(stamp: float) -> str:

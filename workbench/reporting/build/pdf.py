@@ -1,4 +1,4 @@
-"""A report as one PDF, for whoever prints it or sends it on."""
+"""A report as one PDF."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +14,10 @@ from PIL import Image
 from workbench.files import write_atomically
 from workbench.lab.palette import PALETTE
 
-_FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # which knows every sign that the pages use
+_FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # DejaVu has every character that the pages use
 _MARGIN, _INK, _SOFT = 18, (28, 30, 33), (90, 96, 104)
 _ACCENT = tuple(bytes.fromhex(PALETTE[0].removeprefix("#")))
-_WIDE_TABLE = 9  # columns from which a table gets a page across
+_WIDE_TABLE = 9  # columns from which a table gets a landscape page
 
 
 class _Pdf(FPDF):
@@ -31,7 +31,7 @@ class _Pdf(FPDF):
 
 
 def write_pdf(path: Path, title: str, lead: str, artifacts: Sequence[Mapping[str, Any]], folder: Path) -> Path:
-    """Write `artifacts`, as `pages` reads them, into one PDF with a table of contents; the pictures are in `folder`."""
+    """Write `artifacts`, as read by `pages`, into one PDF with a table of contents; their files are in `folder`."""
     pdf = _Pdf(format="A4")
     pdf.set_title(title)
     pdf.set_margin(_MARGIN)
@@ -43,7 +43,7 @@ def write_pdf(path: Path, title: str, lead: str, artifacts: Sequence[Mapping[str
     _text(pdf, lead, 10, colour=_SOFT)
     pdf.insert_toc_placeholder(_contents, allow_extra_pages=True)
     for number, artifact in enumerate(artifacts):
-        if number:  # the contents end with a fresh page
+        if number:  # the contents end with a new page
             pdf.add_page(orientation="portrait")
         _artifact(pdf, artifact, folder)
     write_atomically(path, bytes(pdf.output()))
@@ -72,7 +72,7 @@ def _text(pdf: _Pdf, text: str, size: float | int, style: str = "", colour: tupl
 
 
 def _picture(pdf: _Pdf, file: Path, alt: str) -> None:
-    """As large as a page allows, on the next one if it does not fit here."""
+    """Place a picture as large as a page allows, on the next page if it does not fit."""
     with Image.open(file) as picture:
         width, height = picture.size
     scale = min(pdf.epw / width, 0.7 * pdf.eph / height)
@@ -91,7 +91,7 @@ def _table(pdf: _Pdf, table: Mapping[str, Any]) -> None:
     pdf.set_draw_color(*_SOFT)
     heading = FontFace(emphasis="BOLD", color=_INK)
     left = {*range(table["keys"]), *table["words"]}
-    aligned = ["LEFT" if place in left else "RIGHT" for place in range(len(table["columns"]))]
+    aligned = ["LEFT" if index in left else "RIGHT" for index in range(len(table["columns"]))]
     with pdf.table(
         borders_layout=TableBordersLayout.HORIZONTAL_LINES, headings_style=heading, text_align=aligned, line_height=4
     ) as rows:

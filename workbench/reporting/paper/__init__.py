@@ -1,10 +1,10 @@
-"""The paper's figures and tables, made from runs: ``paper.fig4("laptop")`` is an artifact, to be shown or saved.
+"""Figures and tables of the paper, made from runs: ``paper.fig4("laptop")`` returns an artifact to show or save.
 
-A figure or table is a function in the file of its name under ``figures``; the folder is the list, and other packages
-register theirs as `workbench.figures`. ``artifact`` is the record they give, ``table`` a table that refuses what is
-not comparable, ``formats`` writes it. ``numbers`` reads what the paper prints (``reports/paper.yml``), ``runs`` finds
-runs by preset and seed, ``scores`` and ``series`` their scores, ``comparison`` puts both side by side, ``claims`` says
-what they support. How figures look is ``style``.
+Each figure or table is a function in the file of its name under ``figures``; other packages register theirs as
+`workbench.figures`. ``artifact`` has the record that they return, ``table`` tables that refuse to mix protocols,
+``numbers`` the published numbers (``reports/paper.yml``). ``runs`` finds runs by preset and seed, ``scores`` and
+``series`` read their scores, ``comparison`` puts the paper's numbers beside ours, ``claims`` gives verdicts, and
+``style`` has the look of the figures.
 """
 
 import inspect
@@ -25,14 +25,14 @@ def artifacts() -> dict[str, Callable[..., Any]]:
 
 
 def names() -> list[str]:
-    """Names without importing anything: figures, tables, section 4.5, those beyond the paper, those registered."""
-    return sorted(plugins.names("figure"), key=_place)
+    """All names, without importing them: figures, tables, section 4.5, additions to the paper, other packages."""
+    return sorted(plugins.names("figure"), key=_sort_key)
 
 
 def chosen(only: Iterable[str]) -> list[str]:
-    """Those figures and tables of `only` in the order of `names`, then module paths; all of `names` if it is empty.
+    """The figures and tables in `only`, in the order of `names`, then module paths; all of `names` if it is empty.
 
-    A module path may be imported from then on. ValueError for an unknown name.
+    Allows the import of these module paths. ValueError for an unknown name.
     """
     wanted = [name.strip() for name in only if name.strip()]
     for name in wanted:
@@ -44,25 +44,27 @@ def chosen(only: Iterable[str]) -> list[str]:
 
 
 def make(name: str, scale: str = "laptop", *, evaluate: bool = False, **options: Any) -> Any:
-    """The figure or table of this name, an `Artifact`.
+    """Make a figure or table; returns an `Artifact`.
 
-    With `evaluate`, one that shows scores first takes those that are missing; `options` are its own. ValueError for an
-    unknown name, and for a function that returns something else.
+    With `evaluate`, missing scores are computed first; `options` are arguments of the figure's function. ValueError for
+    an unknown name, and for a function that returns anything else.
     """
     from workbench.reporting.paper.artifact import Artifact
 
     function = plugins.load("figure", name)
     if evaluate and "evaluate" in inspect.signature(function).parameters:
         options["evaluate"] = True
-    made = function(scale, **options)
-    if not isinstance(made, Artifact):
+    artifact = function(scale, **options)
+    if not isinstance(artifact, Artifact):
         needed = "workbench.reporting.paper.artifact.Artifact"
-        raise plugins.PluginError(f"figure or table {name!r} gave {type(made).__name__}; it must give {needed}")
-    return made.renamed(name)
+        raise plugins.PluginError(
+            f"figure or table {name!r} returned {type(artifact).__name__}; it must return {needed}"
+        )
+    return artifact.renamed(name)
 
 
 def about(name: str) -> str:
-    """What the file of a figure or table says of it, as Markdown with a heading."""
+    """Introduction of a figure or table, from the docstring of its module, as Markdown with a heading."""
     function = plugins.load("figure", name)
     module = plugins.own_module("figure", name) or function.__module__
     first, _, rest = (inspect.getdoc(sys.modules[module]) or name).partition("\n")
@@ -70,11 +72,11 @@ def about(name: str) -> str:
 
 
 def folder_of(name: str) -> str:
-    """The folder of a figure or table in a report: its name, without the colon that a module path may have."""
+    """Folder of a figure or table in a report: its name, with the colon of a module path replaced by a dot."""
     return name.replace(":", ".")
 
 
-def _place(name: str) -> tuple[bool, int, int, str]:
+def _sort_key(name: str) -> tuple[bool, int, int, str]:
     kind = name.rstrip("0123456789")
     number, known = name[len(kind) :], kind in _ORDER
     return plugins.own_module("figure", name) is None, _ORDER.index(kind) if known else 9, int(number or 0), name

@@ -1,4 +1,4 @@
-"""An artifact: one figure or table of the paper as it comes out here, with all that is said of it, as one folder."""
+"""The record of a figure or table of the paper, with caption and findings, saved as one folder."""
 
 import base64
 import functools
@@ -23,25 +23,25 @@ from workbench.reporting.paper.table import Table, to_csv, to_latex, to_markdown
 from workbench.runs.store import Run, machine
 
 _DPI = 300
-_WIDE = 4.5  # inches from which a picture takes the whole width of a page
+_WIDE = 4.5  # inches from which a picture takes the full width of a page
 
 
 @dataclass(frozen=True)
 class Missing:
-    """What could not be shown, and the command that makes it."""
+    """What is missing, and the command that produces it."""
 
     what: str
     command: str
 
 
-def beside(command: str) -> str:
-    """The command in another folder of runs, for what is here already but without the weights that it takes."""
+def in_other_folder(command: str) -> str:
+    """The command with another folder of runs, for runs that exist here without the weights."""
     return " && ".join(f"WORKBENCH_RUNS=runs-with-weights {one}" for one in command.split(" && "))
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper claims, whether it holds here ("holds", "does not hold", "cannot be told ..."), and how sure."""
+    """A claim of the paper, its verdict here ("holds", "does not hold", "inconclusive ..."), and the evidence."""
 
     claim: str
     verdict: str
@@ -54,10 +54,10 @@ class Claim:
 
 @dataclass(frozen=True, eq=False)
 class Artifact:
-    """A figure or table: pictures with alternative texts, tables, live views, what they say and what is missing.
+    """A figure or table: pictures with alternative texts, tables, live views, findings and what is missing.
 
-    `findings` are sentences computed from the data, those of the `claims` first, corrections last. What has no data is
-    left out and said to be missing: AssertionError for a picture with nothing drawn in it and a table without rows.
+    `findings` are sentences computed from the data: `claims`, then `remarks`, then known errors of the runs. A picture
+    or table without data has to be listed as missing instead: AssertionError for an empty one.
     """
 
     name: str
@@ -67,8 +67,8 @@ class Artifact:
     tables: Mapping[str, Table] = field(default_factory=dict)
     views: Mapping[str, View] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
-    said: tuple[str, ...] = ()
-    made_of: tuple[Run, ...] = ()
+    remarks: tuple[str, ...] = ()
+    runs: tuple[Run, ...] = ()
     missing: tuple[Missing, ...] = ()
     alts: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -78,22 +78,23 @@ class Artifact:
         if set(self.alts) != set(self.figures):
             raise ValueError(f"{self.name} has pictures {list(self.figures)} and alternative texts {list(self.alts)}")
         for name, figure in self.figures.items():
-            assert not is_empty(figure), f"{self.name}: nothing is drawn in {name}; say what is missing instead"
+            assert not is_empty(figure), f"{self.name}: nothing is drawn in {name}; list it as missing instead"
         for name, table in self.tables.items():
-            assert table.rows, f"{self.name}: table {name} has no rows; say what is missing instead"
+            assert table.rows, f"{self.name}: table {name} has no rows; list it as missing instead"
 
     @property
     def findings(self) -> tuple[str, ...]:
-        return (*(claim.sentence for claim in self.claims), *self.said, *corrections(self.made_of))
+        return (*(claim.sentence for claim in self.claims), *self.remarks, *corrections(self.runs))
 
     def renamed(self, name: str) -> "Artifact":
-        """Under the name by which it is found."""
+        """A copy with the name under which it is registered."""
         return self if self.name == name else replace(self, name=name)
 
     def save(self, folder: Path) -> Path:
-        """Write every picture, table and view and ``artifact.json`` into `folder`, each whole or not at all; return it.
+        """Write all pictures, tables and views and ``artifact.json`` into `folder`, each atomically; return the folder.
 
-        A picture is PNG (300 dpi), PDF and SVG, a table CSV, Markdown and LaTeX, a view one page; the record is last.
+        Pictures are written as PNG (300 dpi), PDF and SVG, tables as CSV, Markdown and LaTeX, views as a page each.
+        ``artifact.json`` is written last.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,9 +111,12 @@ class Artifact:
         return folder
 
     def record(self) -> dict[str, Any]:
-        """Everything but pictures and views themselves, in words and numbers."""
-        made = machine()
-        made["versions"] |= {"matplotlib": version("matplotlib"), "diffusion-workbench": version("diffusion-workbench")}
+        """Everything except pictures and views, as JSON values."""
+        origin = machine()
+        origin["versions"] |= {
+            "matplotlib": version("matplotlib"),
+            "diffusion-workbench": version("diffusion-workbench"),
+        }
         return {
             "name": self.name,
             "title": self.title,
@@ -124,8 +128,8 @@ class Artifact:
             "figures": [_figure(name, figure, self.alts[name]) for name, figure in self.figures.items()],
             "tables": [_table(name, table) for name, table in self.tables.items()],
             "views": [{"name": n, "title": view.title, "file": f"{n}.html"} for n, view in self.views.items()],
-            "runs": [_run(run) for run in self.made_of],
-            "made": {**made, "date": time.time(), "seconds": self.seconds},
+            "runs": [_run(run) for run in self.runs],
+            "made": {**origin, "date": time.time(), "seconds": self.seconds},
         }
 
     def _repr_html_(self) -> str:
@@ -140,12 +144,12 @@ class Artifact:
 
 
 def is_empty(figure: Figure) -> bool:
-    """Whether no axes of a figure show data: marks, lines between two points or more, bars or pictures."""
+    """Whether no axes of a figure show data: markers, lines, bars or images."""
     return not any(_draws(axes) for axes in figure.axes)
 
 
 def _draws(axes: Axes) -> bool:
-    # Lines across the whole axes, such as a floor, are no data: one of their coordinates is in units of the axes.
+    # Lines across the whole axes, such as a floor, are not data: one of their coordinates is in axes units.
     data = [
         line
         for line in axes.lines
@@ -155,21 +159,21 @@ def _draws(axes: Axes) -> bool:
 
 
 def timed(make: Callable[..., Artifact]) -> Callable[..., Artifact]:
-    """`make` with its seconds, and what it was called with other than by default, in the artifact."""
+    """Decorate `make` to record its duration, and arguments other than the defaults, in the artifact."""
 
     @functools.wraps(make)
-    def made(*args: Any, **kwargs: Any) -> Artifact:
+    def timed_make(*args: Any, **kwargs: Any) -> Artifact:
         signature = inspect.signature(make)
         bound = signature.bind(*args, **kwargs).arguments
         given = {key: value for key, value in bound.items() if value != signature.parameters[key].default}
         began = time.monotonic()
         return replace(make(*args, **kwargs), parameters=given, seconds=time.monotonic() - began)
 
-    return made
+    return timed_make
 
 
 def distinct(runs: Iterable[Run]) -> tuple[Run, ...]:
-    """Each run once, in the order given."""
+    """`runs` without repeats, in order."""
     return tuple({run.folder: run for run in runs}.values())
 
 
@@ -185,7 +189,7 @@ def _table(name: str, table: Table) -> dict[str, Any]:
         "columns": list(table.headings),
         "rows": [list(row) for row in table.texts],
         "keys": table.keys,
-        "words": [place for place, column in enumerate(table.columns) if column.kind == "text"],
+        "words": [index for index, column in enumerate(table.columns) if column.kind == "text"],
         "quoted": [row.quoted for row in table.rows],
         "numbers": [[_plain(cell) for cell in row.cells] for row in table.rows],
         "files": {ending: f"{name}.{ending}" for ending in ("csv", "md", "tex")},
@@ -198,7 +202,7 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: records as mappings, paths and what it does not know as text."""
+    """As JSON values: records as mappings, paths and anything unknown as strings."""
     if value is None or isinstance(value, str | int | float | bool):
         return value
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What paired runs support of a claim, in words that are computed: it holds, it does not, or it cannot be told."""
+"""Verdict on a claim of the paper from paired seeds: it holds, it does not hold, or it is inconclusive."""
 
 from collections.abc import Mapping
 
@@ -11,44 +11,51 @@ HOLDS, FAILS = "holds here", "does not hold here"
 def claim(
     text: str, base: Mapping[int, float], other: Mapping[int, float], *, lower: bool, of: str, names: tuple[str, str]
 ) -> Claim:
-    """Whether `other` is better than `base` by training seed, `names` being theirs and `of` the score.
+    """Whether `other` is better than `base`, paired by training seed; `names` are the two models, `of` is the score.
 
-    It holds where the 95 % t interval of the mean difference leaves out 0 and every seed agrees, and fails where both
-    say the contrary. That interval is of this comparison alone, and takes differences as normal.
+    The claim holds if the 95 % t interval of the mean difference excludes 0 and all seeds agree, and fails if both
+    show the opposite. The interval is of this comparison alone and assumes normal differences.
     """
     shared = base.keys() & other.keys()
     if len(shared) < 2:
-        return Claim(text, untold(len(shared)), _one(base, other, of, names) if shared else "No pair of runs is there.")
-    found = paired(base, other)
+        return Claim(
+            text, inconclusive(len(shared)), _one(base, other, of, names) if shared else "There is no pair of runs."
+        )
+    pairs = paired(base, other)
     better = -1 if lower else 1
-    return Claim(text, verdict(found, better), _confidence(found, better, of, names))
+    return Claim(text, verdict(pairs, better), _confidence(pairs, better, of, names))
 
 
-def verdict(found: Paired, better: int) -> str:
-    """What differences in the direction `better` (+1 or -1) support."""
-    values = [better * value for value in found.differences.values()]
-    sure = found.interval is not None and not found.interval.low <= 0 <= found.interval.high
+def verdict(pairs: Paired, better: int) -> str:
+    """Verdict from paired differences, of which those with the sign of `better` (+1 or -1) support the claim."""
+    values = [better * value for value in pairs.differences.values()]
+    sure = pairs.interval is not None and not pairs.interval.low <= 0 <= pairs.interval.high
     if sure and all(value > 0 for value in values):
         return HOLDS
     if sure and all(value < 0 for value in values):
         return FAILS
-    return untold(len(values))
+    return inconclusive(len(values))
 
 
-def untold(count: int) -> str:
-    """The verdict of too little."""
-    return "cannot be told: nothing is there" if count == 0 else f"cannot be told with {count} seed{'s'[: count > 1]}"
+def inconclusive(count: int) -> str:
+    """Verdict for too few or disagreeing seeds."""
+    return "inconclusive: no runs" if count == 0 else f"inconclusive with {count} seed{'s'[: count > 1]}"
 
 
-def _confidence(found: Paired, better: int, of: str, names: tuple[str, str]) -> str:
-    count, interval = len(found.differences), found.interval
-    assert interval is not None  # as there are two pairs or more
-    agreeing = sum(better * value > 0 for value in found.differences.values())
-    told = f"{of} of {names[1]} less that of {names[0]}: {_signed(found.mean)}"
+def seed_verdict(better: bool, worse: bool) -> str:
+    """Verdict from the runs of a single training seed, by intervals over images."""
+    return "holds for this seed" if better else "does not hold for this seed" if worse else inconclusive(1)
+
+
+def _confidence(pairs: Paired, better: int, of: str, names: tuple[str, str]) -> str:
+    count, interval = len(pairs.differences), pairs.interval
+    assert interval is not None  # there are at least two pairs
+    agreeing = sum(better * value > 0 for value in pairs.differences.values())
     return (
-        f"{told} (95\u202f% t interval {_signed(interval.low)} to {_signed(interval.high)}); "
-        f"better in {agreeing} of {count} seeds; sign-flip p = {found.test.p:.2g}, with so many seeds at "
-        f"least {found.test.least:.2g}."
+        f"{of} of {names[1]} minus that of {names[0]}: {_signed(pairs.mean)} "
+        f"(95\u202f% t interval {_signed(interval.low)} to {_signed(interval.high)}); "
+        f"better in {agreeing} of {count} seeds; sign-flip p = {pairs.test.p:.2g} (with this many seeds at "
+        f"least {pairs.test.least:.2g})."
     )
 
 

@@ -1,4 +1,4 @@
-"""What training costs: seconds of a run's phases, and of everything that a run needed before it."""
+"""Training cost: seconds of each phase of a run, and of the training of its teacher."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,17 +26,17 @@ class Timed:
 
 
 def timed_runs(runs: Sequence[Run]) -> Timed:
-    """Seconds of each phase, as `seconds_at` counts them of these runs; ValueError if nothing was logged."""
+    """Seconds of each phase, counted as by `seconds_at`; ValueError if nothing was logged."""
     ends = _phases(runs[0])
     steps, seconds = np.diff([0, *ends]), np.diff(seconds_at(runs, [0, *ends]))
     return Timed(tuple(int(count) for count in steps), tuple(float(part) for part in seconds))
 
 
 def seconds_at(runs: Sequence[Run], steps: Sequence[int]) -> np.ndarray:
-    """Training seconds to reach each step in the least disturbed of runs that do the same work, such as several seeds.
+    """Training seconds to reach each step, in the fastest of several runs of the same work, such as seeds.
 
-    Every step counts as the median of its phase, so that a machine that slept, or a run that was paused or begun with
-    a compilation, does not cost what it waited. ValueError if nothing was logged.
+    Each step counts as the median of its phase, which leaves out pauses, a sleeping machine and compilation.
+    ValueError if nothing was logged.
     """
     ends = _phases(runs[0])
     counts, paces = np.diff([0, *ends]), np.min([_paces(run, ends) for run in runs], axis=0)
@@ -44,7 +44,7 @@ def seconds_at(runs: Sequence[Run], steps: Sequence[int]) -> np.ndarray:
 
 
 def _paces(run: Run, ends: Sequence[int]) -> list[float]:
-    """Seconds of a step in each phase, the median of those that were logged."""
+    """Seconds per step of each phase, the median over what was logged."""
     metrics = run.metrics
     if not metrics:
         raise ValueError(f"run {run.name} has no metrics; it was not trained")
@@ -52,14 +52,14 @@ def _paces(run: Run, ends: Sequence[int]) -> list[float]:
     times = np.array([0.0, *(record["seconds"] for record in metrics)])
     steps = np.diff(logged)
     middles, paces = ((logged[1:] + logged[:-1]) / 2)[steps > 0], np.diff(times)[steps > 0] / steps[steps > 0]
-    found = []
+    medians = []
     for start, end in zip((0, *ends), ends, strict=False):
         inside = (start <= middles) & (middles <= end)
-        if not inside.any():  # a phase that is shorter than the logging is
+        if not inside.any():  # the phase is shorter than the logging interval
             away = np.abs(middles - (start + end) / 2)
             inside = away == away.min()
-        found.append(float(np.median(paces[inside])))
-    return found
+        medians.append(float(np.median(paces[inside])))
+    return medians
 
 
 def _phases(run: Run) -> list[int]:
@@ -69,14 +69,14 @@ def _phases(run: Run) -> list[int]:
 
 
 def teacher_seconds(run: Run, teachers: Sequence[Run]) -> float:
-    """Seconds of a run's teacher, one of `teachers` by seed, up to the step that taught; 0 for a run without one.
+    """Seconds of training a run's teacher, given as its seeds, up to the step that was used; 0 without a teacher.
 
-    ValueError if it has one and there is none.
+    ValueError if the run has a teacher and `teachers` is empty.
     """
     options = run.config.objective.options
     if options.get("teacher") is None:
         return 0.0
     if not teachers:
-        raise ValueError(f"the teacher of {run.name} is not there, so its cost is not known")
+        raise ValueError(f"the teacher of {run.name} is missing, so its cost is unknown")
     step = options.get("teacher_step") or teachers[0].config.training.steps
     return float(seconds_at(teachers, [step])[0])

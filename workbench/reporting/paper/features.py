@@ -1,4 +1,4 @@
-"""Features in the paper's figures: the targets of every method on the same images, their maps, and what they tell."""
+"""Features in the paper's figures: alignment targets of all methods on the same images, their maps and measures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from workbench.lab.sources import choose_rows, depth_of
 from workbench.runs.store import Run
 
 NEIGHBOURS = 20
-# Which run of the scale has which role.
+# The preset of each role, by scale.
 ROLES = {
     "paper": {
         "plain": "sit-xl-2-256-plain",
@@ -53,7 +53,7 @@ TITLES = {
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What one method holds features against, as tokens of the images, and where it comes from."""
+    """Alignment target of one method, as tokens of the images; ``of`` describes where it comes from."""
 
     name: str
     of: str
@@ -66,7 +66,7 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Ours:
-    """Where our target comes from: the teacher's layer and guidance scale, and all its label modes."""
+    """Source of our target: the teacher's layer, guidance scale and features with all label modes."""
 
     run: Run
     layer: int
@@ -75,7 +75,7 @@ class Ours:
 
 
 def rows_and_images(run: Run, images: int | Sequence[int]) -> tuple[list[int], np.ndarray, Int64[Tensor, " n"]]:
-    """Row numbers, one of each class in turn, the images as ``n h w 3`` and their classes."""
+    """Row numbers, balanced over the classes, the images as ``n h w 3`` and their classes."""
     pictured = load_images(run.config.data, "train")
     rows = choose_rows(pictured.labels, images)
     labels = torch.from_numpy(pictured.labels[rows].astype(np.int64))
@@ -87,32 +87,33 @@ def class_names(run: Run) -> list[str]:
     return [str(name) for name in run.latents["classes"]]
 
 
-def targets_of(
+def alignment_targets(
     scale: str, runs: Mapping[str, Run], rows: Sequence[int], t: float, names: Sequence[str]
 ) -> tuple[list[Target], Ours | None]:
-    """Guiding features of methods at a scale, on the same images and noise; those whose run is missing are left out.
+    """Alignment targets of methods at a scale, on the same images and noise, without those whose run is missing.
 
-    LayerSync's and SRA's are those of their own runs, else of the plain run at the published layer.
+    LayerSync's and SRA's are computed by their own runs, or else by the plain run at the published layer.
     """
     first = runs.get("plain") or next(iter(runs.values()))
-    found, ours = [], None
+    targets: list[Target] = []
+    ours = None
     for name in names:
         if name == "guided":
-            ours = our_guide(scale, runs, rows, t)
+            ours = our_target(scale, runs, rows, t)
             if ours is not None:
                 of = f"layer {ours.layer} of the guiding model, w = {ours.scale:g}, t = {t:g}"
-                found.append(Target(name, of, ours.features.guided(ours.layer, t, ours.scale)))
+                targets.append(Target(name, of, ours.features.guided(ours.layer, t, ours.scale)))
             continue
         source = ENCODERS[scale] if name == "repa" else name
         run = runs.get(name, first) if name in ("layersync", "sra") else first
         of = {"repa": source, "vae": "clean latent"}.get(name, f"deep layer of {run.config.name}, t = {t:g}")
         tokens = target_tokens(source, run, rows, [t], root=run.folder.parent)[t]
-        found.append(Target(name, of, tokens))
-    return found, ours
+        targets.append(Target(name, of, tokens))
+    return targets, ours
 
 
-def our_guide(scale: str, runs: Mapping[str, Run], rows: Sequence[int], t: float) -> Ours | None:
-    """The guiding model's features, with the null, the true and a wrong label and with the label over noise."""
+def our_target(scale: str, runs: Mapping[str, Run], rows: Sequence[int], t: float) -> Ours | None:
+    """Features of the guiding model with the null, true and wrong label, and with the label over noise."""
     teacher = runs.get("teacher")
     if teacher is None:
         return None
@@ -124,22 +125,22 @@ def our_guide(scale: str, runs: Mapping[str, Run], rows: Sequence[int], t: float
 
 
 def layers_at(run: Run, shares: Sequence[float]) -> list[int]:
-    """The layers at these shares of the depth."""
+    """Layers at these fractions of the depth."""
     return [max(1, round(share * depth_of(run))) for share in shares]
 
 
 def joint_maps(sets: Sequence[Float[Tensor, "n m d"]]) -> list[Float[np.ndarray, "n h w 3"]]:
-    """Maps of several sets of one width in one basis, so that a colour means the same in all."""
-    found = map_components(torch.cat([tokens.float() for tokens in sets])).colours().maps
-    return np.split(found, np.cumsum([len(tokens) for tokens in sets])[:-1])
+    """Maps of several sets of one width in one basis, so that colours agree between them."""
+    maps = map_components(torch.cat([tokens.float() for tokens in sets])).colours().maps
+    return np.split(maps, np.cumsum([len(tokens) for tokens in sets])[:-1])
 
 
 def aligned_maps(
     tokens: Float[Tensor, "n m d"], reference: Float[Tensor, "n m 3"] | None = None
 ) -> tuple[Float[np.ndarray, "n h w 3"], Float[Tensor, "n m 3"], float]:
-    """Maps in an own basis, turned onto the coordinates of another's on the same tokens; those coordinates; the share.
+    """Maps in a basis of their own, Procrustes-aligned with `reference` if it is given.
 
-    The share is that of the variance which the three colours show.
+    Returns the maps, the coordinates of the tokens, and the fraction of variance that the three colours show.
     """
     projection = project(tokens.float(), components=3)
     shared = float(projection.explained.sum())
@@ -155,7 +156,7 @@ def measured(rows: Float[Tensor, "n d"], labels: Int64[Tensor, " n"], seed: int 
 
 
 def spatial(tokens: Float[Tensor, "n m d"]) -> float | None:
-    """Mean local-distant similarity: how far near tokens are more alike than distant ones; None for too few tokens."""
+    """Mean local-distant similarity: how much more alike near tokens are than distant ones; None for few tokens."""
     if tokens.shape[1] < FEWEST_TOKENS:
         return None
     return float(local_distant_similarity(tokens.float()).mean())

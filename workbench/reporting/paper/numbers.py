@@ -1,4 +1,4 @@
-"""The numbers that the paper prints, from ``reports/paper.yml``, checked before anything is compared with them."""
+"""The published numbers, read from ``reports/paper.yml`` and validated."""
 
 import math
 import reprlib
@@ -21,7 +21,7 @@ _KEYS = ("title", "source", "metrics", "tables", "time", "stated")
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is called and printed, and which way it gets better."""
+    """Name of a metric, its better direction and the number of decimals printed."""
 
     name: str
     better: str
@@ -30,9 +30,9 @@ class Metric:
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A row of a table: its values by metric, how it was trained and sampled, and the presets by scale that make it.
+    """A row of a table: values by metric, how it was trained and sampled, and its preset at each scale.
 
-    `quoted` ones were taken from another paper and are never trained here; rows without values are ours.
+    A `quoted` row was taken from another paper and is never trained here; a row without values is only ours.
     """
 
     row: str
@@ -51,7 +51,7 @@ class PaperRow:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table: all its scores are of so many images, with classifier-free guidance or without."""
+    """A table: its rows, the number of generated images behind each score, and whether they were guided."""
 
     title: str
     samples: int
@@ -59,14 +59,14 @@ class PaperTable:
     rows: tuple[PaperRow, ...]
 
     def row(self, name: str) -> PaperRow:
-        """The row of that name; ValueError that lists them."""
+        """The row of that name; ValueError that lists the names."""
         refuse_unknown("row", name, [row.row for row in self.rows])
         return next(row for row in self.rows if row.row == name)
 
 
 @dataclass(frozen=True)
 class Phase:
-    """So many steps at a rate in steps a second."""
+    """A phase of training: number of steps, and rate in steps per second."""
 
     steps: int
     rate: float
@@ -74,7 +74,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class TimeRow:
-    """A row of section 4.5: hours as printed, and the phases they are made of."""
+    """A row of section 4.5: hours as printed, and the phases of the training."""
 
     row: str
     label: str
@@ -96,7 +96,7 @@ class Stated:
 
 @dataclass(frozen=True)
 class PaperNumbers:
-    """All of them."""
+    """All published numbers."""
 
     title: str
     source: str
@@ -106,23 +106,23 @@ class PaperNumbers:
     time_steps: int
     stated: tuple[Stated, ...]
 
-    def said(self, where: str, what: str) -> float:
-        """What is stated there; ValueError if nothing is."""
-        found = [one.value for one in self.stated if (one.where, one.what) == (where, what)]
-        if not found:
-            raise ValueError(f"nothing is stated of {what!r} in {where}")
-        return found[0]
+    def stated_value(self, where: str, what: str) -> float:
+        """A number that the paper states outside its tables; ValueError if it does not."""
+        values = [one.value for one in self.stated if (one.where, one.what) == (where, what)]
+        if not values:
+            raise ValueError(f"the paper states no {what!r} in {where}")
+        return values[0]
 
 
 def paper_numbers(file: Path | None = None) -> PaperNumbers:
-    """Every published number; ValueError naming the file and the place of what does not fit the schema."""
+    """All published numbers; ValueError naming the file and the entry that does not fit the schema."""
     return _read(shipped("reports/paper.yml") if file is None else Path(file))
 
 
 @lru_cache(maxsize=4)
 def _read(file: Path) -> PaperNumbers:
     try:
-        return _numbers(_mapping("it", read_yaml(file).value, _KEYS, _KEYS))
+        return _numbers(_mapping("the file", read_yaml(file).value, _KEYS, _KEYS))
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be used: {' '.join(str(error).split())}") from error
 
@@ -190,7 +190,7 @@ def _presets(where: str, tree: Any) -> dict[str, str]:
 
 
 def _record(where: str, kind: type, tree: Any) -> Any:
-    """A record whose plain values are of the types it says."""
+    """A record from a mapping; plain values are checked against the types of the fields."""
     names = [one.name for one in fields(kind)]
     needed = [one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING]
     values, hints = _mapping(where, tree, names, needed), typing.get_type_hints(kind)
@@ -204,7 +204,7 @@ def _list(where: str, value: Any) -> list[Any]:
 
 
 def _mapping(where: str, tree: Any, allowed: Any = None, needed: Any = ()) -> Mapping[str, Any]:
-    """`tree` if it is a mapping of texts with the keys that are `needed` and no others than those `allowed`."""
+    """`tree`, checked to be a mapping with string keys that has all `needed` keys and only `allowed` ones."""
     if not isinstance(tree, Mapping):
         raise ValueError(f"{where} must be keys with values; got {reprlib.repr(tree)}")
     for key in tree:
@@ -212,7 +212,7 @@ def _mapping(where: str, tree: Any, allowed: Any = None, needed: Any = ()) -> Ma
             raise ValueError(f"{where}: the key {key!r} is not text")
         if allowed is not None:
             refuse_unknown(f"{where}: key", key, allowed)
-    lacking = [key for key in needed if key not in tree]
-    if lacking:
-        raise ValueError(f"{where} lacks {', '.join(lacking)}")
+    missing = [key for key in needed if key not in tree]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}")
     return tree

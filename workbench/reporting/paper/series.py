@@ -1,4 +1,4 @@
-"""Scores over training: of every row at every step that its runs kept, as curves with a band over seeds."""
+"""Scores over training of every row, at all steps that its runs kept, as curves with bands over seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from workbench.evaluation.statistics import t_interval
 from workbench.lab import palette
 from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Missing
-from workbench.reporting.paper.scores import Asked, gathered, how, metric_title, scored_steps
+from workbench.reporting.paper.scores import ScoreQuery, common_floor, how, matching_records, metric_title, scored_steps
 from workbench.reporting.paper.table import Number
 from workbench.runs.store import Run
 
 
 @dataclass(frozen=True)
 class Series:
-    """A metric by row, step and seed, by one protocol."""
+    """A metric by row, step and seed, with one protocol."""
 
     name: str
     values: dict[str, dict[int, dict[int, float]]]
@@ -22,19 +22,19 @@ class Series:
     how: str
     missing: tuple[Missing, ...]
 
-    def curve(self, row: str, label: str, method: str, places: Mapping[int, float | int] | None = None) -> style.Curve:
-        """Means over the seeds of each step with 95 % t intervals; `places` are other positions than the steps."""
+    def curve(self, row: str, label: str, method: str, x: Mapping[int, float | int] | None = None) -> style.Curve:
+        """Means over seeds with 95 % t intervals; `x` has the position of each step, by default the step itself."""
         by_step = self.values.get(row, {})
         steps = sorted(by_step)
-        found = [summary(list(by_step[step].values())) for step in steps]
+        means = [summary(list(by_step[step].values())) for step in steps]
         seeds = max((len(by_step[step]) for step in steps), default=0)
         return style.Curve(
             f"{label}, {seeds} seed{'s'[: seeds != 1]}",
             palette.METHODS[method],
-            steps if places is None else [places[step] for step in steps],
-            [mean for mean, _, _ in found],
-            [low for _, low, _ in found],
-            [high for _, _, high in found],
+            steps if x is None else [x[step] for step in steps],
+            [mean for mean, _, _ in means],
+            [low for _, low, _ in means],
+            [high for _, _, high in means],
         )
 
     def points(self, row: str) -> list[tuple[int, Number]]:
@@ -52,35 +52,33 @@ def series_of(
     metric: str,
     *,
     detector: str,
-    asked: Asked,
+    query: ScoreQuery,
     steps: Sequence[int] | None = None,
 ) -> Series:
-    """A metric of every run at `steps`, by default at each that was scored or kept, and at its last."""
-    places = [
+    """A metric of every run at `steps`, by default at all steps that were scored or kept, and the last."""
+    keys = [
         (row, seed, step)
         for row, by_seed in runs.items()
         for seed, run in by_seed.items()
-        for step in _steps(run, metric, detector, asked)
+        for step in _steps(run, metric, detector, query)
         if steps is None or step in steps
     ]
-    found, missing = gathered(runs, places, metric, detector, asked)
+    records, missing = matching_records(runs, keys, metric, detector, query)
     values: dict[str, dict[int, dict[int, float]]] = {}
-    for (row, seed, step), record in found.items():
+    for (row, seed, step), record in records.items():
         values.setdefault(row, {}).setdefault(step, {})[seed] = float(record["value"])
-    floors = {record["floor"] for record in found.values() if record.get("floor") is not None}
-    floor = floors.pop() if len(floors) == 1 else None
-    told = how(next(iter(found.values()))) if found else "nothing was scored"
-    return Series(metric_title(metric, detector), values, floor, told, missing)
+    protocol = how(next(iter(records.values()))) if records else "nothing was scored"
+    return Series(metric_title(metric, detector), values, common_floor(records.values()), protocol, missing)
 
 
-def _steps(run: Run, metric: str, detector: str, asked: Asked) -> list[int]:
-    """Scored steps need no weights, so those of a run come from its results; of kept ones some are not scored yet."""
+def _steps(run: Run, metric: str, detector: str, query: ScoreQuery) -> list[int]:
+    """Steps with a score, which need no weights, and steps with weights, some of which are not scored yet."""
     kept = {checkpoint.step for checkpoint in run.checkpoints}
-    return sorted({run.config.training.steps, *kept, *scored_steps(run, metric, detector, asked)})
+    return sorted({run.config.training.steps, *kept, *scored_steps(run, metric, detector, query)})
 
 
 def summary(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and the ends of its 95 % t interval, which for one value are the value."""
+    """Mean and the ends of its 95 % t interval, both equal to the mean for a single value."""
     mean = sum(values) / len(values)
     if len(values) == 1:
         return mean, mean, mean

@@ -1,6 +1,6 @@
-"""How the paper's figures look: the house's look at the widths of a column and of a page, a colour a method everywhere.
+"""Style of the paper's figures, at the width of a column or of a page, and its line charts, dot plots and image grids.
 
-Colours, marks and lines are those of `workbench.lab.palette`.
+Colours, markers and lines are those of `workbench.lab.palette`, the same for a method in all figures.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
 COLUMN, PAGE = 3.3, 6.9  # inches
-_BANDS = 4  # places from which intervals are bands
+_BANDS = 4  # number of points from which intervals are drawn as bands
 NAMES = {
     "plain": "plain",
     "vae": "VAE-aligned",
@@ -48,7 +48,7 @@ _LOOK: "dict[RcKeyType, Any]" = {
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A line of a method: means over `n` seeds at places x, each with an interval if there is one."""
+    """A line of a method: means over seeds at positions x, with intervals if there are any."""
 
     label: str
     style: Mapping[str, Any]
@@ -59,8 +59,8 @@ class Curve:
 
 
 @dataclass(frozen=True, eq=False)
-class Mark:
-    """A row of a chart of marks: values by seed, their mean with an interval, and what the paper has."""
+class Dots:
+    """A row of a dot plot: values by seed, their mean with its interval, and the paper's value."""
 
     label: str
     style: Mapping[str, Any]
@@ -73,23 +73,23 @@ class Mark:
 
 @contextmanager
 def look() -> Iterator[None]:
-    """The look, for whatever is drawn inside."""
+    """Apply the style to figures made inside."""
     with rc_context(_LOOK):
         yield
 
 
 def lines(curves: Sequence[Curve], x: str, y: str, *, width: float = COLUMN, floor: float | None = None) -> Figure:
-    """Curves with their intervals, as bands or, of few places, as bars beside each other; the legend stands above.
+    """Curves with intervals, drawn as bands or, for few points, as bars side by side; the legend is above.
 
-    A floor far below all curves is told under the axis, so that it does not flatten them.
+    A floor far below all curves is written below the axis instead, so that it does not flatten them.
     """
     with look():
         figure = Figure(figsize=(width, 0.72 * COLUMN + 0.3), layout="constrained")
         axis = figure.subplots()
         few = max((len(curve.x) for curve in curves), default=0) < _BANDS
-        places = [place for curve in curves for place in curve.x]
-        shared = len(set(places)) < len(places)  # then marks would hide each other
-        span = max(places, default=1) - min(places, default=0) or max(places, default=1)
+        xs = [x for curve in curves for x in curve.x]
+        shared = len(set(xs)) < len(xs)  # then markers would hide each other
+        span = max(xs, default=1) - min(xs, default=0) or max(xs, default=1)
         for number, curve in enumerate(curves):
             shift = 0.018 * span * (number - (len(curves) - 1) / 2) if few and shared else 0.0
             _curve(axis, curve, shift, few)
@@ -104,7 +104,7 @@ def lines(curves: Sequence[Curve], x: str, y: str, *, width: float = COLUMN, flo
 
 
 def _legend(figure: Figure, columns: int) -> None:
-    """Above the axes, in as many columns as the width has room for."""
+    """Legend above the axes, in as many columns as fit."""
     while True:
         legend = figure.legend(loc="outside upper center", ncols=columns, handlelength=3, columnspacing=1)
         figure.draw_without_rendering()
@@ -115,14 +115,14 @@ def _legend(figure: Figure, columns: int) -> None:
 
 
 def _curve(axis: Axes, curve: Curve, shift: float, few: bool) -> None:
-    places = [place + shift for place in curve.x]
-    axis.plot(places, curve.mean, label=curve.label, zorder=3, **curve.style)
+    xs = [x + shift for x in curve.x]
+    axis.plot(xs, curve.mean, label=curve.label, zorder=3, **curve.style)
     if curve.low is None or curve.high is None:
         return
     if few:
-        axis.vlines(places, curve.low, curve.high, color=curve.style.get("color"), linewidth=1)
+        axis.vlines(xs, curve.low, curve.high, color=curve.style.get("color"), linewidth=1)
     else:
-        axis.fill_between(places, curve.low, curve.high, color=curve.style.get("color"), alpha=0.15, linewidth=0)
+        axis.fill_between(xs, curve.low, curve.high, color=curve.style.get("color"), alpha=0.15, linewidth=0)
 
 
 def _far(floor: float, curves: Sequence[Curve]) -> bool:
@@ -130,12 +130,12 @@ def _far(floor: float, curves: Sequence[Curve]) -> bool:
     return bool(values) and min(values) - floor > 0.5 * (max(values) - min(values))
 
 
-def marks(
-    rows: Sequence[Mark], x: str, *, width: float = PAGE, zero: str = "", seeds: str = "one seed", below: str = ""
+def dot_plot(
+    rows: Sequence[Dots], x: str, *, width: float = PAGE, zero: str = "", seeds: str = "one seed", below: str = ""
 ) -> Figure:
-    """A line a row: a faint mark a seed, a strong one with a bar for the mean, a hollow diamond for the paper.
+    """Dot plot: faint markers for seeds, a strong one with a bar for their mean, a hollow diamond for the paper.
 
-    Lines of text `below` say what ours and the paper's are.
+    `below` is text under the axis, which describes our models and the paper's.
     """
     lines = below.count("\n") + 1 if below else 0
     with look():
@@ -143,8 +143,8 @@ def marks(
         if below:
             figure.supxlabel(below, fontsize=_LOOK["xtick.labelsize"])
         axis = figure.subplots()
-        for place, row in enumerate(rows):
-            _row(axis, place, row)
+        for y, row in enumerate(rows):
+            _row(axis, y, row)
         if zero:
             axis.axvline(0, color=GREY, linewidth=1, zorder=1)
         axis.set(xlabel=x, ylim=(len(rows) - 0.5, -0.5))
@@ -162,29 +162,29 @@ def grid(
     cell: float | int,
     row_colours: Sequence[str] = (),
 ) -> Figure:
-    """Pictures of any sizes in equal squares of `cell` inches, names at the left and on top."""
+    """Images of any size in equal squares of `cell` inches, with row and column names."""
     with look():
         return mosaic(rows, row_names, column_names, cell=cell, row_colours=row_colours, size=_LOOK["xtick.labelsize"])
 
 
 def thousands(axis: Axes) -> None:
-    """Few round numbers along x, grouped."""
+    """Few, round ticks along x, with thousands separators."""
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axis.xaxis.set_major_locator(MaxNLocator(5))
 
 
-def _row(axis: Axes, place: int, row: Mark) -> None:
-    colour, mark = row.style.get("color", GREY), row.style.get("marker", "o")
-    axis.plot(row.values, [place] * len(row.values), mark, color=colour, alpha=0.35, markersize=3.5, zorder=2)
+def _row(axis: Axes, y: int, row: Dots) -> None:
+    colour, marker = row.style.get("color", GREY), row.style.get("marker", "o")
+    axis.plot(row.values, [y] * len(row.values), marker, color=colour, alpha=0.35, markersize=3.5, zorder=2)
     if row.mean is not None:
-        axis.plot([row.mean], [place], mark, color=colour, markersize=6, zorder=4)
+        axis.plot([row.mean], [y], marker, color=colour, markersize=6, zorder=4)
         if row.low is not None and row.high is not None:
-            axis.plot([row.low, row.high], [place, place], color=colour, linewidth=1.6, zorder=3)
+            axis.plot([row.low, row.high], [y, y], color=colour, linewidth=1.6, zorder=3)
     if row.paper is not None:
-        axis.plot([row.paper], [place], "d", color="black", markerfacecolor="white", markersize=5.5, zorder=5)
+        axis.plot([row.paper], [y], "d", color="black", markerfacecolor="white", markersize=5.5, zorder=5)
 
 
-def _key(figure: Figure, axis: Axes, rows: Sequence[Mark], seeds: str) -> None:
+def _key(figure: Figure, axis: Axes, rows: Sequence[Dots], seeds: str) -> None:
     handles, both = [], any(row.paper is not None for row in rows)
     ours = "ours: " if both else ""
     if any(row.values for row in rows):

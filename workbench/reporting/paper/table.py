@@ -1,6 +1,6 @@
-"""Tables that keep numbers as numbers: with how they were measured, so that what is not comparable is not compared.
+"""Tables whose numbers carry the protocol they were measured by, so that only comparable scores are compared.
 
-They are written as CSV for programs, as Markdown for readers, and as LaTeX (booktabs) for a paper.
+They are written as CSV, Markdown and LaTeX (booktabs).
 """
 
 import csv
@@ -36,7 +36,7 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class Protocol:
-    """Of a score: of how many generated images it is, whether an ODE or an SDE drew them, and what it is a score of."""
+    """Protocol of a score: number of generated images, kind of sampler (ODE or SDE) and metric."""
 
     samples: int
     sampler: str
@@ -52,7 +52,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Number:
-    """A value of `digits` after the point, over how many seeds, with its interval and protocol, if it has them."""
+    """A value printed with `digits` decimals; its interval, number of seeds `n` and protocol, if it has them."""
 
     value: float
     digits: int = 2
@@ -64,12 +64,12 @@ class Number:
 
     @property
     def text(self) -> str:
-        """The value alone, with a real minus sign."""
+        """The value without its interval, with a typographic minus sign."""
         return _printed(self.value, self.digits, self.signed)
 
     @property
     def interval(self) -> str:
-        """The interval alone, "" if there is none."""
+        """The interval, or "" if there is none."""
         if self.low is None or self.high is None:
             return ""
         ends = (_printed(end, self.digits, self.signed) for end in (self.low, self.high))
@@ -78,7 +78,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Column:
-    """A heading, its unit ("" for none) and what its cells are."""
+    """Name of a column, its unit ("" for none) and the kind of its cells."""
 
     name: str
     kind: Kind = "text"
@@ -91,7 +91,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """Cells of a row; one that the paper only quotes from elsewhere is marked, and never compared."""
+    """Cells of a row; a `quoted` row, which the paper took from elsewhere, is marked and never compared."""
 
     cells: tuple[Any, ...]
     quoted: bool = False
@@ -99,10 +99,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under columns; the first `keys` columns name a row.
+    """A table; the first `keys` columns name a row.
 
-    ValueError for a row of another length, for a column that holds scores of different protocols (quoted rows, of which
-    the protocol is not known, aside), and for a quoted row with a number of ours or a difference.
+    ValueError for a row of another length, for a column with scores of different protocols (except in quoted rows,
+    whose protocol is unknown), and for a quoted row with a number of ours or a difference.
     """
 
     caption: str
@@ -115,13 +115,14 @@ class Table:
         for row in self.rows:
             if len(row.cells) != len(self.columns):
                 raise ValueError(f"a row has {len(row.cells)} cells for {len(self.columns)} columns: {row.cells}")
-        for place, column in enumerate(self.columns):
-            found = {row.cells[place].protocol for row in self.rows if not row.quoted and _scored(row.cells[place])}
-            if len(found) > 1:
-                raise ValueError(f"column {column.name!r} mixes {', and '.join(sorted(map(str, found)))}")
-            compared = [row for row in self.rows if row.quoted and _given(row.cells[place])]
+        for index, column in enumerate(self.columns):
+            scores = [row.cells[index] for row in self.rows if not row.quoted and _scored(row.cells[index])]
+            protocols = {score.protocol for score in scores}
+            if len(protocols) > 1:
+                raise ValueError(f"column {column.name!r} mixes {', and '.join(sorted(map(str, protocols)))}")
+            compared = [row for row in self.rows if row.quoted and _given(row.cells[index])]
             if column.kind in ("ours", "interval", "difference") and compared:
-                raise ValueError(f"{compared[0].cells[0]} is only quoted, so {column.name!r} of it cannot be given")
+                raise ValueError(f"{compared[0].cells[0]} is only quoted, so it cannot have {column.name!r}")
 
     @property
     def headings(self) -> tuple[str, ...]:
@@ -129,16 +130,16 @@ class Table:
 
     @property
     def texts(self) -> tuple[tuple[str, ...], ...]:
-        """The cells as a reader sees them; an absent one is a dash, a quoted row says so after its name."""
+        """The cells as text; an empty one is a dash, and the name of a quoted row ends with "(quoted)"."""
         return tuple(
-            tuple(_text(cell) + (" (quoted)" if row.quoted and place == 0 else "")
-                  for place, cell in enumerate(row.cells))
+            tuple(_text(cell) + (" (quoted)" if row.quoted and index == 0 else "")
+                  for index, cell in enumerate(row.cells))
             for row in self.rows
         )  # fmt: skip
 
 
 def difference(ours: Number, paper: Number) -> Number:
-    """Ours less the paper's; ValueError unless both are the same score of as many images by one kind of sampler."""
+    """Ours minus the paper's; ValueError unless both have the same protocol."""
     if ours.protocol is None or ours.protocol != paper.protocol or ours.protocol.sampler == UNSTATED:
         raise ValueError(f"cannot compare ours ({ours.protocol}) with the paper's ({paper.protocol})")
     low, high = (None if end is None else end - paper.value for end in (ours.low, ours.high))
@@ -146,27 +147,27 @@ def difference(ours: Number, paper: Number) -> Number:
 
 
 def difference_or_none(ours: Number | None, paper: Number | None) -> Number | None:
-    """As `difference`; None where either is missing or they were not measured alike."""
+    """As `difference`; None if either is missing or their protocols differ."""
     if ours is None or paper is None or ours.protocol != paper.protocol:
         return None
     return difference(ours, paper)
 
 
 def share(number: Number, base: Number) -> float:
-    """Relative change against a base measured alike, -0.5 for half as much; ValueError if it was not."""
+    """Relative change against a base, -0.5 for half as much; ValueError if their protocols differ."""
     if number.protocol != base.protocol:
         raise ValueError(f"cannot relate {number.protocol} to {base.protocol}")
     return number.value / base.value - 1
 
 
 def rows_of(cells: Iterable[Sequence[Any]]) -> tuple[Row, ...]:
-    """Rows that nobody quotes."""
+    """Rows of these cells, not quoted."""
     return tuple(Row(tuple(row)) for row in cells)
 
 
 def to_csv(table: Table) -> str:
-    """Numbers in full, absent ones empty; with an interval also low and high; the last column says whether quoted."""
-    wide = [any(_ranged(row.cells[place]) for row in table.rows) for place in range(len(table.columns))]
+    """As CSV: full precision, empty cells where there is no value, columns for intervals and for "quoted"."""
+    wide = [any(_ranged(row.cells[index]) for row in table.rows) for index in range(len(table.columns))]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     names = [
@@ -182,7 +183,7 @@ def to_csv(table: Table) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """A pipe table under its caption; notes below it."""
+    """As a Markdown table under its caption, with the notes below."""
     keys, others = table.keys, len(table.columns) - table.keys
     lines = [f"**{table.caption}**", "", _piped(table.headings)]
     lines.append("|" + "---|" * keys + "---:|" * others)
@@ -193,7 +194,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table, label: str) -> str:
-    """A table environment for ``\\usepackage{booktabs}``; names to the left, numbers to the right."""
+    """As a LaTeX table for ``\\usepackage{booktabs}``, names aligned left and numbers right."""
     aligned = "l" * table.keys + "r" * (len(table.columns) - table.keys)
     lines = [
         r"\begin{table}",
@@ -213,7 +214,7 @@ def to_latex(table: Table, label: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text in which LaTeX sees no command; signs that its fonts lack are spelt."""
+    """Escape text for LaTeX; characters that its fonts lack are replaced by commands."""
     return "".join(_LATEX.get(sign, sign) for sign in text)
 
 

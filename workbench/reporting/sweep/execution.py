@@ -1,10 +1,10 @@
-"""One row: the worker that starts the process of its notebook, and that process, which executes it by papermill.
+"""Execution of one row: a worker that starts a process, which executes the row's notebook by papermill.
 
-`execute_row` is all that an executor is given. It can be pickled and imported, and takes and returns plain values, so
-it may run in a thread, in a process, or on another machine that sees the same folders. The process, ``python -m
-workbench.reporting.sweep.execution`` with the order on stdin, is one of its own because papermill changes the working
-folder, and because a row then has its own threads, devices and log. It ends when its stdin does, which happens at any
-death of the worker; the kernel notices that within a second.
+`execute_row` is what an executor runs. It can be pickled, and takes and returns plain values, so it may run in a
+thread, in a process, or on another machine that shares the folders. The notebook is executed in a process of its own,
+``python -m workbench.reporting.sweep.execution`` with the order on stdin, because papermill changes the working folder,
+and so that each row has its own threads, devices and log. This process ends when its stdin closes, which happens
+whenever the worker dies; the kernel follows within a second.
 """
 
 import contextlib
@@ -26,16 +26,16 @@ import workbench
 from workbench.files import hold_lock, read_json, reason, write_atomically
 from workbench.reporting.sweep.records import MARK, STOP, read_job, write_job
 
-_PATIENCE = 30.0  # seconds: the one before is dying
-_START = 300.0  # seconds for the kernel to answer, on a machine that is busy
+_PATIENCE = 30.0  # seconds to wait for an earlier process that is ending
+_START = 300.0  # seconds to wait for the kernel, which a busy machine may need
 FINISHED, FAILED, DEAD = 0, 1, 3
 
 
 def execute_row(order: Mapping[str, Any]) -> dict[str, Any]:
-    """Execute the notebook of ``order`` in a process of its own; returns what ``job.json`` says then.
+    """Execute the notebook of ``order`` in a process of its own; returns the record in ``job.json``.
 
-    Of the order: ``folder`` of the job, ``notebook``, its ``parameters``, ``identity`` (what the record is of),
-    ``root`` of the runs, ``cwd``, ``stop`` (the file that asks for the end) and ``workers``, which share the cores.
+    The order has ``folder`` of the job, ``notebook``, its ``parameters``, ``identity`` (the job's part of the record),
+    ``root`` of the runs, ``cwd``, ``stop`` (the file that asks to stop) and ``workers``, which share the cores.
     """
     folder = Path(order["folder"])
     if Path(order["stop"]).exists():
@@ -51,10 +51,10 @@ def execute_row(order: Mapping[str, Any]) -> dict[str, Any]:
             stderr=log,
             cwd=order["cwd"],
             env=environment,
-            start_new_session=True,  # Ctrl-C in the terminal is the sweep's to hear
+            start_new_session=True,  # Ctrl-C in the terminal is handled by the sweep
         )
         assert process.stdin is not None
-        # It ends when this pipe closes, at the latest by the death of this process.
+        # The process ends when this pipe closes, at the latest when this process dies.
         with process.stdin as pipe:
             pipe.write(json.dumps(order).encode() + b"\n")
             pipe.flush()
@@ -67,7 +67,7 @@ def execute_row(order: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def live_with_parent() -> None:
-    """Leave Ctrl-C to the sweep, and end when it does, however that happens: the row ends with this process."""
+    """Leave Ctrl-C to the sweep, and end when the sweep ends in any way; the row ends with this process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -86,7 +86,7 @@ def cores() -> int:
 
 @contextlib.contextmanager
 def _devices(order: Mapping[str, Any], folder: Path) -> Iterator[dict[str, str]]:
-    """The environment of a row and, where there are GPUs, a slot on the least used one for as long as it takes."""
+    """The environment of a row and, if there are GPUs, a slot on the least used one while the row runs."""
     environment = environment_of(order["root"], order["workers"])
     if not shutil.which("nvidia-smi"):
         yield environment
@@ -107,7 +107,7 @@ def _devices(order: Mapping[str, Any], folder: Path) -> Iterator[dict[str, str]]
 
 
 def environment_of(root: str, workers: int) -> dict[str, str]:
-    """The environment of a row: where the package and the runs are, and its share of the cores."""
+    """The environment of a row: paths of the package and the runs, and its share of the cores."""
     packages = [str(Path(workbench.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     own = {"PYTHONPATH": os.pathsep.join(filter(None, packages)), "WORKBENCH_RUNS": root}
     threads = {"OMP_NUM_THREADS": str(max(1, cores() // workers)), "OMP_WAIT_POLICY": "passive"}
@@ -115,29 +115,29 @@ def environment_of(root: str, workers: int) -> dict[str, str]:
 
 
 def main() -> int:
-    """Execute the row of the order; returns 0 if it finished, 1 if a cell failed, 3 if its kernel died."""
+    """Execute the row in the order on stdin; returns 0 if it finished, 1 if a cell failed, 3 if its kernel died."""
     order = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     folder = Path(order["folder"])
     with hold_lock(folder / ".lock", _PATIENCE):
         for leftover in folder.glob(".mark-*.json"):
             leftover.unlink()
-        mark = folder / f".mark-{time.time_ns()}.json"
+        marker = folder / f".mark-{time.time_ns()}.json"
         began, identity = time.time(), order["identity"]
         write_job(folder, "running", **identity, began=began)
-        os.environ[MARK] = str(mark)
-        code, trouble = _execute(order, folder)
-        reached = _reached(mark)
+        os.environ[MARK] = str(marker)
+        code, failure = _execute(order, folder)
+        reached = read_json(marker) if marker.is_file() else None
         if code == FINISHED:
             if reached is None:
-                code, trouble = FAILED, {"reason": "the notebook ended without coming to row.end() in its last cell"}
+                code, failure = FAILED, {"reason": "the notebook ended without reaching row.end() in its last cell"}
             elif reached["fingerprint"] != identity["fingerprint"]:
-                code, trouble = FAILED, {"reason": f"it trained the run {reached['fingerprint']} instead"}
+                code, failure = FAILED, {"reason": f"it trained the run {reached['fingerprint']} instead"}
         stopped = code != FINISHED and Path(order["stop"]).exists()
         state = "finished" if code == FINISHED else "stopped" if stopped else "failed"
-        about = {**identity, "exit": code, "began": began, "seconds": time.time() - began, **(reached or {}), **trouble}
+        about = {**identity, "exit": code, "began": began, "seconds": time.time() - began, **(reached or {}), **failure}
         write_job(folder, state, **about)
-        mark.unlink(missing_ok=True)
+        marker.unlink(missing_ok=True)
     return code
 
 
@@ -153,8 +153,7 @@ def _execute(order: dict[str, Any], folder: Path) -> tuple[int, dict[str, Any]]:
         execute_notebook(order["notebook"], working, parameters=order["parameters"], **options)
         return FINISHED, {}
     except PapermillExecutionError as error:
-        what = f"{error.ename}: {error.evalue}"
-        return FAILED, {"reason": what, "cell": _cell(working, "exception")}
+        return FAILED, {"reason": f"{error.ename}: {error.evalue}", "cell": _cell(working, "exception")}
     except DeadKernelError:
         return DEAD, {"reason": "the kernel died", "cell": _cell(working, "start_time")}
     except Exception as error:
@@ -165,17 +164,13 @@ def _execute(order: dict[str, Any], folder: Path) -> tuple[int, dict[str, Any]]:
             working.unlink()
 
 
-def _reached(mark: Path) -> dict[str, Any] | None:
-    return read_json(mark) if mark.is_file() else None
+def _cell(notebook: Path, key: str) -> str:
+    """The last cell with this key in papermill's metadata: its id in the template, and its first line.
 
-
-def _cell(notebook: Path, mark: str) -> str:
-    """The last cell that papermill gave a mark, as one can find it: its name in the template, and its first line.
-
-    Not by number: papermill puts cells of its own before the one that failed.
+    A number would be wrong, as papermill inserts cells before the one that failed.
     """
     cells = json.loads(notebook.read_text())["cells"]
-    cell = [cell for cell in cells if cell["metadata"].get("papermill", {}).get(mark)][-1]
+    cell = [cell for cell in cells if cell["metadata"].get("papermill", {}).get(key)][-1]
     lines = "".join(cell["source"]).splitlines() or [""]
     return f"{cell['id']}: {lines[0]}"
 

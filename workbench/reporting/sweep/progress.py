@@ -1,4 +1,4 @@
-"""How far a sweep is, read from the folders of its runs: rows at work, rows that ended, results, time left."""
+"""Progress of a sweep, read from the folders of its runs: running rows, ended rows, results, time left."""
 
 import contextlib
 import itertools
@@ -18,13 +18,13 @@ from workbench.reporting.sweep.specification import Job, SweepSpec
 from workbench.runs.state import LIVE
 from workbench.runs.store import Run, find_runs
 
-_SCORING = 0.2  # of a row's training, as a first guess of what scoring and showing take beside it
-_TELLING = 0.02  # share of the work after which the time left is worth saying
+_SCORING = 0.2  # first estimate of the time for scoring and plotting, as a fraction of the training
+_ESTIMATED = 0.02  # fraction of the work after which the time left is estimated
 
 
 @dataclass(frozen=True)
 class Active:
-    """A row at work: "starts", "trains", "scores" and the like, "" between two of them, and the step of its run."""
+    """A running row: its stage ("starts", "trains", "scores" ..., "" between stages) and the step of its run."""
 
     id: str
     stage: str
@@ -40,10 +40,10 @@ class Active:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a row ended: "finished", "failed", "stopped", or "left out" because one that it needs did not finish.
+    """How a row ended: "finished", "failed", "stopped", or "left out" because a teacher did not finish.
 
-    ``before`` says that an earlier sweep finished it, ``cell`` and ``reason`` where and why it failed, ``notebook``
-    where its record is.
+    ``before`` is true if an earlier sweep finished it; ``cell`` and ``reason`` are where and why it failed,
+    ``notebook`` is its executed notebook.
     """
 
     id: str
@@ -67,7 +67,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a sweep is. ``done`` counts parts of rows too, ``ended`` holds every row that ended, in that order."""
+    """Progress of a sweep: ``done`` counts rows with fractions, ``ended`` has the rows that ended, in that order."""
 
     done: float
     total: int
@@ -78,30 +78,30 @@ class Progress:
 
     @property
     def failures(self) -> tuple[Outcome, ...]:
-        """What failed, and what was left out because of that."""
+        """Rows that failed, and rows that were left out because of that."""
         return tuple(outcome for outcome in self.ended if outcome.state in ("failed", "left out"))
 
 
 def finished(job: Job, place: Place, runs: Mapping[str, Run]) -> dict[str, Any] | None:
-    """The record of a job that is finished: its notebook, its run and its scores are there; else None."""
+    """The record of a job if it is finished and its notebook, run and scores exist, else None."""
     from workbench.runs.models import stale_positions  # with PyTorch, before which a sweep is checked
 
     folder = place.job(job.id)
     record = read_job(folder)
     run = runs.get(job.fingerprint)
     same = record.get("fingerprint") == job.fingerprint and record.get("protocol") == job.protocol
-    whole = same and record.get("state") == "finished" and (folder / "row.ipynb").is_file()
-    finished = run is not None and run.status["state"] == "finished" and stale_positions(run) is None
-    return record if whole and finished else None
+    complete = same and record.get("state") == "finished" and (folder / "row.ipynb").is_file()
+    trained = run is not None and run.status["state"] == "finished" and stale_positions(run) is None
+    return record if complete and trained else None
 
 
 def runs_by_fingerprint(root: Path) -> dict[str, Run]:
-    """The runs under ``root``, of two with one fingerprint the older."""
+    """The runs under ``root`` by fingerprint; of two with the same one, the older."""
     return {run.fingerprint: run for run in reversed(find_runs(root))}
 
 
 class Meter:
-    """Measures the jobs of a sweep by their training steps, from where they stood when it began."""
+    """Measures the progress of jobs by their training steps since the sweep began."""
 
     def __init__(self, jobs: Sequence[Job], place: Place, root: Path):
         self._place, self._root, self._began = place, root, time.monotonic()
@@ -110,7 +110,7 @@ class Meter:
         self._weights = {job.id: max(self._weight(job), 1.0) for job in jobs}
 
     def active(self, job: Job) -> Active | None:
-        """What a job does now; None while no worker has taken it."""
+        """The running row of a job; None if it is not running."""
         record = read_job(self._place.job(job.id))
         if record.get("state") != "running":
             return None
@@ -122,7 +122,7 @@ class Meter:
     def measure(
         self, jobs: Sequence[Job], ended: Mapping[str, Outcome], active: Sequence[Active]
     ) -> tuple[float, float | None]:
-        """Jobs that are done, with parts, and the seconds that the rest will take, None while that cannot be told."""
+        """Number of jobs done, with fractions, and the estimated seconds left, None if they cannot be estimated yet."""
         parts = {each.id: each for each in active}
         over = {id for id, outcome in ended.items() if outcome.state != "stopped"}
         shares = {job.id: 1.0 if job.id in over else self._share(job, parts.get(job.id)) for job in jobs}
@@ -131,7 +131,7 @@ class Meter:
         done = sum(self._weights[id] * shares[id] for id in now)
         share = done / total if total else 1.0
         elapsed = time.monotonic() - self._began
-        left = elapsed * (1 - share) / share if share > _TELLING else None
+        left = elapsed * (1 - share) / share if share > _ESTIMATED else None
         return sum(shares.values()), left
 
     def _share(self, job: Job, active: Active | None) -> float:
@@ -157,7 +157,7 @@ class Meter:
 
 @dataclass(frozen=True)
 class Standing:
-    """What there is of a job, and the seconds that the rest will take; None if nothing comparable was measured."""
+    """State of a job for a dry run, and estimated seconds left; None if no comparable run was timed."""
 
     job: Job
     there: str
@@ -166,30 +166,31 @@ class Standing:
 
 
 def standings(jobs: Sequence[Job], place: Place, root: Path) -> list[Standing]:
-    """A standing for each job. Seconds are those of runs here with the same backbone and batch; nothing is started.
+    """The standing of each job, without starting anything.
 
-    Of the same method where there are such runs, and with scoring where an earlier row was scored alike.
+    Seconds are estimated from runs with the same backbone and batch size, of the same method if there are any, and
+    include scoring if an earlier row was scored in the same way.
     """
-    runs, found = runs_by_fingerprint(root), []
+    runs, listed = runs_by_fingerprint(root), []
     pace, scoring = _Pace(list(runs.values())), _scoring(root)
     for job in jobs:
         run, done = runs.get(job.fingerprint), finished(job, place, runs) is not None
         teaches = sum(job.id in other.after and other.fingerprint != job.fingerprint for other in jobs)
         seconds = 0.0 if done else _seconds(job, run, pace, scoring)
-        found.append(Standing(job, "finished" if done else _there(job, run), teaches, seconds))
-    return found
+        listed.append(Standing(job, "finished" if done else _there(job, run), teaches, seconds))
+    return listed
 
 
 def results(spec: SweepSpec, jobs: Sequence[Job], place: Place, root: Path) -> list[dict[str, Any]]:
-    """A record for each row and seed that is finished: run, fingerprint, step, scores; the same however it came."""
-    runs, found = runs_by_fingerprint(root), {}
+    """A record for each finished row and seed: run, fingerprint, step and scores."""
+    runs, records = runs_by_fingerprint(root), {}
     for job in jobs:
         record = finished(job, place, runs)
         if record is None:
             continue
         for name in job.names:
             config = job.training.config
-            found[name, job.training.seed] = {
+            records[name, job.training.seed] = {
                 "row": name,
                 "seed": job.training.seed,
                 "run": runs[job.fingerprint].name,
@@ -199,11 +200,11 @@ def results(spec: SweepSpec, jobs: Sequence[Job], place: Place, root: Path) -> l
                 "step": config.training.steps,
                 "scores": record.get("scores", {}),
             }
-    return [found[key] for key in itertools.product([row.name for row in spec.rows], spec.seeds) if key in found]
+    return [records[key] for key in itertools.product([row.name for row in spec.rows], spec.seeds) if key in records]
 
 
 def write_results(spec: SweepSpec, jobs: Sequence[Job], place: Place, root: Path) -> None:
-    """Write `results` into ``results.json`` of the sweep, with how they were measured."""
+    """Write `results` into ``results.json`` of the sweep, with the protocol of the scores."""
     how = {"name": spec.name, "seeds": list(spec.seeds), "evaluate": asdict(spec.evaluate)}
     write_json(place.results, {**how, "rows": results(spec, jobs, place, root)})
 
@@ -233,7 +234,7 @@ def _is_scored(job: Job, run: Run) -> bool:
 
 
 def _saved(run: Run | None) -> int:
-    """The step from which a run would go on."""
+    """The step from which a run would resume."""
     return max((each.step for each in run.checkpoints if each.resumable), default=0) if run else 0
 
 
@@ -252,7 +253,7 @@ def _seconds(job: Job, run: Run | None, pace: "_Pace", scoring: Mapping[tuple, f
 
 
 class _Pace:
-    """Seconds a step, from runs with the same backbone and batch, of the same method if there are such."""
+    """Seconds per step, from runs with the same backbone and batch size, of the same method if there are any."""
 
     def __init__(self, runs: Sequence[Run]):
         alike: dict[tuple, list[float]] = defaultdict(list)
@@ -273,7 +274,7 @@ class _Pace:
 
 
 def _scoring(root: Path) -> dict[tuple, float]:
-    """Median seconds of scoring by what decides them, from the records of every sweep here."""
+    """Median seconds of scoring by `_scoring_key`, from the records of all sweeps."""
     known: dict[tuple, list[float]] = defaultdict(list)
     for file in root.glob("sweeps/*/*/job.json"):
         record = read_job(file.parent)

@@ -1,9 +1,9 @@
-"""Files through which a sweep, its workers and its rows tell each other what they do. Imports nothing heavy.
+"""Files by which a sweep, its workers and its rows communicate. Imports nothing heavy.
 
 ``RUNS/sweeps/NAME/ROW-SEED/`` holds ``job.json`` (state, exit, reason, cell, seconds, run, fingerprint, scores),
-``row.ipynb`` (the notebook as it was executed, failed ones too) and ``log.txt`` (what its process printed). An executed
-notebook does not tell whether it succeeded: after the death of its kernel every cell says "completed". So a row is
-finished if and only if its last cell has left its mark and ``job.json``, which is written after that, says so.
+``row.ipynb`` (the executed notebook, also of a failed row) and ``log.txt`` (the output of its process). An executed
+notebook does not show whether it succeeded: after the death of its kernel every cell is "completed". So a row is
+finished if and only if its last cell has written its marker file and ``job.json``, written after that, says so.
 """
 
 import os
@@ -17,8 +17,8 @@ from typing import Any
 from workbench.files import is_locked, read_json, write_json
 
 STATES = ("running", "finished", "failed", "stopped")
-MARK = "WORKBENCH_ROW_MARK"  # file that the last cell of a row writes
-STOP = "WORKBENCH_ROW_STOP"  # file that tells a row to save and end
+MARK = "WORKBENCH_ROW_MARK"  # variable with the marker file that the last cell of a row writes
+STOP = "WORKBENCH_ROW_STOP"  # variable with the file that asks a row to save and end
 _LOCK = ".lock"
 
 
@@ -50,7 +50,7 @@ def place_of(root: Path, name: str) -> Place:
     return Place(root / "sweeps" / name)
 
 
-# What ``job.json`` may hold, and as what.
+# Types of the values in ``job.json``.
 _KINDS: dict[str, type | UnionType] = {
     "state": str,
     "host": str,
@@ -68,9 +68,9 @@ _KINDS: dict[str, type | UnionType] = {
 
 
 def read_job(folder: Path) -> dict[str, Any]:
-    """``job.json``, empty if there is none; "lost" instead of "running" if no process is at it.
+    """``job.json``, empty if there is none; "lost" instead of "running" if its process has died.
 
-    A damaged one is warned about, naming the file, and is empty too: its row is done again, and no other row minds.
+    A damaged file is empty too, with a warning that names it: its row is executed again, and other rows are unaffected.
     """
     file = folder / "job.json"
     if not file.exists():
@@ -78,7 +78,7 @@ def read_job(folder: Path) -> dict[str, Any]:
     try:
         record = _checked(read_json(file), file)
     except ValueError as error:
-        warnings.warn(f"a row's record is passed over: {error}", stacklevel=2)
+        warnings.warn(f"the record of a row is ignored: {error}", stacklevel=2)
         return {}
     here = record.get("host") == os.uname().nodename
     if record.get("state") == "running" and here and not is_locked(folder / _LOCK):
@@ -96,7 +96,7 @@ def _checked(record: dict[str, Any], file: Path) -> dict[str, Any]:
 
 
 def write_job(folder: Path, state: str, **more: Any) -> dict[str, Any]:
-    """Replace ``job.json``; returns what was written."""
+    """Replace ``job.json``; returns the record."""
     assert state in STATES, state
     record = {"state": state, **more, "host": os.uname().nodename, "pid": os.getpid(), "updated": time.time()}
     write_json(folder / "job.json", record)

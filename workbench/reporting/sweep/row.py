@@ -1,4 +1,4 @@
-"""What the notebook of a row calls: train unless the run exists, score, show, and say at the end that it came there."""
+"""Functions for the notebook of a row: train unless the run exists, score, plot, and record the end."""
 
 import os
 import signal
@@ -21,11 +21,11 @@ from workbench.reporting.sweep.specification import Evaluation, Training, evalua
 from workbench.runs.state import LIVE, TRAINER_LOCK
 from workbench.runs.store import Run, find_runs, home
 
-_LOOK = 0.5  # seconds between looks at others
+_POLL = 0.5  # seconds between looks at other processes
 
 
 class Stopped(Exception):
-    """The sweep was asked to stop; what was trained is saved."""
+    """The sweep was asked to stop; the training was saved."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Scores:
 
 @dataclass
 class Row:
-    """One row of a sweep with one seed, in the process that works on it."""
+    """One row of a sweep with one seed, in the process that executes it."""
 
     training: Training
     evaluation: Evaluation | None
@@ -55,9 +55,9 @@ class Row:
     spent: dict[str, float] = field(default_factory=dict)
 
     def train(self) -> Run:
-        """The finished run, after its teachers: those there are, else trained here from their newest checkpoints.
+        """Train the run, after its teachers, from the newest checkpoints; finished runs are reused.
 
-        One that another process trains is waited for. ValueError as ``fit``.
+        Waits for a run that another process trains. ValueError as ``fit``.
         """
         began = time.monotonic()
         self.run = self._trained_after_teachers(self.training)
@@ -65,14 +65,15 @@ class Row:
         return self.run
 
     def score(self) -> Scores | None:
-        """Scores of the last step, computed once for each protocol; None for a row that is not scored."""
-        _heed()
+        """Scores of the last step, computed once for each protocol; None if the row is not scored."""
+        _check_stop()
         if self.evaluation is None:
             return None
         began, run, sampling = time.monotonic(), self._done(), self._sampling()
         step = run.config.training.steps
-        found = [r for d in self.evaluation.detector for r in score(run, step, sampling, detector=d, small_ok=True)]
-        self.scores, self.spent["score"] = Scores(tuple(found)), time.monotonic() - began
+        detectors = self.evaluation.detector
+        records = [r for d in detectors for r in score(run, step, sampling, detector=d, small_ok=True)]
+        self.scores, self.spent["score"] = Scores(tuple(records)), time.monotonic() - began
         return self.scores
 
     def curve(self) -> Chart:
@@ -80,8 +81,8 @@ class Row:
         return Chart(loss_curves({self._done().name: self._done()}))
 
     def samples(self, count: int = 10) -> Chart:
-        """The first ``count`` samples of the last step: of those that are scored, if any are."""
-        _heed()
+        """The first ``count`` samples of the last step, from the scored ones if there are any."""
+        _check_stop()
         run, sampling = self._done(), self._sampling()
         sampling = replace(sampling, count=max(count, sampling.count if self.evaluation else 0))
         step = run.config.training.steps
@@ -91,13 +92,13 @@ class Row:
         return Chart(sample_grid({self.training.source: {step: images}}, columns))
 
     def end(self) -> str:
-        """Say that the last cell was reached: for the reader, and for the sweep that executes this notebook."""
+        """Record that the last cell was reached, for the sweep that executes this notebook."""
         run = self._done()
         scores = {} if self.scores is None else {r["metric"]: r["value"] for r in self.scores.records}
-        mark = {"run": run.name, "fingerprint": run.fingerprint, "step": run.config.training.steps, "scores": scores}
+        record = {"run": run.name, "fingerprint": run.fingerprint, "step": run.config.training.steps, "scores": scores}
         if os.environ.get(MARK):
-            write_json(Path(os.environ[MARK]), {**mark, "spent": self.spent})
-        return f"{run.name} at step {mark['step']:,}: finished"
+            write_json(Path(os.environ[MARK]), {**record, "spent": self.spent})
+        return f"{run.name} at step {record['step']:,}: finished"
 
     def _sampling(self) -> SamplingConfig:
         changes = (*self.training.shared, *self.training.overrides)
@@ -118,29 +119,29 @@ class Row:
     def _trained(self, training: Training, changes: Iterable[str]) -> Run:
         config = load_config(training.source, changes)
         while True:
-            _heed()
+            _check_stop()
             self._wait(training)
             try:
                 return trained(config, self.root)
             except ValueError:
-                _heed()
-                run = found(training.fingerprint, self.root)
+                _check_stop()
+                run = find_run(training.fingerprint, self.root)
                 if run is None or not is_locked(run.folder / TRAINER_LOCK):
-                    raise  # it was not that somebody took the run between the look and the lock
+                    raise  # the error is not that another process has started the run in the meantime
 
     def _wait(self, training: Training) -> None:
-        """Return when no other process is at the run."""
-        said = False
-        while (run := found(training.fingerprint, self.root)) is not None:
+        """Wait until no other process trains the run."""
+        printed = False
+        while (run := find_run(training.fingerprint, self.root)) is not None:
             status = run.status
-            # In the queue without a process nobody is at it either.
+            # A queued run without a process is not trained either.
             if status["state"] not in LIVE or "remark" in status:
                 return
-            if not said:
+            if not printed:
                 print(f"{run.name} is {status['state']} in process {status['pid']} on {status['host']}: waiting")
-            said = True
-            time.sleep(_LOOK)
-            _heed()
+            printed = True
+            time.sleep(_POLL)
+            _check_stop()
 
 
 def open_row(
@@ -151,9 +152,10 @@ def open_row(
     evaluate: Mapping[str, Any] | None = None,
     root: Path | None = None,
 ) -> Row:
-    """The row of a preset or file; ``overrides`` and ``shared`` as `rows.resolve` has them, texts are split at blanks.
+    """The row of a preset or file, with ``overrides`` and ``shared`` as for `specification.resolve`.
 
-    ``evaluate`` has the keys of a sweep's; with None nothing is scored. ValueError for unknown options.
+    Strings of several overrides are split at blanks. ``evaluate`` has the keys of a sweep's; with None the row is not
+    scored. ValueError for unknown options.
     """
     root = (home() if root is None else root).resolve()
     own, common = (value.split() if isinstance(value, str) else value for value in (overrides, shared))
@@ -162,18 +164,18 @@ def open_row(
     return Row(resolve(config, own, common, seed, root), None if evaluate is None else evaluation_of(evaluate), root)
 
 
-def found(fingerprint: str, root: Path) -> Run | None:
-    """The run with a fingerprint, if there is one."""
+def find_run(fingerprint: str, root: Path) -> Run | None:
+    """The run with a fingerprint, if it exists."""
     return next((run for run in find_runs(root) if run.fingerprint == fingerprint), None)
 
 
-def _heed() -> None:
+def _check_stop() -> None:
     if os.environ.get(STOP) and os.path.exists(os.environ[STOP]):
         raise Stopped("the sweep was stopped")
 
 
 def _interrupt_when_asked(file: Path) -> None:
-    """As Ctrl-C in a terminal, once: a second would break the saving off. What comes between cells, `_heed` sees."""
+    """Interrupt like Ctrl-C, once: a second one would abort the saving. Between cells `_check_stop` is used."""
     while not file.exists():
-        time.sleep(_LOOK)
+        time.sleep(_POLL)
     os.kill(os.getpid(), signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Executing a sweep: every job once what it needs is there, over any executor, going on where an earlier one ended."""
+"""Execute a sweep on any executor: each job when its teachers are finished, continuing an earlier execution."""
 
 import contextlib
 import multiprocessing
@@ -17,7 +17,7 @@ from workbench.reporting.sweep.specification import Job, SweepSpec, plan
 from workbench.runs.store import runs_root
 from workbench.shipped import shipped
 
-_PATIENCE = 3.0  # seconds: the sweep before is dying
+_PATIENCE = 3.0  # seconds to wait for an earlier sweep that is ending
 _POLL = 0.5  # seconds between looks at the rows
 
 
@@ -31,23 +31,22 @@ def run_sweep(
     stop: Callable[[], bool] = lambda: False,
     notebook: Path | None = None,
 ) -> Iterator[Progress]:
-    """Execute every row and seed that is not finished, teachers first; yields where the sweep is twice a second.
+    """Execute every row and seed that is not finished, teachers first; yields progress twice a second.
 
     ``executor`` is anything with ``submit(function, order)`` whose result has ``done()``, ``result()`` and
     ``cancel()``: those of ``concurrent.futures``, ``dask.distributed.Client(...).get_executor()``, loky's, a
-    ``submitit.AutoExecutor``; None makes a pool of ``workers`` processes, each with its share of the cores (if that
-    is None too, one for each GPU, else one for every two cores). The machines have to see the folder of the runs, and
-    to have the package. What is running goes on through a failing row; those that need it are left out. When
-    ``stop()`` is true, or the generator is left, the rows save and end. ``only`` these rows;
-    ``notebook`` instead of the package's own.
+    ``submitit.AutoExecutor``; None makes a pool of ``workers`` processes, each with its share of the cores (by default
+    one for each GPU, else one for every two cores). All machines need the package and access to the folder of the runs.
+    If a row fails, rows that need it are left out and the others continue. When ``stop()`` is true, or the generator is
+    closed, the rows save and end. ``only`` selects rows; ``notebook`` replaces the package's own.
 
-    ValueError for what `rows.plan` finds, before anything starts, and for a sweep that another process executes.
+    ValueError, before anything starts, as `specification.plan`, and for a sweep that another process executes.
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1; got {workers}")
     root = (runs_root() if root is None else root).resolve()
-    every = plan(spec, root)
-    jobs = plan(spec, root, only) if only else every
+    all_jobs = plan(spec, root)
+    jobs = plan(spec, root, only) if only else all_jobs
     workers = default_workers() if workers is None else workers
     place = place_of(root, spec.name)
     with _held(place):
@@ -55,18 +54,18 @@ def run_sweep(
         notebook = shipped("notebooks/paper/row.ipynb") if notebook is None else notebook.resolve()
         common = {"notebook": str(notebook), "root": str(root), "cwd": os.getcwd(), "stop": str(place.stop)}
         sweep = _Sweep(jobs, place, root, {**common, "workers": workers}, executor)
-        known = -1
-        with contextlib.closing(sweep.run(stop)) as told:  # whoever leaves waits here until the rows have saved
-            for progress in told:
-                if len(progress.ended) != known:
-                    known = len(progress.ended)
-                    write_results(spec, every, place, root)
+        ended = -1
+        with contextlib.closing(sweep.run(stop)) as updates:  # closing waits until the rows have saved
+            for progress in updates:
+                if len(progress.ended) != ended:
+                    ended = len(progress.ended)
+                    write_results(spec, all_jobs, place, root)
                 yield progress
 
 
 @contextlib.contextmanager
 def _held(place: Place) -> Iterator[None]:
-    """Hold a sweep for this process; ValueError if another one executes it."""
+    """Lock a sweep for this process; ValueError if another one executes it."""
     place.folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
@@ -77,7 +76,7 @@ def _held(place: Place) -> Iterator[None]:
 
 
 class _Sweep:
-    """The jobs of one execution: those that wait, are at work, and have ended."""
+    """The jobs of one execution: waiting, running and ended."""
 
     def __init__(self, jobs: Sequence[Job], place: Place, root: Path, common: dict[str, Any], executor: Any):
         self.jobs, self.place, self.common = jobs, place, common
@@ -94,7 +93,7 @@ class _Sweep:
         self.stopping = False
 
     def run(self, stop: Callable[[], bool]) -> Generator[Progress, None, None]:
-        """Until every job has ended, or those at work after a stop."""
+        """Run until every job has ended or, after a stop, every running one."""
         try:
             while True:
                 if stop() and not self.stopping:
@@ -115,7 +114,7 @@ class _Sweep:
             self.place.stop.unlink(missing_ok=True)
 
     def _submit(self) -> None:
-        """Give away every job whose needs are finished; leave out those whose needs never will be."""
+        """Submit every job whose teachers are finished; leave out those whose teachers failed."""
         for job in self.jobs:
             if job.id in self.ended or job.id in self.futures:
                 continue
@@ -135,15 +134,15 @@ class _Sweep:
             del self.futures[job.id]
             try:
                 record = future.result()
-            except Exception as error:  # whatever an executor has: a worker died, a machine is gone
+            except Exception as error:  # of any executor: a worker died, a machine was lost
                 state = "stopped" if self.stopping else "failed"
                 record = {"state": state, "reason": reason(error)}
                 if isinstance(error, BrokenExecutor):
-                    self.pool = None  # the rows that are still to come get a new one
+                    self.pool = None  # the remaining rows get a new one
             self.ended[job.id] = self._outcome(job, record)
 
     def _stop(self) -> None:
-        """Ask the rows at work to save and end, and take back those that no worker has begun."""
+        """Ask running rows to save and end, and cancel those that have not started."""
         self.stopping = True
         self.place.stop.touch()
         for job in self.jobs:
@@ -151,7 +150,7 @@ class _Sweep:
                 self.futures[job.id].cancel()
 
     def _progress(self) -> Progress:
-        active = tuple(found for job in self.jobs if job.id in self.futures if (found := self.meter.active(job)))
+        active = tuple(row for job in self.jobs if job.id in self.futures if (row := self.meter.active(job)))
         done, left = self.meter.measure(self.jobs, self.ended, active)
         return Progress(done, len(self.jobs), left, active, tuple(self.ended.values()), self.stopping)
 
@@ -185,7 +184,7 @@ class _Sweep:
 
 
 def default_workers() -> int:
-    """Rows at a time: one for each GPU, else one for every two cores."""
+    """Number of rows to execute at a time: one for each GPU, else one for every two cores."""
     import torch
 
     return torch.cuda.device_count() or max(1, cores() // 2)

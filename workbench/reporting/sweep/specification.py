@@ -1,7 +1,7 @@
-"""What a sweep's YAML says, and what has to be executed for it.
+"""Read the YAML file of a sweep and plan its jobs.
 
-A sweep is rows or a grid over presets, seeds, and how every run is scored (`load_sweep`). `plan` resolves every row to
-a run and orders the jobs: teachers first, each run once.
+A sweep has rows or a grid over presets, seeds, and how runs are scored (`load_sweep`). `plan` resolves every row to a
+run and orders the jobs: teachers first, each run once.
 """
 
 import itertools
@@ -44,7 +44,7 @@ _SAMPLING = ("count", "sampler", "steps", "guidance_scale")
 
 @dataclass(frozen=True)
 class RowSpec:
-    """A row: a preset or configuration file, and overrides like "training.steps=500" that are its own."""
+    """A row: a preset or configuration file, and its overrides, such as "training.steps=500"."""
 
     name: str
     base: str
@@ -53,7 +53,7 @@ class RowSpec:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How every row is scored; what is None is as in the row's own ``sampling`` section."""
+    """How rows are scored; None is as in the ``sampling`` section of the row's configuration."""
 
     count: int | None = None
     sampler: str | None = None
@@ -70,7 +70,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """A sweep: every row with every seed. ``overrides`` are for all rows and their teachers."""
+    """A sweep: every row with every seed. ``overrides`` apply to all rows and their teachers."""
 
     name: str
     rows: tuple[RowSpec, ...]
@@ -108,7 +108,7 @@ def load_sweep(file: str | Path) -> SweepSpec:
         tree = read_yaml(file).value
     except FileNotFoundError as error:
         raise ValueError(f"there is no sweep file {file}") from error
-    if not is_of_a_run(str(file)):  # else it may be somebody else's
+    if not is_of_a_run(str(file)):  # a file in a run folder may come from someone else
         plugins.allow(*_module_paths(tree))
     try:
         return sweep_of(_mapping("a sweep", tree), file.stem)
@@ -150,7 +150,7 @@ def _module_paths(tree: Any) -> list[str]:
 
 
 def evaluation_of(tree: Mapping[str, Any]) -> Evaluation:
-    """How to score, from the keys of ``evaluate``; ValueError for an unknown key or detector."""
+    """How to score, from the mapping ``evaluate``; ValueError for an unknown key or detector."""
     known = {field.name for field in fields(Evaluation)}
     hints = record_options(SamplingConfig)
     values: dict[str, Any] = {}
@@ -182,13 +182,13 @@ def _row(tree: Any, base: str | None) -> RowSpec:
 
 
 def name_of(source: str) -> str:
-    """What a row is called after its preset or configuration file."""
+    """Name of a row after its preset or configuration file."""
     path = Path(source)
     return (path.with_suffix("") if path.suffix in (".yaml", ".yml") else path).as_posix().strip("./").replace("/", "-")
 
 
 def _crossed(row: RowSpec, grid: Mapping[str, Any]) -> Iterable[RowSpec]:
-    """The row at every point of the grid, named by the options' last words and their values."""
+    """The row at every point of the grid, named after the last parts of the options and their values."""
     axes = [[(str(key), value) for value in _list(f"grid {key}", values)] for key, values in grid.items()]
     for point in itertools.product(*axes):
         parts = [f"{key.rpartition('.')[2]}={_UNFIT.sub('-', _plain(value))}" for key, value in point]
@@ -223,7 +223,7 @@ def _list(what: str, value: Any) -> Sequence[Any]:
 
 @dataclass(frozen=True)
 class Training:
-    """A run that is wanted, whether it exists or not, and the run that has to teach it, if that comes of a preset."""
+    """A run to train, which may exist already, and its teacher if that is given by a preset."""
 
     source: str
     overrides: tuple[str, ...]
@@ -238,7 +238,7 @@ class Training:
 
     @property
     def line(self) -> tuple["Training", ...]:
-        """Its teachers, the first to be trained first, and itself."""
+        """Its teachers, in order of training, and itself."""
         return (*(self.teacher.line if self.teacher else ()), self)
 
 
@@ -246,8 +246,7 @@ class Training:
 class Job:
     """One notebook to execute: a run, and its scores if ``evaluation`` is not None.
 
-    ``names`` are the rows that it stands for (none for a run that only teaches), ``after`` the jobs that have to be
-    finished before.
+    ``names`` are its rows (none for a run that is only a teacher), ``after`` the jobs that have to finish first.
     """
 
     id: str
@@ -263,7 +262,7 @@ class Job:
 
     @property
     def protocol(self) -> dict[str, Any] | None:
-        """What decides the scores beside the run; two jobs are one if this and the fingerprint are the same."""
+        """How the run is scored; jobs with the same protocol and fingerprint are one."""
         if self.evaluation is None:
             return None
         return {**asdict(self.sampling), "detector": list(self.evaluation.detector)}
@@ -291,11 +290,11 @@ def resolve(
     seed: int = 0,
     root: Path = Path("runs"),
 ) -> Training:
-    """The run of a preset or file with ``overrides`` and a seed; a teacher named by preset has the same seed.
+    """The run of a preset or file with ``overrides`` and a seed; a teacher given by preset has the same seed.
 
-    ``shared`` overrides hold for the teacher too, but for those of the objective, and what `teacher_overrides` hands
-    on. ValueError for an unknown option, for a teacher that is
-    neither a preset nor a run under ``root``, and for one whose step will not be kept.
+    ``shared`` overrides apply to the teacher too, except those of the objective, as do those in `teacher_overrides`.
+    ValueError for an unknown option, for a teacher that is neither a preset nor a run under ``root``, and for a teacher
+    whose step will not be kept.
     """
     overrides, shared = as_overrides(overrides), as_overrides(shared)
     config = load_config(source, (*shared, *overrides, f"training.seed={seed}"))
@@ -303,19 +302,19 @@ def resolve(
     reference = options.get("teacher")
     if reference not in presets():
         return Training(source, overrides, shared, config, run_fingerprint(config, root), None)
-    handed = tuple(text for text in shared if not text.removeprefix("--").startswith("objective."))
-    teacher = resolve(reference, teacher_overrides(config, handed), handed, seed, root)
+    inherited = tuple(text for text in shared if not text.removeprefix("--").startswith("objective."))
+    teacher = resolve(reference, teacher_overrides(config, inherited), inherited, seed, root)
     step = options.get("teacher_step")
     _check_step(step, teacher)
     step = teacher.config.training.steps if step is None else step
-    mark = fingerprint(config, f"{teacher.fingerprint}@{step}")
-    return Training(source, overrides, shared, config, mark, teacher)
+    own = fingerprint(config, f"{teacher.fingerprint}@{step}")
+    return Training(source, overrides, shared, config, own, teacher)
 
 
 def plan(spec: SweepSpec, root: Path, only: Sequence[str] = ()) -> tuple[Job, ...]:
-    """Every job of the sweep, teachers before their students and seeds before rows, each run and protocol once.
+    """All jobs of the sweep, ordered by seed, teachers before their students, each run and protocol once.
 
-    ``only`` these rows, and their teachers. Nothing is trained or written. ValueError, naming the row, as `resolve`.
+    ``only`` selects rows, with their teachers. Nothing is trained or written. ValueError, naming the row, as `resolve`.
     """
     names = [row.name for row in spec.rows]
     for name in only:
@@ -331,17 +330,17 @@ def _of_seed(spec: SweepSpec, rows: Sequence[RowSpec], seed: int, root: Path) ->
         key = (job.fingerprint, repr(job.protocol))
         merged[key] = replace(merged[key], names=(*merged[key].names, row.name)) if key in merged else job
     jobs = list(merged.values())
-    makers: dict[str, Job] = {}  # of each run the job that trains it: others only score it, or learn from it
+    trainers: dict[str, Job] = {}  # the job that trains each run; other jobs only score it or learn from it
     for job in jobs:
-        makers.setdefault(job.fingerprint, job)
+        trainers.setdefault(job.fingerprint, job)
     teachers = {training.fingerprint: training for job in jobs for training in job.training.line[:-1]}
-    for mark, training in teachers.items():
-        makers.setdefault(mark, Job(_teacher_id(training), (), training, training.config.sampling, None, ()))
-    rest = [job for job in jobs if job.fingerprint not in teachers or job is not makers[job.fingerprint]]
-    for job in (*(makers[mark] for mark in teachers), *rest):
-        teacher, maker = job.training.teacher, makers[job.fingerprint]
-        needed = [makers[teacher.fingerprint].id] if teacher else []
-        yield replace(job, after=(*needed, *([maker.id] if maker is not job else [])))
+    for run, training in teachers.items():
+        trainers.setdefault(run, Job(_teacher_id(training), (), training, training.config.sampling, None, ()))
+    rest = [job for job in jobs if job.fingerprint not in teachers or job is not trainers[job.fingerprint]]
+    for job in (*(trainers[run] for run in teachers), *rest):
+        teacher, trainer = job.training.teacher, trainers[job.fingerprint]
+        needed = [trainers[teacher.fingerprint].id] if teacher else []
+        yield replace(job, after=(*needed, *([trainer.id] if trainer is not job else [])))
 
 
 def _job(spec: SweepSpec, row: RowSpec, seed: int, root: Path) -> Job:

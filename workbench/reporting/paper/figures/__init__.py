@@ -1,1 +1,1 @@
-"""One file an artifact, each with a function of the file's name."""
+"""Figures and tables, one file each, with a function of the file's name."""

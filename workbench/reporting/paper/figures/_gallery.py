@@ -1,4 +1,4 @@
-"""What Figs. 6 and 7 share: a gallery of the guided model at one resolution."""
+"""Gallery of the guided model at one resolution, for Figs. 6 and 7."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from workbench.reporting.paper.artifact import Artifact, Missing, distinct, time
 from workbench.reporting.paper.galleries import chosen_classes, gallery
 from workbench.reporting.paper.numbers import paper_numbers
 from workbench.reporting.paper.ours import described
-from workbench.reporting.paper.runs import ABLATION, Found, Wanted, runs_of
+from workbench.reporting.paper.runs import ABLATION, FoundRuns, Variant, runs_of
 
 _SHOWN = 10
 
@@ -15,9 +15,9 @@ _SHOWN = 10
 def of_guided(
     name: str, presets: Mapping[str, str], instead: Mapping[str, str] | None = None
 ) -> Callable[..., Artifact]:
-    """The function of the artifact `name`, of the guided run that `presets` has for each scale.
+    """The function that makes the figure `name`, from the guided run of each scale's preset.
 
-    `instead` says by scale what stands in the place of the paper's resolution.
+    `instead` has, by scale, a sentence on what is shown instead of the paper's resolution.
     """
 
     def make(
@@ -31,11 +31,11 @@ def of_guided(
         root: Path | None = None,
         overrides: Sequence[str] = (),
     ) -> Artifact:
-        """Section 4.2: samples of the guided model at its last step, the first ones of each class.
+        """Section 4.2: samples of the guided model at its last step, the first of each class.
 
-        `guidance_scale` None is the paper's 4.0, `classes` None the first ten.
+        `guidance_scale` defaults to the paper's 4.0, `classes` to the first ten.
         """
-        found = runs_of(scale, {"guided": Wanted(presets[scale])}, seeds, root, overrides, weights=True)
+        found = runs_of(scale, {"guided": Variant(presets[scale])}, seeds, root, overrides, weights=True)
         return _artifact(
             name,
             scale,
@@ -55,7 +55,7 @@ def of_guided(
 def _artifact(
     name: str,
     scale: str,
-    found: Found,
+    found: FoundRuns,
     seed: int | None,
     instead: str,
     *,
@@ -66,13 +66,15 @@ def _artifact(
 ) -> Artifact:
     figure = f"Fig. {name.removeprefix('fig')}"
     numbers = paper_numbers()
-    guidance = numbers.said(figure, "guidance scale") if guidance_scale is None else guidance_scale
-    pixels = f"{numbers.said(figure, 'pixels'):g}"
+    guidance = numbers.stated_value(figure, "guidance scale") if guidance_scale is None else guidance_scale
+    pixels = f"{numbers.stated_value(figure, 'pixels'):g}"
     runs = found.seed(["guided"], seed)
-    # The paper's resolution is ours at its own scale only.
+    # Only at paper scale do we have the paper's resolution.
     title = f"{figure}: samples at {pixels} pixels" if scale == "paper" else f"{figure}: samples of the guided model"
     if not runs:
-        return Artifact(name, title, found.lack("a run of the guided model", ["guided"], scale), missing=found.missing)
+        return Artifact(
+            name, title, found.why_missing("a run of the guided model", ["guided"], scale), missing=found.missing
+        )
     run = runs["guided"]
     step = run.checkpoint().step
     shown = chosen_classes(run, classes, _SHOWN)
@@ -83,18 +85,18 @@ def _artifact(
         caption=(
             f"{each} samples of each of {len(shown)} classes from {run.config.name} ({described(run, step)}), seed "
             f"{run.config.training.seed}: {sampling.sampler}, {sampling.steps} steps, guidance {guidance:g}, sampling "
-            f"seed {sample_seed}; the first of each class, not chosen. The paper's: SiT-XL/2, ImageNet {pixels} x "
+            f"seed {sample_seed}; the first of each class, not selected. The paper's: SiT-XL/2, ImageNet {pixels} x "
             f"{pixels}. {instead}"
         ).strip(),
         figures={"samples": gallery(run, step, shown, each, guidance, sample_seed)},
         alts={"samples": f"Generated images of {run.config.name}, a column for each of {len(shown)} classes."},
-        said=(instead,) if instead else (),
-        made_of=distinct([run]),
+        remarks=(instead,) if instead else (),
+        runs=distinct([run]),
         missing=(*found.missing, *(_higher(name, scale) if instead else ())),
     )
 
 
 def _higher(name: str, scale: str) -> tuple[Missing, ...]:
     return (
-        Missing(f"{name}'s own resolution, which {scale} scale does not have", "workbench train paper/sit-xl-2-512"),
+        Missing(f"the resolution of {name}, which {scale} scale does not have", "workbench train paper/sit-xl-2-512"),
     )

@@ -1,4 +1,4 @@
-"""What Figs. 9 and 10 share: token maps over layers of a plain and a guided model at one time."""
+"""Token maps over layers of a plain and a guided model at one time, for Figs. 9 and 10."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +12,7 @@ from workbench.lab import palette
 from workbench.lab.views.compare_maps import compare_maps
 from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
+from workbench.reporting.paper.claims import inconclusive
 from workbench.reporting.paper.features import (
     ROLES,
     aligned_maps,
@@ -22,7 +23,7 @@ from workbench.reporting.paper.features import (
     spatial,
 )
 from workbench.reporting.paper.numbers import paper_numbers
-from workbench.reporting.paper.runs import ABLATION, Found, runs_of
+from workbench.reporting.paper.runs import ABLATION, FoundRuns, runs_of
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
 from workbench.runs.store import Run
 
@@ -31,14 +32,14 @@ _SHARES = (1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)
 
 
 def over_layers(name: str) -> Callable[..., Artifact]:
-    """The function of the artifact `name`."""
+    """The function that makes the figure `name`."""
 
     def make(
         scale: str = "laptop",
         layers: Sequence[int] | None = None,
         t: float | None = None,
         images: int | Sequence[int] = 3,
-        judged: int = 200,
+        eval_images: int = 200,
         seed: int | None = None,
         seeds: Sequence[int] = ABLATION,
         root: Path | None = None,
@@ -46,11 +47,11 @@ def over_layers(name: str) -> Callable[..., Artifact]:
     ) -> Artifact:
         """Section 5: token maps over layers, plain against guided, and how well classes separate in them.
 
-        `layers` None are six spread over the depth, `t` None is the paper's. The guided model's colours are turned onto
-        the plain one's; `judged` images are behind each number.
+        `layers` defaults to six, spread over the depth, `t` to the paper's. The guided model's maps are
+        Procrustes-aligned with the plain one's. Accuracy and similarity are measured on `eval_images` images.
         """
         found = runs_of(scale, {m: ROLES[scale][m] for m in METHODS}, seeds, root, overrides, weights=True)
-        return _artifact(name, scale, found, layers=layers, t=t, images=images, judged=judged, seed=seed)
+        return _artifact(name, scale, found, layers=layers, t=t, images=images, eval_images=eval_images, seed=seed)
 
     make.__name__ = make.__qualname__ = name
     return timed(make)
@@ -59,27 +60,27 @@ def over_layers(name: str) -> Callable[..., Artifact]:
 def _artifact(
     name: str,
     scale: str,
-    found: Found,
+    found: FoundRuns,
     *,
     layers: Sequence[int] | None,
     t: float | None,
     images: int | Sequence[int],
-    judged: int,
+    eval_images: int,
     seed: int | None,
 ) -> Artifact:
     figure = f"Fig. {name.removeprefix('fig')}"
-    t = paper_numbers().said(figure, "t") if t is None else t
+    t = paper_numbers().stated_value(figure, "t") if t is None else t
     title = f"{figure}: features over layers, t = {t:g}"
     runs = found.seed(METHODS, seed)
     if len(runs) < len(METHODS):
-        caption = found.lack("a plain and a guided run", METHODS, scale)
+        caption = found.why_missing("a plain and a guided run", METHODS, scale)
         return Artifact(name, title, caption, missing=found.missing)
     plain = runs["plain"]
     step = min(run.checkpoint().step for run in runs.values())
     shown = layers_at(plain, _SHARES) if layers is None else list(layers)
     rows, pictures, labels = rows_and_images(plain, images)
     names = [class_names(plain)[label] for label in labels.tolist()]
-    table, numbers = _numbers(runs, step, shown, t, judged)
+    table, numbers = _numbers(runs, step, shown, t, eval_images)
     view = compare_maps(list(runs.values()), rows, layers=shown, times=[t], steps=step, page_mb=2.0, progress=_quiet)
     return Artifact(
         name=name,
@@ -87,9 +88,8 @@ def _artifact(
         caption=(
             f"Tokens of {plain.config.name} (above) and {runs['guided'].config.name} (below) at step {step:,}, seed "
             f"{plain.config.training.seed}, t = {t:g}, with the true label: three principal components of each layer "
-            f"over {len(rows)} images, the guided model's turned onto the plain one's. The paper's are SiT-XL/2 at "
-            "400K "
-            "steps."
+            f"over {len(rows)} images, the guided model's Procrustes-aligned with the plain one's. The paper's are "
+            "SiT-XL/2 at 400K steps."
         ),
         figures={"layers": _draw(runs, step, rows, pictures, names, shown, t)},
         alts={
@@ -98,7 +98,7 @@ def _artifact(
         tables={"layers": table},
         views={"layers": view},
         claims=(_claim(numbers, shown),),
-        made_of=distinct(runs.values()),
+        runs=distinct(runs.values()),
         missing=found.missing,
     )
 
@@ -108,7 +108,7 @@ def _listed(values: Sequence[int | str]) -> str:
 
 
 def _quiet(stage: str, done: int, total: int) -> None:
-    """Nobody watches."""
+    """Ignore progress."""
 
 
 def _draw(
@@ -128,13 +128,13 @@ def _draw(
     for layer in layers:
         reference = None
         for method, grid in grids.items():
-            drawn, coordinates, _ = aligned_maps(grid.read(layer, t, "true"), reference)
+            maps, coordinates, _ = aligned_maps(grid.read(layer, t, "true"), reference)
             reference = coordinates if reference is None else reference
-            painted[method].append(drawn)
+            painted[method].append(maps)
     lines, labels, colours = [], [], []
     for image, name in enumerate(names):
         for method in runs:
-            lines.append([pictures[image], *(drawn[image] for drawn in painted[method])])
+            lines.append([pictures[image], *(maps[image] for maps in painted[method])])
             labels.append(f"{name}, {method}")
             colours.append(palette.METHODS[method]["color"])
     columns = ["image", *(f"layer {layer}" for layer in layers)]
@@ -142,13 +142,13 @@ def _draw(
 
 
 def _numbers(
-    runs: Mapping[str, Run], step: int, layers: Sequence[int], t: float, judged: int
+    runs: Mapping[str, Run], step: int, layers: Sequence[int], t: float, eval_images: int
 ) -> tuple[Table, dict[tuple[str, int], Share]]:
-    """kNN with the null label and local-distant similarity of each layer, as a table and by (method, layer)."""
+    """kNN accuracy with the null label and local-distant similarity: a table, and accuracy by (method, layer)."""
     numbers: dict[tuple[str, int], Share] = {}
     lines = []
     for method, run in runs.items():
-        rows, _, labels = rows_and_images(run, judged)
+        rows, _, labels = rows_and_images(run, eval_images)
         features = extract(run, rows, layers, [t], step=step, labels=("null",), root=run.folder.parent)
         for layer in layers:
             tokens = features.read(layer, t, "null").float()
@@ -164,14 +164,14 @@ def _numbers(
         Column("95 % interval"),
         Column("local-distant similarity", "number"),
     )
-    caption = f"Mean tokens of {judged} images, t = {t:g}, step {step:,}; intervals are of the held-out images."
+    caption = f"Mean tokens of {eval_images} images, t = {t:g}, step {step:,}; intervals are of the held-out images."
     return Table(caption, columns, rows_of(lines), keys=2), numbers
 
 
 def _claim(numbers: Mapping[tuple[str, int], Share], layers: Sequence[int]) -> Claim:
     better = [layer for layer in layers if numbers["guided", layer].low > numbers["plain", layer].high]
     worse = [layer for layer in layers if numbers["guided", layer].high < numbers["plain", layer].low]
-    verdict = "cannot be told with 1 seed"
+    verdict = inconclusive(1)
     if better and not worse:
         verdict = f"holds for this seed in layer{'s'[: len(better) > 1]} {', '.join(map(str, better))}"
     elif worse and not better:
@@ -180,8 +180,9 @@ def _claim(numbers: Mapping[tuple[str, int], Share], layers: Sequence[int]) -> C
         method: sum(numbers[method, layer].value for layer in layers) / len(layers) for method in ("plain", "guided")
     }
     return Claim(
-        "Features of the guided model tell classes apart better",
+        "Features of the guided model separate classes better",
         verdict,
         f"kNN without the label, mean over {len(layers)} layers: {means['guided']:.2f} guided, {means['plain']:.2f} "
-        f"plain, of {numbers['plain', layers[0]].count} held-out images; layers whose 95 % intervals part count.",
+        f"plain, of {numbers['plain', layers[0]].count} held-out images; only layers whose 95 % intervals do not "
+        "overlap count.",
     )

@@ -1,11 +1,11 @@
-"""Beyond the paper: the score against everything that training cost, the guiding model included.
+"""Beyond the paper: the score against the total cost of training, guiding model included.
 
-The score against everything that training cost, the guiding model included. The paper counts the student's epochs
-alone.
+The score against the total training time, including that of the guiding model. The paper counts only the student's
+epochs.
 
 Look for the method that is lowest at a given time, not at a given step.
 
-No curve is extended beyond its last score.
+Curves are not extrapolated beyond their last score.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,8 @@ from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
 from workbench.reporting.paper.claims import claim
 from workbench.reporting.paper.costs import seconds_at, teacher_seconds
 from workbench.reporting.paper.features import ROLES
-from workbench.reporting.paper.runs import MAIN, Found, runs_of
-from workbench.reporting.paper.scores import DETECTORS, Asked
+from workbench.reporting.paper.runs import MAIN, FoundRuns, runs_of
+from workbench.reporting.paper.scores import DETECTORS, ScoreQuery
 from workbench.reporting.paper.series import Series, series_of
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
 
@@ -37,11 +37,11 @@ def compute(
     overrides: Sequence[str] = (),
     evaluate: bool = False,
 ) -> Artifact:
-    """Frechet distance against training seconds, those of the guiding model counted; `evaluate` scores first."""
+    """Frechet distance against training seconds, guiding model included; `evaluate` computes missing scores."""
     presets = ROLES[scale] | _MORE.get(scale, {})
     found = runs_of(scale, presets, seeds, root, overrides)
     shown = {method: found.runs[method] for method in METHODS if method in found.runs}
-    scores = series_of(shown, "fid", detector=DETECTORS[scale], asked=Asked(evaluate=evaluate))
+    scores = series_of(shown, "fid", detector=DETECTORS[scale], query=ScoreQuery(evaluate=evaluate))
     spent = {method: _spent(found, scores, method) for method in shown if method in scores.values}
     curves = [scores.curve(m, style.NAMES[m], m, {s: spent[m][s][0] for s in spent[m]}) for m in spent]
     axes = ("training seconds, guiding model included", f"{scores.name} (lower is better)")
@@ -50,21 +50,21 @@ def compute(
         name="compute",
         title="Score against total compute",
         caption=(
-            f"Frechet distance of every scored step against the seconds of training behind it, for the guided model "
-            f"those of its guiding model too ({found.models}; each step counts as the median of those logged in its "
-            f"phase, in the least disturbed seed): {scores.how}. Means with 95 % t intervals over seeds."
+            f"Frechet distance of every scored step against training seconds, which for the guided model include those "
+            f"of its guiding model ({found.models}; each step counts as the median of its phase, in the fastest "
+            f"seed): {scores.how}. Means with 95 % t intervals over seeds."
         ),
         figures={"compute": draw()} if spent else {},
         alts={"compute": _alt(scores, spent)} if spent else {},
         tables={"compute": _table(scores, spent)} if spent else {},
         claims=(_claim(scores, spent),),
-        made_of=distinct(found.all),
+        runs=distinct(found.all),
         missing=(*found.missing, *scores.missing),
     )
 
 
-def _spent(found: Found, scores: Series, method: str) -> dict[int, tuple[float, float]]:
-    """Seconds by step, teacher included, and the teacher's alone."""
+def _spent(found: FoundRuns, scores: Series, method: str) -> dict[int, tuple[float, float]]:
+    """By step, training seconds with the teacher's, and the teacher's."""
     runs = list(found.runs[method].values())
     before = teacher_seconds(runs[0], list(found.runs.get("teacher", {}).values()))
     steps = list(scores.values[method])
@@ -91,7 +91,7 @@ def _table(scores: Series, spent: Mapping[str, Mapping[int, tuple[float, float]]
 
 
 def _claim(scores: Series, spent: Mapping[str, Mapping[int, tuple[float, float]]]) -> Claim:
-    """Guided against plain at the guided run's whole cost, seed by seed, plain's curve interpolated, never extended."""
+    """Guided against plain at the guided run's total cost, by seed; plain's curve is interpolated, not extrapolated."""
     text = "Self-Transcendence is better than plain training at equal total compute"
     guided, plain = scores.values.get("guided", {}), scores.values.get("plain", {})
     if "guided" not in spent or "plain" not in spent:
@@ -100,10 +100,8 @@ def _claim(scores: Series, spent: Mapping[str, Mapping[int, tuple[float, float]]
     times = [seconds for seconds, _ in spent["plain"].values()]
     if cost > max(times):
         ratio = cost / max(times)
-        confidence = (
-            f"The guided run with its teacher cost {ratio:.2f} times the plain one, which was trained no longer."
-        )
-        return Claim(text, "cannot be told: plain was not trained as long", confidence)
+        confidence = f"The guided run with its teacher took {ratio:.2f} times as long as the plain one."
+        return Claim(text, "inconclusive: plain was not trained as long", confidence)
     base = {}
     for seed in guided[last]:
         points = sorted((spent["plain"][step][0], values[seed]) for step, values in plain.items() if seed in values)
@@ -114,10 +112,10 @@ def _claim(scores: Series, spent: Mapping[str, Mapping[int, tuple[float, float]]
 
 
 def _alt(scores: Series, spent: Mapping[str, Mapping[int, tuple[float, float]]]) -> str:
-    told = []
+    parts = []
     for method, by_step in spent.items():
         values = scores.values[method][max(by_step)]
-        told.append(
+        parts.append(
             f"{style.NAMES[method]} {sum(values.values()) / len(values):.3g} after {by_step[max(by_step)][0]:.0f} s"
         )
-    return f"{scores.name} against training seconds: {', '.join(told) or 'nothing was scored'}."
+    return f"{scores.name} against training seconds: {', '.join(parts) or 'nothing was scored'}."

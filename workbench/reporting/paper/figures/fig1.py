@@ -1,13 +1,13 @@
 """Fig. 1: a shallow and a deeper layer over training, and the guiding features of the methods side by side.
 
-The paper draws two layers of the plain model while it trains: the shallow one tidies up more slowly than the deeper
-one. Beside it stand the features that the methods guide with. REPA's come from an outside encoder, LayerSync's and
-SRA's from the model in training, ours from a frozen model with the class pushed to the fore.
+The paper shows two layers of the plain model during training: the shallow layer becomes structured more slowly than
+the deeper one. Beside them are the features that the methods align with: REPA's come from an external encoder,
+LayerSync's and SRA's from the model in training, ours from a frozen model with guidance towards the class.
 
-Look for whether the shallow layer changes less from step to step, and whether one target follows the thing in the image
-more closely than another. The numbers below say how well classes separate in the same layers.
+Look for whether the shallow layer changes less from step to step, and whether one target follows the object more
+closely than another. The numbers below measure how well classes separate in the same layers.
 
-On the laptop's patch of 2 a map has 4 x 4 tokens. It can show where the thing is, not what it is made of.
+With the laptop's patch size of 2 a map has 4 x 4 tokens, enough to show where the object is, not its parts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,19 +21,19 @@ from workbench.features.extract import extract
 from workbench.lab.views.maps import maps
 from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
-from workbench.reporting.paper.claims import untold
+from workbench.reporting.paper.claims import inconclusive
 from workbench.reporting.paper.features import (
     ROLES,
     TITLES,
     Target,
     aligned_maps,
+    alignment_targets,
     class_names,
     joint_maps,
     layers_at,
     measured,
     rows_and_images,
     spatial,
-    targets_of,
 )
 from workbench.reporting.paper.numbers import paper_numbers
 from workbench.reporting.paper.runs import ABLATION, runs_of
@@ -50,7 +50,7 @@ def fig1(
     layers: Sequence[int] | None = None,
     t: float | None = None,
     images: int | Sequence[int] = 4,
-    judged: int = 200,
+    eval_images: int = 200,
     seed: int | None = None,
     seeds: Sequence[int] = ABLATION,
     root: Path | None = None,
@@ -58,22 +58,22 @@ def fig1(
 ) -> Artifact:
     """Fig. 1 (section 1): token maps of two layers of the plain model at every step kept, and targets side by side.
 
-    `layers` None are those at the paper's shares of the depth, `t` None its 0.6; the features of `judged` images are
-    measured too. The runs are of one seed, `seed` or the first of `seeds` that most of them have.
+    `layers` defaults to those at the paper's fractions of the depth, `t` to its 0.6. Class separation is measured on
+    `eval_images` images. All runs have the same seed: `seed`, or by default the one of `seeds` that most runs have.
     """
-    t = paper_numbers().said("Fig. 1", "t") if t is None else t
+    t = paper_numbers().stated_value("Fig. 1", "t") if t is None else t
     found = runs_of(scale, ROLES[scale], seeds, root, overrides, weights=True)
     runs = found.seed(list(ROLES[scale]), seed)
     plain = runs.get("plain")
     if plain is None:
-        caption = found.lack("runs of the plain model and of the methods", ROLES[scale], scale)
+        caption = found.why_missing("runs of the plain model and of the methods", ROLES[scale], scale)
         return Artifact("fig1", "Fig. 1: layers over training, and guiding features", caption, missing=found.missing)
     shown = layers_at(plain, _SHARES) if layers is None else list(layers)
     rows, pictures, labels = rows_and_images(plain, images)
-    targets, ours = targets_of(scale, runs, rows, t, TARGETS)
+    targets, ours = alignment_targets(scale, runs, rows, t, TARGETS)
     steps = [checkpoint.step for checkpoint in plain.checkpoints]
     names = [class_names(plain)[label] for label in labels.tolist()]
-    table, numbers = _progress(plain, steps, shown, t, judged)
+    table, numbers = _progress(plain, steps, shown, t, eval_images)
     view = maps(plain, rows, layers=shown, times=[t], steps="all", page_mb=2.0, progress=_quiet)
     return Artifact(
         name="fig1",
@@ -81,8 +81,8 @@ def fig1(
         caption=(
             f"Left: tokens of layers {shown[0]} and {shown[-1]} of {plain.config.name}, seed "
             f"{plain.config.training.seed}, at t = {t:g} with the true label, three principal components as red, green "
-            f"and blue, one basis a layer over all steps and {len(rows)} images. Right: what each method guides with, "
-            f"each in its own basis, colours turned towards REPA's. {_sources(targets)}."
+            f"and blue, one basis per layer for all steps and {len(rows)} images. Right: the target of each method, "
+            f"each in its own basis, Procrustes-aligned with REPA's. {_sources(targets)}."
         ),
         figures={
             "layers": _layers(plain, rows, pictures, names, shown, steps, t),
@@ -96,14 +96,14 @@ def fig1(
         tables={"layers": table},
         views={"layers": view},
         claims=tuple(_claims(numbers, shown, steps)),
-        said=_spatial(targets),
-        made_of=distinct([plain, *([ours.run] if ours else []), *(runs[n] for n in ("layersync", "sra") if n in runs)]),
+        remarks=_spatial(targets),
+        runs=distinct([plain, *([ours.run] if ours else []), *(runs[n] for n in ("layersync", "sra") if n in runs)]),
         missing=found.missing,
     )
 
 
 def _quiet(stage: str, done: int, total: int) -> None:
-    """Nobody watches."""
+    """Ignore progress."""
 
 
 def _layers(
@@ -127,18 +127,18 @@ def _layers(
 def _targets(targets: Sequence[Target], pictures: np.ndarray, names: Sequence[str]) -> Figure:
     reference, painted = None, []
     for target in targets:
-        drawn, coordinates, share = aligned_maps(target.tokens, reference)
+        maps, coordinates, share = aligned_maps(target.tokens, reference)
         reference = coordinates if reference is None else reference
-        painted.append((f"{TITLES[target.name]}\n{share:.0%} of variance", drawn))
-    lines = [[pictures[i], *(drawn[i] for _, drawn in painted)] for i in range(len(pictures))]
+        painted.append((f"{TITLES[target.name]}\n{share:.0%} of variance", maps))
+    lines = [[pictures[i], *(maps[i] for _, maps in painted)] for i in range(len(pictures))]
     return style.grid(lines, names, ["image", *(title for title, _ in painted)], cell=0.85)
 
 
 def _progress(
-    plain: Run, steps: Sequence[int], layers: Sequence[int], t: float, judged: int
+    plain: Run, steps: Sequence[int], layers: Sequence[int], t: float, eval_images: int
 ) -> tuple[Table, dict[tuple[int, int], Share]]:
-    """kNN of each layer and step with the null label, as a table and by (layer, step)."""
-    rows, _, labels = rows_and_images(plain, judged)
+    """kNN accuracy of each layer and step with the null label, as a table and by (layer, step)."""
+    rows, _, labels = rows_and_images(plain, eval_images)
     numbers: dict[tuple[int, int], Share] = {}
     lines = []
     for step in steps:
@@ -166,13 +166,13 @@ def _claims(numbers: Mapping[tuple[int, int], Share], layers: Sequence[int], ste
     gains = {layer: numbers[layer, last].value - numbers[layer, first].value for layer in (shallow, deep)}
     apart = numbers[shallow, last].high < numbers[deep, last].low
     against = numbers[shallow, last].low > numbers[deep, last].high
-    verdict = "holds here" if apart else "does not hold here" if against else untold(1)
+    verdict = "holds here" if apart else "does not hold here" if against else inconclusive(1)
     yield Claim(
-        f"The shallow layer ({shallow}) tells classes apart less well than the deeper one ({deep})",
+        f"The shallow layer ({shallow}) separates classes less well than the deeper one ({deep})",
         verdict,
         f"kNN accuracy at step {last:,}: {numbers[shallow, last].value:.2f} and {numbers[deep, last].value:.2f} of "
         f"{numbers[deep, last].count} held-out images; since step {first:,} it changed by {gains[shallow]:+.2f} and "
-        f"{gains[deep]:+.2f}. One training seed; the intervals are of the choice of images.",
+        f"{gains[deep]:+.2f}. One training seed; intervals are over held-out images.",
     )
 
 
@@ -181,6 +181,6 @@ def _sources(targets: Sequence[Target]) -> str:
 
 
 def _spatial(targets: Sequence[Target]) -> tuple[str, ...]:
-    told = {TITLES[target.name]: spatial(target.tokens) for target in targets}
-    known = [f"{name} {value:.2f}" for name, value in told.items() if value is not None]
+    values = {TITLES[target.name]: spatial(target.tokens) for target in targets}
+    known = [f"{name} {value:.2f}" for name, value in values.items() if value is not None]
     return (f"Local-distant similarity of the guiding features: {', '.join(known)}.",) if known else ()

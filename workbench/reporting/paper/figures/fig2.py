@@ -1,13 +1,13 @@
-"""Fig. 2: t-SNE of guiding features, with numbers in the original space and the controls for leakage.
+"""Fig. 2: t-SNE of guiding features, with separability in the original space and leakage controls.
 
-In the paper our target and REPA's fall into clusters by class, those of LayerSync and the VAE do not. The guided
-feature is conditioned on the class and pushed along it thirty times over. So three more pictures stand below: the same
-feature without the class, with a wrong class, and with the class over nothing but noise.
+In the paper our target and REPA's form clusters by class, those of LayerSync and the VAE do not. The guided feature is
+conditioned on the class with a guidance scale of 30, so below are three controls: the same feature without the class,
+with a wrong class, and with the class over pure noise.
 
-Look at the numbers before the clusters: they are taken in the original space. If the class over noise clusters too,
-then clusters are no sign of anything seen in the image.
+Look at the numbers before the clusters: they are measured in the original space. If the class over noise also forms
+clusters, then clusters are no evidence that the feature contains the image.
 
-Distances between clusters and their sizes mean nothing in a t-SNE.
+In a t-SNE, the size of clusters and the distances between them have no meaning.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,15 +26,16 @@ from workbench.lab.panes.scatter import class_marker, draw_points
 from workbench.lab.views.embedding import embedding
 from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
+from workbench.reporting.paper.claims import seed_verdict
 from workbench.reporting.paper.features import (
     ROLES,
     TITLES,
     Ours,
     Target,
+    alignment_targets,
     class_names,
     measured,
     rows_and_images,
-    targets_of,
 )
 from workbench.reporting.paper.numbers import paper_numbers
 from workbench.reporting.paper.ours import described
@@ -48,7 +49,7 @@ _LISTED = 10  # classes that a legend has room for
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """Mean tokens and the labels by which they are coloured and measured."""
+    """Mean tokens, and the labels used for their colours and measures."""
 
     title: str
     rows: Float[Tensor, "n d"]
@@ -72,16 +73,16 @@ def fig2(
     """Fig. 2 (section 3.1): t-SNE of the targets of REPA, LayerSync, VAE and ours, and of ours under the controls.
 
     The controls are the same feature without the class, with a wrong class, and with the class over pure noise.
-    Numbers are taken in the original space. `t` None is the paper's 0.4.
+    Separability is measured in the original space. `t` defaults to the paper's 0.4.
     """
-    t = paper_numbers().said("Fig. 2", "t") if t is None else t
+    t = paper_numbers().stated_value("Fig. 2", "t") if t is None else t
     found = runs_of(scale, ROLES[scale], seeds, root, overrides, weights=True)
     runs = found.seed(list(ROLES[scale]), seed)
     if "plain" not in runs:
-        caption = found.lack("runs of the plain model and of the methods", ROLES[scale], scale)
+        caption = found.why_missing("runs of the plain model and of the methods", ROLES[scale], scale)
         return Artifact("fig2", "Fig. 2: t-SNE of guiding features", caption, missing=found.missing)
     rows, _, labels = rows_and_images(runs["plain"], images)
-    targets, ours = targets_of(scale, runs, rows, t, TARGETS)
+    targets, ours = alignment_targets(scale, runs, rows, t, TARGETS)
     panels = [*_targets(targets, labels), *(_controls(ours, t) if ours else [])]
     perplexity = min(perplexity, (len(rows) - 1) / 4)
     folder = runs["plain"].folder.parent / ".embeddings"
@@ -104,25 +105,25 @@ def fig2(
         name="fig2",
         title="Fig. 2: t-SNE of guiding features",
         caption=(
-            f"Mean tokens of {len(rows)} training images by what each method guides with, t = {t:g} ("
+            f"Mean tokens of {len(rows)} training images in the targets of each method, t = {t:g} ("
             f"{described(runs['plain'])}, seed {runs['plain'].config.training.seed}); t-SNE of perplexity "
-            f"{perplexity:g}, a colour and a mark a class. Below: our feature without the class, with a wrong "
-            "one (coloured by it), and with the class over pure noise. kNN is measured in the original space; gaps and "
-            "areas in a t-SNE mean nothing."
+            f"{perplexity:g}, a colour and a marker per class. Below: our feature without the class, with a wrong "
+            "one (coloured by it), and with the class over pure noise. kNN accuracy is measured in the original space; "
+            "distances and areas in a t-SNE have no meaning."
         ),
         figures={"tsne": _draw(panels, points, numbers, class_names(runs["plain"]), first)},
         alts={"tsne": _alt(panels, numbers)},
         tables={"separability": _table(panels, numbers)},
         views=views,
         claims=tuple(_claims(panels, numbers)),
-        said=_said(panels, numbers),
-        made_of=distinct([runs["plain"], *([ours.run] if ours else []), *_own(runs)]),
+        remarks=_remarks(panels, numbers),
+        runs=distinct([runs["plain"], *([ours.run] if ours else []), *_own(runs)]),
         missing=found.missing,
     )
 
 
 def _quiet(stage: str, done: int, total: int) -> None:
-    """Nobody watches."""
+    """Ignore progress."""
 
 
 def _own(runs: Mapping[str, Run]) -> list[Run]:
@@ -160,9 +161,9 @@ def _draw(
         axes = figure.subplots(2 if len(panels) > first else 1, columns, squeeze=False).ravel()
         for axis in axes:
             axis.set_axis_off()
-        places = [*range(first), *range(columns, columns + len(panels) - first)]
-        for number, place in enumerate(places):
-            axis, panel = axes[place], panels[number]
+        cells = [*range(first), *range(columns, columns + len(panels) - first)]
+        for number, index in enumerate(cells):
+            axis, panel = axes[index], panels[number]
             axis.set_axis_on()
             draw_points(axis, points[number], panel.labels.numpy(), size=6)
             knn = numbers[number].knn.report
@@ -189,52 +190,44 @@ def _table(panels: Sequence[Panel], numbers: Sequence[Separability]) -> Table:
         Column("images", "count"),
     )
     lines = []
-    for panel, found in zip(panels, numbers, strict=True):
-        knn, lda = found.knn.report, found.lda.report
+    for panel, measures in zip(panels, numbers, strict=True):
+        knn, lda = measures.knn.report, measures.lda.report
         number = Number(knn.value, 3, knn.low, knn.high, knn.count)
-        others = (Number(lda.value, 3, lda.low, lda.high, lda.count), Number(found.silhouette, 3))
-        lines.append((panel.title, panel.what, number, number.interval, *others, found.count))
-    caption = "How well classes separate in the original space; held-out images, of which the intervals are."
+        others = (Number(lda.value, 3, lda.low, lda.high, lda.count), Number(measures.silhouette, 3))
+        lines.append((panel.title, panel.what, number, number.interval, *others, measures.count))
+    caption = "Separability of classes in the original space, with intervals over held-out images."
     return Table(caption, columns, rows_of(lines), keys=2)
 
 
 def _claims(panels: Sequence[Panel], numbers: Sequence[Separability]) -> Iterator[Claim]:
-    found = {panel.title: of.knn.report for panel, of in zip(panels, numbers, strict=True)}
+    accuracies = {panel.title: of.knn.report for panel, of in zip(panels, numbers, strict=True)}
     for other in ("REPA", "LayerSync", "VAE latent"):
-        if "ours" in found and other in found:
-            ours, theirs = found["ours"], found[other]
-            better, worse = ours.low > theirs.high, ours.high < theirs.low
-            word = "as the paper draws it" if other != "REPA" else "which the paper draws alike"
-            verdict = (
-                "holds for this seed"
-                if better
-                else "does not hold for this seed"
-                if worse
-                else "cannot be told with 1 seed"
-            )
+        if "ours" in accuracies and other in accuracies:
+            ours, theirs = accuracies["ours"], accuracies[other]
+            paper = "as in the paper's figure" if other != "REPA" else "which looks alike in the paper's figure"
             yield Claim(
-                f"Our guiding feature separates classes better than {other}'s, {word}",
-                verdict,
+                f"Our guiding feature separates classes better than {other}'s, {paper}",
+                seed_verdict(ours.low > theirs.high, ours.high < theirs.low),
                 f"kNN {ours.value:.2f} against {theirs.value:.2f} of {ours.count} held-out images; one training seed, "
-                "and the label is in ours.",
+                "and ours contains the label.",
             )
 
 
-def _said(panels: Sequence[Panel], numbers: Sequence[Separability]) -> tuple[str, ...]:
-    found = {panel.title: of.knn.report for panel, of in zip(panels, numbers, strict=True)}
-    if "class only" not in found:
+def _remarks(panels: Sequence[Panel], numbers: Sequence[Separability]) -> tuple[str, ...]:
+    accuracies = {panel.title: of.knn.report for panel, of in zip(panels, numbers, strict=True)}
+    if "class only" not in accuracies:
         return ()
     chance = 1 / int(panels[0].labels.unique().numel())
-    only, null, wrong = (found[name] for name in ("class only", "ours, no class", "ours, wrong class"))
+    only, null, wrong = (accuracies[name] for name in ("class only", "ours, no class", "ours, wrong class"))
     leaks = only.low > chance
     return (
-        f"With the class over pure noise kNN is {only.value:.2f} (chance {chance:.2f}), and with a wrong class it "
-        f"finds that class in {wrong.value:.2f}: the label {'is' if leaks else 'is not'} in the feature whatever the "
-        f"image. Without it, the same feature has {null.value:.2f}. So the clusters of a guided feature "
-        f"{'prove nothing about the image' if leaks else 'are not the label alone'}.",
+        f"With the class over pure noise, kNN accuracy is {only.value:.2f} (chance {chance:.2f}); with a wrong class, "
+        f"that class is predicted with {wrong.value:.2f}: the feature {'contains' if leaks else 'does not contain'} "
+        f"the label regardless of the image. Without the class, the same feature has {null.value:.2f}. So the clusters "
+        f"of a guided feature {'are no evidence about the image' if leaks else 'are not only the label'}.",
     )
 
 
 def _alt(panels: Sequence[Panel], numbers: Sequence[Separability]) -> str:
-    told = ", ".join(f"{p.title} {of.knn.report.value:.2f}" for p, of in zip(panels, numbers, strict=True))
-    return f"Points of images by t-SNE of guiding features, coloured by class. kNN accuracy: {told}."
+    accuracies = ", ".join(f"{p.title} {of.knn.report.value:.2f}" for p, of in zip(panels, numbers, strict=True))
+    return f"Points of images by t-SNE of guiding features, coloured by class. kNN accuracy: {accuracies}."

@@ -1,12 +1,12 @@
 """Fig. 4: the score over training of plain, VAE-aligned and guided models.
 
-The paper's curves of FID fall faster with VAE alignment than without, and faster still with self-guidance. It has one
-run of each; here are several seeds, and a band over them.
+In the paper FID falls faster with VAE alignment than without, and faster still with self-guidance. The paper has one
+run of each; here there are several seeds, with a band over them.
 
-Look for whether the bands part, and when. The steps of the guiding model are not counted, as in the paper; `compute`
-counts them.
+Look for whether the bands separate, and when. The steps of the guiding model are not counted, as in the paper;
+`compute` counts them.
 
-The laptop's score is FD-clf64 of 300 images. Its sizes cannot be compared with FID, only which curve is below.
+The laptop's score is FD-clf64 of 300 images. Its values cannot be compared with FID, only the order of the curves.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
 from workbench.reporting.paper.claims import claim
 from workbench.reporting.paper.numbers import paper_numbers
 from workbench.reporting.paper.runs import MAIN, runs_of
-from workbench.reporting.paper.scores import DETECTORS, Asked
+from workbench.reporting.paper.scores import DETECTORS, ScoreQuery
 from workbench.reporting.paper.series import Series, series_of
 from workbench.reporting.paper.table import Column, Table, rows_of
 
@@ -40,12 +40,12 @@ def fig4(
 ) -> Artifact:
     """Fig. 4 (section 3.2): Frechet distance against steps, mean and 95 % interval over seeds, of three models.
 
-    Every step that was kept and scored is a point; `evaluate` scores first what was not.
+    Every scored step is a point; `evaluate` computes missing scores of steps that were kept.
     """
-    count = int(paper_numbers().said("Fig. 4", "generated images"))
-    asked = Asked(count=count if scale == "paper" else None, evaluate=evaluate)
+    count = int(paper_numbers().stated_value("Fig. 4", "generated images"))
+    query = ScoreQuery(count=count if scale == "paper" else None, evaluate=evaluate)
     found = runs_of(scale, PRESETS[scale], seeds, root, overrides)
-    scores = series_of(found.runs, "fid", detector=DETECTORS[scale], asked=asked)
+    scores = series_of(found.runs, "fid", detector=DETECTORS[scale], query=query)
     shown = [method for method in METHODS if method in scores.values]
     curves = [scores.curve(method, style.NAMES[method], method) for method in shown]
     draw = partial(style.lines, curves, "training step", f"{scores.name} (lower is better)", floor=scores.floor)
@@ -54,17 +54,17 @@ def fig4(
         title="Fig. 4: score over training",
         caption=(
             f"Frechet distance over training of three models ({found.models}): {scores.how}. Means over seeds with "
-            f"95 % t intervals. The paper's is FID of {count:,} images, SiT-XL/2 on ImageNet 256 x 256; it prints no "
-            "values."
+            f"95 % t intervals. The paper's figure shows FID of {count:,} images, SiT-XL/2 on ImageNet 256 x 256, "
+            "without values."
         ),
         figures={"score": draw()} if shown else {},
         alts={"score": _alt(scores, shown)} if shown else {},
         tables={"score": _table(scores, shown)} if shown else {},
         claims=tuple(_claims(scores)),
-        said=(
-            "The guided model's steps leave those of its guiding model out, as in the paper; `compute` counts them.",
+        remarks=(
+            "As in the paper, the guided model's steps do not include those of its guiding model; `compute` does.",
         ),
-        made_of=distinct(found.all),
+        runs=distinct(found.all),
         missing=(*found.missing, *scores.missing),
     )
 
@@ -102,10 +102,10 @@ def _table(scores: Series, shown: Sequence[str]) -> Table:
 
 
 def _alt(scores: Series, shown: Sequence[str]) -> str:
-    told = []
+    parts = []
     for method in shown:
         curve = scores.curve(method, "", method)
-        told.append(f"{style.NAMES[method]} {curve.mean[0]:.3g} at step {curve.x[0]:,}")
+        parts.append(f"{style.NAMES[method]} {curve.mean[0]:.3g} at step {curve.x[0]:,}")
         if len(curve.x) > 1:
-            told.append(f"and {curve.mean[-1]:.3g} at step {curve.x[-1]:,}")
-    return f"{scores.name} against training step: {', '.join(told) or 'nothing was scored'}."
+            parts.append(f"and {curve.mean[-1]:.3g} at step {curve.x[-1]:,}")
+    return f"{scores.name} against training step: {', '.join(parts) or 'nothing was scored'}."

@@ -1,11 +1,11 @@
 """Fig. 5: samples over training of plain, REPA and guided models.
 
-Plain, REPA and Self-Transcendence at the same steps, from the same noise with the same classes. The paper sees better
-shapes earlier in its own row.
+Plain, REPA and Self-Transcendence at the same steps, from the same noise with the same classes. In the paper its own
+method forms shapes earlier.
 
-Look down a column: it has one noise, so what differs is what was learned. Nothing was picked.
+Compare within a column: its images start from the same noise, so they differ only by the model. No sample was selected.
 
-Three methods on one seed are an illustration. `table1` says what several seeds support.
+Three methods with one seed are an illustration. `table1` compares several seeds.
 """
 
 from collections.abc import Sequence
@@ -38,27 +38,27 @@ def fig5(
 ) -> Artifact:
     """Fig. 5 (section 4.2): samples of three methods over training from the same seed, noise and classes.
 
-    `steps` None are those that all kept, `guidance_scale` None is the paper's 4.0, `classes` None the first ten.
+    `steps` defaults to those that all runs kept, `guidance_scale` to the paper's 4.0, `classes` to the first ten.
     """
-    guidance = paper_numbers().said("Fig. 5", "guidance scale") if guidance_scale is None else guidance_scale
+    guidance = paper_numbers().stated_value("Fig. 5", "guidance scale") if guidance_scale is None else guidance_scale
     found = runs_of(
         scale, {m: ROLES[scale][m] for m in METHODS if m in ROLES[scale]}, seeds, root, overrides, weights=True
     )
     runs = found.seed(METHODS, seed)
     title = "Fig. 5: samples over training"
     if not runs:
-        caption = found.lack("runs of the plain, the REPA and the guided model", METHODS, scale)
+        caption = found.why_missing("runs of the plain, the REPA and the guided model", METHODS, scale)
         return Artifact("fig5", title, caption, missing=found.missing)
     first = next(iter(runs.values()))
     labels = chosen_classes(first, classes)
     kept = [{c.step for c in run.checkpoints} for run in runs.values()]
     shown = sorted(set.intersection(*kept)) if steps is None else list(steps)
-    places = [(method, step) for method in runs for step in shown if run_has(runs[method], step)]
-    lost = [
+    available = [(method, step) for method in runs for step in shown if run_has(runs[method], step)]
+    missing = [
         Missing(f"weights of {runs[method].name} at step {step:,}", f"workbench train {scale}/{ROLES[scale][method]}")
         for method in runs
         for step in shown
-        if (method, step) not in places
+        if (method, step) not in available
     ]
     view = samples(
         list(runs.values()),
@@ -76,22 +76,22 @@ def fig5(
         caption=(
             f"Samples of {names} at steps {', '.join(f'{step:,}' for step in shown)} ({described(first)}, training "
             f"seed {first.config.training.seed}): sampling seed {sample_seed}, {sampling.sampler}, {sampling.steps} "
-            f"steps, guidance {guidance:g}. A column has one noise and one class. The paper's are SiT-XL/2 from 100K "
-            "to 400K steps."
+            f"steps, guidance {guidance:g}. Images in a column have the same noise and class. The paper's are "
+            "SiT-XL/2 from 100K to 400K steps."
         ),
-        figures={"samples": over_training(runs, places, labels, guidance, sample_seed)} if places else {},
+        figures={"samples": over_training(runs, available, labels, guidance, sample_seed)} if available else {},
         alts={"samples": f"Generated images: a row for each of {names} at each step, a column for each class."}
-        if places
+        if available
         else {},
         views={"samples": view},
-        said=(
-            "Which rows look better is for the eye; `fig4` and `table1` have the scores. The images were not chosen: "
-            "they are the first of each class.",
+        remarks=(
+            "The figure is for visual comparison; `fig4` and `table1` have the scores. The images are the first of "
+            "each class, not selected.",
         ),
-        made_of=distinct(runs.values()),
-        missing=(*found.missing, *lost),
+        runs=distinct(runs.values()),
+        missing=(*found.missing, *missing),
     )
 
 
 def _quiet(stage: str, done: int, total: int) -> None:
-    """Nobody watches."""
+    """Ignore progress."""

@@ -2,9 +2,9 @@
 
 The paper's gallery of ImageNet at 256 pixels, guidance 4.0. Here are the first samples of each class, not the best.
 
-Look for classes that all fail, and for images that look alike: both are hidden by a chosen gallery.
+Look for classes that always fail, and for images that look alike: a selected gallery hides both.
 
-At small scales the images have 32 x 32 pixels, and so have the training images.
+At small scales the samples have 32 x 32 pixels, as do the training images.
 """
 
 from workbench.reporting.paper.figures._gallery import of_guided

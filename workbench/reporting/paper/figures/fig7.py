@@ -1,8 +1,8 @@
 """Fig. 7: samples of the guided model at 512 pixels.
 
-The paper's gallery at 512 pixels. A small scale has one resolution, so it says what it shows in its place.
+The paper's gallery at 512 pixels. Small scales have only one resolution; the caption says what is shown instead.
 
-The presets of 512 pixels are `paper/sit-*-512`.
+The presets with 512 pixels are `paper/sit-*-512`.
 """
 
 from workbench.reporting.paper.figures._gallery import of_guided
@@ -13,7 +13,7 @@ fig7 = of_guided(
     "fig7",
     {"paper": "sit-xl-2-512", "laptop": "lightningdit-nano-2", "demo": "guided"},
     instead={
-        "laptop": f"At laptop {_SMALL}; LightningDiT stands where the higher resolution would.",
+        "laptop": f"At laptop {_SMALL}; samples of LightningDiT are shown instead.",
         "demo": f"At demo {_SMALL}, so these are the samples of Fig. 6.",
     },
 )

@@ -1,9 +1,9 @@
-"""Beyond the paper: what is left of the guided feature's advantage under the controls for leakage.
+"""Beyond the paper: the advantage of the guided feature under leakage controls.
 
-What is left of the guided feature's advantage if the class is withheld, wrong, or all there is. The larger the guidance
-scale, the more of the feature is the class that it was told.
+How much of the guided feature's advantage remains without the class, with a wrong class, and with the class over pure
+noise. The larger the guidance scale, the more of the feature is the class given as its condition.
 
-That the class is in the target does not make it a bad target: the student has to predict it from a noisy image.
+A target that contains the class is not a bad target: the student has to predict it from a noisy image.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,6 +20,7 @@ from workbench.lab import palette
 from workbench.lab.views.leakage import leakage as leakage_view
 from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
+from workbench.reporting.paper.claims import seed_verdict
 from workbench.reporting.paper.features import ROLES, rows_and_images
 from workbench.reporting.paper.runs import ABLATION, runs_of
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
@@ -48,17 +49,17 @@ def leakage(
 ) -> Artifact:
     """kNN accuracy of the guiding model's feature against the guidance scale, with the controls (Fig. 2's t = 0.4).
 
-    `layer` None is the one that guides.
+    `layer` defaults to the one that guides.
     """
     found = runs_of(scale, {"teacher": ROLES[scale]["teacher"]}, seeds, root, overrides, weights=True)
     runs = found.seed(["teacher"], seed)
     title = "The guided advantage under leakage controls"
     if not runs:
-        caption = found.lack("a run of the guiding model", ["teacher"], scale)
+        caption = found.why_missing("a run of the guiding model", ["teacher"], scale)
         return Artifact("leakage", title, caption, missing=found.missing)
     teacher = runs["teacher"]
-    taught = load_config(f"{scale}/{ROLES[scale]['guided']}").objective.options["teacher_layer"]
-    layer = taught if layer is None else layer
+    guiding = load_config(f"{scale}/{ROLES[scale]['guided']}").objective.options["teacher_layer"]
+    layer = guiding if layer is None else layer
     rows, _, labels = rows_and_images(teacher, images)
     root = teacher.folder.parent
     features = extract(teacher, rows, [layer], [t], labels=tuple(LABELS), pooling="mean", root=root)
@@ -76,29 +77,29 @@ def leakage(
         caption=(
             f"kNN accuracy of mean tokens f_u + w (f_c - f_u) of layer {layer} of {teacher.config.name}, seed "
             f"{teacher.config.training.seed}, t = {t:g}, {len(rows)} images: with the true class, a wrong one, and the "
-            "class over pure noise. 95 % Wilson intervals of the held-out images; chance in grey."
+            "class over pure noise. 95 % Wilson intervals over held-out images; chance in grey."
         ),
         figures={"knn": _draw(grid, chance)},
         alts={"knn": _alt(grid)},
         tables={"knn": _table(grid)},
         views=views,
         claims=claims[:1],
-        said=tuple(claim.sentence for claim in claims[1:]),
-        made_of=distinct(runs.values()),
+        remarks=tuple(claim.sentence for claim in claims[1:]),
+        runs=distinct(runs.values()),
         missing=found.missing,
     )
 
 
 def _quiet(stage: str, done: int, total: int) -> None:
-    """Nobody watches."""
+    """Ignore progress."""
 
 
 def _records(grid: MeasureGrid, version: str) -> list[Record]:
-    """kNN of a version by scale; that of f_u, which has none, at each."""
-    found = [r for r in grid.records if (r["measure"], r["version"]) == ("knn", version)]
+    """kNN records of a version by scale; the one of f_u, which has no scale, is repeated at each."""
+    records = [r for r in grid.records if (r["measure"], r["version"]) == ("knn", version)]
     if version == "null":
-        return [{**found[0], "scale": scale} for scale in grid.scales]
-    return sorted((r for r in found if r["scale"] is not None), key=lambda record: record["scale"])
+        return [{**records[0], "scale": scale} for scale in grid.scales]
+    return sorted((r for r in records if r["scale"] is not None), key=lambda record: record["scale"])
 
 
 def _draw(grid: MeasureGrid, chance: float) -> Figure:
@@ -127,7 +128,7 @@ def _table(grid: MeasureGrid) -> Table:
     for record in sorted(shares, key=lambda one: one["scale"]):
         value = None if record["value"] is None else Number(record["value"], 3)
         lines.append(("share of the condition", Number(record["scale"], 1), value, None))
-    caption = "kNN accuracy by guidance scale, and the share of the explained variance that the condition has."
+    caption = "kNN accuracy by guidance scale, and the share of the variance that the condition explains."
     return Table(caption, columns, rows_of(lines), keys=2)
 
 
@@ -145,22 +146,21 @@ def _claims(grid: MeasureGrid, chance: float) -> Iterator[Claim]:
     )
     leaks = only[-1]["low"] > chance
     yield Claim(
-        "Without an image there is nothing to separate, so the class over pure noise stays at chance",
+        "Without an image, the class over pure noise stays at chance",
         "does not hold for this seed" if leaks else "holds for this seed",
         f"kNN {only[-1]['value']:.2f} [{only[-1]['low']:.2f}, {only[-1]['high']:.2f}], chance {chance:.2f}: "
-        f"{'the label is in the feature' if leaks else 'no sign of the label'}.",
+        f"{'the feature contains the label' if leaks else 'no evidence of the label'}.",
     )
 
 
 def _claim(text: str, other: Record, base: Record) -> Claim:
-    better, worse = other["low"] > base["high"], other["high"] < base["low"]
-    verdict = (
-        "holds for this seed" if better else "does not hold for this seed" if worse else "cannot be told with 1 seed"
-    )
+    verdict = seed_verdict(other["low"] > base["high"], other["high"] < base["low"])
     spans = [f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for r in (other, base)]
-    return Claim(text, verdict, f"kNN {spans[0]} against {spans[1]}; intervals are of the held-out images.")
+    return Claim(text, verdict, f"kNN {spans[0]} against {spans[1]}; intervals are over held-out images.")
 
 
 def _alt(grid: MeasureGrid) -> str:
-    told = [f"{NAMES[v]} {_records(grid, v)[0]['value']:.2f} to {_records(grid, v)[-1]['value']:.2f}" for v in VERSIONS]
-    return f"kNN accuracy from the least to the largest guidance scale: {', '.join(told)}."
+    parts = [
+        f"{NAMES[v]} {_records(grid, v)[0]['value']:.2f} to {_records(grid, v)[-1]['value']:.2f}" for v in VERSIONS
+    ]
+    return f"kNN accuracy from the smallest to the largest guidance scale: {', '.join(parts)}."

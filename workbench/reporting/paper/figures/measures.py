@@ -1,9 +1,9 @@
-"""Beyond the paper: which measure of features goes with the score, over all runs.
+"""Beyond the paper: which measures of features correlate with the score, over all runs.
 
-Which measure of features goes with a better score, over all runs of all methods. Everybody who draws a t-SNE supposes
-that one does.
+Which measures of features correlate with a better score, over all runs of all methods. Arguments by t-SNE assume that
+separability does.
 
-Runs of one method differ by their seed only, so the intervals are narrower than they should be.
+Runs of one method differ only by seed, so the intervals are too narrow.
 """
 
 import math
@@ -24,7 +24,7 @@ from workbench.reporting.paper.features import ROLES, layers_at, measured, rows_
 from workbench.reporting.paper.figures.compute import METHODS
 from workbench.reporting.paper.figures.fig4 import PRESETS
 from workbench.reporting.paper.runs import ABLATION, runs_of
-from workbench.reporting.paper.scores import DETECTORS, Asked, common_steps, scores_of
+from workbench.reporting.paper.scores import DETECTORS, ScoreQuery, common_steps, scores_of
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
 from workbench.runs.store import Run
 
@@ -34,12 +34,12 @@ MEASURES = {
     "silhouette": "silhouette",
     "fisher": "Fisher ratio",
     "rank_me": "RankMe",
-    "uniformity": "uniformity (less is more even)",
+    "uniformity": "uniformity (lower is more uniform)",
     "spatial": "local-distant similarity",
 }
 _MORE = {"laptop": {"dispersive": "sit-nano-2-dispersive"}, "paper": {"dispersive": "sit-xl-2-256-dispersive"}}
-Place = tuple[str, int]  # method, seed
-Measured = Mapping[Place, Mapping[str, float | None]]  # measures by name
+Key = tuple[str, int]  # method, seed
+Measured = Mapping[Key, Mapping[str, float | None]]  # measures by name
 Correlated = Mapping[str, tuple[float, Interval, int] | None]  # by measure: Spearman's rho, its interval and n
 _FEWEST = 4  # runs: Fisher's interval takes the root of n - 3
 
@@ -57,21 +57,22 @@ def measures(
 ) -> Artifact:
     """Spearman's correlation of each measure of mean tokens (null label) with the Frechet distance over all runs.
 
-    `layer` None is that at two thirds of the depth; `evaluate` scores first what was not scored.
+    `layer` defaults to that at two thirds of the depth; `evaluate` computes missing scores.
     """
     presets = ROLES[scale] | PRESETS[scale] | _MORE.get(scale, {})
-    wanted = {method: presets[method] for method in METHODS if method in presets}
-    found = runs_of(scale, wanted, seeds, root, overrides, weights=True)
-    steps = common_steps(found.runs, dict.fromkeys(wanted, "all"))
-    scores = scores_of(found.runs, "fid", detector=DETECTORS[scale], steps=steps, asked=Asked(evaluate=evaluate))
-    places = [(method, seed) for method, by_seed in scores.values.items() for seed in by_seed]
-    title, lacking = "Measures of features and the score", (*found.missing, *scores.missing)
-    if len(places) < _FEWEST:
-        caption = found.lack(f"{_FEWEST} or more scored runs", wanted, scale)
-        return Artifact("measures", title, caption, missing=(*lacking, *([] if found.bare else [_few(places, scale)])))
-    runs = {place: found.runs[place[0]][place[1]] for place in places}
-    known = {place: _measure(run, steps[place[0]], layer, t, images) for place, run in runs.items()}
-    values = {place: scores.values[place[0]][place[1]] for place in places}
+    shown = {method: presets[method] for method in METHODS if method in presets}
+    found = runs_of(scale, shown, seeds, root, overrides, weights=True)
+    steps = common_steps(found.runs, dict.fromkeys(shown, "all"))
+    scores = scores_of(found.runs, "fid", detector=DETECTORS[scale], steps=steps, query=ScoreQuery(evaluate=evaluate))
+    keys = [(method, seed) for method, by_seed in scores.values.items() for seed in by_seed]
+    title, missing = "Measures of features and the score", (*found.missing, *scores.missing)
+    if len(keys) < _FEWEST:
+        caption = found.why_missing(f"{_FEWEST} or more scored runs", shown, scale)
+        few = () if found.without_weights else (_few(keys, scale),)
+        return Artifact("measures", title, caption, missing=(*missing, *few))
+    runs = {(method, seed): found.runs[method][seed] for method, seed in keys}
+    known = {key: _measure(run, steps[key[0]], layer, t, images) for key, run in runs.items()}
+    values = {(method, seed): scores.values[method][seed] for method, seed in keys}
     rows = {name: _correlation(name, known, values) for name in MEASURES}
     return Artifact(
         name="measures",
@@ -79,20 +80,19 @@ def measures(
         caption=(
             f"Spearman's correlation with {scores.name} of measures of mean tokens, null label, t = {t:g}, "
             f"{'layer at two thirds of the depth' if layer is None else f'layer {layer}'}, {images} images, over "
-            f"{len(places)} runs of {len(scores.values)} methods ({found.models}): {scores.how}. "
-            "95 % intervals by Fisher's z; negative means that more of it goes with better images."
+            f"{len(keys)} runs of {len(scores.values)} methods ({found.models}): {scores.how}. "
+            "95 % intervals by Fisher's z; a negative correlation means that larger values go with better scores."
         ),
         figures={"correlation": _draw(rows)} if any(rows.values()) else {},
         alts={"correlation": _alt(rows)} if any(rows.values()) else {},
         tables={"correlation": _table(rows), "runs": _runs(known, values, scores.name)},
-        said=(
+        remarks=(
             *(claim.sentence for claim in _claims(rows)),
-            "Runs of one method differ by seed only, so fewer than n of them are independent, and the intervals are "
-            "too "
-            f"narrow by that; {len(MEASURES)} measures were tried.",
+            "Runs of one method differ only by seed, so fewer than n of them are independent and the intervals are too "
+            f"narrow; {len(MEASURES)} measures were tried.",
         ),
-        made_of=distinct(runs.values()),
-        missing=lacking,
+        runs=distinct(runs.values()),
+        missing=missing,
     )
 
 
@@ -102,21 +102,21 @@ def _measure(run: Run, step: int, layer: int | None, t: float, images: int) -> d
     tokens = extract(run, rows, [layer], [t], step=step, labels=("null",), root=run.folder.parent)
     features = tokens.read(layer, t, "null").float()
     means = features.mean(dim=1)
-    found = measured(means, labels)
+    separability = measured(means, labels)
     return {
-        "knn": found.knn.report.value,
-        "lda": found.lda.report.value,
-        "silhouette": found.silhouette,
-        "fisher": found.fisher,
+        "knn": separability.knn.report.value,
+        "lda": separability.lda.report.value,
+        "silhouette": separability.silhouette,
+        "fisher": separability.fisher,
         "rank_me": rank_me(means),
         "uniformity": uniformity(means),
         "spatial": spatial(features),
     }
 
 
-def _correlation(name: str, known: Measured, values: Mapping[Place, float]) -> tuple[float, Interval, int] | None:
-    """Spearman's rho with its interval and n; None for too few runs, or a measure that does not vary."""
-    pairs = [(of[name], values[place]) for place, of in known.items() if of[name] is not None]
+def _correlation(name: str, known: Measured, values: Mapping[Key, float]) -> tuple[float, Interval, int] | None:
+    """Spearman's rho with its interval and n; None for too few runs or a constant measure."""
+    pairs = [(by_name[name], values[key]) for key, by_name in known.items() if by_name[name] is not None]
     if len(pairs) < _FEWEST or len({measure for measure, _ in pairs}) < 2:
         return None
     rho = float(spearmanr(*np.array(pairs).T).statistic)
@@ -129,20 +129,20 @@ def interval_of(rho: float, n: int) -> Interval:
     ValueError below 4 pairs.
     """
     if n < _FEWEST:
-        raise ValueError(f"got {n} pairs; an interval takes {_FEWEST}")
+        raise ValueError(f"got {n} pairs; an interval needs {_FEWEST}")
     z, half = math.atanh(max(-0.999999, min(0.999999, rho))), 1.959964 * math.sqrt((1 + rho**2 / 2) / (n - 3))
     return Interval(math.tanh(z - half), math.tanh(z + half))
 
 
 def _draw(rows: Correlated) -> Figure:
     look = {"color": palette.METHODS["plain"]["color"], "marker": "o"}
-    marks = [
-        style.Mark(MEASURES[name], look, mean=found[0], low=found[1].low, high=found[1].high)
+    dots = [
+        style.Dots(MEASURES[name], look, mean=found[0], low=found[1].low, high=found[1].high)
         if found
-        else style.Mark(MEASURES[name], look)
+        else style.Dots(MEASURES[name], look)
         for name, found in rows.items()
     ]
-    figure = style.marks(marks, "Spearman's correlation with the Frechet distance", width=style.PAGE, zero="0")
+    figure = style.dot_plot(dots, "Spearman's correlation with the Frechet distance", width=style.PAGE, zero="0")
     figure.axes[0].set_xlim(-1.02, 1.02)
     return figure
 
@@ -156,7 +156,7 @@ def _table(rows: Correlated) -> Table:
     return Table("Correlation of each measure with the Frechet distance.", columns, rows_of(lines))
 
 
-def _runs(known: Measured, values: Mapping[Place, float], score: str) -> Table:
+def _runs(known: Measured, values: Mapping[Key, float], score: str) -> Table:
     columns = (Column("method"), Column("seed", "count"), Column(score, "number"),
                *(Column(title, "number") for title in MEASURES.values()))  # fmt: skip
     lines = []
@@ -169,22 +169,22 @@ def _runs(known: Measured, values: Mapping[Place, float], score: str) -> Table:
 
 def _claims(rows: Correlated) -> Iterator[Claim]:
     for name in ("knn", "spatial"):
-        found, text = rows[name], f"A better score goes with more {MEASURES[name]}"
+        found, text = rows[name], f"A better score goes with a higher {MEASURES[name]}"
         if found is None:
-            yield Claim(text, "cannot be told: too few runs", f"It takes {_FEWEST} runs whose measure varies.")
+            yield Claim(text, "inconclusive: too few runs", f"It needs {_FEWEST} runs whose measures differ.")
             continue
         rho, interval, n = found
         sure = not interval.low <= 0 <= interval.high
-        verdict = ("holds here" if rho < 0 else "does not hold here") if sure else f"cannot be told with {n} runs"
+        verdict = ("holds here" if rho < 0 else "does not hold here") if sure else f"inconclusive with {n} runs"
         spread = f"{interval.low:+.2f} to {interval.high:+.2f}".replace("-", "\u2212")
         yield Claim(text, verdict, f"rho = {rho:+.2f} (95\u202f% interval {spread}, n = {n}).".replace("-", "\u2212"))
 
 
-def _few(places: Sequence[Place], scale: str) -> Missing:
-    what = f"scored runs: {len(places)}, of {_FEWEST} that a correlation takes"
+def _few(keys: Sequence[Key], scale: str) -> Missing:
+    what = f"scored runs: {len(keys)} of the {_FEWEST} that a correlation needs"
     return Missing(what, f"workbench train {scale}/{PRESETS[scale]['plain']}")
 
 
 def _alt(rows: Correlated) -> str:
-    told = [f"{MEASURES[name]} {found[0]:+.2f}" for name, found in rows.items() if found]
-    return f"Correlation with the Frechet distance: {', '.join(told) or 'too few runs'}."
+    parts = [f"{MEASURES[name]} {found[0]:+.2f}" for name, found in rows.items() if found]
+    return f"Correlation with the Frechet distance: {', '.join(parts) or 'too few runs'}."

@@ -1,9 +1,9 @@
-"""Beyond the paper: what the released code does otherwise than the paper says, one switch at a time.
+"""Beyond the paper: the differences between the released code and the paper, one at a time.
 
-The released code does not do what the paper says: another target, a time window that only scales the loss, the raw
-weights of the teacher, qk-norm. Here is each switch alone, and all together.
+The released code differs from the paper: another target, a time window that only scales the loss, raw weights of the
+teacher, qk-norm. Here each difference is tested alone, and all together.
 
-`recipe=released` sets all switches of a run and of its teacher.
+`recipe=released` sets all of them, in a run and its teacher.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,8 +14,8 @@ from workbench.lab import palette
 from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Artifact, distinct, timed
 from workbench.reporting.paper.claims import claim
-from workbench.reporting.paper.runs import ABLATION, Wanted, runs_of
-from workbench.reporting.paper.scores import DETECTORS, Asked, Scores, common_steps, scores_of
+from workbench.reporting.paper.runs import ABLATION, Variant, runs_of
+from workbench.reporting.paper.scores import DETECTORS, ScoreQuery, Scores, common_steps, scores_of
 from workbench.reporting.paper.table import Column, Table, rows_of
 
 PRESETS = {
@@ -23,7 +23,7 @@ PRESETS = {
     "laptop": {"stage 1": "sit-nano-2-vae", "stage 2": "sit-nano-2"},
     "demo": {"stage 2": "guided"},
 }
-# Of each stage: what is switched, and how. "all" is the released recipe, of the teacher too.
+# Overrides of each switch, by stage. "all as released" also applies to the teacher.
 SWITCHES = {
     "stage 1": {
         "as in the paper": (),
@@ -51,31 +51,31 @@ def released(
     overrides: Sequence[str] = (),
     evaluate: bool = False,
 ) -> Artifact:
-    """Each switch between paper and released code alone, and all of them, in both stages; `evaluate` scores first."""
+    """Each difference between paper and released code alone, and all, in both stages; `evaluate` adds scores."""
     stages = PRESETS[scale]
-    wanted = {
-        f"{stage}, {name}": Wanted(stages[stage], changes)
+    variants = {
+        f"{stage}, {name}": Variant(stages[stage], changes)
         for stage in stages
         for name, changes in SWITCHES[stage].items()
     }
-    found = runs_of(scale, wanted, seeds, root, overrides)
-    steps = common_steps(found.runs, {row: row.partition(",")[0] for row in wanted})
-    asked = Asked(evaluate=evaluate)
-    scores = scores_of(found.runs, "fid", detector=DETECTORS[scale], steps=steps, asked=asked)
-    marks = [_mark(scores, stage, name) for stage in stages for name in SWITCHES[stage]]
+    found = runs_of(scale, variants, seeds, root, overrides)
+    steps = common_steps(found.runs, {row: row.partition(",")[0] for row in variants})
+    query = ScoreQuery(evaluate=evaluate)
+    scores = scores_of(found.runs, "fid", detector=DETECTORS[scale], steps=steps, query=query)
+    dots = [_dots(scores, stage, name) for stage in stages for name in SWITCHES[stage]]
     return Artifact(
         name="released",
         title="The paper and the released code",
         caption=(
             "Frechet distance of the VAE-aligned (stage 1) and the guided model (stage 2) as the paper describes them, "
             f"with each switch of the released code alone, and with all ({found.models}): "
-            f"{scores.how or 'nothing was scored'}. The released window masks nothing: its mask scales the loss of all "
-            "samples by the share inside it."
+            f"{scores.how or 'nothing was scored'}. The released window does not mask samples: it scales the loss of "
+            "all samples by the fraction inside the window."
         ),
-        figures={"switches": style.marks(marks, f"{scores.name} (lower is better)")} if scores.values else {},
-        alts={"switches": _alt(marks, scores)} if scores.values else {},
+        figures={"switches": style.dot_plot(dots, f"{scores.name} (lower is better)")} if scores.values else {},
+        alts={"switches": _alt(dots, scores)} if scores.values else {},
         tables={"switches": _table(scores, stages)} if scores.values else {},
-        said=tuple(
+        remarks=tuple(
             claim(
                 f"{stage.capitalize()} with all as released is better than as in the paper",
                 *(scores.values.get(f"{stage}, {name}", {}) for name in ("as in the paper", "all as released")),
@@ -85,19 +85,19 @@ def released(
             ).sentence
             for stage in stages
         ),
-        made_of=distinct(found.all),
+        runs=distinct(found.all),
         missing=(*found.missing, *scores.missing),
     )
 
 
-def _mark(scores: Scores, stage: str, name: str) -> style.Mark:
+def _dots(scores: Scores, stage: str, name: str) -> style.Dots:
     values = list(scores.values.get(f"{stage}, {name}", {}).values())
     look = palette.METHODS[_METHOD[stage]]
     if not values:
-        return style.Mark(f"{stage}, {name}", look)
+        return style.Dots(f"{stage}, {name}", look)
     interval = t_interval(values) if len(values) > 1 else None
-    ends = (interval.low, interval.high) if interval else (None, None)
-    return style.Mark(f"{stage}, {name}", look, values, sum(values) / len(values), *ends)
+    low, high = (interval.low, interval.high) if interval else (None, None)
+    return style.Dots(f"{stage}, {name}", look, values, sum(values) / len(values), low, high)
 
 
 def _table(scores: Scores, stages: Iterable[str]) -> Table:
@@ -115,11 +115,11 @@ def _table(scores: Scores, stages: Iterable[str]) -> Table:
         for name in SWITCHES[stage]:
             row, base = f"{stage}, {name}", f"{stage}, as in the paper"
             number, change = scores.number(row), None if row == base else scores.change(row, base)
-            told = (number, number and number.interval, change, change and change.interval, number and number.n)
-            lines.append((stage, name, *told))
+            cells = (number, number and number.interval, change, change and change.interval, number and number.n)
+            lines.append((stage, name, *cells))
     return Table(f"Switches between paper and code. {scores.how}.", columns, rows_of(lines), keys=2)
 
 
-def _alt(marks: Sequence[style.Mark], scores: Scores) -> str:
-    told = [f"{mark.label} {mark.mean:.3g}" for mark in marks if mark.mean is not None]
-    return f"{scores.name} by switch: {'; '.join(told) or 'no such runs yet'}."
+def _alt(dots: Sequence[style.Dots], scores: Scores) -> str:
+    parts = [f"{row.label} {row.mean:.3g}" for row in dots if row.mean is not None]
+    return f"{scores.name} by switch: {'; '.join(parts) or 'no such runs yet'}."

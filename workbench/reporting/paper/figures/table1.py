@@ -1,11 +1,11 @@
 """Table 1: methods of acceleration on SiT and LightningDiT, without guidance.
 
-FID of every method in the paper beside our score, both also as change against plain training. SiT and LightningDiT
-stand apart, because one is sampled by an SDE and the other by an ODE.
+FID of every method in the paper beside our score, both also as changes against plain training. SiT and LightningDiT
+have separate tables, because one is sampled by an SDE and the other by an ODE.
 
-Look at signs and order: does a method that helps in the paper help here, and do all seeds agree?
+Look at signs and order: does a method that helps in the paper also help here, and do all seeds agree?
 
-A difference to the paper's number is given only at the paper's scale, where both are FID of 50,000 images.
+Differences to the paper's numbers are given only at paper scale, where both are FID of 50,000 images.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
 from workbench.reporting.paper.comparison import Compared, compared
 from workbench.reporting.paper.numbers import PaperRow, paper_numbers
 from workbench.reporting.paper.runs import MAIN
-from workbench.reporting.paper.scores import condensed
+from workbench.reporting.paper.scores import unique
 
 _CLAIMS = {
     "sit": (
@@ -33,7 +33,12 @@ _CLAIMS = {
         ("On LightningDiT too Self-Transcendence beats REPA", "repa", "guided"),
     ),
 }
-_SIZE = {"sit": "sit-b", "lightningdit": "lightningdit-b"}  # the size that smaller scales stand in for
+_SIZE = {"sit": "sit-b", "lightningdit": "lightningdit-b"}  # the size whose rows have runs at smaller scales
+
+_REMARKS = (
+    "Steps and epochs do not include the training of the guiding model, as in the paper; `compute` counts it.",
+    "Intervals are not adjusted for the number of comparisons.",
+)
 
 
 @timed
@@ -44,9 +49,9 @@ def table1(
     overrides: Sequence[str] = (),
     evaluate: bool = False,
 ) -> Artifact:
-    """Table 1 (section 4.2): FID of every method beside ours, SiT (SDE in the paper) and LightningDiT (ODE) apart.
+    """Table 1 (section 4.2): FID of every method beside ours, for SiT (SDE in the paper) and LightningDiT (ODE).
 
-    `evaluate` scores first what was not scored.
+    `evaluate` computes missing scores.
     """
     rows = paper_numbers().tables["table1"].rows
     sets = {
@@ -61,15 +66,15 @@ def table1(
             "Frechet distance of every method without guidance, the paper's on ImageNet 256 x 256 beside ours "
             f"({scale} scale): {sets['sit'].models}; {sets['lightningdit'].models}. SiT: {sets['sit'].how}. "
             f"LightningDiT: {sets['lightningdit'].how}. "
-            "Rows of larger models have no runs at a smaller scale; rows without a value of the paper are ours alone."
+            "Rows of larger models have no runs at smaller scales; rows without a value of the paper are only ours."
         ),
         figures={name: of.chart("fid", "plain") for name, of in sets.items()},
         alts={name: _alt(titles[name], of) for name, of in sets.items()},
         tables={name: of.table("fid", f"Table 1, {titles[name]}.", "plain") for name, of in sets.items()},
         claims=tuple(one for name, of in sets.items() for one in _claims(name, of)),
-        said=_costs(),
-        made_of=distinct(run for of in sets.values() for run in of.found.all),
-        missing=condensed([one for of in sets.values() for one in of.missing]),
+        remarks=_REMARKS,
+        runs=distinct(run for of in sets.values() for run in of.found.all),
+        missing=unique([one for of in sets.values() for one in of.missing]),
     )
 
 
@@ -80,13 +85,6 @@ def _of(rows: Sequence[PaperRow], kind: str) -> list[PaperRow]:
 def _claims(name: str, of: Compared) -> list[Claim]:
     size = _SIZE[name]
     return [of.claim(text, f"{size}-{base}", f"{size}-{other}") for text, base, other in _CLAIMS[name]]
-
-
-def _costs() -> tuple[str, ...]:
-    return (
-        "Steps and epochs leave the guiding model's own training out, as the paper's do; `compute` counts it.",
-        "Each interval is of its own comparison; nothing is adjusted for how many there are.",
-    )
 
 
 def _alt(title: str, of: Compared) -> str:

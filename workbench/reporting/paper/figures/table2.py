@@ -1,9 +1,9 @@
 """Table 2: diffusion models with classifier-free guidance at 256 pixels.
 
-Diffusion models with classifier-free guidance at 256 pixels. Rows marked as quoted were taken by the paper from others:
-they are not trained here and are compared with nothing.
+Diffusion models with classifier-free guidance at 256 pixels. Rows marked as quoted were taken by the paper from others;
+they are not trained here and not compared.
 
-Precision and recall depend on the number of images, so those of 300 and of 50,000 cannot be compared.
+Precision and recall depend on the number of images, so those of 300 and of 50,000 images cannot be compared.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ def table2(
     guidance_scale: float | None = None,
     evaluate: bool = False,
 ) -> Artifact:
-    """Table 2 (section 4.2): five metrics with guidance, quoted rows marked, SiT and LightningDiT apart.
+    """Table 2 (section 4.2): five metrics with guidance, quoted rows marked, for SiT and LightningDiT.
 
-    `guidance_scale` None is 1.5 (SiT's) at small scales, at paper scale each run's own. `evaluate` scores first what
-    was not scored.
+    `guidance_scale` defaults to 1.5 (SiT's) at small scales, and to each run's own at paper scale. `evaluate` computes
+    missing scores.
     """
     return guided_table(
         "table2",

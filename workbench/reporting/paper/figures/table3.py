@@ -1,6 +1,6 @@
 """Table 3: diffusion models with classifier-free guidance at 512 pixels.
 
-The same at the higher resolution, which small scales do not have: there the paper's numbers stand alone.
+As Table 2 at the higher resolution. Small scales do not have it and show only the paper's numbers.
 
 `workbench sweep reports/sweeps/paper-guided.yaml --only table3-sit-xl-2-guided` trains the paper's own row.
 """

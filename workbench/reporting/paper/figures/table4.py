@@ -1,9 +1,9 @@
-"""Table 4: what each of the two stages is worth.
+"""Table 4: ablation of the two stages.
 
-Neither stage, VAE alignment alone, self-guidance by a plain teacher, and both. In the paper each helps and both help
-most.
+Neither stage, VAE alignment alone, self-guidance by a plain teacher, and both. In the paper each stage helps, and both
+together help most.
 
-The paper's numbers are of 10,000 images, and lie above those of Table 1 for that alone.
+The paper's numbers are of 10,000 images, which alone makes them larger than those of Table 1.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def table4(
     overrides: Sequence[str] = (),
     evaluate: bool = False,
 ) -> Artifact:
-    """Table 4 (section 4.3): neither stage, each alone, both; `evaluate` scores first what was not scored."""
+    """Table 4 (section 4.3): neither stage, each alone, and both; `evaluate` computes missing scores."""
     bases = {row.row: "plain" for row in paper_numbers().tables["table4"].rows}
     of = compared("table4", scale, seeds, root, overrides, metrics=("fid", "is"), evaluate=evaluate, bases=bases)
     return Artifact(
@@ -44,6 +44,6 @@ def table4(
             "is": of.table("is", "Table 4, inception score.", "neither"),
         },
         claims=tuple(of.claim(*one) for one in _CLAIMS),
-        made_of=distinct(of.found.all),
+        runs=distinct(of.found.all),
         missing=of.missing,
     )

@@ -1,10 +1,9 @@
-"""Section 4.5: the time of training, by step, by phase and to the end, with and without the guiding model.
+"""Section 4.5: training time by phase and in total, with and without the guiding model.
 
-Steps a second with alignment and after it has stopped, the time to the end, and the same with the guiding model. The
-paper gives the last two apart, and does not add them.
+Steps per second with alignment and after it has stopped, and the total training time with and without the guiding
+model. The paper gives the times of both models, but not their sum.
 
-Each of our steps counts as the median of those logged in its phase, in the least disturbed seed.
-`tests/benchmarks/step.py` compares costs.
+Each of our steps counts as the median of its phase, in the fastest seed. `tests/benchmarks/step.py` compares costs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,11 +19,11 @@ from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
 from workbench.reporting.paper.claims import claim
 from workbench.reporting.paper.costs import Timed, timed_runs
 from workbench.reporting.paper.numbers import TimeRow, paper_numbers
-from workbench.reporting.paper.runs import MAIN, Found, runs_of
+from workbench.reporting.paper.runs import MAIN, FoundRuns, runs_of
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
 
 _HOUR = 3600.0
-# Of each phase the method whose colour it has.
+# The method whose colour each phase has.
 _PARTS = {"guiding model": "vae", "with alignment": "guided", "without alignment": "plain"}
 
 
@@ -32,9 +31,9 @@ _PARTS = {"guiding model": "vae", "with alignment": "guided", "without alignment
 def time(
     scale: str = "laptop", seeds: Sequence[int] = MAIN, root: Path | None = None, overrides: Sequence[str] = ()
 ) -> Artifact:
-    """Section 4.5: steps a second of each phase and the whole, the paper's beside ours, relative to plain training.
+    """Section 4.5: steps per second of each phase and total time relative to plain training, the paper's and ours.
 
-    Ours are medians of what was logged, of the least disturbed seed. `tests/benchmarks/step.py` compares the costs.
+    Ours are medians over logged steps, in the fastest seed. `tests/benchmarks/step.py` compares the costs.
     """
     rows = paper_numbers().time
     found = runs_of(
@@ -44,21 +43,22 @@ def time(
     seeds_of = {row: {s: timed_runs([run]) for s, run in by_seed.items()} for row, by_seed in found.runs.items()}
     paper = {row.row: _printed(row) for row in rows}
     stored = any(run.config.objective.options.get("stored") for run in found.runs.get("repa", {}).values())
-    encoder = " REPA's targets were stored beforehand here, so its encoder's cost is not in it." if stored else ""
+    encoder = (
+        " REPA's targets were stored beforehand here, so the cost of its encoder is not included." if stored else ""
+    )
     return Artifact(
         name="time",
         title="Section 4.5: time of training",
         caption=(
             "Time relative to plain training: the paper's (SiT-B/2, batch 256, one million steps on eight A800) and "
-            f"ours ({found.models}; each step counts as the median of those logged in its phase, in the least "
-            f"disturbed seed).{encoder}"
+            f"ours ({found.models}; each step counts as the median of its phase, in the fastest seed).{encoder}"
         ),
         figures={"total": _bars(paper, ours)},
         alts={"total": _alt(paper, ours)},
         tables={"phases": _phases(rows, ours, seeds_of, found), "total": _totals(rows, ours, seeds_of, found)},
         claims=tuple(_claims(seeds_of)),
-        said=_said(rows, paper),
-        made_of=distinct(found.all),
+        remarks=_remarks(rows, paper),
+        runs=distinct(found.all),
         missing=found.missing,
     )
 
@@ -68,7 +68,7 @@ def _printed(row: TimeRow) -> Timed:
 
 
 def _phases(
-    rows: Sequence[TimeRow], ours: Mapping[str, Timed], seeds_of: Mapping[str, Mapping[int, Timed]], found: Found
+    rows: Sequence[TimeRow], ours: Mapping[str, Timed], seeds_of: Mapping[str, Mapping[int, Timed]], found: FoundRuns
 ) -> Table:
     columns = (
         Column("paper's row"),
@@ -85,15 +85,15 @@ def _phases(
     lines = []
     for row in rows:
         own = ours.get(row.row)
-        for place, phase in enumerate(row.phases):
-            rate = own.rates[place] if own and place < len(own.rates) else None
+        for index, phase in enumerate(row.phases):
+            rate = own.rates[index] if own and index < len(own.rates) else None
             against = 100 * (ours["plain"].rates[0] / rate - 1) if rate and "plain" in ours else None
-            slowest = min(of.rates[place] for of in seeds_of[row.row].values()) if rate else None
+            slowest = min(of.rates[index] for of in seeds_of[row.row].values()) if rate else None
             lines.append(
                 (
                     row.label,
                     found.described(row.row),
-                    _phase_name(row, place),
+                    _phase_name(row, index),
                     Number(phase.rate, 2),
                     Number(100 * (base / phase.rate - 1), 1, signed=True) if row.row != "plain" else None,
                     _number(rate, 2),
@@ -102,11 +102,11 @@ def _phases(
                     len(seeds_of[row.row]) if rate else None,
                 )
             )
-    return Table("Steps a second of each phase.", columns, rows_of(lines), keys=3)
+    return Table("Steps per second of each phase.", columns, rows_of(lines), keys=3)
 
 
 def _totals(
-    rows: Sequence[TimeRow], ours: Mapping[str, Timed], seeds_of: Mapping[str, Mapping[int, Timed]], found: Found
+    rows: Sequence[TimeRow], ours: Mapping[str, Timed], seeds_of: Mapping[str, Mapping[int, Timed]], found: FoundRuns
 ) -> Table:
     columns = (
         Column("paper's row"),
@@ -138,7 +138,7 @@ def _totals(
                 len(seeds_of[row.row]) if own else None,
             )
         )
-    return Table("Time to the end of training.", columns, rows_of(lines), keys=2)
+    return Table("Total training time.", columns, rows_of(lines), keys=2)
 
 
 def _number(value: float | None, digits: int, signed: bool = False) -> Number | None:
@@ -153,7 +153,7 @@ def _parts(row: str, timed_row: Timed, teacher: float) -> dict[str, float]:
 
 
 def _relative(of: Mapping[str, Timed]) -> dict[str, dict[str, float]]:
-    """Parts of the time of each row, plain's being 1."""
+    """Phases of each row, relative to the total of plain."""
     if "plain" not in of:
         return {}
     teacher = of["teacher"].total if "teacher" in of else 0.0
@@ -164,20 +164,24 @@ def _relative(of: Mapping[str, Timed]) -> dict[str, dict[str, float]]:
 
 def _bars(paper: Mapping[str, Timed], ours: Mapping[str, Timed]) -> Figure:
     sets = {"paper": _relative(paper), "ours": _relative(ours)}
-    lines = [(f"{style.NAMES[row]}, {who}", sets[who][row]) for row in ("plain", "repa", "guided") for who in sets
-             if row in sets[who]]  # fmt: skip
+    lines = [
+        (f"{style.NAMES[row]}, {source}", by_row[row])
+        for row in ("plain", "repa", "guided")
+        for source, by_row in sets.items()
+        if row in by_row
+    ]
     with style.look():
         figure = Figure(figsize=(style.PAGE, 0.25 * len(lines) + 0.95), layout="constrained")
         axis = figure.subplots()
-        for place, (_, parts) in enumerate(lines):
+        for y, (_, parts) in enumerate(lines):
             start = 0.0
             for name, length in parts.items():
-                axis.barh(place, length, left=start, height=0.7, **_look(name))
+                axis.barh(y, length, left=start, height=0.7, **_look(name))
                 start += length
-            axis.text(start + 0.01, place, f"{start:.2f}", va="center", fontsize=7)
+            axis.text(start + 0.01, y, f"{start:.2f}", va="center", fontsize=7)
         axis.axvline(1, color=style.GREY, linewidth=1)
         axis.set_yticks(range(len(lines)), [name for name, _ in lines])
-        axis.set(xlabel="time to the end of training (plain = 1)", ylim=(len(lines) - 0.5, -0.5))
+        axis.set(xlabel="total training time (plain = 1)", ylim=(len(lines) - 0.5, -0.5))
         axis.grid(axis="y", visible=False)
         patches = [Patch(**_look(name), label=name) for name in _PARTS]
         figure.legend(handles=patches, loc="outside upper center", ncols=3)
@@ -201,27 +205,30 @@ def _claims(seeds_of: Mapping[str, Mapping[int, Timed]]) -> Iterator[Claim]:
         yield claim(text, repa, other, lower=True, of="training seconds", names=("REPA", name))
 
 
-def _said(rows: Sequence[TimeRow], paper: Mapping[str, Timed]) -> tuple[str, ...]:
+def _remarks(rows: Sequence[TimeRow], paper: Mapping[str, Timed]) -> tuple[str, ...]:
     by_row = {row.row: row for row in rows}
     guided, teacher, repa, plain = (by_row[name].hours for name in ("guided", "teacher", "repa", "plain"))
     off = {row.label: paper[row.row].total / _HOUR - row.hours for row in rows}
     worst = max(off, key=lambda name: abs(off[name]))
     return (
-        f"By the paper's own numbers its guided run takes {guided:.2f} h, {guided - plain:+.2f} h against plain and "
+        f"By the paper's numbers its guided run takes {guided:.2f} h, {guided - plain:+.2f} h against plain and "
         f"{guided - repa:+.2f} h against REPA; with its guiding model {guided + teacher:.2f} h, "
-        f"{guided + teacher - repa:+.2f} "
-        "h against REPA, whose encoder's training is not counted.",
-        f"Its hours follow from its rates: the largest difference is {abs(off[worst]):.2f} h ({worst}).",
+        f"{guided + teacher - repa:+.2f} h against REPA, whose encoder's training is not counted.",
+        f"The paper's hours agree with its rates: the largest difference is {abs(off[worst]):.2f} h ({worst}).",
     )
 
 
-def _phase_name(row: TimeRow, place: int) -> str:
+def _phase_name(row: TimeRow, index: int) -> str:
     if len(row.phases) > 1:
-        return "with alignment" if place == 0 else "after the stop"
+        return "with alignment" if index == 0 else "after the stop"
     return "whole"
 
 
 def _alt(paper: Mapping[str, Timed], ours: Mapping[str, Timed]) -> str:
     sets = {"the paper's": _relative(paper), "ours": _relative(ours)}
-    told = [f"{who} {style.NAMES[row]} {sum(parts.values()):.2f}" for who in sets for row, parts in sets[who].items()]
-    return f"Time to the end of training, guiding model included, plain being 1: {', '.join(told)}."
+    totals = [
+        f"{source} {style.NAMES[row]} {sum(parts.values()):.2f}"
+        for source, by_row in sets.items()
+        for row, parts in by_row.items()
+    ]
+    return f"Total training time relative to plain, guiding model included: {', '.join(totals)}."
