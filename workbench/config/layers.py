@@ -96,7 +96,8 @@ def _at(layer: Document, error: OptionError) -> ValueError:
 def _check_sections(tree: Mapping[str, Any]) -> None:
     """Raise ValueError for an unknown section or option or an invalid value, without importing plug-ins."""
     hints = record_options(Config)
-    sections = {key: record_options(hint) for key, hint in hints.items() if is_dataclass(hint)}
+    records = {key: hint for key, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)}
+    sections = {key: record_options(record) for key, record in records.items()}
     for key in tree:
         inside = [f"{section}.{key}" for section, options in sections.items() if key in options and key not in hints]
         if inside:

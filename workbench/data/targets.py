@@ -112,9 +112,9 @@ def open_targets(
         raise ValueError(f"patch {patch} does not divide the latent height {latents.height}")
     names, side = [part.strip() for part in options["encoder"].split(",")], latents.height // patch
     # All are loaded before any of them runs, so that a wrong second name fails before hours of encoding.
-    computed: dict[str, Targets] = {name: ComputedTargets(load_encoder(name, device), images, side) for name in names}
+    computed = {name: ComputedTargets(load_encoder(name, device), images, side) for name in names}
     if not options.get("stored", True):
-        return computed
+        return dict(computed)
     return {
         name: StoredTargets(_store(targets, config.data.flip, root, progress)) for name, targets in computed.items()
     }
