@@ -222,7 +222,8 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def _header(stream: IO[bytes]) -> Header:
+# zipfile is typed as returning IO[bytes], but its class does not satisfy that protocol at run time.
+def _header(stream: IO[bytes] | io.BufferedIOBase) -> Header:
     magic = stream.read(8)
     if magic[:6] != b"\x93NUMPY":
         raise ValueError("it does not begin like a .npy file")
@@ -256,7 +257,7 @@ def _check(header: Header, kinds: str | None, available: int) -> None:
         raise ValueError(f"{claim}, the file has {available:,}")
 
 
-def _numbers(stream: IO[bytes], header: Header, stored: bool) -> np.ndarray:
+def _numbers(stream: IO[bytes] | io.BufferedIOBase, header: Header, stored: bool) -> np.ndarray:
     """Read the data after a header; untouched pages of the array take no memory, so a false claim costs nothing."""
     limit = _limit()
     if header.size > limit:
