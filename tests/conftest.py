@@ -44,6 +44,8 @@ class _CheckingLoader(importlib.machinery.SourceFileLoader):
         return self.source_to_code(data, self.path) if b"jaxtyping" in data else super().get_code(fullname)
 
     def source_to_code(self, data, path, *, _optimize=-1):
+        if b"jaxtyping" not in data:  # called by `get_code` above, which caches the code for other processes
+            return super().source_to_code(data, path, _optimize=_optimize)
         tree = ast.parse(data, path)
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
