@@ -272,7 +272,7 @@ def test_changed_latents_are_refused(tmp_path):
     provenance = run.provenance
     provenance["latents"]["content"] = "another"
     (run.folder / "provenance.json").write_text(__import__("json").dumps(provenance))
-    with pytest.raises(ValueError, match="other images or another VAE"):
+    with pytest.raises(ValueError, match="other images or with another VAE"):
         list(fit(config, tmp_path))
 
 
