@@ -82,7 +82,7 @@ def test_a_row_of_no_sweep_or_of_another_scale_is_refused(tmp_path):
             "laptop-ablations/table5-scale-61",
             "row of laptop-ablations.yaml 'table5-scale-61' is not known; did you mean",
         ),
-        ("paper-ablations/table5-scale-60", "is of paper/sit-b-2-256, which is not of laptop scale"),
+        ("paper-ablations/table5-scale-60", "has the base paper/sit-b-2-256, which is not of laptop scale"),
         ("laptop-ablation/table5-scale-60", "preset 'laptop/laptop-ablation/table5-scale-60' is not known"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -110,7 +110,7 @@ def test_records_without_weights_are_for_tables_only(where, tmp_path):
     teacher, student = parsed(one.command)
     assert (teacher.config, student.config) == ("laptop/sit-nano-2-teacher", "laptop/sit-nano-2")
     assert "only the records" in found.why_missing("a run", ["ours"], "laptop")
-    assert "none here yet" in found.why_missing("a run", ["another"], "laptop")
+    assert "not here yet" in found.why_missing("a run", ["another"], "laptop")
     assert runs_of("laptop", {"ours": "sit-nano-2"}, (0,), where["root"], where["overrides"], weights=True).all
 
 

@@ -55,7 +55,7 @@ class FoundRuns:
                 f"This needs the weights of {needed}: at {scale} scale only the records of finished runs are here, "
                 "without weights."
             )
-        return f"This needs {needed} at {scale} scale; there are none here yet."
+        return f"This needs {needed} at {scale} scale; not here yet."
 
     @property
     def all(self) -> tuple[Run, ...]:

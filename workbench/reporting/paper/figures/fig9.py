@@ -1,12 +1,12 @@
 """Fig. 9: features over the layers of a plain and a guided model.
 
-Token maps of a plain and a guided model, layer by layer, at t = 0.7. The paper sees more compact structure in the
-guided one.
+Token maps of a plain and a guided model, layer by layer, at t = 0.7. According to the paper, the guided one has
+more compact structure.
 
-Colours of the two are turned towards each other, so that equal colours mean equal things. Cover the names and ask
-whether you could tell which is which; then read the numbers.
+The maps of the two are Procrustes-aligned, so that their colours can be compared. First try to tell the models apart
+without their names, then read the numbers.
 
-The numbers are taken without the label, so the class is not in them.
+The numbers are measured with the null label, so they do not contain the class.
 """
 
 from workbench.reporting.paper.figures._layers import over_layers

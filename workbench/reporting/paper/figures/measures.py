@@ -137,10 +137,10 @@ def interval_of(rho: float, n: int) -> Interval:
 def _draw(rows: Correlated) -> Figure:
     look = {"color": palette.METHODS["plain"]["color"], "marker": "o"}
     dots = [
-        style.Dots(MEASURES[name], look, mean=found[0], low=found[1].low, high=found[1].high)
-        if found
+        style.Dots(MEASURES[name], look, mean=correlation[0], low=correlation[1].low, high=correlation[1].high)
+        if correlation
         else style.Dots(MEASURES[name], look)
-        for name, found in rows.items()
+        for name, correlation in rows.items()
     ]
     figure = style.dot_plot(dots, "Spearman's correlation with the Frechet distance", width=style.PAGE, zero="0")
     figure.axes[0].set_xlim(-1.02, 1.02)
@@ -150,8 +150,12 @@ def _draw(rows: Correlated) -> Figure:
 def _table(rows: Correlated) -> Table:
     columns = (Column("measure"), Column("Spearman's rho", "number"), Column("95 % interval"), Column("runs", "count"))
     lines = []
-    for name, found in rows.items():
-        number = None if found is None else Number(found[0], 2, found[1].low, found[1].high, found[2], signed=True)
+    for name, correlation in rows.items():
+        number = (
+            None
+            if correlation is None
+            else Number(correlation[0], 2, correlation[1].low, correlation[1].high, correlation[2], signed=True)
+        )
         lines.append((MEASURES[name], number, number and number.interval, number and number.n))
     return Table("Correlation of each measure with the Frechet distance.", columns, rows_of(lines))
 
@@ -169,11 +173,11 @@ def _runs(known: Measured, values: Mapping[Key, float], score: str) -> Table:
 
 def _claims(rows: Correlated) -> Iterator[Claim]:
     for name in ("knn", "spatial"):
-        found, text = rows[name], f"A better score goes with a higher {MEASURES[name]}"
-        if found is None:
+        correlation, text = rows[name], f"A better score goes with a higher {MEASURES[name]}"
+        if correlation is None:
             yield Claim(text, "inconclusive: too few runs", f"It needs {_FEWEST} runs whose measures differ.")
             continue
-        rho, interval, n = found
+        rho, interval, n = correlation
         sure = not interval.low <= 0 <= interval.high
         verdict = ("holds here" if rho < 0 else "does not hold here") if sure else f"inconclusive with {n} runs"
         spread = f"{interval.low:+.2f} to {interval.high:+.2f}".replace("-", "\u2212")
@@ -186,5 +190,5 @@ def _few(keys: Sequence[Key], scale: str) -> Missing:
 
 
 def _alt(rows: Correlated) -> str:
-    parts = [f"{MEASURES[name]} {found[0]:+.2f}" for name, found in rows.items() if found]
+    parts = [f"{MEASURES[name]} {correlation[0]:+.2f}" for name, correlation in rows.items() if correlation]
     return f"Correlation with the Frechet distance: {', '.join(parts) or 'too few runs'}."
