@@ -130,7 +130,7 @@ def test_refusals_leave_nothing_behind(tmp_path, monkeypatch):
     root, file = tmp_path / "runs", tmp_path / "a.pt"
     tensors = weights_of("sit", **DIGITS)
     torch.save({name: value for name, value in tensors.items() if "blocks.3.mlp" not in name}, file)
-    with pytest.raises(ValueError, match=r"a.pt: it is not the sit .* lacks 4 tensors: blocks.\*.mlp.fc1 \(2\)"):
+    with pytest.raises(ValueError, match=r"a.pt: it does not match the sit .* lacks 4 tensors: blocks.\*.mlp.fc1 \(2\)"):
         import_run(file, root, family="repa", vae="identity")
     torch.save({"ema": tensors, "args": {"num_classes": 10}}, file)
     with pytest.raises(ValueError, match="latents of 1 channels have no usual VAE"):
