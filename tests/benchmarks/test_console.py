@@ -20,7 +20,7 @@ from console import (
     TrainingConsole,
     _copies,
     _first_state,
-    _left_out,
+    _skipped,
     _listing,
     _long_run,
     bench_console,
@@ -164,14 +164,14 @@ def test_what_is_refused(tmp_path):
 def check_left_out(rows: dict[str, dict]) -> None:
     for what, goal in BROWSER.items():
         assert (rows[what]["value"], rows[what]["goal"], rows[what]["met"]) == (None, goal, "")
-        assert "left out: there is no browser here" in rows[what]["about"]
+        assert "skipped: there is no browser here" in rows[what]["about"]
 
 
 def test_without_a_browser_its_rows_say_why(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     said = missing_browser()
     assert "apt-get install chromium" in said
-    rows = {row.what: asdict(row) for row in _left_out(said)}
+    rows = {row.what: asdict(row) for row in _skipped(said)}
     assert rows.keys() == BROWSER.keys()
     check_left_out(rows)
 

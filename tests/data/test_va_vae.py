@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from diffusers.models import AutoencoderKL
 from safetensors.torch import save_file
 
-from workbench.data import autoencoders
+from workbench.data import published
 from workbench.data.images import to_float, to_uint8
 from workbench.data.published import VA_VAE, from_latent_diffusion
 from workbench.data.vae import load_vae
@@ -136,7 +136,7 @@ def drawn(shapes, seed=0):
 def tiny(monkeypatch, tmp_path):
     """A small network in VA-VAE's layout, in the folder where the published one belongs."""
     monkeypatch.setenv("WORKBENCH_WEIGHTS", str(tmp_path / "weights"))
-    monkeypatch.setattr(autoencoders, "VA_VAE", TINY)
+    monkeypatch.setattr(published, "VA_VAE", TINY)
     tensors = drawn(latent_diffusion_shapes(1, TINY["block_out_channels"], 4))
     folder = tmp_path / "weights" / "va-vae"
     folder.mkdir(parents=True)

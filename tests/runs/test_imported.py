@@ -249,7 +249,7 @@ def test_a_trained_run_goes_out_and_comes_back(tmp_path):
     flat = load_file(export_run(run, tmp_path / "raw.safetensors", family="sit", weights="raw"))
     expected = to_published(raw, "sit")
     assert flat.keys() == expected.keys() and all(torch.equal(flat[n], v) for n, v in expected.items())
-    with pytest.raises(ValueError, match="is a sit: it can be exported as sit, repa, self-.*, not as lightningdit"):
+    with pytest.raises(ValueError, match="has backbone sit: it can be exported as sit, repa, self-.*, not as lightningdit"):
         export_run(run, tmp_path / "no.pt", family="lightningdit")
     with pytest.raises(ValueError, match="has no checkpoint of step 9"):
         export_run(run, tmp_path / "no.pt", family="sra", step=9)
@@ -312,7 +312,7 @@ def test_one_file_read_with_and_without_a_null_row_is_two_runs(without_null, tmp
 def test_import_asks_for_the_classes_and_says_what_it_read(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "runs"))
     torch.save(weights_of("sit", **DIGITS), tmp_path / "flat.pt")
-    command = ["import", str(tmp_path / "flat.pt"), "--family", "repa", "--VAE", "identity"]
+    command = ["import", str(tmp_path / "flat.pt"), "--family", "repa", "--vae", "identity"]
     with pytest.raises(SystemExit) as ended:
         main(command)
     assert ended.value.code == 2 and not (tmp_path / "runs").exists()
