@@ -145,7 +145,7 @@ def test_members_that_are_doubled_or_cannot_be_unpacked(tmp_path):
     inner = io.BytesIO()
     np.savez(inner, arr_0=NUMBERS)
     npz(tmp_path / "nested.npz", [("arr_0.npz", inner.getvalue()), *((f"\x1b[31m{i}", b"") for i in range(9))])
-    with pytest.raises(ValueError, match=r"nested.npz holds 'arr_0.npz', '\\x1b\[31m0', .*, 4 more; wanted is arr_0"):
+    with pytest.raises(ValueError, match=r"nested.npz has 'arr_0.npz', '\\x1b\[31m0', .*, 4 more; it must have arr_0"):
         read_samples(tmp_path / "nested.npz")
     npz(tmp_path / "many.npz", [(f"{i:060d}", b"") for i in range(10_000)])
     with pytest.raises(ValueError, match="many.npz is damaged or truncated: its list of members has 1,060,000 bytes"):

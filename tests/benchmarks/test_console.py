@@ -20,9 +20,9 @@ from console import (
     TrainingConsole,
     _copies,
     _first_state,
-    _skipped,
     _listing,
     _long_run,
+    _skipped,
     bench_console,
     missing_browser,
 )

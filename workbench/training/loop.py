@@ -53,7 +53,7 @@ def fit(
         progress: Called with (done, total) images if the data set has to be encoded first.
 
     Yields:
-        The records of ``metrics.jsonl``: step, loss, denoise, alignment (None while it is off), gradient_norm,
+        Records of ``metrics.jsonl`` with step, loss, denoise, alignment (None while it is off), gradient_norm,
         images_per_second, seconds (total training time), and the objective's own metrics, such as cosine.
 
     Raises:
