@@ -33,6 +33,19 @@ def npz(file: Path, members, method=zipfile.ZIP_STORED) -> Path:
     return file
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_checks(tmp_path_factory):
+    """The checks of shapes are compiled in the first call of a function, which takes memory that is not the file's."""
+    folder = tmp_path_factory.mktemp("first")
+    images = np.zeros((3, 4, 4, 3), np.uint8)
+    for by in (np.savez, np.savez_compressed):
+        by(folder / "a.npz", arr_0=images, arr_1=np.arange(3), mu=np.zeros(2), sigma=np.eye(2))
+        read_samples(folder / "a.npz")
+        read_reference(folder / "a.npz")
+    np.save(folder / "a.npy", images)
+    read_samples(folder / "a.npy")
+
+
 @pytest.mark.parametrize("by", [np.savez, np.savez_compressed])
 def test_what_numpy_wrote_is_read(tmp_path, by):
     values = {
