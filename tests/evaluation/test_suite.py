@@ -212,6 +212,13 @@ def test_what_cannot_be_sampled_is_refused_before_the_reference_is_seen(fresh, c
     assert not (fresh.folder.parent / ".references").exists() and not fresh.results
 
 
+def test_too_few_images_for_spatial_features_are_refused_before_any_is_generated(fresh):
+    stages = set()
+    with pytest.raises(ValueError, match="got 150 rows of 112 dimensions; the spatial Frechet .* 224"):
+        score(fresh, 4, replace(few(fresh), count=150), progress=lambda stage, done, total: stages.add(stage))
+    assert "generate" not in stages and not (fresh.folder / "samples").exists()
+
+
 def test_scores_that_are_not_finite_are_not_kept(fresh, monkeypatch):
     wrong = replace(class_agreement.METRIC, measure=lambda _: {"value": 0.5, "low": float("nan"), "high": 1.0})
     monkeypatch.setattr(class_agreement, "METRIC", wrong)

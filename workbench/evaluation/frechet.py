@@ -239,12 +239,12 @@ def _statistics(rows: Float64[np.ndarray, "n d"]) -> Statistics:
     return Statistics(len(rows), mean, centred.T @ centred / (len(rows) - 1))
 
 
-def check_rows(count: int, dimensions: int, small_ok: bool) -> bool:
+def check_rows(count: int, dimensions: int, small_ok: bool, score: str = "the Frechet distance") -> bool:
     """Whether `count` rows are too few for a Frechet distance; ValueError if they are, unless `small_ok`."""
     small = count < 2 * dimensions
     if small and not small_ok:
         raise ValueError(
-            f"got {count} rows of {dimensions} dimensions; the Frechet distance needs at least {2 * dimensions}, twice "
+            f"got {count} rows of {dimensions} dimensions; {score} needs at least {2 * dimensions}, twice "
             f"as many, as fewer rows favour sets of little variance; small_ok (--small-ok) allows and marks it"
         )
     return small

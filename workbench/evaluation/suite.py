@@ -100,6 +100,7 @@ def score(
         known = {r["metric"]: r for r in run.results if all(r.get(key) == value for key, value in how.items())}
         if known.keys() >= set(expected):  # a killed process may have written only some
             return [known[metric] for metric in expected]
+        _check_spatial(settings.count, real, small_ok)
         samples = generate(kept, step, settings, _staged(progress, "generate"), processes=processes)
     batches = samples.images.split(_BATCH)
     counted = _counted(progress, "detect", len(samples.images))
@@ -135,6 +136,8 @@ def score_file(
     if samples.content == real.content:
         raise ValueError(f"{file} is the reference itself, so every distance would be 0")
     count = len(samples)
+    if samples.statistics is None:
+        _check_spatial(count, real, small_ok)
     counted = _counted(progress, "detect", count)
     generated = see(samples.batches(_BATCH), extractor, labels=samples.labels, progress=counted)
     if samples.statistics is not None and extractor.name == "inception-2015":  # ADM's evaluator uses the file's
@@ -210,6 +213,12 @@ def _check_count(count: int, extractor: Detector, small_ok: bool) -> None:
     dimensions = extractor.reduction or extractor.dimensions
     if dimensions:
         check_rows(count, dimensions, small_ok)
+
+
+def _check_spatial(count: int, real: Reference, small_ok: bool) -> None:
+    """ValueError for too few images for the Frechet distance of spatial features, before any are generated."""
+    if real.train.spatial is not None:
+        check_rows(count, len(real.train.spatial.mean), small_ok, "the spatial Frechet distance")
 
 
 @lru_cache(maxsize=2)
