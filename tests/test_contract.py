@@ -197,6 +197,7 @@ if seen[0].accelerator.is_last_process:
     with torch.no_grad():
         (parameter.to_local() if seen[0].sharded else parameter).view(-1)[-1] = torch.nan
 assert seen[0].not_finite() == f"model {name}", (seen[0].not_finite(), name)
+state.leave_process_group()
 """
 
 

@@ -270,7 +270,7 @@ def test_a_run_that_another_process_trains_is_waited_for(tmp_path, capsys):
 def test_a_row_that_is_asked_to_stop_saves_and_goes_on_from_there(tmp_path, monkeypatch):
     stop = tmp_path / "stop"
     monkeypatch.setenv(STOP, str(stop))
-    monkeypatch.setattr("workbench.reporting.sweep.row._LOOK", 0.01)
+    monkeypatch.setattr("workbench.reporting.sweep.row._POLL", 0.01)
     steps = ["training.steps=120", "training.checkpoint_every=120"]
     row = open_row("laptop/sit-nano-2-plain", [*PLAIN["overrides"], *steps], root=tmp_path)
     run = prepare_run(row.training.config, tmp_path)

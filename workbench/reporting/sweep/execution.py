@@ -28,6 +28,9 @@ from workbench.reporting.sweep.records import MARK, STOP, read_job, write_job
 
 _PATIENCE = 30.0  # seconds to wait for an earlier process that is ending
 _START = 300.0  # seconds to wait for the kernel, which a busy machine may need
+KERNEL_STARTS = 3  # attempts
+# What nbclient says of a kernel that ended before it ran anything: two that start at once can choose the same port.
+NOT_STARTED = "Kernel died before replying to kernel_info"
 FINISHED, FAILED, DEAD = 0, 1, 3
 
 
@@ -150,7 +153,13 @@ def _execute(order: dict[str, Any], folder: Path) -> tuple[int, dict[str, Any]]:
     working = folder / ".row.ipynb"
     options = {"kernel_name": "python3", "progress_bar": False, "start_timeout": _START}
     try:
-        execute_notebook(order["notebook"], working, parameters=order["parameters"], **options)
+        for left in reversed(range(KERNEL_STARTS)):
+            try:
+                execute_notebook(order["notebook"], working, parameters=order["parameters"], **options)
+                break
+            except RuntimeError as error:
+                if NOT_STARTED not in str(error) or not left:
+                    raise
         return FINISHED, {}
     except PapermillExecutionError as error:
         return FAILED, {"reason": f"{error.ename}: {error.evalue}", "cell": _cell(working, "exception")}
