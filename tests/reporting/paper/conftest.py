@@ -30,5 +30,5 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def where(root):
-    """What every artifact is told of them."""
+    """The arguments of every figure for these runs."""
     return {"scale": "laptop", "seeds": SEEDS, "root": root, "overrides": TINY}
