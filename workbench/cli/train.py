@@ -193,7 +193,6 @@ class Train:
             check_data_path(config)
             run_fingerprint(config, root)  # raises for a missing teacher before images are encoded
             from workbench.training.loop import fit
-            from workbench.training.state import leave_process_group
 
             console = Console(quiet=os.environ.get("RANK", "0") != "0")
             with bars(console) as update:
@@ -202,7 +201,6 @@ class Train:
         except Exception as error:
             note_failed_start(error)
             raise
-        leave_process_group()
         run = prepare_run(config, root)
         console.print(f"{run.status['state']} at step {run.status['step']}: {run.folder}", soft_wrap=True)
 

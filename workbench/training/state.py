@@ -167,12 +167,6 @@ class TrainState:
             self.optimizer.state[parameters[parameter]][key] = _like(value, like).to(self.accelerator.device)
 
 
-def leave_process_group() -> None:
-    """Close the connections to the other processes: threads that still serve them can abort the exit of Python."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
 def accelerate(config: Config) -> Accelerator:
     """Create the Accelerator of this process.
 
