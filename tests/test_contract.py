@@ -1,7 +1,6 @@
 """What every pair of a backbone and an objective must keep, over all that are registered."""
 
 import functools
-import itertools
 import json
 import os
 import signal
@@ -26,8 +25,6 @@ from workbench.training.loop import fit
 from workbench.training.student import build_student
 
 PAIRS = [(backbone, objective) for backbone in plugins.names("backbone") for objective in plugins.names("objective")]
-# Sharded, one pair of each backbone: a method with targets, one with an average, one with a teacher.
-SHARDED = [*zip(plugins.names("backbone"), itertools.cycle(("repa", "sra", "self_transcendence")), strict=False)]
 TREE = {
     "data": {"name": "digits", "limit": 16},
     "vae": {"name": "identity"},
@@ -211,7 +208,7 @@ def find_run(name: str, root: Path) -> Run:
 @pytest.mark.slow
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
 def test_two_processes_agree_with_one(root, tmp_path, sharding):
-    configs = [pair_config(*pair, root) for pair in (SHARDED if sharding == "fsdp" else PAIRS)]
+    configs = [pair_config(*pair, root) for pair in PAIRS]
     # Dispersive compares the samples of one process unless it is told to gather.
     gathered = {"gather": True}
     configs = [
