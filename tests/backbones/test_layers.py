@@ -91,7 +91,7 @@ def test_xavier_fills_its_range_for_linear_and_patch_weights(shape, fans):
     draw_xavier_(weight, torch.Generator().manual_seed(0))
     bound = math.sqrt(6 / fans)
     assert 0.99 * bound < weight.abs().max() <= bound
-    # A uniform law on [-a, a] has standard deviation a / sqrt(3).
+    # A uniform distribution on [-a, a] has standard deviation a / sqrt(3).
     assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
 
 
@@ -128,7 +128,7 @@ def test_initialise_draws_from_its_generator_alone():
         assert not torch.equal(first[name], other[name])
 
 
-def test_initialise_sets_every_parameter_to_its_law():
+def test_initialise_sets_every_parameter_to_its_distribution():
     model = Backbone(channels=3, height=4, classes=200, qk_norm=True)
     with torch.no_grad():
         for parameter in model.parameters():

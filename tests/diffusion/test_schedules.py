@@ -45,10 +45,10 @@ def test_lognormal_is_symmetric_increasing_and_inside(path):
     assert 0 < t.min() < t.max() < 1
 
 
-@pytest.mark.parametrize("law", ["uniform", "lognormal"])
+@pytest.mark.parametrize("distribution", ["uniform", "lognormal"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_laws_keep_the_dtype(law, dtype):
-    assert sample_time(torch.tensor([0.3], dtype=dtype), law).dtype == dtype
+def test_distributions_keep_the_dtype(distribution, dtype):
+    assert sample_time(torch.tensor([0.3], dtype=dtype), distribution).dtype == dtype
 
 
 def test_unknown_law():

@@ -14,7 +14,7 @@ from PIL import Image
 from workbench.cli.report import Report
 from workbench.config import load_config
 from workbench.reporting import paper
-from workbench.reporting.build.assemble import bind
+from workbench.reporting.build.assemble import assemble
 from workbench.reporting.build.make import make
 from workbench.runs.archive import unpack_records
 from workbench.runs.store import prepare_run
@@ -137,7 +137,7 @@ def test_a_damaged_record_is_named(tmp_path, content):
     (tmp_path / "fig2").mkdir()
     (tmp_path / "fig2" / "artifact.json").write_text(content)
     with pytest.raises(ValueError, match=r"fig2/artifact\.json is damaged"):
-        bind("laptop", tmp_path, "workbench report laptop", tmp_path)
+        assemble("laptop", tmp_path, "workbench report laptop", tmp_path)
 
 
 def test_what_is_not_there_is_refused(place):
@@ -185,7 +185,7 @@ def artifact(folder: Path, name: str, missing: bool) -> None:
 
 
 def test_pages_hold_together_without_a_network(bound):
-    index = bind("laptop", bound, "workbench report laptop", bound)
+    index = assemble("laptop", bound, "workbench report laptop", bound)
     pages = {path.name: path.read_text() for path in bound.glob("*.html")}
     assert index.name in pages and set(pages) == {"index.html", "fig2.html", "table1.html"}
     for page in pages.values():
@@ -199,7 +199,7 @@ def test_pages_hold_together_without_a_network(bound):
 
 
 def test_the_pdf_has_every_figure_and_its_contents(bound):
-    bind("laptop", bound, "workbench report laptop", bound)
+    assemble("laptop", bound, "workbench report laptop", bound)
     book = (bound / "book.pdf").read_bytes()
     # A portrait page each after the contents, and one across for each wide table.
     assert book.startswith(b"%PDF") and len(re.findall(rb"/Type /Page\b", book)) == 5
@@ -211,7 +211,7 @@ def test_the_small_edition_is_pictures_tables_and_records(bound, tmp_path):
     run.append("metrics.jsonl", {"step": 700, "seconds": 90.0})
     run.write_status("finished", 700, seconds=90.0)
     run.folder.rename(tmp_path / "plain-1")
-    readme = bind("laptop", bound, "workbench report laptop --small", tmp_path, small=True).read_text()
+    readme = assemble("laptop", bound, "workbench report laptop --small", tmp_path, small=True).read_text()
     left = {path.suffix for name in ("fig2", "table1") for path in (bound / name).iterdir()}
     assert left == {".png", ".pdf", ".svg", ".csv", ".md", ".tex", ".json"}
     assert all((bound / place).is_file() for place in re.findall(r"\]\(([^)]+)\)", readme))

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from workbench.config import load_config
-from workbench.reporting.sweep.progress import finished, standings
-from workbench.reporting.sweep.records import place_of, read_job, write_job
+from workbench.reporting.sweep.progress import finished, row_states
+from workbench.reporting.sweep.records import read_job, sweep_folder, write_job
 from workbench.reporting.sweep.specification import RowSpec, load_sweep, plan, resolve, sweep_of
 from workbench.runs.store import prepare_run, run_fingerprint
 
@@ -155,7 +155,7 @@ def test_a_dry_run_counts_by_the_pace_of_runs_like_it(tmp_path):
         )
     known = prepare_run(load_config(TEACHER), tmp_path)
     known.write_status("finished", 200, seconds=20.0)  # 0.1 s a step, by another method than the student's
-    found = standings(plan(spec, tmp_path), place_of(tmp_path, "sweep"), tmp_path)
+    found = row_states(plan(spec, tmp_path), sweep_folder(tmp_path, "sweep"), tmp_path)
     told = {each.job.training.source + each.job.id: each for each in found}
     plain, big = told["demo/plaindemo-plain-0"], told["demo/plainbig-0"]
     assert (plain.there, plain.seconds) == ("to train", 0.5 * 700) and (big.there, big.seconds) == ("to train", None)
@@ -168,7 +168,7 @@ def test_a_dry_run_counts_by_the_pace_of_runs_like_it(tmp_path):
 def test_a_row_is_finished_only_with_its_notebook_its_run_and_the_same_protocol(job, tmp_path):
     run = prepare_run(job.training.config, tmp_path)
     run.write_status("finished", 700)
-    place, folder = place_of(tmp_path, "s"), place_of(tmp_path, "s").job(job.id)
+    place, folder = sweep_folder(tmp_path, "s"), sweep_folder(tmp_path, "s").job(job.id)
     folder.mkdir(parents=True)
     runs, about = {job.fingerprint: run}, {"fingerprint": job.fingerprint, "protocol": job.protocol}
     write_job(folder, "finished", **about)

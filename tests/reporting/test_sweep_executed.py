@@ -20,7 +20,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from workbench.files import hold_lock
-from workbench.reporting.sweep.records import STOP, place_of, read_job
+from workbench.reporting.sweep.records import STOP, read_job, sweep_folder
 from workbench.reporting.sweep.row import Stopped, open_row
 from workbench.reporting.sweep.schedule import run_sweep
 from workbench.reporting.sweep.specification import plan, sweep_of
@@ -73,7 +73,7 @@ def until(condition, process: subprocess.Popen | None = None, seconds: float = 1
 def contents(root: Path) -> dict[str, object]:
     """What a sweep leaves: its table, each run's records and the hash of all its weights; no times."""
     clock = ("images_per_second", "seconds", "machine")
-    found: dict[str, object] = {"table": json.loads(place_of(root, "tiny").results.read_text())}
+    found: dict[str, object] = {"table": json.loads(sweep_folder(root, "tiny").results.read_text())}
     for run in find_runs(root):
         for name, records in (("metrics", run.metrics), ("results", run.results)):
             found[f"{run.name} {name}"] = [{k: v for k, v in r.items() if k not in clock} for r in records]
@@ -97,7 +97,7 @@ def test_a_failing_row_is_named_with_its_cell_and_the_others_are_finished(undist
     assert code == 1, said
     assert re.search(r"diverging-0: failed in cell 'train: row.train\(\)': Diverged: the loss is not finite at", said)
     assert "1 of 3 rows failed, 0 were skipped" in said
-    place = place_of(root, "tiny")
+    place = sweep_folder(root, "tiny")
     record = read_job(place.job("diverging-0"))
     assert (record["state"], record["exit"], record["cell"]) == ("failed", 1, "train: row.train()")
     cells = nbformat.read(place.job("diverging-0") / "row.ipynb", 4).cells
@@ -106,7 +106,7 @@ def test_a_failing_row_is_named_with_its_cell_and_the_others_are_finished(undist
 
 def test_the_table_holds_what_was_measured(undisturbed):
     root, _, _ = undisturbed
-    (row,) = json.loads(place_of(root, "tiny").results.read_text())["rows"]
+    (row,) = json.loads(sweep_folder(root, "tiny").results.read_text())["rows"]
     run = Run(root / row["run"])
     assert (row["row"], row["seed"], row["step"], row["method"]) == ("guided", 0, 8, "self_transcendence")
     assert row["fingerprint"] == run.fingerprint and len(row["scores"]) == 10
@@ -116,7 +116,7 @@ def test_the_table_holds_what_was_measured(undisturbed):
 
 def test_the_notebook_is_the_rows_record(undisturbed):
     root, _, _ = undisturbed
-    notebook = nbformat.read(place_of(root, "tiny").job("guided-0") / "row.ipynb", 4)
+    notebook = nbformat.read(sweep_folder(root, "tiny").job("guided-0") / "row.ipynb", 4)
     by_name = {cell.id: cell for cell in notebook.cells}
     shown = [kind for cell in notebook.cells for output in cell.get("outputs", ()) for kind in output.get("data", ())]
     assert shown.count("image/png") == 2 and "| fd-clf64 |" in by_name["score"].outputs[0].data["text/markdown"]
@@ -153,7 +153,7 @@ def test_killed_twice_it_ends_as_if_nothing_had_been(undisturbed, tmp_path):
 
 def test_what_is_finished_is_not_repeated(undisturbed):
     root, _, _ = undisturbed
-    before = {file: file.stat().st_mtime_ns for file in place_of(root, "tiny").folder.glob("*/row.ipynb")}
+    before = {file: file.stat().st_mtime_ns for file in sweep_folder(root, "tiny").folder.glob("*/row.ipynb")}
     spec = sweep_of({**SPEC, "rows": [GUIDED]})
     *_, last = run_sweep(spec, Idle(), root=root)
     assert [(outcome.state, outcome.before) for outcome in last.ended] == [("finished", True)] * 2
@@ -193,7 +193,7 @@ def test_the_same_row_by_hand(undisturbed, tmp_path, monkeypatch):
 
 def test_a_stop_before_anything_begins_begins_nothing(tmp_path):
     (only,) = run_sweep(sweep_of(SPEC), Idle(), root=tmp_path, stop=lambda: True)
-    assert only.stopping and not only.ended and not place_of(tmp_path, "tiny").stop.exists()
+    assert only.stopping and not only.ended and not sweep_folder(tmp_path, "tiny").stop.exists()
 
 
 def test_who_leaves_waits_until_the_rows_have_ended(tmp_path):
@@ -219,7 +219,7 @@ def test_who_leaves_waits_until_the_rows_have_ended(tmp_path):
 
 
 def test_two_sweeps_of_one_name_do_not_fight(tmp_path):
-    place = place_of(tmp_path, "tiny")
+    place = sweep_folder(tmp_path, "tiny")
     place.folder.mkdir(parents=True)
     with hold_lock(place.lock, 1.0), pytest.raises(ValueError, match="another process executes the sweep tiny"):
         next(run_sweep(sweep_of(SPEC), Idle(), root=tmp_path))
@@ -239,7 +239,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     assert "To continue: workbench sweep " in said
     (run,) = find_runs(tmp_path / "runs")
     assert run.status["state"] == "stopped" and run.checkpoint().step == run.status["step"] > 0
-    record = read_job(place_of(tmp_path / "runs", "tiny").job("laptop-sit-nano-2-plain-0"))
+    record = read_job(sweep_folder(tmp_path / "runs", "tiny").job("laptop-sit-nano-2-plain-0"))
     assert record["state"] == "stopped"
 
 

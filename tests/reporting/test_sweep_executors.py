@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import nbformat
 import pytest
 
-from workbench.reporting.sweep.records import place_of, read_job
+from workbench.reporting.sweep.records import read_job, sweep_folder
 from workbench.reporting.sweep.schedule import run_sweep
 from workbench.reporting.sweep.specification import plan, sweep_of
 
@@ -59,9 +59,9 @@ def test_a_dead_kernel_is_a_failure_and_its_students_are_left_out(stand_in, tmp_
     spec, notebook = stand_in
     with ThreadPoolExecutor(3) as executor:
         *_, last = run_sweep(spec, executor, root=tmp_path, notebook=notebook)
-    check_stand_in({outcome.id: outcome for outcome in last.ended}, place_of(tmp_path, "s"), tmp_path)
+    check_stand_in({outcome.id: outcome for outcome in last.ended}, sweep_folder(tmp_path, "s"), tmp_path)
     assert {outcome.id for outcome in last.failures} == {o.id for o in last.ended if "plain" not in o.id}
-    assert json.loads(place_of(tmp_path, "s").results.read_text())["rows"] == []  # there is no such run
+    assert json.loads(sweep_folder(tmp_path, "s").results.read_text())["rows"] == []  # there is no such run
 
 
 def test_over_a_cluster_of_dask(stand_in, tmp_path):
@@ -71,4 +71,4 @@ def test_over_a_cluster_of_dask(stand_in, tmp_path):
     with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
         executor = client.get_executor(pure=False)
         *_, last = run_sweep(spec, executor, root=tmp_path, notebook=notebook, workers=2)
-    check_stand_in({outcome.id: outcome for outcome in last.ended}, place_of(tmp_path, "s"), tmp_path)
+    check_stand_in({outcome.id: outcome for outcome in last.ended}, sweep_folder(tmp_path, "s"), tmp_path)

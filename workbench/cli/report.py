@@ -40,26 +40,26 @@ class Report:
         from workbench.reporting import paper
 
         only = paper.chosen(self.only.split(","))
-        from workbench.reporting.build.assemble import bind
+        from workbench.reporting.build.assemble import assemble
         from workbench.reporting.build.make import Made, make
 
         start, console = time.monotonic(), Console()
         failed: list[Made] = []
-        lacking: list[Made] = []
+        incomplete: list[Made] = []
         folder = self.out / self.scale
         with bars(console) as update:
             for made in make(self.scale, runs_root(), folder, only, self.workers, score=self.score, force=self.force):
                 update("report", made.done, made.total, f"{made.name} {made.state}")
-                if made.state in ("failed", "lacking"):
-                    (failed if made.state == "failed" else lacking).append(made)
+                if made.state in ("failed", "incomplete"):
+                    (failed if made.state == "failed" else incomplete).append(made)
         command = f"workbench report {self.scale}"
         command += f" --out {self.out}" if str(self.out) != "reports/out" else ""
         command += "".join(f" --{name}" for name in ("score", "small") if getattr(self, name))
-        index = bind(self.scale, folder, command, runs_root(), small=self.small)
+        index = assemble(self.scale, folder, command, runs_root(), small=self.small)
         console.print(f"{index} in {time.monotonic() - start:.0f} s", soft_wrap=True)
-        for made in lacking:
+        for made in incomplete:
             print(f"workbench: {made.name} cannot be shown yet. {made.reason}", file=sys.stderr)
         for made in failed:
             print(f"workbench: {made.name} failed: {made.reason}", file=sys.stderr)
-        if failed or (self.only and lacking):
+        if failed or (self.only and incomplete):
             sys.exit(1)

@@ -73,9 +73,9 @@ class Sweep:
     def _conclude(self, console: Console, spec: "SweepSpec", progress: "Progress") -> None:
         """Print the scores and the failures with their notebooks, and exit with code 1 if a row failed."""
         from workbench.files import read_json
-        from workbench.reporting.sweep.records import place_of
+        from workbench.reporting.sweep.records import sweep_folder
 
-        place = place_of(runs_root(), spec.name)
+        place = sweep_folder(runs_root(), spec.name)
         rows = read_json(place.results)["rows"]
         if rows:
             console.print(_scores(rows))
@@ -101,13 +101,13 @@ class Sweep:
 
     def _show_plan(self, spec: "SweepSpec") -> None:
         """Print the table of a dry run."""
-        from workbench.reporting.sweep.progress import standings
-        from workbench.reporting.sweep.records import place_of
+        from workbench.reporting.sweep.progress import row_states
+        from workbench.reporting.sweep.records import sweep_folder
         from workbench.reporting.sweep.schedule import default_workers
         from workbench.reporting.sweep.specification import plan
 
         root = runs_root().resolve()
-        rows = standings(plan(spec, root, self.only), place_of(root, spec.name), root)
+        rows = row_states(plan(spec, root, self.only), sweep_folder(root, spec.name), root)
         table = Table(box=SIMPLE, pad_edge=False)
         for name in ("row", "seed", "method", "exists", "teacher of", "time"):
             table.add_column(name, overflow="fold", no_wrap=name not in ("row", "exists"))

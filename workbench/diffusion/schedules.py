@@ -8,13 +8,13 @@ from torch import Tensor
 
 from workbench.diffusion.paths import LINEAR, Path
 
-_LAWS = {
+_DISTRIBUTIONS = {
     "uniform": lambda u, path: u,
     "lognormal": lambda u, path: path.time_of(torch.special.ndtri(u)),
 }
 
 
-def sample_time(u: Float[Tensor, "b"], law: str, path: Path = LINEAR) -> Float[Tensor, "b"]:
+def sample_time(u: Float[Tensor, "b"], distribution: str, path: Path = LINEAR) -> Float[Tensor, "b"]:
     """Training times t from uniform draws u: the quantile function of a timestep distribution on a path.
 
     "uniform" (SiT, REPA, the paper) is the identity; "lognormal" (LightningDiT, REPA's option) makes the ratio of
@@ -24,9 +24,9 @@ def sample_time(u: Float[Tensor, "b"], law: str, path: Path = LINEAR) -> Float[T
 
     Raises ValueError for an unknown distribution.
     """
-    if law not in _LAWS:
-        raise ValueError(f"unknown timestep distribution {law!r}; allowed: {', '.join(_LAWS)}")
-    return _LAWS[law](u, path)
+    if distribution not in _DISTRIBUTIONS:
+        raise ValueError(f"unknown timestep distribution {distribution!r}; allowed: {', '.join(_DISTRIBUTIONS)}")
+    return _DISTRIBUTIONS[distribution](u, path)
 
 
 def time_grid(steps: int, last_step: float | None = None, shift: float = 1.0) -> Float64[Tensor, "{steps}+1"]:

@@ -25,7 +25,7 @@ from workbench.shipped import shipped
 class Made:
     """Result for one artifact, with a reason for the last two states.
 
-    "made", "kept" because nothing changed, "lacking" runs or weights so that there is nothing to show, or "failed".
+    "made", "kept" because nothing changed, "incomplete" runs or weights so that there is nothing to show, or "failed".
     """
 
     name: str
@@ -63,7 +63,7 @@ def make(
     kept = [] if force else [name for name in names if is_unchanged(name, notebook(), scale, root, folder, score)]
     for done, name in enumerate(kept, start=1):
         reason = reason_not_shown(folder / paper.folder_of(name))
-        yield Made(name, "lacking" if reason else "kept", 0.0, done, len(names), reason)
+        yield Made(name, "incomplete" if reason else "kept", 0.0, done, len(names), reason)
     workers = workers or max(1, (os.cpu_count() or 1) // 2 + 1)
     with ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(_make, name, scale, root, folder, workers, score) for name in names if name not in kept]
@@ -113,10 +113,10 @@ def _make(name: str, scale: str, root: Path, folder: Path, workers: int, score: 
     reason = reason_not_shown(fresh)
     if reason and _shows_something(target):
         shutil.rmtree(fresh)
-        return name, seconds, "lacking", f"{reason} The previous version is kept."
+        return name, seconds, "incomplete", f"{reason} The previous version is kept."
     record_inputs(name, notebook(), scale, root, fresh, score)
     _replace(target, fresh)
-    return name, seconds, "lacking" if reason else "made", reason
+    return name, seconds, "incomplete" if reason else "made", reason
 
 
 def _shows_something(folder: Path) -> bool:

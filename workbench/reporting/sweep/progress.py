@@ -13,7 +13,7 @@ from typing import Any
 from workbench import plugins
 from workbench.config import flatten
 from workbench.files import write_json
-from workbench.reporting.sweep.records import Place, read_job
+from workbench.reporting.sweep.records import SweepFolder, read_job
 from workbench.reporting.sweep.specification import Job, SweepSpec
 from workbench.runs.state import LIVE
 from workbench.runs.store import Run, find_runs
@@ -82,7 +82,7 @@ class Progress:
         return tuple(outcome for outcome in self.ended if outcome.state in ("failed", "left out"))
 
 
-def finished(job: Job, place: Place, runs: Mapping[str, Run]) -> dict[str, Any] | None:
+def finished(job: Job, place: SweepFolder, runs: Mapping[str, Run]) -> dict[str, Any] | None:
     """The record of a job if it is finished and its notebook, run and scores exist, else None."""
     from workbench.runs.models import stale_positions  # with PyTorch, before which a sweep is checked
 
@@ -103,7 +103,7 @@ def runs_by_fingerprint(root: Path) -> dict[str, Run]:
 class Meter:
     """Measures the progress of jobs by their training steps since the sweep began."""
 
-    def __init__(self, jobs: Sequence[Job], place: Place, root: Path):
+    def __init__(self, jobs: Sequence[Job], place: SweepFolder, root: Path):
         self._place, self._root, self._began = place, root, time.monotonic()
         self._folders: dict[str, Path] = {}
         self._start = {job.id: self._step(job) for job in jobs}
@@ -156,7 +156,7 @@ class Meter:
 
 
 @dataclass(frozen=True)
-class Standing:
+class RowState:
     """State of a job for a dry run, and estimated seconds left; None if no comparable run was timed."""
 
     job: Job
@@ -165,7 +165,7 @@ class Standing:
     seconds: float | None
 
 
-def standings(jobs: Sequence[Job], place: Place, root: Path) -> list[Standing]:
+def row_states(jobs: Sequence[Job], place: SweepFolder, root: Path) -> list[RowState]:
     """The standing of each job, without starting anything.
 
     Seconds are estimated from runs with the same backbone and batch size, of the same method if there are any, and
@@ -177,11 +177,11 @@ def standings(jobs: Sequence[Job], place: Place, root: Path) -> list[Standing]:
         run, done = runs.get(job.fingerprint), finished(job, place, runs) is not None
         teaches = sum(job.id in other.after and other.fingerprint != job.fingerprint for other in jobs)
         seconds = 0.0 if done else _seconds(job, run, pace, scoring)
-        listed.append(Standing(job, "finished" if done else _there(job, run), teaches, seconds))
+        listed.append(RowState(job, "finished" if done else _there(job, run), teaches, seconds))
     return listed
 
 
-def results(spec: SweepSpec, jobs: Sequence[Job], place: Place, root: Path) -> list[dict[str, Any]]:
+def results(spec: SweepSpec, jobs: Sequence[Job], place: SweepFolder, root: Path) -> list[dict[str, Any]]:
     """A record for each finished row and seed: run, fingerprint, step and scores."""
     runs, records = runs_by_fingerprint(root), {}
     for job in jobs:
@@ -203,7 +203,7 @@ def results(spec: SweepSpec, jobs: Sequence[Job], place: Place, root: Path) -> l
     return [records[key] for key in itertools.product([row.name for row in spec.rows], spec.seeds) if key in records]
 
 
-def write_results(spec: SweepSpec, jobs: Sequence[Job], place: Place, root: Path) -> None:
+def write_results(spec: SweepSpec, jobs: Sequence[Job], place: SweepFolder, root: Path) -> None:
     """Write `results` into ``results.json`` of the sweep, with the protocol of the scores."""
     how = {"name": spec.name, "seeds": list(spec.seeds), "evaluate": asdict(spec.evaluate)}
     write_json(place.results, {**how, "rows": results(spec, jobs, place, root)})

@@ -23,7 +23,7 @@ _LOCK = ".lock"
 
 
 @dataclass(frozen=True)
-class Place:
+class SweepFolder:
     """Where a sweep keeps its records."""
 
     folder: Path
@@ -45,9 +45,9 @@ class Place:
         return self.folder / name
 
 
-def place_of(root: Path, name: str) -> Place:
+def sweep_folder(root: Path, name: str) -> SweepFolder:
     """Where the sweep ``name`` of the runs under ``root`` keeps its records."""
-    return Place(root / "sweeps" / name)
+    return SweepFolder(root / "sweeps" / name)
 
 
 # Types of the values in ``job.json``.

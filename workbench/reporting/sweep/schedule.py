@@ -12,7 +12,7 @@ from typing import Any
 from workbench.files import hold_lock, reason
 from workbench.reporting.sweep.execution import cores, execute_row, live_with_parent
 from workbench.reporting.sweep.progress import Meter, Outcome, Progress, finished, runs_by_fingerprint, write_results
-from workbench.reporting.sweep.records import Place, place_of
+from workbench.reporting.sweep.records import SweepFolder, sweep_folder
 from workbench.reporting.sweep.specification import Job, SweepSpec, plan
 from workbench.runs.store import runs_root
 from workbench.shipped import shipped
@@ -48,7 +48,7 @@ def run_sweep(
     all_jobs = plan(spec, root)
     jobs = plan(spec, root, only) if only else all_jobs
     workers = default_workers() if workers is None else workers
-    place = place_of(root, spec.name)
+    place = sweep_folder(root, spec.name)
     with _held(place):
         place.stop.unlink(missing_ok=True)
         notebook = shipped("notebooks/paper/row.ipynb") if notebook is None else notebook.resolve()
@@ -64,7 +64,7 @@ def run_sweep(
 
 
 @contextlib.contextmanager
-def _held(place: Place) -> Iterator[None]:
+def _held(place: SweepFolder) -> Iterator[None]:
     """Lock a sweep for this process; ValueError if another one executes it."""
     place.folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -78,7 +78,7 @@ def _held(place: Place) -> Iterator[None]:
 class _Sweep:
     """The jobs of one execution: waiting, running and ended."""
 
-    def __init__(self, jobs: Sequence[Job], place: Place, root: Path, common: dict[str, Any], executor: Any):
+    def __init__(self, jobs: Sequence[Job], place: SweepFolder, root: Path, common: dict[str, Any], executor: Any):
         self.jobs, self.place, self.common = jobs, place, common
         self.executor = executor
         self.pool: ProcessPoolExecutor | None = None
