@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 
 import pytest
@@ -33,27 +34,17 @@ def made(name: str, root) -> Artifact:
     return paper.artifacts()[name]("laptop", root=root)
 
 
-def sentences(record: dict) -> list[str]:
-    return [record["caption"], *record["findings"]]
-
-
-def numbers(sentence: str) -> list[str]:
-    return sorted(re.findall(r"[+\u2212]?\d+(?:[.,]\d+)*", sentence))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(paper.names()) - NEED_WEIGHTS))
-def test_a_table_of_the_edition_is_made_again_from_its_records(name, root):
+def test_tables_and_sentences_are_made_again_from_the_records(name, root):
     artifact = made(name, root)
     committed = {path.stem: path.read_text() for path in (COMMITTED / name).glob("*.csv")}
     assert committed and {key: to_csv(table) for key, table in artifact.tables.items()} == committed
     record = read_json(COMMITTED / name / "artifact.json")
-    # The committed report was written in other words, so its sentences are compared by their numbers.
-    for now, then in zip(sentences(artifact.record()), sentences(record), strict=True):
-        assert numbers(now) == numbers(then), f"{now} / {then}"
-    verdicts = [claim["verdict"].replace("cannot be told", "inconclusive") for claim in record["claims"]]
-    verdicts = [verdict.replace("nothing is there", "no runs") for verdict in verdicts]
-    assert [claim.verdict for claim in artifact.claims] == verdicts
+    now = json.loads(json.dumps(artifact.record()))
+    assert [now[key] for key in ("caption", "findings", "claims")] == [
+        record[key] for key in ("caption", "findings", "claims")
+    ]
     assert set(artifact.figures) == {path.stem for path in (COMMITTED / name).glob("*.png")}
 
 

@@ -18,7 +18,7 @@ _LEADS = {
 }
 
 
-def bind(scale: str, folder: Path, command: str, root: Path, small: bool = False) -> Path:
+def assemble(scale: str, folder: Path, command: str, root: Path, small: bool = False) -> Path:
     """Write index, pages, README.md and PDF of the artifacts in `folder`; return the index, or README.md if `small`.
 
     With `small` the folder suits a repository: pictures, tables and JSON, without views and executed notebooks, and
