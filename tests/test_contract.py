@@ -167,7 +167,6 @@ import torch
 from workbench.config import from_dict
 from torch.distributed.tensor import DTensor
 from workbench.training import loop, state
-root = Path(sys.argv[1])
 update, build = state.TrainState.update, loop.build_student
 # Behind parts that are zero, gradients are so small that AdamW makes steps of their rounding errors.
 def filled(*given):
@@ -184,16 +183,18 @@ def checked(self, rate):
     assert all(isinstance(p, DTensor) == self.sharded for p in self.student.parameters())
     return update(self, rate)
 state.TrainState.update = checked
-for tree in json.loads((root / "pairs.json").read_text()):
-    for _ in loop.fit(from_dict(tree), root):
-        pass
-# What is not finite in one process alone is found by all.
-name, parameter = list(seen[0].student.named_parameters())[-1]
-assert seen[0].not_finite() is None
-if seen[0].accelerator.is_last_process:
-    with torch.no_grad():
-        (parameter.to_local() if seen[0].sharded else parameter).view(-1)[-1] = torch.nan
-assert seen[0].not_finite() == f"model {name}", (seen[0].not_finite(), name)
+for folder in sys.argv[1:]:
+    root = Path(folder)
+    for tree in json.loads((root / "pairs.json").read_text()):
+        for _ in loop.fit(from_dict(tree), root):
+            pass
+    # What is not finite in one process alone is found by all.
+    name, parameter = list(seen[0].student.named_parameters())[-1]
+    assert seen[0].not_finite() is None
+    if seen[0].accelerator.is_last_process:
+        with torch.no_grad():
+            (parameter.to_local() if seen[0].sharded else parameter).view(-1)[-1] = torch.nan
+    assert seen[0].not_finite() == f"model {name}", (seen[0].not_finite(), name)
 # The last training is still referenced: as Python is torn down, gloo's threads can abort the process.
 sys.stdout.flush()
 os._exit(0)
@@ -205,43 +206,43 @@ def find_run(name: str, root: Path) -> Run:
     return run
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
-def test_two_processes_agree_with_one(root, tmp_path, sharding):
-    configs = [pair_config(*pair, root) for pair in PAIRS]
-    # Dispersive compares the samples of one process unless it is told to gather.
-    gathered = {"gather": True}
-    configs = [
-        replace(c, objective=replace(c.objective, options={**c.objective.options, **gathered}))
-        if "gather" in c.objective.options
-        else c
-        for c in configs
-    ]
-    configs = [replace(c, training=replace(c.training, sharding=sharding)) for c in configs]
-    (tmp_path / "worker.py").write_text(WORKER)
-    folders = {1: root / "one-process", 2: tmp_path / "two-processes"}
-    for processes, folder in folders.items():
-        if folder.exists():  # one process does not shard, so both kinds of sharding are compared with the same runs
-            continue
+@pytest.fixture(scope="module")
+def trained(root, tmp_path_factory) -> dict[str, Path]:
+    """Where all pairs were trained by one process, and by two with each kind of sharding, one after the other."""
+    here = tmp_path_factory.mktemp("processes")
+    (here / "worker.py").write_text(WORKER)
+    folders = {kind: here / kind for kind in ("one process", "ddp", "fsdp")}
+    for kind, folder in folders.items():
         folder.mkdir()
-        alike = [c if processes > 1 else replace(c, training=replace(c.training, sharding="ddp")) for c in configs]
-        (folder / "pairs.json").write_text(json.dumps([to_dict(c) for c in alike]))
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        trees = [to_dict(pair_config(*pair, root)) for pair in PAIRS]
+        for tree in trees:
+            tree["training"]["sharding"] = "fsdp" if kind == "fsdp" else "ddp"
+            if "gather" in tree["objective"]:  # dispersive compares the samples of one process unless it gathers them
+                tree["objective"]["gather"] = True
+        (folder / "pairs.json").write_text(json.dumps(trees))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    for launcher, kinds in (([], ["one process"]), (torchrun, ["ddp", "fsdp"])):
         done = subprocess.run(
-            [*torchrun, str(tmp_path / "worker.py"), str(folder)],
+            [sys.executable, *launcher, str(here / "worker.py"), *(str(folders[kind]) for kind in kinds)],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
         )
         assert done.returncode == 0, done.stderr[-3000:]
-    for config in configs:
-        one, two = (find_run(config.name, folder) for folder in folders.values())
+    return folders
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+def test_two_processes_agree_with_one(trained, sharding):
+    for name in map("-".join, PAIRS):
+        one, two = (find_run(name, trained[kind]) for kind in ("one process", sharding))
         a, b = weights(one), weights(two)
         assert a.keys() == b.keys()
         for key in ("loss", "alignment", "gradient_norm"):
             values = [[r[key] for r in run.metrics if r[key] is not None] for run in (one, two)]
-            assert values[0] == pytest.approx(values[1], rel=1e-3), (config.name, key)
-        for name in a:
+            assert values[0] == pytest.approx(values[1], rel=1e-3), (name, key)
+        for part in a:
             torch.testing.assert_close(
-                a[name], b[name], rtol=2e-3, atol=2e-5, msg=lambda m, what=f"{config.name} {name}": f"{what}: {m}"
+                a[part], b[part], rtol=2e-3, atol=2e-5, msg=lambda m, what=f"{name} {part}": f"{what}: {m}"
             )
