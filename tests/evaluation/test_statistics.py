@@ -13,6 +13,7 @@ from workbench.evaluation.statistics import (
     paired,
     sign_flip,
     t_interval,
+    t_test,
     wilson,
 )
 
@@ -179,6 +180,24 @@ def test_holm_by_hand():
     assert holm([0.2]) == [0.2] and holm([]) == []
     with pytest.raises(ValueError, match="between 0 and 1"):
         holm([0.5, 1.5])
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.99])
+def test_a_t_test_and_its_interval_agree(level):
+    values = [0.3, -0.1, 0.4, 0.2, 0.35]
+    low = t_interval(values, level).low
+    assert (t_test(values) < 1 - level) == (low > 0)
+    # At the end of its interval a mean is just significant.
+    assert t_test([value - low for value in values]) == pytest.approx(1 - level)
+
+
+def test_t_tests_by_hand():
+    # One and three: mean 2, standard error 1, one degree of freedom, for which p = 1 - 2 atan(2) / pi.
+    assert t_test([1.0, 3.0]) == pytest.approx(1 - 2 * math.atan(2) / math.pi) == t_test([-3.0, -1.0])
+    assert t_test([0.0, 0.0]) == 1 and t_test([2.0, 2.0]) == 0
+    for wrong in ([], [1.0], [1.0, math.nan]):
+        with pytest.raises(ValueError, match="two or more finite differences"):
+            t_test(wrong)
 
 
 def test_holm_stops_where_the_step_down_stops():

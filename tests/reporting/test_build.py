@@ -13,9 +13,11 @@ from PIL import Image
 
 from workbench.cli.report import Report
 from workbench.config import load_config
+from workbench.files import read_json, write_json
 from workbench.reporting import paper
 from workbench.reporting.build.assemble import assemble
 from workbench.reporting.build.make import make
+from workbench.reporting.build.pages import claims, corrected, read_artifacts
 from workbench.runs.archive import unpack_records
 from workbench.runs.store import prepare_run
 
@@ -196,6 +198,22 @@ def test_pages_hold_together_without_a_network(bound):
     assert "workbench train demo/plain" in pages["table1.html"] and "<iframe" in pages["fig2.html"]
     assert 'rel="next" href="table1.html"' in pages["fig2.html"]
     assert "workbench report laptop --only fig2" in pages["fig2.html"]
+
+
+def test_claims_are_corrected_for_their_number(tmp_path):
+    for name, p in (("fig2", 0.01), ("table1", 0.04)):
+        artifact(tmp_path / name, name, missing=False)
+        record = read_json(tmp_path / name / "artifact.json")
+        record["claims"][0]["p"] = p
+        write_json(tmp_path / name / "artifact.json", record)
+    shown = read_artifacts(tmp_path, ["fig2", "table1"])
+    # Holm: 2 x .01, and .04; a claim without runs is not tested.
+    assert [row[-1] for row in claims(shown).rows] == ["0.02", "0.04"]
+    sentence = "2 claims are tested over training seeds (paired t test). 2 have p below 0.05 alone, 2 after Holm"
+    assert corrected(shown).startswith(sentence)
+    page = assemble("laptop", tmp_path, "workbench report laptop", tmp_path).read_text()
+    assert sentence in page and page.count("Corrected p = 0.0") == 2
+    assert corrected([]) == ""
 
 
 def test_the_pdf_has_every_figure_and_its_contents(bound):

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Int64, Integer
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtri, stdtr, stdtrit
 
 # Two scores are comparable only if all of these agree; those from "layer" on belong to features.
 PROTOCOL = (
@@ -193,6 +193,21 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     half = float(stdtrit(count - 1, (1 + level) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(count)
     mean = math.fsum(values) / count
     return Interval(mean - half, mean + half)
+
+
+def t_test(differences: Sequence[float]) -> float:
+    """Two-sided p of a paired t test: below 1 - level exactly if `t_interval` excludes 0.
+
+    It assumes normal differences. p is 1 if all of them are 0, and 0 if all are the same other number. Raises
+    ValueError for fewer than two or a non-finite one.
+    """
+    count = len(differences)
+    if count < 2 or not np.isfinite(differences).all():
+        raise ValueError(f"a t test needs two or more finite differences; got {list(differences)}")
+    mean, deviation = math.fsum(differences) / count, float(np.std(differences, ddof=1))
+    if deviation == 0:
+        return 1.0 if mean == 0 else 0.0
+    return float(2 * stdtr(count - 1, -abs(mean) * math.sqrt(count) / deviation))
 
 
 def sign_flip(differences: Sequence[float]) -> SignFlip:

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from workbench.evaluation.statistics import holm
 from workbench.files import read_json, write_atomically
 from workbench.reporting.findings import duration
 from workbench.reporting.paper.claims import inconclusive
@@ -72,6 +73,7 @@ def write_pages(folder: Path, title: str, lead: str, shown: Sequence[Shown], mad
         title=title,
         lead=lead,
         claims=claims(shown),
+        corrected=corrected(shown),
         cards=[_card(one) for one in shown],
         made=_summary(shown),
         commands=made["commands"],
@@ -98,7 +100,8 @@ def write_readme(
             "",
         ]
     if rows:
-        lines += ["## The paper's claims", "", "| | claim | here | evidence |", "|---|---|---|---|"]
+        lines += ["## The paper's claims", "", *filter(None, [corrected(shown)]), ""]
+        lines += ["| | claim | here | evidence | p (Holm) |", "|---|---|---|---|---|"]
         lines += [f"| {' | '.join(row)} |" for row in rows]
         lines.append("")
     for one in shown:
@@ -129,13 +132,33 @@ def _missing(missing: Sequence[Mapping[str, str]]) -> list[str]:
 
 def claims(shown: Sequence[Shown]) -> Table:
     """The paper's claims with their verdicts and evidence, without those for which there are no runs."""
+    listed = [(one.name, claim) for one in shown for claim in one.record["claims"]]
+    listed = [(name, claim) for name, claim in listed if claim["verdict"] not in _WITHOUT_RUNS]
+    adjusted = iter(holm(_tested(shown)))
     rows = [
-        [one.name, claim["claim"], claim["verdict"], claim["confidence"]]
-        for one in shown
-        for claim in one.record["claims"]
-        if claim["verdict"] not in _WITHOUT_RUNS
-    ]
-    return Table("Whether the paper’s claims hold for these runs.", ["", "claim", "here", "evidence"], rows)
+        [name, claim["claim"], claim["verdict"], claim["confidence"],
+         "" if claim.get("p") is None else f"{next(adjusted):.2g}"]
+        for name, claim in listed
+    ]  # fmt: skip
+    return Table("Whether the paper’s claims hold for these runs.", ["", "claim", "here", "evidence", "p (Holm)"], rows)
+
+
+def corrected(shown: Sequence[Shown]) -> str:
+    """How many claims stay significant after correction for their number; "" if none has a p value."""
+    ps = _tested(shown)
+    if not ps:
+        return ""
+    alone, together = (sum(p < 0.05 for p in family) for family in (ps, holm(ps)))
+    return (
+        f"{len(ps)} claims are tested over training seeds (paired t test). {alone} have p below 0.05 alone, {together} "
+        f"after Holm's correction for all {len(ps)}; verdicts are those of each claim alone."
+    )
+
+
+def _tested(shown: Sequence[Shown]) -> list[float]:
+    """The p values of all claims that have one, in the order of the claims."""
+    every = [claim.get("p") for one in shown for claim in one.record["claims"]]
+    return [p for p in every if p is not None]
 
 
 def _relative(record: Mapping[str, Any], name: str) -> dict[str, Any]:

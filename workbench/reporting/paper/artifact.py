@@ -41,11 +41,15 @@ def in_other_folder(command: str) -> str:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper, its verdict here ("holds", "does not hold", "inconclusive ..."), and the evidence."""
+    """A claim of the paper, its verdict here ("holds", "does not hold", "inconclusive ..."), and the evidence.
+
+    `p` is that of a paired t test over seeds, None if there is none; a report corrects it for the number of its claims.
+    """
 
     claim: str
     verdict: str
     confidence: str
+    p: float | None = None
 
     @property
     def sentence(self) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from workbench.evaluation.statistics import Paired, paired
+from workbench.evaluation.statistics import Paired, paired, t_test
 from workbench.reporting.paper.artifact import Claim
 
 HOLDS, FAILS = "holds here", "does not hold here"
@@ -14,7 +14,8 @@ def claim(
     """Whether `other` is better than `base`, paired by training seed; `names` are the two models, `of` is the score.
 
     The claim holds if the 95 % t interval of the mean difference excludes 0 and all seeds agree, and fails if both
-    show the opposite. The interval is of this comparison alone and assumes normal differences.
+    show the opposite. The interval and the p of the paired t test are of this comparison alone and assume normal
+    differences.
     """
     shared = base.keys() & other.keys()
     if len(shared) < 2:
@@ -23,7 +24,8 @@ def claim(
         )
     pairs = paired(base, other)
     better = -1 if lower else 1
-    return Claim(text, verdict(pairs, better), _confidence(pairs, better, of, names))
+    p = t_test(list(pairs.differences.values()))
+    return Claim(text, verdict(pairs, better), _confidence(pairs, better, of, names), p)
 
 
 def verdict(pairs: Paired, better: int) -> str:
