@@ -4,10 +4,12 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from einops import reduce
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from workbench.config import DataConfig, load_plugin, refuse_unknown
@@ -22,6 +24,8 @@ class Images:
 
     ``read(indices)`` returns uint8 ``b c h w`` as a numpy array; ``labels`` are 0 .. len(classes)-1; ``content`` is a
     hash of pixels and labels (of names, bytes and labels for files). ``notes`` list files that were left out.
+    ``read_masks(indices)`` returns bool ``b h w``, True on the object, and ``read_details(indices)`` what else is known
+    of each image, as arrays with a row for each; sets without them have None.
     """
 
     name: str
@@ -34,6 +38,8 @@ class Images:
     content: str
     read: Callable[[np.ndarray], np.ndarray] = field(repr=False)
     notes: tuple[str, ...] = ()
+    read_masks: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False)
+    read_details: Callable[[np.ndarray], dict[str, np.ndarray]] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -41,6 +47,24 @@ class Images:
     def batch(self, indices: Sequence[int] | np.ndarray) -> UInt8[Tensor, "b c h w"]:
         """Images at ``indices``, uint8 in 0..255."""
         return torch.from_numpy(self.read(np.asarray(indices)))
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether `masks` can be called: it is known which pixels show the object."""
+        return self.read_masks is not None
+
+    def masks(self, indices: Sequence[int] | np.ndarray) -> Bool[Tensor, "b x y"]:
+        """Masks of the images at ``indices``, True on the object; ValueError for a set without masks."""
+        if self.read_masks is None:
+            raise ValueError(
+                f"the {self.split} split of data.name={self.name} has no masks of its objects; "
+                f"data.name=scenes has, and data.masks names a folder with those of an image folder"
+            )
+        return torch.from_numpy(self.read_masks(np.asarray(indices)))
+
+    def details(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """What else is known of the images at ``indices``, such as ``box``; empty if nothing is."""
+        return {} if self.read_details is None else self.read_details(np.asarray(indices))
 
     @property
     def summary(self) -> str:
@@ -52,6 +76,17 @@ def summary(what: str, count: int, classes: Sequence[str], origin: str, notes: S
     """Text such as "1,000 train images of 3 classes, cat to emu, from /data/set; left out: 1 hidden file (.x)"."""
     kinds = f"{len(classes):,} classes, {classes[0]} to {classes[-1]}" if len(classes) > 1 else f"1 class, {classes[0]}"
     return f"{count:,} {what} of {kinds}, from {origin}{'; '.join(['', *notes])}"
+
+
+def token_share(masks: Bool[Tensor, "b x x"], side: int) -> Float[Tensor, "b n"]:
+    """Share of each token of a ``side`` x ``side`` grid, row-major, that is object.
+
+    Raises ValueError if the masks' side cannot be divided among the tokens.
+    """
+    size = masks.shape[-1]
+    if side < 1 or size % side:
+        raise ValueError(f"masks of {size} pixels cannot be divided into {side} x {side} tokens")
+    return reduce(masks.float(), "b (h p) (w q) -> b (h w)", "mean", h=side, w=side)
 
 
 def to_float(images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -150,8 +185,18 @@ def limited_rows(labels: Int[np.ndarray, "n"], content: str, limit: int) -> tupl
 
 def _limited(images: Images, limit: int) -> Images:
     chosen, content = limited_rows(images.labels, images.content, limit)
-    read = images.read
-    return replace(images, labels=images.labels[chosen], content=content, read=lambda indices: read(chosen[indices]))
+
+    def rows(read: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], Any]:
+        return lambda indices: read(chosen[indices])
+
+    return replace(
+        images,
+        labels=images.labels[chosen],
+        content=content,
+        read=rows(images.read),
+        read_masks=images.read_masks and rows(images.read_masks),
+        read_details=images.read_details and rows(images.read_details),
+    )
 
 
 def foreign_path(config: DataConfig) -> ValueError:
