@@ -1,8 +1,9 @@
 """Commands that train: a run, the demo, and the networks shipped with the package."""
 
 import os
+import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -19,8 +20,8 @@ from workbench.cli.arguments import (
 )
 from workbench.cli.bars import bars
 from workbench.cli.terminal import Console
-from workbench.config import Config, DataConfig, load_config
-from workbench.config.ranges import Range, Seed, Steps
+from workbench.config import Config, DataConfig, load_config, parse_overrides
+from workbench.config.ranges import Positive, Range, Seed, Steps
 from workbench.runs.store import Run, find_runs, open_run, prepare_run, run_fingerprint, runs_root
 
 
@@ -217,28 +218,96 @@ def _finished_in_a_read_only_folder(config: Config) -> Run | None:
 
 @dataclass(frozen=True)
 class VAE:
-    """Train the VAE on the training images and write vae.safetensors and vae.json.
+    """Train an autoencoder on the images of any data set and write vae.safetensors and vae.json.
 
-    Run the command again to continue after a stop.
+    `workbench vae train my-vae data.name=image-folder data.path=photos data.size=64`, then train models with
+    vae.name=my-vae. Run the command again to continue after a stop.
     """
 
     folder: Annotated[Path, tyro.conf.Positional]
+    overrides: Overrides = ()
+    """Dotted options of the section data, as in training. By default the embedded Fashion-MNIST."""
     steps: Steps = 4500
+    factor: Annotated[int, Range(at_least=2, at_most=16)] | None = None
+    """How many pixels a latent is wide: by default 4, or 8 from 128 pixels on."""
+    latent_channels: Annotated[int, Range(at_least=1, at_most=256)] = 4
+    batch: Annotated[int, Range(at_least=1, at_most=10**6)] | None = None
+    """Images per step: by default 64 at 32 pixels, 32 at 64, and so on."""
+    learning_rate: Positive = 2e-3
+    start: str | None = None
+    """Autoencoder, by name or folder, whose weights the training starts from, such as kl-f4."""
     seed: Seed = 0
-    data: str = "fashion-mnist"
 
     def execute(self) -> None:
-        from workbench.data.images import load_images
-        from workbench.training.vae import VaeTraining, train_vae
+        data = self._data()
+        import torch
 
-        config = DataConfig(name=self.data, source="embedded")
-        settings = VaeTraining(steps=self.steps, seed=self.seed)
+        from workbench.data.images import load_images
+        from workbench.data.vae import load_vae
+        from workbench.evaluation.detectors.base import load_detector
+        from workbench.evaluation.reconstruction import reconstruction_distance
+        from workbench.files import write_json
+        from workbench.training.vae import estimate_seconds, settings_for, train_vae
+
         console = Console()
+        train_set, test_set = load_images(data, "train"), load_images(data, "test")
+        settings = settings_for(
+            train_set,
+            factor=self.factor,
+            batch=self.batch,
+            steps=self.steps,
+            latent_channels=self.latent_channels,
+            learning_rate=self.learning_rate,
+            start=self.start,
+            seed=self.seed,
+        )
+        side = train_set.size >> (len(settings.widths) - 1)
+        with console.status("measuring a few steps ..."):
+            minutes = max(1, round(estimate_seconds(train_set, settings, self.folder) / 60))
+        console.print(
+            f"{train_set.summary}\n{test_set.summary}\n{train_set.size}x{train_set.size}x{train_set.channels} to "
+            f"{side}x{side}x{settings.latent_channels}, widths {settings.widths}, batch {settings.batch}, "
+            f"{settings.steps} steps: about {minutes} min on this machine. Ctrl-C saves; run again to continue.",
+            soft_wrap=True,
+            highlight=False,
+        )
         with bars(console) as update:
-            for record in train_vae(load_images(config, "train"), load_images(config, "test"), self.folder, settings):
+            for record in train_vae(train_set, test_set, self.folder, settings):
                 if "step" in record:
                     update("train VAE", record["step"], record["steps"], f"loss {record['loss']:.4f}")
-        console.print(f"{self.folder}: reconstruction {record['reconstruction']}")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            vae = load_vae(str(self.folder), train_set.channels, device)
+            distance = reconstruction_distance(vae, test_set, load_detector("effnet-lite0", device))
+        except ValueError as error:
+            console.print(f"no Frechet distance: {error}", soft_wrap=True, highlight=False)
+        else:
+            record["reconstruction"] |= distance
+        write_json(self.folder / "vae.json", {**record, "command": self._command()})
+        shown = ", ".join(f"{key} {value:.4g}" for key, value in record["reconstruction"].items())
+        size = (self.folder / "vae.safetensors").stat().st_size / 1e6
+        console.print(f"{self.folder}: {size:.1f} MB, reconstruction {shown}", soft_wrap=True, highlight=False)
+
+    def _command(self) -> str:
+        """This command, with the options that differ from their defaults."""
+        options = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        del options["folder"], options["overrides"]
+        changed = {name: value for name, (value, default) in options.items() if value != default}
+        words = [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", f"{value}")]
+        return shlex.join(["workbench", "vae", "train", "FOLDER", *self.overrides, *words])
+
+    def _data(self) -> DataConfig:
+        """The section data; ValueError for other options."""
+        tree = parse_overrides(self.overrides)
+        other = next((key for key in tree if key != "data"), None)
+        if other is not None:
+            raise ValueError(
+                f"{other} is not an option of an autoencoder's training: dotted options are those of data, such as "
+                f"data.path=photos; the others are --steps, --factor and so on"
+            )
+        config = load_config("demo/plain", ["data.limit=null", *self.overrides])  # the preset has the embedded images
+        check_data_path(config)
+        return config.data
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from workbench.config.older import file_in
 from workbench.config.records import Config
 
 # Names that `data.vae.load_vae` recognizes, even if a folder of that name exists in the working directory.
-NAMED_VAES = ("kl-f4", "identity", "sd-vae", "sd-vae-ft-ema", "sd-vae-ft-mse", "va-vae")
+SHIPPED_VAES = ("kl-f4", "kl-f4-scenes-32", "kl-f4-scenes-64")  # folders of the package's assets
+NAMED_VAES = (*SHIPPED_VAES, "identity", "sd-vae", "sd-vae-ft-ema", "sd-vae-ft-mse", "va-vae")
 _WILDCARDS = frozenset("*?[")
 
 
@@ -46,4 +47,4 @@ def _is_vae_folder(name: str) -> bool:
     folder = os.path.expanduser(name)
     # A folder written by `workbench vae train` takes precedence over a published autoencoder of the same name.
     known = name in NAMED_VAES and not file_in(Path(folder), "vae.json").is_file()
-    return not known and name not in ("kl-f4", "identity") and os.path.isdir(folder)
+    return not known and name not in (*SHIPPED_VAES, "identity") and os.path.isdir(folder)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from workbench.config import refuse_unknown
 from workbench.config.older import file_in
+from workbench.config.paths import SHIPPED_VAES
 from workbench.data.images import ASSETS, to_float, to_uint8
 from workbench.files import home_path, read_json
 
@@ -133,9 +134,10 @@ class KLAutoencoder:
 def load_vae(name: str, pixel_channels: int, device: torch.device | str = "cpu") -> VAE:
     """Load an autoencoder by name or from a folder.
 
-    "kl-f4" ships with the package, and "identity" uses pixels as latents. "sd-vae-ft-ema" (alias "sd-vae", the decoder
-    of SiT and REPA), "sd-vae-ft-mse" (same encoder, other decoder) and "va-vae" are searched in ``$WORKBENCH_WEIGHTS``,
-    then on the model hub. A folder may be one written by ``workbench vae train``, a diffusers ``AutoencoderKL``, or
+    "kl-f4" (grey images of 32 pixels), "kl-f4-scenes-32" and "kl-f4-scenes-64" (colour, 32 and 64 pixels) ship with the
+    package, and "identity" uses pixels as latents. "sd-vae-ft-ema" (alias "sd-vae", the decoder of SiT and REPA),
+    "sd-vae-ft-mse" (same encoder, other decoder) and "va-vae" are searched in ``$WORKBENCH_WEIGHTS``, then on the model
+    hub. A folder may be one written by ``workbench vae train``, a diffusers ``AutoencoderKL``, or
     VA-VAE's weights with ``latents_stats.pt``.
 
     Args:
@@ -160,17 +162,21 @@ def load_vae(name: str, pixel_channels: int, device: torch.device | str = "cpu")
     """
     from workbench.data.published import PUBLISHED, load_published
 
-    folder = ASSETS / "kl-f4" if name == "kl-f4" else home_path(name)
+    folder = ASSETS / name if name in SHIPPED_VAES else home_path(name)
     if name == "identity":
         return Identity(pixel_channels)
     if file_in(folder, "vae.json").is_file():
         vae: VAE = _read(name, folder, device)
     elif name in PUBLISHED or folder.is_dir():
         vae = load_published(name, device)
+    elif name in SHIPPED_VAES:
+        raise ValueError(f"{folder} of VAE {name!r} is missing; install the workbench again")
     else:
-        refuse_unknown("vae.name", name, ("kl-f4", "identity", *PUBLISHED, "or a folder with an autoencoder"))
+        refuse_unknown("vae.name", name, (*SHIPPED_VAES, "identity", *PUBLISHED, "or a folder with an autoencoder"))
     if vae.pixel_channels != pixel_channels:
-        raise ValueError(f"VAE {name!r} is for images of {vae.pixel_channels} channels; these have {pixel_channels}")
+        raise ValueError(
+            f"VAE {name!r} is for images of {vae.pixel_channels} channels; these have {pixel_channels}; {_OTHERS}"
+        )
     return vae
 
 

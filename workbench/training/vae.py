@@ -17,12 +17,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from workbench.data.images import Images, to_float
-from workbench.data.vae import VAE, load_vae
+from workbench.data.vae import VAE, KLAutoencoder, load_vae
 from workbench.diffusion.randomness import normal, permutation
 from workbench.files import write_atomically, write_json
 from workbench.runs.finite import name_of_not_finite
 
 UNFINISHED = ".training.safetensors"
+_WIDTHS = (16, 48, 96, 128, 128)  # channels at the images' resolution, at half of it, and so on
+FACTORS = tuple(2**halvings for halvings in range(1, len(_WIDTHS)))
 
 
 @dataclass(frozen=True)
@@ -37,27 +39,46 @@ class VaeTraining:
     widths: tuple[int, ...] = (16, 48, 96)  # of each resolution: 32, 16, 8
     precision: str = "bf16"
     seed: int = 0
+    start: str | None = None  # an autoencoder, by name or folder, whose weights the training starts from
     log_every: int = 50
     save_every: int = 250  # about a minute on two CPU cores
 
 
-def train_vae(train: Images, test: Images, folder: Path, settings: VaeTraining) -> Iterator[dict[str, Any]]:
+def settings_for(images: Images, *, factor: int | None = None, batch: int | None = None, **chosen: Any) -> VaeTraining:
+    """Settings that fit the size of ``images``; those that are ``chosen`` are kept.
+
+    Images are reduced by a factor of 4 (of 8 from 128 pixels on), so that latents of 32 to 256 pixels have a side of 8
+    to 32. The batch shrinks as the images grow, so that a step takes about as long at each size. Raises ValueError for
+    a size that the factor does not divide, and for a batch of more images than there are.
+    """
+    factor = factor or (4 if images.size < 128 else 8)
+    if factor not in FACTORS:
+        raise ValueError(f"an autoencoder's factor is one of {', '.join(map(str, FACTORS))}; got {factor}")
+    if images.size % factor:
+        raise ValueError(f"images of {images.size} pixels cannot be reduced by a factor of {factor}: change data.size")
+    if batch is None:
+        batch = min(len(images), max(4, min(64, 64 * 32 // images.size)))
+    elif batch > len(images):
+        raise ValueError(f"a batch of {batch} is more than the {len(images)} training images")
+    return VaeTraining(batch=batch, widths=_WIDTHS[: factor.bit_length()], **chosen)
+
+
+def train_vae(
+    train: Images, test: Images, folder: Path, settings: VaeTraining, device: torch.device | str | None = None
+) -> Iterator[dict[str, Any]]:
     """Train on ``train``, evaluate on ``test``, and write ``vae.safetensors`` and ``vae.json`` into ``folder``.
+
+    By default it trains on a GPU if there is one.
 
     Yields progress records (step, steps, loss, seconds); the last one is the training record with the reconstruction
     error on the test split. Random numbers depend on ``settings.seed`` and the step only, so an interrupted training
     resumes from its last save and ends with the same weights, bit for bit on one machine.
 
-    Raises ValueError if ``folder`` has an unfinished training with other settings or images, or a damaged one, and if
-    the loss or a weight is not finite.
+    Raises ValueError if ``folder`` has an unfinished training with other settings or images, or a damaged one, if the
+    loss or a weight is not finite, and if the weights to start from are of another architecture.
     """
-    from diffusers.models import AutoencoderKL
-
     architecture = _architecture(train, settings)
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
-        model = AutoencoderKL(**architecture)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
+    model, optimizer = _built(architecture, settings, device or _device())
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = _Unfinished(folder / UNFINISHED, model, optimizer, _identity(train, settings))
     first, earlier = unfinished.restore()
@@ -77,6 +98,47 @@ def train_vae(train: Images, test: Images, folder: Path, settings: VaeTraining) 
     record = _save(model, architecture, train, test, folder, settings, time.monotonic() - started)
     unfinished.file.unlink()
     yield record
+
+
+def estimate_seconds(
+    train: Images, settings: VaeTraining, folder: Path, device: torch.device | str | None = None
+) -> float:
+    """Seconds until a training into ``folder`` is finished, from three steps that are then forgotten."""
+    model, optimizer = _built(_architecture(train, settings), settings, device or _device())
+    times = []
+    for step, indices in zip(range(1, 4), _batches(len(train), settings, 0), strict=False):
+        started = time.monotonic()
+        _update(model, optimizer, _loss(model, to_float(train.batch(indices)), step, settings), 0.0, 0.9)
+        times.append(time.monotonic() - started)
+    done, _ = _Unfinished(folder / UNFINISHED, model, optimizer, _identity(train, settings)).restore()
+    return min(times) * (settings.steps - done)  # the first step also allocates memory
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _built(
+    architecture: dict[str, Any], settings: VaeTraining, device: torch.device | str
+) -> tuple[Any, torch.optim.Optimizer]:
+    """The model before its first step, and its optimizer."""
+    from diffusers.models import AutoencoderKL
+
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        model: Any = AutoencoderKL(**architecture)
+    if settings.start is not None:
+        before = load_vae(settings.start, architecture["in_channels"])
+        own, given = model.state_dict(), before.model.state_dict() if isinstance(before, KLAutoencoder) else {}
+        if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in given.items()}:
+            raise ValueError(
+                f"the weights of {settings.start!r} do not fit an autoencoder with latents of "
+                f"{architecture['latent_channels']} channels and widths {settings.widths}: start from one that "
+                f"`workbench vae train` made with the same factor"
+            )
+        model.load_state_dict(given)
+    model.to(device)
+    return model, torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
 
 
 def one_cycle(step: int, steps: int, peak: float) -> tuple[float, float]:
@@ -131,7 +193,8 @@ class _Unfinished:
             part, _, rest = name.partition("/")
             if part == "optimizer":
                 parameter, key = rest.rsplit("/", 1)
-                self.optimizer.state[parameters[parameter]][key] = value
+                home = value.device if key == "step" else parameters[parameter].device
+                self.optimizer.state[parameters[parameter]][key] = value.to(home)
         return header["step"], header["seconds"]
 
     def _refuse_another(self, identity: dict[str, Any]) -> None:
@@ -152,6 +215,8 @@ def _identity(train: Images, settings: VaeTraining) -> dict[str, Any]:
     """Settings and data that determine the weights, as JSON values."""
     free = ("log_every", "save_every")
     deciding = {key: value for key, value in asdict(settings).items() if key not in free}
+    if settings.start is not None:
+        deciding["start"] = load_vae(settings.start, train.channels).hash
     return json.loads(json.dumps({**deciding, "data": train.name, "content": train.content}))
 
 
@@ -193,10 +258,11 @@ def _update(
 
 
 def _loss(model: Any, images: Float[Tensor, "b k x y"], step: int, settings: VaeTraining) -> Float[Tensor, ""]:
-    with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
+    images = images.to(model.device)
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
         posterior = model.encode(images).latent_dist
         (eps,) = normal(settings.seed, "vae", [step], posterior.mean.shape)
-        decoded = model.decode(posterior.mean + posterior.std * eps).sample.float()
+        decoded = model.decode(posterior.mean + posterior.std * eps.to(images.device)).sample.float()
     kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
     return F.l1_loss(decoded, images) + F.mse_loss(decoded, images) + settings.kl_weight * kl
 
@@ -213,7 +279,7 @@ def _save(
     """Write the VAE with half-precision weights, and measure its reconstruction error after loading it again."""
     from safetensors.torch import save
 
-    model.eval()
+    model.eval().cpu()
     sample = train.batch(np.arange(min(len(train), 2000)))
     with torch.no_grad():
         latents = torch.cat([model.encode(to_float(part)).latent_dist.mode() for part in sample.split(256)])
@@ -232,6 +298,7 @@ def _save(
         "seconds": round(seconds, 1),
         "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
+        **({} if settings.start is None else {"start": load_vae(settings.start, train.channels).hash}),
     }
     write_atomically(folder / "vae.safetensors", weights)
     write_json(folder / "vae.json", record)

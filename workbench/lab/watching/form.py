@@ -21,6 +21,7 @@ from workbench.config import (
     teacher_overrides,
 )
 from workbench.config.layers import layered
+from workbench.config.paths import SHIPPED_VAES
 from workbench.config.reading import WrittenFloat, WrittenInt
 from workbench.config.records import TrainingConfig
 from workbench.data.encoders import ENCODERS
@@ -48,7 +49,7 @@ def fields(preset: str, changes: Mapping[str, str], root: Path) -> list[dict[str
     if data.get("name") not in (None, "fashion-mnist", "digits"):
         made.append(_field("data.path", "folder", "Data", data.get("path")))
     made.append(_field("data.limit", "images at most", "Data", data.get("limit")))
-    vaes = ["kl-f4", "identity", *PUBLISHED]
+    vaes = [*SHIPPED_VAES, "identity", *PUBLISHED]
     made.append(_field("vae.name", "vae", "Data", vae.get("name", "kl-f4"), vaes))
     made += [*_backbone(tree.get("backbone", {})), *_method(tree.get("objective", {}), preset, root)]
     for key in _TRAINING:
