@@ -106,9 +106,11 @@ def check_command(command: Command) -> None:
 
 
 def check_data_path(config: Config) -> None:
-    """Raise ValueError if ``data.path`` does not exist."""
-    if config.data.path is not None and not Path(config.data.path).exists():
-        raise ValueError(f"there is no file or folder data.path {config.data.path}")
+    """Raise ValueError if ``data.path`` or ``data.masks`` does not exist."""
+    for option in ("path", "masks"):
+        path = getattr(config.data, option)
+        if path is not None and not Path(path).exists():
+            raise ValueError(f"there is no file or folder data.{option} {path}")
 
 
 def _values(hint: Any, value: Any, metadata: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:

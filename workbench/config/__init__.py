@@ -92,7 +92,7 @@ _ROUNDING = {
     "backbone.checkpoint_blocks": False,
 }
 # Dotted options that may differ when a run is resumed.
-FREE = (*(f"training.{key}" for key in _UNCOUNTED), *_ROUNDING)
+FREE = ("data.masks", *(f"training.{key}" for key in _UNCOUNTED), *_ROUNDING)
 
 
 def load_config(source: str | Path, overrides: str | Iterable[str] = (), *, named: bool = True) -> Config:
@@ -169,14 +169,15 @@ def fingerprint(config: Config, teacher: str | None = None) -> str:
     """Sixteen hexadecimal digits, equal for two configurations exactly if they train the same weights.
 
     ``teacher`` is the fingerprint and step of the teacher's run, used instead of its location. Paths are resolved.
-    Name, logging, checkpointing and sampling are ignored, and so are options that only change rounding: accumulation
-    (except for an objective whose loss compares the samples of a micro-batch), compilation, TF32, activation
-    checkpointing, sharding. A run may be resumed with different values of these; it then equals an uninterrupted run up
+    Name, masks, logging, checkpointing and sampling are ignored, and so are options that only change rounding:
+    accumulation (except for an objective whose loss compares the samples of a micro-batch), compilation, TF32,
+    activation checkpointing, sharding. A run may be resumed with different values of these; it then equals an uninterrupted run up
     to rounding, not bit for bit.
     """
     tree = to_dict(with_real_paths(config))
     method = plugin_declared("objective", config.objective.name)
     del tree["name"], tree["recipe"], tree["sampling"]
+    del tree["data"]["masks"]  # which measures read, and no training
     for key in _UNCOUNTED:
         del tree["training"][key]
     for key, value in _ROUNDING.items():

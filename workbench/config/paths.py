@@ -31,10 +31,12 @@ def real_path(text: str) -> str:
 
 
 def with_real_paths(config: Config) -> Config:
-    """``config`` with `real_path` applied to every path: the images, an autoencoder's folder, a teacher's run."""
+    """``config`` with `real_path` applied to every path: images, masks, an autoencoder's folder, a teacher's run."""
     data, vae, objective = config.data, config.vae, config.objective
     if data.path:
         data = replace(data, path=real_path(data.path))
+    if data.masks:
+        data = replace(data, masks=real_path(data.masks))
     if _is_vae_folder(vae.name):
         vae = replace(vae, name=real_path(vae.name))
     teacher = objective.options.get("teacher")

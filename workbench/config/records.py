@@ -22,11 +22,14 @@ def record_options(kind: type) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The training images. ``size`` and ``crop`` apply to folders and archives; other data sets have one size."""
+    """The training images. ``size`` and ``crop`` apply to folders and archives, ``size`` also to scenes (32 or 64)."""
 
     name: str = "fashion-mnist"
-    source: str = "auto"  # fashion-mnist: "embedded" subset, "full" set, or "auto": the full set if available
+    source: str = (
+        "auto"  # fashion-mnist and scenes: "embedded" subset, "full" set, or "auto": the full set if available
+    )
     path: str | None = None
+    masks: str | None = None  # image-folder: a folder with MASKS/same/path.png for each image, white on the object
     size: Annotated[int, Range(at_least=1, at_most=8192)] = 256
     crop: Literal["adm", "none"] = "adm"
     limit: Count | None = None  # maximum number of images (the first n; evenly spaced if sorted by class)

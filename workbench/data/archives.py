@@ -25,7 +25,7 @@ from jaxtyping import Int
 
 from workbench.config import DataConfig
 from workbench.data.checksums import Progress, cached, load_arrays, save_arrays, settle, stamp
-from workbench.data.folder import data_path, read_image
+from workbench.data.folder import data_path, read_image, with_masks
 from workbench.data.images import Images
 from workbench.data.tree import (
     MAX_CLASSES,
@@ -62,7 +62,8 @@ def load_image_zip(config: DataConfig, path: Path, split: str) -> Images:
     names = [listing.raw[tree.prefix + name] for name in tree.names]
     checks = np.array([listing.checksums[tree.prefix + name] for name in tree.names], dtype=np.int64)
     read = partial(_read_zip, archive, names, config.size, config.crop)
-    return images_of_tree(config, split, tree, checks, path, read)
+    images = images_of_tree(config, split, tree, checks, path, read)
+    return with_masks(images, config, path, tree, lambda index: io.BytesIO(archive.read(names[index])))
 
 
 class ZipArchive:

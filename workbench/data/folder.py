@@ -5,18 +5,19 @@ import logging
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image, PngImagePlugin
 
 from workbench.config import DataConfig
 from workbench.data.checksums import checksums
 from workbench.data.images import Images
-from workbench.data.tree import LeftOut, arrange, images_of_tree, joined, left_out_reason, printable
+from workbench.data.tree import LeftOut, Tree, arrange, images_of_tree, joined, left_out_reason, printable
 from workbench.files import home_path
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,8 @@ _noted: set[str] = set()  # warnings about images, given once per process
 def load_image_folder(config: DataConfig, split: str) -> Images:
     """Load ``config.path/[train|test|val]/class/*.png`` as RGB images of ``config.size`` pixels; a .zip is possible.
 
-    Classes and splits follow `data.tree.arrange`. Files are opened on access. An empty file, a file that is not an
+    Classes and splits follow `data.tree.arrange`, masks are read from ``config.masks`` (`with_masks`). Files are opened
+    on access. An empty file, a file that is not an
     image and, with ``crop: none``, an image of another size raise a ValueError that names the file. The content hash
     covers names, bytes and labels, so that a folder and a zip archive of it are the same set.
     """
@@ -45,8 +47,10 @@ def load_image_folder(config: DataConfig, split: str) -> Images:
         raise ValueError(f"data.path {root} is not a folder")
     tree = arrange(Folder(root), split, unwrap=False)
     folder = root / tree.prefix
-    read = partial(read_files, [folder / name for name in tree.names], config.size, config.crop)
-    return images_of_tree(config, split, tree, checksums(folder, tree.names, kind=split), root, read)
+    files = [folder / name for name in tree.names]
+    read = partial(read_files, files, config.size, config.crop)
+    images = images_of_tree(config, split, tree, checksums(folder, tree.names, kind=split), root, read)
+    return with_masks(images, config, root, tree, files.__getitem__)
 
 
 def data_path(config: DataConfig, what: str) -> Path:
@@ -122,6 +126,58 @@ def read_files(files: list[Path], size: int, crop: str, indices: np.ndarray) -> 
     return np.stack([read_image(files[index], printable(str(files[index])), size, crop) for index in indices])
 
 
+def with_masks(
+    images: Images, config: DataConfig, root: Path, tree: Tree, source: Callable[[int], Path | io.BytesIO]
+) -> Images:
+    """``images`` with masks read from ``config.masks``, if it is set: the image's path below the root, ending in .png.
+
+    ``source(index)`` is the file of an image. Raises ValueError for a mask that is missing; those that are read later
+    raise it for one that is damaged or of another size than its image.
+    """
+    if config.masks is None:
+        return images
+    folder = home_path(config.masks)
+    if not folder.is_dir():
+        raise ValueError(f"data.masks {folder} is not a folder")
+    if folder.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"data.masks {folder} is inside data.path {root}, where a folder is a class; put it beside")
+    files = [folder / f"{os.path.splitext(tree.prefix + name)[0]}.png" for name in tree.names]
+    lacking = [number for number, file in enumerate(files) if not file.is_file()]
+    if lacking:
+        name, file = tree.prefix + tree.names[lacking[0]], files[lacking[0]]
+        raise ValueError(
+            f"data.masks {folder} lacks the masks of {len(lacking):,} of {len(files):,} images; that of "
+            f"{printable(name)} would be {printable(str(file))}"
+        )
+
+    def read(indices: np.ndarray) -> np.ndarray:
+        return np.stack([_read_mask(files[i], source(i), config.size, config.crop) for i in indices.tolist()])
+
+    return replace(images, read_masks=read)
+
+
+def _read_mask(file: Path, image: Path | io.BytesIO, size: int, crop: str) -> Bool[np.ndarray, "{size} {size}"]:
+    """A mask, cropped and resized as its image is; white (grey levels from 128 on) is True."""
+    name = printable(str(file))
+    try:
+        with Image.open(image, formats=FORMATS) as opened:
+            wanted = opened.size
+        with Image.open(file, formats=("PNG",)) as opened:
+            found = opened.size
+            if found[0] * found[1] > MAX_PIXELS:
+                raise ValueError(f"it has {found[0]}x{found[1]} pixels, at most {MAX_PIXELS:,} are read")
+            if found == wanted:
+                mask = _rgb(opened).convert("L")
+    except _DAMAGE as error:
+        raise ValueError(f"{name} is damaged or not a mask (PNG): {error}") from error
+    if found != wanted:
+        raise ValueError(f"{name} is {found[0]}x{found[1]}; its image is {wanted[0]}x{wanted[1]}")
+    brightest = int(np.asarray(mask).max())
+    if 0 < brightest < 128:
+        raise ValueError(f"{name} has grey levels up to {brightest} only; the object must be white, 128 to 255")
+    return np.asarray(_cropped(mask, name, size, crop)) >= 128
+
+
 def read_image(
     source: Path | io.BytesIO, name: str, size: int, crop: str = "adm"
 ) -> UInt8[np.ndarray, "3 {size} {size}"]:
@@ -140,11 +196,15 @@ def read_image(
     # Pillow's plugins raise many kinds of errors for damaged files.
     except _DAMAGE as error:
         raise ValueError(f"{name} is damaged or not an image ({', '.join(FORMATS)}): {error}") from error
+    return np.asarray(_cropped(image, name, size, crop)).transpose(2, 0, 1)
+
+
+def _cropped(image: Image.Image, name: str, size: int, crop: str) -> Image.Image:
     if crop == "none" and image.size != (size, size):
         raise ValueError(f"{name} is {image.width}x{image.height}; with data.crop=none all must be {size}x{size}")
     if max(image.size) * size**2 > MAX_PIXELS * min(image.size):
         raise ValueError(f"{name} is {image.width}x{image.height}: too long to be scaled to {size} pixels")
-    return np.asarray(adm_center_crop(image, size)).transpose(2, 0, 1)
+    return adm_center_crop(image, size)
 
 
 _DAMAGE = (

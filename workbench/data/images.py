@@ -134,6 +134,8 @@ def load_images(config: DataConfig, split: str) -> Images:
         raise ValueError(
             f"data.name {config.name!r} returned {type(images).__name__}; it must return workbench's Images"
         )
+    if config.masks is not None and not images.has_masks:
+        raise ValueError(f"data.name={config.name} does not read data.masks; data.name=image-folder does")
     return images if config.limit is None else _limited(images, config.limit)
 
 

@@ -68,6 +68,8 @@ def scenes(config: DataConfig, split: str, cut_outs: CutOuts) -> Images:
     if config.size not in SIZES:
         sizes = " or ".join(map(str, SIZES))
         raise ValueError(f"data.size is {config.size}; data.name={config.name} has scenes of {sizes} pixels")
+    if config.masks is not None:
+        raise ValueError(f"data.name={config.name} knows the masks of its objects; leave out data.masks")
     size, folder = config.size, photograph_folder()
     backgrounds = [
         _levels(photograph(folder / name)[:, slice(middle) if split == "test" else slice(middle, None)])
