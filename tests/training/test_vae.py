@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -10,16 +11,17 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from workbench.config import DataConfig
-from workbench.data.images import load_images
+from workbench.data.images import from_arrays, load_images
 from workbench.data.vae import load_vae
 from workbench.training import vae as module
-from workbench.training.vae import UNFINISHED, VaeTraining, one_cycle, train_vae
+from workbench.training.vae import UNFINISHED, VaeTraining, estimate_seconds, one_cycle, settings_for, train_vae
 
 TINY = VaeTraining(steps=20, batch=8, latent_channels=2, widths=(8, 8), log_every=1, save_every=4)
 # The same training in a process of its own, which tells each step.
@@ -28,7 +30,7 @@ import sys
 from pathlib import Path
 import torch
 from workbench.config import DataConfig
-from workbench.data.images import load_images
+from workbench.data.images import from_arrays, load_images
 from workbench.training.vae import VaeTraining, train_vae
 torch.set_num_threads(1)
 train, test = (load_images(DataConfig(name="digits", limit=64), split) for split in ("train", "test"))
@@ -180,3 +182,78 @@ def test_the_schedule_is_pytorchs(steps):
         optimizer.step()
         if step < steps - 1:
             schedule.step()
+
+
+def images_of(size: int, count: int = 200):
+    pixels = np.zeros((count, 3, size, size), np.uint8)
+    return from_arrays("made", "train", pixels, np.zeros(count, np.int64), ["one"], "here")
+
+
+@pytest.mark.parametrize(
+    ("size", "chosen", "widths", "batch"),
+    [
+        (32, {}, (16, 48, 96), 64),
+        (64, {}, (16, 48, 96), 32),
+        (128, {}, (16, 48, 96, 128), 16),
+        (256, {}, (16, 48, 96, 128), 8),
+        (64, {"factor": 8, "batch": 5}, (16, 48, 96, 128), 5),
+        (48, {"factor": 16}, (16, 48, 96, 128, 128), 42),
+        (32, {"factor": 2}, (16, 48), 64),
+    ],
+)
+def test_settings_fit_the_size(size, chosen, widths, batch):
+    settings = settings_for(images_of(size), steps=7, **chosen)
+    assert (settings.widths, settings.batch, settings.steps) == (widths, batch, 7)
+
+
+def test_settings_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match="images of 28 pixels cannot be reduced by a factor of 8: change data.size"):
+        settings_for(images_of(28), factor=8)
+    with pytest.raises(ValueError, match="factor is one of 2, 4, 8, 16; got 3"):
+        settings_for(images_of(32), factor=3)
+    with pytest.raises(ValueError, match="a batch of 11 is more than the 10 training images"):
+        settings_for(images_of(32, 10), batch=11)
+    assert settings_for(images_of(32, 10)).batch == 10
+
+
+def test_colour_images_of_64_pixels(tmp_path):
+    """The shape of the latents, and a file that loads: what a folder of photographs needs."""
+    train_set, test_set = (
+        load_images(DataConfig(name="scenes", source="embedded", size=64, limit=12), split)
+        for split in ("train", "test")
+    )
+    settings = settings_for(train_set, steps=2, batch=4)
+    *_, record = train_vae(train_set, test_set, tmp_path, settings)
+    vae = load_vae(str(tmp_path), 3)
+    assert vae.encode(test_set.batch([0])).shape == (1, 8, 16, 16) and record["training"]["data"] == "scenes"
+    assert (tmp_path / "vae.safetensors").stat().st_size < 4e6
+
+
+def test_a_training_starts_from_another(whole, tmp_path):
+    """A learning rate of nearly nothing leaves the weights as they were; another start is another training."""
+    settings = replace(TINY, steps=2, learning_rate=1e-9, start=str(whole))
+    *_, record = train_vae(*digits(), tmp_path, settings)
+    before, after = (load_vae(str(folder), 1) for folder in (whole, tmp_path))
+    assert record["start"] == before.hash and after.hash != "" and not (tmp_path / UNFINISHED).exists()
+    for one, two in zip(before.model.parameters(), after.model.parameters(), strict=True):
+        assert (one - two).abs().max() <= 1e-6
+    train(tmp_path / "unfinished", replace(TINY, start=str(whole)), stop_after=4)
+    with pytest.raises(ValueError, match="unfinished training with start .*, not start None"):
+        train(tmp_path / "unfinished", TINY)
+
+
+def test_a_start_that_does_not_fit_is_named(whole, tmp_path):
+    for start, widths in ((str(whole), (8, 8, 8)), ("identity", (8, 8)), ("kl-f4", (8, 8))):
+        with pytest.raises(ValueError, match=f"the weights of .* do not fit .* widths {re.escape(str(widths))}"):
+            next(train_vae(*digits(), tmp_path, replace(TINY, start=start, widths=widths)))
+    with pytest.raises(ValueError, match="is for images of 1 channels; these have 3; .* kl-f4-scenes-32"):
+        next(train_vae(images_of(32), images_of(32), tmp_path, replace(TINY, start=str(whole))))
+
+
+def test_the_time_is_that_of_the_steps_left(tmp_path):
+    """A training of which all steps are done takes no more time; an unknown one takes some, and changes nothing."""
+    before = torch.random.get_rng_state()
+    assert estimate_seconds(digits()[0], TINY, tmp_path) > 0
+    train(tmp_path, stop_after=TINY.steps)
+    assert estimate_seconds(digits()[0], TINY, tmp_path) == 0
+    assert torch.equal(torch.random.get_rng_state(), before)

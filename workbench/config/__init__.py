@@ -171,8 +171,8 @@ def fingerprint(config: Config, teacher: str | None = None) -> str:
     ``teacher`` is the fingerprint and step of the teacher's run, used instead of its location. Paths are resolved.
     Name, masks, logging, checkpointing and sampling are ignored, and so are options that only change rounding:
     accumulation (except for an objective whose loss compares the samples of a micro-batch), compilation, TF32,
-    activation checkpointing, sharding. A run may be resumed with different values of these; it then equals an uninterrupted run up
-    to rounding, not bit for bit.
+    activation checkpointing, sharding. A run may be resumed with different values of these; it then equals an
+    uninterrupted run up to rounding, not bit for bit.
     """
     tree = to_dict(with_real_paths(config))
     method = plugin_declared("objective", config.objective.name)

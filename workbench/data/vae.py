@@ -175,7 +175,8 @@ def load_vae(name: str, pixel_channels: int, device: torch.device | str = "cpu")
         refuse_unknown("vae.name", name, (*SHIPPED_VAES, "identity", *PUBLISHED, "or a folder with an autoencoder"))
     if vae.pixel_channels != pixel_channels:
         raise ValueError(
-            f"VAE {name!r} is for images of {vae.pixel_channels} channels; these have {pixel_channels}; {_OTHERS}"
+            f"VAE {name!r} is for images of {vae.pixel_channels} channels; these have {pixel_channels}; of those that "
+            f"come with the package, kl-f4 is for grey images, kl-f4-scenes-32 and kl-f4-scenes-64 are for colour"
         )
     return vae
 
