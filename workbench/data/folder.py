@@ -168,7 +168,7 @@ def _read_mask(file: Path, image: Path | io.BytesIO, size: int, crop: str) -> Bo
                 raise ValueError(f"it has {found[0]}x{found[1]} pixels, at most {MAX_PIXELS:,} are read")
             if found == wanted:
                 mask = _rgb(opened).convert("L")
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise ValueError(f"{name} is damaged or not a mask (PNG): {error}") from error
     if found != wanted:
         raise ValueError(f"{name} is {found[0]}x{found[1]}; its image is {wanted[0]}x{wanted[1]}")
@@ -194,7 +194,7 @@ def read_image(
             _note_kind(opened, name)
             image = _rgb(opened)
     # Pillow's plugins raise many kinds of errors for damaged files.
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise ValueError(f"{name} is damaged or not an image ({', '.join(FORMATS)}): {error}") from error
     return np.asarray(_cropped(image, name, size, crop)).transpose(2, 0, 1)
 
@@ -207,7 +207,7 @@ def _cropped(image: Image.Image, name: str, size: int, crop: str) -> Image.Image
     return adm_center_crop(image, size)
 
 
-_DAMAGE = (
+DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
