@@ -23,7 +23,7 @@ from workbench.config import (
 from workbench.config.layers import layered
 from workbench.config.paths import SHIPPED_VAES
 from workbench.config.reading import WrittenFloat, WrittenInt
-from workbench.config.records import TrainingConfig
+from workbench.config.records import DataConfig, TrainingConfig
 from workbench.data.encoders import ENCODERS
 from workbench.data.published import PUBLISHED
 from workbench.runs.store import Run, find_runs, open_run
@@ -46,8 +46,10 @@ def fields(preset: str, changes: Mapping[str, str], root: Path) -> list[dict[str
     made = [_field("preset", "start from", "Start", preset, presets())]
     data, vae = tree.get("data", {}), tree.get("vae", {})
     made.append(_field("data.name", "images", "Data", data.get("name", "fashion-mnist"), plugins.names("data")))
-    if data.get("name") not in (None, "fashion-mnist", "digits"):
+    if data.get("name") not in (None, "fashion-mnist", "digits", "scenes"):
         made.append(_field("data.path", "folder", "Data", data.get("path")))
+    if data.get("name") not in (None, "fashion-mnist", "digits", "cifar10"):
+        made.append(_field("data.size", "pixels", "Data", data.get("size", DataConfig.size)))
     made.append(_field("data.limit", "images at most", "Data", data.get("limit")))
     vaes = [*SHIPPED_VAES, "identity", *PUBLISHED]
     made.append(_field("vae.name", "vae", "Data", vae.get("name", "kl-f4"), vaes))
