@@ -18,7 +18,6 @@ from workbench.evaluation.archives import read_samples
 from workbench.evaluation.generate import _parts, described, generate, labels_of
 from workbench.evaluation.statistics import PROTOCOL
 from workbench.evaluation.suite import score
-from workbench.features.colours import layer_and_guided_maps
 from workbench.features.extract import extract
 from workbench.runs.checkpoints import save_checkpoint
 from workbench.runs.store import Run, prepare_run
@@ -268,13 +267,9 @@ def test_scores_say_how_they_were_measured(run):
     assert len(read_samples(file)) == 250
 
 
-def test_guided_features_and_their_maps(run):
+def test_guided_features_at_one_are_those_with_the_label(run):
     grid = extract(run, range(4), [2, 8], [0.4], root=run.folder.parent)
     assert torch.equal(grid.guided(8, 0.4, 1.0), grid.read(8, 0.4, "true"))
-    maps = layer_and_guided_maps("a run", grid, 0.4, np.zeros((4, 1, 32, 32), np.uint8), [2, 8], 8, [1.0, 30.0])
-    assert len(maps.panels) == 4
-    for _, colours in maps.panels:
-        assert colours.shape == (4, 2, 2, 3) and colours.min() >= 0 and colours.max() <= 1
 
 
 def test_images_that_are_not_finite_are_named(run):

@@ -5,7 +5,7 @@ from einops import rearrange
 from matplotlib import colormaps
 from sklearn.decomposition import PCA
 
-from workbench.features.colours import colours, map_components, pca_colours
+from workbench.features.colours import colours, map_components
 
 
 def draw(*shape, seed=0):
@@ -22,7 +22,8 @@ def tokens_of(n=3, side=4, d=6):
 
 def test_colours_are_the_pca_over_all_images_between_its_percentiles():
     tokens = tokens_of()
-    maps, share = pca_colours(tokens)
+    components = map_components(tokens)
+    maps, share = components.colours().maps, float(components.explained.sum())
     flat = rearrange(tokens, "n m d -> (n m) d").numpy()
     pca = PCA(3, svd_solver="full").fit(flat)
     scores = pca.transform(flat) * signed(pca)

@@ -1,3 +1,4 @@
+import html
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -5,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import workbench as wb
 from workbench.config import Config, Plugin, TrainingConfig, from_dict, to_dict
-from workbench.features.colours import TokenMaps
 from workbench.reporting import figures
 from workbench.reporting.findings import duration, findings, number, percent, verdict
 from workbench.reporting.report import score_tables, settings, write_report
@@ -186,7 +187,7 @@ def test_loss_curves_leave_out_alignment_that_was_off(make):
     assert len(figures.loss_curves({"plain": runs["plain"]}).axes) == 1
 
 
-def test_refusals(make, tmp_path):
+def test_refusals(make, maps, tmp_path):
     runs = make()
     with pytest.raises(ValueError, match="metric 'fd-clf6' is not known; did you mean 'fd-clf64'"):
         figures.score_curves(runs, "fd-clf6")
@@ -197,7 +198,7 @@ def test_refusals(make, tmp_path):
     content = {
         "samples": {},
         "class_names": [],
-        "maps": TokenMaps("", np.zeros((0, 1, 8, 8), np.uint8), []),
+        "maps": maps,
         "seconds_total": 1.0,
     }
     with pytest.raises(ValueError, match="needs the runs teacher, plain, guided; got plain"):
@@ -210,15 +211,19 @@ def test_png_is_reproducible(make):
     assert first == second and first.startswith(b"\x89PNG")
 
 
-def test_report_is_one_file_that_needs_nothing_else(make, tmp_path):
+@pytest.fixture(scope="module")
+def maps():
+    return wb.maps(wb.zoo("guided"), images=2, layers=[4, 8], times=[0.5], progress=lambda stage, done, total: None)
+
+
+@pytest.fixture
+def written(make, maps, tmp_path) -> Path:
     random = np.random.default_rng(0)
     samples = {
         label: {step: random.integers(0, 256, (4, 1, 28, 28), dtype=np.uint8) for step in (1000, 4000)}
         for label in ("plain", "guided")
     }
-    panels = [(title, random.random((3, 7, 7, 3), dtype=np.float32)) for title in ("plain, layer 6", "guided, layer 6")]
-    maps = TokenMaps("the plain run", random.integers(0, 256, (3, 1, 28, 28), dtype=np.uint8), panels)
-    path = write_report(
+    return write_report(
         tmp_path / "report.html",
         title="Teacher <plain> & guided",
         runs=make(),
@@ -227,11 +232,16 @@ def test_report_is_one_file_that_needs_nothing_else(make, tmp_path):
         maps=maps,
         seconds_total=1500.0,
     )
-    page = path.read_text()
+
+
+def test_report_is_one_file_that_needs_nothing_else(written):
+    page, embedded, rest = re.split(r'srcdoc="([^"]*)"', written.read_text())
+    assert html.unescape(embedded).startswith("<!DOCTYPE html>")
+    page += rest
     assert page.startswith("<!DOCTYPE html>") and '<html lang="en">' in page
     assert "<h1>Teacher &lt;plain&gt; &amp; guided</h1>" in page
     sources, alts = re.findall(r'src="([^"]{22})', page), re.findall(r'<img [^>]*alt="([^"]+)"', page)
-    assert sources == ["data:image/png;base64,"] * 6 and len(alts) == 6
+    assert sources == ["data:image/png;base64,"] * 5 and len(alts) == 5
     assert not re.search(r"https?://|<script|<link|@import|url\(", page)
     for needed in (
         'name="viewport"',
@@ -241,4 +251,21 @@ def test_report_is_one_file_that_needs_nothing_else(make, tmp_path):
         "25\u202fmin",
     ):
         assert needed in page
-    assert list(tmp_path.glob(".report*")) == []
+    assert list(written.parent.glob(".report*")) == []
+
+
+def test_the_maps_of_the_report_obey_their_slider(browser, written):
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
+    page, wrong = context.new_page(), []
+    page.on("console", lambda said: said.type in ("error", "warning") and wrong.append(said.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(written.as_uri())
+    frame = page.frame_locator("iframe")
+    slider = frame.get_by_role("slider", name="w", exact=True)
+    slider.scroll_into_view_if_needed()
+    shown = frame.locator("canvas").last  # the first is the image
+    before = shown.evaluate("canvas => canvas.toDataURL()")
+    slider.fill("10")
+    page.wait_for_timeout(200)
+    assert shown.evaluate("canvas => canvas.toDataURL()") != before and not wrong
+    context.close()

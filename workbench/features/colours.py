@@ -1,18 +1,16 @@
 """Colours of token maps: which components are shown, and how they are scaled to red, green and blue."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Float32, Float64, UInt8
+from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
 
 from workbench.diffusion.tokens import to_map
 from workbench.features.directions import largest_signs, outlier_note, principal
-from workbench.features.grid import FeatureGrid
 from workbench.features.projection import project
 
 MODES = ("joint", "per map", "foreground", "single")
@@ -141,44 +139,6 @@ def nearer_the_middle(first: Float[np.ndarray, "n m"]) -> Bool[np.ndarray, "n m"
         return (round(float(distance[part].mean()), 9) if part.any() else math.inf, int(part.sum()))
 
     return min((first > 0, first < 0), key=order)
-
-
-@dataclass(frozen=True)
-class TokenMaps:
-    """Images and colour maps of their tokens; a panel is a title and ``n h w 3`` in 0..1; ``of`` names the run."""
-
-    of: str
-    images: UInt8[np.ndarray, "n c x y"]
-    panels: list[tuple[str, Float[np.ndarray, "n h w 3"]]]
-
-
-def pca_colours(tokens: Float[Tensor, "n m d"]) -> tuple[Float[np.ndarray, "n h w 3"], float]:
-    """Three principal components fitted jointly over all images, as red, green and blue, and their share of variance.
-
-    The largest loading of each component is positive; its 2nd to 98th percentile is scaled to 0..1.
-    """
-    components = map_components(tokens)
-    return components.colours().maps, float(components.explained.sum())
-
-
-def layer_and_guided_maps(
-    of: str,
-    features: FeatureGrid,
-    t: float,
-    images: UInt8[np.ndarray, "n c x y"],
-    layers: Sequence[int],
-    guided_layer: int,
-    scales: Sequence[float],
-) -> TokenMaps:
-    """Panels at time ``t``: f_c of ``layers``, then the guided feature of ``guided_layer`` at each of ``scales``."""
-    panels = []
-    for layer in layers:
-        colours, share = pca_colours(features.read(layer, t, "true").float())
-        panels.append((f"layer {layer}\n{share:.0%} of variance", colours))
-    for scale in scales:
-        colours, share = pca_colours(features.guided(guided_layer, t, scale))
-        panels.append((f"layer {guided_layer}, w = {scale:g}\n{share:.0%} of variance", colours))
-    return TokenMaps(of, images, panels)
 
 
 def _per_map(tokens: Float[Tensor, "n m d"]) -> MapComponents:

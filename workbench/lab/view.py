@@ -121,8 +121,12 @@ class View:
     def save_html(self, file: str | Path, **values: Any) -> Path:
         """Write an HTML page that works offline and without a kernel, with these initial values; return its path."""
         path = _target(file, (".html",))
-        write_atomically(path, page(self.meta, self.data, self.state(**values)).encode())
+        write_atomically(path, self.html(**values).encode())
         return path
+
+    def html(self, **values: Any) -> str:
+        """The page that `save_html` writes."""
+        return page(self.meta, self.data, self.state(**values))
 
     def figure(self, *, pane: int | None = None, **values: Any) -> Figure:
         """The picture with these values as a matplotlib Figure.

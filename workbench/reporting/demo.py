@@ -5,15 +5,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from workbench.config import Config, as_overrides, load_config
-from workbench.data.images import load_images
-from workbench.data.latents import Latents, open_latents
+from workbench.data.latents import open_latents
 from workbench.evaluation.generate import generate
 from workbench.evaluation.suite import probe_layers, score
-from workbench.features.colours import TokenMaps, layer_and_guided_maps
-from workbench.features.extract import extract
+from workbench.lab.view import View
+from workbench.lab.views.maps import maps
 from workbench.reporting.report import write_report
 from workbench.runs.store import Run, prepare_run
 from workbench.training.loop import fit
@@ -22,7 +19,7 @@ from workbench.training.sizes import encoded, model_size
 
 ROLES = ("teacher", "plain", "guided")
 PROBE_TIME, PROBE_IMAGES, LAYERS = 0.7, 1500, range(13)  # t of the paper's Fig. 9; layer 0 is the baseline
-MAP_TIME, MAP_IMAGES, MAP_SCALES = 0.4, 6, (1.0, 5.0, 10.0, 30.0)
+MAP_LAYERS, MAP_TIMES, MAP_IMAGES = (2, 6, 8, 12), (0.2, 0.4, 0.6, 0.8), 6
 
 
 @dataclass(frozen=True)
@@ -90,20 +87,15 @@ def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...]
         runs=runs,
         samples=samples,
         class_names=[names[i % len(names)] for i in range(columns)],
-        maps=demo_maps(runs["plain"], latents),
+        maps=demo_maps(runs["plain"]),
         seconds_total=time.monotonic() - started,
     )
     yield Progress("report", 1, 1, str(report))
 
 
-def demo_maps(run: Run, latents: Latents) -> TokenMaps:
-    """Token maps of a shallow and a deep layer and of the guided feature, on one image of each of six classes."""
-    indices = [int(np.flatnonzero(latents.labels == label)[0]) for label in range(MAP_IMAGES)]
-    features = extract(run, indices, [2, 8], [MAP_TIME], root=run.folder.parent)
-    images = load_images(run.config.data, "train").batch(indices).numpy()
-    # The plain run trains longest: after fewer steps, token maps mostly show positions.
-    of = f"the plain run at step {run.config.training.steps:,}, t = {MAP_TIME:g}"
-    return layer_and_guided_maps(of, features, MAP_TIME, images, [2, 8], 8, MAP_SCALES)
+def demo_maps(run: Run) -> View:
+    """Token maps with sliders for t and w, of one image of each of six classes."""
+    return maps(run, MAP_IMAGES, MAP_LAYERS, MAP_TIMES, progress=lambda stage, done, total: None)
 
 
 def _scored_steps(config: Config) -> list[int]:

@@ -16,7 +16,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from workbench.evaluation.metrics import get_metric, metric_title
 from workbench.evaluation.statistics import measured_alike
-from workbench.features.colours import TokenMaps
 from workbench.lab.drawing import coloured, encoded, mosaic
 from workbench.lab.palette import GREY, METHODS, look
 from workbench.runs.store import Run
@@ -149,19 +148,6 @@ def sample_grid(samples: Samples, class_names: Sequence[str]) -> Figure:
     if not rows:
         raise ValueError("there are no samples to show")
     return mosaic(rows, names, [_breakable(name) for name in class_names], cell=0.72, row_colours=colours)
-
-
-def token_maps(maps: TokenMaps) -> Figure:
-    """Images (first column) and their token maps, one coloured square per token.
-
-    ``maps.images`` is uint8 n c h w; ``maps.panels`` pairs a short title with floats n h w 3 in 0..1.
-    """
-    rows = [
-        [image, *(np.asarray(panel[index]) for _, panel in maps.panels)]
-        for index, image in enumerate(coloured(maps.images))
-    ]
-    titles = ["image", *(_breakable(title) for title, _ in maps.panels)]
-    return mosaic(rows, [""] * len(rows), titles, cell=0.8)
 
 
 def probe_by_layer(runs: Mapping[str, Run]) -> Figure:

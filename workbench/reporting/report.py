@@ -11,8 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from workbench.config import Config
 from workbench.evaluation.metrics import in_order, metric_title
 from workbench.evaluation.statistics import PROTOCOL, protocol
-from workbench.features.colours import TokenMaps
 from workbench.files import write_atomically
+from workbench.lab.view import View
 from workbench.reporting import figures
 from workbench.reporting.figures import Record, Samples
 from workbench.reporting.findings import cell, duration, findings, number
@@ -37,12 +37,12 @@ def write_report(
     runs: Mapping[str, Run],
     samples: Samples,
     class_names: Sequence[str],
-    maps: TokenMaps,
+    maps: View,
     seconds_total: float | int,
 ) -> Path:
     """Write the report of the runs "teacher", "plain" and "guided" to ``path`` atomically; return the path.
 
-    ``samples`` and ``class_names`` are those of `figures.sample_grid`, ``maps`` those of `figures.token_maps`;
+    ``samples`` and ``class_names`` are those of `figures.sample_grid`; ``maps`` is a view, which stays interactive;
     ``seconds_total`` is the total time, scoring included. ValueError for a missing run.
     """
     if set(runs) != set(LABELS):
@@ -53,10 +53,9 @@ def write_report(
     page = template("report.html.j2").render(
         title=title,
         settings=settings(runs),
-        pictures=_pictures(runs, samples, class_names, maps),
+        pictures=_pictures(runs, samples, class_names),
         class_names=list(dict.fromkeys(class_names)),
-        panels=[name for name, _ in maps.panels],
-        maps_of=maps.of,
+        maps_page=maps.html(),
         scores=scores,
         findings=findings(runs),
         ways=list(dict.fromkeys(table.caption for table in scores)),
@@ -159,13 +158,12 @@ def _machines(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
     return [machine for index, machine in enumerate(known) if machine not in known[:index]]
 
 
-def _pictures(runs: Mapping[str, Run], samples: Samples, class_names: Sequence[str], maps: TokenMaps) -> dict[str, str]:
+def _pictures(runs: Mapping[str, Run], samples: Samples, class_names: Sequence[str]) -> dict[str, str]:
     plots = {
         "losses": figures.loss_curves(runs),
         "fd_step": figures.score_curves(runs, "fd-clf64"),
         "fd_compute": figures.score_curves(runs, "fd-clf64", "compute"),
         "samples": figures.sample_grid(samples, class_names),
-        "maps": figures.token_maps(maps),
         "probes": figures.probe_by_layer(runs),
     }
     encoded = {name: base64.b64encode(figures.png(figure)).decode() for name, figure in plots.items()}
