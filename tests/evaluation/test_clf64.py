@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 
 from workbench.config import DataConfig
 from workbench.data.images import load_images
+from workbench.data.sets.scenes import hue_twelfths
 from workbench.evaluation.detectors.base import Detector, load_detector
 from workbench.evaluation.detectors.clf64 import (
     Classifier64,
@@ -213,3 +214,39 @@ def test_classifier_has_the_stated_size_and_takes_colour():
     images = torch.zeros(2, 3, 32, 32)
     assert model.features(images).shape == (2, 64)
     assert model(images).shape == (2, 7)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    images = load_images(DataConfig(name="scenes", source="embedded", size=32, limit=300), "train")
+    colours = torch.from_numpy(hue_twelfths(images.details(range(300))["colour"]))
+    return images.batch(range(300)), torch.from_numpy(images.labels), colours
+
+
+def test_colours_are_twelfths_of_the_circle():
+    colours = [(255, 0, 0), (255, 130, 0), (255, 255, 0), (0, 255, 0), (99, 99, 255), (255, 0, 20), (255, 20, 0)]
+    assert hue_twelfths(np.array(colours, np.uint8)).tolist() == [0, 1, 2, 4, 8, 11, 0]
+
+
+def test_a_second_head_for_colours(scenes, tmp_path):
+    """The first thing to be learned of scenes; it is saved with the classifier and is no part of its logits."""
+    images, labels, colours = scenes
+    *_, last = train_clf64(images, labels, images, labels, classes=10, epochs=6, batch=30, colours=(colours, colours))
+    assert last["colour_accuracy"] > 0.3 and last["record"]["colours"] == 12  # by chance a twelfth
+    save_clf64(last["model"], tmp_path, last["record"], "clf64-colours")
+    assert {file.name for file in tmp_path.iterdir()} == {"clf64-colours.safetensors", "clf64-colours.json"}
+    detector = load_clf64(tmp_path, "clf64-colours")
+    found = detector(images)
+    assert detector.name == "clf64-colours" and found.logits.shape == (300, 10)
+    accuracy = (detector.model.colours(found.features).argmax(1) == colours).double().mean().item()
+    assert accuracy == last["colour_accuracy"]
+
+
+def test_larger_images_are_averaged(scenes, tmp_path):
+    images, labels, _ = scenes
+    *_, last = train_clf64(images, labels, images, labels, classes=10, epochs=1)
+    detector = ClassifierDetector(last["model"], "", last["record"], sizes=(32, 64))
+    large = images[:4].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(detector(large).features, detector(images[:4]).features)
+    with pytest.raises(ValueError, match="takes .* of 32 x 32 or 64 x 64 pixels, unresized"):
+        detector(large[:, :, :48, :48])

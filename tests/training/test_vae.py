@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from workbench.__main__ import main
 from workbench.config import DataConfig
 from workbench.data.images import from_arrays, load_images
 from workbench.data.vae import load_vae
@@ -29,6 +30,7 @@ CODE = f"""
 import sys
 from pathlib import Path
 import torch
+from workbench.__main__ import main
 from workbench.config import DataConfig
 from workbench.data.images import from_arrays, load_images
 from workbench.training.vae import VaeTraining, train_vae
@@ -257,3 +259,15 @@ def test_the_time_is_that_of_the_steps_left(tmp_path):
     train(tmp_path, stop_after=TINY.steps)
     assert estimate_seconds(digits()[0], TINY, tmp_path) == 0
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_command_trains_on_any_set_and_says_how(tmp_path, capsys):
+    folder, options = tmp_path / "my-vae", ["data.name=digits", "data.limit=140", "--steps", "2", "--batch", "4"]
+    main(["vae", "train", str(folder), *options])
+    said, record = " ".join(capsys.readouterr().out.split()), json.loads((folder / "vae.json").read_text())
+    assert record["command"] == " ".join(["workbench vae train FOLDER", *options])
+    assert "32x32x1 to 8x8x4, widths (16, 48, 96), batch 4, 2 steps: about 1 min on this machine" in said
+    reconstruction = record["reconstruction"]
+    assert f"psnr {reconstruction['psnr']:.4g}" in said and reconstruction["fd_count"] == 70
+    assert reconstruction["fd_effnet-lite0"] > reconstruction["fd_real"] > 0
+    assert load_vae(str(folder), 1).hash == record["sha256"]

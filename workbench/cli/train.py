@@ -5,7 +5,7 @@ import shlex
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -312,29 +312,45 @@ class VAE:
 
 @dataclass(frozen=True)
 class Classifier:
-    """Train the classifier with 64 features of FD-clf64 and write clf64.safetensors and clf64.json."""
+    """Train the classifier with 64 features of FD-clf64 and write clf64.safetensors and clf64.json.
+
+    With --data scenes it is clf64-scenes, which has a second head for twelve colours.
+    """
 
     folder: Annotated[Path, tyro.conf.Positional]
     epochs: Repeats = 12
     seed: Seed = 0
+    data: Literal["fashion-mnist", "scenes"] = "fashion-mnist"
 
     def execute(self) -> None:
         import torch
 
         from workbench.data.images import Images, load_images
+        from workbench.data.sets.scenes import hue_twelfths
         from workbench.evaluation.detectors.clf64 import save_clf64, train_clf64
 
-        config = DataConfig(source="embedded")
-        train_set, test_set = load_images(config, "train"), load_images(config, "test")
+        config = DataConfig(name=self.data, source="embedded", size=32)
+        sets = [load_images(config, split) for split in ("train", "test")]
 
         def arrays(images: Images) -> tuple[torch.Tensor, torch.Tensor]:
             return images.batch(range(len(images))), torch.from_numpy(images.labels)
 
+        def colours(images: Images) -> torch.Tensor:
+            return torch.from_numpy(hue_twelfths(images.details(range(len(images)))["colour"]))
+
+        train_colours, test_colours = map(colours, sets) if self.data == "scenes" else (None, None)
+        name = "clf64" if self.data == "fashion-mnist" else f"clf64-{self.data}"
         with bars(Console()) as update:
             for record in train_clf64(
-                *arrays(train_set), *arrays(test_set), classes=10, epochs=self.epochs, seed=self.seed
+                *(array for images in sets for array in arrays(images)),
+                classes=10,
+                epochs=self.epochs,
+                seed=self.seed,
+                colours=None if train_colours is None or test_colours is None else (train_colours, test_colours),
             ):
                 note = f"test accuracy {record['test_accuracy']:.3f}"
-                update("train clf64", record["epoch"], record["epochs"], note)
+                if "colour_accuracy" in record:
+                    note += f", of colours {record['colour_accuracy']:.3f}"
+                update(f"train {name}", record["epoch"], record["epochs"], note)
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_clf64(record["model"], self.folder, record["record"])
+        save_clf64(record["model"], self.folder, record["record"], name)

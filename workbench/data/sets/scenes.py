@@ -1,7 +1,7 @@
 """Garments of Fashion-MNIST, coloured, on crops of scikit-learn's photographs (`data.scenes`), with masks."""
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int, UInt8
 
 from workbench.config import DataConfig
 from workbench.data.images import Images
@@ -59,3 +59,10 @@ def _rgb(hue: Float32[np.ndarray, "b"], saturation: Float32[np.ndarray, "b"]) ->
     """Colours of full value (HSV): hue and saturation in 0..1."""
     distance = np.abs((6 * hue[:, None] - np.array([0, 2, 4]) + 3) % 6 - 3)  # to red, green, blue on the circle
     return (1 - saturation[:, None] * (distance - 1).clip(0, 1)).astype(np.float32)
+
+
+def hue_twelfths(colours: UInt8[np.ndarray, "n 3"]) -> Int[np.ndarray, "n"]:
+    """The hue of each RGB colour as one of twelve equal parts of the circle, 0 to 11; 0 begins at red."""
+    from matplotlib.colors import rgb_to_hsv
+
+    return (12 * rgb_to_hsv(colours / 255)[:, 0]).astype(np.int64) % 12

@@ -127,15 +127,18 @@ def check_images(
     images: Shaped[Tensor, "b c h w"],
     *,
     channels: tuple[int, ...] = (1, 3),
-    size: int | None = None,
+    size: int | tuple[int, ...] | None = None,
     least: int = 1,
 ) -> None:
     """Raise ValueError, with what detector `name` accepts, unless images are uint8 of allowed channels and size."""
     _, c, h, w = images.shape
-    fits = (h, w) == (size, size) if size else min(h, w) >= least
+    allowed = (size,) if isinstance(size, int) else size
+    fits = h == w and h in allowed if allowed else min(h, w) >= least
     if images.dtype == torch.uint8 and c in channels and fits:
         return
-    sides = f"{size} x {size} pixels, unresized" if size else f"at least {least} x {least} pixels"
+    sides = f"at least {least} x {least} pixels"
+    if allowed:
+        sides = f"{' or '.join(f'{side} x {side}' for side in allowed)} pixels, unresized"
     raise ValueError(
         f"got images of {images.dtype} with {c} channels of {h} x {w} pixels; {name} takes torch.uint8 (0 to 255) with "
         f"{' or '.join(map(str, channels))} channels of {sides}"

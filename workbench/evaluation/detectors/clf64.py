@@ -1,4 +1,7 @@
-"""A small classifier trained on the workbench's own images; FD-clf64 compares its 64 penultimate features."""
+"""A small classifier trained on the workbench's own images; FD-clf64 compares its 64 penultimate features.
+
+That of scenes has a second head for the colour of the object, so that its features describe both.
+"""
 
 import hashlib
 import json
@@ -20,6 +23,7 @@ from workbench.evaluation.detectors.base import (
     DETECTION_BATCH,
     SPATIAL,
     Detected,
+    area_averages,
     check_images,
     joined,
     scaled,
@@ -47,9 +51,12 @@ RECIPE = {
 
 
 class Classifier64(nn.Module):
-    """Small convolutional classifier of 32 x 32 images in [-1, 1]; the 64 penultimate units are features."""
+    """Small convolutional classifier of 32 x 32 images in [-1, 1]; the 64 penultimate units are features.
 
-    def __init__(self, classes: int, channels: int = 1) -> None:
+    With ``colours``, a second head classifies the colour of the object.
+    """
+
+    def __init__(self, classes: int, channels: int = 1, colours: int = 0) -> None:
         super().__init__()
         stages = [(channels, 32, 5, 2), (32, 64, 3, 1), (64, 128, 3, 2), (128, 128, 3, 2)]
         layers = []
@@ -63,6 +70,7 @@ class Classifier64(nn.Module):
         # Normalized before the activation, so that no unit is dead: a dead one would not contribute to any score.
         self.penultimate = nn.Sequential(nn.Linear(128, WIDTH, bias=False), nn.BatchNorm1d(WIDTH), nn.GELU())
         self.head = nn.Linear(WIDTH, classes)
+        self.colours = nn.Linear(WIDTH, colours) if colours else None
 
     def pooled(self, maps: Float[Tensor, "b 128 4 4"]) -> Float[Tensor, "b 64"]:
         return self.penultimate(maps.mean(dim=(2, 3)))
@@ -78,7 +86,7 @@ class Classifier64(nn.Module):
 class ClassifierDetector:
     """A trained `Classifier64` as a `Detector`; `record` describes its training, `classes` names its logits.
 
-    Its spatial features are the 4 x 4 map of the last convolution.
+    Its spatial features are the 4 x 4 map of the last convolution. Images of one of `sizes` are averaged to 32 x 32.
     """
 
     model: Classifier64
@@ -90,6 +98,7 @@ class ClassifierDetector:
     resize: str = f"none, {SIZE}x{SIZE} only"
     reduction: None = None
     encoder: None = None
+    sizes: tuple[int, ...] = (SIZE,)
 
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False)
@@ -100,12 +109,12 @@ class ClassifierDetector:
 
         Raises ValueError if the images are not uint8 with the channels and size that the classifier was trained on.
         """
-        check_images(self.name, images, channels=(self.record["channels"],), size=SIZE)
+        check_images(self.name, images, channels=(self.record["channels"],), size=self.sizes)
         with single_precision():
             return joined([self._read(part) for part in images.split(DETECTION_BATCH)])
 
-    def _read(self, images: UInt8[Tensor, "b c 32 32"]) -> Detected:
-        maps = self.model.stages(scaled(images.to(self.model.head.weight.device)))
+    def _read(self, images: UInt8[Tensor, "b c h w"]) -> Detected:
+        maps = self.model.stages(area_averages(scaled(images.to(self.model.head.weight.device)), SIZE))
         features = self.model.pooled(maps)
         return Detected(features, maps[:, :SPATIAL], self.model.head(features))
 
@@ -117,14 +126,14 @@ def load(device: torch.device) -> ClassifierDetector:
     return replace(detector, classes=CLASSES)
 
 
-def load_clf64(path: Path | None = None) -> ClassifierDetector:
-    """Load the classifier in folder `path` (clf64.safetensors, clf64.json), by default the package's own.
+def load_clf64(path: Path | None = None, name: str = "clf64") -> ClassifierDetector:
+    """Load the classifier `name` in folder `path` (clf64.safetensors, clf64.json), by default the package's own.
 
     Raises ValueError, naming the file, if one is missing, the record is incomplete, or the SHA-256 of the weights
     differs from the record.
     """
     folder = ASSETS if path is None else path
-    weights_file, record_file = folder / "clf64.safetensors", folder / "clf64.json"
+    weights_file, record_file = folder / f"{name}.safetensors", folder / f"{name}.json"
     for file in (weights_file, record_file):
         if not file.is_file():
             raise ValueError(f"{file} does not exist; allowed is a folder written by save_clf64")
@@ -139,13 +148,13 @@ def load_clf64(path: Path | None = None) -> ClassifierDetector:
     digest = hashlib.sha256(weights).hexdigest()
     if digest != record["sha256"]:
         raise ValueError(f"{weights_file} has sha256 {digest}; its record states {record['sha256']}")
-    model = Classifier64(record["classes"], record["channels"])
+    model = Classifier64(record["classes"], record["channels"], record.get("colours", 0))
     model.load_state_dict(read_tensors(weights))
-    return ClassifierDetector(model, digest, record)
+    return ClassifierDetector(model, digest, record, name=name)
 
 
-def save_clf64(model: Classifier64, folder: Path, record: dict[str, Any]) -> None:
-    """Write clf64.safetensors and clf64.json into `folder`, each atomically.
+def save_clf64(model: Classifier64, folder: Path, record: dict[str, Any], name: str = "clf64") -> None:
+    """Write the classifier as clf64.safetensors and clf64.json (or another `name`) into `folder`, each atomically.
 
     The record is that of `train_clf64`; the SHA-256 of the weights file is added. Raises ValueError if a key is
     missing or a weight is not finite.
@@ -154,12 +163,12 @@ def save_clf64(model: Classifier64, folder: Path, record: dict[str, Any]) -> Non
     record = {**record, "sha256": hashlib.sha256(weights).hexdigest()}
     missing = [key for key in RECORD_KEYS if key not in record]
     if missing:
-        raise ValueError(f"the record of clf64 lacks {', '.join(missing)}")
-    if name := name_of_not_finite(model.state_dict()):
-        raise ValueError(f"{name} of clf64 is not finite: its training diverged")
+        raise ValueError(f"the record of {name} lacks {', '.join(missing)}")
+    if broken := name_of_not_finite(model.state_dict()):
+        raise ValueError(f"{broken} of {name} is not finite: its training diverged")
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "clf64.safetensors", weights)
-    write_atomically(folder / "clf64.json", (json.dumps(record, indent=2) + "\n").encode())
+    write_atomically(folder / f"{name}.safetensors", weights)
+    write_atomically(folder / f"{name}.json", (json.dumps(record, indent=2) + "\n").encode())
 
 
 def train_clf64(
@@ -172,15 +181,19 @@ def train_clf64(
     epochs: int = 12,
     batch: int = 128,
     seed: int = 0,
+    colours: tuple[Integer[Tensor, " n"], Integer[Tensor, " m"]] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Train a `Classifier64` on the CPU; yields epoch, epochs, loss and test_accuracy after each epoch.
+
+    `colours` are labels of the training and test images for a second head; its accuracy is `colour_accuracy`.
 
     The last one also has `model` and `record` (for `save_clf64`). Weights, order, shifts and dropout are drawn from
     one generator with `seed`. Raises ValueError, at the first step, for a label that is not one of the classes.
     """
     _check_labels(torch.cat([train_labels, test_labels]), classes)
     generator = torch.Generator().manual_seed(seed)
-    model = _initialised(Classifier64(classes, train_images.shape[1]), generator)
+    kinds = 0 if colours is None else 1 + int(torch.cat(colours).max())
+    model = _initialised(Classifier64(classes, train_images.shape[1], kinds), generator)
     parts = math.ceil(len(train_images) / batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * parts)
@@ -189,29 +202,30 @@ def train_clf64(
         # Batches of almost equal size, as a last batch of one image would have no batch statistics.
         for rows in torch.randperm(len(train_images), generator=generator).tensor_split(parts):
             images = _shifted(scaled(train_images[rows]), generator)
-            loss = _loss(model.train(), images, train_labels[rows].long(), generator)
+            painted = None if colours is None else colours[0][rows].long()
+            loss = _loss(model.train(), images, train_labels[rows].long(), painted, generator)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
             total += loss.item() * len(rows)
-        accuracy = _accuracy(model.eval(), test_images, test_labels)
         progress: dict[str, Any] = {"epoch": epoch, "epochs": epochs, "loss": total / len(train_images)}
-        progress["test_accuracy"] = accuracy
+        accuracies = {"test_accuracy": _accuracy(model.eval(), model.head, test_images, test_labels)}
+        if model.colours is not None and colours is not None:
+            accuracies["colour_accuracy"] = _accuracy(model, model.colours, test_images, colours[1])
+        progress |= accuracies
         if epoch == epochs:
             recipe = {**RECIPE, "epochs": epochs, "batch": batch}
-            progress |= {"model": model, "record": _record(train_images, classes, recipe, accuracy, seed)}
+            record = _record(train_images, classes, recipe, seed) | accuracies | ({"colours": kinds} if kinds else {})
+            progress |= {"model": model, "record": record}
         yield progress
 
 
-def _record(
-    images: UInt8[Tensor, "n c h w"], classes: int, recipe: dict[str, Any], accuracy: float, seed: int
-) -> dict[str, Any]:
+def _record(images: UInt8[Tensor, "n c h w"], classes: int, recipe: dict[str, Any], seed: int) -> dict[str, Any]:
     return {
         "classes": classes,
         "channels": images.shape[1],
         "recipe": recipe,
-        "test_accuracy": accuracy,
         "seed": seed,
         "training_images": len(images),
         "training_images_sha256": hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest(),
@@ -229,7 +243,9 @@ def _initialised(model: Classifier64, generator: torch.Generator) -> Classifier6
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-    nn.init.zeros_(model.head.bias)
+    for head in (model.head, model.colours):
+        if head is not None:
+            nn.init.zeros_(head.bias)
     return model
 
 
@@ -247,15 +263,23 @@ def _loss(
     model: Classifier64,
     images: Float[Tensor, "b c h w"],
     labels: Integer[Tensor, " b"],
+    colours: Integer[Tensor, " b"] | None,
     generator: torch.Generator,
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy with dropout on the features, drawn here as nn.Dropout takes no generator."""
     features = model.features(images)
     kept = torch.rand(features.shape, generator=generator) >= DROPOUT
-    return nn.functional.cross_entropy(model.head(features * kept / (1 - DROPOUT)), labels)
+    features = features * kept / (1 - DROPOUT)
+    loss = nn.functional.cross_entropy(model.head(features), labels)
+    if model.colours is not None and colours is not None:
+        loss = loss + nn.functional.cross_entropy(model.colours(features), colours)
+    return loss
 
 
 @torch.no_grad()
-def _accuracy(model: Classifier64, images: UInt8[Tensor, "m c h w"], labels: Integer[Tensor, " m"]) -> float:
-    predicted = torch.cat([model(scaled(part)).argmax(dim=1) for part in images.split(DETECTION_BATCH)])
+def _accuracy(
+    model: Classifier64, head: nn.Module, images: UInt8[Tensor, "m c h w"], labels: Integer[Tensor, " m"]
+) -> float:
+    parts = images.split(DETECTION_BATCH)
+    predicted = torch.cat([head(model.features(scaled(part))).argmax(dim=1) for part in parts])
     return (predicted == labels).double().mean().item()
