@@ -9,12 +9,13 @@ from einops import repeat
 from sklearn.datasets import load_digits
 
 from workbench.config import DataConfig
-from workbench.data.images import load_images
+from workbench.data.images import load_images, token_share
 from workbench.data.sets.scenes import hue_twelfths
-from workbench.evaluation.detectors.base import Detector, load_detector
+from workbench.evaluation.detectors.base import Detector, load_detector, scaled
 from workbench.evaluation.detectors.clf64 import (
     Classifier64,
     ClassifierDetector,
+    Objects,
     _shifted,
     load_clf64,
     save_clf64,
@@ -218,9 +219,9 @@ def test_classifier_has_the_stated_size_and_takes_colour():
 
 @pytest.fixture(scope="module")
 def scenes():
-    images = load_images(DataConfig(name="scenes", source="embedded", size=32, limit=300), "train")
-    colours = torch.from_numpy(hue_twelfths(images.details(range(300))["colour"]))
-    return images.batch(range(300)), torch.from_numpy(images.labels), colours
+    images = load_images(DataConfig(name="scenes", source="embedded", size=32, limit=120), "train")
+    colours = torch.from_numpy(hue_twelfths(images.details(range(120))["colour"]))
+    return images.batch(range(120)), torch.from_numpy(images.labels), Objects(colours, images.masks(range(120)))
 
 
 def test_colours_are_twelfths_of_the_circle():
@@ -230,16 +231,19 @@ def test_colours_are_twelfths_of_the_circle():
 
 def test_a_second_head_for_colours(scenes, tmp_path):
     """The first thing to be learned of scenes; it is saved with the classifier and is no part of its logits."""
-    images, labels, colours = scenes
-    *_, last = train_clf64(images, labels, images, labels, classes=10, epochs=6, batch=30, colours=(colours, colours))
+    images, labels, objects = scenes
+    *_, last = train_clf64(images, labels, images, labels, classes=10, epochs=6, batch=12, objects=(objects, objects))
     assert last["colour_accuracy"] > 0.3 and last["record"]["colours"] == 12  # by chance a twelfth
     save_clf64(last["model"], tmp_path, last["record"], "clf64-colours")
     assert {file.name for file in tmp_path.iterdir()} == {"clf64-colours.safetensors", "clf64-colours.json"}
     detector = load_clf64(tmp_path, "clf64-colours")
     found = detector(images)
-    assert detector.name == "clf64-colours" and found.logits.shape == (300, 10)
-    accuracy = (detector.model.colours(found.features).argmax(1) == colours).double().mean().item()
+    assert detector.name == "clf64-colours" and found.logits.shape == (120, 10)
+    accuracy = (detector.model.colours(found.features).argmax(1) == objects.colours).double().mean().item()
     assert accuracy == last["colour_accuracy"]
+    where = detector.model.objects(detector.model.stages(scaled(images)))[:, 0]
+    share = token_share(objects.masks, 8).reshape(-1, 8, 8)
+    assert where[share > 0.9].mean() > where[share == 0].mean() + 1  # log odds
 
 
 def test_larger_images_are_averaged(scenes, tmp_path):

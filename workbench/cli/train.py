@@ -327,7 +327,7 @@ class Classifier:
 
         from workbench.data.images import Images, load_images
         from workbench.data.sets.scenes import hue_twelfths
-        from workbench.evaluation.detectors.clf64 import save_clf64, train_clf64
+        from workbench.evaluation.detectors.clf64 import Objects, save_clf64, train_clf64
 
         config = DataConfig(name=self.data, source="embedded", size=32)
         sets = [load_images(config, split) for split in ("train", "test")]
@@ -335,10 +335,10 @@ class Classifier:
         def arrays(images: Images) -> tuple[torch.Tensor, torch.Tensor]:
             return images.batch(range(len(images))), torch.from_numpy(images.labels)
 
-        def colours(images: Images) -> torch.Tensor:
-            return torch.from_numpy(hue_twelfths(images.details(range(len(images)))["colour"]))
+        def objects(images: Images) -> Objects:
+            rows = range(len(images))
+            return Objects(torch.from_numpy(hue_twelfths(images.details(rows)["colour"])), images.masks(rows))
 
-        train_colours, test_colours = map(colours, sets) if self.data == "scenes" else (None, None)
         name = "clf64" if self.data == "fashion-mnist" else f"clf64-{self.data}"
         with bars(Console()) as update:
             for record in train_clf64(
@@ -346,7 +346,7 @@ class Classifier:
                 classes=10,
                 epochs=self.epochs,
                 seed=self.seed,
-                colours=None if train_colours is None or test_colours is None else (train_colours, test_colours),
+                objects=(objects(sets[0]), objects(sets[1])) if self.data == "scenes" else None,
             ):
                 note = f"test accuracy {record['test_accuracy']:.3f}"
                 if "colour_accuracy" in record:

@@ -1,6 +1,7 @@
 """A small classifier trained on the workbench's own images; FD-clf64 compares its 64 penultimate features.
 
-That of scenes has a second head for the colour of the object, so that its features describe both.
+That of scenes finds the object first and has a second head for its colour, so that its features describe the object,
+whatever is behind it.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Integer, Shaped, UInt8
+from jaxtyping import Bool, Float, Integer, Shaped, UInt8
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
 from torch import Tensor, nn
@@ -50,15 +51,24 @@ RECIPE = {
 }
 
 
+@dataclass(frozen=True)
+class Objects:
+    """What is known of the objects in scenes: their colours (labels from 0 on) and masks, True on the object."""
+
+    colours: Integer[Tensor, " n"]
+    masks: Bool[Tensor, "n h w"]
+
+
 class Classifier64(nn.Module):
     """Small convolutional classifier of 32 x 32 images in [-1, 1]; the 64 penultimate units are features.
 
-    With ``colours``, a second head classifies the colour of the object.
+    With ``colours``, it is a classifier of scenes: `objects` says where on an 8 x 8 map the object is, the features are
+    averaged there, and a second head classifies the colour.
     """
 
     def __init__(self, classes: int, channels: int = 1, colours: int = 0) -> None:
         super().__init__()
-        stages = [(channels, 32, 5, 2), (32, 64, 3, 1), (64, 128, 3, 2), (128, 128, 3, 2)]
+        stages = [(channels, 32, 5, 2), (32, 64, 3, 1), (64, 128, 3, 2), (128, 128, 3, 1 if colours else 2)]
         layers = []
         for inputs, outputs, kernel, stride in stages:
             layers += [
@@ -71,9 +81,13 @@ class Classifier64(nn.Module):
         self.penultimate = nn.Sequential(nn.Linear(128, WIDTH, bias=False), nn.BatchNorm1d(WIDTH), nn.GELU())
         self.head = nn.Linear(WIDTH, classes)
         self.colours = nn.Linear(WIDTH, colours) if colours else None
+        self.objects = nn.Conv2d(128, 1, 1, bias=False) if colours else None
 
-    def pooled(self, maps: Float[Tensor, "b 128 4 4"]) -> Float[Tensor, "b 64"]:
-        return self.penultimate(maps.mean(dim=(2, 3)))
+    def pooled(self, maps: Float[Tensor, "b 128 s s"]) -> Float[Tensor, "b 64"]:
+        if self.objects is None:
+            return self.penultimate(maps.mean(dim=(2, 3)))
+        shares = self.objects(maps).sigmoid()
+        return self.penultimate((maps * shares).sum(dim=(2, 3)) / shares.sum(dim=(2, 3)).clamp(min=1e-3))
 
     def features(self, images: Float[Tensor, "b c 32 32"]) -> Float[Tensor, "b 64"]:
         return self.pooled(self.stages(images))
@@ -86,7 +100,8 @@ class Classifier64(nn.Module):
 class ClassifierDetector:
     """A trained `Classifier64` as a `Detector`; `record` describes its training, `classes` names its logits.
 
-    Its spatial features are the 4 x 4 map of the last convolution. Images of one of `sizes` are averaged to 32 x 32.
+    Its spatial features are the map of the last convolution, 4 x 4 or, for scenes, 8 x 8. Images of one of `sizes` are
+    averaged to 32 x 32.
     """
 
     model: Classifier64
@@ -181,18 +196,19 @@ def train_clf64(
     epochs: int = 12,
     batch: int = 128,
     seed: int = 0,
-    colours: tuple[Integer[Tensor, " n"], Integer[Tensor, " m"]] | None = None,
+    objects: tuple[Objects, Objects] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Train a `Classifier64` on the CPU; yields epoch, epochs, loss and test_accuracy after each epoch.
 
-    `colours` are labels of the training and test images for a second head; its accuracy is `colour_accuracy`.
+    `objects` are those of the training and test images, for a classifier of scenes; the accuracy of its second head is
+    `colour_accuracy`.
 
     The last one also has `model` and `record` (for `save_clf64`). Weights, order, shifts and dropout are drawn from
     one generator with `seed`. Raises ValueError, at the first step, for a label that is not one of the classes.
     """
     _check_labels(torch.cat([train_labels, test_labels]), classes)
     generator = torch.Generator().manual_seed(seed)
-    kinds = 0 if colours is None else 1 + int(torch.cat(colours).max())
+    kinds = 0 if objects is None else 1 + max(int(part.colours.max()) for part in objects)
     model = _initialised(Classifier64(classes, train_images.shape[1], kinds), generator)
     parts = math.ceil(len(train_images) / batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
@@ -201,9 +217,14 @@ def train_clf64(
         total = 0.0
         # Batches of almost equal size, as a last batch of one image would have no batch statistics.
         for rows in torch.randperm(len(train_images), generator=generator).tensor_split(parts):
-            images = _shifted(scaled(train_images[rows]), generator)
-            painted = None if colours is None else colours[0][rows].long()
-            loss = _loss(model.train(), images, train_labels[rows].long(), painted, generator)
+            images, seen = scaled(train_images[rows]), None
+            if objects is not None:  # the masks are shifted with their images
+                seen = Objects(objects[0].colours[rows], objects[0].masks[rows])
+                images = torch.cat([images, seen.masks[:, None].float()], dim=1)
+            images = _shifted(images, generator)
+            if seen is not None:
+                images, seen = images[:, :-1], Objects(seen.colours, images[:, -1] > 0.5)
+            loss = _loss(model.train(), images, train_labels[rows].long(), seen, generator)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -211,8 +232,8 @@ def train_clf64(
             total += loss.item() * len(rows)
         progress: dict[str, Any] = {"epoch": epoch, "epochs": epochs, "loss": total / len(train_images)}
         accuracies = {"test_accuracy": _accuracy(model.eval(), model.head, test_images, test_labels)}
-        if model.colours is not None and colours is not None:
-            accuracies["colour_accuracy"] = _accuracy(model, model.colours, test_images, colours[1])
+        if model.colours is not None and objects is not None:
+            accuracies["colour_accuracy"] = _accuracy(model, model.colours, test_images, objects[1].colours)
         progress |= accuracies
         if epoch == epochs:
             recipe = {**RECIPE, "epochs": epochs, "batch": batch}
@@ -263,16 +284,19 @@ def _loss(
     model: Classifier64,
     images: Float[Tensor, "b c h w"],
     labels: Integer[Tensor, " b"],
-    colours: Integer[Tensor, " b"] | None,
+    objects: Objects | None,
     generator: torch.Generator,
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy with dropout on the features, drawn here as nn.Dropout takes no generator."""
-    features = model.features(images)
+    maps = model.stages(images)
+    features = model.pooled(maps)
     kept = torch.rand(features.shape, generator=generator) >= DROPOUT
     features = features * kept / (1 - DROPOUT)
     loss = nn.functional.cross_entropy(model.head(features), labels)
-    if model.colours is not None and colours is not None:
-        loss = loss + nn.functional.cross_entropy(model.colours(features), colours)
+    if objects is not None and model.colours is not None and model.objects is not None:
+        loss = loss + nn.functional.cross_entropy(model.colours(features), objects.colours)
+        shares = area_averages(objects.masks[:, None].float(), maps.shape[-1])
+        loss = loss + nn.functional.binary_cross_entropy_with_logits(model.objects(maps), shares)
     return loss
 
 
