@@ -8,7 +8,8 @@ import torch
 
 from workbench.evaluation import measures as module
 from workbench.evaluation.leakage import leakage, version
-from workbench.evaluation.measures import MeasureGrid, measure_grid
+from workbench.evaluation.measures import MeasureGrid, measure_grid, measure_objects
+from workbench.evaluation.objects import object_difference, object_probe, object_separation, split_masks
 from workbench.evaluation.probe import linear_probe
 from workbench.evaluation.similarity import cknna, linear_cka, rank_me, uniformity
 from workbench.evaluation.statistics import t_interval
@@ -215,6 +216,77 @@ def test_an_outside_reference_takes_the_deepest_layer_s_place(tmp_path):
     assert measure_grid(grid, neighbours=5, processes=1).about["against"] == "layer 2"
     with pytest.raises(ValueError, match="the reference has 3 rows; the grid has 120 images"):
         measure_grid(grid, reference=reference[:3])
+
+
+@pytest.fixture(scope="module")
+def shares():
+    return torch.rand(COUNT, 9, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="module")
+def objects(grid, shares):
+    return measure_objects(grid, shares, scales=SCALES, processes=1)
+
+
+def test_measures_of_objects_are_those_of_the_single_functions(grid, shares, objects):
+    layer, t, masks = 2, 0.7, split_masks(shares, seed=0)
+    f_u = grid.read(layer, t, "null")
+    nothing, where = object_separation(f_u, shares), {"layer": layer, "t": t}
+    for name, pair in (("null", None), ("true", "true"), ("wrong", "wrong"), ("label_only", "noise")):
+        for scale in (None,) if pair is None else SCALES:
+            tokens = f_u if pair is None else grid.guided(layer, t, scale, pair)
+            found, here = object_separation(tokens, shares), {**where, "version": name, "scale": scale}
+            for measure in ("auc", "auc_best", "probe", "iou"):
+                expected = tuple(vars(getattr(found, measure)).values())
+                assert share(at(objects, **here, measure=f"object_{measure}")) == pytest.approx(expected)
+            assert at(objects, **here, measure="object_iou_chance")["value"] == found.iou_of_all
+            assert at(objects, **here, measure="object_silhouette")["value"] == pytest.approx(found.silhouette)
+            if name in ("true", "wrong"):
+                gain = tuple(vars(found.less(nothing, "auc")).values())
+                assert share(at(objects, **here, measure="object_auc_gain")) == pytest.approx(gain)
+        if pair:
+            first, second = (grid.guided(layer, t, scale, pair) for scale in (0.0, 1.0))
+            expected, here = object_difference(first, second, shares), {**where, "version": name, "scale": 1.0}
+            for measure in ("share", "ratio"):
+                value = tuple(vars(getattr(expected, measure)).values())
+                assert share(at(objects, **here, measure=f"difference_{measure}")) == pytest.approx(value)
+            assert at(objects, **here, measure="difference_area")["value"] == expected.area
+    shuffled = at(objects, **where, version="null", scale=None, measure="object_probe_shuffled")
+    assert shuffled["value"] == object_probe(f_u, masks.shuffled(0)).value
+    assert objects.array("object_auc", "true").shape == (3, 2, 3)
+    assert (objects.array("object_auc_gain", "true")[:, :, 0] == 0).all()
+
+
+def test_measures_of_objects_are_kept_beside_the_others_and_join_them(grid, found, shares, objects, monkeypatch):
+    both = found.joined(objects, "objects")
+    assert both.array("knn", "true").tolist() == found.array("knn", "true").tolist()
+    assert both.array("object_iou").tolist() == objects.array("object_iou").tolist()
+    assert both.about == {**found.about, "objects": objects.about}
+    with pytest.raises(ValueError, match="objects were measured at other layers, times or scales"):
+        found.joined(measure_objects(grid, shares, scales=(1.0,), processes=1), "objects")
+    monkeypatch.setattr(module, "_task", None)
+    assert measure_objects(grid, shares, scales=SCALES) == objects
+    assert measure_grid(grid, scales=SCALES, neighbours=5) == found
+
+
+def test_features_without_a_difference_have_none_and_are_still_measured(shares, tmp_path):
+    grid = make_grid(tmp_path / "grid", labels=("null", "true"), layers=(1,))  # as the patch embedding
+    for t in TIMES:
+        write_array(array_file(grid.folder, "true", t, 1), grid.read(1, t, "null").numpy())
+    found = measure_objects(grid, shares, scales=(1.0,), processes=1)
+    none = at(found, layer=1, t=0.2, scale=1.0, version="true", measure="difference_share")
+    assert share(none) == (None, None, None, COUNT)
+    found.save(tmp_path / "measures.json")
+    json.loads((tmp_path / "measures.json").read_text(), parse_constant=pytest.fail)
+    assert (found.array("object_probe_gain", "true") == 0).all()
+    assert {record["version"] for record in found.records} == {"null", "true"}
+
+
+def test_measures_of_objects_need_tokens_and_masks_of_the_same_images(grid, shares):
+    with pytest.raises(ValueError, match="pooling 'mean'; measures of objects need pooling \"tokens\""):
+        measure_objects(FeatureGrid(**{**vars(grid), "pooling": "mean"}), shares)
+    with pytest.raises(ValueError, match="layer 1, t = 0.2, null: got 120 images of 9 tokens and masks of 4 images"):
+        measure_objects(grid, shares[:4], processes=1)
 
 
 def test_it_is_written_and_read(found, tmp_path):

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,24 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from workbench.evaluation.leakage import VERSIONS, condition_share, version
+from workbench.evaluation.objects import (
+    Masks,
+    ObjectSeparation,
+    object_difference,
+    object_probe,
+    object_separation,
+    split_masks,
+)
 from workbench.evaluation.probe import Probe, linear_probe
 from workbench.evaluation.separability import Separability, separability
 from workbench.evaluation.similarity import alignment, cknna, linear_cka, rank_me, uniformity
-from workbench.evaluation.statistics import Share, t_interval
+from workbench.evaluation.statistics import Estimate, Share, t_interval
 from workbench.features.grid import FeatureGrid
 from workbench.files import append_jsonl, hold_lock, read_json, read_jsonl, write_json
 
 _REVISION = 1  # version of the measures: cached records of other versions are ignored
 _WORTH_A_PROCESS = 6  # number of cells that take as long as starting a process
+_OBJECTS_REVISION = 1  # the same for the measures of objects
 _PATIENCE = 60.0  # seconds to wait for the lock; a line is written in a fraction of one
 
 Part = tuple[int, float, float | None]  # layer, time, scale
@@ -40,6 +49,9 @@ _NEEDS = {
     "wrong_by_given": {"null", "wrong"},
     "label_only": {"noise-null", "noise-true"},
 }
+# Label controls of the measures of objects: the pair of `FeatureGrid.guided`, and the mode of its f_u. There is one
+# version of the wrong label, as a mask has no label to be measured by.
+_OBJECT_VERSIONS = {"true": ("true", "null"), "wrong": ("wrong", "null"), "label_only": ("noise", "noise-null")}
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,16 @@ class MeasureGrid:
             [[by_cell[layer, t, scale] for scale in dict.fromkeys(scales)] for t in self.times] for layer in self.layers
         ]
         return np.array(values, dtype=np.float64)
+
+    def joined(self, other: "MeasureGrid", name: str) -> "MeasureGrid":
+        """These measures and those of another grid of the same axes, whose `about` is kept under `name`.
+
+        Raises ValueError for other layers, times or scales.
+        """
+        axes = ("layers", "times", "scales")
+        if any(getattr(self, axis) != getattr(other, axis) for axis in axes):
+            raise ValueError(f"{name} were measured at other layers, times or scales; both must have the same")
+        return replace(self, records=[*self.records, *other.records], about={**self.about, name: other.about})
 
     def save(self, path: Path) -> None:
         """Write the measures as JSON, atomically."""
@@ -131,23 +153,54 @@ def measure_grid(
         >>> grid.array("knn", "true").shape
         (1, 1, 2)
     """
-    layers, times = list(features.layers), list(features.times)
-    scales = list(dict.fromkeys(map(float, scales)))
-    _check(features, scales, reference, again, processes)
-    cells = Cells(features, neighbours, seed, reference, again)
-    about = _about(cells)
-    file = features.folder / f"measures-{_key(about)}.jsonl"
-    wanted = [(layer, t, scale) for t in times for layer in layers for scale in (None, *scales)]
-    known = _known(file)
-    missing = [part for part in wanted if part not in known]
-    for found in _compute(cells, missing, processes):
-        with hold_lock(file.with_suffix(".lock"), _PATIENCE):
-            for (layer, t, scale), records in found.items():
-                append_jsonl(file, {"layer": layer, "t": t, "scale": scale, "records": records})
-        known |= found
-        if progress:
-            progress(sum(part in known for part in wanted), len(wanted))
-    return MeasureGrid(layers, times, scales, [record for part in wanted for record in known[part]], about)
+    _check(features, reference, again)
+    return _grid(Cells(features, neighbours, seed, reference, again), scales, processes, progress)
+
+
+def measure_objects(
+    features: FeatureGrid,
+    shares: Float[Tensor, "n m"],
+    *,
+    scales: Sequence[float] = (0.0, 1.0, 5.0, 10.0, 30.0),
+    seed: int = 0,
+    processes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> MeasureGrid:
+    """Measure how well tokens on an object separate from its background, over layer x time x guidance scale.
+
+    At each layer and time with the null label and, at each scale, with the true and the wrong label and the label only:
+    area under the ROC curve of the first principal component (object_auc) and of the best of three
+    (object_auc_best), of a linear probe of tokens (object_probe; object_probe_shuffled has the masks of other images),
+    intersection over union (object_iou; object_iou_chance for all tokens) and silhouette (object_silhouette). Gains
+    (object_auc_gain, object_auc_best_gain, object_probe_gain) are differences to f_u on the same images. Of f_c - f_u:
+    the share of its length that is on the object (difference_share; difference_area is chance) and its ratio to beside
+    it (difference_ratio). All are explained at `wb.object_separation`. Finished cells are cached beside the features.
+
+    Args:
+        features: Result of `wb.extract` with pooling "tokens".
+        shares: The share of each token that is object, as of `wb.object_shares`.
+        scales: Guidance scales w.
+        seed: Seed of the two halves of the images and of the bootstrap over images.
+        processes: As of `wb.measure_grid`.
+        progress: Called with (done, total) cells.
+
+    Returns:
+        A ``MeasureGrid``, as of `wb.measure_grid`. Its versions are "null", "true", "wrong" and "label_only".
+
+    Raises:
+        ValueError: For pooled features, and naming the cell that cannot be measured.
+
+    Examples:
+        >>> features = wb.extract(wb.zoo("guided"), images=20, layers=[8], times=[0.5])
+        >>> left = torch.arange(64).remainder(8).lt(4).float().expand(20, 64)
+        >>> grid = wb.measure_objects(features, left, scales=[0.0, 10.0], processes=1)
+        >>> grid.array("object_auc", "true").shape
+        (1, 1, 2)
+    """
+    if features.pooling != "tokens":
+        raise ValueError(f'features have pooling {features.pooling!r}; measures of objects need pooling "tokens"')
+    _check(features)
+    return _grid(ObjectCells(features, split_masks(shares, seed=seed), seed), scales, processes, progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,12 +217,52 @@ class Cells:
     reference: Float[Tensor, "n d"] | None = None
     again: FeatureGrid | None = None
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What is measured and how; the name of the file depends on it."""
+        features, reference = self.features, self.reference
+        digest = None if reference is None else _digest(reference)
+        return {
+            **_about(features),
+            "pooling": "mean token",
+            "splits": "50 % fit, 20 % choose, 30 % report",
+            "neighbours": self.neighbours,
+            "seed": self.seed,
+            "against": f"layer {max(features.layers)}" if digest is None else f"reference {digest[:16]}",
+            "again": None if self.again is None else self.again.folder.name,
+            "revision": _REVISION,
+        }
+
     def measure(self, layer: int, t: float, scales: Iterable[float | None]) -> dict[float | None, list[Record]]:
         """Records of one layer and time at each guidance scale; those of None are the ones without a scale.
 
         ValueError naming the layer, the time, the scale and the version that cannot be measured.
         """
         cell = _Cell(self, layer, t)
+        return {scale: list(cell.unguided() if scale is None else cell.guided(scale)) for scale in scales}
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectCells:
+    """How the cells of a grid are measured against masks; as `Cells`."""
+
+    features: FeatureGrid
+    masks: Masks
+    seed: int
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {
+            **_about(self.features),
+            "pooling": "tokens",
+            "splits": "50 % fit, 50 % report, of the images",
+            "masks": _digest(torch.from_numpy(self.masks.shares))[:16],
+            "seed": self.seed,
+            "revision": _OBJECTS_REVISION,
+        }
+
+    def measure(self, layer: int, t: float, scales: Iterable[float | None]) -> dict[float | None, list[Record]]:
+        cell = _ObjectCell(self, layer, t)
         return {scale: list(cell.unguided() if scale is None else cell.guided(scale)) for scale in scales}
 
 
@@ -185,8 +278,8 @@ class _Cell:
         for scale, name in ((None, "null"), (1.0, "true")):
             if not {"null", name} <= set(features.labels):
                 continue
-            record = self._recorder(scale, name)
-            with self._named(scale, name):
+            record = _recorder(features, self.layer, self.t, scale, name)
+            with _named(self.layer, self.t, scale, name):
                 rows, labels = version(features, name, self.layer, self.t, 1.0)
                 if name == "null":
                     for measure, told in (("probe", labels), ("probe_shuffled", features.given)):
@@ -207,8 +300,8 @@ class _Cell:
         for name in VERSIONS:
             if name == "null" or not _NEEDS[name] <= set(features.labels):
                 continue
-            record = self._recorder(scale, name)
-            with self._named(scale, name):
+            record = _recorder(features, self.layer, self.t, scale, name)
+            with _named(self.layer, self.t, scale, name):
                 if scale == 0 and name in ("true", "wrong_by_true"):
                     yield from self._separate(self._null, record)  # f_u itself, by the same labels
                     continue
@@ -217,7 +310,7 @@ class _Cell:
                 yield from self._separate(found, record)
                 if name == "wrong_by_given":
                     shares = condition_share(rows, features.true, features.given)
-                    record = self._recorder(scale, "wrong")
+                    record = _recorder(features, self.layer, self.t, scale, "wrong")
                     yield record("condition_share", shares.share)
                     yield record("by_condition", shares.by_condition)
                     yield record("by_image", shares.by_image)
@@ -247,32 +340,118 @@ class _Cell:
         for name in ("silhouette", "davies_bouldin", "fisher"):
             yield record(name, getattr(found, name))
 
-    def _recorder(self, scale: float | None, name: str) -> Callable[..., Record]:
-        where = {"layer": self.layer, "t": self.t, "scale": scale, "version": name}
-        count = len(self.of.features.rows)
 
-        def record(measure: str, found: float | Share | Probe | None) -> Record:
-            how: Mapping[str, Any] = {"value": found, "low": None, "high": None, "count": count}
-            if isinstance(found, (Share, Probe)):
-                how = {key: value for key, value in asdict(found).items() if key != "regularization"}
-                how = {"value": how.pop("accuracy"), **how} if "accuracy" in how else how
-            value = how["value"]
-            # JSON has no infinity.
-            finite = value if value is not None and np.isfinite(value) else None
-            return {**where, "measure": measure, **how, "value": finite}
+@dataclass(eq=False)
+class _ObjectCell:
+    of: ObjectCells
+    layer: int
+    t: float
 
-        return record
+    def unguided(self) -> Iterator[Record]:
+        """Separation of f_u, and where f_c - f_u is large."""
+        of, features = self.of, self.of.features
+        with _named(self.layer, self.t, None, "null"):
+            record = _recorder(features, self.layer, self.t, None, "null")
+            yield from self._separate(self._null, record)
+            tokens = features.read(self.layer, self.t, "null").float()
+            yield record("object_probe_shuffled", object_probe(tokens, of.masks.shuffled(of.seed)))
+        for name, (_, null) in self._versions():
+            with _named(self.layer, self.t, 1.0, name):
+                record = _recorder(features, self.layer, self.t, 1.0, name)
+                f_u = features.read(self.layer, self.t, null).float()
+                found = object_difference(f_u, self._guided(name, 1.0), of.masks)
+                yield record("difference_share", found.share)
+                yield record("difference_area", found.area)
+                yield record("difference_ratio", found.ratio)
 
-    @contextmanager
-    def _named(self, scale: float | None, name: str) -> Iterator[None]:
-        try:
-            yield
-        except ValueError as error:
-            guided = "" if scale is None else f", scale {scale:g}"
-            raise ValueError(f"layer {self.layer}, t = {self.t:g}{guided}, {name}: {error}") from error
+    def guided(self, scale: float) -> Iterator[Record]:
+        """Separation of f_g with each version of the label, and its gain over f_u."""
+        for name, (_, null) in self._versions():
+            with _named(self.layer, self.t, scale, name):
+                record = _recorder(self.of.features, self.layer, self.t, scale, name)
+                same = scale == 0 and null == "null"
+                found = self._null if same else object_separation(self._guided(name, scale), self.of.masks)
+                yield from self._separate(found, record)
+                if null == "null":
+                    for measure in ("auc", "auc_best", "probe"):
+                        yield record(f"object_{measure}_gain", found.less(self._null, measure))
+
+    @cached_property
+    def _null(self) -> ObjectSeparation:
+        return object_separation(self.of.features.read(self.layer, self.t, "null").float(), self.of.masks)
+
+    def _versions(self) -> Iterator[tuple[str, tuple[str, str]]]:
+        """The versions whose label modes were extracted."""
+        for name, (pair, null) in _OBJECT_VERSIONS.items():
+            if {null, "noise-true" if pair == "noise" else pair} <= set(self.of.features.labels):
+                yield name, (pair, null)
+
+    def _guided(self, name: str, scale: float) -> Float[Tensor, "n m d"]:
+        return self.of.features.guided(self.layer, self.t, scale, _OBJECT_VERSIONS[name][0])
+
+    def _separate(self, found: ObjectSeparation, record: Callable[..., Record]) -> Iterator[Record]:
+        for name in ("auc", "auc_best", "probe", "iou"):
+            yield record(f"object_{name}", getattr(found, name))
+        yield record("object_iou_chance", found.iou_of_all)
+        yield record("object_silhouette", found.silhouette)
 
 
-def _compute(cells: Cells, missing: list[Part], processes: int | None) -> Iterator[dict[Part, list[Record]]]:
+def _recorder(features: FeatureGrid, layer: int, t: float, scale: float | None, name: str) -> Callable[..., Record]:
+    """A function that makes the record of a measure of one cell and version."""
+    where = {"layer": layer, "t": t, "scale": scale, "version": name}
+
+    def record(measure: str, found: float | Share | Estimate | Probe | None) -> Record:
+        how: Mapping[str, Any] = {"value": found, "low": None, "high": None, "count": len(features.rows)}
+        if isinstance(found, (Share, Estimate, Probe)):
+            how = {key: value for key, value in asdict(found).items() if key != "regularization"}
+            how = {"value": how.pop("accuracy"), **how} if "accuracy" in how else how
+        # JSON has no infinity.
+        finite = {key: value if value is not None and np.isfinite(value) else None for key, value in how.items()}
+        return {**where, "measure": measure, **finite}
+
+    return record
+
+
+@contextmanager
+def _named(layer: int, t: float, scale: float | None, name: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        guided = "" if scale is None else f", scale {scale:g}"
+        raise ValueError(f"layer {layer}, t = {t:g}{guided}, {name}: {error}") from error
+
+
+def _grid(
+    cells: Cells | ObjectCells,
+    scales: Sequence[float],
+    processes: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> MeasureGrid:
+    """Measure what is not yet in the file of these cells; see `measure_grid`."""
+    features, about = cells.features, cells.about
+    layers, times = list(features.layers), list(features.times)
+    scales = list(dict.fromkeys(map(float, scales)))
+    if not scales or not np.isfinite(scales).all():
+        raise ValueError(f"scales is {scales}; allowed are finite numbers, at least one")
+    if processes is not None and processes < 1:
+        raise ValueError(f"processes is {processes}; allowed are 1 and more")
+    file = features.folder / f"measures-{_key(about)}.jsonl"
+    wanted = [(layer, t, scale) for t in times for layer in layers for scale in (None, *scales)]
+    known = _known(file)
+    missing = [part for part in wanted if part not in known]
+    for found in _compute(cells, missing, processes):
+        with hold_lock(file.with_suffix(".lock"), _PATIENCE):
+            for (layer, t, scale), records in found.items():
+                append_jsonl(file, {"layer": layer, "t": t, "scale": scale, "records": records})
+        known |= found
+        if progress:
+            progress(sum(part in known for part in wanted), len(wanted))
+    return MeasureGrid(layers, times, scales, [record for part in wanted for record in known[part]], about)
+
+
+def _compute(
+    cells: Cells | ObjectCells, missing: list[Part], processes: int | None
+) -> Iterator[dict[Part, list[Record]]]:
     """Compute the missing parts; yields the records of each layer and time when it is finished."""
     tasks: dict[tuple[int, float], list[float | None]] = {}
     for layer, t, scale in missing:
@@ -292,15 +471,15 @@ def _compute(cells: Cells, missing: list[Part], processes: int | None) -> Iterat
             pool.shutdown(cancel_futures=True)
 
 
-def _task(cells: Cells, task: tuple[tuple[int, float], list[float | None]]) -> dict[Part, list[Record]]:
+def _task(cells: Cells | ObjectCells, task: tuple[tuple[int, float], list[float | None]]) -> dict[Part, list[Record]]:
     (layer, t), scales = task
     return {(layer, t, scale): records for scale, records in cells.measure(layer, t, scales).items()}
 
 
-_of_this_process: list[Cells] = []
+_of_this_process: list[Cells | ObjectCells] = []
 
 
-def _begin(cells: Cells) -> None:
+def _begin(cells: Cells | ObjectCells) -> None:
     """Initialize a worker: one thread each, as two processes with a thread per core slow each other down."""
     torch.set_num_threads(1)
     threadpool_limits(1)
@@ -315,44 +494,28 @@ def _known(file: Path) -> dict[Part, list[Record]]:
     return {(line["layer"], line["t"], line["scale"]): line["records"] for line in read_jsonl(file)}
 
 
-def _about(cells: Cells) -> dict[str, Any]:
-    features, reference = cells.features, cells.reference
-    digest = (
-        None if reference is None else hashlib.sha256(reference.detach().cpu().double().numpy().tobytes()).hexdigest()
-    )
+def _about(features: FeatureGrid) -> dict[str, Any]:
+    """What is measured."""
     return {
         "run": features.run,
         "step": features.step,
         "count": len(features.rows),
         "classes": len(features.true.unique()),
         "labels": sorted(features.labels),
-        "pooling": "mean token",
-        "splits": "50 % fit, 20 % choose, 30 % report",
-        "neighbours": cells.neighbours,
-        "seed": cells.seed,
-        "against": f"layer {max(features.layers)}" if digest is None else f"reference {digest[:16]}",
-        "again": None if cells.again is None else cells.again.folder.name,
-        "revision": _REVISION,
     }
+
+
+def _digest(values: Tensor) -> str:
+    return hashlib.sha256(values.detach().cpu().double().numpy().tobytes()).hexdigest()
 
 
 def _key(about: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _check(
-    features: FeatureGrid,
-    scales: list[float],
-    reference: Tensor | None,
-    again: FeatureGrid | None,
-    processes: int | None,
-) -> None:
+def _check(features: FeatureGrid, reference: Tensor | None = None, again: FeatureGrid | None = None) -> None:
     if "null" not in features.labels:
         raise ValueError(f"the grid has label modes {', '.join(features.labels)}; all measures need null")
-    if not scales or not np.isfinite(scales).all():
-        raise ValueError(f"scales is {scales}; allowed are finite numbers, at least one")
-    if processes is not None and processes < 1:
-        raise ValueError(f"processes is {processes}; allowed are 1 and more")
     if reference is not None and len(reference) != len(features.rows):
         raise ValueError(f"the reference has {len(reference)} rows; the grid has {len(features.rows)} images")
     if again is not None and (again.rows != features.rows or again.folder == features.folder):

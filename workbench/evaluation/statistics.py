@@ -59,6 +59,16 @@ class Share:
     count: int
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A value with a 95 % interval over its `count` cases; the ends are NaN where it is undefined."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+
 def protocol(record: Mapping[str, Any]) -> tuple[Any, ...]:
     """How a score was measured; missing entries are None. Values of unexpected types are compared by their repr."""
     values = (record.get(key) for key in PROTOCOL)

@@ -1,0 +1,227 @@
+"""Object against background, on tokens whose separation from their masks is known."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from workbench.evaluation.objects import (
+    image_pairs,
+    object_difference,
+    object_probe,
+    object_separation,
+    split_masks,
+)
+
+N, SIDE, WIDTH = 40, 6, 8
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def squares(n=N, side=SIDE, size=3, seed=0):
+    """Shares of a square of `size` tokens at a random place in each image."""
+    generator = torch.Generator().manual_seed(seed)
+    shares = torch.zeros(n, side, side)
+    for image, (y, x) in zip(shares, torch.randint(side - size + 1, (n, 2), generator=generator), strict=True):
+        image[y : y + size, x : x + size] = 1
+    return shares.flatten(1)
+
+
+def tokens(shares, *, signal=1.0, noise=0.0, at=0, sizes=None, seed=1):
+    """Tokens whose dimension `at` holds the mask, beside noise in the others, turned by a rotation."""
+    sizes = torch.ones(WIDTH) if sizes is None else torch.as_tensor(sizes)
+    features = noise * draw(*shares.shape, WIDTH, seed=seed) * sizes
+    features[..., at] += signal * shares
+    return features @ torch.linalg.qr(draw(WIDTH, WIDTH, seed=7))[0] + 3
+
+
+@pytest.mark.parametrize("signal", [1.0, -1.0])
+def test_a_component_that_is_the_mask_separates_perfectly_whatever_its_sign(signal):
+    shares = squares()
+    found = object_separation(tokens(shares, signal=signal, noise=1e-3), shares)
+    for estimate in (found.auc, found.auc_best, found.probe, found.iou):
+        assert (estimate.value, estimate.low, estimate.high, estimate.count) == (1, 1, 1, N // 2)
+    assert found.component == 1
+    # A square of 9 of 36 tokens: were all tokens chosen, a quarter of them would be right.
+    assert found.iou_of_all == 0.25
+
+
+def test_tokens_on_the_object_and_beside_it_that_are_two_orthogonal_points_have_silhouette_one():
+    shares = squares()
+    features = torch.stack([shares, 1 - shares], dim=2)
+    assert object_separation(features, shares).silhouette == pytest.approx(1)
+
+
+def test_masks_that_have_nothing_to_do_with_the_tokens_are_at_chance():
+    first, second = ((draw(N, SIDE**2, seed=seed) > 0.7).float() for seed in (3, 4))
+    found = object_separation(tokens(first, noise=0.1), second)
+    for estimate in (found.auc, found.auc_best, found.probe):
+        assert 0.4 < estimate.low < 0.5 < estimate.high < 0.6
+    # No threshold does better than all tokens.
+    assert found.iou.value == pytest.approx(found.iou_of_all, abs=0.02)
+
+
+def test_the_mask_in_the_third_component_is_found_there_and_by_the_probe():
+    shares = squares(n=80)
+    features = tokens(shares, noise=1.0, at=2, sizes=[9, 7, 0.1, 0.5, 0.5, 0.5, 0.5, 0.5], signal=4)
+    found = object_separation(features, shares)
+    assert found.component == 3
+    assert found.auc_best.value > 0.99 and found.probe.value > 0.99 and abs(found.auc.value - 0.5) < 0.1
+    assert found.iou.value > 0.95
+
+
+def test_a_mask_below_three_components_is_seen_by_the_probe_alone():
+    shares = squares(n=80)
+    features = tokens(shares, noise=1.0, at=3, sizes=[9, 8, 7, 0.1, 0.1, 0.1, 0.1, 0.1], signal=1)
+    found = object_separation(features, shares)
+    assert found.probe.value > 0.99 and found.auc_best.value < 0.65
+
+
+def test_sign_and_component_are_chosen_on_the_other_half():
+    # The object is bright in the images that are fitted on and dark in the others: what is chosen there is wrong here.
+    shares = squares()
+    masks = split_masks(shares, seed=0)
+    features = tokens(shares, noise=1e-3) - 3
+    features[masks.held] *= -1
+    found = object_separation(features, masks)
+    assert found.auc.value == found.auc_best.value == found.probe.value == 0
+    assert found.iou.value < 0.3
+
+
+def test_a_half_is_fitted_and_the_other_measured():
+    masks = split_masks(squares(n=41), seed=3)
+    assert sorted([*masks.fit, *masks.held]) == list(range(41)) and (len(masks.fit), len(masks.held)) == (20, 21)
+    assert (masks.counts.sum(axis=1) == 21).all() and (masks.counts_of_all.sum(axis=1) == 41).all()
+    assert list(split_masks(squares(n=41), seed=4).fit) != list(masks.fit)
+    # A token that is half covered is on the object.
+    half = split_masks(torch.tensor([0.5, 0.49]).repeat(4, 3), seed=0)
+    assert half.inside.tolist() == [[True, False] * 3] * 4
+
+
+def test_the_area_is_scikit_learn_s_and_so_is_that_of_every_resample():
+    masks = split_masks(squares(), seed=0)
+    # Rounded, so that many scores tie.
+    scores = (draw(len(masks.held), SIDE**2) + torch.from_numpy(masks.shares[masks.held])).round().double().numpy()
+    inside = masks.inside[masks.held]
+    wins, pairs = image_pairs(scores, inside)
+    assert wins.sum() / pairs.sum() == pytest.approx(roc_auc_score(inside.ravel(), scores.ravel()))
+    for counts in masks.counts[:5]:
+        weights = np.repeat(counts, SIDE**2)
+        expected = roc_auc_score(inside.ravel(), scores.ravel(), sample_weight=weights)
+        assert counts @ wins @ counts / (counts @ pairs @ counts) == pytest.approx(expected)
+
+
+def test_intervals_are_over_images_not_tokens():
+    # All tokens of an image are bright or dark together: 20 images are measured, however many tokens they have.
+    shares = squares(n=200)
+    few, many = shares[:40], torch.nn.functional.interpolate(shares[:40].reshape(40, 1, 6, 6), scale_factor=2)
+    shifts = 2 * draw(40, 1)
+
+    def width(of):
+        found = object_separation((of + shifts)[..., None], of).auc
+        return found.high - found.low
+
+    assert width(many.flatten(1)) == pytest.approx(width(few), rel=1e-6)
+    assert width(few) > 0.05
+
+
+def test_intervals_cover_as_often_as_they_say():
+    # Area of two normal distributions that differ by one standard deviation, in images with a shift of their own: the
+    # value of many images lies in nearly all intervals of few.
+    def found(n, seed):
+        shares = squares(n=n, seed=seed)
+        features = (shares + 0.6 * draw(*shares.shape, seed=seed + 1000) + 0.6 * draw(n, 1, seed=seed + 2000))[
+            ..., None
+        ]
+        return object_separation(features, shares).auc
+
+    truth = found(600, 99).value
+    hits = sum(one.low <= truth <= one.high for one in (found(60, seed) for seed in range(20)))
+    assert hits >= 17
+
+
+def test_gains_are_paired_over_images():
+    shares = squares()
+    noisy, clear = tokens(shares, noise=0.6, signal=1.5), tokens(shares, noise=0.5, signal=1.5)
+    masks = split_masks(shares, seed=0)
+    first, second = (object_separation(features, masks) for features in (clear, noisy))
+    gain = first.less(second, "probe")
+    assert gain.value == pytest.approx(first.probe.value - second.probe.value) and gain.value > 0
+    # The same noise, more or less of it: the difference is surer than either.
+    assert gain.high - gain.low < first.probe.high - first.probe.low + second.probe.high - second.probe.low
+    nothing = first.less(first, "auc")
+    assert (nothing.value, nothing.low, nothing.high) == (0, 0, 0)
+
+
+def test_the_probe_with_masks_of_other_images_knows_the_position_alone():
+    shares = squares(n=200)
+    masks, shuffled = (split_masks(shares, seed=0), split_masks(shares, seed=0).shuffled(0))
+    assert not np.array_equal(masks.inside, shuffled.inside) and masks.inside.mean() == shuffled.inside.mean()
+    y, x = (torch.arange(SIDE**2) // SIDE - 2.5, torch.arange(SIDE**2) % SIDE - 2.5)
+    place = torch.stack([y.abs(), x.abs()], dim=1).expand(200, -1, -1)
+    seen = torch.cat([shares[..., None], 1e-3 * place], dim=2)
+    assert object_probe(seen, masks).value == 1
+    # Squares cover the middle more often than the edge.
+    expected = object_probe(place, shuffled)
+    assert 0.6 < expected.value < 0.9
+    assert abs(object_probe(seen, shuffled).value - expected.value) < 0.1
+
+
+def test_a_difference_on_the_object_alone_and_everywhere():
+    shares = squares()
+    f_u = draw(N, SIDE**2, WIDTH)
+    direction = torch.nn.functional.normalize(draw(WIDTH, seed=5), dim=0)
+    inside = object_difference(f_u, f_u + 2 * shares[..., None] * direction, shares)
+    assert inside.share.value == pytest.approx(1) and inside.share.low == pytest.approx(1)
+    assert inside.area == 0.25 and inside.share.count == N
+    everywhere = object_difference(f_u, f_u + 2 * direction, shares)
+    assert everywhere.share.value == pytest.approx(0.25, abs=1e-6)
+    assert everywhere.ratio.value == pytest.approx(1, abs=1e-6) == everywhere.ratio.high
+    # Three times as long on the object: 3 of every 3 + 3 parts.
+    thrice = object_difference(f_u, f_u + (1 + 2 * shares)[..., None] * direction, shares)
+    assert thrice.ratio.value == pytest.approx(3, rel=1e-5) and thrice.share.value == pytest.approx(0.5, rel=1e-5)
+
+
+def test_half_covered_tokens_count_half_in_the_difference():
+    shares = torch.tensor([[1.0, 0.5, 0, 0]]).repeat(6, 1)
+    f_c = torch.tensor([[4.0], [2], [1], [1]]).repeat(6, 1, 1)
+    found = object_difference(torch.zeros_like(f_c), f_c, shares)
+    # On the object 4 + 2 / 2 over 1.5 tokens, beside it 2 / 2 + 2 over 2.5.
+    assert found.share.value == pytest.approx(5 / 8)
+    assert found.ratio.value == pytest.approx((5 / 1.5) / (3 / 2.5))
+
+
+def test_equal_features_have_no_difference_to_share():
+    shares, f_u = squares(), draw(N, SIDE**2, WIDTH)
+    found = object_difference(f_u, f_u, shares)
+    assert np.isnan([found.share.value, found.share.low, found.ratio.value, found.ratio.high]).all()
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_targets_of_few_dimensions_have_fewer_components(width):
+    shares = squares()
+    assert object_separation(torch.cat([1 + shares[..., None]] * width, dim=2), shares).auc_best.value == 1
+
+
+def test_what_cannot_be_measured_is_refused():
+    shares, features = squares(), draw(N, SIDE**2, WIDTH)
+    with pytest.raises(ValueError, match="got the shares of 3 images, 0 to 1; allowed are 4 or more"):
+        split_masks(shares[:3], seed=0)
+    with pytest.raises(ValueError, match="40 images, 0 to 2; allowed are 4 or more images and 0 to 1"):
+        split_masks(2 * shares, seed=0)
+    with pytest.raises(ValueError, match="40 images, nan to nan; allowed"):
+        split_masks(shares * torch.nan, seed=0)
+    with pytest.raises(ValueError, match="of the 20 images to fit on, 0% of the tokens are at least half object"):
+        split_masks(0.4 * shares, seed=0)
+    with pytest.raises(ValueError, match="got 40 images of 36 tokens and masks of 39 images of 36 tokens"):
+        object_separation(features, shares[:39])
+    with pytest.raises(ValueError, match="got 40 images of 36 tokens and masks of 40 images of 9 tokens"):
+        object_difference(features, features, shares[:, :9])
+    broken = features.clone()
+    broken[5, 3] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        object_separation(broken, shares)
+    with pytest.raises(ValueError, match="f_c - f_u is not finite"):
+        object_difference(features, broken, shares)

@@ -1,0 +1,288 @@
+"""Object against background: how well tokens on an object separate from those beside it, given the object's mask.
+
+The paper says that guidance brings the object forward and calms the background. With masks these are numbers: each
+token has the share of it that the object covers, and counts as on the object if that is at least half.
+
+Everything that is fitted (principal components, which of them and with which sign, the threshold, the linear probe) is
+fitted on one half of the images and measured on the other. Intervals are over images, not tokens: the tokens of an
+image resemble each other. All measures use the same resampled images, so that differences between them are paired.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from sklearn.decomposition import PCA
+from sklearn.linear_model import RidgeClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from workbench.evaluation.frechet import finite_rows
+from workbench.evaluation.separability import cosine_silhouette, unit_rows
+from workbench.evaluation.statistics import Estimate
+
+FEWEST_IMAGES = 4  # two to fit on and two to measure on
+_ON = 0.5  # share of a token from which it counts as on the object
+_COMPONENTS = 3  # those that a map shows as red, green and blue
+_PENALTY = 0.01  # of the probe, as a fraction of the variance of a standardized feature
+_THRESHOLDS = 99  # percentiles of the component that are tried
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """The object in each image as shares of tokens ``n m``, the two halves of the images, and their resamples.
+
+    `fit` and `held` are numbers of images. `counts` says how often each held image is drawn in each resample, and
+    `counts_of_all` the same for all images.
+    """
+
+    shares: Float64[np.ndarray, "n m"]
+    fit: Int64[np.ndarray, " f"]
+    held: Int64[np.ndarray, " h"]
+    counts: Float64[np.ndarray, "r h"]
+    counts_of_all: Float64[np.ndarray, "r n"]
+
+    @cached_property
+    def inside(self) -> Bool[np.ndarray, "n m"]:
+        """The tokens on the object."""
+        return self.shares >= _ON
+
+    def shuffled(self, seed: int) -> "Masks":
+        """The same with each image's mask replaced by another's: what is left is where objects usually are."""
+        order = np.random.default_rng(seed).permutation(len(self.shares))
+        return Masks(self.shares[order], self.fit, self.held, self.counts, self.counts_of_all)
+
+
+def split_masks(shares: Float[Tensor, "n m"], *, seed: int) -> Masks:
+    """Divide images with objects into a half to fit on and a half to measure on, by np.random.default_rng(seed).
+
+    Raises ValueError for fewer than four images, shares outside 0..1, or a half without tokens on or beside an object.
+    """
+    values = shares.detach().cpu().double().numpy()
+    count = len(values)
+    if count < FEWEST_IMAGES or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(
+            f"got the shares of {count} images, {_range(values)}; allowed are {FEWEST_IMAGES} or more images and 0 to 1"
+        )
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(count)
+    fit, held = np.sort(order[: count // 2]), np.sort(order[count // 2 :])
+    for what, rows in (("to fit on", fit), ("to measure on", held)):
+        on = (values[rows] >= _ON).mean()
+        if not 0 < on < 1:
+            raise ValueError(
+                f"of the {len(rows)} images {what}, {on:.0%} of the tokens are at least half object; there must be "
+                "tokens on the object and beside it: take more images, or masks of another size"
+            )
+    counts, counts_of_all = (
+        generator.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).astype(np.float64) for n in (len(held), count)
+    )
+    return Masks(values, fit, held, counts, counts_of_all)
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectSeparation:
+    """How well tokens on the object separate from those beside it, on the half of the images that nothing saw.
+
+    auc: area under the ROC curve of the first principal component. auc_best: of the best of the first three, number
+    `component`. probe: of a linear classifier of single tokens. iou: mean intersection over union of the mask and that
+    component above a threshold; `iou_of_all` is that of every token, the chance level. silhouette: cosine, of all
+    images, -1..1.
+    """
+
+    auc: Estimate
+    auc_best: Estimate
+    probe: Estimate
+    iou: Estimate
+    iou_of_all: float
+    silhouette: float
+    component: int
+    resampled: dict[str, Float64[np.ndarray, " r"]]
+
+    def less(self, other: "ObjectSeparation", measure: str) -> Estimate:
+        """A measure ("auc", "auc_best", "probe" or "iou") minus that of `other`, with the interval of pairs of images.
+
+        Both must be of the same images and masks.
+        """
+        first, second = getattr(self, measure), getattr(other, measure)
+        return _estimate(first.value - second.value, self.resampled[measure] - other.resampled[measure], first.count)
+
+
+def object_separation(
+    tokens: Float[Tensor, "n m d"], shares: Float[Tensor, "_ _"] | Masks, *, seed: int = 0
+) -> ObjectSeparation:
+    """Separation of the tokens on an object from those beside it: see `ObjectSeparation`.
+
+    Takes any tokens: layers, guided features (Eq. 3) or alignment targets of `wb.target_tokens`. One half of the images
+    gives the principal components, the component with the largest area under its ROC curve and its sign, the threshold
+    with the largest intersection over union, and the probe (ridge regression on standardized tokens).
+
+    Args:
+        tokens: Tokens of images.
+        shares: The share of each token that is object, as of `wb.object_shares`.
+        seed: Seed of the halves and of the resampled images.
+
+    Returns:
+        An ``ObjectSeparation``; ``auc``, ``auc_best``, ``probe`` and ``iou`` have ``value``, ``low``, ``high`` (a 95 %
+        bootstrap interval over images) and ``count`` (of images).
+
+    Raises:
+        ValueError: For tokens that are not finite or zero, other numbers of images or tokens, and as `split_masks`.
+    """
+    masks = shares if isinstance(shares, Masks) else split_masks(shares, seed=seed)
+    _check_tokens(tokens, masks)
+    width = tokens.shape[2]
+    rows = finite_rows(tokens.flatten(0, 1)).reshape(*tokens.shape)
+    fitted, inside = rows[masks.fit].reshape(-1, width), masks.inside[masks.fit].ravel()
+    with threadpool_limits(1):
+        pca = PCA(min(_COMPONENTS, width), svd_solver="covariance_eigh").fit(fitted)
+        known, asked = (
+            pca.transform(of.reshape(-1, width)).reshape(*of.shape[:2], -1)
+            for of in (rows[masks.fit], rows[masks.held])
+        )
+        areas = np.array([roc_auc_score(inside, known[..., k].ravel()) for k in range(known.shape[-1])])
+    signs, best = np.where(areas < _ON, -1.0, 1.0), int(np.abs(areas - 0.5).argmax())
+    auc, auc_sampled = _area(signs[0] * asked[..., 0], masks)
+    auc_best, best_sampled = _area(signs[best] * asked[..., best], masks) if best else (auc, auc_sampled)
+    probe, probe_sampled = _probe(rows, masks)
+    iou, iou_sampled = _overlap(signs[best] * known[..., best], signs[best] * asked[..., best], masks)
+    return ObjectSeparation(
+        auc=auc,
+        auc_best=auc_best,
+        probe=probe,
+        iou=iou,
+        iou_of_all=float(np.nanmean(_iou(np.ones_like(masks.inside[masks.held]), masks.inside[masks.held]))),
+        silhouette=cosine_silhouette(unit_rows(rows.reshape(-1, width)), masks.inside.ravel().astype(np.int64)),
+        component=best + 1,
+        resampled={"auc": auc_sampled, "auc_best": best_sampled, "probe": probe_sampled, "iou": iou_sampled},
+    )
+
+
+def object_probe(tokens: Float[Tensor, "n m d"], masks: Masks) -> Estimate:
+    """The probe of `object_separation` alone; with `Masks.shuffled` masks it shows what position alone gives."""
+    _check_tokens(tokens, masks)
+    return _probe(finite_rows(tokens.flatten(0, 1)).reshape(*tokens.shape), masks)[0]
+
+
+@dataclass(frozen=True)
+class ObjectDifference:
+    """Where f_c - f_u, the direction of guidance, is large.
+
+    share: of the sum of its lengths over tokens, what falls on the object; `area` is the object's share of the tokens,
+    which is the chance level. ratio: mean length on the object over mean length beside it. Both are NaN if f_c = f_u.
+    """
+
+    share: Estimate
+    ratio: Estimate
+    area: float
+
+
+def object_difference(
+    f_u: Float[Tensor, "n m d"],
+    f_c: Float[Tensor, "n m d"],
+    shares: Float[Tensor, "_ _"] | Masks,
+    *,
+    seed: int = 0,
+) -> ObjectDifference:
+    """Share of |f_c - f_u| on the object, and its ratio to beside it, over all images; tokens count by their share.
+
+    Nothing is fitted, so all images are measured. Raises ValueError as `object_separation`.
+    """
+    masks = shares if isinstance(shares, Masks) else split_masks(shares, seed=seed)
+    for tokens in (f_u, f_c):
+        _check_tokens(tokens, masks)
+    lengths = torch.linalg.vector_norm(f_c.detach().cpu().double() - f_u.detach().cpu().double(), dim=2).numpy()
+    if not np.isfinite(lengths).all():
+        raise ValueError("f_c - f_u is not finite in every token")
+    every = np.full(len(lengths), float(lengths.shape[1]))
+    sums = np.stack([(lengths * masks.shares).sum(axis=1), lengths.sum(axis=1), masks.shares.sum(axis=1), every])
+    share, ratio = (
+        _estimate(float(values[0]), values[1:], len(lengths))
+        for values in _share_and_ratio(np.column_stack([sums.sum(axis=1), sums @ masks.counts_of_all.T]))
+    )
+    return ObjectDifference(share, ratio, float(masks.shares.mean()))
+
+
+def _share_and_ratio(sums: Float64[np.ndarray, "4 r"]) -> tuple[Float64[np.ndarray, " r"], Float64[np.ndarray, " r"]]:
+    """What `object_difference` gives, from length on the object and in all, and tokens on the object and in all."""
+    on, both, area, every = sums
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return on / both, (on / area) / ((both - on) / (every - area))
+
+
+def image_pairs(
+    scores: Float64[np.ndarray, "n m"], inside: Bool[np.ndarray, "n m"]
+) -> tuple[Float64[np.ndarray, "n n"], Float64[np.ndarray, "n n"]]:
+    """Pairs of a token on the object of image i and a token beside that of image j: those won, and all.
+
+    A pair is won if the first has the larger score; ties count half. The sum of the first over that of the second is
+    the area under the ROC curve (Mann and Whitney 1947), and a bootstrap over images only weighs these two tables.
+    """
+    of_image = np.nonzero(inside)[0]
+    on, beside = scores[inside], [np.sort(row[~own]) for row, own in zip(scores, inside, strict=True)]
+    wins = np.empty((len(scores), len(scores)))
+    for other, sorted_scores in enumerate(beside):
+        below = np.searchsorted(sorted_scores, on, "left") + np.searchsorted(sorted_scores, on, "right")
+        wins[:, other] = np.bincount(of_image, below / 2, minlength=len(scores))
+    return wins, np.outer(inside.sum(axis=1), (~inside).sum(axis=1)).astype(np.float64)
+
+
+def _area(scores: Float64[np.ndarray, "h m"], masks: Masks) -> tuple[Estimate, Float64[np.ndarray, " r"]]:
+    """Area under the ROC curve of the scores of the held images, and that of each resample."""
+    wins, pairs = image_pairs(scores, masks.inside[masks.held])
+    won, every = (np.einsum("ri,ij,rj->r", masks.counts, table, masks.counts, optimize=True) for table in (wins, pairs))
+    with np.errstate(invalid="ignore"):  # a resample without tokens beside an object
+        sampled = won / every
+    return _estimate(float(wins.sum() / pairs.sum()), sampled, len(scores)), sampled
+
+
+def _probe(rows: Float64[np.ndarray, "n m d"], masks: Masks) -> tuple[Estimate, Float64[np.ndarray, " r"]]:
+    fitted, asked = (rows[half].reshape(-1, rows.shape[2]) for half in (masks.fit, masks.held))
+    scaler = StandardScaler().fit(fitted)
+    classifier = RidgeClassifier(alpha=_PENALTY * len(fitted), class_weight="balanced")
+    with threadpool_limits(1):
+        classifier.fit(scaler.transform(fitted), masks.inside[masks.fit].ravel())
+        scores = classifier.decision_function(scaler.transform(asked))
+    return _area(scores.reshape(len(masks.held), -1), masks)
+
+
+def _overlap(
+    known: Float64[np.ndarray, "f m"], asked: Float64[np.ndarray, "h m"], masks: Masks
+) -> tuple[Estimate, Float64[np.ndarray, " r"]]:
+    """Mean intersection over union of the held images, above the threshold that is best for the others."""
+    thresholds = np.percentile(known, np.linspace(0, 100, _THRESHOLDS + 2)[:-1])
+    means = [np.nanmean(_iou(known >= threshold, masks.inside[masks.fit])) for threshold in thresholds]
+    each = _iou(asked >= thresholds[int(np.argmax(means))], masks.inside[masks.held])
+    defined = ~np.isnan(each)
+    with np.errstate(invalid="ignore"):
+        sampled = masks.counts[:, defined] @ each[defined] / masks.counts[:, defined].sum(axis=1)
+    return _estimate(float(each[defined].mean()), sampled, int(defined.sum())), sampled
+
+
+def _iou(chosen: Bool[np.ndarray, "n m"], inside: Bool[np.ndarray, "n m"]) -> Float64[np.ndarray, " n"]:
+    """Intersection over union of each image; NaN for an image without a token on its object."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        overlap = (chosen & inside).sum(axis=1) / (chosen | inside).sum(axis=1)
+    return np.where(inside.any(axis=1), overlap, np.nan)
+
+
+def _estimate(value: float, sampled: Float64[np.ndarray, " r"], count: int) -> Estimate:
+    """The value with the 2.5th and 97.5th percentile of its resamples."""
+    known = sampled[np.isfinite(sampled)]
+    low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
+    return Estimate(value, float(low), float(high), count)
+
+
+def _check_tokens(tokens: Float[Tensor, "n m d"], masks: Masks) -> None:
+    if tuple(tokens.shape[:2]) != masks.shares.shape:
+        (n, m), (images, own) = tokens.shape[:2], masks.shares.shape
+        raise ValueError(f"got {n} images of {m} tokens and masks of {images} images of {own} tokens; they must agree")
+
+
+def _range(values: np.ndarray) -> str:
+    return f"{values.min():g} to {values.max():g}" if values.size else "none"
