@@ -37,9 +37,12 @@ _PUBLIC = {
     "zoo": "workbench.runs.zoo",
     "extract": "workbench.features.extract",
     "target_tokens": "workbench.features.targets",
+    "object_shares": "workbench.features.masks",
     "project": "workbench.features.projection",
     "embed_sequence": "workbench.features.embedding",
     "measure_grid": "workbench.evaluation.measures",
+    "measure_objects": "workbench.evaluation.measures",
+    "object_separation": "workbench.evaluation.objects",
     **{name: f"workbench.lab.views.{name}" for name in _VIEWS},
     "view": "workbench.lab.views",
     "score": "workbench.evaluation.suite",
@@ -49,6 +52,7 @@ _PUBLIC = {
     "probe_over_training": "workbench.reporting.lines",
     "probe_of_runs": "workbench.reporting.lines",
     "versions_over_guidance": "workbench.reporting.lines",
+    "objects_over_training": "workbench.reporting.lines",
     "scores_over_training": "workbench.reporting.lines",
 }
 

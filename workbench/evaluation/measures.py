@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ _WORTH_A_PROCESS = 6  # number of cells that take as long as starting a process
 _OBJECTS_REVISION = 1  # the same for the measures of objects
 _PATIENCE = 60.0  # seconds to wait for the lock; a line is written in a fraction of one
 
+ENDS: Final = ("value", "low", "high")  # of a record: its value and 95 % interval
 Part = tuple[int, float, float | None]  # layer, time, scale
 Record = dict[str, Any]
 # The label modes that each version takes.
@@ -51,6 +52,7 @@ _NEEDS = {
 }
 # Label controls of the measures of objects: the pair of `FeatureGrid.guided`, and the mode of its f_u. There is one
 # version of the wrong label, as a mask has no label to be measured by.
+OBJECTS = ("object_", "difference_")  # what the names of the measures of objects begin with
 _OBJECT_VERSIONS = {"true": ("true", "null"), "wrong": ("wrong", "null"), "label_only": ("noise", "noise-null")}
 
 
@@ -69,16 +71,21 @@ class MeasureGrid:
     records: list[Record]
     about: dict[str, Any]
 
-    def array(self, measure: str, version: str = "null") -> Float64[np.ndarray, "layers times scales"]:
-        """Values of a measure; the last axis is `scales`, or has length 1 for a measure without scales.
+    def array(
+        self, measure: str, version: str = "null", of: Literal["value", "low", "high"] = "value"
+    ) -> Float64[np.ndarray, "layers times scales"]:
+        """Values of a measure, or an end of their intervals; the last axis is `scales`, or has length 1 without them.
 
-        NaN where the value is None. Raises ValueError, listing the available measures, if it was not measured.
+        NaN where there is none. Raises ValueError, listing the available measures, if it was not measured.
         """
         chosen = [r for r in self.records if (r["measure"], r["version"]) == (measure, version)]
         if not chosen:
             available = sorted({f"{r['measure']} of {r['version']}" for r in self.records})
-            raise ValueError(f"{measure!r} of {version!r} was not measured; there are {', '.join(available)}")
-        by_cell = {(r["layer"], r["t"], r["scale"]): r["value"] for r in chosen}
+            hint = "; those of objects are of wb.measure_objects and need images with masks" * measure.startswith(
+                OBJECTS
+            )
+            raise ValueError(f"{measure!r} of {version!r} was not measured; there are {', '.join(available)}{hint}")
+        by_cell = {(r["layer"], r["t"], r["scale"]): r[of] for r in chosen}
         # None (no scale) first, then the requested order; some measures of f_c only exist at scale 1.
         scales = [scale for scale in (None, *self.scales, 1.0) if any(key[2] == scale for key in by_cell)]
         values = [
@@ -191,9 +198,12 @@ def measure_objects(
         ValueError: For pooled features, and naming the cell that cannot be measured.
 
     Examples:
-        >>> features = wb.extract(wb.zoo("guided"), images=20, layers=[8], times=[0.5])
-        >>> left = torch.arange(64).remainder(8).lt(4).float().expand(20, 64)
-        >>> grid = wb.measure_objects(features, left, scales=[0.0, 10.0], processes=1)
+        >>> small = ["data.name=scenes", "data.size=32", "data.limit=100", "vae.name=identity", "backbone.patch=4"]
+        >>> small += ["backbone.size=pico", "training.batch=8", "training.steps=4"]
+        >>> run = wb.trained(wb.load_config("demo/plain", small), progress=lambda stage, done, total: None)
+        >>> features = wb.extract(run, images=20, layers=[8], times=[0.5])
+        >>> shares = wb.object_shares(run, features.rows)
+        >>> grid = wb.measure_objects(features, shares, scales=[0.0, 10.0], processes=1)
         >>> grid.array("object_auc", "true").shape
         (1, 1, 2)
     """

@@ -132,7 +132,17 @@ def object_separation(
         bootstrap interval over images) and ``count`` (of images).
 
     Raises:
-        ValueError: For tokens that are not finite or zero, other numbers of images or tokens, and as `split_masks`.
+        ValueError: For tokens that are not finite or zero, other numbers of images or tokens, fewer than four images,
+            and masks without tokens on or beside the object.
+
+    Examples:
+        >>> small = ["data.name=scenes", "data.size=32", "data.limit=100", "vae.name=identity", "backbone.patch=4"]
+        >>> small += ["backbone.size=pico", "training.batch=8", "training.steps=4"]
+        >>> run = wb.trained(wb.load_config("demo/plain", small), progress=lambda stage, done, total: None)
+        >>> tokens, shares = wb.target_tokens("vae", run, range(20), times=[0.5])[0.5], wb.object_shares(run, range(20))
+        >>> found = wb.object_separation(tokens, shares)
+        >>> found.auc.count, found.auc.low <= found.auc.value <= found.auc.high
+        (10, True)
     """
     masks = shares if isinstance(shares, Masks) else split_masks(shares, seed=seed)
     _check_tokens(tokens, masks)

@@ -18,6 +18,7 @@ from workbench.data.vae import sample_posterior
 from workbench.diffusion.randomness import normal
 from workbench.diffusion.tokens import patchify
 from workbench.features.extract import extract
+from workbench.features.masks import token_side
 from workbench.objectives import layersync, sra
 from workbench.runs.models import check_latents_of
 from workbench.runs.store import Run, runs_root
@@ -107,8 +108,7 @@ def _encoded(
 ) -> Float[Tensor, "n m d"]:
     encoder = load_encoder(name)
     images = load_images(_configured(run, data).data, "train")
-    side = run.latents["height"] // run.config.backbone.options["patch"]
-    return encoder.tokens(images.batch(rows), side)
+    return encoder.tokens(images.batch(rows), token_side(run))
 
 
 def _configured(run: Run, data: DataConfig | None) -> Config:

@@ -23,6 +23,17 @@ MEASURES = {
     "cka": "CKA with the deepest layer",
     "cknna": "CKNNA with the deepest layer",
     "condition_share": "condition share",
+    "object_auc": "object: area under ROC, first component",
+    "object_auc_best": "object: area under ROC, best of three components",
+    "object_probe": "object: area under ROC, linear probe of tokens",
+    "object_probe_shuffled": "object: linear probe, masks of other images",
+    "object_auc_gain": "object: first component, gain over f_u",
+    "object_auc_best_gain": "object: best of three, gain over f_u",
+    "object_probe_gain": "object: linear probe, gain over f_u",
+    "object_iou": "object: intersection over union",
+    "object_silhouette": "object: silhouette of tokens",
+    "difference_share": "object: share of |f_c - f_u|",
+    "difference_ratio": "object: |f_c - f_u| on it over beside it",
 }
 VERSIONS = {
     "null": "null label",
@@ -32,6 +43,11 @@ VERSIONS = {
     "label_only": "label only (noise as image)",
 }
 _SHARES = ("knn", "probe", "probe_shuffled", "lda")
+_AREAS = ("object_auc", "object_auc_best", "object_probe")
+CHANCE = dict.fromkeys((*_AREAS, "object_probe_shuffled"), 0.5) | {"difference_ratio": 1.0}
+_MEASURED_CHANCE = {"cknna": "cknna_chance", "object_iou": "object_iou_chance", "difference_share": "difference_area"}
+_CENTRES = {"silhouette": 0.0, "object_silhouette": 0.0, "difference_ratio": 1.0}
+_CENTRES |= {f"{name}_gain": 0.0 for name in _AREAS}
 _UNSCALED = {"null": 0.0, "true": 1.0}  # f_u is f_g at w = 0, f_c is f_g at w = 1
 
 
@@ -65,7 +81,7 @@ def heat_pane(measured: MeasureGrid, title: str = "Separability") -> Pane:
         "scales": scales,
         "labels": {**MEASURES, **VERSIONS},
         "chance": _chance(measured, records, measures),
-        "centre": {"silhouette": 0.0} if "silhouette" in measures else {},
+        "centre": {name: centre for name, centre in _CENTRES.items() if name in measures},
     }
     return HeatPane(title, arrays, meta)
 
@@ -81,15 +97,16 @@ def _named(record: Record) -> dict[str, Any]:
 
 
 def _is_of(record: Mapping[str, Any], version: str) -> bool:
-    """Whether a record belongs to a version; "wrong" (the condition share) belongs to both wrong-label versions."""
+    """Whether a record belongs to a version; "wrong" belongs to both versions of the wrong label."""
     return record["version"] == version or (record["version"] == "wrong" and version.startswith("wrong"))
 
 
 def _chance(measured: MeasureGrid, records: Sequence[Mapping[str, Any]], measures: Sequence[str]) -> dict[str, float]:
+    """Chance levels; those that were measured in each cell are averaged."""
     chance = {name: 1 / measured.about["classes"] for name in measures if name in _SHARES}
-    highs = [
-        record["value"] for record in records if record["measure"] == "cknna_chance" and record["value"] is not None
-    ]
-    if "cknna" in measures and highs:
-        chance["cknna"] = float(np.mean(highs))
+    chance |= {name: level for name, level in CHANCE.items() if name in measures}
+    for name, level in _MEASURED_CHANCE.items():
+        values = [r["value"] for r in records if r["measure"] == level and r["value"] is not None]
+        if name in measures and values:
+            chance[name] = float(np.mean(values))
     return chance

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from workbench.config import DataConfig, backbone_sizes
-from workbench.data.images import Images, load_images
+from workbench.data.images import Images, load_images, token_share
 from workbench.features.extract import extract
 from workbench.features.grid import FeatureGrid, whole_numbers
+from workbench.features.masks import token_side
 from workbench.features.targets import CLEAN, TARGETS, target_tokens
 from workbench.lab.panes import Axis
 from workbench.lab.progress import Report, part_of
@@ -156,6 +157,10 @@ class Subject:
             images = adaptive_avg_pool2d(images.float(), side).round().to(torch.uint8)
         return rearrange(images, "n c h w -> n h w c").contiguous().numpy()
 
+    def shares(self) -> Float[Tensor, "n m"]:
+        """Share of each token that is object; ValueError for images without masks."""
+        return token_share(self.images.masks(self.rows), token_side(self.runs[0]))
+
     def thumbnails(self) -> UInt8[np.ndarray, "n h w c"]:
         """The images, small enough that all of them together stay a small part of a page."""
         return self.pictures(min(32, math.isqrt(_THUMBNAILS // (len(self.rows) * self.images.channels))))
@@ -271,7 +276,7 @@ def depth_of(run: Run) -> int:
 
 def tokens_of(run: Run) -> int:
     """The number of tokens per image."""
-    return (run.latents["height"] // run.config.backbone.options["patch"]) ** 2
+    return token_side(run) ** 2
 
 
 def _layers(runs: Sequence[Run], layers: Sequence[int] | None, most: float | int) -> tuple[int, ...]:

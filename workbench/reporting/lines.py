@@ -14,14 +14,15 @@ from matplotlib.ticker import MaxNLocator
 
 from workbench.data.images import load_images
 from workbench.evaluation.leakage import VERSIONS
-from workbench.evaluation.measures import measure_grid
+from workbench.evaluation.measures import ENDS, OBJECTS, measure_grid, measure_objects
 from workbench.evaluation.metrics import get_metric
 from workbench.evaluation.probe import linear_probe
 from workbench.evaluation.suite import score
 from workbench.features.extract import extract
 from workbench.features.grid import LABELS
+from workbench.features.masks import object_shares
 from workbench.lab import palette
-from workbench.lab.measured import MEASURES
+from workbench.lab.measured import CHANCE, MEASURES
 from workbench.lab.measured import VERSIONS as NAMES
 from workbench.lab.progress import Report, part_of, reported
 from workbench.lab.sources import choose_rows
@@ -30,6 +31,8 @@ from workbench.runs.models import check_null_class
 from workbench.runs.store import Run
 
 _SHARES = ("knn", "lda")
+# Versions of the measures of objects, and the version of the others whose colour they have.
+_OF_OBJECTS = {"null": "null", "true": "true", "wrong": "wrong_by_true", "label_only": "label_only"}
 
 
 class Chart:
@@ -153,7 +156,8 @@ def versions_over_guidance(
         t: Noise level in 0..1.
         images: Number of images.
         scales: Guidance scales w.
-        measure: A measure of `wb.measure_grid` that exists for all label modes, such as "knn".
+        measure: A measure of `wb.measure_grid` or, for images with masks, of `wb.measure_objects` that exists for all
+            label modes, such as "knn" or "object_auc".
         seed: Seed of noise and splits.
         progress: Called with (stage, done, total).
 
@@ -161,7 +165,8 @@ def versions_over_guidance(
         A ``Chart``, as `wb.probe_over_training` returns it.
 
     Raises:
-        ValueError: As `wb.extract` and `wb.measure_grid`, and for a measure without label modes.
+        ValueError: As `wb.extract`, `wb.measure_grid` and `wb.measure_objects`, for a measure without label modes, and
+            for a measure of objects on images without masks.
 
     Examples:
         >>> chart = wb.versions_over_guidance(wb.zoo("guided"), images=100, scales=[0.0, 1.0, 10.0])
@@ -169,26 +174,34 @@ def versions_over_guidance(
         'versions.png'
     """
     check_null_class(run, "features cannot be guided without one")
+    of_objects, rows = measure.startswith(OBJECTS), _rows(run, images)
+    shares = object_shares(run, rows) if of_objects else None
     with reported(progress) as report:
         counted = part_of(report, "features", 0, 1, images * len(LABELS))
         features = extract(
             run,
-            _rows(run, images),
+            rows,
             (layer,),
             (t,),
             labels=tuple(LABELS),
-            pooling="mean",
+            pooling="tokens" if of_objects else "mean",
             seed=seed,
             root=run.folder.parent,
             progress=counted,
         )
         counted = part_of(report, "measures", 0, 1, len(scales) + 1)
         few = min(20, max(1, images // 4))
-        grid = measure_grid(features, scales=scales, neighbours=few, seed=seed, processes=1, progress=counted)
+        if shares is None:
+            grid = measure_grid(features, scales=scales, neighbours=few, seed=seed, processes=1, progress=counted)
+        else:
+            grid = measure_objects(features, shares, scales=scales, seed=seed, processes=1, progress=counted)
     figure, axis = _figure()
-    for name in VERSIONS:
+    for name, looks_as in (_OF_OBJECTS if of_objects else dict(zip(VERSIONS, VERSIONS, strict=True))).items():
         level = grid.array(measure, name)[0, 0]
-        axis.plot(grid.scales, np.broadcast_to(level, len(grid.scales)), label=NAMES[name], **palette.VERSIONS[name])
+        label = NAMES.get(name, "wrong label")
+        axis.plot(grid.scales, np.broadcast_to(level, len(grid.scales)), label=label, **palette.VERSIONS[looks_as])
+    if measure in CHANCE:
+        axis.axhline(CHANCE[measure], color=palette.MUTED, linewidth=1, label="chance")
     if measure in _SHARES:
         axis.axhline(1 / grid.about["classes"], color=palette.MUTED, linewidth=1, label="chance")
     axis.set_xscale("symlog", linthresh=1)
@@ -197,6 +210,67 @@ def versions_over_guidance(
     axis.set_xlim(min(grid.scales) - 0.15)
     name = f"{MEASURES[measure]} accuracy" if measure in _SHARES else MEASURES[measure]
     return _finished(figure, axis, f"w (layer {layer}, t = {t:g}, {run.config.name})", name)
+
+
+def objects_over_training(
+    run: Run,
+    measure: str = "object_auc_best",
+    layer: int = 8,
+    t: float = 0.5,
+    scales: Sequence[float] = (0.0, 1.0, 5.0, 10.0, 30.0),
+    images: int = 200,
+    seed: int = 0,
+    progress: Report | None = None,
+) -> Chart:
+    """A measure of object against background over training: one line for each w of f_u + w (f_c - f_u), Eq. 3.
+
+    Bands are 95 % bootstrap intervals over images; of more than three lines, only the first and last have one.
+
+    Args:
+        run: A run whose images have masks.
+        measure: A measure of `wb.measure_objects` of the true label.
+        layer: Layer, counted from 1.
+        t: Noise level in 0..1.
+        scales: Guidance scales w; 0 is f_u.
+        images: Number of images.
+        seed: Seed of noise, splits and resamples.
+        progress: Called with (stage, done, total).
+
+    Returns:
+        A ``Chart``, as `wb.probe_over_training` returns it.
+
+    Raises:
+        ValueError: As `wb.extract` and `wb.measure_objects`, and for images without masks.
+
+    Examples:
+        >>> small = ["data.name=scenes", "data.size=32", "data.limit=100", "vae.name=identity", "backbone.patch=4"]
+        >>> small += ["backbone.size=pico", "training.batch=8", "training.steps=4"]
+        >>> run = wb.trained(wb.load_config("demo/plain", small), progress=lambda stage, done, total: None)
+        >>> wb.objects_over_training(run, images=20).save("objects.png").name
+        'objects.png'
+    """
+    check_null_class(run, "features cannot be guided without one")
+    rows = _rows(run, images)
+    shares, steps = object_shares(run, rows), [checkpoint.step for checkpoint in run.checkpoints]
+    labels, root, grids = ("null", "true"), run.folder.parent, []
+    with reported(progress) as report:
+        for number, step in enumerate(steps):
+            counted = part_of(report, "features", number, len(steps), images * len(labels))
+            features = extract(run, rows, (layer,), (t,), step=step, labels=labels, seed=seed, root=root,
+                               progress=counted)  # fmt: skip
+            counted = part_of(report, "measures", number, len(steps), len(scales) + 1)
+            grids.append(measure_objects(features, shares, scales=scales, seed=seed, processes=1, progress=counted))
+    figure, axis = _figure()
+    colours = colormaps["viridis"](np.linspace(0.15, 0.85, len(scales)))
+    values, low, high = (np.stack([grid.array(measure, "true", of)[0, 0] for grid in grids]) for of in ENDS)
+    for number, (scale, colour) in enumerate(zip(grids[0].scales, colours, strict=True)):
+        axis.plot(steps, values[:, number], color=colour, marker="o", label=f"w = {scale:g}")
+        if len(scales) <= 3 or number in (0, len(scales) - 1):  # more bands would overlap
+            axis.fill_between(steps, low[:, number], high[:, number], color=colour, alpha=0.15, linewidth=0)
+    if measure in CHANCE:
+        axis.axhline(CHANCE[measure], color=palette.MUTED, linewidth=1, label="chance")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _finished(figure, axis, f"training step of {run.config.name} (layer {layer}, t = {t:g})", MEASURES[measure])
 
 
 def scores_over_training(

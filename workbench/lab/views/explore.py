@@ -24,6 +24,7 @@ def explore(
     methods: Sequence[str] = ("pca",),
     step: int | None = None,
     mapped: int | Sequence[int] = 6,
+    objects: int | None = None,
     components: int = 8,
     seed: int = 0,
     data: DataConfig | None = None,
@@ -44,6 +45,7 @@ def explore(
         methods: Any of "pca", "tsne" and "umap".
         step: Training step of the checkpoint; the last by default.
         mapped: Number of images with token maps (the first ones), or their row numbers.
+        objects: Number of images on which object and background are measured, as of `wb.separability`.
         components: Number of principal components in the basis.
         seed: Seed of noise, splits and methods.
         data: Image set, for an imported run.
@@ -72,7 +74,7 @@ def explore(
         grids = subject.grids(report, "features", tuple(LABELS), pooling="mean")
         scatter = Scattered(subject, grids, scales, seed).pane(methods, report)
         maps = maps_pane(subject.of(shown), components, report, [subject.rows.index(row) for row in shown])
-        heat = heat_pane(measured(grids[0][0], scales, seed, report))
+        heat = heat_pane(measured(subject, grids[0][0], scales, objects, seed, report))
     panes = [scatter, maps, heat]
     axes = subject.axes((min(scales), max(scales)), scales) | {"image": Axis("image", tuple(shown))}
     start = start_of(subject) | {"method": methods[-1], "show": "all images" if len(shown) > 1 else "one image"}

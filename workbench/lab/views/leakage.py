@@ -40,6 +40,7 @@ def leakage(
     scales: Sequence[float] = SCALES,
     step: int | None = None,
     mapped: int | Sequence[int] = 6,
+    objects: int | None = None,
     components: int = 8,
     seed: int = 0,
     data: DataConfig | None = None,
@@ -50,8 +51,9 @@ def leakage(
 
     Token maps have one column per control, in one basis. The scatter plot (PCA) shows one control at a time, coloured
     by the true or by the given label, with kNN accuracy by the same labels. The heat maps show the measures of each
-    control, and the share of explained variance that is due to the label. In the token maps, the wrong label of an
-    image is that of another mapped image. Where "label only" is above chance, the label has leaked into the feature.
+    control (with those of `wb.measure_objects` if the images have masks) and the share of explained variance that is
+    due to the label. In the token maps, the wrong label of an image is that of another mapped image. Where "label only"
+    is above chance, the label has leaked into the feature.
 
     Args:
         run: A run, its folder or its name.
@@ -61,6 +63,7 @@ def leakage(
         scales: Guidance scales w.
         step: Training step of the checkpoint; the last by default.
         mapped: Number of images with token maps (the first ones), or their row numbers.
+        objects: Number of images on which object and background are measured, as of `wb.separability`.
         components: Number of principal components in the basis.
         seed: Seed of noise, splits and subsets.
         data: Image set, for an imported run.
@@ -71,7 +74,7 @@ def leakage(
         A ``View``, as of `wb.maps`.
 
     Raises:
-        ValueError: As `wb.maps` and `wb.measure_grid`.
+        ValueError: As `wb.maps`, `wb.measure_grid` and `wb.measure_objects`.
 
     Examples:
         >>> view = wb.leakage(
@@ -90,7 +93,7 @@ def leakage(
         ((means,),) = subject.grids(report, "features", tuple(LABELS), pooling="mean")
         maps = _maps(subject.of(shown), components, report)
         scatter = _scatter(subject, means, stops, report)
-        heat = heat_pane(measured(means, scales, seed, report), "Measures")
+        heat = heat_pane(measured(subject, means, scales, objects, seed, report), "Measures")
     panes = [maps, scatter, heat]
     axes = {"source": Axis("version", list(VERSIONS))} | subject.axes((min(stops), max(stops)), stops)
     axes |= {"image": Axis("image", tuple(shown))}

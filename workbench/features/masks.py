@@ -1,0 +1,43 @@
+"""Where the object is in a run's images, as shares of its tokens."""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from workbench.config import DataConfig
+from workbench.data.images import load_images, token_share
+from workbench.runs.store import Run
+
+
+def token_side(run: Run) -> int:
+    """Side of a run's square grid of tokens."""
+    return run.latents["height"] // run.config.backbone.options["patch"]
+
+
+def object_shares(
+    run: Run, rows: Sequence[int], *, data: DataConfig | None = None, split: str = "train"
+) -> Float[Tensor, "n m"]:
+    """Share of each token of a run's images that is object, from the images' masks.
+
+    Args:
+        run: The run whose images and token grid are used.
+        rows: Row numbers of the images in the split, such as ``features.rows``.
+        data: The image set, if it is not the run's own.
+        split: "train" or "test".
+
+    Returns:
+        Shares ``n m`` (images, tokens) in 0..1, in the order of the tokens of `wb.extract`.
+
+    Raises:
+        ValueError: For images without masks, and masks that cannot be divided into the run's tokens.
+
+    Examples:
+        >>> small = ["data.name=scenes", "data.size=32", "data.limit=100", "vae.name=identity", "backbone.patch=4"]
+        >>> small += ["backbone.size=pico", "training.batch=8", "training.steps=4"]
+        >>> run = wb.trained(wb.load_config("demo/plain", small), progress=lambda stage, done, total: None)
+        >>> wb.object_shares(run, rows=[0, 1]).shape
+        torch.Size([2, 64])
+    """
+    images = load_images(run.config.data if data is None else data, split)
+    return token_share(images.masks(rows), token_side(run))
