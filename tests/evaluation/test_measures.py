@@ -244,6 +244,10 @@ def test_measures_of_objects_are_those_of_the_single_functions(grid, shares, obj
             if name in ("true", "wrong"):
                 gain = tuple(vars(found.less(nothing, "auc")).values())
                 assert share(at(objects, **here, measure="object_auc_gain")) == pytest.approx(gain)
+            if name == "true":
+                conditional = object_separation(grid.guided(layer, t, 1.0), shares)
+                gain = tuple(vars(found.less(conditional, "probe")).values())
+                assert share(at(objects, **here, measure="object_probe_gain_over_f_c")) == pytest.approx(gain)
         if pair:
             first, second = (grid.guided(layer, t, scale, pair) for scale in (0.0, 1.0))
             expected, here = object_difference(first, second, shares), {**where, "version": name, "scale": 1.0}

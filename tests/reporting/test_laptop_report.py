@@ -19,7 +19,7 @@ from workbench.runs.archive import unpack_records
 from workbench.runs.store import Run
 from workbench.shipped import shipped
 
-NEED_WEIGHTS = {"fig1", "fig2", "fig5", "fig6", "fig7", "fig9", "fig10", "leakage", "measures"}
+NEED_WEIGHTS = {"fig1", "fig2", "fig5", "fig6", "fig7", "fig9", "fig10", "leakage", "measures", "objects"}
 COMMITTED = shipped("reports/laptop")
 
 

@@ -166,7 +166,7 @@ def measure_grid(
 
 def measure_objects(
     features: FeatureGrid,
-    shares: Float[Tensor, "n m"],
+    shares: Float[Tensor, "_ _"] | Masks,
     *,
     scales: Sequence[float] = (0.0, 1.0, 5.0, 10.0, 30.0),
     seed: int = 0,
@@ -178,14 +178,15 @@ def measure_objects(
     At each layer and time with the null label and, at each scale, with the true and the wrong label and the label only:
     area under the ROC curve of the first principal component (object_auc) and of the best of three
     (object_auc_best), of a linear probe of tokens (object_probe; object_probe_shuffled has the masks of other images),
-    intersection over union (object_iou; object_iou_chance for all tokens) and silhouette (object_silhouette). Gains
-    (object_auc_gain, object_auc_best_gain, object_probe_gain) are differences to f_u on the same images. Of f_c - f_u:
-    the share of its length that is on the object (difference_share; difference_area is chance) and its ratio to beside
-    it (difference_ratio). All are explained at `wb.object_separation`. Finished cells are cached beside the features.
+    intersection over union (object_iou; object_iou_chance for all tokens) and silhouette (object_silhouette). Gains are
+    differences to f_u on the same images (object_auc_gain, object_auc_best_gain, object_probe_gain) and to f_c (with
+    _over_f_c at the end). Of f_c - f_u: the share of its length that is on the object (difference_share;
+    difference_area is chance) and its ratio to beside it (difference_ratio). `wb.object_separation` explains how they
+    are measured. Finished cells are cached beside the features.
 
     Args:
         features: Result of `wb.extract` with pooling "tokens".
-        shares: The share of each token that is object, as of `wb.object_shares`.
+        shares: The share of each token that is object, as of `wb.object_shares`; or these divided by `split_masks`.
         scales: Guidance scales w.
         seed: Seed of the two halves of the images and of the bootstrap over images.
         processes: As of `wb.measure_grid`.
@@ -210,7 +211,8 @@ def measure_objects(
     if features.pooling != "tokens":
         raise ValueError(f'features have pooling {features.pooling!r}; measures of objects need pooling "tokens"')
     _check(features)
-    return _grid(ObjectCells(features, split_masks(shares, seed=seed), seed), scales, processes, progress)
+    masks = shares if isinstance(shares, Masks) else split_masks(shares, seed=seed)
+    return _grid(ObjectCells(features, masks, seed), scales, processes, progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,6 +269,7 @@ class ObjectCells:
             "pooling": "tokens",
             "splits": "50 % fit, 50 % report, of the images",
             "masks": _digest(torch.from_numpy(self.masks.shares))[:16],
+            "report": _digest(torch.from_numpy(self.masks.held))[:16],
             "seed": self.seed,
             "revision": _OBJECTS_REVISION,
         }
@@ -382,13 +385,18 @@ class _ObjectCell:
                 same = scale == 0 and null == "null"
                 found = self._null if same else object_separation(self._guided(name, scale), self.of.masks)
                 yield from self._separate(found, record)
-                if null == "null":
-                    for measure in ("auc", "auc_best", "probe"):
-                        yield record(f"object_{measure}_gain", found.less(self._null, measure))
+                for measure in ("auc", "auc_best", "probe") if null == "null" else ():
+                    yield record(f"object_{measure}_gain", found.less(self._null, measure))
+                    if name == "true":
+                        yield record(f"object_{measure}_gain_over_f_c", found.less(self._conditional, measure))
 
     @cached_property
     def _null(self) -> ObjectSeparation:
         return object_separation(self.of.features.read(self.layer, self.t, "null").float(), self.of.masks)
+
+    @cached_property
+    def _conditional(self) -> ObjectSeparation:
+        return object_separation(self._guided("true", 1.0), self.of.masks)
 
     def _versions(self) -> Iterator[tuple[str, tuple[str, str]]]:
         """The versions whose label modes were extracted."""

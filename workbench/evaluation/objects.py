@@ -58,10 +58,11 @@ class Masks:
         return Masks(self.shares[order], self.fit, self.held, self.counts, self.counts_of_all)
 
 
-def split_masks(shares: Float[Tensor, "n m"], *, seed: int) -> Masks:
+def split_masks(shares: Float[Tensor, "n m"], *, seed: int, held: int = 0) -> Masks:
     """Divide images with objects into a half to fit on and a half to measure on, by np.random.default_rng(seed).
 
-    Raises ValueError for fewer than four images, shares outside 0..1, or a half without tokens on or beside an object.
+    The first `held` images, such as those of a picture, are among the measured ones. Raises ValueError for fewer than
+    four images, shares outside 0..1, or a half without tokens on or beside an object.
     """
     values = shares.detach().cpu().double().numpy()
     count = len(values)
@@ -71,8 +72,9 @@ def split_masks(shares: Float[Tensor, "n m"], *, seed: int) -> Masks:
         )
     generator = np.random.default_rng(seed)
     order = generator.permutation(count)
-    fit, held = np.sort(order[: count // 2]), np.sort(order[count // 2 :])
-    for what, rows in (("to fit on", fit), ("to measure on", held)):
+    order = np.concatenate([order[order >= held], order[order < held]])
+    fit, report = np.sort(order[: count // 2]), np.sort(order[count // 2 :])
+    for what, rows in (("to fit on", fit), ("to measure on", report)):
         on = (values[rows] >= _ON).mean()
         if not 0 < on < 1:
             raise ValueError(
@@ -80,9 +82,9 @@ def split_masks(shares: Float[Tensor, "n m"], *, seed: int) -> Masks:
                 "tokens on the object and beside it: take more images, or masks of another size"
             )
     counts, counts_of_all = (
-        generator.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).astype(np.float64) for n in (len(held), count)
+        generator.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).astype(np.float64) for n in (len(report), count)
     )
-    return Masks(values, fit, held, counts, counts_of_all)
+    return Masks(values, fit, report, counts, counts_of_all)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +94,7 @@ class ObjectSeparation:
     auc: area under the ROC curve of the first principal component. auc_best: of the best of the first three, number
     `component`. probe: of a linear classifier of single tokens. iou: mean intersection over union of the mask and that
     component above a threshold; `iou_of_all` is that of every token, the chance level. silhouette: cosine, of all
-    images, -1..1.
+    images, -1..1. `scores` are those of the component in the held images of `masks`.
     """
 
     auc: Estimate
@@ -102,7 +104,16 @@ class ObjectSeparation:
     iou_of_all: float
     silhouette: float
     component: int
+    scores: Float64[np.ndarray, "h m"]
+    masks: Masks
     resampled: dict[str, Float64[np.ndarray, " r"]]
+
+    def of_image(self, image: int) -> float | None:
+        """Area of that component in one held image; None if all or none of its tokens are on the object."""
+        inside = self.masks.inside[image]
+        if inside.all() or not inside.any():
+            return None
+        return float(roc_auc_score(inside, self.scores[int(np.flatnonzero(self.masks.held == image)[0])]))
 
     def less(self, other: "ObjectSeparation", measure: str) -> Estimate:
         """A measure ("auc", "auc_best", "probe" or "iou") minus that of `other`, with the interval of pairs of images.
@@ -169,6 +180,8 @@ def object_separation(
         iou_of_all=float(np.nanmean(_iou(np.ones_like(masks.inside[masks.held]), masks.inside[masks.held]))),
         silhouette=cosine_silhouette(unit_rows(rows.reshape(-1, width)), masks.inside.ravel().astype(np.int64)),
         component=best + 1,
+        scores=signs[best] * asked[..., best],
+        masks=masks,
         resampled={"auc": auc_sampled, "auc_best": best_sampled, "probe": probe_sampled, "iou": iou_sampled},
     )
 

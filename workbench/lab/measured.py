@@ -30,6 +30,9 @@ MEASURES = {
     "object_auc_gain": "object: first component, gain over f_u",
     "object_auc_best_gain": "object: best of three, gain over f_u",
     "object_probe_gain": "object: linear probe, gain over f_u",
+    "object_auc_gain_over_f_c": "object: first component, gain over f_c",
+    "object_auc_best_gain_over_f_c": "object: best of three, gain over f_c",
+    "object_probe_gain_over_f_c": "object: linear probe, gain over f_c",
     "object_iou": "object: intersection over union",
     "object_silhouette": "object: silhouette of tokens",
     "difference_share": "object: share of |f_c - f_u|",
@@ -47,7 +50,7 @@ _AREAS = ("object_auc", "object_auc_best", "object_probe")
 CHANCE = dict.fromkeys((*_AREAS, "object_probe_shuffled"), 0.5) | {"difference_ratio": 1.0}
 _MEASURED_CHANCE = {"cknna": "cknna_chance", "object_iou": "object_iou_chance", "difference_share": "difference_area"}
 _CENTRES = {"silhouette": 0.0, "object_silhouette": 0.0, "difference_ratio": 1.0}
-_CENTRES |= {f"{name}_gain": 0.0 for name in _AREAS}
+_CENTRES |= {f"{name}_{gain}": 0.0 for name in _AREAS for gain in ("gain", "gain_over_f_c")}
 _UNSCALED = {"null": 0.0, "true": 1.0}  # f_u is f_g at w = 0, f_c is f_g at w = 1
 
 

@@ -32,9 +32,10 @@ FEW = {
     "fig10": {"images": 1, "eval_images": 60, "layers": [2]},
     "leakage": {"images": 60, "scales": (0.0, 10.0)},
     "measures": {"images": 60},
+    "objects": {"eval_images": 60},
 }
 WHOLE = "fig4"  # drawn in every format at its full size; the others as small PNG, which takes a tenth of the time
-SHOWN = {"fig7", "table3", "table5"}  # which have no run of their own here
+SHOWN = {"fig7", "objects", "table3", "table5"}  # which have no run of their own here
 
 
 def test_figures_come_before_tables_and_what_goes_beyond_the_paper():
@@ -119,6 +120,18 @@ def test_what_was_not_scored_is_scored_if_asked(where, tmp_path):
     assert before.missing and not after.missing
     steps = {row.cells[1] for row in after.tables["score"].rows}
     assert steps == {2, 4}
+
+
+@pytest.mark.slow
+def test_images_without_masks_are_said_to_have_none(where):
+    made = paper.fig9(**where, images=1, eval_images=60, layers=[2])
+    said = "Object and background are not measured, as the images of data.name=fashion-mnist have no masks."
+    assert made.remarks == (said,) and "object against background" not in [
+        c.name for c in made.tables["layers"].columns
+    ]
+    assert not made.figures["layers"].axes[0].collections
+    alone = paper.objects(**where)
+    assert alone.caption == said and not alone.figures and "data.name=scenes" in alone.missing[-1].command
 
 
 def test_equal_figures_are_equal_bytes_and_alternative_texts_are_not_forgotten():

@@ -5,19 +5,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from workbench.config import load_config
-from workbench.data.images import load_images
+from workbench.data.images import load_images, token_share
+from workbench.evaluation.objects import FEWEST_IMAGES, Masks, ObjectSeparation, object_separation, split_masks
 from workbench.evaluation.separability import Separability, separability
 from workbench.features.colours import colours, map_components
 from workbench.features.extract import extract
 from workbench.features.grid import FEWEST_TOKENS, FeatureGrid, local_distant_similarity
+from workbench.features.masks import token_side
 from workbench.features.projection import project
 from workbench.features.targets import target_tokens
 from workbench.lab.drawing import coloured
 from workbench.lab.sources import choose_rows, depth_of
+from workbench.reporting.paper.table import Column, Number
 from workbench.runs.store import Run
 
 NEIGHBOURS = 20
@@ -59,10 +62,6 @@ class Target:
     of: str
     tokens: Float[Tensor, "n m d"]
 
-    @property
-    def mean(self) -> Float[Tensor, "n d"]:
-        return self.tokens.float().mean(dim=1)
-
 
 @dataclass(frozen=True, eq=False)
 class Ours:
@@ -72,6 +71,58 @@ class Ours:
     layer: int
     scale: float
     features: FeatureGrid
+
+
+OBJECT_COLUMNS = (Column("object against background", "number", "area under ROC"), Column("95 % interval, objects"))
+UNDER_MAPS = (
+    "Outlined is the object; under each map is the area under the ROC curve, in that image, of the one of three "
+    "components that separates the object best in other images."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """The objects of a figure's images: outlines of those pictured, and masks of those measured, `rows`.
+
+    The pictured images come first in `rows`, and nothing is fitted on them.
+    """
+
+    outlines: list[Bool[np.ndarray, "h w"]]
+    rows: list[int]
+    masks: Masks
+
+    def measured(self, tokens: Float[Tensor, "n m d"]) -> ObjectSeparation:
+        """Separation of the objects in tokens of `rows`."""
+        return object_separation(tokens.float(), self.masks)
+
+    def notes(self, found: ObjectSeparation) -> list[str]:
+        """The area under the ROC curve in each pictured image."""
+        areas = (found.of_image(image) for image in range(len(self.outlines)))
+        return ["" if area is None else f"{area:.2f}".removeprefix("0") for area in areas]
+
+
+def objects_of(run: Run, pictured: Sequence[int], images: int) -> Objects | str:
+    """The objects of the pictured and of other images, `images` in all; a sentence if they cannot be measured."""
+    of = load_images(run.config.data, "train")
+    if not of.has_masks:
+        return f"Object and background are not measured, as the images of data.name={of.name} have no masks."
+    rows = list(dict.fromkeys([*pictured, *choose_rows(of.labels, images)]))
+    rows = rows[: max(images, 2 * len(pictured), FEWEST_IMAGES)]
+    try:
+        masks = of.masks(rows)
+        halves = split_masks(token_share(masks, token_side(run)), seed=0, held=len(pictured))
+    except ValueError as error:
+        return f"Object and background are not measured: {error}."
+    return Objects(list(masks[: len(pictured)].numpy()), rows, halves)
+
+
+def object_cells(found: ObjectSeparation | None) -> tuple[Number, str] | tuple[()]:
+    """The cells of `OBJECT_COLUMNS`, or none."""
+    if found is None:
+        return ()
+    area = found.auc_best
+    number = Number(area.value, 3, area.low, area.high, area.count)
+    return number, number.interval
 
 
 def rows_and_images(run: Run, images: int | Sequence[int]) -> tuple[list[int], np.ndarray, Int64[Tensor, " n"]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Bool, Shaped
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -161,10 +161,21 @@ def grid(
     *,
     cell: float | int,
     row_colours: Sequence[str] = (),
+    outlines: Sequence[Bool[np.ndarray, "_ _"]] = (),
+    notes: Sequence[Sequence[str]] = (),
 ) -> Figure:
-    """Images of any size in equal squares of `cell` inches, with row and column names."""
+    """Images in squares of `cell` inches, with names, outlines and notes as `lab.drawing.mosaic` draws them."""
     with look():
-        return mosaic(rows, row_names, column_names, cell=cell, row_colours=row_colours, size=_LOOK["xtick.labelsize"])
+        return mosaic(
+            rows,
+            row_names,
+            column_names,
+            cell=cell,
+            row_colours=row_colours,
+            size=_LOOK["xtick.labelsize"],
+            outlines=outlines,
+            notes=notes,
+        )
 
 
 def thousands(axis: Axes) -> None:

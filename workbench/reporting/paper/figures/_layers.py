@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from workbench.evaluation.statistics import Share
+from workbench.evaluation.objects import ObjectSeparation
+from workbench.evaluation.statistics import Estimate, Share
 from workbench.features.extract import extract
 from workbench.lab import palette
 from workbench.lab.views.compare_maps import compare_maps
@@ -14,11 +15,16 @@ from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
 from workbench.reporting.paper.claims import inconclusive
 from workbench.reporting.paper.features import (
+    OBJECT_COLUMNS,
     ROLES,
+    UNDER_MAPS,
+    Objects,
     aligned_maps,
     class_names,
     layers_at,
     measured,
+    object_cells,
+    objects_of,
     rows_and_images,
     spatial,
 )
@@ -80,7 +86,9 @@ def _artifact(
     shown = layers_at(plain, _SHARES) if layers is None else list(layers)
     rows, pictures, labels = rows_and_images(plain, images)
     names = [class_names(plain)[label] for label in labels.tolist()]
-    table, numbers = _numbers(runs, step, shown, t, eval_images)
+    objects = objects_of(plain, rows, eval_images)
+    known = objects if isinstance(objects, Objects) else None
+    table, numbers, separation = _numbers(runs, step, shown, t, eval_images, known)
     view = compare_maps(list(runs.values()), rows, layers=shown, times=[t], steps=step, page_mb=2.0, progress=_quiet)
     return Artifact(
         name=name,
@@ -89,15 +97,16 @@ def _artifact(
             f"Tokens of {plain.config.name} (above) and {runs['guided'].config.name} (below) at step {step:,}, seed "
             f"{plain.config.training.seed}, t = {t:g}, with the true label: three principal components of each layer "
             f"over {len(rows)} images, the guided model's Procrustes-aligned with the plain one's. The paper's are "
-            "SiT-XL/2 at 400K steps."
+            f"SiT-XL/2 at 400K steps.{f' {UNDER_MAPS}' * bool(known)}"
         ),
-        figures={"layers": _draw(runs, step, rows, pictures, names, shown, t)},
+        figures={"layers": _draw(runs, step, rows, pictures, names, shown, t, known, separation)},
         alts={
             "layers": f"Token maps of layers {_listed(shown)} of the plain and the guided model, on {_listed(names)}."
         },
         tables={"layers": table},
         views={"layers": view},
-        claims=(_claim(numbers, shown),),
+        claims=(_claim(numbers, shown), *([_object_claim(separation, shown)] if known else [])),
+        remarks=(objects,) if isinstance(objects, str) else (),
         runs=distinct(runs.values()),
         missing=found.missing,
     )
@@ -119,6 +128,8 @@ def _draw(
     names: Sequence[str],
     layers: Sequence[int],
     t: float,
+    objects: Objects | None,
+    separation: Mapping[tuple[str, int], ObjectSeparation],
 ) -> Figure:
     grids = {
         method: extract(run, rows, layers, [t], step=step, labels=("true",), root=run.folder.parent)
@@ -132,40 +143,87 @@ def _draw(
             reference = coordinates if reference is None else reference
             painted[method].append(maps)
     lines, labels, colours = [], [], []
+    under = {key: objects.notes(found) for key, found in separation.items()} if objects else {}
+    outlines, notes = [], []
     for image, name in enumerate(names):
         for method in runs:
             lines.append([pictures[image], *(maps[image] for maps in painted[method])])
             labels.append(f"{name}, {method}")
             colours.append(palette.METHODS[method]["color"])
+            if objects:
+                outlines.append(objects.outlines[image])
+                notes.append(["", *(under[method, layer][image] for layer in layers)])
     columns = ["image", *(f"layer {layer}" for layer in layers)]
-    return style.grid(lines, labels, columns, row_colours=colours, cell=min(0.72, 5.6 / len(columns)))
+    cell = min(0.72, 5.6 / len(columns))
+    return style.grid(lines, labels, columns, row_colours=colours, cell=cell, outlines=outlines, notes=notes)
 
 
 def _numbers(
-    runs: Mapping[str, Run], step: int, layers: Sequence[int], t: float, eval_images: int
-) -> tuple[Table, dict[tuple[str, int], Share]]:
-    """kNN accuracy with the null label and local-distant similarity: a table, and accuracy by (method, layer)."""
+    runs: Mapping[str, Run],
+    step: int,
+    layers: Sequence[int],
+    t: float,
+    eval_images: int,
+    objects: Objects | None,
+) -> tuple[Table, dict[tuple[str, int], Share], dict[tuple[str, int], ObjectSeparation]]:
+    """kNN accuracy with the null label and local-distant similarity: a table, and accuracy by (method, layer).
+
+    With masks also the separation of objects in the features that the maps show, those with the true label.
+    """
     numbers: dict[tuple[str, int], Share] = {}
+    separation: dict[tuple[str, int], ObjectSeparation] = {}
     lines = []
     for method, run in runs.items():
         rows, _, labels = rows_and_images(run, eval_images)
-        features = extract(run, rows, layers, [t], step=step, labels=("null",), root=run.folder.parent)
+        root = run.folder.parent
+        features = extract(run, rows, layers, [t], step=step, labels=("null",), root=root)
+        shown = objects and extract(run, objects.rows, layers, [t], step=step, labels=("true",), root=root)
         for layer in layers:
             tokens = features.read(layer, t, "null").float()
             knn, near = measured(tokens.mean(dim=1), labels).knn.report, spatial(tokens)
             numbers[method, layer] = knn
             accuracy = Number(knn.value, 3, knn.low, knn.high, knn.count)
             similarity = None if near is None else Number(near, 3)
-            lines.append((style.NAMES[method], layer, accuracy, accuracy.interval, similarity))
+            if objects and shown:
+                separation[method, layer] = objects.measured(shown.read(layer, t, "true"))
+            own = object_cells(separation.get((method, layer)))
+            lines.append((style.NAMES[method], layer, accuracy, accuracy.interval, similarity, *own))
     columns = (
         Column("model"),
         Column("layer", "count"),
         Column("kNN accuracy", "number", "null label"),
         Column("95 % interval"),
         Column("local-distant similarity", "number"),
+        *(OBJECT_COLUMNS if objects else ()),
     )
     caption = f"Mean tokens of {eval_images} images, t = {t:g}, step {step:,}; intervals are of the held-out images."
-    return Table(caption, columns, rows_of(lines), keys=2), numbers
+    return Table(caption, columns, rows_of(lines), keys=2), numbers, separation
+
+
+def _object_claim(separation: Mapping[tuple[str, int], ObjectSeparation], layers: Sequence[int]) -> Claim:
+    """Whether objects separate better in the guided model, by intervals of the difference on the same images."""
+    gains = {layer: separation["guided", layer].less(separation["plain", layer], "auc_best") for layer in layers}
+    better, worse = ([layer for layer in layers if test(gains[layer])] for test in (_above, _below))
+    verdict = inconclusive(1)
+    if better and not worse:
+        verdict = f"holds for this seed in layer{'s'[: len(better) > 1]} {_listed(better)}"
+    elif worse and not better:
+        verdict = f"does not hold for this seed in layer{'s'[: len(worse) > 1]} {_listed(worse)}"
+    listed = ", ".join(f"{layer}: {of.value:+.2f} [{of.low:+.2f}, {of.high:+.2f}]" for layer, of in gains.items())
+    return Claim(
+        "Features of the guided model are more compact: their components separate object and background better",
+        verdict,
+        f"Area under the ROC curve, guided minus plain, by layer: {listed}; 95 % intervals over "
+        f"{gains[layers[0]].count} held-out images.".replace("-", "\u2212"),
+    )
+
+
+def _above(difference: Estimate) -> bool:
+    return difference.low > 0
+
+
+def _below(difference: Estimate) -> bool:
+    return difference.high < 0
 
 
 def _claim(numbers: Mapping[tuple[str, int], Share], layers: Sequence[int]) -> Claim:

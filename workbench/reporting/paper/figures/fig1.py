@@ -12,10 +12,12 @@ With the laptop's patch size of 2 a map has 4 x 4 tokens, enough to show where t
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from workbench.evaluation.objects import ObjectSeparation
 from workbench.evaluation.statistics import Share
 from workbench.features.extract import extract
 from workbench.lab.views.maps import maps
@@ -23,8 +25,11 @@ from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
 from workbench.reporting.paper.claims import inconclusive
 from workbench.reporting.paper.features import (
+    OBJECT_COLUMNS,
     ROLES,
     TITLES,
+    UNDER_MAPS,
+    Objects,
     Target,
     aligned_maps,
     alignment_targets,
@@ -32,6 +37,8 @@ from workbench.reporting.paper.features import (
     joint_maps,
     layers_at,
     measured,
+    object_cells,
+    objects_of,
     rows_and_images,
     spatial,
 )
@@ -70,10 +77,13 @@ def fig1(
         return Artifact("fig1", "Fig. 1: layers over training, and guiding features", caption, missing=found.missing)
     shown = layers_at(plain, _SHARES) if layers is None else list(layers)
     rows, pictures, labels = rows_and_images(plain, images)
-    targets, ours = alignment_targets(scale, runs, rows, t, TARGETS)
+    objects = objects_of(plain, rows, eval_images)
+    known = objects if isinstance(objects, Objects) else None
+    targets, ours = alignment_targets(scale, runs, known.rows if known else rows, t, TARGETS)
     steps = [checkpoint.step for checkpoint in plain.checkpoints]
     names = [class_names(plain)[label] for label in labels.tolist()]
-    table, numbers = _progress(plain, steps, shown, t, eval_images)
+    table, numbers, separation = _progress(plain, steps, shown, t, eval_images, known)
+    of_targets = {target.name: known.measured(target.tokens) for target in targets} if known else {}
     view = maps(plain, rows, layers=shown, times=[t], steps="all", page_mb=2.0, progress=_quiet)
     return Artifact(
         name="fig1",
@@ -83,20 +93,21 @@ def fig1(
             f"{plain.config.training.seed}, at t = {t:g} with the true label, three principal components as red, green "
             f"and blue, one basis per layer for all steps and {len(rows)} images. Right: the target of each method, "
             f"each in its own basis, Procrustes-aligned with REPA's. {_sources(targets)}."
+            f"{f' {UNDER_MAPS}' * bool(known)}"
         ),
         figures={
-            "layers": _layers(plain, rows, pictures, names, shown, steps, t),
-            "guides": _targets(targets, pictures, names),
+            "layers": _layers(plain, rows, pictures, names, shown, steps, t, known, separation),
+            "guides": _targets(targets, pictures, names, known, of_targets),
         },
         alts={
             "layers": f"Token maps of layers {', '.join(map(str, shown))} of {plain.config.name} at steps "
             f"{', '.join(map(str, steps))}, on {', '.join(names)}.",
             "guides": f"Token maps of the guiding features {', '.join(TITLES[g.name] for g in targets)}, same images.",
         },
-        tables={"layers": table},
+        tables={"layers": table} | ({"guides": _objects(targets, of_targets, t)} if of_targets else {}),
         views={"layers": view},
         claims=tuple(_claims(numbers, shown, steps)),
-        remarks=_spatial(targets),
+        remarks=(*_spatial(targets), *([objects] if isinstance(objects, str) else [])),
         runs=distinct([plain, *([ours.run] if ours else []), *(runs[n] for n in ("layersync", "sra") if n in runs)]),
         missing=found.missing,
     )
@@ -114,6 +125,8 @@ def _layers(
     layers: Sequence[int],
     steps: Sequence[int],
     t: float,
+    objects: Objects | None,
+    separation: Mapping[tuple[int, int], ObjectSeparation],
 ) -> Figure:
     by_layer = {}
     grids = [extract(plain, rows, layers, [t], step=step, labels=("true",), root=plain.folder.parent) for step in steps]
@@ -121,43 +134,94 @@ def _layers(
         by_layer[layer] = joint_maps([grid.read(layer, t, "true") for grid in grids])
     lines = [[pictures[i], *(of[i] for layer in layers for of in by_layer[layer])] for i in range(len(rows))]
     columns = ["image", *(f"layer {layer}\nstep {step:,}" for layer in layers for step in steps)]
-    return style.grid(lines, names, columns, cell=min(0.8, 5.9 / len(columns)))
+    found = [separation[layer, step] for layer in layers for step in steps] if objects else []
+    return style.grid(lines, names, columns, cell=min(0.8, 5.9 / len(columns)), **_marks(objects, found))
 
 
-def _targets(targets: Sequence[Target], pictures: np.ndarray, names: Sequence[str]) -> Figure:
+def _marks(objects: Objects | None, found: Sequence[ObjectSeparation]) -> dict[str, Any]:
+    """Outlines and notes of a grid whose first column are the images."""
+    if objects is None:
+        return {}
+    notes = zip(*(objects.notes(one) for one in found), strict=True)
+    return {"outlines": objects.outlines, "notes": [["", *row] for row in notes]}
+
+
+def _targets(
+    targets: Sequence[Target],
+    pictures: np.ndarray,
+    names: Sequence[str],
+    objects: Objects | None,
+    found: Mapping[str, ObjectSeparation],
+) -> Figure:
     reference, painted = None, []
     for target in targets:
-        maps, coordinates, share = aligned_maps(target.tokens, reference)
+        maps, coordinates, share = aligned_maps(target.tokens[: len(pictures)], reference)
         reference = coordinates if reference is None else reference
         painted.append((f"{TITLES[target.name]}\n{share:.0%} of variance", maps))
     lines = [[pictures[i], *(maps[i] for _, maps in painted)] for i in range(len(pictures))]
-    return style.grid(lines, names, ["image", *(title for title, _ in painted)], cell=0.85)
+    marks = _marks(objects, [found[target.name] for target in targets] if objects else [])
+    return style.grid(lines, names, ["image", *(title for title, _ in painted)], cell=0.85, **marks)
+
+
+def _objects(targets: Sequence[Target], found: Mapping[str, ObjectSeparation], t: float) -> Table:
+    """How well tokens on objects separate from the others in each target."""
+    lines = []
+    for target in targets:
+        own = found[target.name]
+        probe, overlap = (Number(of.value, 3, of.low, of.high, of.count) for of in (own.probe, own.iou))
+        lines.append((TITLES[target.name], *object_cells(own), probe, probe.interval, overlap, overlap.interval))
+    columns = (
+        Column("target"),
+        *OBJECT_COLUMNS,
+        Column("linear probe of tokens", "number", "area under ROC"),
+        Column("95 % interval, probe"),
+        Column("intersection over union", "number"),
+        Column("95 % interval, union"),
+    )
+    first = next(iter(found.values()))
+    caption = (
+        f"Object against background in tokens of the guiding features at t = {t:g}: the best of three principal "
+        f"components, fitted on half of the images and measured on the other {len(first.masks.held)}; intervals are "
+        f"over images. Were all tokens taken as object, the intersection over union would be {first.iou_of_all:.2f}."
+    )
+    return Table(caption, columns, rows_of(lines), keys=1)
 
 
 def _progress(
-    plain: Run, steps: Sequence[int], layers: Sequence[int], t: float, eval_images: int
-) -> tuple[Table, dict[tuple[int, int], Share]]:
-    """kNN accuracy of each layer and step with the null label, as a table and by (layer, step)."""
+    plain: Run, steps: Sequence[int], layers: Sequence[int], t: float, eval_images: int, objects: Objects | None
+) -> tuple[Table, dict[tuple[int, int], Share], dict[tuple[int, int], ObjectSeparation]]:
+    """kNN accuracy of each layer and step with the null label, as a table and by (layer, step).
+
+    With masks also the separation of objects in the features that the maps show, those with the true label.
+    """
     rows, _, labels = rows_and_images(plain, eval_images)
     numbers: dict[tuple[int, int], Share] = {}
+    separation: dict[tuple[int, int], ObjectSeparation] = {}
     lines = []
     for step in steps:
         features = extract(plain, rows, layers, [t], step=step, labels=("null",), root=plain.folder.parent)
+        shown = objects and extract(
+            plain, objects.rows, layers, [t], step=step, labels=("true",), root=plain.folder.parent
+        )
         for layer in layers:
             tokens = features.read(layer, t, "null").float()
             knn, near = measured(tokens.mean(dim=1), labels).knn.report, spatial(tokens)
             numbers[layer, step] = knn
             accuracy = Number(knn.value, 3, knn.low, knn.high, knn.count)
-            lines.append((layer, step, accuracy, accuracy.interval, None if near is None else Number(near, 3)))
+            if objects and shown:
+                separation[layer, step] = objects.measured(shown.read(layer, t, "true"))
+            own = object_cells(separation.get((layer, step)))
+            lines.append((layer, step, accuracy, accuracy.interval, None if near is None else Number(near, 3), *own))
     columns = (
         Column("layer", "count"),
         Column("step", "count"),
         Column("kNN accuracy", "number", "null label"),
         Column("95 % interval"),
         Column("local-distant similarity", "number"),
+        *(OBJECT_COLUMNS if objects else ()),
     )
     caption = f"How well classes separate in mean tokens of {len(rows)} images over training, t = {t:g}."
-    return Table(caption, columns, rows_of(lines), keys=2), numbers
+    return Table(caption, columns, rows_of(lines), keys=2), numbers, separation
 
 
 def _claims(numbers: Mapping[tuple[int, int], Share], layers: Sequence[int], steps: Sequence[int]) -> Iterator[Claim]:

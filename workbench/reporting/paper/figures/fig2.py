@@ -12,6 +12,8 @@ In a t-SNE, the size of clusters and the distances between them have no meaning.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
+from workbench.evaluation.objects import ObjectSeparation
 from workbench.evaluation.separability import Separability
 from workbench.features.embedding import embed_cached
 from workbench.lab.panes.scatter import class_marker, draw_points
@@ -28,6 +31,7 @@ from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
 from workbench.reporting.paper.claims import seed_verdict
 from workbench.reporting.paper.features import (
+    OBJECT_COLUMNS,
     ROLES,
     TITLES,
     Ours,
@@ -35,6 +39,8 @@ from workbench.reporting.paper.features import (
     alignment_targets,
     class_names,
     measured,
+    object_cells,
+    objects_of,
     rows_and_images,
 )
 from workbench.reporting.paper.numbers import paper_numbers
@@ -49,12 +55,17 @@ _LISTED = 10  # classes that a legend has room for
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """Mean tokens, and the labels used for their colours and measures."""
+    """Tokens, and the labels used for the colours and measures of their means."""
 
     title: str
-    rows: Float[Tensor, "n d"]
+    tokens: Float[Tensor, "n m d"]
     labels: Int64[Tensor, " n"]
     what: str
+
+    @cached_property
+    def rows(self) -> Float[Tensor, "n d"]:
+        """Mean tokens."""
+        return self.tokens.float().mean(dim=1)
 
 
 @timed
@@ -89,6 +100,8 @@ def fig2(
     embedded = [embed_cached(folder, panel.rows, "tsne", seed=tsne_seed, perplexity=perplexity) for panel in panels]
     points = [of.points.numpy() for of in embedded]
     numbers = [measured(panel.rows, panel.labels) for panel in panels]
+    objects = objects_of(runs["plain"], rows[:0], images)
+    separation = [] if isinstance(objects, str) else [objects.measured(panel.tokens) for panel in panels]
     first = len(targets)
     views = {}
     if view and ours:
@@ -113,10 +126,10 @@ def fig2(
         ),
         figures={"tsne": _draw(panels, points, numbers, class_names(runs["plain"]), first)},
         alts={"tsne": _alt(panels, numbers)},
-        tables={"separability": _table(panels, numbers)},
+        tables={"separability": _table(panels, numbers, separation)},
         views=views,
         claims=tuple(_claims(panels, numbers)),
-        remarks=_remarks(panels, numbers),
+        remarks=(*_remarks(panels, numbers), *([objects] if isinstance(objects, str) else [])),
         runs=distinct([runs["plain"], *([ours.run] if ours else []), *_own(runs)]),
         missing=found.missing,
     )
@@ -131,15 +144,13 @@ def _own(runs: Mapping[str, Run]) -> list[Run]:
 
 
 def _targets(targets: Sequence[Target], labels: Tensor) -> list[Panel]:
-    return [Panel(TITLES[target.name], target.mean, labels, target.of) for target in targets]
+    return [Panel(TITLES[target.name], target.tokens, labels, target.of) for target in targets]
 
 
 def _controls(ours: Ours, t: float) -> list[Panel]:
     features, w = ours.features, ours.scale
-    mean = features.pooled
-    null = mean(features.read(ours.layer, t, "null"))
-    wrong = mean(features.guided(ours.layer, t, w, "wrong"))
-    noise = mean(features.guided(ours.layer, t, w, "noise"))
+    null = features.read(ours.layer, t, "null")
+    wrong, noise = (features.guided(ours.layer, t, w, image) for image in ("wrong", "noise"))
     return [
         Panel("ours, no class", null, features.true, "w = 0: the same feature without the class"),
         Panel("ours, wrong class", wrong, features.given, "guided by a wrong class and coloured by it"),
@@ -179,7 +190,7 @@ def _draw(
     return figure
 
 
-def _table(panels: Sequence[Panel], numbers: Sequence[Separability]) -> Table:
+def _table(panels: Sequence[Panel], numbers: Sequence[Separability], objects: Sequence[ObjectSeparation]) -> Table:
     columns = (
         Column("features"),
         Column("what they are"),
@@ -188,14 +199,21 @@ def _table(panels: Sequence[Panel], numbers: Sequence[Separability]) -> Table:
         Column("LDA accuracy", "number"),
         Column("silhouette", "number"),
         Column("images", "count"),
+        *(OBJECT_COLUMNS if objects else ()),
     )
     lines = []
-    for panel, measures in zip(panels, numbers, strict=True):
+    for panel, measures, own in zip_longest(panels, numbers, objects):
         knn, lda = measures.knn.report, measures.lda.report
         number = Number(knn.value, 3, knn.low, knn.high, knn.count)
         others = (Number(lda.value, 3, lda.low, lda.high, lda.count), Number(measures.silhouette, 3))
-        lines.append((panel.title, panel.what, number, number.interval, *others, measures.count))
+        cells = (panel.title, panel.what, number, number.interval, *others, measures.count)
+        lines.append((*cells, *object_cells(own)))
     caption = "Separability of classes in the original space, with intervals over held-out images."
+    if objects:
+        caption += (
+            " Beside it, how well the best of three components separates tokens on the object from the others; for a "
+            "wrong class it is the same feature twice, and over pure noise only the usual place of objects is left."
+        )
     return Table(caption, columns, rows_of(lines), keys=2)
 
 

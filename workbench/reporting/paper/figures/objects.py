@@ -1,0 +1,253 @@
+"""Beyond the paper: whether guidance brings the object forward, measured with the objects' masks.
+
+The paper says that features guided towards the class highlight its region and calm the background. With masks of the
+objects this is a number: how well the components of the tokens separate those on the object from those beside it, for
+every guidance scale w.
+
+Look for a curve of the true class that rises above w = 0, and compare it with those of a wrong class and of the class
+over pure noise. A curve that falls at large w says that too much guidance undoes the gain.
+
+The components, which of them and the threshold are chosen on one half of the images and measured on the other.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from workbench.config import load_config
+from workbench.evaluation.measures import ENDS, MeasureGrid, Record, measure_objects
+from workbench.features.extract import extract
+from workbench.features.grid import LABELS, FeatureGrid
+from workbench.lab import palette
+from workbench.lab.views.maps import maps
+from workbench.reporting.paper import style
+from workbench.reporting.paper.artifact import Artifact, Claim, Missing, distinct, timed
+from workbench.reporting.paper.claims import seed_verdict
+from workbench.reporting.paper.features import (
+    ROLES,
+    UNDER_MAPS,
+    Objects,
+    aligned_maps,
+    class_names,
+    layers_at,
+    objects_of,
+    rows_and_images,
+)
+from workbench.reporting.paper.runs import ABLATION, runs_of
+from workbench.reporting.paper.table import Column, Number, Table, rows_of
+
+SCALES = (0.0, 1.0, 3.0, 5.0, 10.0, 30.0)
+_SHARES = (1 / 6, 1 / 2, 2 / 3, 1.0)
+# Versions of a feature, with the palette's name of their colour and their name in the legend.
+_VERSIONS = {
+    "null": ("null", "no class (f_u)"),
+    "true": ("true", "true class"),
+    "wrong": ("wrong_by_true", "wrong class"),
+    "label_only": ("label_only", "class over pure noise"),
+}
+_MEASURES = ("object_auc_best", "object_auc_best_gain", "object_probe", "object_iou")
+_TITLE = "Object and background in guided features"
+
+
+@timed
+def objects(
+    scale: str = "laptop",
+    t: float = 0.5,
+    layers: Sequence[int] | None = None,
+    scales: Sequence[float] = SCALES,
+    images: int | Sequence[int] = 4,
+    eval_images: int = 200,
+    seed: int | None = None,
+    seeds: Sequence[int] = ABLATION,
+    root: Path | None = None,
+    overrides: Sequence[str] = (),
+    view: bool = True,
+) -> Artifact:
+    """Separation of object and background in the guiding model over w, with maps, intervals and label controls.
+
+    `layers` defaults to four over the depth and the one that guides, which is drawn.
+    """
+    found = runs_of(scale, {"teacher": ROLES[scale]["teacher"]}, seeds, root, overrides, weights=True)
+    runs = found.seed(["teacher"], seed)
+    if not runs:
+        caption = found.why_missing("a run of the guiding model", ["teacher"], scale)
+        return Artifact("objects", _TITLE, caption, missing=found.missing)
+    teacher = runs["teacher"]
+    guided = load_config(f"{scale}/{ROLES[scale]['guided']}").objective.options
+    layer, own = guided["teacher_layer"], float(guided["guidance_scale"])
+    rows, pictures, labels = rows_and_images(teacher, images)
+    known = objects_of(teacher, rows, eval_images)
+    if isinstance(known, str):
+        command = f"workbench train {scale}/{ROLES[scale]['teacher']} data.name=scenes data.size=32"
+        missing = (*found.missing, Missing("masks of the objects in the images", command))
+        return Artifact("objects", _TITLE, known, missing=missing)
+    chosen = sorted({layer, *(layers_at(teacher, _SHARES) if layers is None else layers)})
+    root = teacher.folder.parent
+    features = extract(teacher, known.rows, chosen, [t], labels=tuple(LABELS), root=root)
+    scales = sorted({0.0, *map(float, scales), own})
+    grid = measure_objects(features, known.masks, scales=scales, processes=1)
+    views = {}
+    if view:
+        views["maps"] = maps(teacher, rows, layers=[layer], times=[t], w=(0.0, max(scales)), progress=_quiet)
+    held, names = len(known.masks.held), [class_names(teacher)[label] for label in labels.tolist()]
+    return Artifact(
+        name="objects",
+        title=_TITLE,
+        caption=(
+            f"Tokens f_u + w (f_c - f_u) of layer {layer} of {teacher.config.name}, seed "
+            f"{teacher.config.training.seed}, step {teacher.checkpoint().step:,}, t = {t:g}: three principal "
+            f"components at each w, Procrustes-aligned with those of w = {scales[0]:g}. {UNDER_MAPS} The curves are of "
+            f"{held} images, with 95 % bootstrap intervals over images; chance in grey."
+        ),
+        figures={
+            "maps": _maps(features, known, pictures, names, layer, t, scales),
+            "curves": _curves(grid, layer),
+        },
+        alts={
+            "maps": f"Token maps at guidance scales {', '.join(f'{w:g}' for w in scales)} with the objects' outlines.",
+            "curves": _alt(grid, layer),
+        },
+        tables={"separation": _table(grid), "difference": _differences(grid)},
+        views=views,
+        claims=tuple(_claims(grid, layer, own)),
+        remarks=(f"{_TITLE} of one training seed; {held} images are measured, {len(known.masks.fit)} fitted on.",),
+        runs=distinct(runs.values()),
+        missing=found.missing,
+    )
+
+
+def _quiet(stage: str, done: int, total: int) -> None:
+    """Ignore progress."""
+
+
+def _maps(
+    features: FeatureGrid,
+    objects: Objects,
+    pictures: np.ndarray,
+    names: Sequence[str],
+    layer: int,
+    t: float,
+    scales: Sequence[float],
+) -> Figure:
+    reference, painted, notes = None, [], []
+    for scale in scales:
+        tokens = features.guided(layer, t, scale)
+        shown, coordinates, _ = aligned_maps(tokens[: len(pictures)], reference)
+        reference = coordinates if reference is None else reference
+        painted.append(shown)
+        notes.append(objects.notes(objects.measured(tokens)))
+    lines = [[pictures[i], *(of[i] for of in painted)] for i in range(len(pictures))]
+    under = [["", *row] for row in zip(*notes, strict=True)]
+    columns = ["image", *(f"w = {scale:g}" for scale in scales)]
+    return style.grid(lines, names, columns, cell=min(0.85, 6.2 / len(columns)), outlines=objects.outlines, notes=under)
+
+
+def _record(grid: MeasureGrid, layer: int, version: str, measure: str, scale: float) -> Record | None:
+    """Record of one cell; that of f_u has no scale, and None if there is none."""
+    where = {"layer": layer, "version": version, "measure": measure, "scale": None if version == "null" else scale}
+    return next((record for record in grid.records if where.items() <= record.items()), None)
+
+
+def _curves(grid: MeasureGrid, layer: int) -> Figure:
+    curves = []
+    for version, (look, name) in _VERSIONS.items():
+        found = [_area(grid, layer, version, scale) for scale in grid.scales]
+        ends = ([record[key] for record in found] for key in ENDS)
+        curves.append(style.Curve(name, palette.VERSIONS[look], grid.scales, *ends))
+    figure = style.lines(curves, "guidance scale w", "area under the ROC curve", width=style.PAGE)
+    axis = figure.axes[0]
+    axis.axhline(0.5, color=style.GREY, linewidth=1, linestyle=(0, (1, 2)))
+    axis.annotate("chance", (1, 0.5), xycoords=("axes fraction", "data"), fontsize=7, ha="right", va="bottom")
+    return figure
+
+
+def _area(grid: MeasureGrid, layer: int, version: str, scale: float) -> Record:
+    record = _record(grid, layer, version, "object_auc_best", scale)
+    assert record is not None
+    return record
+
+
+def _number(record: Record | None, signed: bool = False) -> Number | None:
+    if record is None or record["value"] is None:
+        return None
+    return Number(record["value"], 3, record["low"], record["high"], record["count"], signed=signed)
+
+
+def _table(grid: MeasureGrid) -> Table:
+    lines = []
+    for layer in grid.layers:
+        for version, (_, name) in _VERSIONS.items():
+            for scale in grid.scales[: 1 if version == "null" else None]:
+                found = {m: _record(grid, layer, version, m, scale) for m in _MEASURES}
+                gain = _number(found["object_auc_best_gain"], signed=True)
+                area, probe, overlap = (_number(found[m]) for m in ("object_auc_best", "object_probe", "object_iou"))
+                w = None if version == "null" else Number(scale, 1)
+                spans = (area and area.interval, gain and gain.interval)
+                lines.append((layer, name, w, area, spans[0], gain, spans[1], probe, overlap))
+    columns = (
+        Column("layer", "count"),
+        Column("features"),
+        Column("w", "number"),
+        Column("best of three components", "number", "area under ROC"),
+        Column("95 % interval"),
+        Column("gain over f_u", "number"),
+        Column("95 % interval, gain"),
+        Column("linear probe", "number", "area under ROC"),
+        Column("intersection over union", "number"),
+    )
+    caption = (
+        "Tokens on the object against those beside it, by layer and guidance scale; intervals are over held-out images."
+    )
+    return Table(caption, columns, rows_of(lines), keys=3)
+
+
+def _differences(grid: MeasureGrid) -> Table:
+    lines = []
+    for layer in grid.layers:
+        for version in ("true", "wrong", "label_only"):
+            share, ratio, area = (
+                _number(_record(grid, layer, version, f"difference_{of}", 1.0)) for of in ("share", "ratio", "area")
+            )
+            spans = (share and share.interval, ratio and ratio.interval)
+            lines.append((layer, _VERSIONS[version][1], share, spans[0], area, ratio, spans[1]))
+    columns = (
+        Column("layer", "count"),
+        Column("features"),
+        Column("share of |f_c - f_u| on the object", "number"),
+        Column("95 % interval"),
+        Column("object's share of the tokens", "number"),
+        Column("mean on it over mean beside it", "number"),
+        Column("95 % interval, ratio"),
+    )
+    caption = "Where f_c - f_u, the direction of guidance, is large; intervals are over images."
+    return Table(caption, columns, rows_of(lines), keys=2)
+
+
+def _claims(grid: MeasureGrid, layer: int, own: float) -> Iterator[Claim]:
+    for other, suffix in (("without a class (f_u)", "gain"), ("with the class and no guidance (f_c)", "gain_over_f_c")):
+        gain = _record(grid, layer, "true", f"object_auc_best_{suffix}", own)
+        assert gain is not None
+        yield Claim(
+            f"Guidance of w = {own:g} separates object and background better than features {other}",
+            seed_verdict(gain["low"] > 0, gain["high"] < 0),
+            f"Area under the ROC curve, layer {layer}: {gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}] "
+            f"on the same {gain['count']} held-out images.".replace("-", "\u2212"),
+        )
+    ratio = _record(grid, layer, "true", "difference_ratio", 1.0)
+    if ratio and ratio["value"] is not None:
+        yield Claim(
+            "The direction of guidance, f_c - f_u, is larger on the object than beside it",
+            seed_verdict(ratio["low"] > 1, ratio["high"] < 1),
+            f"Layer {layer}: {ratio['value']:.2f} times as large [{ratio['low']:.2f}, {ratio['high']:.2f}], "
+            f"{ratio['count']} images.",
+        )
+
+
+def _alt(grid: MeasureGrid, layer: int) -> str:
+    parts = []
+    for version, (_, name) in _VERSIONS.items():
+        first, last = (_area(grid, layer, version, scale)["value"] for scale in (grid.scales[0], grid.scales[-1]))
+        parts.append(f"{name} {first:.2f} to {last:.2f}")
+    return f"Area under the ROC curve from w = {grid.scales[0]:g} to {grid.scales[-1]:g}: {', '.join(parts)}."
