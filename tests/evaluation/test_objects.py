@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from sklearn.metrics import roc_auc_score
 
 from workbench.evaluation.objects import (
@@ -111,6 +114,38 @@ def test_the_area_is_scikit_learn_s_and_so_is_that_of_every_resample():
         weights = np.repeat(counts, SIDE**2)
         expected = roc_auc_score(inside.ravel(), scores.ravel(), sample_weight=weights)
         assert counts @ wins @ counts / (counts @ pairs @ counts) == pytest.approx(expected)
+
+
+@pytest.mark.fuzz
+@given(
+    arrays(np.int8, st.tuples(st.integers(1, 5), st.integers(1, 6)), elements=st.integers(-3, 3)),
+    st.integers(0, 2**30 - 1),
+)
+def test_pairs_of_any_scores_and_masks_give_the_area(scores, bits):
+    inside = (bits >> np.arange(scores.size) & 1).astype(bool).reshape(scores.shape)
+    assume(inside.any() and not inside.all())
+    wins, pairs = image_pairs(scores.astype(np.float64), inside)
+    assert (wins >= 0).all() and (wins <= pairs).all()
+    assert wins.sum() / pairs.sum() == pytest.approx(roc_auc_score(inside.ravel(), scores.ravel()))
+
+
+@pytest.mark.fuzz
+@given(st.integers(4, 9), st.integers(2, 9), st.integers(1, 5), st.integers(0, 10**6))
+def test_whatever_is_measured_lies_where_it_can(n, m, width, seed):
+    shares = torch.rand(n, m, generator=torch.Generator().manual_seed(seed))
+    features = (3 * draw(n, m, width, seed=seed)).round() + 0.5  # with ties
+    try:
+        found = object_separation(features, shares, seed=seed)
+    except ValueError as error:
+        assert "tokens are at least half object" in str(error)
+        return
+    for estimate in (found.auc, found.auc_best, found.probe, found.iou):
+        assert 0 <= estimate.low <= estimate.high <= 1 and 0 <= estimate.value <= 1
+        assert estimate.count <= (n + 1) // 2
+    assert 1 <= found.component <= min(3, width) and -1 <= found.silhouette <= 1
+    for image in found.masks.held.tolist():
+        area = found.of_image(image)
+        assert (area is None) == (found.masks.inside[image].all() or not found.masks.inside[image].any())
 
 
 def test_intervals_are_over_images_not_tokens():

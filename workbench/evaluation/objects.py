@@ -161,13 +161,13 @@ def object_separation(
     rows = finite_rows(tokens.flatten(0, 1)).reshape(*tokens.shape)
     fitted, inside = rows[masks.fit].reshape(-1, width), masks.inside[masks.fit].ravel()
     with threadpool_limits(1):
-        pca = PCA(min(_COMPONENTS, width), svd_solver="covariance_eigh").fit(fitted)
+        pca = PCA(min(_COMPONENTS, *fitted.shape), svd_solver="covariance_eigh").fit(fitted)
         known, asked = (
             pca.transform(of.reshape(-1, width)).reshape(*of.shape[:2], -1)
             for of in (rows[masks.fit], rows[masks.held])
         )
         areas = np.array([roc_auc_score(inside, known[..., k].ravel()) for k in range(known.shape[-1])])
-    signs, best = np.where(areas < _ON, -1.0, 1.0), int(np.abs(areas - 0.5).argmax())
+    signs, best = np.where(areas < 0.5, -1.0, 1.0), int(np.abs(areas - 0.5).argmax())
     auc, auc_sampled = _area(signs[0] * asked[..., 0], masks)
     auc_best, best_sampled = _area(signs[best] * asked[..., best], masks) if best else (auc, auc_sampled)
     probe, probe_sampled = _probe(rows, masks)
