@@ -12,6 +12,7 @@ from workbench.config import load_config
 from workbench.data.images import load_images, token_share
 from workbench.evaluation.objects import FEWEST_IMAGES, Masks, ObjectSeparation, object_separation, split_masks
 from workbench.evaluation.separability import Separability, separability
+from workbench.evaluation.statistics import Estimate
 from workbench.features.colours import colours, map_components
 from workbench.features.extract import extract
 from workbench.features.grid import FEWEST_TOKENS, FeatureGrid, local_distant_similarity
@@ -114,6 +115,12 @@ def objects_of(run: Run, pictured: Sequence[int], images: int) -> Objects | str:
     except ValueError as error:
         return f"Object and background are not measured: {error}."
     return Objects(list(masks[: len(pictured)].numpy()), rows, halves)
+
+
+def signed(of: Estimate, digits: int) -> str:
+    """A difference with its interval, such as "+0.02 [−0.01, +0.05]"."""
+    value, low, high = (f"{number:+.{digits}f}".replace("-", "\u2212") for number in (of.value, of.low, of.high))
+    return f"{value} [{low}, {high}]"
 
 
 def object_cells(found: ObjectSeparation | None) -> tuple[Number, str] | tuple[()]:

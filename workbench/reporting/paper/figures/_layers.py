@@ -26,6 +26,7 @@ from workbench.reporting.paper.features import (
     object_cells,
     objects_of,
     rows_and_images,
+    signed,
     spatial,
 )
 from workbench.reporting.paper.numbers import paper_numbers
@@ -209,12 +210,12 @@ def _object_claim(separation: Mapping[tuple[str, int], ObjectSeparation], layers
         verdict = f"holds for this seed in layer{'s'[: len(better) > 1]} {_listed(better)}"
     elif worse and not better:
         verdict = f"does not hold for this seed in layer{'s'[: len(worse) > 1]} {_listed(worse)}"
-    listed = ", ".join(f"{layer}: {of.value:+.2f} [{of.low:+.2f}, {of.high:+.2f}]" for layer, of in gains.items())
+    listed = ", ".join(f"{layer}: {signed(of, 2)}" for layer, of in gains.items())
     return Claim(
         "Features of the guided model are more compact: their components separate object and background better",
         verdict,
         f"Area under the ROC curve, guided minus plain, by layer: {listed}; 95 % intervals over "
-        f"{gains[layers[0]].count} held-out images.".replace("-", "\u2212"),
+        f"{gains[layers[0]].count} held-out images.",
     )
 
 

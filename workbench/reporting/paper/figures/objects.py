@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from workbench.config import load_config
 from workbench.evaluation.measures import ENDS, MeasureGrid, Record, measure_objects
+from workbench.evaluation.statistics import Estimate
 from workbench.features.extract import extract
 from workbench.features.grid import LABELS, FeatureGrid
 from workbench.lab import palette
@@ -34,6 +35,7 @@ from workbench.reporting.paper.features import (
     layers_at,
     objects_of,
     rows_and_images,
+    signed,
 )
 from workbench.reporting.paper.runs import ABLATION, runs_of
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
@@ -158,6 +160,9 @@ def _curves(grid: MeasureGrid, layer: int) -> Figure:
         curves.append(style.Curve(name, palette.VERSIONS[look], grid.scales, *ends))
     figure = style.lines(curves, "guidance scale w", "area under the ROC curve", width=style.PAGE)
     axis = figure.axes[0]
+    axis.set_xscale("symlog", linthresh=1)
+    axis.set_xticks(grid.scales, [f"{scale:g}" for scale in grid.scales])
+    axis.set_xticks([], minor=True)
     axis.axhline(0.5, color=style.GREY, linewidth=1, linestyle=(0, (1, 2)))
     axis.annotate("chance", (1, 0.5), xycoords=("axes fraction", "data"), fontsize=7, ha="right", va="bottom")
     return figure
@@ -232,8 +237,8 @@ def _claims(grid: MeasureGrid, layer: int, own: float) -> Iterator[Claim]:
         yield Claim(
             f"Guidance of w = {own:g} separates object and background better than features {other}",
             seed_verdict(gain["low"] > 0, gain["high"] < 0),
-            f"Area under the ROC curve, layer {layer}: {gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}] "
-            f"on the same {gain['count']} held-out images.".replace("-", "\u2212"),
+            f"Area under the ROC curve, layer {layer}: {signed(Estimate(*(gain[key] for key in (*ENDS, 'count'))), 3)} "
+            f"on the same {gain['count']} held-out images.",
         )
     ratio = _record(grid, layer, "true", "difference_ratio", 1.0)
     if ratio and ratio["value"] is not None:
