@@ -236,7 +236,7 @@ def test_measures_of_objects_are_those_of_the_single_functions(grid, shares, obj
         for scale in (None,) if pair is None else SCALES:
             tokens = f_u if pair is None else grid.guided(layer, t, scale, pair)
             found, here = object_separation(tokens, shares), {**where, "version": name, "scale": scale}
-            for measure in ("auc", "auc_best", "probe", "iou"):
+            for measure in ("auc", "auc_best", "auc_in_image", "probe", "iou"):
                 expected = tuple(vars(getattr(found, measure)).values())
                 assert share(at(objects, **here, measure=f"object_{measure}")) == pytest.approx(expected)
             assert at(objects, **here, measure="object_iou_chance")["value"] == found.iou_of_all

@@ -139,13 +139,27 @@ def test_whatever_is_measured_lies_where_it_can(n, m, width, seed):
     except ValueError as error:
         assert "tokens are at least half object" in str(error)
         return
-    for estimate in (found.auc, found.auc_best, found.probe, found.iou):
+    in_image = [found.auc_in_image] * bool(found.auc_in_image.count)
+    for estimate in (found.auc, found.auc_best, found.probe, found.iou, *in_image):
         assert 0 <= estimate.low <= estimate.high <= 1 and 0 <= estimate.value <= 1
         assert estimate.count <= (n + 1) // 2
     assert 1 <= found.component <= min(3, width) and -1 <= found.silhouette <= 1
     for image in found.masks.held.tolist():
         area = found.of_image(image)
         assert (area is None) == (found.masks.inside[image].all() or not found.masks.inside[image].any())
+
+
+def test_an_image_that_is_brighter_as_a_whole_disturbs_the_area_of_all_images_but_not_that_in_each():
+    shares = squares()
+    features = (shares + 4 * draw(N, 1))[..., None]
+    found = object_separation(features, shares)
+    assert found.auc_in_image.value == found.auc_in_image.low == 1 and found.auc.value < 0.8
+    assert found.of_image(int(found.masks.held[0])) == 1
+    # Images without an object, or full of it, have no area and are left out.
+    masks = split_masks(torch.cat([torch.zeros(1, SIDE**2), torch.ones(1, SIDE**2), shares[2:]]), seed=0, held=2)
+    found = object_separation(features, masks)
+    assert found.of_image(0) is None and found.of_image(1) is None
+    assert found.auc_in_image.count == N // 2 - 2 and found.iou.count == N // 2 - 1
 
 
 def test_intervals_are_over_images_not_tokens():

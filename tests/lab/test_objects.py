@@ -76,7 +76,9 @@ def test_the_views_have_them_if_the_images_have_masks(runs):
     assert chance["object_auc"] == chance["object_probe_shuffled"] == 0.5 and chance["knn"] == 0.1
     assert chance["object_iou"] == pytest.approx(found.array("object_iou_chance").mean())
     assert pane.meta["centre"] == {"silhouette": 0, "object_silhouette": 0, "difference_ratio": 1} | {
-        f"object_{name}_{gain}": 0 for name in ("auc", "auc_best", "probe") for gain in ("gain", "gain_over_f_c")
+        f"object_{name}_{gain}": 0
+        for name in ("auc", "auc_best", "auc_in_image", "probe")
+        for gain in ("gain", "gain_over_f_c")
     }
     assert all(name in pane.meta["labels"] for name in measures)
     assert view.figure(pane=0, measure="object_auc", version="true").axes

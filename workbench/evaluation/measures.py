@@ -52,6 +52,7 @@ _NEEDS = {
 }
 # Label controls of the measures of objects: the pair of `FeatureGrid.guided`, and the mode of its f_u. There is one
 # version of the wrong label, as a mask has no label to be measured by.
+_GAINS = ("auc", "auc_best", "auc_in_image", "probe")  # measures whose difference to f_u and f_c is measured
 OBJECTS = ("object_", "difference_")  # what the names of the measures of objects begin with
 _OBJECT_VERSIONS = {"true": ("true", "null"), "wrong": ("wrong", "null"), "label_only": ("noise", "noise-null")}
 
@@ -176,11 +177,11 @@ def measure_objects(
     """Measure how well tokens on an object separate from its background, over layer x time x guidance scale.
 
     At each layer and time with the null label and, at each scale, with the true and the wrong label and the label only:
-    area under the ROC curve of the first principal component (object_auc) and of the best of three
-    (object_auc_best), of a linear probe of tokens (object_probe; object_probe_shuffled has the masks of other images),
-    intersection over union (object_iou; object_iou_chance for all tokens) and silhouette (object_silhouette). Gains are
-    differences to f_u on the same images (object_auc_gain, object_auc_best_gain, object_probe_gain) and to f_c (with
-    _over_f_c at the end). Of f_c - f_u: the share of its length that is on the object (difference_share;
+    area under the ROC curve of the first principal component (object_auc), of the best of three (object_auc_best), of
+    that one in each image (object_auc_in_image), and of a linear probe of tokens (object_probe; object_probe_shuffled
+    has the masks of other images); intersection over union (object_iou; object_iou_chance for all tokens) and
+    silhouette (object_silhouette). Gains are differences to f_u on the same images (such as object_auc_best_gain) and
+    to f_c (with _over_f_c at the end). Of f_c - f_u: the share of its length that is on the object (difference_share;
     difference_area is chance) and its ratio to beside it (difference_ratio). `wb.object_separation` explains how they
     are measured. Finished cells are cached beside the features.
 
@@ -385,7 +386,7 @@ class _ObjectCell:
                 same = scale == 0 and null == "null"
                 found = self._null if same else object_separation(self._guided(name, scale), self.of.masks)
                 yield from self._separate(found, record)
-                for measure in ("auc", "auc_best", "probe") if null == "null" else ():
+                for measure in _GAINS if null == "null" else ():
                     yield record(f"object_{measure}_gain", found.less(self._null, measure))
                     if name == "true":
                         yield record(f"object_{measure}_gain_over_f_c", found.less(self._conditional, measure))
@@ -408,7 +409,7 @@ class _ObjectCell:
         return self.of.features.guided(self.layer, self.t, scale, _OBJECT_VERSIONS[name][0])
 
     def _separate(self, found: ObjectSeparation, record: Callable[..., Record]) -> Iterator[Record]:
-        for name in ("auc", "auc_best", "probe", "iou"):
+        for name in ("auc", "auc_best", "auc_in_image", "probe", "iou"):
             yield record(f"object_{name}", getattr(found, name))
         yield record("object_iou_chance", found.iou_of_all)
         yield record("object_silhouette", found.silhouette)

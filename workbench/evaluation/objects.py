@@ -92,31 +92,31 @@ class ObjectSeparation:
     """How well tokens on the object separate from those beside it, on the half of the images that nothing saw.
 
     auc: area under the ROC curve of the first principal component. auc_best: of the best of the first three, number
-    `component`. probe: of a linear classifier of single tokens. iou: mean intersection over union of the mask and that
-    component above a threshold; `iou_of_all` is that of every token, the chance level. silhouette: cosine, of all
-    images, -1..1. `scores` are those of the component in the held images of `masks`.
+    `component`, over the tokens of all images together. auc_in_image: of that component in each image (`in_images`, NaN
+    where all or none of the tokens are on the object), averaged. probe: of a linear classifier of single tokens. iou:
+    mean intersection over union of the mask and that component above a threshold; `iou_of_all` is that of every token,
+    the chance level. silhouette: cosine, of all images, -1..1.
     """
 
     auc: Estimate
     auc_best: Estimate
+    auc_in_image: Estimate
     probe: Estimate
     iou: Estimate
     iou_of_all: float
     silhouette: float
     component: int
-    scores: Float64[np.ndarray, "h m"]
+    in_images: Float64[np.ndarray, " h"]
     masks: Masks
     resampled: dict[str, Float64[np.ndarray, " r"]]
 
     def of_image(self, image: int) -> float | None:
         """Area of that component in one held image; None if all or none of its tokens are on the object."""
-        inside = self.masks.inside[image]
-        if inside.all() or not inside.any():
-            return None
-        return float(roc_auc_score(inside, self.scores[int(np.flatnonzero(self.masks.held == image)[0])]))
+        area = float(self.in_images[self.masks.held.tolist().index(image)])
+        return None if np.isnan(area) else area
 
     def less(self, other: "ObjectSeparation", measure: str) -> Estimate:
-        """A measure ("auc", "auc_best", "probe" or "iou") minus that of `other`, with the interval of pairs of images.
+        """One of its estimates, such as "auc_best", minus that of `other`, with the interval of pairs of images.
 
         Both must be of the same images and masks.
         """
@@ -171,18 +171,28 @@ def object_separation(
     auc, auc_sampled = _area(signs[0] * asked[..., 0], masks)
     auc_best, best_sampled = _area(signs[best] * asked[..., best], masks) if best else (auc, auc_sampled)
     probe, probe_sampled = _probe(rows, masks)
-    iou, iou_sampled = _overlap(signs[best] * known[..., best], signs[best] * asked[..., best], masks)
+    known, asked = (signs[best] * of[..., best] for of in (known, asked))
+    in_images = np.array([_area_in_image(*image) for image in zip(asked, masks.inside[masks.held], strict=True)])
+    auc_in_image, in_image_sampled = _mean(in_images, masks)
+    iou, iou_sampled = _mean(_overlap(known, asked, masks), masks)
     return ObjectSeparation(
         auc=auc,
         auc_best=auc_best,
+        auc_in_image=auc_in_image,
         probe=probe,
         iou=iou,
         iou_of_all=float(np.nanmean(_iou(np.ones_like(masks.inside[masks.held]), masks.inside[masks.held]))),
         silhouette=cosine_silhouette(unit_rows(rows.reshape(-1, width)), masks.inside.ravel().astype(np.int64)),
         component=best + 1,
-        scores=signs[best] * asked[..., best],
+        in_images=in_images,
         masks=masks,
-        resampled={"auc": auc_sampled, "auc_best": best_sampled, "probe": probe_sampled, "iou": iou_sampled},
+        resampled={
+            "auc": auc_sampled,
+            "auc_best": best_sampled,
+            "auc_in_image": in_image_sampled,
+            "probe": probe_sampled,
+            "iou": iou_sampled,
+        },
     )
 
 
@@ -274,14 +284,27 @@ def _probe(rows: Float64[np.ndarray, "n m d"], masks: Masks) -> tuple[Estimate, 
     return _area(scores.reshape(len(masks.held), -1), masks)
 
 
+def _area_in_image(scores: Float64[np.ndarray, " m"], inside: Bool[np.ndarray, " m"]) -> float:
+    if inside.all() or not inside.any():
+        return float("nan")
+    wins, pairs = image_pairs(scores[None], inside[None])
+    return float(wins.item() / pairs.item())
+
+
 def _overlap(
     known: Float64[np.ndarray, "f m"], asked: Float64[np.ndarray, "h m"], masks: Masks
-) -> tuple[Estimate, Float64[np.ndarray, " r"]]:
-    """Mean intersection over union of the held images, above the threshold that is best for the others."""
+) -> Float64[np.ndarray, " h"]:
+    """Intersection over union of each held image, above the threshold that is best for the others."""
     thresholds = np.percentile(known, np.linspace(0, 100, _THRESHOLDS + 2)[:-1])
     means = [np.nanmean(_iou(known >= threshold, masks.inside[masks.fit])) for threshold in thresholds]
-    each = _iou(asked >= thresholds[int(np.argmax(means))], masks.inside[masks.held])
+    return _iou(asked >= thresholds[int(np.argmax(means))], masks.inside[masks.held])
+
+
+def _mean(each: Float64[np.ndarray, " h"], masks: Masks) -> tuple[Estimate, Float64[np.ndarray, " r"]]:
+    """Mean over the held images whose value is not NaN, and that of each resample."""
     defined = ~np.isnan(each)
+    if not defined.any():
+        return Estimate(float("nan"), float("nan"), float("nan"), 0), np.full(len(masks.counts), np.nan)
     with np.errstate(invalid="ignore"):
         sampled = masks.counts[:, defined] @ each[defined] / masks.counts[:, defined].sum(axis=1)
     return _estimate(float(each[defined].mean()), sampled, int(defined.sum())), sampled

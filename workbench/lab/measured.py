@@ -25,13 +25,16 @@ MEASURES = {
     "condition_share": "condition share",
     "object_auc": "object: area under ROC, first component",
     "object_auc_best": "object: area under ROC, best of three components",
+    "object_auc_in_image": "object: area under ROC in each image, best of three",
     "object_probe": "object: area under ROC, linear probe of tokens",
     "object_probe_shuffled": "object: linear probe, masks of other images",
     "object_auc_gain": "object: first component, gain over f_u",
     "object_auc_best_gain": "object: best of three, gain over f_u",
+    "object_auc_in_image_gain": "object: in each image, gain over f_u",
     "object_probe_gain": "object: linear probe, gain over f_u",
     "object_auc_gain_over_f_c": "object: first component, gain over f_c",
     "object_auc_best_gain_over_f_c": "object: best of three, gain over f_c",
+    "object_auc_in_image_gain_over_f_c": "object: in each image, gain over f_c",
     "object_probe_gain_over_f_c": "object: linear probe, gain over f_c",
     "object_iou": "object: intersection over union",
     "object_silhouette": "object: silhouette of tokens",
@@ -46,7 +49,7 @@ VERSIONS = {
     "label_only": "label only (noise as image)",
 }
 _SHARES = ("knn", "probe", "probe_shuffled", "lda")
-_AREAS = ("object_auc", "object_auc_best", "object_probe")
+_AREAS = ("object_auc", "object_auc_best", "object_auc_in_image", "object_probe")
 CHANCE = dict.fromkeys((*_AREAS, "object_probe_shuffled"), 0.5) | {"difference_ratio": 1.0}
 _MEASURED_CHANCE = {"cknna": "cknna_chance", "object_iou": "object_iou_chance", "difference_share": "difference_area"}
 _CENTRES = {"silhouette": 0.0, "object_silhouette": 0.0, "difference_ratio": 1.0}
