@@ -20,7 +20,15 @@ from workbench.features.extract import extract
 from workbench.lab import palette
 from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Artifact, Claim, Missing, distinct, timed
-from workbench.reporting.paper.features import ROLES, layers_at, measured, rows_and_images, spatial
+from workbench.reporting.paper.features import (
+    ROLES,
+    Objects,
+    layers_at,
+    measured,
+    objects_of,
+    rows_and_images,
+    spatial,
+)
 from workbench.reporting.paper.figures.compute import METHODS
 from workbench.reporting.paper.figures.fig4 import PRESETS
 from workbench.reporting.paper.runs import ABLATION, runs_of
@@ -36,6 +44,7 @@ MEASURES = {
     "rank_me": "RankMe",
     "uniformity": "uniformity (lower is more uniform)",
     "spatial": "local-distant similarity",
+    "object": "object against background (area under ROC)",  # if the images have masks
 }
 _MORE = {"laptop": {"dispersive": "sit-nano-2-dispersive"}, "paper": {"dispersive": "sit-xl-2-256-dispersive"}}
 Key = tuple[str, int]  # method, seed
@@ -73,7 +82,10 @@ def measures(
     runs = {(method, seed): found.runs[method][seed] for method, seed in keys}
     known = {key: _measure(run, steps[key[0]], layer, t, images) for key, run in runs.items()}
     values = {(method, seed): scores.values[method][seed] for method, seed in keys}
-    rows = {name: _correlation(name, known, values) for name in MEASURES}
+    names = [
+        name for name in MEASURES if name != "object" or any(by_name[name] is not None for by_name in known.values())
+    ]
+    rows = {name: _correlation(name, known, values) for name in names}
     return Artifact(
         name="measures",
         title=title,
@@ -85,11 +97,11 @@ def measures(
         ),
         figures={"correlation": _draw(rows)} if any(rows.values()) else {},
         alts={"correlation": _alt(rows)} if any(rows.values()) else {},
-        tables={"correlation": _table(rows), "runs": _runs(known, values, scores.name)},
+        tables={"correlation": _table(rows), "runs": _runs(names, known, values, scores.name)},
         remarks=(
             *(claim.sentence for claim in _claims(rows)),
             "Runs of one method differ only by seed, so fewer than n of them are independent and the intervals are too "
-            f"narrow; {len(MEASURES)} measures were tried.",
+            f"narrow; {len(names)} measures were tried.",
         ),
         runs=distinct(runs.values()),
         missing=missing,
@@ -103,6 +115,7 @@ def _measure(run: Run, step: int, layer: int | None, t: float, images: int) -> d
     features = tokens.read(layer, t, "null").float()
     means = features.mean(dim=1)
     separability = measured(means, labels)
+    objects = objects_of(run, [], images)
     return {
         "knn": separability.knn.report.value,
         "lda": separability.lda.report.value,
@@ -111,6 +124,7 @@ def _measure(run: Run, step: int, layer: int | None, t: float, images: int) -> d
         "rank_me": rank_me(means),
         "uniformity": uniformity(means),
         "spatial": spatial(features),
+        "object": objects.measured(features).auc_best.value if isinstance(objects, Objects) else None,
     }
 
 
@@ -160,12 +174,12 @@ def _table(rows: Correlated) -> Table:
     return Table("Correlation of each measure with the Frechet distance.", columns, rows_of(lines))
 
 
-def _runs(known: Measured, values: Mapping[Key, float], score: str) -> Table:
+def _runs(names: Sequence[str], known: Measured, values: Mapping[Key, float], score: str) -> Table:
     columns = (Column("method"), Column("seed", "count"), Column(score, "number"),
-               *(Column(title, "number") for title in MEASURES.values()))  # fmt: skip
+               *(Column(MEASURES[name], "number") for name in names))  # fmt: skip
     lines = []
     for (method, seed), by_name in known.items():
-        numbers = (by_name[name] for name in MEASURES)
+        numbers = (by_name[name] for name in names)
         cells = (None if number is None else Number(number, 3) for number in numbers)
         lines.append((style.NAMES[method], seed, Number(values[method, seed], 2), *cells))
     return Table("Measures of each run.", columns, rows_of(lines), keys=2)
