@@ -236,29 +236,30 @@ def test_measures_of_objects_are_those_of_the_single_functions(grid, shares, obj
         for scale in (None,) if pair is None else SCALES:
             tokens = f_u if pair is None else grid.guided(layer, t, scale, pair)
             found, here = object_separation(tokens, shares), {**where, "version": name, "scale": scale}
-            for measure in ("auc", "auc_best", "auc_in_image", "probe", "iou"):
+            for measure in found.resampled:
                 expected = tuple(vars(getattr(found, measure)).values())
                 assert share(at(objects, **here, measure=f"object_{measure}")) == pytest.approx(expected)
-            assert at(objects, **here, measure="object_iou_chance")["value"] == found.iou_of_all
+            assert at(objects, **here, measure="object_iou_chance")["value"] == masks.iou_of_place
+            assert at(objects, **here, measure="object_auc_chance")["value"] == masks.auc_of_place
             assert at(objects, **here, measure="object_silhouette")["value"] == pytest.approx(found.silhouette)
             if name in ("true", "wrong"):
-                gain = tuple(vars(found.less(nothing, "auc")).values())
-                assert share(at(objects, **here, measure="object_auc_gain")) == pytest.approx(gain)
+                gain = tuple(vars(found.less(nothing, "auc_best")).values())
+                assert share(at(objects, **here, measure="object_auc_best_gain")) == pytest.approx(gain)
             if name == "true":
                 conditional = object_separation(grid.guided(layer, t, 1.0), shares)
-                gain = tuple(vars(found.less(conditional, "probe")).values())
-                assert share(at(objects, **here, measure="object_probe_gain_over_f_c")) == pytest.approx(gain)
+                gain = tuple(vars(found.less(conditional, "auc_same_place")).values())
+                assert share(at(objects, **here, measure="object_auc_same_place_gain_over_f_c")) == pytest.approx(gain)
         if pair:
             first, second = (grid.guided(layer, t, scale, pair) for scale in (0.0, 1.0))
             expected, here = object_difference(first, second, shares), {**where, "version": name, "scale": 1.0}
-            for measure in ("share", "ratio"):
+            for measure in ("share", "ratio", "ratio_same_place"):
                 value = tuple(vars(getattr(expected, measure)).values())
                 assert share(at(objects, **here, measure=f"difference_{measure}")) == pytest.approx(value)
             assert at(objects, **here, measure="difference_area")["value"] == expected.area
     shuffled = at(objects, **where, version="null", scale=None, measure="object_probe_shuffled")
     assert shuffled["value"] == object_probe(f_u, masks.shuffled(0)).value
     assert objects.array("object_auc", "true").shape == (3, 2, 3)
-    assert (objects.array("object_auc_gain", "true")[:, :, 0] == 0).all()
+    assert (objects.array("object_auc_best_gain", "true")[:, :, 0] == 0).all()
 
 
 def test_measures_of_objects_are_kept_beside_the_others_and_join_them(grid, found, shares, objects, monkeypatch):
@@ -282,7 +283,7 @@ def test_features_without_a_difference_have_none_and_are_still_measured(shares, 
     assert share(none) == (None, None, None, COUNT)
     found.save(tmp_path / "measures.json")
     json.loads((tmp_path / "measures.json").read_text(), parse_constant=pytest.fail)
-    assert (found.array("object_probe_gain", "true") == 0).all()
+    assert (found.array("object_probe_same_place_gain", "true") == 0).all()
     assert {record["version"] for record in found.records} == {"null", "true"}
 
 

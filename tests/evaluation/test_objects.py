@@ -13,6 +13,7 @@ from workbench.evaluation.objects import (
     object_difference,
     object_probe,
     object_separation,
+    place_pairs,
     split_masks,
 )
 
@@ -44,11 +45,10 @@ def tokens(shares, *, signal=1.0, noise=0.0, at=0, sizes=None, seed=1):
 def test_a_component_that_is_the_mask_separates_perfectly_whatever_its_sign(signal):
     shares = squares()
     found = object_separation(tokens(shares, signal=signal, noise=1e-3), shares)
-    for estimate in (found.auc, found.auc_best, found.probe, found.iou):
+    for name in found.resampled:
+        estimate = getattr(found, name)
         assert (estimate.value, estimate.low, estimate.high, estimate.count) == (1, 1, 1, N // 2)
     assert found.component == 1
-    # A square of 9 of 36 tokens: were all tokens chosen, a quarter of them would be right.
-    assert found.iou_of_all == 0.25
 
 
 def test_tokens_on_the_object_and_beside_it_that_are_two_orthogonal_points_have_silhouette_one():
@@ -62,8 +62,8 @@ def test_masks_that_have_nothing_to_do_with_the_tokens_are_at_chance():
     found = object_separation(tokens(first, noise=0.1), second)
     for estimate in (found.auc, found.auc_best, found.probe):
         assert 0.4 < estimate.low < 0.5 < estimate.high < 0.6
-    # No threshold does better than all tokens.
-    assert found.iou.value == pytest.approx(found.iou_of_all, abs=0.02)
+    # No threshold does better than all tokens, as many of which are on an object.
+    assert found.iou.value == pytest.approx(float(second[found.masks.held].mean()), abs=0.02)
 
 
 def test_the_mask_in_the_third_component_is_found_there_and_by_the_probe():
@@ -116,6 +116,49 @@ def test_the_area_is_scikit_learn_s_and_so_is_that_of_every_resample():
         assert counts @ wins @ counts / (counts @ pairs @ counts) == pytest.approx(expected)
 
 
+def test_tokens_that_only_know_their_place_are_at_chance_at_the_same_place_and_nowhere_else():
+    shares = squares(n=200)
+    middle = -(torch.arange(SIDE**2) // SIDE - 2.5).abs() - (torch.arange(SIDE**2) % SIDE - 2.5).abs()
+    found = object_separation(torch.stack([middle, middle**2], dim=1).expand(200, -1, -1), shares)
+    for estimate in (found.auc_same_place, found.probe_same_place):
+        assert (estimate.value, estimate.low, estimate.high) == (0.5, 0.5, 0.5)
+    masks = found.masks
+    assert 0.65 < found.auc.value <= found.probe.value + 0.02 and found.auc_in_image.value > 0.65
+    # No function of the place is better than how often the object is there, apart from chance.
+    assert found.probe.value == pytest.approx(masks.auc_of_place, abs=0.02)
+    assert found.auc_in_image.value == pytest.approx(masks.auc_in_image_of_place, abs=0.02)
+    assert found.iou.value == pytest.approx(masks.iou_of_place, abs=0.03) and masks.iou_of_place > 0.25 + 0.05
+
+
+def test_the_component_at_the_same_place_is_another_than_that_of_the_place():
+    # The first component is the place, the second what is there, under so much noise that the place tells more.
+    shares = squares(n=200, side=9, size=5)
+    middle = -(torch.arange(81) // 9 - 4.0).abs() - (torch.arange(81) % 9 - 4.0).abs()
+    features = torch.stack([90 * middle.expand(200, -1), shares + 1.5 * draw(200, 81)], dim=2)
+    found = object_separation(features, shares)
+    assert found.component == 1 and found.auc_best.value == found.auc.value > 0.75
+    # Two normal distributions, 1 apart with deviation 1.5: area Phi(1 / (1.5 sqrt(2))).
+    assert found.auc_same_place.value == pytest.approx(0.681, abs=0.02)
+
+
+def test_pairs_at_the_same_place_are_counted_one_by_one():
+    generator = np.random.default_rng(0)
+    scores, inside = generator.integers(0, 4, (5, 6)).astype(np.float64), generator.random((5, 6)) < 0.4
+    wins, pairs = place_pairs(scores, inside)
+    for i in range(5):
+        for j in range(5):
+            places = [p for p in range(6) if inside[i, p] and not inside[j, p]]
+            assert pairs[i, j] == len(places)
+            less = [scores[i, p] - scores[j, p] for p in places]
+            assert wins[i, j] == sum(1.0 if one > 0 else 0.5 if one == 0 else 0.0 for one in less)
+
+
+def test_masks_that_are_the_same_in_all_images_leave_no_pairs_at_the_same_place():
+    shares = torch.tensor([1.0, 0, 0, 1]).repeat(8, 1)
+    found = object_separation(shares[..., None] + 1, shares)
+    assert found.auc.value == 1 and np.isnan([found.auc_same_place.value, found.probe_same_place.low]).all()
+
+
 @pytest.mark.fuzz
 @given(
     arrays(np.int8, st.tuples(st.integers(1, 5), st.integers(1, 6)), elements=st.integers(-3, 3)),
@@ -139,9 +182,10 @@ def test_whatever_is_measured_lies_where_it_can(n, m, width, seed):
     except ValueError as error:
         assert "tokens are at least half object" in str(error)
         return
-    in_image = [found.auc_in_image] * bool(found.auc_in_image.count)
-    for estimate in (found.auc, found.auc_best, found.probe, found.iou, *in_image):
-        assert 0 <= estimate.low <= estimate.high <= 1 and 0 <= estimate.value <= 1
+    for name in found.resampled:
+        estimate = getattr(found, name)
+        if name in ("auc", "auc_best", "probe", "iou") or not np.isnan(estimate.value):
+            assert 0 <= estimate.low <= estimate.high <= 1 and 0 <= estimate.value <= 1
         assert estimate.count <= (n + 1) // 2
     assert 1 <= found.component <= min(3, width) and -1 <= found.silhouette <= 1
     for image in found.masks.held.tolist():
@@ -242,10 +286,24 @@ def test_half_covered_tokens_count_half_in_the_difference():
     assert found.ratio.value == pytest.approx((5 / 1.5) / (3 / 2.5))
 
 
+def test_a_difference_that_is_larger_in_the_middle_is_even_at_the_same_place():
+    shares = squares(n=100)
+    middle = 5 - (torch.arange(SIDE**2) // SIDE - 2.5).abs() - (torch.arange(SIDE**2) % SIDE - 2.5).abs()
+    lengths = (1 + middle).expand(100, -1)
+    found = object_difference(torch.zeros(100, SIDE**2, 1), lengths[..., None], shares)
+    assert found.ratio.low > 1.1
+    at_place = found.ratio_same_place
+    assert at_place.value == pytest.approx(1) == at_place.low == at_place.high
+    # Twice as long on the object, wherever it is.
+    found = object_difference(torch.zeros(100, SIDE**2, 1), (lengths * (1 + shares))[..., None], shares)
+    assert found.ratio_same_place.value == pytest.approx(2) and found.ratio.value > 2.2
+
+
 def test_equal_features_have_no_difference_to_share():
     shares, f_u = squares(), draw(N, SIDE**2, WIDTH)
     found = object_difference(f_u, f_u, shares)
-    assert np.isnan([found.share.value, found.share.low, found.ratio.value, found.ratio.high]).all()
+    ratios = (found.ratio.value, found.ratio.high, found.ratio_same_place.value)
+    assert np.isnan([found.share.value, found.share.low, *ratios]).all()
 
 
 @pytest.mark.parametrize("width", [1, 2])

@@ -52,7 +52,7 @@ _NEEDS = {
 }
 # Label controls of the measures of objects: the pair of `FeatureGrid.guided`, and the mode of its f_u. There is one
 # version of the wrong label, as a mask has no label to be measured by.
-_GAINS = ("auc", "auc_best", "auc_in_image", "probe")  # measures whose difference to f_u and f_c is measured
+_GAINS = ("auc_best", "auc_same_place", "probe_same_place")  # measures whose difference to f_u and f_c is measured
 OBJECTS = ("object_", "difference_")  # what the names of the measures of objects begin with
 _OBJECT_VERSIONS = {"true": ("true", "null"), "wrong": ("wrong", "null"), "label_only": ("noise", "noise-null")}
 
@@ -178,11 +178,13 @@ def measure_objects(
 
     At each layer and time with the null label and, at each scale, with the true and the wrong label and the label only:
     area under the ROC curve of the first principal component (object_auc), of the best of three (object_auc_best), of
-    that one in each image (object_auc_in_image), and of a linear probe of tokens (object_probe; object_probe_shuffled
-    has the masks of other images); intersection over union (object_iou; object_iou_chance for all tokens) and
-    silhouette (object_silhouette). Gains are differences to f_u on the same images (such as object_auc_best_gain) and
-    to f_c (with _over_f_c at the end). Of f_c - f_u: the share of its length that is on the object (difference_share;
-    difference_area is chance) and its ratio to beside it (difference_ratio). `wb.object_separation` explains how they
+    that one in each image (object_auc_in_image) and of a linear probe of tokens (object_probe; object_probe_shuffled
+    has the masks of other images); the areas over tokens at the same place (object_auc_same_place,
+    object_probe_same_place); intersection over union (object_iou); silhouette (object_silhouette). With _chance at the
+    end (object_auc_chance, object_auc_in_image_chance, object_iou_chance) they are those of the place of a token alone.
+    Gains are differences to f_u on the same images (such as object_auc_same_place_gain) and to f_c (with _over_f_c at
+    the end). Of f_c - f_u: the share of its length that is on the object (difference_share; difference_area is chance)
+    and its ratio to beside it (difference_ratio, difference_ratio_same_place). `wb.object_separation` explains how they
     are measured. Finished cells are cached beside the features.
 
     Args:
@@ -377,6 +379,7 @@ class _ObjectCell:
                 yield record("difference_share", found.share)
                 yield record("difference_area", found.area)
                 yield record("difference_ratio", found.ratio)
+                yield record("difference_ratio_same_place", found.ratio_same_place)
 
     def guided(self, scale: float) -> Iterator[Record]:
         """Separation of f_g with each version of the label, and its gain over f_u."""
@@ -409,9 +412,10 @@ class _ObjectCell:
         return self.of.features.guided(self.layer, self.t, scale, _OBJECT_VERSIONS[name][0])
 
     def _separate(self, found: ObjectSeparation, record: Callable[..., Record]) -> Iterator[Record]:
-        for name in ("auc", "auc_best", "auc_in_image", "probe", "iou"):
+        for name in found.resampled:
             yield record(f"object_{name}", getattr(found, name))
-        yield record("object_iou_chance", found.iou_of_all)
+        for name in ("auc", "auc_in_image", "iou"):
+            yield record(f"object_{name}_chance", getattr(found.masks, f"{name}_of_place"))
         yield record("object_silhouette", found.silhouette)
 
 

@@ -6,8 +6,14 @@ token has the share of it that the object covers, and counts as on the object if
 Everything that is fitted (principal components, which of them and with which sign, the threshold, the linear probe) is
 fitted on one half of the images and measured on the other. Intervals are over images, not tokens: the tokens of an
 image resemble each other. All measures use the same resampled images, so that differences between them are paired.
+
+Objects are more often in the middle than at the edge, so the place of a token alone tells much about it, and a
+component that is only position looks like one that sees the object. The measures "at the same place" therefore compare
+tokens at one place in images that have the object there with those in images that have not: position alone gives
+exactly one half.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -52,6 +58,28 @@ class Masks:
         """The tokens on the object."""
         return self.shares >= _ON
 
+    @cached_property
+    def place(self) -> Float64[np.ndarray, " m"]:
+        """How often the object is at each place in the images that are fitted on."""
+        return self.inside[self.fit].mean(axis=0)
+
+    @cached_property
+    def auc_of_place(self) -> float:
+        """Area under the ROC curve of the place of a token alone, which is `place`, in the held images."""
+        held = self.inside[self.held]
+        return float(roc_auc_score(held.ravel(), np.broadcast_to(self.place, held.shape).ravel()))
+
+    @cached_property
+    def auc_in_image_of_place(self) -> float:
+        """The same in each held image, averaged."""
+        return float(np.nanmean([_area_in_image(self.place, inside) for inside in self.inside[self.held]]))
+
+    @cached_property
+    def iou_of_place(self) -> float:
+        """Intersection over union of the same, above the threshold that is best for the images that are fitted on."""
+        known, asked = (np.broadcast_to(self.place, (len(half), len(self.place))) for half in (self.fit, self.held))
+        return float(np.nanmean(_overlap(known, asked, self)))
+
     def shuffled(self, seed: int) -> "Masks":
         """The same with each image's mask replaced by another's: what is left is where objects usually are."""
         order = np.random.default_rng(seed).permutation(len(self.shares))
@@ -94,16 +122,20 @@ class ObjectSeparation:
     auc: area under the ROC curve of the first principal component. auc_best: of the best of the first three, number
     `component`, over the tokens of all images together. auc_in_image: of that component in each image (`in_images`, NaN
     where all or none of the tokens are on the object), averaged. probe: of a linear classifier of single tokens. iou:
-    mean intersection over union of the mask and that component above a threshold; `iou_of_all` is that of every token,
-    the chance level. silhouette: cosine, of all images, -1..1.
+    mean intersection over union of the mask and that component above a threshold. The level to compare with is that of
+    the place alone, `Masks.auc_of_place`, `auc_in_image_of_place` and `iou_of_place`.
+
+    auc_same_place and probe_same_place: areas over pairs of tokens at the same place, of the component that is best by
+    this area, and of the probe; one half is chance. silhouette: cosine, of all images, -1..1.
     """
 
     auc: Estimate
     auc_best: Estimate
     auc_in_image: Estimate
+    auc_same_place: Estimate
     probe: Estimate
+    probe_same_place: Estimate
     iou: Estimate
-    iou_of_all: float
     silhouette: float
     component: int
     in_images: Float64[np.ndarray, " h"]
@@ -139,8 +171,8 @@ def object_separation(
         seed: Seed of the halves and of the resampled images.
 
     Returns:
-        An ``ObjectSeparation``; ``auc``, ``auc_best``, ``probe`` and ``iou`` have ``value``, ``low``, ``high`` (a 95 %
-        bootstrap interval over images) and ``count`` (of images).
+        An ``ObjectSeparation``; ``auc``, ``auc_same_place``, ``probe``, ``iou`` and others have ``value``, ``low``,
+        ``high`` (a 95 % bootstrap interval over images) and ``count`` (of images).
 
     Raises:
         ValueError: For tokens that are not finite or zero, other numbers of images or tokens, fewer than four images,
@@ -156,50 +188,38 @@ def object_separation(
         (10, True)
     """
     masks = shares if isinstance(shares, Masks) else split_masks(shares, seed=seed)
-    _check_tokens(tokens, masks)
-    width = tokens.shape[2]
-    rows = finite_rows(tokens.flatten(0, 1)).reshape(*tokens.shape)
-    fitted, inside = rows[masks.fit].reshape(-1, width), masks.inside[masks.fit].ravel()
-    with threadpool_limits(1):
-        pca = PCA(min(_COMPONENTS, *fitted.shape), svd_solver="covariance_eigh").fit(fitted)
-        known, asked = (
-            pca.transform(of.reshape(-1, width)).reshape(*of.shape[:2], -1)
-            for of in (rows[masks.fit], rows[masks.held])
-        )
-        areas = np.array([roc_auc_score(inside, known[..., k].ravel()) for k in range(known.shape[-1])])
-    signs, best = np.where(areas < 0.5, -1.0, 1.0), int(np.abs(areas - 0.5).argmax())
-    auc, auc_sampled = _area(signs[0] * asked[..., 0], masks)
-    auc_best, best_sampled = _area(signs[best] * asked[..., best], masks) if best else (auc, auc_sampled)
-    probe, probe_sampled = _probe(rows, masks)
-    known, asked = (signs[best] * of[..., best] for of in (known, asked))
-    in_images = np.array([_area_in_image(*image) for image in zip(asked, masks.inside[masks.held], strict=True)])
-    auc_in_image, in_image_sampled = _mean(in_images, masks)
-    iou, iou_sampled = _mean(_overlap(known, asked, masks), masks)
+    rows = _rows(tokens, masks)
+    inside, held = masks.inside[masks.fit], masks.inside[masks.held]
+    known, asked = _components(rows, masks)
+    areas = [float(roc_auc_score(inside.ravel(), scores.ravel())) for scores in known]
+    best, sign = _furthest(areas)
+    at_place, place_sign = _furthest([_won(*place_pairs(scores, inside)) for scores in known])
+    chosen, probe = sign * asked[best], _probe_scores(rows, masks)
+    in_images = np.array([_area_in_image(*image) for image in zip(chosen, held, strict=True)])
+    measured = {
+        "auc": _area(image_pairs(_furthest(areas[:1])[1] * asked[0], held), masks),
+        "auc_best": _area(image_pairs(chosen, held), masks),
+        "auc_in_image": _mean(in_images, masks),
+        "auc_same_place": _area(place_pairs(place_sign * asked[at_place], held), masks),
+        "probe": _area(image_pairs(probe, held), masks),
+        "probe_same_place": _area(place_pairs(probe, held), masks),
+        "iou": _mean(_overlap(sign * known[best], chosen, masks), masks),
+    }
+    unit = unit_rows(rows.reshape(-1, rows.shape[2]))
     return ObjectSeparation(
-        auc=auc,
-        auc_best=auc_best,
-        auc_in_image=auc_in_image,
-        probe=probe,
-        iou=iou,
-        iou_of_all=float(np.nanmean(_iou(np.ones_like(masks.inside[masks.held]), masks.inside[masks.held]))),
-        silhouette=cosine_silhouette(unit_rows(rows.reshape(-1, width)), masks.inside.ravel().astype(np.int64)),
+        **{name: estimate for name, (estimate, _) in measured.items()},
+        silhouette=cosine_silhouette(unit, masks.inside.ravel().astype(np.int64)),
         component=best + 1,
         in_images=in_images,
         masks=masks,
-        resampled={
-            "auc": auc_sampled,
-            "auc_best": best_sampled,
-            "auc_in_image": in_image_sampled,
-            "probe": probe_sampled,
-            "iou": iou_sampled,
-        },
+        resampled={name: sampled for name, (_, sampled) in measured.items()},
     )
 
 
 def object_probe(tokens: Float[Tensor, "n m d"], masks: Masks) -> Estimate:
     """The probe of `object_separation` alone; with `Masks.shuffled` masks it shows what position alone gives."""
-    _check_tokens(tokens, masks)
-    return _probe(finite_rows(tokens.flatten(0, 1)).reshape(*tokens.shape), masks)[0]
+    scores = _probe_scores(_rows(tokens, masks), masks)
+    return _area(image_pairs(scores, masks.inside[masks.held]), masks)[0]
 
 
 @dataclass(frozen=True)
@@ -207,11 +227,14 @@ class ObjectDifference:
     """Where f_c - f_u, the direction of guidance, is large.
 
     share: of the sum of its lengths over tokens, what falls on the object; `area` is the object's share of the tokens,
-    which is the chance level. ratio: mean length on the object over mean length beside it. Both are NaN if f_c = f_u.
+    which is the chance level. ratio: mean length on the object over mean length beside it. ratio_same_place: the same
+    at the same place of images with and without the object there, pooled over places (Mantel and Haenszel 1959). All
+    are NaN if f_c = f_u.
     """
 
     share: Estimate
     ratio: Estimate
+    ratio_same_place: Estimate
     area: float
 
 
@@ -222,7 +245,7 @@ def object_difference(
     *,
     seed: int = 0,
 ) -> ObjectDifference:
-    """Share of |f_c - f_u| on the object, and its ratio to beside it, over all images; tokens count by their share.
+    """Share of |f_c - f_u| on the object, and its ratios to beside it, over all images; tokens count by their share.
 
     Nothing is fitted, so all images are measured. Raises ValueError as `object_separation`.
     """
@@ -232,20 +255,20 @@ def object_difference(
     lengths = torch.linalg.vector_norm(f_c.detach().cpu().double() - f_u.detach().cpu().double(), dim=2).numpy()
     if not np.isfinite(lengths).all():
         raise ValueError("f_c - f_u is not finite in every token")
-    every = np.full(len(lengths), float(lengths.shape[1]))
-    sums = np.stack([(lengths * masks.shares).sum(axis=1), lengths.sum(axis=1), masks.shares.sum(axis=1), every])
-    share, ratio = (
-        _estimate(float(values[0]), values[1:], len(lengths))
-        for values in _share_and_ratio(np.column_stack([sums.sum(axis=1), sums @ masks.counts_of_all.T]))
-    )
-    return ObjectDifference(share, ratio, float(masks.shares.mean()))
+    # All images once, then their resamples.
+    counts = np.concatenate([np.ones((1, len(lengths))), masks.counts_of_all])
+    on, off = masks.shares, 1 - masks.shares
+    length_on, length_off, tokens_on, tokens_off = (counts @ of for of in (lengths * on, lengths * off, on, off))
 
+    def estimate(values: Float64[np.ndarray, " r"]) -> Estimate:
+        return _estimate(float(values[0]), values[1:], len(lengths))
 
-def _share_and_ratio(sums: Float64[np.ndarray, "4 r"]) -> tuple[Float64[np.ndarray, " r"], Float64[np.ndarray, " r"]]:
-    """What `object_difference` gives, from length on the object and in all, and tokens on the object and in all."""
-    on, both, area, every = sums
     with np.errstate(invalid="ignore", divide="ignore"):
-        return on / both, (on / area) / ((both - on) / (every - area))
+        total = length_on.sum(axis=1)
+        ratio = total / tokens_on.sum(axis=1) / (length_off.sum(axis=1) / tokens_off.sum(axis=1))
+        at_place = (length_on * tokens_off).sum(axis=1) / (length_off * tokens_on).sum(axis=1)
+        share = total / (total + length_off.sum(axis=1))
+    return ObjectDifference(estimate(share), estimate(ratio), estimate(at_place), float(on.mean()))
 
 
 def image_pairs(
@@ -265,23 +288,67 @@ def image_pairs(
     return wins, np.outer(inside.sum(axis=1), (~inside).sum(axis=1)).astype(np.float64)
 
 
-def _area(scores: Float64[np.ndarray, "h m"], masks: Masks) -> tuple[Estimate, Float64[np.ndarray, " r"]]:
-    """Area under the ROC curve of the scores of the held images, and that of each resample."""
-    wins, pairs = image_pairs(scores, masks.inside[masks.held])
-    won, every = (np.einsum("ri,ij,rj->r", masks.counts, table, masks.counts, optimize=True) for table in (wins, pairs))
+def place_pairs(
+    scores: Float64[np.ndarray, "n m"], inside: Bool[np.ndarray, "n m"]
+) -> tuple[Float64[np.ndarray, "n n"], Float64[np.ndarray, "n n"]]:
+    """The pairs of `image_pairs` whose tokens are at the same place: those won, and all."""
+    wins = np.zeros((len(scores), len(scores)))
+    for place in range(scores.shape[1]):
+        on, beside = np.flatnonzero(inside[:, place]), np.flatnonzero(~inside[:, place])
+        less = scores[on, place][:, None] - scores[beside, place]
+        wins[np.ix_(on, beside)] += (less > 0) + (less == 0) / 2
+    return wins, inside.astype(np.float64) @ (~inside).T
+
+
+def _rows(tokens: Float[Tensor, "n m d"], masks: Masks) -> Float64[np.ndarray, "n m d"]:
+    _check_tokens(tokens, masks)
+    return finite_rows(tokens.flatten(0, 1)).reshape(*tokens.shape)
+
+
+def _components(
+    rows: Float64[np.ndarray, "n m d"], masks: Masks
+) -> tuple[Float64[np.ndarray, "k f m"], Float64[np.ndarray, "k h m"]]:
+    """The first principal components of the images that are fitted on, in these and in the held images."""
+    fitted, held = (rows[half].reshape(-1, rows.shape[2]) for half in (masks.fit, masks.held))
+    with threadpool_limits(1):
+        pca = PCA(min(_COMPONENTS, *fitted.shape), svd_solver="covariance_eigh").fit(fitted)
+        known, asked = (
+            pca.transform(of).T.reshape(-1, len(of) // rows.shape[1], rows.shape[1]) for of in (fitted, held)
+        )
+    return known, asked
+
+
+def _furthest(areas: Sequence[float]) -> tuple[int, float]:
+    """The area furthest from chance, and the sign that brings it above; one that is not defined is at chance."""
+    above = np.nan_to_num(np.array(areas) - 0.5)
+    best = int(np.abs(above).argmax())
+    return best, -1.0 if above[best] < 0 else 1.0
+
+
+def _won(wins: Float64[np.ndarray, "n n"], pairs: Float64[np.ndarray, "n n"]) -> float:
+    """Share of the pairs that are won; NaN without pairs."""
+    every = float(pairs.sum())
+    return float(wins.sum()) / every if every else float("nan")
+
+
+def _area(
+    tables: tuple[Float64[np.ndarray, "h h"], Float64[np.ndarray, "h h"]], masks: Masks
+) -> tuple[Estimate, Float64[np.ndarray, " r"]]:
+    """Share of the pairs of the held images that are won, and that of each resample."""
+    won, every = (np.einsum("ri,ri->r", masks.counts @ table, masks.counts) for table in tables)
     with np.errstate(invalid="ignore"):  # a resample without tokens beside an object
         sampled = won / every
-    return _estimate(float(wins.sum() / pairs.sum()), sampled, len(scores)), sampled
+    return _estimate(_won(*tables), sampled, len(masks.held)), sampled
 
 
-def _probe(rows: Float64[np.ndarray, "n m d"], masks: Masks) -> tuple[Estimate, Float64[np.ndarray, " r"]]:
+def _probe_scores(rows: Float64[np.ndarray, "n m d"], masks: Masks) -> Float64[np.ndarray, "h m"]:
+    """Scores of a linear classifier of tokens in the held images."""
     fitted, asked = (rows[half].reshape(-1, rows.shape[2]) for half in (masks.fit, masks.held))
     scaler = StandardScaler().fit(fitted)
     classifier = RidgeClassifier(alpha=_PENALTY * len(fitted), class_weight="balanced")
     with threadpool_limits(1):
         classifier.fit(scaler.transform(fitted), masks.inside[masks.fit].ravel())
-        scores = classifier.decision_function(scaler.transform(asked))
-    return _area(scores.reshape(len(masks.held), -1), masks)
+        return classifier.decision_function(scaler.transform(asked)).reshape(len(masks.held), -1)
 
 
 def _area_in_image(scores: Float64[np.ndarray, " m"], inside: Bool[np.ndarray, " m"]) -> float:

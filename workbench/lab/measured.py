@@ -23,23 +23,24 @@ MEASURES = {
     "cka": "CKA with the deepest layer",
     "cknna": "CKNNA with the deepest layer",
     "condition_share": "condition share",
+    "object_auc_same_place": "object: area under ROC at the same place, best of three components",
+    "object_probe_same_place": "object: linear probe of tokens, at the same place",
     "object_auc": "object: area under ROC, first component",
     "object_auc_best": "object: area under ROC, best of three components",
     "object_auc_in_image": "object: area under ROC in each image, best of three",
     "object_probe": "object: area under ROC, linear probe of tokens",
     "object_probe_shuffled": "object: linear probe, masks of other images",
-    "object_auc_gain": "object: first component, gain over f_u",
+    "object_auc_same_place_gain": "object: at the same place, gain over f_u",
     "object_auc_best_gain": "object: best of three, gain over f_u",
-    "object_auc_in_image_gain": "object: in each image, gain over f_u",
-    "object_probe_gain": "object: linear probe, gain over f_u",
-    "object_auc_gain_over_f_c": "object: first component, gain over f_c",
+    "object_probe_same_place_gain": "object: linear probe at the same place, gain over f_u",
+    "object_auc_same_place_gain_over_f_c": "object: at the same place, gain over f_c",
     "object_auc_best_gain_over_f_c": "object: best of three, gain over f_c",
-    "object_auc_in_image_gain_over_f_c": "object: in each image, gain over f_c",
-    "object_probe_gain_over_f_c": "object: linear probe, gain over f_c",
+    "object_probe_same_place_gain_over_f_c": "object: linear probe at the same place, gain over f_c",
     "object_iou": "object: intersection over union",
     "object_silhouette": "object: silhouette of tokens",
     "difference_share": "object: share of |f_c - f_u|",
     "difference_ratio": "object: |f_c - f_u| on it over beside it",
+    "difference_ratio_same_place": "object: the same ratio at the same place",
 }
 VERSIONS = {
     "null": "null label",
@@ -49,11 +50,14 @@ VERSIONS = {
     "label_only": "label only (noise as image)",
 }
 _SHARES = ("knn", "probe", "probe_shuffled", "lda")
-_AREAS = ("object_auc", "object_auc_best", "object_auc_in_image", "object_probe")
-CHANCE = dict.fromkeys((*_AREAS, "object_probe_shuffled"), 0.5) | {"difference_ratio": 1.0}
-_MEASURED_CHANCE = {"cknna": "cknna_chance", "object_iou": "object_iou_chance", "difference_share": "difference_area"}
-_CENTRES = {"silhouette": 0.0, "object_silhouette": 0.0, "difference_ratio": 1.0}
-_CENTRES |= {f"{name}_{gain}": 0.0 for name in _AREAS for gain in ("gain", "gain_over_f_c")}
+_FIXED_CHANCE = dict.fromkeys(("object_auc_same_place", "object_probe_same_place"), 0.5)
+_FIXED_CHANCE |= dict.fromkeys(("difference_ratio", "difference_ratio_same_place"), 1.0)
+_OF_PLACE = ("object_auc", "object_auc_best", "object_probe", "object_probe_shuffled")
+_MEASURED_CHANCE = dict.fromkeys(_OF_PLACE, "object_auc_chance")
+_MEASURED_CHANCE |= {"object_auc_in_image": "object_auc_in_image_chance"}
+_MEASURED_CHANCE |= {"cknna": "cknna_chance", "object_iou": "object_iou_chance", "difference_share": "difference_area"}
+_CENTRES = {"silhouette": 0.0, "object_silhouette": 0.0, "difference_ratio": 1.0, "difference_ratio_same_place": 1.0}
+_CENTRES |= {name: 0.0 for name in MEASURES if "_gain" in name}
 _UNSCALED = {"null": 0.0, "true": 1.0}  # f_u is f_g at w = 0, f_c is f_g at w = 1
 
 
@@ -86,7 +90,7 @@ def heat_pane(measured: MeasureGrid, title: str = "Separability") -> Pane:
         "versions": versions,
         "scales": scales,
         "labels": {**MEASURES, **VERSIONS},
-        "chance": _chance(measured, records, measures),
+        "chance": chance_levels(measured, measures),
         "centre": {name: centre for name, centre in _CENTRES.items() if name in measures},
     }
     return HeatPane(title, arrays, meta)
@@ -107,12 +111,12 @@ def _is_of(record: Mapping[str, Any], version: str) -> bool:
     return record["version"] == version or (record["version"] == "wrong" and version.startswith("wrong"))
 
 
-def _chance(measured: MeasureGrid, records: Sequence[Mapping[str, Any]], measures: Sequence[str]) -> dict[str, float]:
-    """Chance levels; those that were measured in each cell are averaged."""
+def chance_levels(measured: MeasureGrid, measures: Sequence[str]) -> dict[str, float]:
+    """Chance levels of the measures that have one; those that were measured in each cell are averaged."""
     chance = {name: 1 / measured.about["classes"] for name in measures if name in _SHARES}
-    chance |= {name: level for name, level in CHANCE.items() if name in measures}
+    chance |= {name: _FIXED_CHANCE[name] for name in measures if name in _FIXED_CHANCE}
     for name, level in _MEASURED_CHANCE.items():
-        values = [r["value"] for r in records if r["measure"] == level and r["value"] is not None]
+        values = [r["value"] for r in measured.records if r["measure"] == level and r["value"] is not None]
         if name in measures and values:
             chance[name] = float(np.mean(values))
     return chance

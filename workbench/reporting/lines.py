@@ -22,7 +22,7 @@ from workbench.features.extract import extract
 from workbench.features.grid import LABELS
 from workbench.features.masks import object_shares
 from workbench.lab import palette
-from workbench.lab.measured import CHANCE, MEASURES
+from workbench.lab.measured import MEASURES, chance_levels
 from workbench.lab.measured import VERSIONS as NAMES
 from workbench.lab.progress import Report, part_of, reported
 from workbench.lab.sources import choose_rows
@@ -200,10 +200,8 @@ def versions_over_guidance(
         level = grid.array(measure, name)[0, 0]
         label = NAMES.get(name, "wrong label")
         axis.plot(grid.scales, np.broadcast_to(level, len(grid.scales)), label=label, **palette.VERSIONS[looks_as])
-    if measure in CHANCE:
-        axis.axhline(CHANCE[measure], color=palette.MUTED, linewidth=1, label="chance")
-    if measure in _SHARES:
-        axis.axhline(1 / grid.about["classes"], color=palette.MUTED, linewidth=1, label="chance")
+    for level in chance_levels(grid, [measure]).values():
+        axis.axhline(level, color=palette.MUTED, linewidth=1, label="chance")
     axis.set_xscale("symlog", linthresh=1)
     axis.set_xticks(grid.scales, [f"{scale:g}" for scale in grid.scales])
     axis.set_xticks([], minor=True)
@@ -214,7 +212,7 @@ def versions_over_guidance(
 
 def objects_over_training(
     run: Run,
-    measure: str = "object_auc_best",
+    measure: str = "object_auc_same_place",
     layer: int = 8,
     t: float = 0.5,
     scales: Sequence[float] = (0.0, 1.0, 5.0, 10.0, 30.0),
@@ -267,8 +265,8 @@ def objects_over_training(
         axis.plot(steps, values[:, number], color=colour, marker="o", label=f"w = {scale:g}")
         if len(scales) <= 3 or number in (0, len(scales) - 1):  # more bands would overlap
             axis.fill_between(steps, low[:, number], high[:, number], color=colour, alpha=0.15, linewidth=0)
-    if measure in CHANCE:
-        axis.axhline(CHANCE[measure], color=palette.MUTED, linewidth=1, label="chance")
+    for level in chance_levels(grids[-1], [measure]).values():
+        axis.axhline(level, color=palette.MUTED, linewidth=1, label="chance")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _finished(figure, axis, f"training step of {run.config.name} (layer {layer}, t = {t:g})", MEASURES[measure])
 

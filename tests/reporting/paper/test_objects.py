@@ -56,7 +56,7 @@ def test_the_maps_of_layers_are_outlined_and_measured(scenes):
     areas = column(table, "object against background")
     features = extract(plain, objects.rows, [6], [0.7], labels=("true",), root=scenes["root"])
     found = objects.measured(features.read(6, 0.7, "true"))
-    assert areas[1].value == found.auc_best.value and areas[1].n == 30 and areas[1].interval
+    assert areas[1].value == found.auc_same_place.value and areas[1].n == 30 and areas[1].interval
     assert "object" in made.claims[1].claim and "guided minus plain" in made.claims[1].confidence
     assert "Outlined is the object" in made.caption and not made.remarks
 

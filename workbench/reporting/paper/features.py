@@ -74,10 +74,13 @@ class Ours:
     features: FeatureGrid
 
 
-OBJECT_COLUMNS = (Column("object against background", "number", "area under ROC"), Column("95 % interval, objects"))
-UNDER_MAPS = (
+OBJECT_COLUMNS = (
+    Column("object against background", "number", "area under ROC, same place"),
+    Column("95 % interval, objects"),
+)
+_UNDER_MAPS = (
     "Outlined is the object; under each map is the area under the ROC curve, in that image, of the one of three "
-    "components that separates the object best in other images."
+    "components that separates the object best in other images (the usual place of objects alone has {:.2f})."
 )
 
 
@@ -91,6 +94,11 @@ class Objects:
     outlines: list[Bool[np.ndarray, "h w"]]
     rows: list[int]
     masks: Masks
+
+    @property
+    def caption(self) -> str:
+        """What the outlines and the numbers under the maps are."""
+        return _UNDER_MAPS.format(self.masks.auc_in_image_of_place)
 
     def measured(self, tokens: Float[Tensor, "n m d"]) -> ObjectSeparation:
         """Separation of the objects in tokens of `rows`."""
@@ -127,7 +135,7 @@ def object_cells(found: ObjectSeparation | None) -> tuple[Number, str] | tuple[(
     """The cells of `OBJECT_COLUMNS`, or none."""
     if found is None:
         return ()
-    area = found.auc_best
+    area = found.auc_same_place
     number = Number(area.value, 3, area.low, area.high, area.count)
     return number, number.interval
 

@@ -17,7 +17,6 @@ from workbench.reporting.paper.claims import inconclusive
 from workbench.reporting.paper.features import (
     OBJECT_COLUMNS,
     ROLES,
-    UNDER_MAPS,
     Objects,
     aligned_maps,
     class_names,
@@ -98,7 +97,7 @@ def _artifact(
             f"Tokens of {plain.config.name} (above) and {runs['guided'].config.name} (below) at step {step:,}, seed "
             f"{plain.config.training.seed}, t = {t:g}, with the true label: three principal components of each layer "
             f"over {len(rows)} images, the guided model's Procrustes-aligned with the plain one's. The paper's are "
-            f"SiT-XL/2 at 400K steps.{f' {UNDER_MAPS}' * bool(known)}"
+            f"SiT-XL/2 at 400K steps.{f' {known.caption}' if known else ''}"
         ),
         figures={"layers": _draw(runs, step, rows, pictures, names, shown, t, known, separation)},
         alts={
@@ -203,7 +202,7 @@ def _numbers(
 
 def _object_claim(separation: Mapping[tuple[str, int], ObjectSeparation], layers: Sequence[int]) -> Claim:
     """Whether objects separate better in the guided model, by intervals of the difference on the same images."""
-    gains = {layer: separation["guided", layer].less(separation["plain", layer], "auc_best") for layer in layers}
+    gains = {layer: separation["guided", layer].less(separation["plain", layer], "auc_same_place") for layer in layers}
     better, worse = ([layer for layer in layers if test(gains[layer])] for test in (_above, _below))
     verdict = inconclusive(1)
     if better and not worse:
@@ -214,7 +213,7 @@ def _object_claim(separation: Mapping[tuple[str, int], ObjectSeparation], layers
     return Claim(
         "Features of the guided model are more compact: their components separate object and background better",
         verdict,
-        f"Area under the ROC curve, guided minus plain, by layer: {listed}; 95 % intervals over "
+        f"Area under the ROC curve at the same place, guided minus plain, by layer: {listed}; 95 % intervals over "
         f"{gains[layers[0]].count} held-out images.",
     )
 

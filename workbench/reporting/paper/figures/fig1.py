@@ -28,7 +28,6 @@ from workbench.reporting.paper.features import (
     OBJECT_COLUMNS,
     ROLES,
     TITLES,
-    UNDER_MAPS,
     Objects,
     Target,
     aligned_maps,
@@ -93,7 +92,7 @@ def fig1(
             f"{plain.config.training.seed}, at t = {t:g} with the true label, three principal components as red, green "
             f"and blue, one basis per layer for all steps and {len(rows)} images. Right: the target of each method, "
             f"each in its own basis, Procrustes-aligned with REPA's. {_sources(targets)}."
-            f"{f' {UNDER_MAPS}' * bool(known)}"
+            f"{f' {known.caption}' if known else ''}"
         ),
         figures={
             "layers": _layers(plain, rows, pictures, names, shown, steps, t, known, separation),
@@ -168,21 +167,22 @@ def _objects(targets: Sequence[Target], found: Mapping[str, ObjectSeparation], t
     lines = []
     for target in targets:
         own = found[target.name]
-        probe, overlap = (Number(of.value, 3, of.low, of.high, of.count) for of in (own.probe, own.iou))
+        probe, overlap = (Number(of.value, 3, of.low, of.high, of.count) for of in (own.probe_same_place, own.iou))
         lines.append((TITLES[target.name], *object_cells(own), probe, probe.interval, overlap, overlap.interval))
     columns = (
         Column("target"),
         *OBJECT_COLUMNS,
-        Column("linear probe of tokens", "number", "area under ROC"),
+        Column("linear probe of tokens", "number", "area under ROC, same place"),
         Column("95 % interval, probe"),
         Column("intersection over union", "number"),
         Column("95 % interval, union"),
     )
-    first = next(iter(found.values()))
+    masks = next(iter(found.values())).masks
     caption = (
         f"Object against background in tokens of the guiding features at t = {t:g}: the best of three principal "
-        f"components, fitted on half of the images and measured on the other {len(first.masks.held)}; intervals are "
-        f"over images. Were all tokens taken as object, the intersection over union would be {first.iou_of_all:.2f}."
+        f"components and a linear probe, fitted on half of the images and measured on the other {len(masks.held)}, "
+        "between tokens at the same place, where chance is one half; intervals are over images. By the place of a "
+        f"token alone the intersection over union is {masks.iou_of_place:.2f}."
     )
     return Table(caption, columns, rows_of(lines), keys=1)
 

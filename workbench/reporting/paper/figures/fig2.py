@@ -211,8 +211,8 @@ def _table(panels: Sequence[Panel], numbers: Sequence[Separability], objects: Se
     caption = "Separability of classes in the original space, with intervals over held-out images."
     if objects:
         caption += (
-            " Beside it, how well the best of three components separates tokens on the object from the others; for a "
-            "wrong class it is the same feature twice, and over pure noise only the usual place of objects is left."
+            " Beside it, how well the best of three components separates tokens on the object from tokens at the same "
+            "place of other images that are not; chance is one half. For a wrong class it is the same feature twice."
         )
     return Table(caption, columns, rows_of(lines), keys=2)
 

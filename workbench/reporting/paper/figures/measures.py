@@ -44,7 +44,7 @@ MEASURES = {
     "rank_me": "RankMe",
     "uniformity": "uniformity (lower is more uniform)",
     "spatial": "local-distant similarity",
-    "object": "object against background (area under ROC)",  # if the images have masks
+    "object": "object against background at the same place",  # if the images have masks
 }
 _MORE = {"laptop": {"dispersive": "sit-nano-2-dispersive"}, "paper": {"dispersive": "sit-xl-2-256-dispersive"}}
 Key = tuple[str, int]  # method, seed
@@ -124,7 +124,7 @@ def _measure(run: Run, step: int, layer: int | None, t: float, images: int) -> d
         "rank_me": rank_me(means),
         "uniformity": uniformity(means),
         "spatial": spatial(features),
-        "object": objects.measured(features).auc_best.value if isinstance(objects, Objects) else None,
+        "object": objects.measured(features).auc_same_place.value if isinstance(objects, Objects) else None,
     }
 
 

@@ -7,7 +7,9 @@ every guidance scale w.
 Look for a curve of the true class that rises above w = 0, and compare it with those of a wrong class and of the class
 over pure noise. A curve that falls at large w says that too much guidance undoes the gain.
 
-The components, which of them and the threshold are chosen on one half of the images and measured on the other.
+The components, which of them and the threshold are chosen on one half of the images and measured on the other. Objects
+are more often in the middle than at the edge. Tokens are therefore compared with tokens at the same place of other
+images, where a component that is only position scores one half.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,7 +30,6 @@ from workbench.reporting.paper.artifact import Artifact, Claim, Missing, distinc
 from workbench.reporting.paper.claims import seed_verdict
 from workbench.reporting.paper.features import (
     ROLES,
-    UNDER_MAPS,
     Objects,
     aligned_maps,
     class_names,
@@ -49,7 +50,15 @@ _VERSIONS = {
     "wrong": ("wrong_by_true", "wrong class"),
     "label_only": ("label_only", "class over pure noise"),
 }
-_MEASURES = ("object_auc_best", "object_auc_best_gain", "object_probe", "object_iou")
+_MEASURES = (
+    "object_auc_same_place",
+    "object_auc_same_place_gain",
+    "object_probe_same_place",
+    "object_auc_best",
+    "object_auc_chance",
+    "object_iou",
+    "object_iou_chance",
+)
 _TITLE = "Object and background in guided features"
 
 
@@ -100,8 +109,8 @@ def objects(
         caption=(
             f"Tokens f_u + w (f_c - f_u) of layer {layer} of {teacher.config.name}, seed "
             f"{teacher.config.training.seed}, step {teacher.checkpoint().step:,}, t = {t:g}: three principal "
-            f"components at each w, Procrustes-aligned with those of w = {scales[0]:g}. {UNDER_MAPS} The curves are of "
-            f"{held} images, with 95 % bootstrap intervals over images; chance in grey."
+            f"components at each w, Procrustes-aligned with those of w = {scales[0]:g}. {known.caption} The "
+            f"curves are of {held} images, with 95 % bootstrap intervals over images; chance in grey."
         ),
         figures={
             "maps": _maps(features, known, pictures, names, layer, t, scales),
@@ -156,9 +165,9 @@ def _curves(grid: MeasureGrid, layer: int) -> Figure:
     curves = []
     for version, (look, name) in _VERSIONS.items():
         found = [_area(grid, layer, version, scale) for scale in grid.scales]
-        ends = ([record[key] for record in found] for key in ENDS)
+        ends = ([np.nan if record[key] is None else record[key] for record in found] for key in ENDS)
         curves.append(style.Curve(name, palette.VERSIONS[look], grid.scales, *ends))
-    figure = style.lines(curves, "guidance scale w", "area under the ROC curve", width=style.PAGE)
+    figure = style.lines(curves, "guidance scale w", "area under ROC, same place", width=style.PAGE)
     axis = figure.axes[0]
     axis.set_xscale("symlog", linthresh=1)
     axis.set_xticks(grid.scales, [f"{scale:g}" for scale in grid.scales])
@@ -169,7 +178,7 @@ def _curves(grid: MeasureGrid, layer: int) -> Figure:
 
 
 def _area(grid: MeasureGrid, layer: int, version: str, scale: float) -> Record:
-    record = _record(grid, layer, version, "object_auc_best", scale)
+    record = _record(grid, layer, version, "object_auc_same_place", scale)
     assert record is not None
     return record
 
@@ -185,25 +194,30 @@ def _table(grid: MeasureGrid) -> Table:
     for layer in grid.layers:
         for version, (_, name) in _VERSIONS.items():
             for scale in grid.scales[: 1 if version == "null" else None]:
-                found = {m: _record(grid, layer, version, m, scale) for m in _MEASURES}
-                gain = _number(found["object_auc_best_gain"], signed=True)
-                area, probe, overlap = (_number(found[m]) for m in ("object_auc_best", "object_probe", "object_iou"))
+                area, gain, *others = (
+                    _number(_record(grid, layer, version, measure, scale), signed=measure.endswith("gain"))
+                    for measure in _MEASURES
+                )
                 w = None if version == "null" else Number(scale, 1)
-                spans = (area and area.interval, gain and gain.interval)
-                lines.append((layer, name, w, area, spans[0], gain, spans[1], probe, overlap))
+                lines.append((layer, name, w, area, area and area.interval, gain, gain and gain.interval, *others))
     columns = (
         Column("layer", "count"),
         Column("features"),
         Column("w", "number"),
-        Column("best of three components", "number", "area under ROC"),
+        Column("best of three components, same place", "number", "area under ROC"),
         Column("95 % interval"),
         Column("gain over f_u", "number"),
         Column("95 % interval, gain"),
-        Column("linear probe", "number", "area under ROC"),
+        Column("linear probe, same place", "number", "area under ROC"),
+        Column("best of three components, all places", "number", "area under ROC"),
+        Column("the same by the place alone", "number"),
         Column("intersection over union", "number"),
+        Column("union by the place alone", "number"),
     )
     caption = (
-        "Tokens on the object against those beside it, by layer and guidance scale; intervals are over held-out images."
+        "Tokens on the object against those beside it, by layer and guidance scale; intervals are over held-out "
+        "images. At the same place chance is one half; over all places, compare with what the place of a token alone "
+        "gives."
     )
     return Table(caption, columns, rows_of(lines), keys=3)
 
@@ -212,19 +226,21 @@ def _differences(grid: MeasureGrid) -> Table:
     lines = []
     for layer in grid.layers:
         for version in ("true", "wrong", "label_only"):
-            share, ratio, area = (
-                _number(_record(grid, layer, version, f"difference_{of}", 1.0)) for of in ("share", "ratio", "area")
+            share, area, ratio, at_place = (
+                _number(_record(grid, layer, version, f"difference_{of}", 1.0))
+                for of in ("share", "area", "ratio", "ratio_same_place")
             )
-            spans = (share and share.interval, ratio and ratio.interval)
-            lines.append((layer, _VERSIONS[version][1], share, spans[0], area, ratio, spans[1]))
+            spans = (ratio and ratio.interval, at_place and at_place.interval)
+            lines.append((layer, _VERSIONS[version][1], share, area, ratio, spans[0], at_place, spans[1]))
     columns = (
         Column("layer", "count"),
         Column("features"),
         Column("share of |f_c - f_u| on the object", "number"),
-        Column("95 % interval"),
         Column("object's share of the tokens", "number"),
         Column("mean on it over mean beside it", "number"),
-        Column("95 % interval, ratio"),
+        Column("95 % interval"),
+        Column("the same ratio at the same place", "number"),
+        Column("95 % interval, same place"),
     )
     caption = "Where f_c - f_u, the direction of guidance, is large; intervals are over images."
     return Table(caption, columns, rows_of(lines), keys=2)
@@ -232,18 +248,20 @@ def _differences(grid: MeasureGrid) -> Table:
 
 def _claims(grid: MeasureGrid, layer: int, own: float) -> Iterator[Claim]:
     for other, suffix in (("without a class (f_u)", "gain"), ("with the class and no guidance (f_c)", "gain_over_f_c")):
-        gain = _record(grid, layer, "true", f"object_auc_best_{suffix}", own)
-        assert gain is not None
+        gain = _record(grid, layer, "true", f"object_auc_same_place_{suffix}", own)
+        if gain is None or gain["value"] is None:
+            continue
+        difference = Estimate(*(gain[key] for key in (*ENDS, "count")))
         yield Claim(
             f"Guidance of w = {own:g} separates object and background better than features {other}",
-            seed_verdict(gain["low"] > 0, gain["high"] < 0),
-            f"Area under the ROC curve, layer {layer}: {signed(Estimate(*(gain[key] for key in (*ENDS, 'count'))), 3)} "
-            f"on the same {gain['count']} held-out images.",
+            seed_verdict(difference.low > 0, difference.high < 0),
+            f"Area under the ROC curve at the same place, layer {layer}: {signed(difference, 3)} on the same "
+            f"{difference.count} held-out images.",
         )
-    ratio = _record(grid, layer, "true", "difference_ratio", 1.0)
+    ratio = _record(grid, layer, "true", "difference_ratio_same_place", 1.0)
     if ratio and ratio["value"] is not None:
         yield Claim(
-            "The direction of guidance, f_c - f_u, is larger on the object than beside it",
+            "The direction of guidance, f_c - f_u, is larger on the object than at the same place without it",
             seed_verdict(ratio["low"] > 1, ratio["high"] < 1),
             f"Layer {layer}: {ratio['value']:.2f} times as large [{ratio['low']:.2f}, {ratio['high']:.2f}], "
             f"{ratio['count']} images.",
