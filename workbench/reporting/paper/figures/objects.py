@@ -172,6 +172,7 @@ def _curves(grid: MeasureGrid, layer: int) -> Figure:
     axis.set_xscale("symlog", linthresh=1)
     axis.set_xticks(grid.scales, [f"{scale:g}" for scale in grid.scales])
     axis.set_xticks([], minor=True)
+    axis.set_xlim(min(grid.scales) - 0.15, 1.1 * max(grid.scales))
     axis.axhline(0.5, color=style.GREY, linewidth=1, linestyle=(0, (1, 2)))
     axis.annotate("chance", (1, 0.5), xycoords=("axes fraction", "data"), fontsize=7, ha="right", va="bottom")
     return figure
