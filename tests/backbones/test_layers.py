@@ -4,8 +4,11 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from workbench.backbones.layers import (
+    Attention,
     Linear,
     PatchEmbed,
     TimestepEmbedder,
@@ -13,6 +16,7 @@ from workbench.backbones.layers import (
     draw_xavier_,
     modulate,
     sincos_positions,
+    tanh_gelu,
     timestep_features,
 )
 from workbench.backbones.sit import Backbone
@@ -77,6 +81,46 @@ def test_patches_are_taken_row_by_row_with_the_channel_slowest():
         for column in range(3):
             tile = x[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
             torch.testing.assert_close(tokens[:, 3 * row + column], tile.reshape(2, 12))
+
+
+def test_tokens_are_contiguous_in_every_layer():
+    model = Backbone(channels=3, height=4, classes=5)
+    model.initialize(torch.Generator().manual_seed(0))
+    x, t, y = torch.randn(2, 3, 4, 4), torch.tensor([0.2, 0.7]), torch.tensor([0, 5])
+    tokens = model.features(x, t, y, (0, 1, 12))
+    assert [f.is_contiguous() for f in tokens.values()] == [True] * 3
+
+
+def test_gelu_by_hand_and_in_a_compiled_graph():
+    # u = sqrt(2/pi) (1 + 0.044715) = 0.8335617; (1 + tanh(u)) / 2 = 0.8411920.
+    torch.testing.assert_close(tanh_gelu(torch.tensor([1.0, 0.0])), torch.tensor([0.8411920, 0.0]))
+    x = torch.linspace(-12, 12, 97, dtype=torch.float64).requires_grad_()
+    exact, compiled = F.gelu(x, approximate="tanh"), torch.compile(tanh_gelu, backend="aot_eager")(x)
+    torch.testing.assert_close(compiled, exact, rtol=1e-9, atol=1e-14)
+    slope, again = (torch.autograd.grad(y.sum(), x)[0] for y in (exact, compiled))
+    torch.testing.assert_close(again, slope, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "dtype, tokens, fused",
+    [(torch.float32, 64, True), (torch.bfloat16, 64, False), (torch.bfloat16, 256, False), (torch.bfloat16, 257, True)],
+)
+def test_attention_is_computed_in_the_faster_way_with_the_same_result(dtype, tokens, fused, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    attention = Attention(32, 2, nn.Identity)
+    for parameter in attention.parameters():
+        nn.init.normal_(parameter, std=0.3, generator=generator)
+    x = torch.randn(2, tokens, 32, generator=generator)
+    calls, kernel = [], F.scaled_dot_product_attention
+    q, k, v = attention.double().qkv(x.double()).unflatten(2, (3, 2, 16)).permute(2, 0, 3, 1, 4)
+    weights = (q @ k.transpose(2, 3) / 4).softmax(dim=3)
+    expected = attention.proj((weights @ v).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(attention.weights(x.double()), weights)
+    attention = attention.float().to(dtype)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *given: calls.append(1) or kernel(*given))
+    found = attention(x.to(dtype)).double()
+    assert bool(calls) == fused
+    assert (found - expected).norm() < (1e-6 if dtype == torch.float32 else 0.02) * expected.norm()
 
 
 def test_modulate_by_hand():

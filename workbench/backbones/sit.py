@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from workbench.backbones.base import TransformerBackbone
-from workbench.backbones.layers import Attention, FinalLayer, Linear, modulate
+from workbench.backbones.layers import Attention, FinalLayer, Linear, modulate, tanh_gelu
 from workbench.config.declared import Size
 from workbench.config.ranges import Patch
 
@@ -24,11 +24,10 @@ class Mlp(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.fc1 = Linear(width, 4 * width)
-        self.act = nn.GELU(approximate="tanh")
         self.fc2 = Linear(4 * width, width)
 
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        return self.fc2(self.act(self.fc1(tokens)))
+        return self.fc2(tanh_gelu(self.fc1(tokens)))
 
 
 class Block(nn.Module):
