@@ -25,6 +25,7 @@ from workbench.runs.store import Run, prepare_run, runs_root
 from workbench.training.attend import CommandHandler
 from workbench.training.batches import Prefetched, draw_batch, prefetched
 from workbench.training.mailbox import StopSignals
+from workbench.training.memory import kept_memory
 from workbench.training.state import TrainState, accelerate
 from workbench.training.student import Losses, Student, build_student
 from workbench.training.tracker import Tracker, check_tracker
@@ -82,7 +83,8 @@ def fit(
     student = build_student(config, latents, teacher.to(accelerator.device) if teacher else None, targets)
     with accelerator.main_process_first():
         run = prepare_run(config, root)
-    with run.lock() if accelerator.is_main_process else contextlib.nullcontext(), StopSignals() as signals:
+    lock = run.lock() if accelerator.is_main_process else contextlib.nullcontext()
+    with lock, StopSignals() as signals, kept_memory():
         trainer = _Trainer(config, run, latents, targets, accelerator, student, signals)
         try:
             yield from advanced_in(partial(tf32, config.training.tf32), trainer.train())

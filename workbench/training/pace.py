@@ -27,6 +27,7 @@ from workbench.diffusion.precision import tf32
 from workbench.files import read_json, write_json
 from workbench.objectives.base import Batch
 from workbench.runs.store import machine
+from workbench.training.memory import kept_memory
 from workbench.training.queue import surroundings
 from workbench.training.sizes import Shape, standing_bytes
 from workbench.training.slots import queue_folder
@@ -231,5 +232,5 @@ if __name__ == "__main__":
     shape = Shape(described["channels"], described["height"], tuple(described["classes"]))
     os.environ.pop("WORKBENCH_PROCESSES", None)
     config = from_dict(request["config"])
-    with tf32(config.training.tf32):
+    with tf32(config.training.tf32), kept_memory():
         print(json.dumps(asdict(_measure(config, shape, request["processes"]))))
