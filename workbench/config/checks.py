@@ -115,7 +115,14 @@ def coerce(what: str, value: Any, hint: Any) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
             return None
-        return coerce(what, value, next(argument for argument in arguments if argument is not type(None)))
+        kind, *others = (argument for argument in arguments if argument is not type(None))
+        words = [word for other in others if typing.get_origin(other) is Literal for word in typing.get_args(other)]
+        if isinstance(value, str) and value in words:
+            return str(value)
+        try:
+            return coerce(what, value, kind)
+        except OptionError as error:
+            raise OptionError(what, "; ".join([f"{error}", *(f"also allowed: {word}" for word in words)])) from error
     if origin is tuple:
         return _tuple(what, value, arguments)
     if hint is float:

@@ -68,8 +68,10 @@ class TrainingConfig:
     weight_decay: NotNegative = 0.0
     clip: Positive | None = 1.0  # REPA and Self-Transcendence; SiT itself does not clip
     ema: _BelowOne = 0.9999
-    precision: Literal["no", "fp16", "bf16"] = "no"
-    compile: bool = False
+    # auto: bf16 where the GPU or the processor multiplies matrices in bfloat16; decided and recorded when it starts
+    precision: Literal["no", "fp16", "bf16", "auto"] = "no"
+    # the blocks; auto: in a training of 200 steps or more where a compiler is installed, decided as precision is
+    compile: bool | Literal["auto"] = False
     tf32: bool = True  # float32 matrix products on a GPU in TF32, as in all published code
     sharding: Literal["ddp", "fsdp"] = "ddp"  # full replicas, or parameters and optimizer sharded over processes
     seed: Seed = 0

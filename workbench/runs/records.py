@@ -61,7 +61,9 @@ def read_provenance(folder: Path) -> dict[str, Any]:
 
 def check_provenance(record: Mapping[str, Any], name: Path | str) -> None:
     """Raise ValueError, naming the record ``name``, unless it is a run's provenance."""
-    check_fields(record, name, {"fingerprint": str, "created": float}, {"latents": dict, "origin": dict})
+    check_fields(
+        record, name, {"fingerprint": str, "created": float}, {"latents": dict, "origin": dict, "decided": dict}
+    )
     if not _FINGERPRINT.fullmatch(record["fingerprint"]):
         shown = record["fingerprint"][:40]
         raise damaged(name, f"a fingerprint has 16 digits of 0-9 and a-f; it has {shown!r}")

@@ -23,6 +23,7 @@ from workbench.runs.checkpoints import latest_resumable, save_checkpoint, thin
 from workbench.runs.models import ROTARY, check_current, load_teacher
 from workbench.runs.store import Run, prepare_run, runs_root
 from workbench.training.attend import CommandHandler
+from workbench.training.automatic import DECIDED, decided, decisions
 from workbench.training.batches import Prefetched, draw_batch, prefetched
 from workbench.training.mailbox import StopSignals
 from workbench.training.memory import kept_memory
@@ -69,7 +70,8 @@ def fit(
         [2, 4]
     """
     root = root or runs_root()
-    accelerator = accelerate(config)
+    settings = decided(config, root)
+    accelerator = accelerate(settings)
     # Errors in the configuration, sampling options included, are raised before a run folder is created.
     sampling = config.sampling
     evaluations(sampling.sampler, sampling.steps, Guidance.of(sampling), sampling.last_step, sampling.shift)
@@ -85,7 +87,7 @@ def fit(
         run = prepare_run(config, root)
     lock = run.lock() if accelerator.is_main_process else contextlib.nullcontext()
     with lock, StopSignals() as signals, kept_memory():
-        trainer = _Trainer(config, run, latents, targets, accelerator, student, signals)
+        trainer = _Trainer(config, settings, run, latents, targets, accelerator, student, signals)
         try:
             yield from advanced_in(partial(tf32, config.training.tf32), trainer.train())
         except (ValueError, OSError, RuntimeError) as error:
@@ -107,6 +109,7 @@ class _Trainer:
     def __init__(
         self,
         config: Config,
+        settings: Config,
         run: Run,
         latents: Latents,
         targets: Mapping[str, Targets],
@@ -117,11 +120,11 @@ class _Trainer:
         self.config, self.run, self.accelerator = config, run, accelerator
         self.latents, self.targets = latents, targets
         self.objective = student.objective
-        self.state = TrainState(student, config, accelerator)
+        self.state = TrainState(student, settings, accelerator)
         self.step, self.seconds, self.bad_step = 0, 0.0, torch.tensor(-1, device=accelerator.device)
         self.rate: float | None = None
         self.commands = CommandHandler(run, config, accelerator, signals, self.status)
-        self._record_latents()
+        self._record_provenance(decisions(config, settings))
         self._resume()
         steps = accelerator.gather(torch.tensor([self.step], device=accelerator.device))
         if steps.min() != steps.max():
@@ -281,8 +284,8 @@ class _Trainer:
         if self.accelerator.is_main_process:
             self.run.rewind(self.step)
 
-    def _record_latents(self) -> None:
-        """Record the training data in the run's provenance; raise ValueError if a resumed run had other data."""
+    def _record_provenance(self, decisions: dict[str, Any]) -> None:
+        """Record training data and decisions in the run's provenance; ValueError if a resumed run had other data."""
         index, provenance = self.latents.index, self.run.provenance
         described = {
             "content": self.latents.content,
@@ -299,6 +302,8 @@ class _Trainer:
                 f"run {self.run.name} was trained on other images or with another VAE: restore them, or train again "
                 f"after `workbench trash {self.run.name}`"
             )
+        if decisions:
+            provenance[DECIDED] = {**provenance.get(DECIDED, {}), **decisions}
         check_current(self.run)
         if self.accelerator.is_main_process:
             write_json(self.run.folder / "provenance.json", provenance)

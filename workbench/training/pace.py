@@ -27,6 +27,7 @@ from workbench.diffusion.precision import tf32
 from workbench.files import read_json, write_json
 from workbench.objectives.base import Batch
 from workbench.runs.store import machine
+from workbench.training.automatic import by_machine
 from workbench.training.memory import kept_memory
 from workbench.training.queue import surroundings
 from workbench.training.sizes import Shape, standing_bytes
@@ -146,6 +147,7 @@ def _measure(config: Config, shape: Shape, processes: int) -> Pace:
 
 
 def _state(config: Config, shape: Shape) -> tuple[TrainState, dict[str, _Random]]:
+    config = by_machine(config)
     accelerator = accelerate(config)
     teacher: TransformerBackbone | None = None
     targets: dict[str, _Random] = {}
