@@ -15,7 +15,7 @@ from workbench.cli.bars import Update, bars
 from workbench.cli.terminal import Console
 from workbench.config import check_plugin, from_dict, load_config, parse_overrides, to_dict
 from workbench.config.ranges import FromStep
-from workbench.evaluation.metrics import stored_names
+from workbench.evaluation.metrics import default_detector, stored_names
 from workbench.files import write_json
 from workbench.runs.store import open_run, runs_root
 
@@ -45,9 +45,10 @@ class Evaluate:
     reference: str | None = None
     """Reference images: an .npz file (ADM's, or by `workbench reference`), or with --samples a preset or YAML file for
     its training images. By default the run's own data."""
-    detector: tuple[str, ...] = ("clf64",)
+    detector: tuple[str, ...] = ()
     """Feature extractors: clf64, effnet-lite0, randomconv, pixels-pca64, inception-2015 (the only one whose scores are
-    FID, sFID and IS), dinov2, one registered by an installed package, or a module path."""
+    FID, sFID and IS), dinov2, one registered by an installed package, or a module path. By default the classifier of
+    the run's kind of images."""
     processes: Processes = 1
     """Number of processes that generate images, spread over the GPUs."""
     small_ok: bool = False
@@ -111,7 +112,7 @@ class Evaluate:
         from workbench.runs.held import held
 
         with held(run, self.step) as kept:
-            for detector in self.detector:
+            for detector in self.detector or (None,):
                 yield score(
                     kept,
                     kept.checkpoint(self.step).step,
@@ -135,7 +136,7 @@ class Evaluate:
         reference = Path(self.reference) if is_file else load_config(self.reference, overrides).data
         from workbench.evaluation.suite import score_file
 
-        for detector in self.detector:
+        for detector in self.detector or (default_detector("" if is_file else reference.name),):
             yield score_file(
                 self.samples, reference, runs_root(), detector=detector, small_ok=self.small_ok, progress=progress
             )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NEEDS = ("spatial", "logits", "held-out", "many", "classes")
 _FID_NETWORK = "inception-2015"
+_TRAINED_ON = {"scenes": "clf64-scenes"}  # classifiers of a set of images
 _OF_LAYER = " of layer "  # part of the name of a value of one layer
 _ALLOWED: dict[str, tuple[Any, ...]] = {
     "better": ("lower", "higher", ""),
@@ -125,6 +126,11 @@ def metric_name(detector: str, kind: str) -> str:
     names = stored_names(detector)
     refuse_unknown("kind of score", kind, names)
     return names[kind]
+
+
+def default_detector(data: str) -> str:
+    """The detector that scores a set of images (``data.name``) where none is chosen: a classifier of such images."""
+    return _TRAINED_ON.get(data, "clf64")
 
 
 def find_metric(name: str) -> Metric | None:

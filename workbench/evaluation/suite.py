@@ -16,7 +16,7 @@ from workbench.evaluation.archives import read_samples
 from workbench.evaluation.detectors.base import Detector, load_detector
 from workbench.evaluation.frechet import check_rows
 from workbench.evaluation.generate import check_sampling, described, generate
-from workbench.evaluation.metrics import stored_names
+from workbench.evaluation.metrics import default_detector, stored_names
 from workbench.evaluation.probe import linear_probe
 from workbench.evaluation.reference import Reference, Seen, reference_of_data, reference_of_file, see
 from workbench.evaluation.scores.base import kinds, measure
@@ -36,7 +36,7 @@ def score(
     step: int,
     settings: SamplingConfig,
     *,
-    detector: str = "clf64",
+    detector: str | None = None,
     reference: Path | None = None,
     small_ok: bool = False,
     force: bool = False,
@@ -55,7 +55,7 @@ def score(
         step: Step of the checkpoint.
         settings: Sampler, steps, guidance, count, labels and seed; the run's own are ``run.config.sampling``.
         detector: "clf64", "effnet-lite0", "randomconv", "pixels-pca64", "inception-2015" or "dinov2", or another one by
-            its registered name or module path.
+            its registered name or module path. By default the classifier of the run's kind of images.
         reference: A reference .npz file in ADM's format.
         small_ok: Allow, and mark, fewer images than twice the detector's dimensions.
         force: Allow, and mark, a detector that the run or its teacher was trained with.
@@ -79,6 +79,7 @@ def score(
         ('fd-clf64', 1.84, 2000)
     """
     check_sampling(run, settings, processes)
+    detector = detector or default_detector(run.config.data.name)
     stored_names(detector)  # refuses scores that cannot be used before anything is computed
     extractor = _detector(detector)
     _check_count(settings.count, extractor, small_ok)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from workbench import words
-from workbench.evaluation.metrics import get_metric, metric_title
+from workbench.evaluation.metrics import default_detector, get_metric, metric_name, metric_title
 from workbench.reporting import figures
 from workbench.reporting.figures import Record
 from workbench.runs.store import Run
@@ -16,11 +16,13 @@ MARGIN = 0.05
 
 def findings(runs: Mapping[str, Run]) -> list[str]:
     """Sentences that compare the scores of the plain and the guided run, with a caveat about single seeds."""
+    detector = default_detector(runs["plain"].config.data.name)
+    fd, kid, agreement = (metric_name(detector, kind) for kind in ("fd", "kid", "class-agreement"))
     sentences = [
-        *_equal_steps(runs, "fd-clf64"),
-        *_equal_compute(runs, "fd-clf64"),
-        *_equal_steps(runs, "kid-clf64"),
-        *_equal_steps(runs, "class-agreement"),
+        *_equal_steps(runs, fd),
+        *_equal_compute(runs, fd),
+        *_equal_steps(runs, kid),
+        *_equal_steps(runs, agreement),
         *_probes(runs),
     ]
     return [

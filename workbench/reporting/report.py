@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from workbench.config import Config
-from workbench.evaluation.metrics import in_order, metric_title
+from workbench.evaluation.metrics import default_detector, in_order, metric_name, metric_title
 from workbench.evaluation.statistics import PROTOCOL, protocol
 from workbench.files import write_atomically
 from workbench.lab.view import View
@@ -50,10 +50,14 @@ def write_report(
     runs = {label: runs[label] for label in LABELS}
     training = sum(figures.total_seconds(run) for run in runs.values())
     scores = score_tables(runs)
+    detector = default_detector(runs["plain"].config.data.name)
+    fd = metric_name(detector, "fd")
     page = template("report.html.j2").render(
         title=title,
         settings=settings(runs),
-        pictures=_pictures(runs, samples, class_names),
+        pictures=_pictures(runs, samples, class_names, fd),
+        fd=metric_title(fd),
+        kid=metric_title(metric_name(detector, "kid")),
         class_names=list(dict.fromkeys(class_names)),
         maps_page=maps.html(),
         scores=scores,
@@ -158,11 +162,11 @@ def _machines(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
     return [machine for index, machine in enumerate(known) if machine not in known[:index]]
 
 
-def _pictures(runs: Mapping[str, Run], samples: Samples, class_names: Sequence[str]) -> dict[str, str]:
+def _pictures(runs: Mapping[str, Run], samples: Samples, class_names: Sequence[str], fd: str) -> dict[str, str]:
     plots = {
         "losses": figures.loss_curves(runs),
-        "fd_step": figures.score_curves(runs, "fd-clf64"),
-        "fd_compute": figures.score_curves(runs, "fd-clf64", "compute"),
+        "fd_step": figures.score_curves(runs, fd),
+        "fd_compute": figures.score_curves(runs, fd, "compute"),
         "samples": figures.sample_grid(samples, class_names),
         "probes": figures.probe_by_layer(runs),
     }

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from workbench.config import SamplingConfig
 from workbench.evaluation import metrics
-from workbench.evaluation.metrics import metric_name
+from workbench.evaluation.metrics import default_detector, metric_name
 from workbench.evaluation.statistics import Paired, measured_alike, paired, t_interval
 from workbench.evaluation.suite import score
 from workbench.reporting.figures import Record
@@ -187,7 +187,7 @@ def how(record: Record) -> str:
 
 def evaluate_command(run: Run, step: int, detector: str, query: ScoreQuery) -> str:
     """Command that scores a run at a step."""
-    option = "" if detector == "clf64" else f" --detector {detector}"
+    option = "" if detector == default_detector(run.config.data.name) else f" --detector {detector}"
     return f"workbench evaluate {run.name}{query.overrides} --step {step}{option}"
 
 
