@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from workbench.config import DataConfig, load_config
 from workbench.data import scenes as module
-from workbench.data.images import Images, _limited, load_images, token_share
+from workbench.data.images import ASSETS, Images, _limited, load_images, token_share
 from workbench.data.latents import latent_source
 from workbench.data.sets.scenes import _painted
+from workbench.data.vae import load_vae
+from workbench.training.vae import reconstruction_error
 
 ROWS = [5, 0, 19_999, 300, 301]
 
@@ -156,6 +158,17 @@ def test_a_split_without_masks_is_named():
     assert not images.has_masks and images.details([0]) == {}
     with pytest.raises(ValueError, match="the test split of data.name=digits has no masks"):
         images.masks([0])
+
+
+@pytest.mark.parametrize("size", module.SIZES)
+def test_the_shipped_autoencoder_has_its_recorded_error(size):
+    images, vae = load("test", size=size), load_vae(f"kl-f4-scenes-{size}", 3)
+    moments = vae.encode(images.batch(range(100)))
+    assert moments.shape == (100, 8, size // 4, size // 4) and 0.8 < moments[:, :4].std() < 1.2
+    recorded = vae.record["reconstruction"]["psnr"]  # on 2,000 test images
+    assert reconstruction_error(vae, images, 100)["psnr"] == pytest.approx(recorded, abs=0.5)
+    assert (ASSETS / vae.name / "vae.safetensors").stat().st_size < 4e6
+    assert vae.record["training"]["content"] == load(size=size).content  # of the photographs as they are decoded here
 
 
 @pytest.mark.parametrize("size", [1, 28, 63, 128, 256])

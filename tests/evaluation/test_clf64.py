@@ -254,3 +254,17 @@ def test_larger_images_are_averaged(scenes, tmp_path):
     torch.testing.assert_close(detector(large).features, detector(images[:4]).features)
     with pytest.raises(ValueError, match="takes .* of 32 x 32 or 64 x 64 pixels, unresized"):
         detector(large[:, :, :48, :48])
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_the_packaged_one_of_scenes(size):
+    """Nearly its recorded accuracies, at both sizes; they are a tenth and a twelfth by chance."""
+    images = load_images(DataConfig(name="scenes", source="embedded", size=size), "test")
+    rows, detector = range(400), load_detector("clf64-scenes")
+    found = detector(images.batch(rows))
+    assert detector.classes == images.classes and found.features.shape == (400, 64)
+    colours = torch.from_numpy(hue_twelfths(images.details(rows)["colour"]))
+    classes = torch.from_numpy(images.labels[:400])
+    right = (found.logits.argmax(1) == classes, detector.model.colours(found.features).argmax(1) == colours)
+    for part, name in zip(right, ("test_accuracy", "colour_accuracy"), strict=True):
+        assert part.double().mean() == pytest.approx(detector.record[name], abs=0.09)  # four standard deviations

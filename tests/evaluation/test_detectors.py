@@ -74,7 +74,7 @@ def test_no_two_detectors_share_a_hash(loaded):
 
 def test_an_unknown_detector_is_refused_with_the_nearest():
     with pytest.raises(
-        ValueError, match=r"detector 'clf' is not known; did you mean 'clf64'\? Allowed: clf64, dinov2, effnet"
+        ValueError, match=r"detector 'clf' is not known; did you mean 'clf64'\? Allowed: clf64, clf64-scenes, dinov2"
     ):
         load_detector("clf")
 

@@ -46,9 +46,9 @@ class Evaluate:
     """Reference images: an .npz file (ADM's, or by `workbench reference`), or with --samples a preset or YAML file for
     its training images. By default the run's own data."""
     detector: tuple[str, ...] = ()
-    """Feature extractors: clf64, effnet-lite0, randomconv, pixels-pca64, inception-2015 (the only one whose scores are
-    FID, sFID and IS), dinov2, one registered by an installed package, or a module path. By default the classifier of
-    the run's kind of images."""
+    """Feature extractors: clf64, clf64-scenes, effnet-lite0, randomconv, pixels-pca64, inception-2015 (the only one
+    whose scores are FID, sFID and IS), dinov2, one registered by an installed package, or a module path. By default the
+    classifier of the run's kind of images."""
     processes: Processes = 1
     """Number of processes that generate images, spread over the GPUs."""
     small_ok: bool = False

@@ -54,8 +54,8 @@ def score(
         run: The run.
         step: Step of the checkpoint.
         settings: Sampler, steps, guidance, count, labels and seed; the run's own are ``run.config.sampling``.
-        detector: "clf64", "effnet-lite0", "randomconv", "pixels-pca64", "inception-2015" or "dinov2", or another one by
-            its registered name or module path. By default the classifier of the run's kind of images.
+        detector: "clf64", "clf64-scenes", "effnet-lite0", "randomconv", "pixels-pca64", "inception-2015" or "dinov2",
+            or another one by its registered name or module path. By default the classifier of the run's kind of images.
         reference: A reference .npz file in ADM's format.
         small_ok: Allow, and mark, fewer images than twice the detector's dimensions.
         force: Allow, and mark, a detector that the run or its teacher was trained with.
