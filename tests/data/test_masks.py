@@ -15,7 +15,7 @@ from PIL import Image
 from workbench.cli.arguments import check_data_path
 from workbench.config import DataConfig, fingerprint, load_config
 from workbench.data.folder import _read_mask
-from workbench.data.images import load_images
+from workbench.data.images import from_arrays, load_images
 
 
 @pytest.fixture
@@ -147,3 +147,14 @@ def test_a_damaged_mask_is_read_or_named(tmp_path_factory, data):
         assert "mask.png" in str(error)
     else:
         assert mask.shape == (8, 8) and mask.dtype == bool
+
+
+def test_arrays_may_have_masks():
+    pixels, labels = np.zeros((3, 1, 4, 4), np.uint8), np.array([0, 0, 1])
+    masks = np.arange(48).reshape(3, 4, 4) % 5 == 0
+    images = from_arrays("mine", "train", pixels, labels, "ab", "here", masks)
+    assert torch.equal(images.masks([2, 0]), torch.from_numpy(masks[[2, 0]]))
+    assert images.content == from_arrays("mine", "train", pixels, labels, "ab", "here").content
+    for wrong in (masks[:2], masks.astype(np.uint8), masks[:, :3]):
+        with pytest.raises(ValueError, match="train images of mine of shape .* need bool masks n h h; got"):
+            from_arrays("mine", "train", pixels, labels, "ab", "here", wrong)

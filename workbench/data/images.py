@@ -140,11 +140,18 @@ def load_images(config: DataConfig, split: str) -> Images:
 
 
 def from_arrays(
-    name: str, split: str, pixels: np.ndarray, labels: np.ndarray, classes: Sequence[str], origin: str
+    name: str,
+    split: str,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    origin: str,
+    masks: np.ndarray | None = None,
 ) -> Images:
     """Images in memory: ``pixels`` uint8 ``n c h w`` with h = w, ``labels`` integers 0 .. len(classes)-1.
 
-    ``origin`` is a short description of their source. Raises ValueError for other arrays.
+    ``origin`` is a short description of their source. ``masks`` are bool ``n h w``, True on the object. Raises
+    ValueError for other arrays.
     """
     what = f"{split} images of {name}"
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[2] != pixels.shape[3] or not len(pixels):
@@ -155,6 +162,8 @@ def from_arrays(
         raise ValueError(
             f"{what} have labels {labels.min()}..{labels.max()}; {len(classes)} classes have 0..{len(classes) - 1}"
         )
+    if masks is not None and (masks.dtype != bool or masks.shape != (len(pixels), *pixels.shape[2:])):
+        raise ValueError(f"{what} of shape {pixels.shape} need bool masks n h h; got {masks.dtype} {masks.shape}")
     pixels = np.ascontiguousarray(pixels)
     digest = hashlib.sha256(pixels.tobytes())
     digest.update(labels.astype(np.int64).tobytes())
@@ -168,6 +177,7 @@ def from_arrays(
         origin=origin,
         content=digest.hexdigest(),
         read=lambda indices: pixels[indices],
+        read_masks=None if masks is None else masks.__getitem__,
     )
 
 
