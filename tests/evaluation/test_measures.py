@@ -229,13 +229,13 @@ def objects(grid, shares):
 
 
 def test_measures_of_objects_are_those_of_the_single_functions(grid, shares, objects):
-    layer, t, masks = 2, 0.7, split_masks(shares, seed=0)
+    layer, t, masks = 2, 0.7, split_masks(shares, seed=0, labels=grid.true)
     f_u = grid.read(layer, t, "null")
-    nothing, where = object_separation(f_u, shares), {"layer": layer, "t": t}
+    nothing, where = object_separation(f_u, masks), {"layer": layer, "t": t}
     for name, pair in (("null", None), ("true", "true"), ("wrong", "wrong"), ("label_only", "noise")):
         for scale in (None,) if pair is None else SCALES:
             tokens = f_u if pair is None else grid.guided(layer, t, scale, pair)
-            found, here = object_separation(tokens, shares), {**where, "version": name, "scale": scale}
+            found, here = object_separation(tokens, masks), {**where, "version": name, "scale": scale}
             for measure in found.resampled:
                 expected = tuple(vars(getattr(found, measure)).values())
                 assert share(at(objects, **here, measure=f"object_{measure}")) == pytest.approx(expected)
@@ -243,15 +243,15 @@ def test_measures_of_objects_are_those_of_the_single_functions(grid, shares, obj
             assert at(objects, **here, measure="object_auc_chance")["value"] == masks.auc_of_place
             assert at(objects, **here, measure="object_silhouette")["value"] == pytest.approx(found.silhouette)
             if name in ("true", "wrong"):
-                gain = tuple(vars(found.less(nothing, "auc_best")).values())
-                assert share(at(objects, **here, measure="object_auc_best_gain")) == pytest.approx(gain)
+                gain = tuple(vars(found.less(nothing, "auc_same_class")).values())
+                assert share(at(objects, **here, measure="object_auc_same_class_gain")) == pytest.approx(gain)
             if name == "true":
-                conditional = object_separation(grid.guided(layer, t, 1.0), shares)
+                conditional = object_separation(grid.guided(layer, t, 1.0), masks)
                 gain = tuple(vars(found.less(conditional, "auc_same_place")).values())
                 assert share(at(objects, **here, measure="object_auc_same_place_gain_over_f_c")) == pytest.approx(gain)
         if pair:
             first, second = (grid.guided(layer, t, scale, pair) for scale in (0.0, 1.0))
-            expected, here = object_difference(first, second, shares), {**where, "version": name, "scale": 1.0}
+            expected, here = object_difference(first, second, masks), {**where, "version": name, "scale": 1.0}
             for measure in ("share", "ratio", "ratio_same_place"):
                 value = tuple(vars(getattr(expected, measure)).values())
                 assert share(at(objects, **here, measure=f"difference_{measure}")) == pytest.approx(value)
@@ -259,7 +259,7 @@ def test_measures_of_objects_are_those_of_the_single_functions(grid, shares, obj
     shuffled = at(objects, **where, version="null", scale=None, measure="object_probe_shuffled")
     assert shuffled["value"] == object_probe(f_u, masks.shuffled(0)).value
     assert objects.array("object_auc", "true").shape == (3, 2, 3)
-    assert (objects.array("object_auc_best_gain", "true")[:, :, 0] == 0).all()
+    assert (objects.array("object_auc_same_class_gain", "true")[:, :, 0] == 0).all()
 
 
 def test_measures_of_objects_are_kept_beside_the_others_and_join_them(grid, found, shares, objects, monkeypatch):
@@ -290,8 +290,12 @@ def test_features_without_a_difference_have_none_and_are_still_measured(shares, 
 def test_measures_of_objects_need_tokens_and_masks_of_the_same_images(grid, shares):
     with pytest.raises(ValueError, match="pooling 'mean'; measures of objects need pooling \"tokens\""):
         measure_objects(FeatureGrid(**{**vars(grid), "pooling": "mean"}), shares)
-    with pytest.raises(ValueError, match="layer 1, t = 0.2, null: got 120 images of 9 tokens and masks of 4 images"):
+    with pytest.raises(ValueError, match="got the shares of 4 images; the grid has 120 images"):
         measure_objects(grid, shares[:4], processes=1)
+    with pytest.raises(
+        ValueError, match="layer 1, t = 0.2, null: got 120 images of 9 tokens and .* 120 images of 4 tok"
+    ):
+        measure_objects(grid, shares[:, :4], processes=1)
 
 
 def test_it_is_written_and_read(found, tmp_path):

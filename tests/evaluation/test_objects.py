@@ -47,7 +47,10 @@ def test_a_component_that_is_the_mask_separates_perfectly_whatever_its_sign(sign
     found = object_separation(tokens(shares, signal=signal, noise=1e-3), shares)
     for name in found.resampled:
         estimate = getattr(found, name)
-        assert (estimate.value, estimate.low, estimate.high, estimate.count) == (1, 1, 1, N // 2)
+        if "class" in name:
+            assert np.isnan(estimate.value)  # no classes are given
+        else:
+            assert (estimate.value, estimate.low, estimate.high, estimate.count) == (1, 1, 1, N // 2)
     assert found.component == 1
 
 
@@ -139,6 +142,24 @@ def test_the_component_at_the_same_place_is_another_than_that_of_the_place():
     assert found.component == 1 and found.auc_best.value == found.auc.value > 0.75
     # Two normal distributions, 1 apart with deviation 1.5: area Phi(1 / (1.5 sqrt(2))).
     assert found.auc_same_place.value == pytest.approx(0.681, abs=0.02)
+
+
+def test_tokens_that_only_know_place_and_label_are_at_chance_in_the_same_class_and_nowhere_else():
+    # Objects of the first class are left, of the second right; the feature is the usual mask of the class.
+    labels = torch.arange(200) % 2
+    shares = torch.zeros(200, SIDE, SIDE)
+    for image, label, (y, x) in zip(
+        shares, labels, torch.randint(3, (200, 2), generator=torch.Generator().manual_seed(0)), strict=True
+    ):
+        image[y : y + 3, min(x, 1) + 2 * label : min(x, 1) + 2 * label + 3] = 1
+    shares = shares.flatten(1)
+    usual = torch.stack([shares[labels == label].mean(dim=0) for label in (0, 1)])
+    masks = split_masks(shares, seed=0, labels=labels)
+    found = object_separation(1 + usual[labels][..., None], masks)
+    assert (found.auc_same_class.value, found.probe_same_class.low) == (0.5, 0.5)
+    assert found.auc_same_place.low > 0.6
+    seeing = object_separation(1 + (usual[labels] + shares)[..., None], masks)
+    assert seeing.auc_same_class.value > 0.95
 
 
 def test_pairs_at_the_same_place_are_counted_one_by_one():
@@ -322,6 +343,8 @@ def test_what_cannot_be_measured_is_refused():
         split_masks(shares * torch.nan, seed=0)
     with pytest.raises(ValueError, match="of the 20 images to fit on, 0% of the tokens are at least half object"):
         split_masks(0.4 * shares, seed=0)
+    with pytest.raises(ValueError, match="got the shares of 40 images and 3 labels; they must agree"):
+        split_masks(shares, seed=0, labels=torch.arange(3))
     with pytest.raises(ValueError, match="got 40 images of 36 tokens and masks of 39 images of 36 tokens"):
         object_separation(features, shares[:39])
     with pytest.raises(ValueError, match="got 40 images of 36 tokens and masks of 40 images of 9 tokens"):

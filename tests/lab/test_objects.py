@@ -78,7 +78,7 @@ def test_the_views_have_them_if_the_images_have_masks(runs):
     assert chance["object_auc"] == pytest.approx(found.array("object_auc_chance").mean())
     assert chance["object_iou"] == pytest.approx(found.array("object_iou_chance").mean())
     gains = {name for name in measures if "_gain" in name}
-    assert len(gains) == 6 and {name for name, centre in pane.meta["centre"].items() if not centre} == {
+    assert len(gains) == 8 and {name for name, centre in pane.meta["centre"].items() if not centre} == {
         "silhouette",
         "object_silhouette",
         *gains,

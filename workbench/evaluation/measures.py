@@ -52,7 +52,12 @@ _NEEDS = {
 }
 # Label controls of the measures of objects: the pair of `FeatureGrid.guided`, and the mode of its f_u. There is one
 # version of the wrong label, as a mask has no label to be measured by.
-_GAINS = ("auc_best", "auc_same_place", "probe_same_place")  # measures whose difference to f_u and f_c is measured
+_GAINS = (
+    "auc_same_place",
+    "auc_same_class",
+    "probe_same_place",
+    "probe_same_class",
+)  # measures whose difference to f_u and f_c is measured
 OBJECTS = ("object_", "difference_")  # what the names of the measures of objects begin with
 _OBJECT_VERSIONS = {"true": ("true", "null"), "wrong": ("wrong", "null"), "label_only": ("noise", "noise-null")}
 
@@ -180,7 +185,8 @@ def measure_objects(
     area under the ROC curve of the first principal component (object_auc), of the best of three (object_auc_best), of
     that one in each image (object_auc_in_image) and of a linear probe of tokens (object_probe; object_probe_shuffled
     has the masks of other images); the areas over tokens at the same place (object_auc_same_place,
-    object_probe_same_place); intersection over union (object_iou); silhouette (object_silhouette). With _chance at the
+    object_probe_same_place), also of images of the same class (object_auc_same_class, object_probe_same_class);
+    intersection over union (object_iou); silhouette (object_silhouette). With _chance at the
     end (object_auc_chance, object_auc_in_image_chance, object_iou_chance) they are those of the place of a token alone.
     Gains are differences to f_u on the same images (such as object_auc_same_place_gain) and to f_c (with _over_f_c at
     the end). Of f_c - f_u: the share of its length that is on the object (difference_share; difference_area is chance)
@@ -214,7 +220,10 @@ def measure_objects(
     if features.pooling != "tokens":
         raise ValueError(f'features have pooling {features.pooling!r}; measures of objects need pooling "tokens"')
     _check(features)
-    masks = shares if isinstance(shares, Masks) else split_masks(shares, seed=seed)
+    count = len(shares.shares if isinstance(shares, Masks) else shares)
+    if count != len(features.rows):
+        raise ValueError(f"got the shares of {count} images; the grid has {len(features.rows)} images")
+    masks = shares if isinstance(shares, Masks) else split_masks(shares, seed=seed, labels=features.true)
     return _grid(ObjectCells(features, masks, seed), scales, processes, progress)
 
 
@@ -273,6 +282,7 @@ class ObjectCells:
             "splits": "50 % fit, 50 % report, of the images",
             "masks": _digest(torch.from_numpy(self.masks.shares))[:16],
             "report": _digest(torch.from_numpy(self.masks.held))[:16],
+            "by_class": self.masks.labels is not None,
             "seed": self.seed,
             "revision": _OBJECTS_REVISION,
         }

@@ -10,11 +10,12 @@ image resemble each other. All measures use the same resampled images, so that d
 Objects are more often in the middle than at the edge, so the place of a token alone tells much about it, and a
 component that is only position looks like one that sees the object. The measures "at the same place" therefore compare
 tokens at one place in images that have the object there with those in images that have not: position alone gives
-exactly one half.
+exactly one half. A class has a shape, so the label too tells where the object is; those "of the same class" compare
+images of one class only, where position and label together give one half.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -44,7 +45,7 @@ class Masks:
     """The object in each image as shares of tokens ``n m``, the two halves of the images, and their resamples.
 
     `fit` and `held` are numbers of images. `counts` says how often each held image is drawn in each resample, and
-    `counts_of_all` the same for all images.
+    `counts_of_all` the same for all images. `labels` are the classes of the images, if they are known.
     """
 
     shares: Float64[np.ndarray, "n m"]
@@ -52,6 +53,7 @@ class Masks:
     held: Int64[np.ndarray, " h"]
     counts: Float64[np.ndarray, "r h"]
     counts_of_all: Float64[np.ndarray, "r n"]
+    labels: Int64[np.ndarray, " n"] | None = None
 
     @cached_property
     def inside(self) -> Bool[np.ndarray, "n m"]:
@@ -83,14 +85,23 @@ class Masks:
     def shuffled(self, seed: int) -> "Masks":
         """The same with each image's mask replaced by another's: what is left is where objects usually are."""
         order = np.random.default_rng(seed).permutation(len(self.shares))
-        return Masks(self.shares[order], self.fit, self.held, self.counts, self.counts_of_all)
+        return replace(self, shares=self.shares[order])
+
+    def same_class(self, half: Int64[np.ndarray, " h"]) -> Bool[np.ndarray, "h h"]:
+        """Which pairs of these images are of one class; none if the classes are not known."""
+        if self.labels is None:
+            return np.zeros((len(half), len(half)), bool)
+        return self.labels[half, None] == self.labels[half]
 
 
-def split_masks(shares: Float[Tensor, "n m"], *, seed: int, held: int = 0) -> Masks:
+def split_masks(
+    shares: Float[Tensor, "n m"], *, seed: int, held: int = 0, labels: Int64[Tensor, "_"] | None = None
+) -> Masks:
     """Divide images with objects into a half to fit on and a half to measure on, by np.random.default_rng(seed).
 
-    The first `held` images, such as those of a picture, are among the measured ones. Raises ValueError for fewer than
-    four images, shares outside 0..1, or a half without tokens on or beside an object.
+    The first `held` images, such as those of a picture, are among the measured ones. `labels` are the classes of the
+    images. Raises ValueError for fewer than four images, shares outside 0..1, another number of labels, or a half
+    without tokens on or beside an object.
     """
     values = shares.detach().cpu().double().numpy()
     count = len(values)
@@ -98,6 +109,8 @@ def split_masks(shares: Float[Tensor, "n m"], *, seed: int, held: int = 0) -> Ma
         raise ValueError(
             f"got the shares of {count} images, {_range(values)}; allowed are {FEWEST_IMAGES} or more images and 0 to 1"
         )
+    if labels is not None and len(labels) != count:
+        raise ValueError(f"got the shares of {count} images and {len(labels)} labels; they must agree")
     generator = np.random.default_rng(seed)
     order = generator.permutation(count)
     order = np.concatenate([order[order >= held], order[order < held]])
@@ -112,7 +125,7 @@ def split_masks(shares: Float[Tensor, "n m"], *, seed: int, held: int = 0) -> Ma
     counts, counts_of_all = (
         generator.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).astype(np.float64) for n in (len(report), count)
     )
-    return Masks(values, fit, report, counts, counts_of_all)
+    return Masks(values, fit, report, counts, counts_of_all, None if labels is None else labels.cpu().numpy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,15 +139,18 @@ class ObjectSeparation:
     the place alone, `Masks.auc_of_place`, `auc_in_image_of_place` and `iou_of_place`.
 
     auc_same_place and probe_same_place: areas over pairs of tokens at the same place, of the component that is best by
-    this area, and of the probe; one half is chance. silhouette: cosine, of all images, -1..1.
+    this area, and of the probe; one half is chance. auc_same_class and probe_same_class: the same over pairs of images
+    of one class, NaN if the classes are not known. silhouette: cosine, of all images, -1..1.
     """
 
     auc: Estimate
     auc_best: Estimate
     auc_in_image: Estimate
     auc_same_place: Estimate
+    auc_same_class: Estimate
     probe: Estimate
     probe_same_place: Estimate
+    probe_same_class: Estimate
     iou: Estimate
     silhouette: float
     component: int
@@ -193,18 +209,22 @@ def object_separation(
     known, asked = _components(rows, masks)
     areas = [float(roc_auc_score(inside.ravel(), scores.ravel())) for scores in known]
     best, sign = _furthest(areas)
-    at_place, place_sign = _furthest([_won(*place_pairs(scores, inside)) for scores in known])
+    alike = {"place": (None, None), "class": (masks.same_class(masks.fit), masks.same_class(masks.held))}
+    own = {
+        of: _furthest([_won(*place_pairs(scores, inside, fit)) for scores in known]) for of, (fit, _) in alike.items()
+    }
     chosen, probe = sign * asked[best], _probe_scores(rows, masks)
     in_images = np.array([_area_in_image(*image) for image in zip(chosen, held, strict=True)])
     measured = {
         "auc": _area(image_pairs(_furthest(areas[:1])[1] * asked[0], held), masks),
         "auc_best": _area(image_pairs(chosen, held), masks),
         "auc_in_image": _mean(in_images, masks),
-        "auc_same_place": _area(place_pairs(place_sign * asked[at_place], held), masks),
         "probe": _area(image_pairs(probe, held), masks),
-        "probe_same_place": _area(place_pairs(probe, held), masks),
         "iou": _mean(_overlap(sign * known[best], chosen, masks), masks),
     }
+    for of, (component, turned) in own.items():
+        measured[f"auc_same_{of}"] = _area(place_pairs(turned * asked[component], held, alike[of][1]), masks)
+        measured[f"probe_same_{of}"] = _area(place_pairs(probe, held, alike[of][1]), masks)
     unit = unit_rows(rows.reshape(-1, rows.shape[2]))
     return ObjectSeparation(
         **{name: estimate for name, (estimate, _) in measured.items()},
@@ -289,15 +309,16 @@ def image_pairs(
 
 
 def place_pairs(
-    scores: Float64[np.ndarray, "n m"], inside: Bool[np.ndarray, "n m"]
+    scores: Float64[np.ndarray, "n m"], inside: Bool[np.ndarray, "n m"], alike: Bool[np.ndarray, "n n"] | None = None
 ) -> tuple[Float64[np.ndarray, "n n"], Float64[np.ndarray, "n n"]]:
-    """The pairs of `image_pairs` whose tokens are at the same place: those won, and all."""
+    """The pairs of `image_pairs` whose tokens are at the same place, of images that are `alike`: those won, and all."""
     wins = np.zeros((len(scores), len(scores)))
     for place in range(scores.shape[1]):
         on, beside = np.flatnonzero(inside[:, place]), np.flatnonzero(~inside[:, place])
         less = scores[on, place][:, None] - scores[beside, place]
         wins[np.ix_(on, beside)] += (less > 0) + (less == 0) / 2
-    return wins, inside.astype(np.float64) @ (~inside).T
+    pairs = inside.astype(np.float64) @ (~inside).T
+    return (wins, pairs) if alike is None else (wins * alike, pairs * alike)
 
 
 def _rows(tokens: Float[Tensor, "n m d"], masks: Masks) -> Float64[np.ndarray, "n m d"]:

@@ -25,17 +25,21 @@ MEASURES = {
     "condition_share": "condition share",
     "object_auc_same_place": "object: area under ROC at the same place, best of three components",
     "object_probe_same_place": "object: linear probe of tokens, at the same place",
+    "object_auc_same_class": "object: area under ROC at the same place, same class",
+    "object_probe_same_class": "object: linear probe of tokens, same place and class",
     "object_auc": "object: area under ROC, first component",
     "object_auc_best": "object: area under ROC, best of three components",
     "object_auc_in_image": "object: area under ROC in each image, best of three",
     "object_probe": "object: area under ROC, linear probe of tokens",
     "object_probe_shuffled": "object: linear probe, masks of other images",
-    "object_auc_same_place_gain": "object: at the same place, gain over f_u",
-    "object_auc_best_gain": "object: best of three, gain over f_u",
-    "object_probe_same_place_gain": "object: linear probe at the same place, gain over f_u",
-    "object_auc_same_place_gain_over_f_c": "object: at the same place, gain over f_c",
-    "object_auc_best_gain_over_f_c": "object: best of three, gain over f_c",
-    "object_probe_same_place_gain_over_f_c": "object: linear probe at the same place, gain over f_c",
+    "object_auc_same_place_gain": "object: same place, gain over f_u",
+    "object_auc_same_class_gain": "object: same place and class, gain over f_u",
+    "object_probe_same_place_gain": "object: linear probe, same place, gain over f_u",
+    "object_probe_same_class_gain": "object: linear probe, same place and class, gain over f_u",
+    "object_auc_same_place_gain_over_f_c": "object: same place, gain over f_c",
+    "object_auc_same_class_gain_over_f_c": "object: same place and class, gain over f_c",
+    "object_probe_same_place_gain_over_f_c": "object: linear probe, same place, gain over f_c",
+    "object_probe_same_class_gain_over_f_c": "object: linear probe, same place and class, gain over f_c",
     "object_iou": "object: intersection over union",
     "object_silhouette": "object: silhouette of tokens",
     "difference_share": "object: share of |f_c - f_u|",
@@ -50,7 +54,7 @@ VERSIONS = {
     "label_only": "label only (noise as image)",
 }
 _SHARES = ("knn", "probe", "probe_shuffled", "lda")
-_FIXED_CHANCE = dict.fromkeys(("object_auc_same_place", "object_probe_same_place"), 0.5)
+_FIXED_CHANCE = {f"object_{of}_same_{alike}": 0.5 for of in ("auc", "probe") for alike in ("place", "class")}
 _FIXED_CHANCE |= dict.fromkeys(("difference_ratio", "difference_ratio_same_place"), 1.0)
 _OF_PLACE = ("object_auc", "object_auc_best", "object_probe", "object_probe_shuffled")
 _MEASURED_CHANCE = dict.fromkeys(_OF_PLACE, "object_auc_chance")

@@ -83,7 +83,7 @@ def test_guidance_is_measured_over_its_scale(scenes):
     assert len(table.rows) == 2 * (1 + 3 * 3)  # of two layers: f_u, and three versions at 0, 10 and the guiding 30
     gains = [number for number in column(table, "gain over f_u") if number is not None]
     assert len(gains) == 2 * 2 * 3 and gains[0].value == 0
-    assert len(made.claims) == 3 and "w = 30" in made.claims[0].claim
+    assert len(made.claims) == 5 and "w = 30" in made.claims[0].claim
     assert made.tables["difference"].rows[0].cells[2].n == 60
 
 

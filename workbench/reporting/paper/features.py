@@ -119,7 +119,8 @@ def objects_of(run: Run, pictured: Sequence[int], images: int) -> Objects | str:
     rows = rows[: max(images, 2 * len(pictured), FEWEST_IMAGES)]
     try:
         masks = of.masks(rows)
-        halves = split_masks(token_share(masks, token_side(run)), seed=0, held=len(pictured))
+        labels = torch.from_numpy(of.labels[rows].astype(np.int64))
+        halves = split_masks(token_share(masks, token_side(run)), seed=0, held=len(pictured), labels=labels)
     except ValueError as error:
         return f"Object and background are not measured: {error}."
     return Objects(list(masks[: len(pictured)].numpy()), rows, halves)

@@ -9,7 +9,8 @@ over pure noise. A curve that falls at large w says that too much guidance undoe
 
 The components, which of them and the threshold are chosen on one half of the images and measured on the other. Objects
 are more often in the middle than at the edge. Tokens are therefore compared with tokens at the same place of other
-images, where a component that is only position scores one half.
+images, where a component that is only position scores one half. The label tells the shape of the object too, so two
+of the claims compare images of one class only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -53,7 +54,10 @@ _VERSIONS = {
 _MEASURES = (
     "object_auc_same_place",
     "object_auc_same_place_gain",
+    "object_auc_same_class",
+    "object_auc_same_class_gain",
     "object_probe_same_place",
+    "object_probe_same_class",
     "object_auc_best",
     "object_auc_chance",
     "object_iou",
@@ -195,12 +199,14 @@ def _table(grid: MeasureGrid) -> Table:
     for layer in grid.layers:
         for version, (_, name) in _VERSIONS.items():
             for scale in grid.scales[: 1 if version == "null" else None]:
-                area, gain, *others = (
+                area, gain, in_class, class_gain, *others = (
                     _number(_record(grid, layer, version, measure, scale), signed=measure.endswith("gain"))
                     for measure in _MEASURES
                 )
                 w = None if version == "null" else Number(scale, 1)
-                lines.append((layer, name, w, area, area and area.interval, gain, gain and gain.interval, *others))
+                numbers = [area, gain, in_class, class_gain]
+                spans = [cell for number in numbers for cell in (number, number and number.interval)]
+                lines.append((layer, name, w, *spans, *others))
     columns = (
         Column("layer", "count"),
         Column("features"),
@@ -209,7 +215,12 @@ def _table(grid: MeasureGrid) -> Table:
         Column("95 % interval"),
         Column("gain over f_u", "number"),
         Column("95 % interval, gain"),
+        Column("same place and class", "number", "area under ROC"),
+        Column("95 % interval, same class"),
+        Column("gain over f_u, same class", "number"),
+        Column("95 % interval, gain in the class"),
         Column("linear probe, same place", "number", "area under ROC"),
+        Column("linear probe, same place and class", "number", "area under ROC"),
         Column("best of three components, all places", "number", "area under ROC"),
         Column("the same by the place alone", "number"),
         Column("intersection over union", "number"),
@@ -248,17 +259,22 @@ def _differences(grid: MeasureGrid) -> Table:
 
 
 def _claims(grid: MeasureGrid, layer: int, own: float) -> Iterator[Claim]:
-    for other, suffix in (("without a class (f_u)", "gain"), ("with the class and no guidance (f_c)", "gain_over_f_c")):
-        gain = _record(grid, layer, "true", f"object_auc_same_place_{suffix}", own)
-        if gain is None or gain["value"] is None:
-            continue
-        difference = Estimate(*(gain[key] for key in (*ENDS, "count")))
-        yield Claim(
-            f"Guidance of w = {own:g} separates object and background better than features {other}",
-            seed_verdict(difference.low > 0, difference.high < 0),
-            f"Area under the ROC curve at the same place, layer {layer}: {signed(difference, 3)} on the same "
-            f"{difference.count} held-out images.",
-        )
+    f_u, f_c = (
+        ("features without a class (f_u)", "gain"),
+        ("those with the class and no guidance (f_c)", "gain_over_f_c"),
+    )
+    for among, alike in (("", "place"), (" among images of one class", "class")):
+        for other, suffix in (f_u, f_c):
+            gain = _record(grid, layer, "true", f"object_auc_same_{alike}_{suffix}", own)
+            if gain is None or gain["value"] is None:
+                continue
+            difference = Estimate(*(gain[key] for key in (*ENDS, "count")))
+            yield Claim(
+                f"Guidance of w = {own:g} separates object and background{among} better than {other}",
+                seed_verdict(difference.low > 0, difference.high < 0),
+                f"Area under the ROC curve at the same place{among}, layer {layer}: {signed(difference, 3)} on the "
+                f"same {difference.count} held-out images.",
+            )
     ratio = _record(grid, layer, "true", "difference_ratio_same_place", 1.0)
     if ratio and ratio["value"] is not None:
         yield Claim(
