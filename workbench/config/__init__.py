@@ -180,6 +180,8 @@ def fingerprint(config: Config, teacher: str | None = None) -> str:
     del tree["data"]["masks"]  # which measures read, and no training
     for key in _UNCOUNTED:
         del tree["training"][key]
+    if config.training.optimizer == "adamw":  # so that older runs keep their fingerprints
+        del tree["training"]["optimizer"], tree["training"]["momentum"]
     for key, value in _ROUNDING.items():
         section, _, option = key.partition(".")
         if option in tree[section] and not (option == "accumulation" and method.compares_samples):

@@ -63,7 +63,10 @@ class TrainingConfig:
     accumulation: Annotated[int, Range(at_least=1, at_most=10**6)] = 1
     learning_rate: Positive = 1e-4
     warmup_steps: FromStep = 0  # the published recipes use none
-    beta1: _BelowOne = 0.9
+    # muon: PyTorch's Muon for the matrices of the blocks, AdamW for all other weights, at the same learning rate
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    momentum: _BelowOne = 0.95  # of Muon
+    beta1: _BelowOne = 0.9  # of AdamW, as beta2
     beta2: _BelowOne = 0.999
     weight_decay: NotNegative = 0.0
     clip: Positive | None = 1.0  # REPA and Self-Transcendence; SiT itself does not clip

@@ -39,7 +39,7 @@ _SECONDS, _STEPS = 3.0, 7  # limits of a measurement, whichever comes first; the
 _PATIENCE = 180.0
 # Options that do not change the time of a step.
 _FREE = {"teacher", "teacher_step", "teacher_weights", "layer", "guidance_scale", "weight", "stop_step"}
-_COUNTS = ("batch", "accumulation", "precision", "compile", "tf32")
+_COUNTS = ("batch", "accumulation", "optimizer", "precision", "compile", "tf32")
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,10 @@ def model_size(config: Config, shape: Shape) -> Size:
 
 
 def disk_bytes(config: Config, size: Size) -> int:
-    """Largest disk space of a run in bytes: its checkpoints, with one that is being written, and its records."""
+    """Largest disk space of a run in bytes: its checkpoints, with one that is being written, and its records.
+
+    With the two moments of AdamW; Muon has one for each matrix.
+    """
     training, ema, weights = config.training, 4 * size.backbone, 4 * (size.backbone + size.heads)
     count = max(1, training.steps // training.checkpoint_every)
     resumable = min(training.keep, count) + 1
@@ -62,7 +65,10 @@ def disk_bytes(config: Config, size: Size) -> int:
 
 
 def standing_bytes(student: torch.nn.Module, ema: torch.nn.Module, teacher: torch.nn.Module | None) -> int:
-    """Bytes in memory between two steps: weights, gradients, AdamW's two moments, the EMA and the teacher."""
+    """Bytes in memory between two steps: weights, gradients, AdamW's two moments, the EMA and the teacher.
+
+    Muon has one moment of each matrix, so with it this is an upper bound.
+    """
 
     def size(module: torch.nn.Module | None) -> int:
         return sum(p.numel() * p.element_size() for p in module.parameters()) if module is not None else 0

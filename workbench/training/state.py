@@ -16,6 +16,7 @@ from workbench.backbones.base import TransformerBackbone
 from workbench.config import Config
 from workbench.objectives.base import Batch
 from workbench.runs.finite import first_not_finite
+from workbench.training.muon import MuonAdamW
 from workbench.training.student import Losses, Student
 
 
@@ -25,7 +26,7 @@ class TrainState:
     The tensors of a checkpoint do not depend on the number of processes. ``training.sharding`` "ddp" keeps a copy in
     each process, "fsdp" shards parameters, gradients, EMA and optimizer (PyTorch's fully_shard, one group per block).
     ``training.compile`` compiles each block of student and teacher: all blocks share one graph, so compilation takes
-    seconds.
+    seconds. ``config`` has no option that is still "auto".
     """
 
     def __init__(self, student: Student, config: Config, accelerator: Accelerator):
@@ -160,7 +161,7 @@ class TrainState:
             _check_fit(part, own, parts[part])
             module.load_state_dict({name: _like(value, own.get(name)) for name, value in parts[part].items()})
         parameters = dict(self.student.named_parameters())
-        _check_moments(parameters, parts["optimizer"])
+        _check_moments(self.student, self.optimizer, parts["optimizer"])
         for name, value in parts["optimizer"].items():
             parameter, key = name.rsplit("/", 1)
             like = parameters[parameter] if key != "step" else None
@@ -185,16 +186,22 @@ def accelerate(config: Config) -> Accelerator:
     return accelerator
 
 
-def build_optimizer(student: nn.Module, config: Config) -> torch.optim.AdamW:
-    """Fused AdamW over all trainable parameters, the objective's heads included."""
+def build_optimizer(student: Student, config: Config) -> torch.optim.Optimizer:
+    """The optimizer ``training.optimizer`` over all trainable parameters, the objective's heads included."""
     training = config.training
     trained = [p for p in student.parameters() if p.requires_grad]
-    return torch.optim.AdamW(
-        trained,
-        lr=training.learning_rate,
-        betas=(training.beta1, training.beta2),
-        weight_decay=training.weight_decay,
-        fused=True,
+    options: dict[str, Any] = {"lr": training.learning_rate, "weight_decay": training.weight_decay}
+    options["betas"] = (training.beta1, training.beta2)
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(trained, fused=True, **options)
+    if not hasattr(torch.optim, "Muon"):
+        raise ValueError(f"training.optimizer muon needs PyTorch 2.9 or newer; this is {torch.__version__}")
+    matrices = {p for p in student.backbone.blocks.parameters() if p.requires_grad and p.ndim == 2}
+    return MuonAdamW(
+        [p for p in trained if p in matrices],
+        [p for p in trained if p not in matrices],
+        momentum=training.momentum,
+        **options,
     )
 
 
@@ -247,20 +254,24 @@ def _check_fit(part: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]
         raise ValueError(f"{part} of the checkpoint is of another model: {wrong[0]} is {shape}; it must be {expected}")
 
 
-def _check_moments(parameters: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Raise ValueError for moments of another model: the fused kernels would read past the end of the tensors."""
-    kinds = {name.rpartition("/")[2] for name in given}
+def _check_moments(student: nn.Module, optimizer: torch.optim.Optimizer, given: Mapping[str, Tensor]) -> None:
+    """Raise ValueError for the state of another model or optimizer: kernels would read past the end of the tensors."""
+    names = {parameter: name for name, parameter in student.named_parameters()}
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            shape = tuple(parameter.shape)
+            muon = {"momentum_buffer": shape}
+            adamw = {"step": (), "exp_avg": shape, "exp_avg_sq": shape}
+            shapes[names[parameter]] = muon if "momentum" in group else adamw
     for name, value in given.items():
         parameter, _, kind = name.rpartition("/")
-        shape = tuple(value.shape)
-        expected: tuple[int, ...] | str = "absent"
-        if parameter in parameters:
-            expected = () if kind == "step" else tuple(parameters[parameter].shape)
+        shape, expected = tuple(value.shape), shapes.get(parameter, {}).get(kind, "absent")
         if shape != expected:
             raise ValueError(
                 f"optimizer of the checkpoint is of another model: {name} is {shape}; it must be {expected}"
             )
-        lacking = sorted(other for other in kinds if f"{parameter}/{other}" not in given)
+        lacking = sorted(other for other in shapes[parameter] if f"{parameter}/{other}" not in given)
         if lacking:
             raise ValueError(f"optimizer of the checkpoint is damaged: {parameter} lacks {lacking[0]}")
 
