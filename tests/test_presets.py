@@ -12,7 +12,12 @@ from workbench.reporting.sweep.specification import load_sweep
 from workbench.shipped import shipped
 
 load_config = cache(configuration.load_config)
-CHANNELS = {"sd-vae": (4, 8), "va-vae": (32, 16), "kl-f4": (4, 4)}  # and how many pixels a latent is wide
+CHANNELS = {
+    "sd-vae": (4, 8),
+    "va-vae": (32, 16),
+    "kl-f4": (4, 4),
+    "kl-f4-scenes-64": (4, 4),
+}  # and how many pixels a latent is wide
 SWEEPS = {file.stem: load_sweep(file) for file in sorted(shipped("reports/sweeps").glob("*.yaml"))}
 # Those that change something in a preset; "SWEEP/ROW".
 ROWS = [f"{name}/{row.name}" for name, sweep in SWEEPS.items() for row in sweep.rows if row.overrides]
