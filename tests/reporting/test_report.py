@@ -107,7 +107,7 @@ def test_a_small_gap_and_a_worse_score(make):
 def test_agreement_and_probes_are_judged_by_their_intervals(make):
     sentences = findings(make())
     agreement = next(s for s in sentences if s.startswith("Class agreement"))
-    assert "0.9 [0.88, 0.92] for guided and 0.8 [0.78, 0.82] for plain" in agreement
+    assert "0.9 [0.88,\u00a00.92] for guided and 0.8 [0.78,\u00a00.82] for plain" in agreement
     assert "do not overlap, and guided is higher" in agreement
     probe = next(s for s in sentences if s.startswith("Linear probe"))
     assert "best layer: 6 of guided, 6 of plain" in probe and "intervals overlap" in probe
@@ -151,7 +151,7 @@ def test_tables(make):
     assert list(table.columns) == ["run", "step", "FD-clf64", "KID-clf64", "class agreement"]
     assert table.caption.startswith("2,000 generated images, heun sampler, 20 steps, guidance scale 1, ema weights")
     rows = {tuple(row[:2]): row[2:] for row in table.rows}
-    assert rows["guided", "4,000"] == ["10", "0.02", "0.9 [0.88, 0.92]"]
+    assert rows["guided", "4,000"] == ["10", "0.02", "0.9 [0.88,\u00a00.92]"]
     assert rows["real vs real (floor)", ""] == ["1.5", "0.0004", "–"]
     chosen = {row[0]: row[1:] for row in settings(runs).rows}
     assert chosen["feature guidance w"] == ["–", "–", "30"]

@@ -61,7 +61,7 @@ def duration(seconds: float | int) -> str:
 
 def cell(record: Record) -> str:
     """A score with its interval, if it has one."""
-    interval = f" [{number(record['low'])}, {number(record['high'])}]" if _has_interval(record) else ""
+    interval = f" [{number(record['low'])},\u00a0{number(record['high'])}]" if _has_interval(record) else ""
     return number(record["value"]) + interval
 
 
