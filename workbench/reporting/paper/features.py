@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,6 +78,7 @@ class Ours:
 OBJECT_COLUMNS = (
     Column("object against background", "number", "area under ROC, same place"),
     Column("95 % interval, objects"),
+    Column("the same within a class", "number"),
 )
 _UNDER_MAPS = (
     "Outlined is the object; under each map is the area under the ROC curve, in that image, of the one of three "
@@ -132,13 +134,15 @@ def signed(of: Estimate, digits: int) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def object_cells(found: ObjectSeparation | None) -> tuple[Number, str] | tuple[()]:
+def object_cells(found: ObjectSeparation | None) -> tuple[Any, ...]:
     """The cells of `OBJECT_COLUMNS`, or none."""
     if found is None:
         return ()
-    area = found.auc_same_place
-    number = Number(area.value, 3, area.low, area.high, area.count)
-    return number, number.interval
+    numbers = [
+        None if np.isnan(of.value) else Number(of.value, 3, of.low, of.high, of.count)
+        for of in (found.auc_same_place, found.auc_same_class)
+    ]
+    return numbers[0], numbers[0] and numbers[0].interval, numbers[1]
 
 
 def rows_and_images(run: Run, images: int | Sequence[int]) -> tuple[list[int], np.ndarray, Int64[Tensor, " n"]]:

@@ -5,7 +5,8 @@ objects this is a number: how well the components of the tokens separate those o
 every guidance scale w.
 
 Look for a curve of the true class that rises above w = 0, and compare it with those of a wrong class and of the class
-over pure noise. A curve that falls at large w says that too much guidance undoes the gain.
+over pure noise. A curve that falls at large w says that too much guidance undoes the gain. If a curve rises at the same
+place and not within a class, guidance has written the usual shape of the class into the feature and not the object.
 
 The components, which of them and the threshold are chosen on one half of the images and measured on the other. Objects
 are more often in the middle than at the edge. Tokens are therefore compared with tokens at the same place of other
@@ -63,6 +64,10 @@ _MEASURES = (
     "object_iou",
     "object_iou_chance",
 )
+_CURVES = {
+    "place": ("object_auc_same_place", "same place"),
+    "class": ("object_auc_same_class", "same place and class"),
+}
 _TITLE = "Object and background in guided features"
 
 
@@ -118,11 +123,11 @@ def objects(
         ),
         figures={
             "maps": _maps(features, known, pictures, names, layer, t, scales),
-            "curves": _curves(grid, layer),
+            **{name: _curves(grid, layer, *of) for name, of in _CURVES.items()},
         },
         alts={
             "maps": f"Token maps at guidance scales {', '.join(f'{w:g}' for w in scales)} with the objects' outlines.",
-            "curves": _alt(grid, layer),
+            **{name: _alt(grid, layer, *of) for name, of in _CURVES.items()},
         },
         tables={"separation": _table(grid), "difference": _differences(grid)},
         views=views,
@@ -165,13 +170,13 @@ def _record(grid: MeasureGrid, layer: int, version: str, measure: str, scale: fl
     return next((record for record in grid.records if where.items() <= record.items()), None)
 
 
-def _curves(grid: MeasureGrid, layer: int) -> Figure:
+def _curves(grid: MeasureGrid, layer: int, measure: str, what: str) -> Figure:
     curves = []
     for version, (look, name) in _VERSIONS.items():
-        found = [_area(grid, layer, version, scale) for scale in grid.scales]
-        ends = ([np.nan if record[key] is None else record[key] for record in found] for key in ENDS)
+        found = [_record(grid, layer, version, measure, scale) for scale in grid.scales]
+        ends = ([np.nan if r is None or r[key] is None else r[key] for r in found] for key in ENDS)
         curves.append(style.Curve(name, palette.VERSIONS[look], grid.scales, *ends))
-    figure = style.lines(curves, "guidance scale w", "area under ROC, same place", width=style.PAGE)
+    figure = style.lines(curves, "guidance scale w", f"area under ROC, {what}", width=style.PAGE)
     axis = figure.axes[0]
     axis.set_xscale("symlog", linthresh=1)
     axis.set_xticks(grid.scales, [f"{scale:g}" for scale in grid.scales])
@@ -180,12 +185,6 @@ def _curves(grid: MeasureGrid, layer: int) -> Figure:
     axis.axhline(0.5, color=style.GREY, linewidth=1, linestyle=(0, (1, 2)))
     axis.annotate("chance", (1, 0.5), xycoords=("axes fraction", "data"), fontsize=7, ha="right", va="bottom")
     return figure
-
-
-def _area(grid: MeasureGrid, layer: int, version: str, scale: float) -> Record:
-    record = _record(grid, layer, version, "object_auc_same_place", scale)
-    assert record is not None
-    return record
 
 
 def _number(record: Record | None, signed: bool = False) -> Number | None:
@@ -285,9 +284,10 @@ def _claims(grid: MeasureGrid, layer: int, own: float) -> Iterator[Claim]:
         )
 
 
-def _alt(grid: MeasureGrid, layer: int) -> str:
+def _alt(grid: MeasureGrid, layer: int, measure: str, what: str) -> str:
     parts = []
     for version, (_, name) in _VERSIONS.items():
-        first, last = (_area(grid, layer, version, scale)["value"] for scale in (grid.scales[0], grid.scales[-1]))
-        parts.append(f"{name} {first:.2f} to {last:.2f}")
-    return f"Area under the ROC curve from w = {grid.scales[0]:g} to {grid.scales[-1]:g}: {', '.join(parts)}."
+        ends = (_number(_record(grid, layer, version, measure, scale)) for scale in (grid.scales[0], grid.scales[-1]))
+        parts.append(f"{name} {' to '.join('undefined' if end is None else end.text for end in ends)}")
+    span = f"from w = {grid.scales[0]:g} to {grid.scales[-1]:g}"
+    return f"Area under the ROC curve, {what}, {span}: {', '.join(parts)}."
