@@ -158,6 +158,8 @@ def test_tokens_that_only_know_place_and_label_are_at_chance_in_the_same_class_a
     found = object_separation(1 + usual[labels][..., None], masks)
     assert (found.auc_same_class.value, found.probe_same_class.low) == (0.5, 0.5)
     assert found.auc_same_place.low > 0.6
+    again = object_separation(1 + usual[labels][..., None], shares, labels=labels)
+    assert again.auc_same_class == found.auc_same_class
     seeing = object_separation(1 + (usual[labels] + shares)[..., None], masks)
     assert seeing.auc_same_class.value > 0.95
 

@@ -173,7 +173,11 @@ class ObjectSeparation:
 
 
 def object_separation(
-    tokens: Float[Tensor, "n m d"], shares: Float[Tensor, "_ _"] | Masks, *, seed: int = 0
+    tokens: Float[Tensor, "n m d"],
+    shares: Float[Tensor, "_ _"] | Masks,
+    *,
+    seed: int = 0,
+    labels: Int64[Tensor, "_"] | None = None,
 ) -> ObjectSeparation:
     """Separation of the tokens on an object from those beside it: see `ObjectSeparation`.
 
@@ -185,6 +189,7 @@ def object_separation(
         tokens: Tokens of images.
         shares: The share of each token that is object, as of `wb.object_shares`.
         seed: Seed of the halves and of the resampled images.
+        labels: The classes of the images, such as ``features.true``, for the measures within a class.
 
     Returns:
         An ``ObjectSeparation``; ``auc``, ``auc_same_place``, ``probe``, ``iou`` and others have ``value``, ``low``,
@@ -203,7 +208,7 @@ def object_separation(
         >>> found.auc.count, found.auc.low <= found.auc.value <= found.auc.high
         (10, True)
     """
-    masks = shares if isinstance(shares, Masks) else split_masks(shares, seed=seed)
+    masks = shares if isinstance(shares, Masks) else split_masks(shares, seed=seed, labels=labels)
     rows = _rows(tokens, masks)
     inside, held = masks.inside[masks.fit], masks.inside[masks.held]
     known, asked = _components(rows, masks)
