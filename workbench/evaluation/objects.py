@@ -196,8 +196,8 @@ def object_separation(
         ``high`` (a 95 % bootstrap interval over images) and ``count`` (of images).
 
     Raises:
-        ValueError: For tokens that are not finite or zero, other numbers of images or tokens, fewer than four images,
-            and masks without tokens on or beside the object.
+        ValueError: For tokens that are not finite, zero or all equal, other numbers of images or tokens, fewer than
+            four images, and masks without tokens on or beside the object.
 
     Examples:
         >>> small = ["data.name=scenes", "data.size=32", "data.limit=100", "vae.name=identity", "backbone.patch=4"]
@@ -336,6 +336,8 @@ def _components(
 ) -> tuple[Float64[np.ndarray, "k f m"], Float64[np.ndarray, "k h m"]]:
     """The first principal components of the images that are fitted on, in these and in the held images."""
     fitted, held = (rows[half].reshape(-1, rows.shape[2]) for half in (masks.fit, masks.held))
+    if not np.ptp(fitted, axis=0).any():
+        raise ValueError("all tokens of the images to fit on are equal, so they have no principal components")
     with threadpool_limits(1):
         pca = PCA(min(_COMPONENTS, *fitted.shape), svd_solver="covariance_eigh").fit(fitted)
         known, asked = (
