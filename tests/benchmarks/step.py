@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import harness
 import numpy as np
@@ -17,10 +18,11 @@ from workbench.cli.arguments import Repeats
 from workbench.cli.bars import bars
 from workbench.cli.terminal import Console
 from workbench.config import Config, backbone_sizes, from_dict, plugin_options, refuse_unknown
-from workbench.config.ranges import Patch
+from workbench.config.ranges import Patch, Range
 from workbench.data.encoders import load_encoder
 from workbench.diffusion.precision import tf32
 from workbench.objectives.base import Batch
+from workbench.training.memory import kept_memory
 from workbench.training.state import TrainState, accelerate
 from workbench.training.student import Shape, build_backbone, build_student
 
@@ -54,7 +56,7 @@ class _Computed:
 
 
 def kinds(head_width: int, teacher_precision: str, every: bool, fast: bool) -> dict[str, dict]:
-    """Configuration sections by the name of the step: plain and the two guided ones, every method, a fast one."""
+    """Configuration sections by the name of the step: plain and the two guided ones, every method, the fast ones."""
     guided = {"name": "self_transcendence", "teacher": "bench", "teacher_precision": teacher_precision}
     guided["head_width"] = head_width
     chosen = {
@@ -76,7 +78,12 @@ def kinds(head_width: int, teacher_precision: str, every: bool, fast: bool) -> d
                 chosen[name] = objective
     sections: dict[str, dict] = {kind: {"objective": objective} for kind, objective in chosen.items()}
     if fast:
+        sections["plain, bfloat16"] = {"training": {"precision": "bf16"}}
+        sections["plain, compiled"] = {"training": {"compile": True}}
         sections["plain, bfloat16, compiled"] = {"training": {"precision": "bf16", "compile": True}}
+        sections["plain, bfloat16, compiled, Muon"] = {
+            "training": {"precision": "bf16", "compile": True, "optimizer": "muon"}
+        }
     return sections
 
 
@@ -90,14 +97,16 @@ def bench_steps(
     compiled: bool = False,
     every: bool = False,
     fast: bool = False,
+    height: int | None = None,
 ) -> Iterator[tuple[int, int, list[StepCost]]]:
     """Time whole optimizer steps, all kinds in turn, yielding (rounds done, rounds, costs so far).
 
-    ``backbone`` is a configuration's section. Random weights and latents (4 x 8 x 8 for size nano, 4 x 32 x 32
-    otherwise), times evenly spread over [0, 1], so that 30 % of a large batch lies in the window. Because the kinds
-    alternate, a drift of the machine's speed touches all of them. The first round warms up and is not counted.
+    ``backbone`` is a configuration's section. Random weights and latents (4 x ``height`` x ``height``, by default 8 for
+    size nano and 32 otherwise), times evenly spread over [0, 1], so that 30 % of a large batch lies in the window.
+    Because the kinds alternate, a drift of the machine's speed touches all of them. The first round warms up and is not
+    counted.
     """
-    shape = _shape(backbone)
+    shape = _shape(backbone, height)
     training = {"batch": batch, "precision": precision, "compile": compiled}
     head_width = 256 if backbone["size"] == "nano" else 2048
     states = {}
@@ -117,7 +126,9 @@ def bench_steps(
             yield done, repeats, _costs({kind: values[1:] for kind, values in seconds.items()}, memory)
 
 
-def plain_matmul_share(backbone: Mapping[str, object], batch: int, seconds: float, precision: str) -> float:
+def plain_matmul_share(
+    backbone: Mapping[str, object], batch: int, seconds: float, precision: str, height: int | None = None
+) -> float:
     """The arithmetic of a plain step (6 operations a block weight and token) over the machine's matmul rate.
 
     The rate is that of square products in ``precision`` on the device that trains, timed now; best of five.
@@ -133,15 +144,15 @@ def plain_matmul_share(backbone: Mapping[str, object], batch: int, seconds: floa
         _wait(device)
         best = min(best, time.perf_counter() - started)
     with torch.device("meta"):
-        model = build_backbone(from_dict({"backbone": dict(backbone)}), _shape(backbone))
+        model = build_backbone(from_dict({"backbone": dict(backbone)}), _shape(backbone, height))
     weights = [(name, w) for name, w in model.blocks.named_parameters() if w.ndim == 2]
     # Modulation works on one vector an image, the rest on every token.
     used = sum(w.numel() * batch * (1 if "adaLN" in name else model.tokens) for name, w in weights)
     return 6 * used / seconds / (2 * side**3 / best)
 
 
-def _shape(backbone: Mapping[str, object]) -> Shape:
-    return Shape(4, 8 if backbone["size"] == "nano" else 32, tuple(str(k) for k in range(1000)))
+def _shape(backbone: Mapping[str, object], height: int | None) -> Shape:
+    return Shape(4, height or (8 if backbone["size"] == "nano" else 32), tuple(str(k) for k in range(1000)))
 
 
 def _state(config: Config, shape: Shape) -> tuple[TrainState, dict[str, _Computed]]:
@@ -234,7 +245,9 @@ class Step:
     all: bool = False
     """Every method, not only the guided steps."""
     fast: bool = False
-    """Also the plain step in bfloat16 with compiled blocks."""
+    """Also the plain step in bfloat16, with compiled blocks, with both, and with both and Muon."""
+    height: Annotated[int, Range(at_least=1, at_most=1024)] | None = None
+    """Of the latents: 8 for nano, 32 for the others, by default."""
     precision: str = "no"
     """Of all steps: no, bf16 or fp16."""
     compile: bool = False
@@ -247,13 +260,15 @@ class Step:
         refuse_unknown("size", self.size, backbone_sizes(self.backbone))
         harness.check_report(self.report)
         section = {"name": self.backbone, "size": self.size, "patch": self.patch or (1, 2)[self.size != "nano"]}
-        options = {key: getattr(self, key) for key in ("batch", "repeats", "fast", "precision", "teacher_precision")}
+        options = {
+            key: getattr(self, key) for key in ("batch", "repeats", "fast", "precision", "teacher_precision", "height")
+        }
         options |= {"every": self.all, "compiled": self.compile}
-        with bars(Console()) as update:
+        with bars(Console()) as update, kept_memory():
             for done, rounds, found in bench_steps(section, **options):
                 update("time steps", done, rounds)
                 costs = found
-        share = plain_matmul_share(section, self.batch, costs[0].seconds, self.precision)
+        share = plain_matmul_share(section, self.batch, costs[0].seconds, self.precision, self.height)
         title = f"{self.backbone}-{self.size}/{section['patch']}, batch {self.batch}, median of {self.repeats}"
         table = Table("step", "time", "/ plain", "memory", "1 M steps / plain", "with teacher", title=title)
         for cost in costs:
