@@ -29,6 +29,7 @@ from workbench.lab.watching.live import LivePanel
 from workbench.lab.watching.table import table_rows
 from workbench.runs.store import Run, prepare_run
 from workbench.training.attend import CommandHandler
+from workbench.training.automatic import by_machine
 from workbench.training.control import Answer, Control
 from workbench.training.mailbox import StopSignals
 from workbench.training.state import accelerate
@@ -298,7 +299,7 @@ def _answered(answer: Answer) -> float:
 def _poll(trained: Trained) -> Figure:
     """Its own work, whatever else the machine does: what a trainer does between two steps when nobody asks anything."""
     handler = CommandHandler(
-        trained.run, trained.run.config, accelerate(trained.run.config), StopSignals(), lambda _: None
+        trained.run, trained.run.config, accelerate(by_machine(trained.run.config)), StopSignals(), lambda _: None
     )
     times = []
     for _ in range(20):

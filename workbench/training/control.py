@@ -46,7 +46,7 @@ class Control:
         >>> record = next(wb.fit(config))  # one record; then the generator is closed and the run stops
         >>> run = next(run for run in wb.find_runs() if run.config == config)
         >>> wb.Control(run).set("learning_rate", 5e-4).result  # takes effect when the run is resumed
-        'done: learning_rate 0.001 -> 0.0005'
+        'done: learning_rate 0.003 -> 0.0005'
     """
 
     def __init__(self, run: Run | str | Path, patience: float = _PATIENCE):
