@@ -37,6 +37,9 @@ SMALL = (
     "training.log_every=2",
     "training.checkpoint_every=3",
     "training.milestone_every=6",
+    # Bits and rounding are compared.
+    "training.optimizer=adamw",
+    "training.precision=no",
 )
 TEACHER = (*SMALL, "objective.head_width=16")
 

@@ -113,10 +113,12 @@ def test_the_state_of_another_optimizer_is_refused(root):
 
 def test_the_optimizer_counts_for_the_fingerprint_and_its_momentum_only_with_muon():
     marks = [
-        fingerprint(load_config("demo/plain", [f"training.optimizer={name}", f"training.momentum={momentum}"]))
+        fingerprint(
+            load_config("laptop/sit-nano-2-plain", [f"training.optimizer={name}", f"training.momentum={momentum}"])
+        )
         for name in ("adamw", "muon")
         for momentum in (0.95, 0.9)
     ]
-    assert marks[0] == marks[1] == fingerprint(load_config("demo/plain")) and len(set(marks)) == 3
+    assert marks[0] == marks[1] == fingerprint(load_config("laptop/sit-nano-2-plain")) and len(set(marks)) == 3
     with pytest.raises(ValueError, match="did you mean 'muon'"):
         config_of("training.optimizer=muno")

@@ -25,6 +25,9 @@ SMALL = (
     "training.log_every=1",
     "training.checkpoint_every=3",
     "training.milestone_every=6",
+    # Bits and rounding are compared.
+    "training.optimizer=adamw",
+    "training.precision=no",
 )
 
 

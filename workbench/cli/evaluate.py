@@ -79,6 +79,7 @@ class Evaluate:
             raise ValueError(f"--processes must be at least 1; got {self.processes}")
         for detector in self.detector:
             _check_detector(detector)
+        for detector in self.detector or (default_detector(""),):
             stored_names(detector)
         if self.report:
             if self.report.is_dir():

@@ -4,7 +4,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from workbench.backbones.base import TransformerBackbone
+
+
+def matrices(backbone: TransformerBackbone) -> list[nn.Parameter]:
+    """The parameters that Muon updates: the matrices of the blocks."""
+    return [p for p in backbone.blocks.parameters() if p.requires_grad and p.ndim == 2]
 
 
 class MuonAdamW(torch.optim.Optimizer):

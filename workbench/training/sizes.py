@@ -10,6 +10,7 @@ import torch
 from workbench.config import Config, from_dict, to_dict
 from workbench.data.encoders import load_encoder
 from workbench.data.latents import latent_source
+from workbench.training.muon import matrices
 from workbench.training.student import Shape, build_backbone, build_objective
 
 _RECORD = 320  # bytes per line of metrics.jsonl
@@ -29,12 +30,14 @@ class Encoded:
 class Size:
     """Size of a model.
 
-    ``backbone`` and ``heads`` are numbers of parameters, ``aligned_steps`` is the number of steps with the objective,
-    and ``standing`` the memory between two steps in bytes.
+    ``backbone`` and ``heads`` are numbers of parameters, ``moments`` that of the optimizer's values: two for each
+    parameter (AdamW), one for those that Muon updates. ``aligned_steps`` is the number of steps with the objective, and
+    ``standing`` the memory between two steps in bytes.
     """
 
     backbone: int
     heads: int
+    moments: int
     aligned_steps: int
     standing: int
 
@@ -51,17 +54,14 @@ def model_size(config: Config, shape: Shape) -> Size:
 
 
 def disk_bytes(config: Config, size: Size) -> int:
-    """Largest disk space of a run in bytes: its checkpoints, with one that is being written, and its records.
-
-    With the two moments of AdamW; Muon has one for each matrix.
-    """
+    """Largest disk space of a run in bytes: its checkpoints, with one that is being written, and its records."""
     training, ema, weights = config.training, 4 * size.backbone, 4 * (size.backbone + size.heads)
     count = max(1, training.steps // training.checkpoint_every)
     resumable = min(training.keep, count) + 1
     older = training.steps // training.milestone_every if training.milestone_every else 0
     milestones = max(0, older - training.keep)
     records = training.steps // training.log_every * _RECORD
-    return resumable * (3 * weights + ema) + milestones * (weights + ema) + records
+    return resumable * (weights + 4 * size.moments + ema) + milestones * (weights + ema) + records
 
 
 def standing_bytes(student: torch.nn.Module, ema: torch.nn.Module, teacher: torch.nn.Module | None) -> int:
@@ -115,4 +115,6 @@ def _model(text: str, shape: Shape) -> Size:
     student = torch.nn.ModuleList([model, objective])
     standing = standing_bytes(student, model, teacher)
     count = [sum(p.numel() for p in module.parameters()) for module in (model, objective)]
-    return Size(count[0], count[1], stop if objective.weight_at(0) > 0 else 0, standing)
+    updated = matrices(model) if config.training.optimizer == "muon" else []
+    moments = 2 * sum(count) - sum(p.numel() for p in updated)
+    return Size(count[0], count[1], moments, stop if objective.weight_at(0) > 0 else 0, standing)

@@ -16,7 +16,7 @@ from workbench.backbones.base import TransformerBackbone
 from workbench.config import Config
 from workbench.objectives.base import Batch
 from workbench.runs.finite import first_not_finite
-from workbench.training.muon import MuonAdamW
+from workbench.training.muon import MuonAdamW, matrices
 from workbench.training.student import Losses, Student
 
 
@@ -196,10 +196,10 @@ def build_optimizer(student: Student, config: Config) -> torch.optim.Optimizer:
         return torch.optim.AdamW(trained, fused=True, **options)
     if not hasattr(torch.optim, "Muon"):
         raise ValueError(f"training.optimizer muon needs PyTorch 2.9 or newer; this is {torch.__version__}")
-    matrices = {p for p in student.backbone.blocks.parameters() if p.requires_grad and p.ndim == 2}
+    by_muon = set(matrices(student.backbone))
     return MuonAdamW(
-        [p for p in trained if p in matrices],
-        [p for p in trained if p not in matrices],
+        [p for p in trained if p in by_muon],
+        [p for p in trained if p not in by_muon],
         momentum=training.momentum,
         **options,
     )
