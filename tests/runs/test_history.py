@@ -17,12 +17,12 @@ def run(tmp_path):
 
 
 def test_options_hold_from_their_step(run):
-    record_event(run.folder, 10, "set", option="learning_rate", old=1e-3, new=5e-4)
+    record_event(run.folder, 10, "set", option="learning_rate", old=3e-3, new=5e-4)
     record_event(run.folder, 12, "pause")
     record_event(run.folder, 20, "set", option="log_every", old=10, new=1)
     settings = settings_of(run.config, read_history(run.folder))
     rates = [settings.at(step)["learning_rate"] for step in (0, 9, 10, 30)]
-    assert rates == [1e-3, 1e-3, 5e-4, 5e-4]
+    assert rates == [3e-3, 3e-3, 5e-4, 5e-4]
     assert [settings.at(step)["log_every"] for step in (19, 20)] == [10, 1]
     assert "stop_step" not in settings.first  # nothing to stop without alignment
 
@@ -31,7 +31,7 @@ def test_a_change_replaces_those_that_were_to_come():
     settings = settings_of(load_config("demo/plain"))
     for step, value in ((10, 1.0), (20, 2.0), (15, 3.0)):  # the last after a resume from before step 20
         settings = settings.changed(Change(step, "learning_rate", value))
-    assert [settings.at(step)["learning_rate"] for step in (9, 12, 15, 20, 99)] == [1e-3, 1.0, 3.0, 3.0, 3.0]
+    assert [settings.at(step)["learning_rate"] for step in (9, 12, 15, 20, 99)] == [3e-3, 1.0, 3.0, 3.0, 3.0]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ SMALL = (
     "training.batch=8",
     "training.log_every=1",
     "training.checkpoint_every=2",
+    "training.precision=no",
 )
 BF16, COMPILED = ("training.precision=auto",), ("training.compile=auto",)
 
