@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import typing
 from pathlib import Path
 
@@ -142,13 +141,11 @@ for arguments in json.loads(sys.argv[1]):
     assert not {"torch", "umap", "diffusers"} & sys.modules.keys(), arguments
 """
     environment = {**os.environ, "WORKBENCH_RUNS": str(tmp_path), "WORKBENCH_QUEUE": str(tmp_path / "queue")}
-    began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(mistakes)], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("workbench: ") == done.stderr.count("\n") == len(mistakes)
-    assert time.perf_counter() - began < 2 * len(mistakes)
 
 
 def test_empty_text_is_allowed_where_it_clears(tmp_path, monkeypatch):
@@ -188,20 +185,14 @@ def test_lists(tmp_path):
     assert "demo/guided" in workbench(tmp_path, "presets").stdout.split()
 
 
-def fastest(arguments: list[str]) -> float:
-    times = []
-    for _ in range(3):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
-        times.append(time.perf_counter() - started)
-    return min(times)
-
-
 def test_heavy_packages_are_imported_where_they_are_used():
-    code = "import sys, workbench.__main__; print([m for m in ('torch', 'umap', 'diffusers') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
-    assert fastest(["-c", "import workbench"]) < 0.3
-    assert fastest(["-m", "workbench", "--help"]) < 0.7
+    """A command starts as fast as its imports; how long they take depends on the machine."""
+    code = "import sys, workbench; print(*sys.modules); import workbench.__main__; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    library, command = ({name.partition(".")[0] for name in line.split()} for line in done.stdout.splitlines())
+    assert not {"rich", "tyro", "yaml"} & library and {"rich", "tyro", "yaml"} <= command
+    heavy = {"torch", "numpy", "scipy", "sklearn", "umap", "diffusers", "timm", "matplotlib", "IPython"}
+    assert not heavy & command
 
 
 def test_a_queue_is_listed_and_a_batch_script_printed(tmp_path, monkeypatch):
