@@ -20,6 +20,8 @@ SMALL = (
     "vae.name=identity",
     "backbone.patch=8",
     "training.batch=8",
+    "training.optimizer=adamw",
+    "training.learning_rate=1e-3",
     "training.warmup_steps=0",
     "training.log_every=1",
 )

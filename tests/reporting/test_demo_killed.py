@@ -22,6 +22,7 @@ TINY = (
     "data.limit=120",
     "vae.name=identity",
     "backbone.patch=8",
+    "training.optimizer=adamw",
     "training.steps=12",
     "training.batch=4",
     "training.log_every=1",

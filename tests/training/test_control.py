@@ -25,7 +25,9 @@ SMALL = (
     "data.source=auto",
     "data.limit=16",
     "vae.name=identity",
+    "backbone.size=pico",
     "backbone.patch=16",
+    "training.optimizer=adamw",
     "training.batch=4",
     "training.log_every=10",
 )
@@ -142,7 +144,7 @@ def test_a_process_that_does_not_leave_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_killed_after_a_change_it_is_lost_and_resumes_to_the_same_weights(tmp_path):
-    config = load_config("demo/plain", (*SMALL, "training.steps=90", "training.checkpoint_every=15"))
+    config = load_config("demo/plain", (*SMALL, "training.steps=200", "training.checkpoint_every=30"))
     launched = launch(config, root=tmp_path / "runs", patience=60.0)
     run = launched.run
     wait_for(lambda: run.status["step"] >= 20)
@@ -150,7 +152,7 @@ def test_killed_after_a_change_it_is_lost_and_resumes_to_the_same_weights(tmp_pa
     os.killpg(launched.pid, signal.SIGKILL)
     wait_for(lambda: run.status["state"] == "lost")
     assert "died unexpectedly" in run.status["remark"]
-    assert 20 <= changed.step < 90
+    assert 20 <= changed.step < 200
     assert Control(run).resume().run.folder == run.folder
     wait_for(lambda: run.status["state"] == "finished")
     whole = prepare_run(config, tmp_path / "whole")
@@ -222,7 +224,7 @@ def test_the_stop_step_turns_the_objective_on_again_exactly(tmp_path):
 
 
 def test_a_changed_stop_step_leaves_a_decaying_weight_alone(tmp_path):
-    options = ("backbone.size=pico", "training.steps=8", "training.log_every=1", "training.checkpoint_every=3")
+    options = ("training.steps=8", "training.log_every=1", "training.checkpoint_every=3")
     decay = ("objective.weight=0.5", "objective.decay_start=2", "objective.decay_length=2")
     config = load_config("demo/plain", (*SMALL, *options, "objective.name=sra", *decay))
 

@@ -20,7 +20,9 @@ TINY = (
     "data.source=auto",
     "data.limit=16",
     "vae.name=identity",
+    "backbone.size=pico",
     "backbone.patch=16",
+    "training.optimizer=adamw",
     "training.batch=4",
     "training.steps=3",
 )
