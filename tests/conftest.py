@@ -10,9 +10,12 @@ import sys
 
 import pytest
 
+CHECKED_CALLS = 8  # of each function in each test: checks of every call take as long as the steps of a tiny training
+_test = 0  # the number of the test that runs
+
 
 def check_shapes(function):
-    """The function, or the dataclass, with its annotations checked by jaxtyping and beartype in every call.
+    """The function, or the dataclass, with its annotations checked by jaxtyping and beartype in its first calls.
 
     The checks are compiled in the first call. jaxtyping's own import hook compiles those of every function that is
     imported, which takes several seconds before the first test.
@@ -21,11 +24,14 @@ def check_shapes(function):
         if "__dataclass_fields__" in vars(function):
             function.__init__ = check_shapes(function.__init__)
         return function
-    checked = None
+    checked, test, calls = None, 0, 0
 
     @functools.wraps(function)
     def wrapped(*args, **kwargs):
-        nonlocal checked
+        nonlocal checked, test, calls
+        test, calls = _test, calls + 1 if test == _test else 1
+        if calls > CHECKED_CALLS:
+            return function(*args, **kwargs)
         if checked is None:
             from beartype import beartype
             from jaxtyping import jaxtyped
@@ -131,6 +137,8 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_runtest_setup(item):
+    global _test
+    _test += 1
     if item.get_closest_marker("gpu"):
         import torch
 
