@@ -43,6 +43,9 @@ class TrainState:
                 if isinstance(backbone, TransformerBackbone):
                     for block in backbone.blocks:
                         block.compile()
+        # Listed once: walking the modules takes milliseconds.
+        self._parameters = list(self.student.parameters())
+        self._weights, self._averages = list(self.student.backbone.parameters()), list(self.ema.parameters())
         self.optimizer = build_optimizer(self.student, config)
         self._stepper = accelerator.prepare_optimizer(self.optimizer)
         self.aligned: bool | None = None
@@ -113,12 +116,11 @@ class TrainState:
         """Clip gradients, step the optimizer, update the EMA; returns the gradient norm before clipping."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        norm = self.accelerator.clip_grad_norm_(self.student.parameters(), self.config.clip or float("inf"))
+        norm = self.accelerator.clip_grad_norm_(self._parameters, self.config.clip or float("inf"))
         self._stepper.step()
         self._stepper.zero_grad()
         with torch.no_grad():
-            ema, weights = _local(self.ema.parameters()), _local(self.student.backbone.parameters())
-            torch._foreach_lerp_(ema, weights, 1 - self.config.ema)
+            torch._foreach_lerp_(_local(self._averages), _local(self._weights), 1 - self.config.ema)
         return norm.full_tensor() if _is_sharded(norm) else norm
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
