@@ -218,12 +218,14 @@ def trained(root, tmp_path_factory) -> dict[str, Path]:
         trees = [to_dict(pair_config(*pair, root)) for pair in PAIRS]
         trees.append({**to_dict(pair_config("sit", "vae_align", root)), "name": MUON})
         for tree in trees:
-            # Only the end is compared, and gathering what is sharded for a checkpoint takes as long as steps.
-            tree["training"] |= {"sharding": "fsdp" if kind == "fsdp" else "ddp", "checkpoint_every": 6}
+            # Few steps, as those of shards are slow: two with alignment and two without, and saved at the end alone.
+            tree["training"] |= {"sharding": "fsdp" if kind == "fsdp" else "ddp", "steps": 4, "checkpoint_every": 4}
+            if "stop_step" in tree["objective"]:
+                tree["objective"]["stop_step"] = 2
             if "gather" in tree["objective"]:  # dispersive compares the samples of one process unless it gathers them
                 tree["objective"]["gather"] = True
             if tree["name"] == MUON:
-                tree["training"]["optimizer"] = "muon"
+                tree["training"] |= {"optimizer": "muon", "steps": 2}
         (folder / "pairs.json").write_text(json.dumps(trees))
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     for launcher, kinds in (([], ["one process"]), (torchrun, ["ddp", "fsdp"])):

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 TINY = (
     "data.limit=120",
     "vae.name=identity",
+    "backbone.size=pico",
     "backbone.patch=8",
     "training.optimizer=adamw",
     "training.steps=12",
