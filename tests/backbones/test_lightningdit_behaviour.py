@@ -4,7 +4,6 @@ import copy
 import os
 import signal
 
-import jaxtyping
 import pytest
 import torch
 
@@ -101,8 +100,7 @@ def test_checkpointing_changes_memory_not_numbers():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpoint_blocks", [False, True])
-def test_one_compiled_graph_gives_the_same_numbers(checkpoint_blocks, monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the checks of the tests do not compile
+def test_one_compiled_graph_gives_the_same_numbers(checkpoint_blocks):
     model = randomised(Shallow, checkpoint_blocks=checkpoint_blocks)
     compiled = torch.compile(model.features, backend="aot_eager", fullgraph=True)
     graph, eager = (features(*batch(), (1,))[1] for features in (compiled, model.features))

@@ -1,6 +1,7 @@
 """Fashion-MNIST (Xiao et al. 2017): the subset in the package, or the full set if it is installed."""
 
 import contextlib
+import functools
 import gzip
 import hashlib
 import math
@@ -54,13 +55,19 @@ def load(config: DataConfig, split: str) -> Images:
         if labels.max(initial=0) >= len(CLASSES):
             raise ValueError(f"{full} has a label {labels.max()}; Fashion-MNIST's labels go from 0 to 9")
         return from_arrays("fashion-mnist", split, _pad_to(pixels, 32), labels, CLASSES, str(full))
-    asset = ASSETS / "fashion_mnist.npz"
-    expected = (ASSETS / "fashion_mnist.sha256").read_text().split()[0]
+    pixels, labels = _embedded(ASSETS, split)
+    return from_arrays("fashion-mnist", split, pixels, labels, CLASSES, "embedded subset")
+
+
+@functools.lru_cache(maxsize=2)  # both splits, 31 MB
+def _embedded(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Padded images and labels of the shipped subset, read once in a process because unpacking takes a while."""
+    asset = folder / "fashion_mnist.npz"
+    expected = (folder / "fashion_mnist.sha256").read_text().split()[0]
     if hashlib.sha256(asset.read_bytes()).hexdigest() != expected:
         raise ValueError(f"{asset} is damaged: its SHA-256 differs from the one in fashion_mnist.sha256")
     with np.load(asset) as arrays:
-        pixels, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-    return from_arrays("fashion-mnist", split, _pad_to(pixels, 32), labels, CLASSES, "embedded subset")
+        return _pad_to(arrays[f"{split}_images"], 32), arrays[f"{split}_labels"]
 
 
 def _fashion_folders(path: str | None) -> list[Path]:
