@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +24,11 @@ def test_one_process_needs_no_launcher():
 def test_nodes_agree_on_the_number_of_processes():
     text = launch_commands(["demo/plain", "objective.pairs=[[2, 5]]"], 8, 4)
     torchrun, _, accelerate = text.splitlines()
-    assert "--nnodes=4 --nproc_per_node=8" in torchrun and "--num_machines=4 --num_processes=32" in accelerate
+    assert (
+        "--nnodes=4" in torchrun
+        and "--nproc_per_node=8" in torchrun
+        and "--num_machines=4 --num_processes=32" in accelerate
+    )
     assert all(line.startswith("WORKBENCH_PROCESSES=32 ") for line in (torchrun, accelerate))
     assert torchrun.endswith("train demo/plain 'objective.pairs=[[2, 5]]'")
 
@@ -33,25 +38,79 @@ def test_nothing_to_launch():
         launch_commands(["demo/plain"], 0, 1)
 
 
-def test_the_batch_script_starts_one_torchrun_a_node(tmp_path, monkeypatch):
+# What a node runs: it goes on at the step that was saved, saves it when it is told to stop, and ends at step 3.
+SRUN = """#!/bin/bash
+echo "$WORKBENCH_PROCESSES" "$WORKBENCH_RUNS" "$SRUN_CPUS_PER_TASK" "$@" >>"$CLUSTER/started"
+step=$(cat "$CLUSTER/step" 2>/dev/null || echo 0)
+trap 'sleep .3; echo "$step" >"$CLUSTER/step"; exit 1' TERM
+[ ! -e "$CLUSTER/broken" ] || exit 3
+while [ "$step" -lt 3 ]; do step=$((step + 1)); echo "$step" >"$CLUSTER/now"; sleep .2; done
+echo "$step" >"$CLUSTER/step"
+"""
+SCONTROL = """#!/bin/bash
+if [ "$1" = requeue ]; then echo "$2" >>"$CLUSTER/requeued"; else echo node7; echo node8; fi
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """slurm(nodes, limit=None) -> exit status of the printed batch script, which gets its signal once ``limit`` exists.
+
+    A stand-in for the batch system: its commands are replaced, so that what they are given can be looked at.
+    """
     monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "my runs"))
-    script = slurm_script(["paper/sit-xl-2-256", "training.sharding=fsdp"], "paper/xl", 8, 4, 24)
-    for name, said in (("job-name", "paper-xl"), ("nodes", "4"), ("gpus-per-node", "8"), ("time", "24:00:00")):
-        assert f"#SBATCH --{name}={said}\n" in script
-    # Run with the cluster's own commands replaced: what a node would be told is what it prints.
-    (tmp_path / "srun").write_text('#!/bin/sh\necho "$WORKBENCH_PROCESSES" "$WORKBENCH_RUNS" "$@"\n')
-    (tmp_path / "scontrol").write_text("#!/bin/sh\necho node7\necho node8\n")
-    for name in ("srun", "scontrol"):
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "node[7-8]"}
-    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
-    assert done.stdout.split() == [
-        *("32", f"{tmp_path}/my", "runs", "torchrun", "--nnodes=4", "--nproc_per_node=8", "--rdzv_backend=c10d"),
-        *("--rdzv_id=workbench", "--rdzv_endpoint=node7:29500", "-m", "workbench", "train", "paper/sit-xl-2-256"),
-        "training.sharding=fsdp",
-    ], done.stderr
+    given = {"SLURM_JOB_NODELIST": "node[7-8]", "SLURM_JOB_ID": "40123", "SLURM_CPUS_PER_TASK": "64"}
+    environment = {**os.environ, **given, "PATH": f"{tmp_path}:{os.environ['PATH']}", "CLUSTER": str(tmp_path)}
+
+    def run(nodes: int, limit: Path | None = None) -> int:
+        script = slurm_script(["paper/sit-xl-2-256", "training.sharding=fsdp"], "paper/xl", 8, nodes, 24)
+        job = subprocess.Popen(["bash", "-c", script], env=environment)
+        if limit is not None:
+            deadline = time.monotonic() + 60
+            while not limit.exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            job.send_signal(signal.SIGTERM)
+        return job.wait(60)
+
+    return run
+
+
+def test_the_batch_script_asks_for_what_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path))
+    script = slurm_script(["paper/sit-xl-2-256"], "paper/xl", 8, 4, 24)
+    wanted = {"job-name": "paper-xl", "nodes": "4", "gpus-per-node": "8", "time": "24:00:00", "cpus-per-task": "64"}
+    for name, value in (*wanted.items(), ("signal", "B:TERM@600")):
+        assert f"#SBATCH --{name}={value}\n" in script
     with pytest.raises(ValueError, match="at least 1; got 8, 0 and 24"):
         slurm_script(["demo/plain"], "name", 8, 0, 24)
+
+
+def test_the_batch_script_starts_one_torchrun_a_node(tmp_path, slurm):
+    assert slurm(4) == 0
+    assert (tmp_path / "started").read_text().split() == [
+        *("32", f"{tmp_path}/my", "runs", "64", sys.executable, "-m", "torch.distributed.run", "--nnodes=4"),
+        *("--rdzv_backend=c10d", "--rdzv_id=40123", "--rdzv_endpoint=node7:20123", "--nproc_per_node=8"),
+        *("-m", "workbench", "train", "paper/sit-xl-2-256", "training.sharding=fsdp"),
+    ]
+    assert (tmp_path / "step").read_text() == "3\n" and not (tmp_path / "requeued").exists()
+
+
+def test_a_job_that_reaches_its_limit_saves_waits_in_the_queue_again_and_goes_on(tmp_path, slurm):
+    assert slurm(1, limit=tmp_path / "now") == 0
+    saved = int((tmp_path / "step").read_text())
+    assert 1 <= saved < 3 and (tmp_path / "requeued").read_text() == "40123\n"
+    assert slurm(1) == 0
+    assert (tmp_path / "step").read_text() == "3\n" and (tmp_path / "requeued").read_text() == "40123\n"
+    assert "--standalone" in (tmp_path / "started").read_text()
+
+
+def test_a_job_whose_rank_fails_ends_with_its_status(tmp_path, slurm):
+    (tmp_path / "broken").touch()
+    assert slurm(2) == 3 and not (tmp_path / "requeued").exists()
 
 
 @pytest.mark.slow

@@ -301,12 +301,15 @@ def train_in_processes(processes: int, arguments: Sequence[str]) -> int:
     threads = max(1, (os.cpu_count() or 1) // processes)
     environment = {**os.environ, "WORKBENCH_PROCESSES": str(processes)}
     environment.setdefault("OMP_NUM_THREADS", str(threads))
+    # Large models take longer to save than the 30 seconds after which torchrun kills its ranks.
+    environment.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command = [sys.executable, *torchrun, "-m", "workbench", "train", *arguments]
     with subprocess.Popen(command, env=environment, preexec_fn=partial(die_with_parent, signal.SIGTERM)) as launcher:
         # Ctrl-C reaches torchrun and the ranks directly; a second signal would interrupt their checkpoint.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda *_: launcher.terminate())
+        for number in (signal.SIGTERM, signal.SIGUSR1):  # torchrun would die of SIGUSR1
+            signal.signal(number, lambda *_: launcher.terminate())
         return launcher.wait()
 
 

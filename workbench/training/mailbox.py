@@ -104,8 +104,12 @@ def _read(folder: Path) -> list[Command]:
     return [Command(**command) for command in record["commands"]]
 
 
+# SIGUSR1 is what batch systems are usually asked to send before a time limit.
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
 class StopSignals:
-    """Request a stop after the current step on SIGTERM or SIGINT; a second signal has its previous effect."""
+    """Request a stop after the current step on `STOPS`; a second signal has its previous effect."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -114,7 +118,7 @@ class StopSignals:
     def __enter__(self) -> "StopSignals":
         self._before.clear()
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in STOPS:
                 self._before[number] = signal.signal(number, self._request)
         return self
 
