@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 JSON_LIMIT = 256_000_000  # bytes: the largest index that we write has tens of MB
 LINES_LIMIT = 1_000_000_000  # bytes: millions of records
+_NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 WEIGHT_ENDINGS = (".pt", ".pth", ".safetensors")  # supported weight files
 
 
@@ -203,6 +204,22 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def lock_now(handle: int | BinaryIO, path: Path) -> None:
+    """Lock an open file for this process.
+
+    Raises BlockingIOError if another process holds it, and ValueError if its file system has no locks.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise ValueError(
+            f"the file system of {path} has no file locks ({error.strerror}): mount it with them (Lustre: -o flock), "
+            f"or set WORKBENCH_RUNS and WORKBENCH_QUEUE to folders of another one"
+        ) from error
+
+
 @contextlib.contextmanager
 def hold_lock(path: Path, patience: float) -> Iterator[None]:
     """Hold the lock file ``path``, created if necessary; ValueError if it is still held after ``patience`` seconds."""
@@ -210,7 +227,7 @@ def hold_lock(path: Path, patience: float) -> Iterator[None]:
     with path.open("a+b") as file:
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_now(file, path)
                 break
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
@@ -228,6 +245,9 @@ def is_locked(path: Path) -> bool:
         return False
     except BlockingIOError:
         return True
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:  # without locks nothing can hold one
+            raise
     return False
 
 

@@ -122,6 +122,9 @@ class Objective(base.Objective):
         """The guided feature f_g (Eq. 3) and the mean norm of f_c - f_u, from one pass over both label branches."""
         teacher = self.context.teacher
         assert teacher is not None  # refused by the constructor
+        if not len(inputs.t):  # no time in the window: attention kernels of GPUs may refuse an empty batch
+            tokens = inputs.features[self.layer].shape[1]
+            return inputs.x_t.new_zeros(0, tokens, teacher.width), inputs.x_t.new_full((), torch.nan)
         labels = inputs.labels if self.teacher_labels == "original" else inputs.y
         both = torch.cat([labels, torch.full_like(labels, teacher.null_label)])
         with self._precision(inputs.x_t.device.type):

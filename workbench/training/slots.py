@@ -5,14 +5,15 @@ Imports nothing heavy.
 """
 
 import contextlib
-import fcntl
 import os
+import re
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.files import hold_lock, home_path, is_locked, read_json, write_json
+from workbench.files import hold_lock, home_path, is_locked, lock_now, read_json, write_json
 from workbench.runs.records import SMALL
 
 CPU = "cpu"
@@ -21,8 +22,15 @@ _PATIENCE = 30.0  # seconds to wait for the queue lock, which is held for millis
 
 
 def queue_folder() -> Path:
-    """Folder of the queue: ``$WORKBENCH_QUEUE``, or ``~/.cache/workbench/queue``."""
-    return home_path(os.environ.get("WORKBENCH_QUEUE") or "~/.cache/workbench/queue")
+    """Folder of the queue: ``$WORKBENCH_QUEUE``, or ``~/.cache/workbench/queue/MACHINE`` (in Slurm ``MACHINE-job-ID``).
+
+    Nodes often share the home folder, and each job of a node may see its own GPUs only, as number 0 and up.
+    """
+    if given := os.environ.get("WORKBENCH_QUEUE"):
+        return home_path(given)
+    job = os.environ.get("SLURM_JOB_ID", "")
+    name = f"{socket.gethostname()}-job-{job}" if job else socket.gethostname()
+    return home_path("~/.cache/workbench/queue") / re.sub(r"[^\w.-]", "-", name)
 
 
 @dataclass(frozen=True)
@@ -129,7 +137,7 @@ def take(path: Path) -> int | None:
     deadline = time.monotonic() + _LOOK
     while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_now(handle, path)
             break
         except BlockingIOError:
             if time.monotonic() > deadline:
