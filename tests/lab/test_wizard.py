@@ -68,7 +68,7 @@ def test_the_fields_are_those_of_the_package(tmp_path):
     )
     assert found["objective.window"]["values"] == ["none", "select", "scale"]
     assert (found["objective.normalize"]["text"], found["objective.normalize"]["values"]) == ("true", ["true", "false"])
-    assert (found["training.steps"]["text"], found["teacher.steps"]["text"]) == ("420", "175")
+    assert (found["training.steps"]["text"], found["teacher.steps"]["text"]) == ("240", "100")
     assert texts(form.fields("demo/plain", {}, tmp_path)).keys().isdisjoint({"teacher.steps", "objective.layer"})
     # Every option of every method has a field, and what stands there is what it is.
     for preset in ("demo/teacher", "laptop/sit-nano-2-layersync", "laptop/sit-nano-2-repa", "laptop/sit-nano-2"):

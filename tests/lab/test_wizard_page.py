@@ -18,7 +18,7 @@ def shown(mounted, tmp_path, monkeypatch):
     unmeasured = plan(student, tmp_path / "runs", teacher=teacher)
     paces = (Pace(0.4, 0.3, 340_000_000, 10**10, 10**10, 0.1, 5), Pace(0.6, 0.3, 360_000_000, 10**10, 10**10, 0.1, 5))
     stages = [replace(stage, pace=pace) for stage, pace in zip(unmeasured.stages, paces, strict=True)]
-    measured = replace(unmeasured, stages=(stages[0], replace(stages[1], state="stopped", done=210)))
+    measured = replace(unmeasured, stages=(stages[0], replace(stages[1], state="stopped", done=140)))
 
     def opened(width: int = 1400, scheme: str = "light", known: bool = True):
         values = {
@@ -44,14 +44,14 @@ def cells(page) -> dict[str, list[str]]:
 
 def test_the_plan_stands_there(shown):
     page = shown()
-    # 175 steps of 0.4 s; from step 210 on, after the stop at 140, 210 of 0.3 s.
-    assert cells(page)["time"] == ["70 s", "63 s", "2.2 min"]
-    assert cells(page)["steps"] == ["175", "210 of 420", "385"]
-    assert page.get_by_role("heading", name="To train: 2.2 min").count() == 1
+    # 100 steps of 0.4 s; from step 140 on, after the stop at 80, 100 of 0.3 s.
+    assert cells(page)["time"] == ["40 s", "30 s", "70 s"]
+    assert cells(page)["steps"] == ["100", "100 of 240", "200"]
+    assert page.get_by_role("heading", name="To train: 70 s").count() == 1
     widths = page.locator(".wb-time i").evaluate_all("(all) => all.map((one) => parseFloat(one.style.width))")
-    # Of 70 s and 140 * 0.6 + 280 * 0.3 = 168 s: nothing done of the first, 105 s of the second.
-    assert widths == pytest.approx([0, 100 * 70 / 168, 100 * 105 / 168, 100 * 63 / 168], abs=0.02)
-    assert page.get_by_role("img", name="student: 63 s").count() == 1
+    # Of 40 s and 80 * 0.6 + 160 * 0.3 = 96 s: nothing done of the first, 66 s of the second.
+    assert widths == pytest.approx([0, 100 * 40 / 96, 100 * 66 / 96, 100 * 30 / 96], abs=0.02)
+    assert page.get_by_role("img", name="student: 30 s").count() == 1
     assert page.evaluate("sent") == [{"type": "refresh"}]
 
 

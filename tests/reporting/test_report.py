@@ -198,6 +198,7 @@ def test_refusals(make, maps, tmp_path):
     content = {
         "samples": {},
         "class_names": [],
+        "sample_guidance": 1.0,
         "maps": maps,
         "seconds_total": 1.0,
     }
@@ -229,6 +230,7 @@ def written(make, maps, tmp_path) -> Path:
         runs=make(),
         samples=samples,
         class_names=NAMES,
+        sample_guidance=2.5,
         maps=maps,
         seconds_total=1500.0,
     )
@@ -239,6 +241,7 @@ def test_report_is_one_file_that_needs_nothing_else(written):
     assert html.unescape(embedded).startswith("<!DOCTYPE html>")
     page += rest
     assert page.startswith("<!DOCTYPE html>") and '<html lang="en">' in page
+    assert "Guidance scale\n2.5 for the pictures, 1 for the scores below." in page
     assert "<h1>Teacher &lt;plain&gt; &amp; guided</h1>" in page
     sources, alts = re.findall(r'src="([^"]{22})', page), re.findall(r'<img [^>]*alt="([^"]+)"', page)
     assert sources == ["data:image/png;base64,"] * 5 and len(alts) == 5

@@ -158,7 +158,7 @@ def test_a_dry_run_counts_by_the_pace_of_runs_like_it(tmp_path):
     found = row_states(plan(spec, tmp_path), sweep_folder(tmp_path, "sweep"), tmp_path)
     told = {each.job.training.source + each.job.id: each for each in found}
     plain, big = told["demo/plaindemo-plain-0"], told["demo/plainbig-0"]
-    assert (plain.there, plain.seconds) == ("to train", 0.5 * 700) and (big.there, big.seconds) == ("to train", None)
+    assert (plain.there, plain.seconds) == ("to train", 0.5 * 400) and (big.there, big.seconds) == ("to train", None)
     student = told[STUDENT + "laptop-sit-nano-2-0"]
     assert student.seconds == pytest.approx(0.1 * 400) and student.teaches == 0
     teacher = next(each for each in told.values() if each.teaches)

@@ -154,7 +154,7 @@ def test_what_is_there_is_reused(tmp_path):
 def test_a_preset_names_its_teacher(tmp_path):
     found = plan(load_config("demo/guided", (HEAD,)), tmp_path)
     assert [stage.config.name for stage in found.stages] == ["demo-teacher", "demo-guided"]
-    assert [stage.steps for stage in found.stages] == [175, 420]
+    assert [stage.steps for stage in found.stages] == [100, 240]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workbench.config import Config, as_overrides, load_config
@@ -19,6 +19,7 @@ from workbench.training.sizes import encoded, model_size
 
 ROLES = ("teacher", "plain", "guided")
 PROBE_TIME, PROBE_IMAGES, LAYERS = 0.7, 1500, range(13)  # t of the paper's Fig. 9; layer 0 is the baseline
+SAMPLE_GUIDANCE = 3.0  # of the samples that are shown; those that are scored have the configuration's
 MAP_LAYERS, MAP_TIMES, MAP_IMAGES = (2, 6, 8, 12), (0.2, 0.4, 0.6, 0.8), 6
 
 
@@ -72,12 +73,11 @@ def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...]
     yield Progress("probe", len(runs), len(runs))
     yield Progress("report", 0, 1)
     names, columns = latents.classes, 10
+    # Without a null label there is nothing to guide against.
+    scale = SAMPLE_GUIDANCE if configs["plain"].diffusion.label_dropout else 1.0
+    shown = replace(configs["plain"].sampling, guidance_scale=scale, count=columns)
     samples = {
-        role: {
-            s: generate(run, s, configs[role].sampling).images[:columns].numpy()
-            for s in _scored_steps(run.config)
-            if s <= common
-        }
+        role: {step: generate(run, step, shown).images.numpy() for step in _scored_steps(run.config)}
         for role, run in runs.items()
     }
     report.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +87,7 @@ def run_demo(root: Path, report: Path, seed: int = 0, overrides: tuple[str, ...]
         runs=runs,
         samples=samples,
         class_names=[names[i % len(names)] for i in range(columns)],
+        sample_guidance=scale,
         maps=demo_maps(runs["plain"]),
         seconds_total=time.monotonic() - started,
     )

@@ -37,12 +37,14 @@ def write_report(
     runs: Mapping[str, Run],
     samples: Samples,
     class_names: Sequence[str],
+    sample_guidance: float,
     maps: View,
     seconds_total: float | int,
 ) -> Path:
     """Write the report of the runs "teacher", "plain" and "guided" to ``path`` atomically; return the path.
 
-    ``samples`` and ``class_names`` are those of `figures.sample_grid`; ``maps`` is a view, which stays interactive;
+    ``samples`` and ``class_names`` are those of `figures.sample_grid`, generated with the guidance scale
+    ``sample_guidance``; ``maps`` is a view, which stays interactive;
     ``seconds_total`` is the total time, scoring included. ValueError for a missing run.
     """
     if set(runs) != set(LABELS):
@@ -59,6 +61,8 @@ def write_report(
         fd=metric_title(fd),
         kid=metric_title(metric_name(detector, "kid")),
         class_names=list(dict.fromkeys(class_names)),
+        sample_guidance=sample_guidance,
+        scored_guidance=runs["plain"].config.sampling.guidance_scale,
         maps_page=maps.html(),
         scores=scores,
         findings=findings(runs),

@@ -28,7 +28,7 @@ PRESETS = {
     "laptop": {"guided": "sit-nano-2", "repa": "sit-nano-2-repa"},
     "demo": {"guided": "guided"},
 }
-STOPS = {"paper": (50_000, 100_000, 150_000, 200_000), "laptop": (50, 100, 200), "demo": (70, 140, 280)}
+STOPS = {"paper": (50_000, 100_000, 150_000, 200_000), "laptop": (50, 100, 200), "demo": (40, 80, 160)}
 AFTER = {"paper": 100_000}  # steps after a stop at which the paper scores; at other scales it is the last step
 
 
