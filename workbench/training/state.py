@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeGuard
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
@@ -177,7 +177,11 @@ def accelerate(config: Config) -> Accelerator:
     """
     training = config.training
     AcceleratorState._reset_state()  # it keeps the precision of an earlier run in this process
-    accelerator = Accelerator(mixed_precision=training.precision, cpu=not torch.cuda.is_available())
+    # Gradients are views into DDP's buckets instead of copies, and no buffer of ours ever changes.
+    replicas = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
+    accelerator = Accelerator(
+        mixed_precision=training.precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[replicas]
+    )
     if training.precision == "fp16" and accelerator.scaler is None:
         raise ValueError("training.precision fp16 needs a GPU; on a CPU take bf16 or no")
     processes = accelerator.num_processes
