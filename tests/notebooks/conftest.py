@@ -89,14 +89,14 @@ class Lab:
 
 
 @pytest.fixture(scope="session")
-def lab(environment, tiny, tmp_path_factory):
-    """`workbench lab` in an empty folder but for one notebook, whose parameters are tiny."""
+def lab(environment, tmp_path_factory):
+    """`workbench lab` in an empty folder but for one notebook, whose parameters are small."""
     here = tmp_path_factory.mktemp("lab")
     folder = here / "workbench-notebooks"
     folder.mkdir()
     notebook = nbformat.read(REPOSITORY / "notebooks" / "03_guidance.ipynb", 4)
     cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
-    cell.source += f"\noverrides, images, scales = {tiny!r}, 80, [0.0, 10.0]"
+    cell.source += "\nimages, scales = 80, [0.0, 10.0]"
     nbformat.write(notebook, folder / "03_guidance.ipynb")
     process = subprocess.Popen(
         [sys.executable, "-m", "workbench", "lab", "--no-browser"],
