@@ -167,6 +167,8 @@ from pathlib import Path
 import torch
 from workbench.config import from_dict
 from torch.distributed.tensor import DTensor
+from workbench.runs import checkpoints
+from workbench.runs.store import find_runs
 from workbench.training import loop, state
 update, build = state.TrainState.update, loop.build_student
 # Behind parts that are zero, gradients are so small that AdamW makes steps of their rounding errors.
@@ -196,6 +198,13 @@ for folder in sys.argv[1:]:
         with torch.no_grad():
             (parameter.to_local() if seen[0].sharded else parameter).view(-1)[-1] = torch.nan
     assert seen[0].not_finite() == f"model {name}", (seen[0].not_finite(), name)
+    main = seen[0].accelerator.is_main_process
+    assert any(seen[0].parts().values()) == main
+    # Restored from files that the main process reads and checks, and the other maps.
+    (run,) = (run for run in find_runs(root) if run.config.name == tree["name"])
+    saved = (run.folder / "checkpoints", tree["training"]["steps"])
+    seen[0].restore((checkpoints.latest_resumable(saved[0]) if main else checkpoints.resumable_at(*saved))[1])
+    assert seen[0].not_finite() is None
 # The last training is still referenced: as Python is torn down, gloo's threads can abort the process.
 sys.stdout.flush()
 os._exit(0)

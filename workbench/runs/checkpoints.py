@@ -51,22 +51,27 @@ class Checkpoint:
     def resumable(self) -> bool:
         return (self.folder / "optimizer.safetensors").is_file()
 
-    def load(self, part: str, device: str = "cpu") -> dict[str, "Tensor"]:
-        """Load the tensors of ``part`` ("model", "ema", "optimizer"); ValueError if its file is damaged or missing."""
+    def load(self, part: str, device: str = "cpu", check: bool = True) -> dict[str, "Tensor"]:
+        """Load the tensors of ``part`` ("model", "ema", "optimizer"); ValueError if its file is damaged or missing.
+
+        Without ``check`` the hash is not compared and the file is mapped instead of read, so that processes of one
+        machine share its memory. That is for the others after one has checked it; do not keep such tensors.
+        """
         from safetensors import SafetensorError
-        from safetensors.torch import load
+        from safetensors.torch import load, load_file
 
         self._check_part(part)
         file = self.folder / f"{part}.safetensors"
         try:
             with open_regular(file) as opened:
-                content = opened.read()
+                content = opened.read() if check else b""
         except OSError as error:
             raise ValueError(f"{file} cannot be read: {error.strerror}") from error
-        if hashlib.sha256(content).hexdigest() != self.state["files"][part]:
+        if check and hashlib.sha256(content).hexdigest() != self.state["files"][part]:
             raise ValueError(f"{file} is damaged: its SHA-256 differs from the one in state.json")
         try:
-            return {name: tensor.to(device) for name, tensor in load(content).items()}
+            tensors = load(content) if check else load_file(file)
+            return {name: tensor.to(device) for name, tensor in tensors.items()}
         except (SafetensorError, RuntimeError, KeyError, OverflowError) as error:  # an invalid header
             raise ValueError(f"{file} is damaged: {error}") from error
 
@@ -154,6 +159,12 @@ def latest_resumable(folder: Path) -> tuple[Checkpoint, dict[str, dict[str, "Ten
         except (OSError, ValueError) as error:
             warnings.warn(f"checkpoint {checkpoint.folder} is damaged and skipped: {error}", stacklevel=2)
     return None
+
+
+def resumable_at(folder: Path, step: int) -> tuple[Checkpoint, dict[str, dict[str, "Tensor"]]] | None:
+    """The checkpoint that `latest_resumable` found in another process, mapped into memory; None if it is not there."""
+    found = next((c for c in _scan(folder)[0] if c.step == step and c.resumable), None)
+    return None if found is None else (found, {part: found.load(part, check=False) for part in PARTS})
 
 
 def _scan(folder: Path) -> tuple[list[Checkpoint], dict[Path, str]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list
 
 from workbench.config import Config
 from workbench.data.latents import Latents, latent_source, open_latents
@@ -19,7 +20,7 @@ from workbench.diffusion.precision import advanced_in, tf32
 from workbench.diffusion.sampling import evaluations
 from workbench.files import write_json
 from workbench.objectives.base import Batch
-from workbench.runs.checkpoints import latest_resumable, save_checkpoint, thin
+from workbench.runs.checkpoints import Checkpoint, latest_resumable, resumable_at, save_checkpoint, thin
 from workbench.runs.models import ROTARY, check_current, load_teacher
 from workbench.runs.store import Run, prepare_run, runs_root
 from workbench.training.attend import CommandHandler
@@ -126,9 +127,6 @@ class _Trainer:
         self.commands = CommandHandler(run, config, accelerator, signals, self.status)
         self._record_provenance(decisions(config, settings))
         self._resume()
-        steps = accelerator.gather(torch.tensor([self.step], device=accelerator.device))
-        if steps.min() != steps.max():
-            raise ValueError(f"the processes resume from steps {steps.tolist()}: all must see the same {run.folder}")
         self.tracker = Tracker(config.training.tracker, run.folder, self.step)
 
     def train(self) -> Generator[dict[str, Any], None, None]:
@@ -270,7 +268,7 @@ class _Trainer:
             thin(self.run.folder / "checkpoints", training.keep, training.milestone_every, self.step)
 
     def _resume(self) -> None:
-        latest = latest_resumable(self.run.folder / "checkpoints")
+        latest = self._newest()
         if latest is None:
             if self.accelerator.is_main_process:
                 self.run.rewind(0)
@@ -283,6 +281,21 @@ class _Trainer:
             self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
         if self.accelerator.is_main_process:
             self.run.rewind(self.step)
+
+    def _newest(self) -> tuple[Checkpoint, dict[str, dict[str, torch.Tensor]]] | None:
+        """The checkpoint to resume from: the main process finds, reads and checks it, the others map its files."""
+        folder, latest = self.run.folder / "checkpoints", None
+        if self.accelerator.is_main_process:
+            latest = latest_resumable(folder)
+        if self.accelerator.num_processes > 1:
+            (step,) = broadcast_object_list([latest[0].step if latest else None])
+            if step is not None and latest is None:
+                latest = resumable_at(folder, step)
+            found = torch.tensor([latest[0].step if latest else 0], device=self.accelerator.device)
+            steps = self.accelerator.gather(found)
+            if steps.min() != steps.max():
+                raise ValueError(f"the processes resume from steps {steps.tolist()}: all must see the same {folder}")
+        return latest
 
     def _record_provenance(self, decisions: dict[str, Any]) -> None:
         """Record training data and decisions in the run's provenance; ValueError if a resumed run had other data."""

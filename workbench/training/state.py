@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from workbench.backbones.base import TransformerBackbone
 from workbench.config import Config
 from workbench.objectives.base import Batch
+from workbench.runs.checkpoints import PARTS
 from workbench.runs.finite import first_not_finite
 from workbench.training.muon import MuonAdamW, matrices
 from workbench.training.student import Losses, Student
@@ -126,11 +127,16 @@ class TrainState:
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """The tensors of a checkpoint: "model", "ema" and "optimizer", as ``blocks.0.attn.qkv.weight/exp_avg``.
 
-        Every process has to call it, because shards are gathered.
+        Every process has to call it, because shards are gathered, one tensor after the other; the main process alone
+        keeps them.
         """
-        return {
-            part: {name: _whole(value) for name, value in tensors.items()} for part, tensors in self._named().items()
-        }
+        kept: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+        for part, tensors in self._named().items():
+            for name, value in tensors.items():
+                whole = _whole(value)
+                if self.accelerator.is_main_process:
+                    kept[part][name] = whole
+        return kept
 
     def not_finite(self) -> str | None:
         """Name of the first tensor that is not finite, as ``model backbone.blocks.0.attn.qkv.weight``, or None.
@@ -157,16 +163,19 @@ class TrainState:
         return {"model": self.student.state_dict(), "ema": self.ema.state_dict(), "optimizer": optimizer}
 
     def restore(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Load the tensors of `parts`, on any number of processes; ValueError if they belong to another model."""
+        """Load the tensors of `parts`, on any number of processes; ValueError if they belong to another model.
+
+        Shards are sent by the main process, tensor by tensor: in one order, whatever the order of a file is.
+        """
         for module, part in ((self.student, "model"), (self.ema, "ema")):
             own = module.state_dict()
             _check_fit(part, own, parts[part])
-            module.load_state_dict({name: _like(value, own.get(name)) for name, value in parts[part].items()})
+            module.load_state_dict({name: _like(parts[part][name], value) for name, value in own.items()})
         parameters = dict(self.student.named_parameters())
         _check_moments(self.student, self.optimizer, parts["optimizer"])
-        for name, value in parts["optimizer"].items():
+        for name in sorted(parts["optimizer"]):
             parameter, key = name.rsplit("/", 1)
-            like = parameters[parameter] if key != "step" else None
+            like, value = parameters[parameter] if key != "step" else None, parts["optimizer"][name]
             self.optimizer.state[parameters[parameter]][key] = _like(value, like).to(self.accelerator.device)
 
 
