@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from workbench.__main__ import COMMANDS, main, sentence_of
+from workbench.cli import runs as runs_command
 from workbench.cli.arguments import check_arguments
+from workbench.cli.terminal import Console
 from workbench.cli.watch import sparkline
-from workbench.config import load_config
+from workbench.config import load_config, presets
 from workbench.runs.store import prepare_run
 
 
@@ -182,7 +184,8 @@ def test_every_number_and_name_of_the_command_line_says_what_is_allowed():
 
 def test_lists(tmp_path):
     assert "no runs in" in workbench(tmp_path, "runs").stdout
-    assert "demo/guided" in workbench(tmp_path, "presets").stdout.split()
+    lines = [line.split(maxsplit=1) for line in workbench(tmp_path, "presets").stdout.splitlines()]
+    assert [name for name, _ in lines] == presets() and all(len(text) > 20 for _, text in lines)
 
 
 def test_heavy_packages_are_imported_where_they_are_used():
@@ -214,6 +217,21 @@ def test_runs_are_listed_sorted_filtered_and_watched(tmp_path):
     assert names[0] not in workbench(tmp_path, "runs", "--filter", "failed denoise").stdout
     picture = workbench(tmp_path, "watch", *names.values(), "--once").stdout
     assert "step 5 of 700" in picture and "no space left" in picture and names[1] in picture
+
+
+@pytest.mark.parametrize(("width", "columns"), [(200, 8), (80, 7), (56, 4)])
+def test_runs_are_a_line_each_in_a_terminal_of_any_width(tmp_path, monkeypatch, capsys, width, columns):
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path))
+    run = prepare_run(load_config("demo/plain"), tmp_path)
+    run.append("metrics.jsonl", {"step": 5, "loss": 0.5, "seconds": 3.0})
+    run.write_status("stopped", 5, steps=400)
+    run.append("results.jsonl", {"metric": "fd-clf64", "step": 5, "value": 14.3})
+    monkeypatch.setattr(runs_command, "Console", lambda **_: Console(width=width))
+    main(["runs"])
+    heading, rule, line, *rest = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert len(heading.split()) == columns and line.split()[:3] == [run.name, "stopped", "5/400"]
+    assert max(map(len, (heading, rule, line))) <= width
+    assert rest == [] if width == 200 else rest[0].startswith(f"Not shown in {width} characters: ")
 
 
 def test_a_sparkline_shows_lowest_and_highest():

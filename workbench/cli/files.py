@@ -10,6 +10,7 @@ from workbench.cli.arguments import Ending, Names, OneOf, RunReference
 from workbench.cli.terminal import Console
 from workbench.config import presets as preset_names
 from workbench.config import refuse_unknown
+from workbench.config.layers import preset_description
 from workbench.config.ranges import FromStep, Range
 from workbench.files import WEIGHT_ENDINGS
 from workbench.runs.store import open_run, runs_root
@@ -105,7 +106,10 @@ class Zoo:
 
 @dataclass(frozen=True)
 class Presets:
-    """List the presets."""
+    """List the presets, each with a sentence."""
 
     def execute(self) -> None:
-        print("\n".join(preset_names()))
+        names = preset_names()
+        wide = max(map(len, names))
+        for name in names:
+            print(f"{name:{wide}}  {preset_description(name)}")

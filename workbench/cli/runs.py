@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.box import SIMPLE
+from rich.measure import Measurement
 from rich.table import Table
 
 from workbench.cli.arguments import Names, Reference, RunReference
@@ -55,14 +56,28 @@ class Runs:
             Console().print(f"no runs in {runs_root()}{matching}", soft_wrap=True)
             return
         names = ("run", "state", "step", "method", "w", "layers", "seed", "loss", *scores, "cost", "tags")
-        shown = [number for number in range(len(names)) if any(cells[number] for _, cells in ordered)]
-        table = Table(box=SIMPLE, pad_edge=False)
-        for number in shown:
-            table.add_column(names[number], overflow="fold")
-        for _, cells in ordered:
-            table.add_row(*(on_one_line(cells[number]) for number in shown))
+        filled = [name for number, name in enumerate(names) if any(cells[number] for _, cells in ordered)]
+        lines = [dict(zip(names, map(on_one_line, cells), strict=True)) for _, cells in ordered]
         console = Console()
-        (console if console.is_terminal else Console(width=200)).print(table)
+        console = console if console.is_terminal else Console(width=200)
+        dropped: list[str] = []
+        # What can be looked up elsewhere goes first; the first score is what people sort by.
+        for name in ("tags", "layers", "w", "cost", *scores[:0:-1], "seed", "loss", "method", *scores[:1], None):
+            table = Table(box=SIMPLE, pad_edge=False)
+            for heading in filled:
+                table.add_column(heading, overflow="fold")
+            for line in lines:
+                table.add_row(*(line[heading] for heading in filled))
+            if name is None or Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= (
+                console.width
+            ):
+                break
+            if name in filled:
+                filled.remove(name)
+                dropped.insert(0, name)
+        console.print(table)
+        if dropped:
+            console.print(f"Not shown in {console.width} characters: {', '.join(dropped)}.", soft_wrap=True)
 
 
 @dataclass(frozen=True)

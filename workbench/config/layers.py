@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, is_dataclass, replace
 from functools import lru_cache
@@ -29,6 +30,7 @@ from workbench.shipped import shipped
 
 PRESETS = Path(__file__).parent.parent / "presets"
 _MOST_LAYERS = 100
+_SENTENCE = re.compile(r"(?<=\.)\s(?=[A-Z])")  # where a description ends
 _OF_A_RUN = ("provenance.json", "metrics.jsonl", "checkpoints")  # every run folder has at least one of these
 
 
@@ -118,6 +120,16 @@ def _check_sections(tree: Mapping[str, Any]) -> None:
 def presets() -> list[str]:
     """Names of the package's presets, such as "demo/guided"; files whose names start with _ are base files only."""
     return sorted(name.removesuffix(".yaml") for name in _shipped() if not name.rpartition("/")[2].startswith("_"))
+
+
+def preset_description(name: str) -> str:
+    """The first sentence of the comment at the top of a preset; without a comment, the names of its base files."""
+    comment: list[str] = []
+    for line in (PRESETS / f"{name}.yaml").read_text().splitlines():
+        if not line.startswith("#"):
+            return _SENTENCE.split(" ".join(comment))[0] if comment else f"as {line.removeprefix('base:').strip(' []')}"
+        comment.append(line.removeprefix("#").strip())
+    return ""
 
 
 @lru_cache(maxsize=1)
