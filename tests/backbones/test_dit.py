@@ -37,7 +37,7 @@ def abar_at(tau: float) -> float:
 def perfect(monkeypatch):
     """A DiT whose network knows E[eps | x_vp] at any DDPM step, for z ~ N(MEAN, DEVIATION^2)."""
 
-    def walk(self, x, tau, y, layers, deepest):
+    def walk(self, x, tau, y, layers, deepest, edits):
         rows = []
         for row, step in zip(x, tau.tolist(), strict=True):
             signal, noise = math.sqrt(abar_at(step)), math.sqrt(1 - abar_at(step))

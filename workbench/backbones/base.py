@@ -4,8 +4,9 @@ Layers count from 1: layer k is the output of `blocks[k-1]`; layer 0 is the patc
 explicit arguments, not hooks, which is safe with DDP, compilation and activation checkpointing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -26,6 +27,9 @@ from workbench.backbones.layers import (
 )
 from workbench.config.declared import Size
 from workbench.diffusion.tokens import unpatchify
+
+Edit = Callable[[Tensor], Tensor]  # from the tokens "b n d" of a layer to those that the next block gets
+NO_EDITS: Mapping[int, Edit] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -122,13 +126,17 @@ class TransformerBackbone(nn.Module):
         t: Float[Tensor, "b"],
         y: Int[Tensor, "b"],
         layers: tuple[int, ...],
+        edits: Mapping[int, Edit] = NO_EDITS,
     ) -> Tapped:
         """The velocity of `forward`, and the output tokens of each of `layers` (0 .. depth).
 
-        Raises ValueError for a layer outside 0 .. depth.
+        `edits` are functions by layer: the tokens of the layer are replaced by what the function returns for them, for
+        all that comes after it, and in the features too.
+
+        Raises ValueError for a layer outside 0 .. depth, and for an edit that changes the shape or type of the tokens.
         """
-        self._check_layers(layers)
-        tokens, condition, features = self._walk(x_t, t, y, layers, self.depth)
+        self._check_layers((*layers, *edits))
+        tokens, condition, features = self._walk(x_t, t, y, layers, self.depth, **_given(edits))
         patches = self.final_layer(tokens, condition)
         v = unpatchify(patches, self.patch, self.pixels // self.patch**2, self.height)[:, : self.channels]
         return Tapped(v, features)
@@ -163,15 +171,19 @@ class TransformerBackbone(nn.Module):
         y: Int[Tensor, "b"],
         layers: tuple[int, ...],
         deepest: int,
+        edits: Mapping[int, Edit] = NO_EDITS,
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b d"], dict[int, Float[Tensor, "b n d"]]]:
         """The output tokens of layer `deepest`, the condition, and the intermediate tokens by layer number."""
         expected = (self.channels, self.height, self.height)
         assert x_t.shape[1:] == expected, f"x_t is {tuple(x_t.shape)}; this model takes {expected} after b"
         tokens = self.x_embedder(x_t) + self.pos_embed
         condition = self.t_embedder(t) + self.y_embedder(y)
-        features = {0: tokens} if 0 in layers else {}
-        for layer in range(1, deepest + 1):
-            tokens = self._run_block(self.blocks[layer - 1], tokens, condition)
+        features = {}
+        for layer in range(deepest + 1):
+            if layer > 0:
+                tokens = self._run_block(self.blocks[layer - 1], tokens, condition)
+            if layer in edits:
+                tokens = _edited(tokens, edits[layer], layer)
             if layer in layers:
                 features[layer] = tokens
         return tokens, condition, features
@@ -183,6 +195,21 @@ class TransformerBackbone(nn.Module):
             # Blocks use no random numbers, so there is no RNG state to preserve.
             return checkpoint(block, tokens, condition, use_reentrant=False, preserve_rng_state=False)
         return block(tokens, condition)
+
+
+def _given(edits: Mapping[int, Edit]) -> dict[str, Mapping[int, Edit]]:
+    """Keyword arguments of `_walk`: nothing without edits, which backbones of other packages may not take."""
+    return {"edits": edits} if edits else {}
+
+
+def _edited(tokens: Float[Tensor, "b n d"], edit: Edit, layer: int) -> Float[Tensor, "b n d"]:
+    changed = edit(tokens)
+    if (changed.shape, changed.dtype) != (tokens.shape, tokens.dtype):
+        raise ValueError(
+            f"the edit of layer {layer} returned {tuple(changed.shape)} of {changed.dtype}; the tokens are "
+            f"{tuple(tokens.shape)} of {tokens.dtype}, and that must not change"
+        )
+    return changed
 
 
 def _modulation_linear(module: nn.Module) -> nn.Module:

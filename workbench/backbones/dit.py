@@ -5,13 +5,15 @@ tau = 0 .. 999 of a linear beta schedule. The point x_t = (1-t) z + t eps is suc
 t^2), at the step whose signal-to-noise ratio is (1-t)/t; between steps, tau is interpolated in log-SNR.
 """
 
+from collections.abc import Mapping
+
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.backbones import sit
-from workbench.backbones.base import Tapped
+from workbench.backbones.base import NO_EDITS, Edit, Tapped
 
 
 def _step_times() -> Float[Tensor, "1000"]:
@@ -62,9 +64,10 @@ class Backbone(sit.Backbone):
         t: Float[Tensor, "b"],
         y: Int[Tensor, "b"],
         layers: tuple[int, ...],
+        edits: Mapping[int, Edit] = NO_EDITS,
     ) -> Tapped:
         """The velocity v = eps - z implied by the predicted noise, and the output tokens of each of `layers`."""
-        tapped = super().forward_tapped(x_t, t, y, layers)
+        tapped = super().forward_tapped(x_t, t, y, layers, edits)
         nearest = clamp_time(t)
         x = x_t * (path_scale(nearest) / path_scale(t.double()))
         v = (tapped.v - x) / rearrange(1 - nearest, "b -> b 1 1 1")
@@ -77,6 +80,7 @@ class Backbone(sit.Backbone):
         y: Int[Tensor, "b"],
         layers: tuple[int, ...],
         deepest: int,
+        edits: Mapping[int, Edit] = NO_EDITS,
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b d"], dict[int, Float[Tensor, "b n d"]]]:
         x_vp = (x_t / path_scale(t.double())).to(x_t.dtype)
-        return super()._walk(x_vp, discrete_step(t), y, layers, deepest)
+        return super()._walk(x_vp, discrete_step(t), y, layers, deepest, edits)
