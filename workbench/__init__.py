@@ -47,6 +47,7 @@ _PUBLIC = {
     "view": "workbench.lab.views",
     "score": "workbench.evaluation.suite",
     "compare": "workbench.evaluation.compare",
+    "patch": "workbench.reporting.edits",
     "demo_runs": "workbench.reporting.lessons",
     "trained": "workbench.reporting.lessons",
     "probe_over_training": "workbench.reporting.lines",

@@ -144,6 +144,15 @@ def sample(
     return x.to(noise.dtype)
 
 
+def evaluation_times(sampler: str, steps: int, last_step: float = LAST_STEP, shift: float = 1.0) -> list[float]:
+    """The distinct times t at which `sample` evaluates the network, from noise to data.
+
+    Raises ValueError for an unknown sampler or a wrong grid.
+    """
+    # Heun's corrector is evaluated where the next step starts; the last step has none.
+    return _grid(sampler, steps, last_step, shift).tolist()[:-1]
+
+
 def evaluations(sampler: str, steps: int, guidance: Guidance, last_step: float = LAST_STEP, shift: float = 1.0) -> int:
     """Number of network evaluations that `sample` needs per image; a guided evaluation counts as 2.
 

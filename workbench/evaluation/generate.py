@@ -14,8 +14,10 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from workbench.backbones.base import TransformerBackbone
 from workbench.config import SamplingConfig
 from workbench.data.images import QUANTISATION
+from workbench.data.vae import VAE
 from workbench.data.workers import Progress, device_of, run_workers, serve
 from workbench.diffusion.guidance import Guidance
 from workbench.diffusion.paths import get_path
@@ -29,7 +31,7 @@ from workbench.runs.models import check_null_class, load_backbone, load_run_vae
 from workbench.runs.store import Run
 
 _WORKER = "from workbench.evaluation.generate import work; work()"
-_BATCH = 100
+BATCH = 100  # images at a time
 _PART = 1000  # images per file, which a killed process may lose; a multiple of the batch
 _MOST = 10_000_000  # images
 _FEW_PARTS = 16  # at least, if there are as many batches, so that processes can share the work
@@ -131,8 +133,8 @@ def _file(run: Run, step: int, settings: SamplingConfig) -> Path:
 
 def _parts(count: int) -> list[range]:
     """Index ranges of the parts; they are whole batches, so that batches do not depend on the count or the parts."""
-    batches = -(-count // _BATCH)
-    size = _BATCH * min(_PART // _BATCH, -(-batches // _FEW_PARTS))
+    batches = -(-count // BATCH)
+    size = BATCH * min(_PART // BATCH, -(-batches // _FEW_PARTS))
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
@@ -181,8 +183,8 @@ def _make_share(
     draw = _drawer(run, step, settings, device)
     for part in missing:
         batches = []
-        for start in range(part.start, part.stop, _BATCH):
-            rows = np.arange(start, min(start + _BATCH, part.stop))
+        for start in range(part.start, part.stop, BATCH):
+            rows = np.arange(start, min(start + BATCH, part.stop))
             batches.append(draw(rows, labels[rows]))
             done += len(rows)
             report(done)
@@ -202,14 +204,42 @@ def _is_whole(file: Path, labels: Int[Tensor, "b"]) -> bool:
     return stored.labels is not None and torch.equal(stored.labels, labels)
 
 
+Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]  # of x_t, t and y, as a backbone
+
+
 def _drawer(run: Run, step: int, settings: SamplingConfig, device: str) -> Callable[[np.ndarray, Tensor], Tensor]:
     """A function from sample numbers and labels to images on the CPU."""
     backbone, vae = load_backbone(run, step, settings.weights).to(device), load_run_vae(run, device)
-    shape = (backbone.channels, backbone.height, backbone.height)
 
-    def latents(rows: np.ndarray, labels: Int[Tensor, "b"]) -> Float[Tensor, "b c h w"]:
+    @tf32(run.config.training.tf32)
+    def draw(rows: np.ndarray, labels: Int[Tensor, "b"]) -> UInt8[Tensor, "b c x y"]:
+        which, cause = f"of run {run.name} at step {step}", f"did the run diverge before step {step}?"
+        z = sample_latents(run, settings, backbone, backbone, rows, labels, which, cause)
+        return decode_samples(vae, z, rows, which, cause)
+
+    return draw
+
+
+def sample_latents(
+    run: Run,
+    settings: SamplingConfig,
+    backbone: TransformerBackbone,
+    velocity: Velocity,
+    rows: np.ndarray,
+    labels: Int[Tensor, "b"],
+    which: str,
+    cause: str,
+) -> Float[Tensor, "b c h w"]:
+    """Latents of the samples numbered ``rows``, of a ``velocity`` that is the backbone or an edited one.
+
+    The noise is that of their numbers. Raises ValueError for values that are not finite; ``which`` and ``cause`` are
+    the words for the samples and for a likely reason.
+    """
+    device = next(backbone.parameters()).device
+    shape = (backbone.channels, backbone.height, backbone.height)
+    try:
         return sample(
-            backbone,
+            velocity,
             normal(settings.seed, "sample", rows, shape).to(device),
             labels.to(device),
             null_label=None if settings.guidance_scale == 1 else backbone.null_label,
@@ -221,21 +251,19 @@ def _drawer(run: Run, step: int, settings: SamplingConfig, device: str) -> Calla
             shift=settings.shift,
             step_noise=lambda i: normal(settings.seed, f"sample-step-{i}", rows, shape).to(device),
         )
+    except NotFinite as error:
+        after = f"step {error.step} of {settings.steps} of the sampler"
+        raise ValueError(f"sample {rows[error.row]} {which} is not finite after {after}; {cause}") from error
 
-    @tf32(run.config.training.tf32)
-    def draw(rows: np.ndarray, labels: Int[Tensor, "b"]) -> UInt8[Tensor, "b c x y"]:
-        which, cause = f"of run {run.name} at step {step}", f"did the run diverge before step {step}?"
-        try:
-            z = latents(rows, labels)
-        except NotFinite as error:
-            after = f"step {error.step} of {settings.steps} of the sampler"
-            raise ValueError(f"sample {rows[error.row]} {which} is not finite after {after}; {cause}") from error
-        try:
-            return vae.decode(z).cpu()
-        except ValueError as error:
-            raise ValueError(f"samples {rows[0]} to {rows[-1]} {which}, decoded: {error}; {cause}") from error
 
-    return draw
+def decode_samples(
+    vae: VAE, z: Float[Tensor, "b c h w"], rows: np.ndarray, which: str, cause: str
+) -> UInt8[Tensor, "b k x y"]:
+    """The images of latents on the CPU; ValueError, as `sample_latents`, for those that are not finite."""
+    try:
+        return vae.decode(z).cpu()
+    except ValueError as error:
+        raise ValueError(f"samples {rows[0]} to {rows[-1]} {which}, decoded: {error}; {cause}") from error
 
 
 def _join(run: Run, settings: SamplingConfig, folder: Path, file: Path) -> None:

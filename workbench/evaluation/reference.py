@@ -20,7 +20,7 @@ from workbench.config import DataConfig
 from workbench.data.images import Images, limited_rows, load_images
 from workbench.evaluation.archives import ReferenceFile, read_reference, write_reference
 from workbench.evaluation.detectors.base import Detector
-from workbench.evaluation.frechet import Moments, Statistics, spatial_rows
+from workbench.evaluation.frechet import Moments, Statistics, spatial_rows, statistics
 from workbench.evaluation.manifold import Nearest, nearest_training, squared_radii
 from workbench.files import write_atomically
 
@@ -67,6 +67,11 @@ class Seen:
         if basis is None:
             return self
         return replace(self, statistics=basis.statistics(self.statistics), features=basis.rows(self.features))
+
+    def subset(self, rows: np.ndarray) -> "Seen":
+        """The images at ``rows``, of those whose features were kept; without spatial features."""
+        of = [None if values is None else values[rows] for values in (self.logits, self.labels)]
+        return Seen(statistics(self.features[rows]), None, self.features[rows], *of)
 
 
 @dataclass(frozen=True, eq=False)

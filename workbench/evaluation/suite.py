@@ -1,31 +1,34 @@
 """Scores of a run or of a file of images, with a record of how each was measured."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from workbench.config import DataConfig, SamplingConfig
+from workbench.config import DataConfig, SamplingConfig, refuse_unknown
 from workbench.data.encoders import ENCODERS
 from workbench.evaluation.archives import read_samples
 from workbench.evaluation.detectors.base import Detector, load_detector
-from workbench.evaluation.frechet import check_rows
-from workbench.evaluation.generate import check_sampling, described, generate
-from workbench.evaluation.metrics import default_detector, stored_names
+from workbench.evaluation.frechet import check_rows, frechet_distance
+from workbench.evaluation.generate import Samples, check_sampling, described, generate
+from workbench.evaluation.metrics import Metric, default_detector, metrics, stored_names
 from workbench.evaluation.probe import linear_probe
 from workbench.evaluation.reference import Reference, Seen, reference_of_data, reference_of_file, see
-from workbench.evaluation.scores.base import kinds, measure
+from workbench.evaluation.scores.base import NORMAL, Measurement, kinds, measure, strata
+from workbench.evaluation.statistics import sampling_deviation
 from workbench.features.extract import extract
 from workbench.files import to_json
 from workbench.runs.held import held
 from workbench.runs.store import Run, find_teacher, machine
 
 _BATCH = 500
+_FEWEST_PAIRS = 4
 _PROBE_SPLITS = "50 % fit, 20 % choose C, 30 % report"
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
@@ -83,12 +86,7 @@ def score(
     stored_names(detector)  # refuses scores that cannot be used before anything is computed
     extractor = _detector(detector)
     _check_count(settings.count, extractor, small_ok)
-    supervised = extractor.encoder is not None and any(name.startswith(extractor.encoder) for name in supervisors(run))
-    if supervised and not force:
-        raise ValueError(
-            f"run {run.name} or its teacher was trained with {detector}, so its scores would be biased: choose another "
-            f"detector, or allow and mark it with --force"
-        )
+    supervised = _check_supervised(run, extractor, detector, force)
     if not (os.access(run.folder, os.W_OK) or any(record.get("step") == step for record in run.results)):
         raise ValueError(f"{run.folder} cannot be written, but scores are stored there: copy the run and score that")
     described(run, step, settings)  # refuses wrong settings before the reference is detected
@@ -149,6 +147,61 @@ def score_file(
     return [{**record, **how, **_extras(real, count)} for record in records]
 
 
+def score_pairs(
+    run: Run,
+    before: Samples,
+    after: Samples,
+    *,
+    scores: Sequence[str] = ("fd", "class-agreement"),
+    detector: str | None = None,
+    seed: int = 0,
+    small_ok: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Scores of two sets of images of ``run`` from the same noise, and of their difference after - before.
+
+    Image i of both sets has the same noise and label, so halves of the rows are drawn jointly (``sampling_deviation``):
+    what the noise does to both cancels in the interval of the difference. Nothing is stored. A record has ``metric``,
+    ``before`` and ``after`` (as of `measure`), ``difference`` with ``low`` and ``high``, its 95 % interval, and how it
+    was measured. Kinds that need what the images or the detector lack are left out. Raises ValueError as `score`.
+    """
+    detector = detector or default_detector(run.config.data.name)
+    names, table = stored_names(detector), metrics()
+    for kind in scores:
+        refuse_unknown("kind of score", kind, names)
+    extractor, count = _detector(detector), len(before.images)
+    _check_count(count, extractor, small_ok)
+    _check_supervised(run, extractor, detector, force)
+    if count < _FEWEST_PAIRS or len(after.images) != count or not torch.equal(before.labels, after.labels):
+        raise ValueError(
+            f"got {count} and {len(after.images)} images; allowed are {_FEWEST_PAIRS} or more pairs of the same labels"
+        )
+    real = _reference(run.config.data, detector, None, run.folder.parent, progress)
+    known = extractor.classes is not None and list(extractor.classes) == run.latents["classes"]
+    chosen = [kind for kind in kinds(real, count, classes=known) if kind in scores]
+    seen = []
+    for number, samples in enumerate((before, after)):
+        counted = _counted(progress, f"detect {('before', 'after')[number]}", count)
+        batches = samples.images.split(_BATCH)
+        seen.append(see(batches, extractor, labels=samples.labels, progress=counted).reduced(real.basis))
+    records = []
+    for kind in chosen:
+        pair = [Measurement(one, real, seed, small_ok).score(table[kind]) for one in seen]
+
+        def difference(rows: np.ndarray, kind: str = kind) -> float:
+            first, second = (_value(table[kind], Measurement(one.subset(rows), real, seed, True)) for one in seen)
+            return second - first
+
+        value = pair[1]["value"] - pair[0]["value"]
+        reach = NORMAL * sampling_deviation(difference, strata(seen[0]), seed=seed)
+        record = {"metric": names[kind], "before": pair[0], "after": pair[1]}
+        record |= {"difference": value, "low": value - reach, "high": value + reach}
+        to_json(record, names[kind])  # refuses numbers that are not finite
+        records.append({**record, "n_generated": count, **_how(extractor, real), **_extras(real, count)})
+    return records
+
+
 def supervisors(run: Run) -> set[str]:
     """Names of the pretrained encoders used to train a run, its teacher, the teacher's teacher, and so on.
 
@@ -185,6 +238,23 @@ def probe_layers(run: Run, step: int, *, layers: range, t: float, count: int, se
             run.append("results.jsonl", record)
         records.append(record)
     return records
+
+
+def _value(metric: Metric, of: Measurement) -> float:
+    if metric.kind == "fd":  # without the interval of each half, which takes 20 times as long
+        return frechet_distance(of.generated.statistics, of.reference.train.statistics, small_ok=True).value
+    return of.score(metric)["value"]
+
+
+def _check_supervised(run: Run, extractor: Detector, detector: str, force: bool) -> bool:
+    """Whether a run or its teacher was trained with a detector; ValueError if so, unless ``force``."""
+    supervised = extractor.encoder is not None and any(name.startswith(extractor.encoder) for name in supervisors(run))
+    if supervised and not force:
+        raise ValueError(
+            f"run {run.name} or its teacher was trained with {detector}, so its scores would be biased: choose another "
+            f"detector, or allow and mark it with --force"
+        )
+    return supervised
 
 
 def _metrics(extractor: Detector, real: Reference, count: int, classes: list[str]) -> list[str]:

@@ -18,7 +18,7 @@ from workbench.evaluation.reference import Reference, Seen
 from workbench.evaluation.statistics import sampling_deviation, wilson
 from workbench.files import to_json
 
-_NORMAL = 1.96  # half the width of a normal 95 % interval, in standard deviations
+NORMAL = 1.96  # half the width of a normal 95 % interval, in standard deviations
 _SMALLEST_SHARE = 10  # the smallest subset of FD at infinite N is a tenth of the images
 
 Scores = dict[str, dict[str, Any]]  # by kind: value and further terms
@@ -122,13 +122,13 @@ def with_interval(
     value = statistic(np.arange(count)) if value is None else value
     if count < 4:
         return {"value": value}
-    deviation = sampling_deviation(statistic, _strata(of), seed=seed)
-    reach = _NORMAL * deviation
+    deviation = sampling_deviation(statistic, strata(of), seed=seed)
+    reach = NORMAL * deviation
     return {"value": value, "low": value - reach, "high": value + reach, "deviation": deviation}
 
 
-def _strata(of: Seen) -> np.ndarray:
-    """The labels if the classes are balanced, as they would be in other samples too; else a single stratum."""
+def strata(of: Seen) -> np.ndarray:
+    """Strata of the rows: the labels if the classes are balanced, as they would be in other samples; else only one."""
     if of.labels is not None and len(of.labels):
         counts = np.bincount(of.labels.numpy())
         if counts.max() - counts.min() <= 1:
