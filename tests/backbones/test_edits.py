@@ -52,6 +52,15 @@ def test_a_layer_gets_the_tokens_and_the_next_blocks_the_edited_ones(model, poin
     assert torch.equal(again.v, plain.v)
 
 
+@torch.no_grad()
+def test_the_last_layer_read_out_is_the_velocity(model, points):
+    x_t, t, y = points
+    tapped = model.forward_tapped(x_t, t, y, (5, 12))
+    torch.testing.assert_close(model.read_out(tapped.features[12], x_t, t, y), tapped.v)
+    replaced = model.forward_tapped(x_t, t, y, (), edits={12: lambda f: tapped.features[5]})
+    torch.testing.assert_close(model.read_out(tapped.features[5], x_t, t, y), replaced.v)
+
+
 def test_gradients_flow_through_an_edit(model, points):
     model.forward_tapped(*points, (), edits={4: lambda f: 2 * f}).v.sum().backward()
     assert model.x_embedder.proj.weight.grad.abs().sum() > 0

@@ -137,9 +137,16 @@ class TransformerBackbone(nn.Module):
         """
         self._check_layers((*layers, *edits))
         tokens, condition, features = self._walk(x_t, t, y, layers, self.depth, **_given(edits))
-        patches = self.final_layer(tokens, condition)
-        v = unpatchify(patches, self.patch, self.pixels // self.patch**2, self.height)[:, : self.channels]
-        return Tapped(v, features)
+        return Tapped(self._velocity(tokens, condition), features)
+
+    def read_out(
+        self, tokens: Float[Tensor, "b n d"], x_t: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], y: Int[Tensor, "b"]
+    ) -> Float[Tensor, "b c h w"]:
+        """The velocity that the final layer gives for tokens: of the last layer that of `forward`, of others a lens.
+
+        `x_t` are the points that the tokens are of, which some models' conversion to a velocity needs.
+        """
+        return self._velocity(tokens, self.t_embedder(t) + self.y_embedder(y))
 
     def features(
         self,
@@ -154,6 +161,10 @@ class TransformerBackbone(nn.Module):
         """
         self._check_layers(layers)
         return self._walk(x_t, t, y, layers, max(layers, default=0))[2]
+
+    def _velocity(self, tokens: Float[Tensor, "b n d"], condition: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
+        patches = self.final_layer(tokens, condition)
+        return unpatchify(patches, self.patch, self.pixels // self.patch**2, self.height)[:, : self.channels]
 
     def _positions(self) -> Float[Tensor, "1 n d"]:
         return sincos_positions(self.height // self.patch, self.width)[None]

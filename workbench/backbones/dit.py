@@ -68,10 +68,20 @@ class Backbone(sit.Backbone):
     ) -> Tapped:
         """The velocity v = eps - z implied by the predicted noise, and the output tokens of each of `layers`."""
         tapped = super().forward_tapped(x_t, t, y, layers, edits)
+        return Tapped(self._converted(tapped.v, x_t, t), tapped.features)
+
+    def read_out(
+        self, tokens: Float[Tensor, "b n d"], x_t: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], y: Int[Tensor, "b"]
+    ) -> Float[Tensor, "b c h w"]:
+        """The velocity v = eps - z implied by the noise that the final layer predicts from tokens."""
+        return self._converted(super().read_out(tokens, x_t, discrete_step(t), y), x_t, t)
+
+    def _converted(
+        self, eps: Float[Tensor, "b c h w"], x_t: Float[Tensor, "b c h w"], t: Float[Tensor, "b"]
+    ) -> Float[Tensor, "b c h w"]:
         nearest = clamp_time(t)
         x = x_t * (path_scale(nearest) / path_scale(t.double()))
-        v = (tapped.v - x) / rearrange(1 - nearest, "b -> b 1 1 1")
-        return Tapped(v.to(tapped.v.dtype), tapped.features)
+        return ((eps - x) / rearrange(1 - nearest, "b -> b 1 1 1")).to(eps.dtype)
 
     def _walk(
         self,
