@@ -16,6 +16,7 @@ from workbench.backbones.base import TransformerBackbone
 from workbench.config import DataConfig, flatten
 from workbench.data.latents import Latents, open_latents
 from workbench.data.vae import sample_posterior
+from workbench.diffusion.paths import Path as NoisePath
 from workbench.diffusion.paths import get_path, interpolate
 from workbench.diffusion.precision import tf32
 from workbench.diffusion.randomness import normal
@@ -94,9 +95,7 @@ def extract(
     """
     root = runs_root() if root is None else Path(root)
     _check_words(weights=weights, pooling=pooling, dtype=dtype)
-    config = run.config if data is None else replace(run.config, data=data)
-    latents, checkpoint = open_latents(config, split, root / ".latents"), run.checkpoint(step)
-    check_latents_of(run, latents)
+    latents, checkpoint = opened_latents(run, data, split, root), run.checkpoint(step)
     described = {
         "run": run.fingerprint,
         "step": checkpoint.step,
@@ -121,6 +120,24 @@ def extract(
                 with tf32(run.config.training.tf32):
                     job.run(missing, progress)
     return grid
+
+
+def opened_latents(run: Run, data: DataConfig | None, split: str, root: Path) -> Latents:
+    """The latents of the run's images, or of another set; ValueError if the run cannot look at them."""
+    config = run.config if data is None else replace(run.config, data=data)
+    latents = open_latents(config, split, root / ".latents")
+    check_latents_of(run, latents)
+    return latents
+
+
+def noisy_latents(
+    latents: Latents, chosen: np.ndarray, path: NoisePath, t: float, seed: int
+) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+    """The clean latents z of the rows ``chosen``, and x_t, as `extract` gives them to a model."""
+    shape = (latents.channels, latents.height, latents.height)
+    z = sample_posterior(latents.moments(chosen), normal(seed, "feature-posterior", chosen, shape))
+    times = torch.full((len(chosen),), t)
+    return z, interpolate(path, z, normal(seed, "feature-noise", chosen, shape), times).x_t
 
 
 def _grid(
@@ -204,6 +221,7 @@ class _Job:
     ) -> Iterator[tuple[Int64[np.ndarray, "b"], dict[int, Float[Tensor, "b m d"]]]]:
         grid, device = self.grid, next(self.backbone.parameters()).device
         noise, condition = LABELS[label]
+        path = get_path(self.path)
         shape = (self.latents.channels, self.latents.height, self.latents.height)
         if condition == "null":
             labels = torch.full_like(grid.true, self.backbone.null_label)
@@ -211,14 +229,12 @@ class _Job:
             labels = {"true": grid.true, "given": grid.given}[condition]
         for start in range(0, len(grid.rows), _BATCH):
             chosen = np.asarray(grid.rows[start : start + _BATCH])
+            times = torch.full((len(chosen),), t)
             if noise:  # standard normal like a latent, so x_t has about the usual variance at this time
                 z = normal(self.seed, "feature-noise-image", chosen, shape)
+                x_t = interpolate(path, z, normal(self.seed, "feature-noise", chosen, shape), times).x_t
             else:
-                z = sample_posterior(
-                    self.latents.moments(chosen), normal(self.seed, "feature-posterior", chosen, shape)
-                )
-            times = torch.full((len(chosen),), t)
-            x_t = interpolate(get_path(self.path), z, normal(self.seed, "feature-noise", chosen, shape), times).x_t
+                _, x_t = noisy_latents(self.latents, chosen, path, t, self.seed)
             y = labels[start : start + _BATCH]
             yield chosen, self.backbone.features(x_t.to(device), times.to(device), y.to(device), layers)
 
