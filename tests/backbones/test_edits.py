@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from workbench import plugins
 from workbench.config import plugin_class
 
 LAYERS = (0, 5, 12)
 
 
-@pytest.fixture(params=["sit", "lightningdit", "dit"])
+@pytest.fixture(params=plugins.names("backbone"))
 def model(request):
     """A backbone with random weights, also in the parts that are initialised with zeros."""
     backbone = plugin_class("backbone", request.param)(size="pico", patch=2, channels=4, height=8, classes=3)

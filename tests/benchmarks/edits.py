@@ -33,7 +33,8 @@ _MORE: tuple[Record, ...] = (  # edits of the last run only
 class Edits(Command):
     """Score samples of the zoo's runs with guided features in place of f_c, and with guided velocities.
 
-    Both are compared with samples from the same noise without guidance; intervals are over the choice of images.
+    Both are compared with samples from the same noise without guidance, and at the same w with each other. Intervals
+    are over the choice of images.
     """
 
     count: Annotated[int, tyro.conf.arg(help="Images of each kind.")] = 300
@@ -57,15 +58,20 @@ class Edits(Command):
         settings = SamplingConfig(sampler="euler", steps=self.steps, count=self.count, seed=self.seed)
         step = run.checkpoint().step
         plain = generate(run, step, settings)
-        for scale in _GUIDANCE:
-            guided = generate(run, step, replace(settings, guidance_scale=scale))
-            yield {"what": f"guided velocity, w = {scale:g}", "scores": pair(run, plain, guided, self.seed)}
+        guided = {w: generate(run, step, replace(settings, guidance_scale=w)) for w in _GUIDANCE}
+        for w, samples in guided.items():
+            yield {"what": f"guided velocity, w = {w:g}", "scores": pair(run, plain, samples, self.seed)}
         for options in (*({"layer": _LAYER, "w": w} for w in _SCALES), *more):
-            patched = wb.patch(
-                run, **options, count=self.count, seed=self.seed, sampling=settings, progress=lambda *_: None
-            )
-            after = Samples(patched.after, patched.labels)
-            yield {"what": patched.edit.text, "scores": pair(run, plain, after, self.seed)}
+            patched = wb.patch(run, **options, count=self.count, seed=self.seed, sampling=settings, progress=_silent)
+            after, text = Samples(patched.after, patched.labels), patched.edit.text
+            yield {"what": text, "scores": pair(run, plain, after, self.seed)}
+            if options.keys() == {"layer", "w"} and options["layer"] == _LAYER and options["w"] in guided:
+                before = guided[options["w"]]
+                yield {"what": f"{text} against guided velocity", "scores": pair(run, before, after, self.seed)}
+
+
+def _silent(*_: Any) -> None:
+    """Ignore progress."""
 
 
 def pair(run: Run, before: Samples, after: Samples, seed: int) -> dict[str, Record]:
