@@ -26,7 +26,12 @@ from workbench.config.ranges import OfDepth, Range
 from workbench.data.encoders import ENCODERS
 
 ROOT = Path(workbench.__file__).parents[1]
-PICTURES = ("demo/overview.png", "laptop/fig2/tsne.png")  # of reports/, shown in pages
+PICTURES = (  # of reports/, shown in pages
+    "demo/overview.png",
+    "laptop/fig2/tsne.png",
+    "bench/edits-class.png",
+    "bench/lens.png",
+)
 _TYPES = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
 _DEPTHS = (12, 28)  # of the smaller and the largest backbones, where a recipe depends on the depth
 _NAMES = {"data.name": plugins.names("data"), "objective.encoder": ENCODERS}  # text that is one of these
