@@ -200,6 +200,8 @@ REFUSED = {
         "w": 3e38,
         "strength": 3e38,
     },
+    "w is '2'; allowed are finite": {"w": "2"},
+    "strength is None; allowed are finite": {"strength": None},
     "w is 1e.308; allowed are finite numbers up to 3.4e.38 in size": {"w": 1e308},
 }
 

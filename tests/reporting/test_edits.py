@@ -64,3 +64,19 @@ def test_another_run_is_found_by_name(run, fast):
         wb.patch(run, 8, with_="guidde", count=2, sampling=fast, **QUIET)
     with pytest.raises(ValueError, match="sampling.count is 0; allowed are 1"):
         wb.patch(run, 8, count=0, sampling=fast, **QUIET)
+
+
+def test_settings_of_another_type_are_refused(run, fast):
+    for options, said in (
+        ({"sampling": {"steps": 3}}, "sampling is {'steps': 3}; allowed is the `sampling` of a configuration"),
+        ({"count": 2.5}, "count has 2.5; allowed are whole numbers"),
+        ({"seed": "one"}, "seed has 'one'; allowed are whole numbers"),
+        ({"with_": ["zero"]}, "with_ is ..zero..; allowed are 'guided'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            plain(wb.patch)(run, 8, **{"sampling": fast, **options}, **QUIET)
+
+
+def plain(function):
+    """The function as users have it, without the checks of types that the tests add."""
+    return getattr(function, "__wrapped__", function)

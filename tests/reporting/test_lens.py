@@ -142,8 +142,9 @@ def test_the_picture_and_the_numbers(run, tmp_path):
     [
         ({"layers": [13]}, "layers has 13; allowed are 0 .the patch embedding. to 12"),
         ({"layers": []}, "layers has nothing; allowed"),
-        ({"times": [1.5], "fit": 20, "held": 8}, "times has 1.5; allowed are 0 to 1"),
-        ({"times": [], "fit": 20, "held": 8}, "times has nothing; allowed are 0 to 1"),
+        ({"times": [1.5]}, "times has 1.5; allowed are 0 to 1"),
+        ({"times": []}, "times has nothing; allowed are 0 to 1"),
+        ({"times": ["noise"]}, "times is .'noise'.; allowed are several numbers"),
         ({"images": 0}, "images is 0; allowed are whole numbers from 1"),
         ({"images": 9, "held": 8}, "images is 9, of 8 held-out ones; allowed are 1 to 8"),
         ({"fit": 100}, "fit is 100 and held 50, but the training set has 60 images"),
@@ -153,4 +154,4 @@ def test_the_picture_and_the_numbers(run, tmp_path):
 def test_what_is_not_there_is_refused(run, options, said):
     if run.config.backbone.name == "sit":
         with pytest.raises(ValueError, match=said):
-            wb.lens(run, **options, **QUIET)
+            getattr(wb.lens, "__wrapped__", wb.lens)(run, **options, **QUIET)  # without the tests' checks of types

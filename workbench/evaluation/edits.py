@@ -95,18 +95,18 @@ def make_edit(
     with_: str | Run = "guided",
     tokens: Any = "all",
     t: Any = (0.0, 1.0),
-    w: float | None = None,
-    strength: float = 1.0,
-    label: int | str | None = None,
+    w: Any = None,
+    strength: Any = 1.0,
+    label: Any = None,
     with_step: int | None = None,
 ) -> FeatureEdit:
     """Check an edit of `run` for these settings of sampling; ValueError for one that is not possible."""
     low, high = _window(t, sampling)
     for name, number in (("strength", strength), ("w", W if w is None else w)):
-        if not abs(number) <= _LARGEST:  # which NaN is not either
-            raise ValueError(f"{name} is {number}; allowed are finite numbers up to {_LARGEST:.3g} in size")
+        if not isinstance(number, int | float) or not abs(number) <= _LARGEST:  # which NaN is not either
+            raise ValueError(f"{name} is {number!r}; allowed are finite numbers up to {_LARGEST:.3g} in size")
     other = with_ if isinstance(with_, Run) else None
-    if other is None and with_ not in SOURCES:
+    if other is None and not (isinstance(with_, str) and with_ in SOURCES):
         raise ValueError(f"with_ is {with_!r}; allowed are {', '.join(map(repr, SOURCES))}, or a run")
     source = "run" if isinstance(with_, Run) else with_
     for name, value, belongs in (("w", w, "guided"), ("label", label, "class"), ("with_step", with_step, "run")):
@@ -123,8 +123,8 @@ def make_edit(
         tokens=token_numbers(tokens, side),
         low=low,
         high=high,
-        w=W if w is None else w,
-        strength=strength,
+        w=W if w is None else float(w),
+        strength=float(strength),
         label=chosen,
         class_name="" if chosen is None else str(run.latents["classes"][chosen]),
         other=other,
@@ -192,12 +192,12 @@ def _window(t: Any, sampling: SamplingConfig) -> tuple[float, float]:
     return low, high
 
 
-def _class_number(run: Run, label: int | str | None) -> int:
+def _class_number(run: Run, label: Any) -> int:
     classes = [str(name) for name in run.latents["classes"]]
     if isinstance(label, str) and label in classes:
         return classes.index(label)
-    if isinstance(label, int) and 0 <= label < len(classes):
-        return label
+    if isinstance(label, int | np.integer) and 0 <= label < len(classes):
+        return int(label)
     names = ", ".join(classes) if len(classes) <= 20 else f"{', '.join(classes[:3])}, ..."
     raise ValueError(f"label is {label!r}; allowed are 0 to {len(classes) - 1}, or a name: {names}")
 

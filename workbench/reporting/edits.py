@@ -15,6 +15,7 @@ from workbench.config import SamplingConfig
 from workbench.evaluation.edits import SOURCES, FeatureEdit, make_edit, sample_edited
 from workbench.evaluation.generate import Samples, check_sampling, generate
 from workbench.evaluation.suite import score_pairs
+from workbench.features.grid import whole_numbers
 from workbench.features.masks import token_side
 from workbench.lab.drawing import METADATA, coloured, encoded, mosaic, wrapped
 from workbench.lab.progress import Report, part_of, reported
@@ -178,7 +179,13 @@ def patch(
         (torch.Size([2, 1, 32, 32]), 'patched.png')
     """
     (opened,) = opened_runs(run)
-    settings = replace(sampling or opened.config.sampling, count=count, seed=seed)
+    if not (sampling is None or isinstance(sampling, SamplingConfig)):
+        raise ValueError(f"sampling is {sampling!r}; allowed is the `sampling` of a configuration (wb.load_config)")
+    settings = replace(
+        sampling or opened.config.sampling,
+        count=whole_numbers("count", [count])[0],
+        seed=whole_numbers("seed", [seed])[0],
+    )
     check_sampling(opened, settings)
     edit = make_edit(
         opened,
@@ -202,7 +209,7 @@ def patch(
 
 def _source(with_: Any, run: Run) -> str | Run:
     """The source by name, or the run of that name; ValueError if it is neither."""
-    if isinstance(with_, Run) or with_ in SOURCES:
+    if isinstance(with_, Run) or (isinstance(with_, str) and with_ in SOURCES):
         return with_
     try:
         return open_run(with_, run.folder.parent)

@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -150,7 +150,7 @@ def lens(
     """
     (opened,) = opened_runs(run)
     chosen, root = _layers(layers, depth_of(opened)), opened.folder.parent
-    moments = tuple(dict.fromkeys(map(float, times)))
+    moments = _times(times)
     _check_counts(images=images, fit=fit, held=held)
     if images > held:
         raise ValueError(f"images is {images}, of {held} held-out ones; allowed are 1 to {held}")
@@ -210,7 +210,18 @@ def _layers(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
     return chosen
 
 
-def _check_counts(**counts: int) -> None:
+def _times(times: Any) -> tuple[float, ...]:
+    try:
+        chosen = tuple(dict.fromkeys(map(float, times)))
+    except (TypeError, ValueError):
+        raise ValueError(f"times is {times!r}; allowed are several numbers of 0 to 1") from None
+    wrong = [t for t in chosen if not 0 <= t <= 1]
+    if wrong or not chosen:
+        raise ValueError(f"times has {wrong[0] if wrong else 'nothing'}; allowed are 0 to 1")
+    return chosen
+
+
+def _check_counts(**counts: Any) -> None:
     for name, count in counts.items():
-        if not isinstance(count, int) or count < 1:
+        if not isinstance(count, int | np.integer) or count < 1:
             raise ValueError(f"{name} is {count!r}; allowed are whole numbers from 1")
