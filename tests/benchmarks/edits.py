@@ -77,6 +77,8 @@ def _silent(*_: Any) -> None:
 def pair(run: Run, before: Samples, after: Samples, seed: int) -> dict[str, Record]:
     """Frechet distance and class agreement, by kind."""
     records = score_pairs(run, before, after, seed=seed)
+    for record in records:
+        del record["machine"]  # it is in the report once
     return dict(zip(("fd", "class-agreement"), records, strict=True))
 
 
