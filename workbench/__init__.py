@@ -38,6 +38,7 @@ _PUBLIC = {
     "extract": "workbench.features.extract",
     "target_tokens": "workbench.features.targets",
     "object_shares": "workbench.features.masks",
+    "similarity": "workbench.lab.similarity",
     "project": "workbench.features.projection",
     "embed_sequence": "workbench.features.embedding",
     "measure_grid": "workbench.evaluation.measures",

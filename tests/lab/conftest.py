@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from anywidget import AnyWidget
 
 from workbench.config import load_config
 from workbench.lab.packing import quantise
 from workbench.lab.panes import Axis
 from workbench.lab.panes.maps import MapsPane
+from workbench.lab.sources import Source
+from workbench.lab.unit_tokens import unit_tokens
 from workbench.lab.view import View
 from workbench.runs.store import Run, prepare_run
 
@@ -70,8 +73,25 @@ def pictures(n: int = 6, size: int = 64) -> np.ndarray:
     return (grounds + (inks - grounds) * (shapes > 0.5) * (0.6 + 0.4 * shapes)).astype(np.uint8)
 
 
-def make_maps_view(sources: int = 1, **meta) -> View:
-    """A view of one maps pane: 6 images, 8 x 8 tokens, k = 8, 12 layers, 5 times."""
+def similar_arrays(features: dict[str, np.ndarray], room: float = 1e9) -> dict[str, np.ndarray]:
+    """Arrays for similarities of tokens whose features are the coordinates of `make_features`, away from the mean."""
+
+    def source(s: int) -> Source:
+        def read(step: int, t: float, layer: int):
+            at = (s, step, int(t), layer)
+            u, d = (features[name][at] * features[f"{name}_scale"][at] for name in ("u", "d"))
+            return tuple(torch.from_numpy(of + 1.0) for of in (u, u + d))
+
+        return Source(str(s), read)
+
+    sources, steps, times, layers = features["u"].shape[:4]
+    return unit_tokens(
+        [source(s) for s in range(sources)], steps, [float(t) for t in range(times)], range(layers), room
+    )
+
+
+def make_maps_view(sources: int = 1, similar: bool = False, **meta) -> View:
+    """A view of one maps pane: 6 images, 8 x 8 tokens, k = 8, 12 layers, 5 times; `similar`: with similarities."""
     axes = {
         "step": Axis("training step", (20_000,)),
         "t": Axis("t", (0.1, 0.3, 0.5, 0.7, 0.9)),
@@ -82,6 +102,8 @@ def make_maps_view(sources: int = 1, **meta) -> View:
     if sources > 1:
         axes["source"] = Axis("method", ("plain", "guided", "REPA", "SRA")[:sources])
     arrays = {"images": pictures(), **make_features(sources=sources)}
+    if similar:
+        arrays |= similar_arrays(arrays)
     pane = MapsPane("Token maps", arrays, {"names": NAMES, **meta})
     return View("Token maps", [pane], axes, snippet='view = wb.token_maps("plain")')
 
@@ -94,6 +116,11 @@ def maps_view():
 @pytest.fixture
 def features():
     return make_features
+
+
+@pytest.fixture
+def with_similar():
+    return similar_arrays
 
 
 @pytest.fixture

@@ -159,3 +159,33 @@ def test_measures_are_of_one_run(runs):
         with pytest.raises(ValueError, match="allowed is one run, whose features are measured"):
             choose(several, **options, alone=True)
     assert choose(runs["narrow"], **options, alone=True).runs == (runs["narrow"],)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"token": 16}, "token is 16; allowed are distinct numbers from 0 to 15"),
+        ({"token": [3, 3]}, r"token is \[3, 3\]; allowed are distinct"),
+        ({"token": []}, r"token is \[\]; allowed"),
+        ({"image": 80}, "image is 80; allowed are 0 to 79"),
+        ({"image": -1}, "image is -1; allowed are 0 to 79"),
+        ({"layers": [13]}, "layers has 13; allowed are 0 .* to 12"),
+        ({"w": float("nan")}, "w is nan; allowed are finite numbers"),
+        ({"t": 1.5}, "t is 1.5; allowed are 0 .data. to 1"),
+        ({"several": "median"}, "several is 'median'; allowed are 'mean', 'maximum'"),
+        ({"runs": ["narrow", "coarse"]}, "coarse has 4 tokens per image, narrow 16 tokens; .* cannot be compared"),
+    ],
+)
+def test_a_token_that_is_not_there_is_refused_before_anything_runs(runs, change, said, monkeypatch):
+    monkeypatch.setattr("workbench.lab.sources.extract", None)  # it would be called first
+    given = {"runs": "narrow", "image": 0, "token": 0, **change}
+    given["runs"] = runs[given["runs"]] if given["runs"] == "narrow" else list(map(runs.get, given["runs"]))
+    with pytest.raises(ValueError, match=said):
+        wb.similarity(**given, progress=quiet)
+
+
+def test_grids_are_compared_before_anything_runs(runs, monkeypatch):
+    monkeypatch.setattr("workbench.lab.sources.extract", None)
+    for view in (wb.compare_maps, wb.embedding):
+        with pytest.raises(ValueError, match="coarse has 4 tokens per image, narrow 16 tokens"):
+            view([runs["narrow"], runs["coarse"]], 3, layers=[1], times=[0.3], progress=quiet)

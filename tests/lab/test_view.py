@@ -92,7 +92,11 @@ def test_arrays_are_aligned_and_come_back():
         ({"images": np.zeros((5, 8, 8, 3), np.uint8)}, "n must be"),
         ({"total": np.zeros((1, 1, 5, 12, 2), np.float32)}, "3 must be 3"),
         ({"u": np.zeros((1, 1, 5, 12, 6, 64, 8), np.float32)}, "u is float32; it must be int16"),
-        ({"other": np.zeros(3, np.uint8)}, "allowed ['d', 'd_scale', 'images', 'total', 'u', 'u_scale']"),
+        (
+            {"other": np.zeros(3, np.uint8)},
+            "needed ['d', 'd_scale', 'images', 'total', 'u', 'u_scale'], allowed ['d', ",
+        ),
+        ({"ratio": np.zeros((1, 1, 5, 12, 6, 64), np.int16)}, "lengths, ratio_scale, unit_d, unit_u missing"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(maps_view, change, said):

@@ -15,6 +15,7 @@ from workbench.features import extract as extraction
 from workbench.features.extract import extract
 from workbench.features.grid import LABELS
 from workbench.lab.neighbours import right_by_neighbours
+from workbench.lab.unit_tokens import left_out, stored_similarity
 from workbench.runs.models import load_backbone
 from workbench.runs.store import prepare_run
 from workbench.training.loop import fit
@@ -293,3 +294,47 @@ def test_what_is_refused(runs, tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+@pytest.mark.parametrize("w", [0.0, 1.0, 12.5])
+@pytest.mark.parametrize("several", ["mean", "maximum"])
+def test_similarity_is_what_a_few_lines_of_torch_give(runs, w, several):
+    similar = wb.similarity(
+        [runs["plain"], runs["longer"], "vae"], 40, [3, 9], [7, 40, 11], [0, 6], 0.3, w, several, progress=quiet
+    )
+    assert (similar.rows, similar.layers, similar.sources) == ((7, 40, 11), (0, 6), ("plain", "longer", "vae"))
+    for s, name in enumerate(("plain", "longer")):
+        # Of the last step that both have.
+        features = extract(runs[name], [7, 40, 11], [0, 6], [0.3], step=4, root=runs[name].folder.parent)
+        for number, layer in enumerate((0, 6)):
+            f_u, f_c = (features.read(layer, 0.3, label).double() for label in ("null", "true"))
+            f_g = torch.nn.functional.normalize(f_u + w * (f_c - f_u), dim=-1)
+            each = torch.stack([f_g @ f_g[1, token] for token in (3, 9)])
+            wanted = each.mean(dim=0) if several == "mean" else each.max(dim=0).values
+            np.testing.assert_allclose(similar.values[s, number], wanted, atol=1e-5)
+    tokens = wb.target_tokens("vae", runs["plain"], [7, 40, 11], [0.3], root=runs["plain"].folder.parent)[0.3]
+    each = torch.stack([torch.cosine_similarity(tokens, tokens[1, token], dim=-1) for token in (3, 9)])
+    wanted = each.mean(dim=0) if several == "mean" else each.max(dim=0).values
+    np.testing.assert_allclose(similar.values[2], np.stack([wanted] * 2), atol=1e-5)
+
+
+def test_the_image_of_the_token_is_shown_whichever_others_are(runs, tmp_path):
+    similar = wb.similarity(runs["plain"], 55, 0, 2, [4], progress=quiet)
+    assert similar.rows[0] == 55 and len(similar.rows) == 3 and similar.tokens == ((0, 0),)
+    assert similar.values[0, 0, 0, 0] == pytest.approx(1)
+    assert similar.save(tmp_path / "similar.svg").read_text().startswith("<?xml")
+    words = [axis.get_xlabel() for axis in similar.figure().axes]
+    assert words[-1] == f"cosine similarity to row 1, column 1 of image 55, {similar.subject.names[0]}"
+    assert "layer 4\nt 0.5, w 1" in words
+
+
+def test_a_view_has_the_similarities_of_the_run(runs):
+    view = wb.compare_maps([runs["plain"], runs["longer"], "vae"], [7, 40, 11], [0, 6], [0.3], progress=quiet)
+    arrays = view.panes[0].arrays
+    exact = wb.similarity(
+        [runs["plain"], runs["longer"], "vae"], 40, [3, 9], [7, 40, 11], [0, 6], 0.3, 5.0, progress=quiet
+    )
+    for source, layer in np.ndindex(3, 2):
+        stored = stored_similarity(arrays, (source, 0, 0, layer), 5.0, [(1, 3), (1, 9)], "mean")
+        np.testing.assert_allclose(stored, exact.values[source, layer], atol=0.02)
+        assert left_out(arrays, (source, 0, 0, layer), 5.0) < 0.01

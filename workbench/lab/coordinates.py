@@ -84,8 +84,8 @@ def compared_coordinates(
 ) -> Coordinates:
     """Each source in its own basis, Procrustes-aligned with the first source at each layer, as in `project_pair`.
 
-    A source without layers is aligned once, with the first source's middle layer, and repeated. ValueError if the token
-    grids differ.
+    A source without layers is aligned once, with the first source's middle layer, and repeated. All have one grid of
+    tokens (`sources.check_grids`).
     """
     results: list[Coordinates] = []
     for source in sources:
@@ -94,11 +94,6 @@ def compared_coordinates(
             return source.read(step, t, layer)
 
         own = joint_coordinates(read, (1, steps), times, layers if source.layered else layers[:1], components)
-        if results and own.u.shape[4:6] != results[0].u.shape[4:6]:
-            grids = [f"{of.u.shape[5]} tokens" for of in (own, results[0])]
-            raise ValueError(
-                f"{source.title} has {grids[0]} per image, {sources[0].title} {grids[1]}; the numbers must be equal"
-            )
         middle = len(layers) // 2
         if not source.layered:
             own = aligned(own, _layer(results[0], middle)) if results else own

@@ -66,7 +66,7 @@ def mosaic(
             axis.imshow(picture, extent=(x, x + 1 - gap, y + 1 - gap, y), interpolation="nearest")
     for y, mask in zip(tops, outlines, strict=False):
         for x in range(wide):
-            _outline(axis, mask, (x, y, 1 - gap))
+            outline(axis, mask, (x, y, 1 - gap))
     for y, texts in zip(tops, notes, strict=False):
         for x, note in enumerate(texts):
             axis.text(x + (1 - gap) / 2, y + 1 - gap / 2, note, ha="center", va="top", fontsize=0.85 * size)
@@ -81,7 +81,7 @@ def mosaic(
     return figure
 
 
-def _outline(axis: Axes, mask: Bool[np.ndarray, "h w"], place: tuple[float | int, float, float]) -> None:
+def outline(axis: Axes, mask: Bool[np.ndarray, "h w"], place: tuple[float | int, float | int, float | int]) -> None:
     """The edge of a mask in the square at (left, top) of this side, black within white to be seen on any colour."""
     left, top, side = place
     # A frame around it closes the edge of an object at the border.

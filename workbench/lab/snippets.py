@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,8 +18,10 @@ from workbench.lab.view import View
 from workbench.runs.store import Run, open_run
 
 PAGE_MB = 3.0
-_PACKED = 4 / 3  # base64
-_DEFLATED = {"int16": 0.8, "float32": 0.95}  # int16 has 12 used bits; images and labels are assumed incompressible
+PACKED = 4 / 3  # base64
+_BLOCK = 2048  # bytes
+# int16 has 12 used bits; images and labels are assumed incompressible. Of int8 it depends on the values (`deflated`).
+_DEFLATED = {"int16": 0.8, "float32": 0.95}
 
 
 def snippet(make: Callable, sources: Sequence[RunLike] | RunLike, given: Mapping[str, Any]) -> str:
@@ -63,8 +66,8 @@ def bounded_view(
 
 def check_page(parts: Mapping[str, Mapping[str, np.ndarray]], page_mb: float, shorten: str) -> None:
     """ValueError if the arrays make a page of more than `page_mb`; `shorten` names the arguments to reduce."""
-    sizes = {name: sum(map(_size, arrays.values())) / 1e6 for name, arrays in parts.items()}
-    whole = sum(sizes.values()) + sum(map(len, assets())) / 1e6
+    sizes = {name: page_size(arrays) / 1e6 for name, arrays in parts.items()}
+    whole = sum(sizes.values()) + script_size() / 1e6
     if whole > page_mb:
         each = ", ".join(f"{name} {size:.1f}" for name, size in sizes.items())
         raise ValueError(
@@ -73,14 +76,34 @@ def check_page(parts: Mapping[str, Mapping[str, np.ndarray]], page_mb: float, sh
         )
 
 
+def script_size() -> int:
+    """Bytes of the JavaScript and the style sheet of a page."""
+    return sum(map(len, assets()))
+
+
 def cells_that_fit(page_mb: float, cell: int) -> float:
     """Number of cells of `cell` bytes of coordinates that fit into a page."""
-    room = page_mb * 1e6 - sum(map(len, assets()))
-    return max(0.0, room / (cell * _DEFLATED["int16"] * _PACKED))
+    return max(0.0, (page_mb * 1e6 - script_size()) / (cell * _DEFLATED["int16"] * PACKED))
+
+
+def page_size(arrays: Mapping[str, np.ndarray]) -> float:
+    """Bytes of these arrays in a page, estimated."""
+    return sum(map(_size, arrays.values()))
+
+
+def deflated(array: np.ndarray) -> float:
+    """Bytes of an array after compression, estimated from every fourth block."""
+    content = np.ascontiguousarray(array).view(np.uint8).ravel()
+    blocks = content[: len(content) // _BLOCK * _BLOCK].reshape(-1, _BLOCK)[::4]
+    if not len(blocks):
+        return float(len(content))
+    return len(zlib.compress(blocks.tobytes(), 1)) * len(content) / blocks.size
 
 
 def _size(array: np.ndarray) -> float:
-    return array.nbytes * _DEFLATED.get(str(array.dtype), 1.0) * _PACKED
+    if array.dtype == np.int8:
+        return deflated(array) * PACKED
+    return array.nbytes * _DEFLATED.get(str(array.dtype), 1.0) * PACKED
 
 
 def _reference(source: RunLike) -> str:

@@ -161,6 +161,13 @@ class Subject:
         """Share of each token that is object; ValueError for images without masks."""
         return token_share(self.images.masks(self.rows), token_side(self.runs[0]))
 
+    def objects(self, side: int = 128) -> UInt8[np.ndarray, "n h w"]:
+        """1 where an image shows its object, at most `side` pixels wide; ValueError for images without masks."""
+        masks = self.images.masks(self.rows)
+        if masks.shape[-1] > side:
+            masks = adaptive_avg_pool2d(masks[:, None].float(), side)[:, 0] >= 0.5
+        return masks.to(torch.uint8).numpy()
+
     def thumbnails(self) -> UInt8[np.ndarray, "n h w c"]:
         """The images, small enough that all of them together stay a small part of a page."""
         return self.pictures(min(32, math.isqrt(_THUMBNAILS // (len(self.rows) * self.images.channels))))
@@ -277,6 +284,17 @@ def depth_of(run: Run) -> int:
 def tokens_of(run: Run) -> int:
     """The number of tokens per image."""
     return token_side(run) ** 2
+
+
+def check_grids(subject: Subject) -> None:
+    """ValueError unless all runs have as many tokens per image; targets have those of the first run."""
+    first, *others = zip(subject.titles, map(tokens_of, subject.runs), strict=False)
+    for title, count in others:
+        if count != first[1]:
+            raise ValueError(
+                f"{title} has {count} tokens per image, {first[0]} {first[1]} tokens; the numbers must be equal, "
+                "because tokens of two grids cannot be compared"
+            )
 
 
 def _layers(runs: Sequence[Run], layers: Sequence[int] | None, most: float | int) -> tuple[int, ...]:

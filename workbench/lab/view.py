@@ -27,7 +27,8 @@ class View:
         axes: Axes of the arrays by name, of `AXES`; each with several values has a slider.
         snippet: Code that creates this view under the name ``view``.
         start: Initial values: of axes (``t=0.4, layer=6, w=2.5, source="plain"``), of options of the panes
-            (``basis="refit"``), and `selection` as row numbers. The methods take values in the same form.
+            (``basis="refit"``), `selection` as row numbers, and `tokens` as pairs: a value of the axis "image" and the
+            number of a token, row by row from 0. The methods take values in the same form.
 
     Raises:
         ValueError: For arrays that do not fit the axes, and for values that are not allowed.
@@ -58,7 +59,7 @@ class View:
         self._start = {**self._defaults(), **self._indices(start or {})}
 
     def state(self, **values: Any) -> dict[str, Any]:
-        """The state with these values: an index for each discrete axis, the value of w, options, selection."""
+        """The state with these values: an index for each discrete axis, the value of w, options, selection, tokens."""
         return {**self._start, **self._indices(values)}
 
     def values(self, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,7 +121,7 @@ class View:
 
     def save_html(self, file: str | Path, **values: Any) -> Path:
         """Write an HTML page that works offline and without a kernel, with these initial values; return its path."""
-        path = _target(file, (".html",))
+        path = checked_path(file, (".html",))
         write_atomically(path, self.html(**values).encode())
         return path
 
@@ -148,7 +149,7 @@ class View:
 
         `pane` is the number of the pane, from 0. Without it all panes are written, each on a page of a PDF.
         """
-        path = _target(file, ENDINGS)
+        path = checked_path(file, ENDINGS)
         write_atomically(path, self.picture(path.suffix[1:], pane, self.state(**values)))
         return path
 
@@ -188,6 +189,8 @@ class View:
         names += [name for name, allowed in self.options.items() if len(allowed) > 1]
         if any(pane.selects for pane in self.panes):
             names.append("selection")
+        if self._tokens:
+            names.append("tokens")
         arguments = "".join(f", {name}={{{name}}}" for name in names)
         pages = "pdf" if len(self.panes) > 1 else "png"
         return f"{self.snippet.rstrip()}\nview.save({json.dumps(f'{self.name}.{pages}')}{arguments})\n".lstrip()
@@ -201,7 +204,37 @@ class View:
                 state[name] = len(axis.values) - 1
             elif name == "w":
                 state[name] = min(max(1.0, float(axis.limits[0])), float(axis.limits[1]))
-        return {**state, **{name: allowed[0] for name, allowed in self.options.items()}, "selection": []}
+        return {**state, **{name: allowed[0] for name, allowed in self.options.items()}, "selection": [], "tokens": []}
+
+    @property
+    def _tokens(self) -> tuple[int, int] | None:
+        """Number of images and of tokens per image of the pane that shows what is like `tokens`."""
+        return next((pane.tokens for pane in self.panes if pane.tokens), None)
+
+    def _pairs(self, value: Any) -> list[list[int]]:
+        """`tokens` as the state has them; ValueError for a token that is not there."""
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise ValueError(f"tokens is {value!r}; allowed is a list of pairs of an image and a token")
+        if not value:
+            return []
+        if self._tokens is None:
+            raise ValueError(
+                f"tokens is {value!r}, but {self.title!r} has no similarities of tokens; views of token maps have them "
+                "where `page_mb` has room"
+            )
+        images = self.axes["image"].values if "image" in self.axes else range(self._tokens[0])
+        for pair in value:
+            ours = isinstance(pair, Sequence) and len(pair) == 2 and all(type(number) is int for number in pair)
+            if not (ours and pair[0] in images and 0 <= pair[1] < self._tokens[1]):
+                known = ", ".join(map(str, images))
+                raise ValueError(
+                    f"tokens has {pair!r}; allowed are pairs of an image, {known}, and a token, 0 to "
+                    f"{self._tokens[1] - 1}, counted row by row"
+                )
+        pairs = [list(pair) for pair in value]
+        if any(pairs.count(pair) > 1 for pair in pairs):
+            raise ValueError(f"tokens is {value!r}; allowed are distinct tokens")
+        return pairs
 
     def _indices(self, values: Mapping[str, Any]) -> dict[str, Any]:
         indices: dict[str, Any] = {}
@@ -216,8 +249,10 @@ class View:
                 if not isinstance(value, Sequence) or not all(type(row) is int and row >= 0 for row in value):
                     raise ValueError(f"selection is {value!r}; allowed is a list of row numbers")
                 indices[name] = list(value)
+            elif name == "tokens":
+                indices[name] = self._pairs(value)
             else:
-                known = [*self.axes, *self.options, "selection"]
+                known = [*self.axes, *self.options, "selection", *(["tokens"] if self._tokens else [])]
                 raise ValueError(f"this view has no {name!r}; allowed are {', '.join(known)}")
         return indices
 
@@ -238,7 +273,8 @@ def _literal(value: Any) -> str:
     return f"{value:.15g}" if isinstance(value, float) else repr(value)
 
 
-def _target(file: str | Path, endings: tuple[str, ...]) -> Path:
+def checked_path(file: str | Path, endings: tuple[str, ...]) -> Path:
+    """The path of a file; ValueError for an ending that is not one of these."""
     path = Path(file)
     if path.suffix not in endings:
         raise ValueError(f"cannot write {path.name!r}; allowed endings are {', '.join(endings)}")

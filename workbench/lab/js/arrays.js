@@ -1,6 +1,6 @@
 // Typed arrays, and positions in them.
 
-const TYPES = { uint8: Uint8Array, int16: Int16Array, uint16: Uint16Array, float32: Float32Array };
+const TYPES = { int8: Int8Array, uint8: Uint8Array, int16: Int16Array, uint16: Uint16Array, float32: Float32Array };
 
 // Typed arrays over the bytes of a view, which Python aligns to 8 bytes.
 export function unpack(meta, data, index) {

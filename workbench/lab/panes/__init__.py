@@ -133,6 +133,11 @@ class Pane:
         """Whether the picture depends on which images are selected."""
         return False
 
+    @property
+    def tokens(self) -> tuple[int, int] | None:
+        """Number of images and of tokens per image, if the picture shows what is like the `tokens` of the state."""
+        return None
+
     def options(self, axes: AxesByName) -> dict[str, list[str]]:
         """Options that this pane adds to the state, each with its values, the default first."""
         restricted = {name: list(values) for name, values in self.meta.get("options", {}).items()}

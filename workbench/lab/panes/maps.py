@@ -9,9 +9,13 @@ from einops import rearrange
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from workbench.features.similarity import SEVERAL
 from workbench.lab.components import MapColumn, map_column, map_pixels
 from workbench.lab.drawing import coloured, show_picture
-from workbench.lab.panes import Arrays, AxesByName, Meta, Pane, State, text_of
+from workbench.lab.panes import Arrays, AxesByName, Meta, Pane, State, fixed, text_of
+from workbench.lab.similarity_maps import COSINES, SimilarityMap, draw_similarity, outline_object
+from workbench.lab.unit_tokens import ARRAYS as UNIT_TOKENS
+from workbench.lab.unit_tokens import left_out, stored_similarity
 
 _CELL = 1.15  # inches of a map
 _SHARE_OF = {None: "of variance", "subspace": "of the subspace", "foreground": "of foreground"}
@@ -20,7 +24,9 @@ _ROWS: dict[str, list[int | None]] = {"rgb": [None], "single": [0], "three": [0,
 
 
 class MapsPane(Pane):
-    """Token maps. Entries of `meta`, all optional:
+    """Token maps; with the arrays of `unit_tokens` also the similarity of tokens to those in the state's `tokens`.
+
+    `objects` is 1 where an image shows its object, whose outline is drawn. Entries of `meta`, all optional:
 
     `columns`: "layers" (default) or "sources". `layers`: indices of the layers that have a column, beside that of the
     slider. `names`: of the images. `rows`: the number of each image in a scatter pane. `joint`: whether the sources
@@ -35,6 +41,8 @@ class MapsPane(Pane):
         "u_scale": ("float32", "source step t layer"),
         "d_scale": ("float32", "source step t layer"),
         "total": ("float32", "source step t layer 3"),
+        "objects?": ("uint8", "n y x"),
+        **UNIT_TOKENS,
     }
 
     def choices(self, axes: AxesByName) -> dict[str, list[str]]:
@@ -42,6 +50,7 @@ class MapsPane(Pane):
             "basis": ["fixed", "refit", "per map", "foreground"],
             "colour": ["rgb", "single", "three"],
             "show": ["one image", "all images"] if len(self.arrays["images"]) > 1 else ["one image"],
+            **({"several": list(SEVERAL)} if self.tokens else {}),
         }
 
     def inferred(self) -> dict[str, Any]:
@@ -52,9 +61,15 @@ class MapsPane(Pane):
                 f"{self.title}: u has {tokens} tokens and {directions} directions; allowed are a square number of "
                 "tokens and at least 3 directions"
             )
+        missing = {name.rstrip("?") for name in UNIT_TOKENS} - set(self.arrays)
+        if 0 < len(missing) < len(UNIT_TOKENS):
+            raise ValueError(
+                f"{self.title}: {', '.join(sorted(missing))} missing; similarities need all of their arrays"
+            )
         beside = sorted({0, layers // 2, layers - 1})
         still = _still(self.arrays)
-        return {"side": side, "columns": "layers", "layers": beside, "joint": False, "still": still}
+        plain = {"side": side, "columns": "layers", "layers": beside, "joint": False, "still": still}
+        return {**plain, "cosines": list(COSINES)}
 
     def draw(self, state: State, axes: AxesByName) -> Figure:
         return draw_maps(self.complete(axes), self.arrays, state, axes)
@@ -63,9 +78,18 @@ class MapsPane(Pane):
     def selects(self) -> bool:
         return "rows" in self.meta
 
+    @property
+    def tokens(self) -> tuple[int, int] | None:
+        return self.arrays["ratio"].shape[-2:] if "ratio" in self.arrays else None
+
 
 def draw_maps(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> Figure:
-    """Images and the colours of their tokens: rows are images (and components), columns are layers or sources."""
+    """Images and the colours of their tokens: rows are images (and components), columns are layers or sources.
+
+    With `tokens` in the state: the similarity of all tokens to these.
+    """
+    if state.get("tokens"):
+        return _draw_similarities(pane, arrays, state, axes)
     columns = [
         (
             [title, _t_and_w(pane, at[0], state, axes)],
@@ -81,11 +105,36 @@ def draw_maps(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> Fig
         for axis, (_, column) in zip(row[1:], columns, strict=True):
             pixels = map_pixels(column, component)[image]
             show_picture(axis, rearrange(pixels, "(h w) c -> h w c", h=pane["side"]))
+        if "objects" in arrays:
+            outline_object([axis for axis in row if axis.images], arrays["objects"][image])
     many = state["show"] == "all images"
     _caption(cells[-1][0], ["images"] if many else [_image_name(pane, rows[0][0], axes)])
     for axis, (lines, column) in zip(cells[-1][1:], columns, strict=True):
         _caption(axis, [*lines, *_shares(column), *_range(column, state)])
     return figure
+
+
+def _draw_similarities(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> Figure:
+    images = list(dict.fromkeys(image for image, _ in _rows(pane, arrays, state)))
+    held = [(_index_of(image, axes), token) for image, token in state["tokens"]]
+    w, several = state.get("w", 0), state["several"]
+    maps = []
+    for title, at in _columns(pane, state, axes):
+        share = f"{left_out_text(left_out(arrays, at, w))} left out"
+        lines = [line for line in (title, _t_and_w(pane, at[0], state, axes), share) if line]
+        maps.append(SimilarityMap(lines, stored_similarity(arrays, at, w, held, several)))
+    names = [_image_name(pane, image, axes) for image in range(len(arrays["images"]))]
+    return draw_similarity(arrays["images"], maps, images, names, held, several, arrays.get("objects"))
+
+
+def left_out_text(share: float) -> str:
+    """A small share, such as "0.02 %", as in js/similarity.js."""
+    percent = 100 * share
+    return f"{fixed(percent, 2 if percent < 1 else 0)} %"
+
+
+def _index_of(image: int, axes: AxesByName) -> int:
+    return axes["image"].index("image", image) if "image" in axes else image
 
 
 def _columns(pane: Meta, state: State, axes: AxesByName) -> list[tuple[str, tuple[int, int, int, int]]]:

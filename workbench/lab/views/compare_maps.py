@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from workbench.config import DataConfig
 from workbench.lab.progress import Report
-from workbench.lab.snippets import PAGE_MB, snippet
-from workbench.lab.sources import RunLike, Steps, choose
+from workbench.lab.snippets import snippet
+from workbench.lab.sources import RunLike, Steps, check_grids, choose
 from workbench.lab.view import View
-from workbench.lab.views.maps import NINE_TIMES, SHORTEN, layers_that_fit, maps_view
+from workbench.lab.views.maps import MAPS_MB, NINE_TIMES, SHORTEN, layers_that_fit, maps_view
 
 
 def compare_maps(
@@ -19,7 +19,7 @@ def compare_maps(
     w: tuple[float, float] = (0.0, 30.0),
     components: int = 8,
     data: DataConfig | None = None,
-    page_mb: float = PAGE_MB,
+    page_mb: float = MAPS_MB,
     progress: Report | None = None,
 ) -> View:
     """Token maps of runs and alignment targets side by side, on the same images and noise.
@@ -27,7 +27,8 @@ def compare_maps(
     Targets are computed for the first run: "vae" (the latent), "effnet-lite0" and "dinov2-s|b|l|g" (image encoders),
     "layersync" (a deeper layer of the run) and "sra" (its EMA model at a less noisy time). They do not depend on the
     layer or on w. Each run and target has its own basis, whose first three directions are Procrustes-aligned with the
-    first run's on the same tokens.
+    first run's on the same tokens. A click on a token shows, in each column, its similarity to the tokens of that run
+    or target; features of two runs are not compared with each other.
 
     Args:
         runs: Runs, their folders or names, and names of targets; at least two in all, one of them a run.
@@ -45,7 +46,7 @@ def compare_maps(
         A ``View``, as of `wb.maps`.
 
     Raises:
-        ValueError: As `wb.maps`, and for runs that were trained on different images.
+        ValueError: As `wb.maps`, and for runs that were trained on different images or have different grids of tokens.
 
     Examples:
         >>> view = wb.compare_maps([wb.zoo("plain"), "vae"], images=2, layers=[8], times=[0.5])
@@ -57,5 +58,6 @@ def compare_maps(
     subject = choose(runs, images=images, layers=layers, times=times, steps=steps, data=data, room=room)
     if len(subject.titles) < 2:
         raise ValueError(f"got {list(map(str, runs))}; a comparison needs a run and at least one other run or target")
+    check_grids(subject)
     code = snippet(compare_maps, runs, given)
     return maps_view(subject, w, components, page_mb, f"runs, {SHORTEN}", code, progress)

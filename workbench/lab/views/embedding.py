@@ -19,7 +19,7 @@ from workbench.lab.panes import Axis, Pane
 from workbench.lab.panes.scatter import ScatterPane
 from workbench.lab.progress import Report, part_of, reported
 from workbench.lab.snippets import PAGE_MB, bounded_view, snippet
-from workbench.lab.sources import SLOW_LAYERS, RunLike, Source, Steps, Subject, choose
+from workbench.lab.sources import SLOW_LAYERS, RunLike, Source, Steps, Subject, check_grids, choose
 from workbench.lab.view import View
 from workbench.lab.views.maps import (
     SHORTEN,
@@ -89,13 +89,15 @@ def embedding(
     given = dict(locals())
     check_components(components)
     subject = choose(runs, images=images, layers=layers, times=times, steps=steps, data=data, room=SLOW_LAYERS)
+    check_grids(subject)
     shown = mapped_rows(subject, mapped)
     chosen = sorted(set(map(float, stops or (_STOPS if set(methods) == {"pca"} else _FEW_STOPS))))
     check_methods(subject, methods, chosen)
     with reported(progress) as report:
         points = Scattered(subject, subject.grids(report, "features", pooling="mean"), chosen, seed)
         scatter = points.pane(methods, report)
-        maps = maps_pane(subject.of(shown), components, report, [subject.rows.index(row) for row in shown])
+        numbers = [subject.rows.index(row) for row in shown]
+        maps = maps_pane(subject.of(shown), components, report, page_mb, (scatter,), numbers)
     axes = subject.axes((min(0.0, *chosen), max(1.0, *chosen)), chosen) | {"image": Axis("image", tuple(shown))}
     start = start_of(subject) | {"method": "tsne" if "tsne" in methods else methods[0]}
     start["show"] = "all images" if len(subject.titles) == 1 and len(shown) > 1 else "one image"

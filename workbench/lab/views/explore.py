@@ -34,7 +34,7 @@ def explore(
     """The scatter of `wb.embedding`, token maps of `wb.maps` and heat maps of `wb.separability` in one view.
 
     All three share the sliders. A lasso in the scatter plot selects among the mapped images; a click on a cell of the
-    heat maps sets layer, t and w.
+    heat maps sets layer, t and w, a click on a token shows what is like it.
 
     Args:
         run: A run, its folder or its name.
@@ -73,8 +73,9 @@ def explore(
     with reported(progress) as report:
         grids = subject.grids(report, "features", tuple(LABELS), pooling="mean")
         scatter = Scattered(subject, grids, scales, seed).pane(methods, report)
-        maps = maps_pane(subject.of(shown), components, report, [subject.rows.index(row) for row in shown])
         heat = heat_pane(measured(subject, grids[0][0], scales, objects, seed, report))
+        numbers = [subject.rows.index(row) for row in shown]
+        maps = maps_pane(subject.of(shown), components, report, page_mb, (scatter, heat), numbers)
     panes = [scatter, maps, heat]
     axes = subject.axes((min(scales), max(scales)), scales) | {"image": Axis("image", tuple(shown))}
     start = start_of(subject) | {"method": methods[-1], "show": "all images" if len(shown) > 1 else "one image"}

@@ -1,6 +1,7 @@
 """Token maps of a run, with one column per layer."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from workbench.config import DataConfig
@@ -8,12 +9,17 @@ from workbench.lab.coordinates import Coordinates, compared_coordinates, joint_c
 from workbench.lab.panes import Axis, Pane
 from workbench.lab.panes.maps import MapsPane
 from workbench.lab.progress import Report, part_of, reported
-from workbench.lab.snippets import PAGE_MB, bounded_view, cells_that_fit, snippet
+from workbench.lab.snippets import bounded_view, cells_that_fit, page_size, script_size, snippet
 from workbench.lab.sources import RunLike, Source, Steps, Subject, choose
+from workbench.lab.unit_tokens import unit_tokens
 from workbench.lab.view import View
 
 NINE_TIMES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _BESIDE = (1 / 6, 1 / 2, 1.0)  # depths, as shares of the whole, of the layers that always have a column
+# Half of a page is for the layers that are shown by default, the rest for similarities of tokens.
+MAPS_MB = 6.0
+_COLOURS = 0.5  # of a page
+_SPARE = 0.98  # of a page may be filled: sizes before compression are estimates
 SHORTEN = "layers, times, steps, images or components"
 
 
@@ -26,13 +32,16 @@ def maps(
     w: tuple[float, float] = (0.0, 30.0),
     components: int = 8,
     data: DataConfig | None = None,
-    page_mb: float = PAGE_MB,
+    page_mb: float = MAPS_MB,
     progress: Report | None = None,
 ) -> View:
     """Token maps of a run: images beside the colours of f_u + w (f_c - f_u), Eq. 3, with sliders.
 
     Each layer has one basis of `components` directions, fitted to all its times, steps and images and aligned with that
     of the middle layer. Features are cached beside the run, so that a second call is quick.
+
+    A click on a token, or Enter, shows the cosine similarity of its f_g to all tokens in place of the colours, at any
+    w; Shift holds several. Captions give the share of |f_g|^2 that the page leaves out; `wb.similarity` is exact.
 
     Args:
         run: A run, its folder or its name.
@@ -43,7 +52,7 @@ def maps(
         w: Range of the guidance scale.
         components: Number of principal components in the basis.
         data: Image set, for an imported run.
-        page_mb: Largest size of the page, in megabytes.
+        page_mb: Largest size of the page, in megabytes. What the maps leave free is used for similarities.
         progress: Called with (stage, done, total) instead of showing a progress bar.
 
     Returns:
@@ -79,18 +88,31 @@ def maps_view(
     """A view of token maps alone; `shorten` names the arguments to reduce if its page is too large."""
     title = f"Token maps of {', '.join(subject.titles)}"
     with reported(progress) as report:
-        pane = maps_pane(subject, components, report, title=title)
+        pane = maps_pane(subject, components, report, page_mb, title=title)
     axes = subject.axes(w) | {"image": Axis("image", subject.rows)}
     return bounded_view(title, [pane], axes, page_mb=page_mb, shorten=shorten, snippet=code, start=start_of(subject))
 
 
 def maps_pane(
-    subject: Subject, components: int, report: Report, scattered: Sequence[int] | None = None, title: str = "Token maps"
+    subject: Subject,
+    components: int,
+    report: Report,
+    page_mb: float,
+    beside: Sequence[Pane] = (),
+    scattered: Sequence[int] | None = None,
+    title: str = "Token maps",
 ) -> Pane:
-    """The token maps of a subject; `scattered` are the numbers of its images in a scatter pane."""
+    """The token maps of a subject, with similarities in as many directions as a page has room for.
+
+    `beside` are the other panes of the page, `scattered` the numbers of the subject's images in a scatter pane.
+    """
     check_components(components)
     sources = subject.sources(subject.grids(report, "token features"), report)
-    return pane_of(subject, coordinates_of(subject, sources, components, report), scattered, title)
+    pane = pane_of(subject, coordinates_of(subject, sources, components, report), scattered, title)
+    room = _SPARE * page_mb * 1e6 - script_size() - sum(page_size(of.arrays) for of in (pane, *beside))
+    counted = part_of(report, "similarities", 0, 1, 100)
+    similar = unit_tokens(sources, len(subject.steps[0]), subject.times, subject.layers, room, counted)
+    return replace(pane, arrays={**pane.arrays, **similar})
 
 
 def coordinates_of(
@@ -117,7 +139,10 @@ def pane_of(
     meta = {"names": subject.names, "columns": columns, "layers": beside, "still": subject.still}
     if scattered is not None:
         meta["rows"] = list(map(int, scattered))
-    return MapsPane(title, {"images": subject.pictures(), **coordinates.arrays}, meta)
+    arrays = {"images": subject.pictures(), **coordinates.arrays}
+    if subject.images.has_masks:
+        arrays["objects"] = subject.objects()
+    return MapsPane(title, arrays, meta)
 
 
 def start_of(subject: Subject) -> dict[str, Any]:
@@ -132,6 +157,8 @@ def check_components(components: int) -> None:
 
 
 def layers_that_fit(page_mb: float, images: int | Sequence[int], components: int) -> Callable[[int, int], float]:
-    """Number of layers that a page of token maps has room for, as `room` of `choose`."""
+    """Number of layers that half a page of token maps has room for, as `room` of `choose`."""
     count = images if isinstance(images, int) else len(images)
-    return lambda combinations, tokens: cells_that_fit(page_mb, 4 * count * tokens * components) / combinations
+    return lambda combinations, tokens: (
+        cells_that_fit(_COLOURS * page_mb, 4 * count * tokens * components) / combinations
+    )

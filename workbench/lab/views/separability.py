@@ -79,7 +79,7 @@ def separability(
     with reported(progress) as report:
         ((features,),) = subject.grids(report, "features", tuple(LABELS), pooling="mean")
         heat = heat_pane(measured(subject, features, scales, objects, seed, report))
-        maps = maps_pane(subject.of(shown), components, report)
+        maps = maps_pane(subject.of(shown), components, report, page_mb, (heat,))
     stops = scales_of(scales)
     axes = subject.axes((min(stops), max(stops)), stops) | {"image": Axis("image", tuple(shown))}
     title = f"Separability of the classes in {subject.titles[0]}"

@@ -1,10 +1,12 @@
 // Token maps: images and the colours of their tokens, one column per layer or per source.
 
-import { viridisGradient } from "../colours.js";
+import { heatColour, viridisGradient } from "../colours.js";
 import { mapColumn, mapPixels } from "../components.js";
 import { make, paintImage, paintPixels } from "../dom.js";
 import { percent } from "../numbers.js";
 import { svgDocument, svgImage, svgText } from "../saving.js";
+import { leftOut, leftOutText, outlinePath, similarities, similarityPixels } from "../similarity.js";
+import { cosineRamp, createTokens, mountMap } from "../tokens.js";
 
 const BASIS_NOTES = {
   own:
@@ -40,6 +42,8 @@ export default function mapsPane(root, pane, arrays, store, ui) {
   const bar = make("div", { class: "wb-bar" });
   const grid = make("div", { class: "wb-grid" });
   const note = make("p", { class: "wb-note" });
+  const outlines = new Map(); // by image
+  const similar = arrays.has("ratio") ? createSimilarity() : null;
   for (const [option, label] of [
     ["basis", "basis"],
     ["colour", "colours"],
@@ -47,7 +51,35 @@ export default function mapsPane(root, pane, arrays, store, ui) {
   ]) {
     if (store.options[option]?.length > 1) bar.append(ui.toggle({ option, label }));
   }
-  root.append(bar, grid, note);
+  root.append(
+    bar,
+    ...(similar ? [similar.bar] : []),
+    grid,
+    make("div", { class: "wb-notes" }, note, ...(similar ? [similar.note] : [])),
+  );
+
+  // The bar of the tokens, and a note that takes the place of the other while tokens are held.
+  function createSimilarity() {
+    const shown = { values: [], note: make("p", { class: "wb-note wb-tk-off" }) };
+    shown.note.textContent = similarityNote();
+    const tokens = createTokens(root, grid, {
+      pane,
+      store,
+      ui,
+      nameOf: imageName,
+      titleOf: (tile) => tile.title,
+      valueAt: (tile, token) => shown.values[tile.column - 1]?.[tile.image * arrays("ratio").shape.at(-1) + token],
+    });
+    return Object.assign(shown, tokens);
+  }
+
+  function similarityNote() {
+    const across = pane.columns === "sources" ? " Each column compares tokens of one run or target." : "";
+    return (
+      `Cosine similarity of f_g, not centred, to the framed token.${across} The page has ${arrays("unit_u").shape[0]}` +
+      " directions of f_u and f_c at each layer and t; left out is the share of |f_g|² that these and rounding omit."
+    );
+  }
 
   function columns(state) {
     const [source, step, t, layer] = ["source", "step", "t", "layer"].map((name) => store.index(name, state));
@@ -109,16 +141,42 @@ export default function mapsPane(root, pane, arrays, store, ui) {
     return names[image] ? `image ${number}, ${names[image]}` : `image ${number}`;
   }
 
+  // Similarities of all tokens to the held ones.
+  function compared(column, state) {
+    const tokens = state.tokens.map(([image, token]) => [store.axes.image?.values.indexOf(image) ?? image, token]);
+    const key = JSON.stringify([column.at, state.w, tokens, state.several]);
+    const cached = cache.get(`${column.id} tokens`);
+    if (cached?.key === key) return cached.made;
+    const made = similarities(arrays, column.at, state.w ?? 0, tokens, state.several);
+    cache.set(`${column.id} tokens`, { key, made });
+    return made;
+  }
+
+  function outlineOf(image) {
+    if (!arrays.has("objects")) return "";
+    if (!outlines.has(image)) {
+      const { data, shape } = arrays("objects");
+      const [tall, wide] = shape.slice(1);
+      const mask = data.subarray(image * tall * wide, (image + 1) * tall * wide);
+      outlines.set(image, outlinePath(mask, tall, wide, pane.side));
+    }
+    return outlines.get(image);
+  }
+
   function build(wanted, shown) {
     const key = JSON.stringify([wanted.map(({ id }) => id), shown]);
     if (key === built) return;
     built = key;
-    const cell = () => {
+    const cell = (image, component, column) => {
       const canvas = make("canvas", { role: "img" });
       const caption = make("figcaption");
-      return { canvas, caption, figure: make("figure", { class: "wb-tile" }, canvas, caption) };
+      const mounted = mountMap(canvas, pane.side, component > 0 && !column ? "" : outlineOf(image));
+      const figure = make("figure", { class: "wb-tile" }, mounted.map, caption);
+      return { ...mounted, canvas, caption, figure, image, component, column };
     };
-    tiles = shown.map(() => [cell(), ...wanted.map(cell)]);
+    tiles = shown.map(({ image, component }) =>
+      Array.from({ length: wanted.length + 1 }, (_, column) => cell(image, component, column)),
+    );
     grid.replaceChildren(...tiles.flat().map(({ figure }) => figure));
     grid.classList.toggle("wb-wrap", shown.length === 1);
     grid.style.setProperty("--wb-columns", wanted.length + 1);
@@ -128,33 +186,65 @@ export default function mapsPane(root, pane, arrays, store, ui) {
       row[0].canvas.setAttribute("aria-label", component > 0 ? "" : imageName(image));
       if (component > 0) row[0].canvas.setAttribute("aria-hidden", "true");
     });
+    similar?.build(tiles);
   }
 
-  function update(state) {
+  function update(state, changed) {
     const wanted = columns(state);
     const shown = rows(state);
     build(wanted, shown);
+    const held = similar && state.tokens.length > 0;
     const last = shown.length - 1;
     const first = state.show === "all images" ? "images" : imageName(shown[0].image);
     tiles[last][0].caption.replaceChildren(...lines(first));
     wanted.forEach((column, index) => {
-      const made = computed(column, state);
-      const variance = shares(made);
       const values = tAndW(state, column.at[0]);
-      shown.forEach(({ image, component }, row) => {
-        const { canvas } = tiles[row][index + 1];
-        paintPixels(canvas, mapPixels(made, image, made.m, component), pane.side);
-        const part = component === null ? "" : `component ${component + 1}`;
-        const what = [column.title, part, values].filter(Boolean).join(", ");
-        canvas.setAttribute("aria-label", `${imageName(image)}: token map of ${what}; ${variance.join(", ")}`);
+      const of = [column.title, values].filter(Boolean).join(", ");
+      const texts = held ? paintSimilarities(column, state, index + 1, of) : paintColours(column, state, index + 1, of);
+      tiles.forEach((row) => {
+        row[index + 1].title = column.title;
       });
       const caption = tiles[last][index + 1].caption;
-      caption.replaceChildren(...lines(column.title, values, ...variance));
+      caption.replaceChildren(...lines(column.title, values, ...texts));
       caption.classList.toggle("wb-chosen", Boolean(column.chosen));
-      if (state.colour === "single" && state.basis !== "per map") caption.append(ramp(...made.limits[0][0]));
+      if (state.colour === "single" && state.basis !== "per map") {
+        caption.append(held ? cosineRamp(pane.cosines) : ramp(...computed(column, state).limits[0][0]));
+      }
     });
     note.textContent =
       BASIS_NOTES[state.basis === "fixed" ? fixed : state.basis] + COLOUR_NOTES[state.colour] + selected(state);
+    note.classList.toggle("wb-tk-off", Boolean(held));
+    similar?.note.classList.toggle("wb-tk-off", !held);
+    similar?.update(state, changed);
+  }
+
+  // Both paint a column of tiles and return the further lines of its caption.
+  function paintColours(column, state, at, of) {
+    const made = computed(column, state);
+    const variance = shares(made);
+    if (similar) similar.values[at - 1] = null;
+    for (const row of tiles) {
+      const { canvas, image, component } = row[at];
+      canvas.hidden = false;
+      paintPixels(canvas, mapPixels(made, image, made.m, component), pane.side);
+      const what = component === null ? of : of.replace(column.title, `${column.title}, component ${component + 1}`);
+      canvas.setAttribute("aria-label", `${imageName(image)}: token map of ${what}; ${variance.join(", ")}`);
+    }
+    return variance;
+  }
+
+  function paintSimilarities(column, state, at, of) {
+    const values = compared(column, state);
+    const share = `${leftOutText(leftOut(arrays, column.at, state.w ?? 0))} left out`;
+    similar.values[at - 1] = values;
+    for (const row of tiles) {
+      const { canvas, image, component } = row[at];
+      canvas.hidden = component > 0; // one map of each image
+      paintPixels(canvas, similarityPixels(values, image, pane.side ** 2, pane.cosines), pane.side);
+      canvas.setAttribute("aria-label", `${imageName(image)}, ${of}. ${similar.heldText(state)}`);
+    }
+    // As many lines as of colours, so that nothing moves.
+    return state.basis === "refit" ? [share, "\u00a0"] : [share];
   }
 
   function selected(state) {
@@ -167,18 +257,22 @@ export default function mapsPane(root, pane, arrays, store, ui) {
   // For a saved picture: the layer of the slider only once, even if it is also another column.
   function picture() {
     const [size, gap, left, top] = [120, 8, 8, 8];
-    const twice = columns(store.get()).findIndex(({ id, at }) => id === "slider" && pane.layers.includes(at[3]));
-    const shown = tiles.map((row) => row.filter((_, x) => twice < 0 || x !== twice + 1));
+    const state = store.get();
+    const twice = columns(state).findIndex(({ id, at }) => id === "slider" && pane.layers.includes(at[3]));
+    const captions = tiles.at(-1).filter((_, x) => twice < 0 || x !== twice + 1);
+    const shown = tiles
+      .map((row) => row.filter((_, x) => twice < 0 || x !== twice + 1))
+      .filter((row) => row.some(({ canvas }) => !canvas.hidden));
     const width = 2 * left + shown[0].length * (size + gap) - gap;
     const parts = shown.flatMap((row, y) =>
-      row.map(({ canvas }, x) =>
-        canvas.hidden ? "" : svgImage(canvas, left + x * (size + gap), top + y * (size + gap), size, size),
+      row.map((tile, x) =>
+        tile.canvas.hidden ? "" : svgTile(tile, left + x * (size + gap), top + y * (size + gap), size),
       ),
     );
     const below = top + shown.length * (size + gap) + 6;
-    shown.at(-1).forEach(({ caption }, x) => {
+    captions.forEach(({ caption }, x) => {
       const texts = [...caption.querySelectorAll(".wb-line")].map((line) => line.textContent.replace(" (slider)", ""));
-      const scale = caption.querySelector(".wb-ramp");
+      const scale = caption.querySelector(".wb-ramp:not(.wb-tk-ramp)");
       if (scale) texts.push(`${scale.dataset.low} to ${scale.dataset.high}`);
       texts.forEach((text, line) =>
         parts.push(
@@ -186,10 +280,38 @@ export default function mapsPane(root, pane, arrays, store, ui) {
         ),
       );
     });
-    return { svg: svgDocument(width, below + 5 * 13, parts.join("")) };
+    const legend = state.tokens.length && similar ? svgLegend(similar.heldText(state), left, below + 4 * 13) : "";
+    return {
+      svg: svgDocument(legend ? Math.max(width, 360) : width, below + (legend ? 7 : 5) * 13, parts.join("") + legend),
+    };
+  }
+
+  // What the colours of similarities are, with their bar.
+  function svgLegend(text, x, y) {
+    const steps = 32;
+    const bar = Array.from({ length: steps }, (_, i) => {
+      const colour = heatColour((i + 0.5) / steps, false);
+      return `<rect x="${x + 28 + 3 * i}" y="${y}" width="3.2" height="9" fill="rgb(${colour})"/>`;
+    });
+    const [low, high] = pane.cosines;
+    const words = svgText(`≤ ${low}`, x, y + 9, { size: 10 }) + svgText(String(high), x + 130, y + 9, { size: 10 });
+    return `${bar.join("")}${words}${svgText(text, x, y + 24, { size: 10 })}`;
   }
 
   return { update, picture };
+}
+
+// A map with the outline of its object and the frames of tokens.
+function svgTile({ canvas, over }, x, y, size) {
+  const lines = [...over.querySelectorAll("path")].filter((path) => path.getAttribute("d"));
+  const drawn = lines.map((path) => {
+    const { stroke, strokeWidth } = getComputedStyle(path);
+    const width = (parseFloat(strokeWidth) * over.viewBox.baseVal.width) / (1.5 * size);
+    return `<path d="${path.getAttribute("d")}" fill="none" stroke="${stroke}" stroke-width="${width}"/>`;
+  });
+  const scale = size / over.viewBox.baseVal.width;
+  const outlines = `<g transform="translate(${x},${y}) scale(${scale})">${drawn.join("")}</g>`;
+  return svgImage(canvas, x, y, size, size) + (drawn.length ? outlines : "");
 }
 
 // The lines of a caption; the first is emphasised.
