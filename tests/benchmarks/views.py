@@ -39,6 +39,8 @@ CACHED, BUSY = Goal("ms", 30.0, 50.0), Goal("ms", 40.0, 80.0)
 GOALS = {
     "w, fixed": FIXED,
     "w, refitted": REFITTED,
+    "w, similarities": FIXED,
+    "click on a token": FIXED,
     "t": CACHED,
     "layer": CACHED,
     "step": CACHED,
@@ -49,6 +51,8 @@ GOALS = {
     "step, cell running": BUSY,
     "w, fixed, exported page": FIXED,
     "w, refitted, exported page": REFITTED,
+    "w, similarities, exported page": FIXED,
+    "click on a token, exported page": FIXED,
     "first paint, warm cache": Goal("s", 1.0),
     "growth of the kernel": Goal("MB", 10.0),
     "growth of the page": Goal("MB", 10.0),
@@ -134,6 +138,8 @@ def _in_jupyter(notebook: Notebook, presses: int, page: Path, say: harness.Say) 
     yield _row("first paint, warm cache", np.array(paints) / 1e3)
     say("sliders")
     yield from _sliders(notebook, presses, "")
+    say("similarities")
+    yield from _similarity(notebook.page, notebook.view(_MAPS), presses)
     say("growth of memory")
     yield from _growth(notebook, 10 * presses)
     say("sliders while a cell runs")
@@ -160,6 +166,22 @@ def _guidance(page: Any, view: Any, presses: int, when: str) -> Iterator[Measure
         yield _row(f"w, {of}{when}", _pressed(page, view, "w", presses))
 
 
+def _similarity(page: Any, view: Any, presses: int, when: str = "") -> Iterator[Measured]:
+    """Clicks on tokens of a map, one after the other, then w while one is held."""
+    token_map = view.locator(".wb-tk-map").nth(1)
+    token_map.scroll_into_view_if_needed()
+    box, found = token_map.bounding_box(), []
+    for press in range(presses):
+        x, y = (0.1 + 0.8 * (press * step % 7) / 7 for step in (2, 3))
+        # Held down for as long as by a hand: what a notebook does about the cell when it goes down is no part of this.
+        page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"], delay=80)
+        page.wait_for_timeout(60 + 7 * press % 17)
+        found.append(_taken(page))
+    yield _row(f"click on a token{when}", np.array(found))
+    yield _row(f"w, similarities{when}", _pressed(page, view, "w", presses))
+    view.get_by_role("button", name="Clear tokens").click()
+
+
 def _exported(browser: Any, file: Path, presses: int, probe: str) -> Iterator[Measured]:
     context = browser.new_context(viewport={"width": 1400, "height": 1000}, offline=True)
     try:
@@ -168,6 +190,7 @@ def _exported(browser: Any, file: Path, presses: int, probe: str) -> Iterator[Me
         page.wait_for_selector(".wb-foot")
         page.evaluate(probe)
         yield from _guidance(page, page.locator("body"), presses, ", exported page")
+        yield from _similarity(page, page.locator("body"), presses, ", exported page")
     finally:
         context.close()
 

@@ -96,7 +96,7 @@ def test_arrays_are_aligned_and_come_back():
             {"other": np.zeros(3, np.uint8)},
             "needed ['d', 'd_scale', 'images', 'total', 'u', 'u_scale'], allowed ['d', ",
         ),
-        ({"ratio": np.zeros((1, 1, 5, 12, 6, 64), np.int16)}, "lengths, ratio_scale, unit_d, unit_u missing"),
+        ({"ratio": np.zeros((1, 1, 5, 12, 6, 64), np.float32)}, "lengths, unit_d, unit_u missing"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(maps_view, change, said):

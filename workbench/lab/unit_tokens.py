@@ -11,18 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float64, Int8
+from jaxtyping import Float32, Float64, Int8
 
 from workbench.features.similarity import Token, token_similarity
-from workbench.lab.packing import quantise
 from workbench.lab.snippets import PACKED, deflated
 from workbench.lab.sources import Source
 
 ARRAYS = {
     "unit_u?": ("int8", "directions source step t layer n m"),
     "unit_d?": ("int8", "directions source step t layer n m"),
-    "ratio?": ("int16", "source step t layer n m"),
-    "ratio_scale?": ("float32", "source step t layer"),
+    "ratio?": ("float32", "source step t layer n m"),
     # Sums over tokens of |f_u|^2, f_u . d and |d|^2, then the same of what the stored coordinates leave out.
     "lengths?": ("float32", "source step t layer 6"),
 }
@@ -48,24 +46,23 @@ def unit_tokens(
     if most < min(_FEWEST, max(widths)):
         return {}
     units = np.zeros((2, most, *cells, n, m), dtype=np.int8)
-    ratio, moments = np.zeros((*cells, n, m)), np.zeros((*cells, most + 1, 6))
+    ratio, moments = np.zeros((*cells, n, m), np.float32), np.zeros((*cells, most + 1, 6))
     for number, at in enumerate(np.ndindex(cells)):
         s, e, t, layer = at
         if layer > 0 and not sources[s].layered:  # the same at each layer
             same = (s, e, t, 0)
             units[:, :, *at], ratio[at], moments[at] = units[:, :, *same], ratio[same], moments[same]
         else:
-            f_u, f_c = (of.flatten(0, 1).double().numpy() for of in sources[s].read(e, times[t], layers[layer]))
+            f_u, f_c = (of.flatten(0, 1).float().numpy() for of in sources[s].read(e, times[t], layers[layer]))
             stored, ratios, moments[at] = _cell(f_u, f_c - f_u, most)
             units[:, :, *at], ratio[at] = stored.reshape(2, most, n, m), ratios.reshape(n, m)
         progress(number + 1, int(np.prod(cells)))
     count = _directions_that_fit(units, room)
     if count < min(_FEWEST, max(widths)):
         return {}
-    packed, scale = quantise(ratio, 4)
     unit_u, unit_d = (np.ascontiguousarray(part[:count]) for part in units)
     lengths = moments[..., count, :].astype(np.float32)
-    return {"unit_u": unit_u, "unit_d": unit_d, "ratio": packed, "ratio_scale": scale, "lengths": lengths}
+    return {"unit_u": unit_u, "unit_d": unit_d, "ratio": ratio, "lengths": lengths}
 
 
 def stored_tokens(
@@ -73,8 +70,7 @@ def stored_tokens(
 ) -> Float64[np.ndarray, "n m k"]:
     """f_g / |f_u| of all tokens at `at` = (source, step, t, layer), in the stored directions."""
     u, d = (arrays[name][:, *at].astype(np.float64) / _STEPS for name in ("unit_u", "unit_d"))
-    ratio = arrays["ratio"][at] * float(arrays["ratio_scale"][at])
-    return rearrange(u + w * ratio * d, "k n m -> n m k")
+    return rearrange(u + w * arrays["ratio"][at].astype(np.float64) * d, "k n m -> n m k")
 
 
 def stored_similarity(
@@ -95,32 +91,34 @@ def left_out(arrays: Mapping[str, np.ndarray], at: tuple[int, int, int, int], w:
 
 
 def _cell(
-    f_u: Float64[np.ndarray, "r d"], d: Float64[np.ndarray, "r d"], most: int
-) -> tuple[Int8[np.ndarray, "2 k r"], Float64[np.ndarray, " r"], Float64[np.ndarray, "kept 6"]]:
+    f_u: Float32[np.ndarray, "r d"], d: Float32[np.ndarray, "r d"], most: int
+) -> tuple[Int8[np.ndarray, "2 k r"], Float32[np.ndarray, " r"], Float64[np.ndarray, "kept 6"]]:
     """Stored coordinates, |d| / |f_u|, and the six sums of `lengths` for each number of directions, 0 to `most`."""
     lengths = [np.linalg.norm(of, axis=1, keepdims=True) for of in (f_u, d)]
     u, s = (np.divide(of, by, out=np.zeros_like(of), where=by > 0) for of, by in zip((f_u, d), lengths, strict=True))
-    basis = torch.linalg.eigh(torch.from_numpy(u.T @ u + s.T @ s))[1].flip(1).numpy()
-    exact = [of @ basis for of in (u, s)]
+    covariance = torch.from_numpy((u.T @ u + s.T @ s).astype(np.float64))
+    basis = torch.linalg.eigh(covariance)[1].flip(1).numpy().astype(np.float32)
     count = min(most, basis.shape[1])
     stored = np.zeros((2, most, len(f_u)), dtype=np.int8)
-    wrong = []  # what is left out of the stored directions, and of the others
-    for part, of in enumerate(exact):
-        rounded = np.rint(_STEPS * of[:, :count])
+    exact, wrong = [], []  # with their lengths: of all directions, and what rounding leaves out of the stored ones
+    for part, (unit, length) in enumerate(zip((u, s), lengths, strict=True)):
+        coordinates = unit @ basis
+        rounded = np.rint(_STEPS * coordinates[:, :count])
         stored[part, :count] = rounded.T
-        wrong.append(of[:, :count] - rounded / _STEPS)
-    inside, outside = (_products(*(of * by for of, by in zip(pair, lengths, strict=True))) for pair in (wrong, exact))
-    whole = outside.sum(axis=0)
+        exact.append(coordinates * length)
+        wrong.append((coordinates[:, :count] - rounded / _STEPS) * length)
+    inside, outside = _sums(*wrong), _sums(*exact)
     kept = np.arange(most + 1).clip(max=count)
-    errors = np.concatenate([np.zeros((1, 3)), np.cumsum(inside, axis=0)])[kept]
-    others = whole - np.concatenate([np.zeros((1, 3)), np.cumsum(outside, axis=0)])[kept]
+    left = inside[kept] + outside[-1] - outside[kept]
     smallest = 1e-6 * float(lengths[0].mean())
     ratio = lengths[1] / np.maximum(lengths[0], smallest if smallest > 0 else 1.0)
-    return stored, ratio[:, 0], np.concatenate([np.broadcast_to(whole, errors.shape), errors + others], axis=1)
+    return stored, ratio[:, 0], np.concatenate([np.broadcast_to(outside[-1], left.shape), left], axis=1)
 
 
-def _products(u: Float64[np.ndarray, "r k"], d: Float64[np.ndarray, "r k"]) -> Float64[np.ndarray, "k 3"]:
-    return np.stack([(u * u).sum(axis=0), (u * d).sum(axis=0), (d * d).sum(axis=0)], axis=1)
+def _sums(u: Float32[np.ndarray, "r k"], d: Float32[np.ndarray, "r k"]) -> Float64[np.ndarray, "kept 3"]:
+    """Sums of u^2, u d and d^2 over rows and the first 0 to k columns."""
+    each = np.stack([np.einsum("rk,rk->k", a, b, dtype=np.float64) for a, b in ((u, u), (u, d), (d, d))], axis=1)
+    return np.concatenate([np.zeros((1, 3)), np.cumsum(each, axis=0)])
 
 
 def _directions_that_fit(units: Int8[np.ndarray, "..."], room: float | int) -> int:

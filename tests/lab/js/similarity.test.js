@@ -12,8 +12,7 @@ const shape = [2, 1, 1, 1, 1, 1, 2];
 const all = {
   unit_u: { data: [127, 0, 0, 127], shape },
   unit_d: { data: [0, 127, 127, 0], shape },
-  ratio: { data: [4, 2], shape: shape.slice(1) },
-  ratio_scale: { data: [0.5], shape: [1, 1, 1, 1] },
+  ratio: { data: [2, 1], shape: shape.slice(1) },
   lengths: { data: Float32Array.from([10, 2, 4, 1, 0.5, 0.25]), shape: [1, 1, 1, 1, 6] },
 };
 const arrays = (name) => all[name];

@@ -4,55 +4,40 @@
 import { blockStart } from "./arrays.js";
 import { VIRIDIS, viridisOffset } from "./colours.js";
 
-const STEPS = 127; // coordinates of unit vectors are stored as multiples of 1 / 127
-
-const COMBINED = {
-  mean: (values) => values.reduce((sum, value) => sum + value, 0) / values.length,
-  maximum: (values) => Math.max(...values),
-};
-
 // Similarities ("n m", row-major) of all tokens at `at` = [source, step, t, layer] and w to `tokens`, pairs of an index
-// of an image and a number of a token. A token of length zero has similarity 0.
+// of an image and a number of a token: the "mean" or "maximum" over these. A token of length zero has similarity 0.
 export function similarities(arrays, at, w, tokens, several) {
-  const rows = guidedTokens(arrays, at, w);
-  const { count, directions, m } = rows;
-  const unit = rows.values;
-  for (let token = 0; token < count; token += 1) {
-    let squared = 0;
-    for (let k = 0; k < directions; k += 1) squared += unit[token * directions + k] ** 2;
-    const length = Math.sqrt(squared);
-    if (length > 0) for (let k = 0; k < directions; k += 1) unit[token * directions + k] /= length;
-  }
-  const chosen = tokens.map(([image, token]) => (image * m + token) * directions);
-  const made = new Float64Array(count);
-  const each = new Array(chosen.length);
-  for (let token = 0, from = 0; token < count; token += 1, from += directions) {
-    for (let c = 0; c < chosen.length; c += 1) {
-      let sum = 0;
-      for (let k = 0; k < directions; k += 1) sum += unit[from + k] * unit[chosen[c] + k];
-      each[c] = Math.min(1, Math.max(-1, sum));
-    }
-    made[token] = COMBINED[several](each);
-  }
-  return made;
-}
-
-// f_g / |f_u| of all tokens in the stored directions, row by row.
-function guidedTokens(arrays, at, w) {
-  const [u, d, ratio, ratioScale] = ["unit_u", "unit_d", "ratio", "ratio_scale"].map(arrays);
+  const [u, d, ratio] = ["unit_u", "unit_d", "ratio"].map(arrays);
   const [n, m] = ratio.shape.slice(-2);
-  const [count, directions] = [n * m, u.shape[0]];
+  const count = n * m;
   const ratios = blockStart(ratio, at);
-  const scale = (w * ratioScale.data[blockStart(ratioScale, at)]) / STEPS;
-  const factors = Float64Array.from({ length: count }, (_, token) => scale * ratio.data[ratios + token]);
-  const values = new Float64Array(count * directions);
-  for (let k = 0; k < directions; k += 1) {
+  const factors = Float64Array.from({ length: count }, (_, token) => w * ratio.data[ratios + token]);
+  const chosen = tokens.map(([image, token]) => image * m + token);
+  const products = chosen.map(() => new Float64Array(count));
+  const squares = new Float64Array(count);
+  const row = new Float64Array(count); // of u + w r s in one direction; the unit of the coordinates cancels out
+  for (let k = 0; k < u.shape[0]; k += 1) {
     const from = blockStart(u, [k, ...at]);
     for (let token = 0; token < count; token += 1) {
-      values[token * directions + k] = u.data[from + token] / STEPS + factors[token] * d.data[from + token];
+      const x = u.data[from + token] + factors[token] * d.data[from + token];
+      row[token] = x;
+      squares[token] += x * x;
     }
+    chosen.forEach((one, c) => {
+      const [own, sums] = [row[one], products[c]];
+      for (let token = 0; token < count; token += 1) sums[token] += own * row[token];
+    });
   }
-  return { values, count, directions, m };
+  const made = new Float64Array(count).fill(several === "maximum" ? -1 : 0);
+  chosen.forEach((one, c) => {
+    for (let token = 0; token < count; token += 1) {
+      const size = Math.sqrt(squares[token] * squares[one]);
+      const cosine = size > 0 ? Math.min(1, Math.max(-1, products[c][token] / size)) : 0;
+      if (several === "maximum") made[token] = Math.max(made[token], cosine);
+      else made[token] += cosine / chosen.length;
+    }
+  });
+  return made;
 }
 
 // Share of |f_g|^2 that the stored coordinates leave out.

@@ -23,7 +23,7 @@ export function createTokens(body, grid, { pane, store, ui, nameOf, titleOf, val
   const clear = ui.button({ label: "Clear tokens", title: "Escape does the same", onclick: release });
   const several = ui.toggle({ option: "several", label: "of several, the" });
   const ramp = cosineRamp(pane.cosines);
-  const bar = make("div", { class: "wb-tk-bar" }, read, ramp, clear, several, spoken);
+  const bar = make("div", { class: "wb-tk" }, make("div", { class: "wb-tk-bar" }, read, ramp, clear, several), spoken);
   grid.style.setProperty("--wb-side", side);
   grid.setAttribute("role", "group");
   grid.setAttribute("aria-label", "Token maps. Arrows move, Enter shows what is like a token, Escape ends that.");
@@ -154,7 +154,7 @@ export function createTokens(body, grid, { pane, store, ui, nameOf, titleOf, val
     grid.addEventListener("pointermove", (event) => point(pointed(event)));
     grid.addEventListener("pointerleave", () => point(null));
     grid.addEventListener("mousedown", (event) => {
-      if (pointed(event)) event.preventDefault(); // no selection of text; the focus is set below
+      if (pointed(event)) event.preventDefault(); // no selection of text, and the focus is set by the click
     });
     grid.addEventListener("click", (event) => {
       if (event.target === cursor) {
@@ -163,10 +163,13 @@ export function createTokens(body, grid, { pane, store, ui, nameOf, titleOf, val
       }
       const at = pointed(event);
       if (!at) return;
-      place(at);
-      cursor.classList.add("wb-tk-clicked"); // no ring of the focus
-      cursor.focus({ preventScroll: true });
       choose(at, event.shiftKey || event.ctrlKey || event.metaKey);
+      // The focus, so that Escape and the arrows work, after the picture: in a notebook it costs a layout of the page.
+      setTimeout(() => {
+        place(at);
+        cursor.classList.add("wb-tk-clicked"); // no ring
+        cursor.focus({ preventScroll: true });
+      });
     });
     cursor.addEventListener("focus", () => point(here));
     cursor.addEventListener("blur", () => {
