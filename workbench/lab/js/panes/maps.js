@@ -55,7 +55,7 @@ export default function mapsPane(root, pane, arrays, store, ui) {
     bar,
     ...(similar ? [similar.bar] : []),
     grid,
-    make("div", { class: "wb-notes" }, note, ...(similar ? [similar.note] : [])),
+    make("div", { class: "wb-either" }, note, ...(similar ? [similar.note] : [])),
   );
 
   // The bar of the tokens, and a note that takes the place of the other while tokens are held.
@@ -200,12 +200,13 @@ export default function mapsPane(root, pane, arrays, store, ui) {
     wanted.forEach((column, index) => {
       const values = tAndW(state, column.at[0]);
       const of = [column.title, values].filter(Boolean).join(", ");
-      const texts = held ? paintSimilarities(column, state, index + 1, of) : paintColours(column, state, index + 1, of);
+      if (held) paintSimilarities(column, state, index + 1, of);
+      else paintColours(column, state, index + 1, of);
       tiles.forEach((row) => {
         row[index + 1].title = column.title;
       });
       const caption = tiles[last][index + 1].caption;
-      caption.replaceChildren(...lines(column.title, values, ...texts));
+      caption.replaceChildren(...lines(column.title, values), sharesOf(column, state, held));
       caption.classList.toggle("wb-chosen", Boolean(column.chosen));
       if (state.colour === "single" && state.basis !== "per map") {
         caption.append(held ? cosineRamp(pane.cosines) : ramp(...computed(column, state).limits[0][0]));
@@ -218,24 +219,20 @@ export default function mapsPane(root, pane, arrays, store, ui) {
     similar?.update(state, changed);
   }
 
-  // Both paint a column of tiles and return the further lines of its caption.
   function paintColours(column, state, at, of) {
     const made = computed(column, state);
-    const variance = shares(made);
     if (similar) similar.values[at - 1] = null;
     for (const row of tiles) {
       const { canvas, image, component } = row[at];
       canvas.hidden = false;
       paintPixels(canvas, mapPixels(made, image, made.m, component), pane.side);
       const what = component === null ? of : of.replace(column.title, `${column.title}, component ${component + 1}`);
-      canvas.setAttribute("aria-label", `${imageName(image)}: token map of ${what}; ${variance.join(", ")}`);
+      canvas.setAttribute("aria-label", `${imageName(image)}: token map of ${what}; ${shares(made).join(", ")}`);
     }
-    return variance;
   }
 
   function paintSimilarities(column, state, at, of) {
     const values = compared(column, state);
-    const share = `${leftOutText(leftOut(arrays, column.at, state.w ?? 0))} left out`;
     similar.values[at - 1] = values;
     for (const row of tiles) {
       const { canvas, image, component } = row[at];
@@ -243,8 +240,21 @@ export default function mapsPane(root, pane, arrays, store, ui) {
       paintPixels(canvas, similarityPixels(values, image, pane.side ** 2, pane.cosines), pane.side);
       canvas.setAttribute("aria-label", `${imageName(image)}, ${of}. ${similar.heldText(state)}`);
     }
-    // As many lines as of colours, so that nothing moves.
-    return state.basis === "refit" ? [share, "\u00a0"] : [share];
+  }
+
+  // The shares that colours show and that similarities leave out, in one place, so that a click moves nothing. While
+  // tokens are held, the former stay as they were.
+  function sharesOf(column, state, held) {
+    const block = (texts, shown) =>
+      make(
+        "span",
+        { class: shown ? "" : "wb-tk-off" },
+        ...texts.map((text) => make("span", { class: "wb-part" }, text)),
+      );
+    const variance = shares(held ? (cache.get(column.id)?.made ?? computed(column, state)) : computed(column, state));
+    if (!similar) return block(variance, true);
+    const left = `${leftOutText(leftOut(arrays, column.at, state.w ?? 0))} left out`;
+    return make("span", { class: "wb-either" }, block(variance, !held), block([left], held));
   }
 
   function selected(state) {
@@ -271,7 +281,9 @@ export default function mapsPane(root, pane, arrays, store, ui) {
     );
     const below = top + shown.length * (size + gap) + 6;
     captions.forEach(({ caption }, x) => {
-      const texts = [...caption.querySelectorAll(".wb-line")].map((line) => line.textContent.replace(" (slider)", ""));
+      const texts = [...caption.querySelectorAll(".wb-line, :not(.wb-tk-off) > .wb-part")].map((line) =>
+        line.textContent.replace(" (slider)", ""),
+      );
       const scale = caption.querySelector(".wb-ramp:not(.wb-tk-ramp)");
       if (scale) texts.push(`${scale.dataset.low} to ${scale.dataset.high}`);
       texts.forEach((text, line) =>
