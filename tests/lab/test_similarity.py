@@ -5,6 +5,8 @@ import re
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from workbench.lab.panes import Axis
 from workbench.lab.panes.maps import MapsPane
@@ -70,6 +72,13 @@ def plain_arrays():
     return {"images": np.zeros((2, 8, 8, 1), np.uint8), "u": u, "d": u, "u_scale": one, "d_scale": one, "total": total}
 
 
+SIMILAR = {
+    **{name: np.ones((3, 1, 1, 1, 1, 2, 4), np.int8) for name in ("unit_u", "unit_d")},
+    "ratio": np.ones((1, 1, 1, 1, 2, 4), np.float32),
+    "lengths": np.ones((1, 1, 1, 1, 6), np.float32),
+}
+
+
 @pytest.mark.parametrize(
     ("tokens", "said"),
     [
@@ -87,6 +96,24 @@ def test_tokens_that_are_not_there_are_refused(maps_view, tokens, said):
     for action in (lambda: view.figure(tokens=tokens), lambda: view.check({"tokens": tokens})):
         with pytest.raises(ValueError, match=said):
             action()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 70) | st.floats() | st.text(max_size=2),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=1), inner, max_size=2),
+)
+
+
+@pytest.mark.fuzz
+@given(tokens=JSON | st.lists(st.lists(st.integers(-1, 70), min_size=1, max_size=3), max_size=3))
+def test_a_state_from_a_page_has_tokens_that_are_there_or_is_refused(tokens):
+    view = View("Maps", [MapsPane("Maps", {**plain_arrays(), **SIMILAR})], {"layer": Axis("layer", (1,))})
+    try:
+        view.check({"tokens": tokens})
+    except ValueError as error:
+        assert str(error).startswith("tokens ")
+    else:
+        assert isinstance(tokens, list) and all(image in (0, 1) and token in range(4) for image, token in tokens)
 
 
 def test_the_code_of_a_view_has_its_tokens(maps_view):

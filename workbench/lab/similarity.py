@@ -75,7 +75,7 @@ def similarity(
     data: DataConfig | None = None,
     progress: Report | None = None,
 ) -> Similarity:
-    """Cosine similarity of f_g = f_u + w (f_c - f_u), Eq. 3, of a token to all tokens: what is like it?
+    """Cosine similarity of a token to all tokens, of f_g = f_u + w (f_c - f_u), Eq. 3: what is like it.
 
     Features are not centred, and used at their full width. What a click on a token shows in `wb.maps` are the same
     numbers, rounded.
@@ -95,7 +95,7 @@ def similarity(
         progress: Called with (stage, done, total) instead of showing a progress bar.
 
     Returns:
-        A ``Similarity``: ``values`` are the numbers, ``figure()`` and ``save(file)`` the picture.
+        A ``Similarity`` with the numbers, ``values``, and the picture, ``figure()`` and ``save(file)``.
 
     Raises:
         ValueError: For an image, token, layer or step that does not exist, a w that is not finite, runs whose grids of
@@ -116,7 +116,7 @@ def similarity(
         raise ValueError(f"w is {w}; allowed are finite numbers")
     if several not in SEVERAL:
         raise ValueError(f"several is {several!r}; allowed are {', '.join(map(repr, SEVERAL))}")
-    numbers = whole_numbers("token", token if isinstance(token, Sequence) else [token])
+    numbers = whole_numbers("token", [token] if isinstance(token, int | np.integer) else token)
     (row,) = whole_numbers("image", [image])
     subject = choose(runs, images=images, layers=layers, times=[float(t)], steps=step, data=data)
     check_grids(subject)
