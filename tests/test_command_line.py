@@ -226,7 +226,9 @@ def test_runs_are_a_line_each_in_a_terminal_of_any_width(tmp_path, monkeypatch, 
     run.append("metrics.jsonl", {"step": 5, "loss": 0.5, "seconds": 3.0})
     run.write_status("stopped", 5, steps=400)
     run.append("results.jsonl", {"metric": "fd-clf64", "step": 5, "value": 14.3})
-    monkeypatch.setattr(runs_command, "Console", lambda **_: Console(width=width))
+    monkeypatch.setattr(
+        runs_command, "Console", lambda **_: Console(width=width, force_terminal=True, color_system=None)
+    )
     main(["runs"])
     heading, rule, line, *rest = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert len(heading.split()) == columns and line.split()[:3] == [run.name, "stopped", "5/400"]

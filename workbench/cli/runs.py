@@ -59,7 +59,6 @@ class Runs:
         filled = [name for number, name in enumerate(names) if any(cells[number] for _, cells in ordered)]
         lines = [dict(zip(names, map(on_one_line, cells), strict=True)) for _, cells in ordered]
         console = Console()
-        console = console if console.is_terminal else Console(width=200)
         dropped: list[str] = []
         # What can be looked up elsewhere goes first; the first score is what people sort by.
         for name in ("tags", "layers", "w", "cost", *scores[:0:-1], "seed", "loss", "method", *scores[:1], None):
@@ -68,9 +67,10 @@ class Runs:
                 table.add_column(heading, overflow="fold")
             for line in lines:
                 table.add_row(*(line[heading] for heading in filled))
-            if name is None or Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= (
-                console.width
-            ):
+            needed = Measurement.get(console, console.options.update(max_width=100_000), table).maximum
+            if not console.is_terminal:  # a file or another program gets everything, a line for each run
+                console = Console(width=max(200, needed))
+            if name is None or needed <= console.width:
                 break
             if name in filled:
                 filled.remove(name)
