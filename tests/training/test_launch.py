@@ -38,7 +38,7 @@ def test_nothing_to_launch():
         launch_commands(["demo/plain"], 0, 1)
 
 
-# What a node runs: it goes on at the step that was saved, saves it when it is told to stop, and ends at step 3.
+# What a node runs: it goes on at the step that was saved, saves it when it gets a signal, and ends at step 3.
 SRUN = """#!/bin/bash
 echo "$WORKBENCH_PROCESSES" "$WORKBENCH_RUNS" "$SRUN_CPUS_PER_TASK" "$@" >>"$CLUSTER/started"
 step=$(cat "$CLUSTER/step" 2>/dev/null || echo 0)
