@@ -150,7 +150,7 @@ def test_killed_after_a_change_it_is_lost_and_resumes_to_the_same_weights(tmp_pa
     wait_for(lambda: run.status["step"] >= 20)
     changed = Control(run).set("learning_rate", 3e-4)
     os.killpg(launched.pid, signal.SIGKILL)
-    wait_for(lambda: run.status["state"] == "lost")
+    wait_for(lambda: run.status["state"] == "lost", 10)
     assert "died unexpectedly" in run.status["remark"]
     assert 20 <= changed.step < 200
     assert Control(run).resume().run.folder == run.folder
