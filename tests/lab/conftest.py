@@ -90,8 +90,20 @@ def similar_arrays(features: dict[str, np.ndarray], room: float = 1e9) -> dict[s
     )
 
 
-def make_maps_view(sources: int = 1, similar: bool = False, **meta) -> View:
-    """A view of one maps pane: 6 images, 8 x 8 tokens, k = 8, 12 layers, 5 times; `similar`: with similarities."""
+def noise_arrays(sources: int = 1, given: int = 1, side: int = 16) -> dict[str, np.ndarray]:
+    """Pictures of what models were given and of what they predict at three w, all of them different."""
+    random = np.random.default_rng(11)
+    return {
+        "noisy": random.integers(0, 256, (given, 5, 6, side, side, 3), dtype=np.uint8),
+        "predicted": random.integers(0, 256, (sources, 1, 5, 3, 6, side, side, 3), dtype=np.uint8),
+    }
+
+
+def make_maps_view(sources: int = 1, similar: bool = False, noise: bool = False, given: int = 1, **meta) -> View:
+    """A view of one maps pane: 6 images, 8 x 8 tokens, k = 8, 12 layers, 5 times; `similar`: with similarities.
+
+    `noise`: with what the models were given and predict, at w = 0, 1 and 5.
+    """
     axes = {
         "step": Axis("training step", (20_000,)),
         "t": Axis("t", (0.1, 0.3, 0.5, 0.7, 0.9)),
@@ -104,6 +116,9 @@ def make_maps_view(sources: int = 1, similar: bool = False, **meta) -> View:
     arrays = {"images": pictures(), **make_features(sources=sources)}
     if similar:
         arrays |= similar_arrays(arrays)
+    if noise:
+        arrays |= noise_arrays(sources, given)
+        meta = {"stops": [0.0, 1.0, 5.0], "runs": list(axes["source"].values) if sources > 1 else [], **meta}
     pane = MapsPane("Token maps", arrays, {"names": NAMES, **meta})
     return View("Token maps", [pane], axes, snippet='view = wb.token_maps("plain")')
 

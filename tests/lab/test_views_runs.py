@@ -9,12 +9,19 @@ import torch
 import workbench as wb
 from workbench.backbones.base import Size
 from workbench.config import load_config, plugin_class
+from workbench.data.latents import open_latents
 from workbench.diffusion.guidance import guide
+from workbench.diffusion.paths import get_path
 from workbench.features import embedding as embeddings
 from workbench.features import extract as extraction
-from workbench.features.extract import extract
+from workbench.features import predictions
+from workbench.features.extract import extract, noisy_latents
 from workbench.features.grid import LABELS
+from workbench.lab import noise
 from workbench.lab.neighbours import right_by_neighbours
+from workbench.lab.noise import noise_pictures
+from workbench.lab.snippets import page_size
+from workbench.lab.sources import choose
 from workbench.lab.unit_tokens import left_out, stored_similarity
 from workbench.runs.models import load_backbone
 from workbench.runs.store import prepare_run
@@ -50,6 +57,7 @@ def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(plugin_class("backbone", "sit").sizes, "nano", Size(depth=12, width=32, heads=2))
         patch.setattr(extraction, "load_backbone", shaken)
+        patch.setattr(predictions, "load_backbone", shaken)
         patch.setenv("WORKBENCH_RUNS", str(root))
         found = {}
         for name, more in (
@@ -112,6 +120,62 @@ def test_maps_are_the_projected_guided_features(runs, features):
                 guided = features.guided(number, t, w).reshape(-1, 32).double()
                 total = float(guided.var(dim=0, unbiased=False).sum())
                 assert uu + 2 * w * ud + w * w * dd == pytest.approx(total, rel=1e-4)
+
+
+def test_pictures_are_the_decoded_latents(runs):
+    view = wb.compare_maps(["plain", "longer", "vae"], [7, 40, 11], [1, 6], TIMES, progress=quiet)
+    arrays, meta = view.panes[0].arrays, view.meta["panes"][0]
+    assert meta["stops"] == [0, 1, 2, 5, 10, 30] and meta["runs"] == ["plain", "longer"]
+    assert arrays["noisy"].shape == (1, 2, 3, 32, 32, 1)  # both were given the same
+    assert arrays["predicted"].shape == (2, 1, 2, 6, 3, 32, 32, 1)
+    run = runs["longer"]
+    latents = open_latents(run.config, "train", _root(runs) / ".latents")
+    backbone = shaken(run, 4)
+    for time, t in enumerate(TIMES):
+        _, x_t = noisy_latents(latents, np.array([7, 40, 11]), get_path("linear"), t, seed=0)
+        assert np.abs(pixels(x_t) - arrays["noisy"][0, time]).max() <= 5
+        labels = torch.from_numpy(latents.labels[[7, 40, 11]].astype(np.int64))
+        v_u, v_c = (backbone(x_t, torch.full((3,), t), y) for y in (torch.full((3,), backbone.null_label), labels))
+        for stop, w in enumerate(meta["stops"]):
+            wanted = pixels(x_t - t * (v_u + w * (v_c - v_u)))
+            assert np.abs(wanted - arrays["predicted"][1, 0, time, stop]).max() <= 3
+    without = wb.compare_maps(["plain", "longer", "vae"], [7, 40, 11], [1, 6], TIMES, pictures=False, progress=quiet)
+    assert "noisy" not in without.panes[0].arrays and "pictures" not in without.options
+
+
+def test_pictures_are_decoded_once_and_again_if_damaged(runs, monkeypatch):
+    subject = choose("longer", images=[3, 8], layers=[6], times=[0.4], steps=None, data=None)
+    grids = subject.grids(quiet, "features", last=True)
+    first, _ = noise_pictures(subject, grids, [1.0, 5.0], 1e6, quiet)
+    decoded = []
+    load = noise.load_run_vae
+    monkeypatch.setattr(noise, "load_run_vae", lambda *given: decoded.append(given) or load(*given))
+    again, _ = noise_pictures(subject, grids, [1.0, 5.0], 1e6, quiet)
+    assert not decoded
+    (file,) = grids[0][0].folder.glob("w5.0-*-picture.npy")
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+    damaged, _ = noise_pictures(subject, grids, [1.0, 5.0], 1e6, quiet)
+    assert len(decoded) == 1
+    for name in ("noisy", "predicted"):
+        assert np.array_equal(first[name], again[name]) and np.array_equal(first[name], damaged[name])
+
+
+def pixels(z):
+    """Of the autoencoder "identity"."""
+    images = ((z.detach() + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1)
+    return images.numpy().astype(np.int64)
+
+
+@pytest.mark.parametrize(("room", "side", "stops"), [(1e6, 32, 3), (11_000, 32, 1), (100, None, 0)])
+def test_pictures_take_the_room_that_there_is(runs, room, side, stops):
+    subject = choose("plain", images=[7, 40], layers=[6], times=[0.5], steps=None, data=None)
+    grids = subject.grids(quiet, "features", last=True)
+    arrays, kept = noise_pictures(subject, grids, [1.0, 5.0, 0.0], room, quiet)
+    assert kept == [[], [1.0], [0.0, 1.0, 5.0]][(stops + 1) // 2]
+    assert (arrays["noisy"].shape[-2] if arrays else None) == side
+    assert page_size(arrays) <= room
 
 
 def test_steps_are_in_one_basis_and_a_small_model_shows_all_layers(runs):

@@ -177,7 +177,7 @@ def _cache_folder(root: Path) -> Path:
 
 def _mapped(path: Path) -> np.memmap:
     # Copy on write: changing the array does not change the file.
-    return map_npy(path, kinds="f", mode="c", trailer=_CHECKSUM)
+    return map_npy(path, kinds="fu", mode="c", trailer=_CHECKSUM)  # features, and pictures of the same set
 
 
 def _cap() -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from einops import rearrange
-from jaxtyping import Float64
+from jaxtyping import Float64, UInt8
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -29,6 +29,14 @@ class SimilarityMap:
     similarity: Float64[np.ndarray, "n m"]
 
 
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """A column of pictures beside the images: the lines of its caption, and a picture for each image."""
+
+    lines: Sequence[str]
+    images: UInt8[np.ndarray, "n h w c"]
+
+
 def draw_similarity(
     images: np.ndarray,
     maps: Sequence[SimilarityMap],
@@ -37,30 +45,33 @@ def draw_similarity(
     tokens: Sequence[Token],
     several: str,
     objects: np.ndarray | None = None,
+    beside: Sequence[Pictures] = (),
 ) -> Figure:
     """The images `shown` (rows), and beside each the similarity of its tokens to `tokens`, one column for each map.
 
-    The chosen tokens are framed, and the objects of images with masks outlined.
+    The chosen tokens are framed, and the objects of images with masks outlined. `beside` are further pictures.
     """
-    size = _CELL * (len(maps) + 1), _CELL * len(shown) + 0.75 + _LEGEND
+    only = names[shown[0]] if len(shown) == 1 else "images"
+    pictures = [Pictures([only], images), *beside]
+    size = _CELL * (len(maps) + len(pictures)), _CELL * len(shown) + 0.75 + _LEGEND
     figure = Figure(figsize=(max(size[0], 3.6), size[1]), layout="constrained")
-    cells = figure.subplots(len(shown), len(maps) + 1, squeeze=False)
+    cells = figure.subplots(len(shown), len(maps) + len(pictures), squeeze=False)
     side = math.isqrt(maps[0].similarity.shape[1])
     low, high = COSINES
     for row, image in zip(cells, shown, strict=True):
-        show_picture(row[0], coloured(images[image]))
-        for axis, column in zip(row[1:], maps, strict=True):
+        for axis, of in zip(row, pictures, strict=False):
+            show_picture(axis, coloured(of.images[image]))
+        for axis, column in zip(row[len(pictures) :], maps, strict=True):
             show_picture(axis, None)
             grid = rearrange(column.similarity[image], "(h w) -> h w", h=side)
             axis.patch.set_visible(True)
             axis.imshow(grid, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
         for axis in row:
-            _frame(axis, [token for of, token in tokens if of == image], side)
+            frame_tokens(axis, [token for of, token in tokens if of == image], side)
         if objects is not None:
             outline_object(list(row), objects[image])
-    only = names[shown[0]] if len(shown) == 1 else "images"
-    for axis, lines in zip(cells[-1], [[only], *(column.lines for column in maps)], strict=True):
-        axis.set_xlabel("\n".join(lines), fontsize=7, loc="left")
+    for axis, column in zip(cells[-1], [*pictures, *maps], strict=True):
+        axis.set_xlabel("\n".join(column.lines), fontsize=7, loc="left")
     bar = figure.colorbar(
         ScalarMappable(Normalize(low, high), "viridis"),
         ax=cells,
@@ -89,7 +100,7 @@ def similarity_text(tokens: Sequence[Token], names: Sequence[str], several: str,
     return f"cosine similarity to {whole}" if len(tokens) == 1 else f"cosine similarity, {whole}"
 
 
-def _frame(axis: Axes, tokens: Sequence[int], side: int) -> None:
+def frame_tokens(axis: Axes, tokens: Sequence[int], side: int) -> None:
     """A frame around tokens, white within black to be seen on any colour."""
     (left, right), (_, top) = axis.get_xlim(), axis.get_ylim()
     cell = (right - left) / side

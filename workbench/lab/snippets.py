@@ -20,7 +20,7 @@ from workbench.runs.store import Run, open_run
 PAGE_MB = 3.0
 PACKED = 4 / 3  # base64
 _BLOCK = 2048  # bytes
-# int16 has 12 used bits; images and labels are assumed incompressible. Of int8 it depends on the values (`deflated`).
+# int16 has 12 used bits. How much bytes compress depends on their values (`deflated`).
 _DEFLATED = {"int16": 0.8, "float32": 0.95}
 
 
@@ -101,7 +101,7 @@ def deflated(array: np.ndarray) -> float:
 
 
 def _size(array: np.ndarray) -> float:
-    if array.dtype == np.int8:
+    if array.dtype.itemsize == 1:
         return deflated(array) * PACKED
     return array.nbytes * _DEFLATED.get(str(array.dtype), 1.0) * PACKED
 

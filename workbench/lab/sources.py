@@ -100,18 +100,20 @@ class Subject:
         stage: str,
         labels: Sequence[str] = ("null", "true"),
         pooling: Literal["tokens", "mean"] = "tokens",
+        last: bool = False,
     ) -> list[list[FeatureGrid]]:
-        """Features by run and training step, cached beside the run."""
+        """Features by run and training step, cached beside the run; `last`: of each run's last layer too."""
         parts = sum(map(len, self.steps))
         each = len(self.rows) * len(self.times) * len(labels)
         grids: list[list[FeatureGrid]] = []
         for run, steps in zip(self.runs, self.steps, strict=True):
             grids.append([])
+            layers = [*self.layers, *([depth_of(run)] if last else [])]
             for step in steps:
                 features = extract(
                     run,
                     list(self.rows),
-                    list(self.layers),
+                    layers,
                     list(self.times),
                     step=step,
                     labels=labels,

@@ -41,6 +41,7 @@ def unit_tokens(
     widths = [source.read(0, times[0], layers[0])[0].shape[2] for source in sources]
     n, m, _ = sources[0].read(0, times[0], layers[0])[0].shape
     cells = (len(sources), steps, len(times), len(layers))
+    room = room - 4 * PACKED * int(np.prod(cells)) * (n * m + 6)  # ratios and lengths
     one = 2 * int(np.prod(cells)) * n * m  # bytes of a direction
     most = min(max(widths), int(room / (one * _SMALLEST * PACKED)))
     if most < min(_FEWEST, max(widths)):

@@ -35,6 +35,11 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+// The lines of a caption; the first is emphasised.
+export function captionLines(...texts) {
+  return texts.filter(Boolean).map((text) => make("span", { class: "wb-line" }, text));
+}
+
 // Only if it differs: setting a text triggers a layout.
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;

@@ -9,6 +9,11 @@ export function percent(share) {
   return `${Math.round(100 * share)} %`;
 }
 
+// Index of the value nearest to the wanted one, in a tie the first.
+export function nearestIndex(values, wanted = values[0]) {
+  return values.reduce((best, x, at) => (Math.abs(x - wanted) < Math.abs(values[best] - wanted) ? at : best), 0);
+}
+
 export const counted = (count) => count.toLocaleString("en-US");
 
 // A share as ".83"; a dash if the total is zero.

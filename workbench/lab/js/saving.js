@@ -55,6 +55,19 @@ export function svgImage(canvas, x, y, width, height) {
   );
 }
 
+// A map with the outline of its object and the frames of tokens.
+export function svgTile({ canvas, over }, x, y, size) {
+  const lines = [...over.querySelectorAll("path")].filter((path) => path.getAttribute("d"));
+  const drawn = lines.map((path) => {
+    const { stroke, strokeWidth } = getComputedStyle(path);
+    const width = (parseFloat(strokeWidth) * over.viewBox.baseVal.width) / (1.5 * size);
+    return `<path d="${path.getAttribute("d")}" fill="none" stroke="${stroke}" stroke-width="${width}"/>`;
+  });
+  const scale = size / over.viewBox.baseVal.width;
+  const outlines = `<g transform="translate(${x},${y}) scale(${scale})">${drawn.join("")}</g>`;
+  return svgImage(canvas, x, y, size, size) + (drawn.length ? outlines : "");
+}
+
 export function svgText(text, x, y, { size = 11, anchor = "start", weight = 400, fill = "#1c1e21" } = {}) {
   return (
     `<text x="${x}" y="${y}" font-size="${size}" text-anchor="${anchor}" font-weight="${weight}" fill="${fill}">` +

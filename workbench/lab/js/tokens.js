@@ -12,7 +12,7 @@ const COSINE = [-1, 1]; // limits, which give two digits
 // undefined if it shows none.
 export function createTokens(body, grid, { pane, store, ui, nameOf, titleOf, valueAt }) {
   const { side } = pane;
-  let tiles = []; // rows of {map, frames, canvas, image}
+  let tiles = []; // rows of {map, frames, canvas, image, number}; `number` is -1 and less for pictures, then 0, 1, ...
   let here = null; // the token of the keyboard: {row, column, token}
   let over = null; // the token that is pointed at or has the focus
 
@@ -185,7 +185,8 @@ export function createTokens(body, grid, { pane, store, ui, nameOf, titleOf, val
   // The tiles that are shown now: rows of {canvas, map, image}.
   function build(shown) {
     tiles = shown;
-    const wanted = here ?? { row: 0, column: 1, token: Math.floor(side / 2) * (side + 1) };
+    const first = shown[0].findIndex((tile) => tile.number === 0);
+    const wanted = here ?? { row: 0, column: first, token: Math.floor(side / 2) * (side + 1) };
     const row = Math.min(wanted.row, tiles.length - 1);
     over = null;
     place({ ...wanted, row, column: Math.min(wanted.column, tiles[row].length - 1) });

@@ -12,12 +12,14 @@ from matplotlib.figure import Figure
 from workbench.features.similarity import SEVERAL
 from workbench.lab.components import MapColumn, map_column, map_pixels
 from workbench.lab.drawing import coloured, show_picture
-from workbench.lab.panes import Arrays, AxesByName, Meta, Pane, State, fixed, text_of
-from workbench.lab.similarity_maps import COSINES, SimilarityMap, draw_similarity, outline_object
+from workbench.lab.noise import ARRAYS as NOISE
+from workbench.lab.panes import Arrays, AxesByName, Meta, Pane, State, fixed, nearest_stop, text_of
+from workbench.lab.similarity_maps import COSINES, Pictures, SimilarityMap, draw_similarity, outline_object
 from workbench.lab.unit_tokens import ARRAYS as UNIT_TOKENS
 from workbench.lab.unit_tokens import left_out, stored_similarity
 
 _CELL = 1.15  # inches of a map
+_NEAREST = "the nearest that is stored"
 _SHARE_OF = {None: "of variance", "subspace": "of the subspace", "foreground": "of foreground"}
 # Components of the rows of an image, by the option "colour"; None is all three as red, green and blue.
 _ROWS: dict[str, list[int | None]] = {"rgb": [None], "single": [0], "three": [0, 1, 2]}
@@ -26,12 +28,14 @@ _ROWS: dict[str, list[int | None]] = {"rgb": [None], "single": [0], "three": [0,
 class MapsPane(Pane):
     """Token maps; with the arrays of `unit_tokens` also the similarity of tokens to those in the state's `tokens`.
 
-    `objects` is 1 where an image shows its object, whose outline is drawn. Entries of `meta`, all optional:
+    With the arrays of `noise`, what the model was given and what it predicts stand beside the images. `objects` is 1
+    where an image shows its object, whose outline is drawn. Entries of `meta`, all optional:
 
     `columns`: "layers" (default) or "sources". `layers`: indices of the layers that have a column, beside that of the
     slider. `names`: of the images. `rows`: the number of each image in a scatter pane. `joint`: whether the sources
     share a basis (default: each has its own). `still`: indices of the sources that do not change with "t", and of those
-    that do not change with "w" (default: inferred from the arrays).
+    that do not change with "w" (default: inferred from the arrays). `stops`: the guidance scales of the predictions.
+    `runs`: the names of the runs that predict, if there are several sources.
     """
 
     ARRAYS: ClassVar = {
@@ -42,6 +46,7 @@ class MapsPane(Pane):
         "d_scale": ("float32", "source step t layer"),
         "total": ("float32", "source step t layer 3"),
         "objects?": ("uint8", "n y x"),
+        **NOISE,
         **UNIT_TOKENS,
     }
 
@@ -50,6 +55,7 @@ class MapsPane(Pane):
             "basis": ["fixed", "refit", "per map", "foreground"],
             "colour": ["rgb", "single", "three"],
             "show": ["one image", "all images"] if len(self.arrays["images"]) > 1 else ["one image"],
+            **({"pictures": ["image, noise, prediction", "image"]} if "noisy" in self.arrays else {}),
             **({"several": list(SEVERAL)} if self.tokens else {}),
         }
 
@@ -66,6 +72,11 @@ class MapsPane(Pane):
             raise ValueError(
                 f"{self.title}: {', '.join(sorted(missing))} missing; similarities need all of their arrays"
             )
+        if ("noisy" in self.arrays) != ("predicted" in self.arrays):
+            raise ValueError(f"{self.title}: noisy and predicted come together; got {', '.join(sorted(self.arrays))}")
+        stops, of = list(self.meta.get("stops", ())), self.arrays.get("predicted")
+        if of is not None and len(stops) != of.shape[3]:
+            raise ValueError(f"{self.title}: stops are {stops}; predicted has pictures at {of.shape[3]} values of w")
         beside = sorted({0, layers // 2, layers - 1})
         still = _still(self.arrays)
         plain = {"side": side, "columns": "layers", "layers": beside, "joint": False, "still": still}
@@ -88,7 +99,7 @@ def draw_maps(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> Fig
 
     With `tokens` in the state: the similarity of all tokens to these.
     """
-    if state.get("tokens"):
+    if state.get("tokens") and "ratio" in arrays:
         return _draw_similarities(pane, arrays, state, axes)
     columns = [
         (
@@ -98,18 +109,23 @@ def draw_maps(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> Fig
         for title, at in _columns(pane, state, axes)
     ]
     rows = _rows(pane, arrays, state)
-    figure = Figure(figsize=(_CELL * (len(columns) + 1), _CELL * len(rows) + 0.75), layout="constrained")
-    cells = figure.subplots(len(rows), len(columns) + 1, squeeze=False)
+    many = state["show"] == "all images"
+    first = ["images"] if many else [_image_name(pane, rows[0][0], axes)]
+    pictures = [Pictures(first, arrays["images"]), *_pictures(pane, arrays, state, axes)]
+    wide = len(pictures) + len(columns)
+    figure = Figure(figsize=(_CELL * wide, _CELL * len(rows) + 0.75), layout="constrained")
+    cells = figure.subplots(len(rows), wide, squeeze=False)
     for row, (image, component) in zip(cells, rows, strict=True):
-        show_picture(row[0], None if component else coloured(arrays["images"][image]))
-        for axis, (_, column) in zip(row[1:], columns, strict=True):
+        for axis, of in zip(row, pictures, strict=False):
+            show_picture(axis, None if component else coloured(of.images[image]))
+        for axis, (_, column) in zip(row[len(pictures) :], columns, strict=True):
             pixels = map_pixels(column, component)[image]
             show_picture(axis, rearrange(pixels, "(h w) c -> h w c", h=pane["side"]))
         if "objects" in arrays:
             outline_object([axis for axis in row if axis.images], arrays["objects"][image])
-    many = state["show"] == "all images"
-    _caption(cells[-1][0], ["images"] if many else [_image_name(pane, rows[0][0], axes)])
-    for axis, (lines, column) in zip(cells[-1][1:], columns, strict=True):
+    for axis, of in zip(cells[-1], pictures, strict=False):
+        _caption(axis, of.lines)
+    for axis, (lines, column) in zip(cells[-1][len(pictures) :], columns, strict=True):
         _caption(axis, [*lines, *_shares(column), *_range(column, state)])
     return figure
 
@@ -124,7 +140,32 @@ def _draw_similarities(pane: Meta, arrays: Arrays, state: State, axes: AxesByNam
         lines = [line for line in (title, _t_and_w(pane, at[0], state, axes), share) if line]
         maps.append(SimilarityMap(lines, stored_similarity(arrays, at, w, held, several)))
     names = [_image_name(pane, image, axes) for image in range(len(arrays["images"]))]
-    return draw_similarity(arrays["images"], maps, images, names, held, several, arrays.get("objects"))
+    beside = _pictures(pane, arrays, state, axes)
+    return draw_similarity(arrays["images"], maps, images, names, held, several, arrays.get("objects"), beside)
+
+
+def _pictures(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> list[Pictures]:
+    """What the model was given and what it predicts at the stop nearest to w; a column for each run, if they differ."""
+    if "noisy" not in arrays or state["pictures"] == "image":
+        return []
+    t, step, stops = state.get("t", 0), state.get("step", 0), pane["stops"]
+    stop = nearest_stop(stops, state.get("w"))
+    near = [] if abs(stops[stop] - state.get("w", stops[stop])) < 1e-6 else [_NEAREST]
+    runs = list(pane.get("runs", []))
+    time = f"t {text_of('t', state, axes)}" if "t" in axes else "t"
+    given = [
+        Pictures([f"what {runs[run] if len(arrays['noisy']) > 1 else 'the model'} was given", time], of[t])
+        for run, of in enumerate(arrays["noisy"])
+    ]
+    shown = range(len(runs)) if pane["columns"] == "sources" and runs else [state.get("source", 0)]
+    predicted = [
+        Pictures(
+            [f"what {runs[run]} predicts" if runs else "what it predicts", f"{time}, w {stops[stop]:g}", *near],
+            arrays["predicted"][run, step, t, stop],
+        )
+        for run in shown
+    ]
+    return [*given, *predicted]
 
 
 def left_out_text(share: float) -> str:

@@ -20,6 +20,7 @@ def compare_maps(
     components: int = 8,
     data: DataConfig | None = None,
     page_mb: float = MAPS_MB,
+    pictures: bool = True,
     progress: Report | None = None,
 ) -> View:
     """Token maps of runs and alignment targets side by side, on the same images and noise.
@@ -28,7 +29,7 @@ def compare_maps(
     "layersync" (a deeper layer of the run) and "sra" (its EMA model at a less noisy time). They do not depend on the
     layer or on w. Each run and target has its own basis, whose first three directions are Procrustes-aligned with the
     first run's on the same tokens. A click on a token shows, in each column, its similarity to the tokens of that run
-    or target; features of two runs are not compared with each other.
+    or target; features of two runs are not compared with each other. What each run predicts stands beside the image.
 
     Args:
         runs: Runs, their folders or names, and names of targets; at least two in all, one of them a run.
@@ -40,6 +41,7 @@ def compare_maps(
         components: Number of principal components in each basis.
         data: Image set, for imported runs.
         page_mb: Largest size of the page, in megabytes.
+        pictures: Whether to show what the models were given and what they predict, as of `wb.maps`.
         progress: Called with (stage, done, total).
 
     Returns:
@@ -60,4 +62,4 @@ def compare_maps(
         raise ValueError(f"got {list(map(str, runs))}; a comparison needs a run and at least one other run or target")
     check_grids(subject)
     code = snippet(compare_maps, runs, given)
-    return maps_view(subject, w, components, page_mb, f"runs, {SHORTEN}", code, progress)
+    return maps_view(subject, w, components, pictures, page_mb, f"runs, {SHORTEN}", code, progress)

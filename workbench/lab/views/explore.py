@@ -29,6 +29,7 @@ def explore(
     seed: int = 0,
     data: DataConfig | None = None,
     page_mb: float = PAGE_MB,
+    pictures: bool = True,
     progress: Report | None = None,
 ) -> View:
     """The scatter of `wb.embedding`, token maps of `wb.maps` and heat maps of `wb.separability` in one view.
@@ -50,6 +51,7 @@ def explore(
         seed: Seed of noise, splits and methods.
         data: Image set, for an imported run.
         page_mb: Largest size of the page, in megabytes.
+        pictures: Whether to show what the model was given and what it predicts, as of `wb.maps`; at the `stops`.
         progress: Called with (stage, done, total).
 
     Returns:
@@ -75,7 +77,9 @@ def explore(
         scatter = Scattered(subject, grids, scales, seed).pane(methods, report)
         heat = heat_pane(measured(subject, grids[0][0], scales, objects, seed, report))
         numbers = [subject.rows.index(row) for row in shown]
-        maps = maps_pane(subject.of(shown), components, report, page_mb, (scatter, heat), numbers)
+        predicted = sorted(scales, key=lambda scale: scale != 1) if pictures else ()
+        beside = (scatter, heat)
+        maps = maps_pane(subject.of(shown), components, report, page_mb, beside, numbers, stops=predicted)
     panes = [scatter, maps, heat]
     axes = subject.axes((min(scales), max(scales)), scales) | {"image": Axis("image", tuple(shown))}
     start = start_of(subject) | {"method": methods[-1], "show": "all images" if len(shown) > 1 else "one image"}

@@ -6,6 +6,7 @@ from typing import Any
 
 from workbench.config import DataConfig
 from workbench.lab.coordinates import Coordinates, compared_coordinates, joint_coordinates
+from workbench.lab.noise import STOPS, noise_pictures
 from workbench.lab.panes import Axis, Pane
 from workbench.lab.panes.maps import MapsPane
 from workbench.lab.progress import Report, part_of, reported
@@ -20,6 +21,7 @@ _BESIDE = (1 / 6, 1 / 2, 1.0)  # depths, as shares of the whole, of the layers t
 MAPS_MB = 6.0
 _COLOURS = 0.5  # of a page
 _SPARE = 0.98  # of a page may be filled: sizes before compression are estimates
+_PICTURES = 0.2  # of a page at the most
 SHORTEN = "layers, times, steps, images or components"
 
 
@@ -33,12 +35,16 @@ def maps(
     components: int = 8,
     data: DataConfig | None = None,
     page_mb: float = MAPS_MB,
+    pictures: bool = True,
     progress: Report | None = None,
 ) -> View:
     """Token maps of a run: images beside the colours of f_u + w (f_c - f_u), Eq. 3, with sliders.
 
     Each layer has one basis of `components` directions, fitted to all its times, steps and images and aligned with that
     of the middle layer. Features are cached beside the run, so that a second call is quick.
+
+    Beside an image stands what the model was given, x_t with the noise of the slider, and the clean image that it
+    predicts from it, z_hat = x_t - t v, both decoded. Predictions exist at a few w; the nearest is shown.
 
     A click on a token, or Enter, shows the cosine similarity of its f_g to all tokens in place of the colours, at any
     w; Shift holds several. Captions give the share of |f_g|^2 that the page leaves out; `wb.similarity` is exact.
@@ -52,7 +58,8 @@ def maps(
         w: Range of the guidance scale.
         components: Number of principal components in the basis.
         data: Image set, for an imported run.
-        page_mb: Largest size of the page, in megabytes. What the maps leave free is used for similarities.
+        page_mb: Largest size of the page, in megabytes. What the maps leave free is used for pictures and similarities.
+        pictures: Whether to show what the model was given and what it predicts, which takes the whole model.
         progress: Called with (stage, done, total) instead of showing a progress bar.
 
     Returns:
@@ -73,13 +80,14 @@ def maps(
     given = dict(locals())
     room = layers_that_fit(page_mb, images, components)
     subject = choose(run, images=images, layers=layers, times=times, steps=steps, data=data, room=room)
-    return maps_view(subject, w, components, page_mb, SHORTEN, snippet(maps, run, given), progress)
+    return maps_view(subject, w, components, pictures, page_mb, SHORTEN, snippet(maps, run, given), progress)
 
 
 def maps_view(
     subject: Subject,
     w: tuple[float, float],
     components: int,
+    pictures: bool,
     page_mb: float,
     shorten: str,
     code: str,
@@ -88,7 +96,8 @@ def maps_view(
     """A view of token maps alone; `shorten` names the arguments to reduce if its page is too large."""
     title = f"Token maps of {', '.join(subject.titles)}"
     with reported(progress) as report:
-        pane = maps_pane(subject, components, report, page_mb, title=title)
+        stops = [stop for stop in STOPS if w[0] <= stop <= w[1]] or [w[0]]
+        pane = maps_pane(subject, components, report, page_mb, title=title, stops=stops if pictures else ())
     axes = subject.axes(w) | {"image": Axis("image", subject.rows)}
     return bounded_view(title, [pane], axes, page_mb=page_mb, shorten=shorten, snippet=code, start=start_of(subject))
 
@@ -101,15 +110,23 @@ def maps_pane(
     beside: Sequence[Pane] = (),
     scattered: Sequence[int] | None = None,
     title: str = "Token maps",
+    stops: Sequence[float] = (),
 ) -> Pane:
     """The token maps of a subject, with similarities in as many directions as a page has room for.
 
-    `beside` are the other panes of the page, `scattered` the numbers of the subject's images in a scatter pane.
+    `beside` are the other panes of the page, `scattered` the numbers of the subject's images in a scatter pane, `stops`
+    the guidance scales of predicted images, the most important first; without, there are none.
     """
     check_components(components)
-    sources = subject.sources(subject.grids(report, "token features"), report)
+    grids = subject.grids(report, "token features", last=bool(stops))
+    sources = subject.sources(grids, report)
     pane = pane_of(subject, coordinates_of(subject, sources, components, report), scattered, title)
     room = _SPARE * page_mb * 1e6 - script_size() - sum(page_size(of.arrays) for of in (pane, *beside))
+    if stops:
+        made, kept = noise_pictures(subject, grids, stops, min(room, _PICTURES * page_mb * 1e6), report)
+        runs = subject.titles[: len(subject.runs)] if len(subject.titles) > 1 else []
+        pane = replace(pane, arrays={**pane.arrays, **made}, meta={**pane.meta, "stops": kept, "runs": runs})
+        room -= page_size(made)
     counted = part_of(report, "similarities", 0, 1, 100)
     similar = unit_tokens(sources, len(subject.steps[0]), subject.times, subject.layers, room, counted)
     return replace(pane, arrays={**pane.arrays, **similar})

@@ -2,9 +2,9 @@
 
 import { heatColour, viridisGradient } from "../colours.js";
 import { mapColumn, mapPixels } from "../components.js";
-import { make, paintImage, paintPixels } from "../dom.js";
-import { percent } from "../numbers.js";
-import { svgDocument, svgImage, svgText } from "../saving.js";
+import { captionLines, make, paintImage, paintPixels } from "../dom.js";
+import { nearestIndex, percent, plain } from "../numbers.js";
+import { svgDocument, svgText, svgTile } from "../saving.js";
 import { leftOut, leftOutText, outlinePath, similarities, similarityPixels } from "../similarity.js";
 import { cosineRamp, createTokens, mountMap } from "../tokens.js";
 
@@ -29,6 +29,8 @@ const COLOUR_NOTES = {
   three: " Viridis, low to high; rows are the first, second and third component.",
 };
 
+const NEAREST = "the nearest that is stored";
+
 const SHARE_OF = { all: "of variance", subspace: "of the subspace", foreground: "of foreground" };
 
 export default function mapsPane(root, pane, arrays, store, ui) {
@@ -48,6 +50,7 @@ export default function mapsPane(root, pane, arrays, store, ui) {
     ["basis", "basis"],
     ["colour", "colours"],
     ["show", "show"],
+    ["pictures", "pictures"],
   ]) {
     if (store.options[option]?.length > 1) bar.append(ui.toggle({ option, label }));
   }
@@ -68,7 +71,7 @@ export default function mapsPane(root, pane, arrays, store, ui) {
       ui,
       nameOf: imageName,
       titleOf: (tile) => tile.title,
-      valueAt: (tile, token) => shown.values[tile.column - 1]?.[tile.image * arrays("ratio").shape.at(-1) + token],
+      valueAt: (tile, token) => shown.values[tile.number]?.[tile.image * arrays("ratio").shape.at(-1) + token],
     });
     return Object.assign(shown, tokens);
   }
@@ -113,6 +116,36 @@ export default function mapsPane(root, pane, arrays, store, ui) {
     const shown = state.show !== "all images" ? [store.index("image", state)] : marked.length ? marked : all;
     const parts = state.colour === "three" ? [0, 1, 2] : [state.colour === "single" ? 0 : null];
     return shown.flatMap((image) => parts.map((component) => ({ image, component })));
+  }
+
+  // The columns before the maps: the image and, at this t, what the model was given and what it predicts at the nearest
+  // stop. `of` is the array with the picture of each image.
+  function pictures(state) {
+    const image = { id: "image", of: images, at: [] };
+    if (!arrays.has("noisy") || state.pictures === "image") return [image];
+    const [step, t] = ["step", "t"].map((name) => store.index(name, state));
+    const [runs, noisy] = [pane.runs ?? [], arrays("noisy")];
+    const stop = nearestIndex(pane.stops, state.w);
+    const near = state.w !== undefined && Math.abs(pane.stops[stop] - state.w) >= 1e-6;
+    const time = store.axes.t ? `t ${store.text("t", state.t)}` : "t";
+    const given = Array.from({ length: noisy.shape[0] }, (_, run) => ({
+      id: `given ${run}`,
+      of: noisy,
+      at: [run, t],
+      title: noisy.shape[0] > 1 ? `what ${runs[run]} was given` : "what the model was given",
+      values: time,
+    }));
+    const all = pane.columns === "sources" && runs.length;
+    const predicting = all ? [...runs.keys()] : [store.index("source", state)];
+    const predicted = predicting.map((run) => ({
+      id: `predicted ${run}`,
+      of: arrays("predicted"),
+      at: [run, step, t, stop],
+      title: runs.length ? `what ${runs[run]} predicts` : "what it predicts",
+      values: `${time}, w ${plain(pane.stops[stop])}`,
+      near,
+    }));
+    return [image, ...given, ...predicted];
   }
 
   function computed(column, state) {
@@ -163,57 +196,86 @@ export default function mapsPane(root, pane, arrays, store, ui) {
     return outlines.get(image);
   }
 
-  function build(wanted, shown) {
-    const key = JSON.stringify([wanted.map(({ id }) => id), shown]);
+  // Rows of tiles: of a tile with a map, `number` is that of its column among the maps.
+  function build(beside, wanted, shown) {
+    const key = JSON.stringify([[...beside, ...wanted].map(({ id }) => id), shown]);
     if (key === built) return;
     built = key;
-    const cell = (image, component, column) => {
+    const cell = (image, component, number) => {
       const canvas = make("canvas", { role: "img" });
       const caption = make("figcaption");
-      const mounted = mountMap(canvas, pane.side, component > 0 && !column ? "" : outlineOf(image));
+      const mounted = mountMap(canvas, pane.side, component > 0 && number < 0 ? "" : outlineOf(image));
       const figure = make("figure", { class: "wb-tile" }, mounted.map, caption);
-      return { ...mounted, canvas, caption, figure, image, component, column };
+      return { ...mounted, canvas, caption, figure, image, component, number };
     };
     tiles = shown.map(({ image, component }) =>
-      Array.from({ length: wanted.length + 1 }, (_, column) => cell(image, component, column)),
+      Array.from({ length: beside.length + wanted.length }, (_, at) => cell(image, component, at - beside.length)),
     );
     grid.replaceChildren(...tiles.flat().map(({ figure }) => figure));
     grid.classList.toggle("wb-wrap", shown.length === 1);
-    grid.style.setProperty("--wb-columns", wanted.length + 1);
-    tiles.forEach((row, index) => {
-      const { image, component } = shown[index];
-      paintImage(row[0].canvas, images, [image], component > 0);
-      row[0].canvas.setAttribute("aria-label", component > 0 ? "" : imageName(image));
-      if (component > 0) row[0].canvas.setAttribute("aria-hidden", "true");
-    });
+    grid.classList.toggle("wb-wide", beside.length > 1);
+    grid.style.setProperty("--wb-columns", beside.length + wanted.length);
+    grid.style.setProperty("--wb-folded", Math.max(beside.length, wanted.length));
+    for (const row of tiles) {
+      row[0].figure.classList.add("wb-first");
+      row[beside.length].figure.classList.add("wb-first");
+    }
     similar?.build(tiles);
   }
 
+  // Pictures of the images; those of further components are left empty.
+  function paintPictures(beside, state) {
+    beside.forEach(({ of, at, title, values, near }, column) => {
+      for (const row of tiles) {
+        const { canvas, image, component } = row[column];
+        const name = imageName(image) + (title ? `: ${title}, ${values}${near ? `, ${NEAREST}` : ""}` : "");
+        row[column].title = title;
+        const key = `${at}`;
+        if (canvas.dataset.at === key && canvas.getAttribute("aria-label") === name) continue;
+        if (canvas.dataset.at !== key) paintImage(canvas, of, [...at, image], component > 0);
+        canvas.dataset.at = key;
+        canvas.setAttribute("aria-label", component > 0 ? "" : name);
+        if (component > 0) canvas.setAttribute("aria-hidden", "true");
+      }
+      const caption = tiles.at(-1)[column].caption;
+      const first = state.show === "all images" ? "images" : imageName(tiles.at(-1)[0].image);
+      const texts = title ? [title, values] : [first];
+      const key = [...texts, near].join("\n");
+      if (caption.dataset.text === key) return;
+      caption.dataset.text = key;
+      caption.replaceChildren(...captionLines(...texts));
+      // Its line keeps its place, so that nothing moves with w.
+      if (near !== undefined) caption.append(make("span", { class: `wb-line${near ? "" : " wb-tk-off"}` }, NEAREST));
+    });
+  }
+
   function update(state, changed) {
-    const wanted = columns(state);
-    const shown = rows(state);
-    build(wanted, shown);
+    const [beside, wanted, shown] = [pictures(state), columns(state), rows(state)];
+    build(beside, wanted, shown);
     const held = similar && state.tokens.length > 0;
     const last = shown.length - 1;
-    const first = state.show === "all images" ? "images" : imageName(shown[0].image);
-    tiles[last][0].caption.replaceChildren(...lines(first));
+    paintPictures(beside, state);
     wanted.forEach((column, index) => {
       const values = tAndW(state, column.at[0]);
       const of = [column.title, values].filter(Boolean).join(", ");
-      if (held) paintSimilarities(column, state, index + 1, of);
-      else paintColours(column, state, index + 1, of);
+      const at = beside.length + index;
+      if (held) paintSimilarities(column, state, at, of);
+      else paintColours(column, state, at, of);
       tiles.forEach((row) => {
-        row[index + 1].title = column.title;
+        row[at].title = column.title;
       });
-      const caption = tiles[last][index + 1].caption;
-      caption.replaceChildren(...lines(column.title, values), sharesOf(column, state, held));
+      const caption = tiles[last][at].caption;
+      caption.replaceChildren(...captionLines(column.title, values), sharesOf(column, state, held));
       caption.classList.toggle("wb-chosen", Boolean(column.chosen));
       if (state.colour === "single" && state.basis !== "per map") {
         caption.append(held ? cosineRamp(pane.cosines) : ramp(...computed(column, state).limits[0][0]));
       }
     });
     note.textContent =
-      BASIS_NOTES[state.basis === "fixed" ? fixed : state.basis] + COLOUR_NOTES[state.colour] + selected(state);
+      BASIS_NOTES[state.basis === "fixed" ? fixed : state.basis] +
+      COLOUR_NOTES[state.colour] +
+      selected(state) +
+      noiseNote(beside);
     note.classList.toggle("wb-tk-off", Boolean(held));
     similar?.note.classList.toggle("wb-tk-off", !held);
     similar?.update(state, changed);
@@ -221,7 +283,7 @@ export default function mapsPane(root, pane, arrays, store, ui) {
 
   function paintColours(column, state, at, of) {
     const made = computed(column, state);
-    if (similar) similar.values[at - 1] = null;
+    if (similar) similar.values[tiles[0][at].number] = null;
     for (const row of tiles) {
       const { canvas, image, component } = row[at];
       canvas.hidden = false;
@@ -233,7 +295,7 @@ export default function mapsPane(root, pane, arrays, store, ui) {
 
   function paintSimilarities(column, state, at, of) {
     const values = compared(column, state);
-    similar.values[at - 1] = values;
+    similar.values[tiles[0][at].number] = values;
     for (const row of tiles) {
       const { canvas, image, component } = row[at];
       canvas.hidden = component > 0; // one map of each image
@@ -257,6 +319,16 @@ export default function mapsPane(root, pane, arrays, store, ui) {
     return make("span", { class: "wb-either" }, block(variance, !held), block([left], held));
   }
 
+  function noiseNote(beside) {
+    if (beside.length === 1) return "";
+    const known = pane.stops.map((stop) => plain(stop));
+    const at = known.length > 1 ? `${known.slice(0, -1).join(", ")} and ${known.at(-1)}` : known[0];
+    return (
+      " What the model was given is the image with the noise of this t, x_t; what it predicts is the clean image," +
+      ` z_hat = x_t - t v; both are decoded. Predictions are stored at w = ${at}.`
+    );
+  }
+
   function selected(state) {
     if (!pane.rows || !state.selection.length || state.show !== "all images") return "";
     const count = pane.rows.filter((row) => state.selection.includes(row)).length;
@@ -269,9 +341,9 @@ export default function mapsPane(root, pane, arrays, store, ui) {
     const [size, gap, left, top] = [120, 8, 8, 8];
     const state = store.get();
     const twice = columns(state).findIndex(({ id, at }) => id === "slider" && pane.layers.includes(at[3]));
-    const captions = tiles.at(-1).filter((_, x) => twice < 0 || x !== twice + 1);
+    const captions = tiles.at(-1).filter(({ number }) => twice < 0 || number !== twice);
     const shown = tiles
-      .map((row) => row.filter((_, x) => twice < 0 || x !== twice + 1))
+      .map((row) => row.filter(({ number }) => twice < 0 || number !== twice))
       .filter((row) => row.some(({ canvas }) => !canvas.hidden));
     const width = 2 * left + shown[0].length * (size + gap) - gap;
     const parts = shown.flatMap((row, y) =>
@@ -281,7 +353,7 @@ export default function mapsPane(root, pane, arrays, store, ui) {
     );
     const below = top + shown.length * (size + gap) + 6;
     captions.forEach(({ caption }, x) => {
-      const texts = [...caption.querySelectorAll(".wb-line, :not(.wb-tk-off) > .wb-part")].map((line) =>
+      const texts = [...caption.querySelectorAll(".wb-line:not(.wb-tk-off), :not(.wb-tk-off) > .wb-part")].map((line) =>
         line.textContent.replace(" (slider)", ""),
       );
       const scale = caption.querySelector(".wb-ramp:not(.wb-tk-ramp)");
@@ -311,24 +383,6 @@ export default function mapsPane(root, pane, arrays, store, ui) {
   }
 
   return { update, picture };
-}
-
-// A map with the outline of its object and the frames of tokens.
-function svgTile({ canvas, over }, x, y, size) {
-  const lines = [...over.querySelectorAll("path")].filter((path) => path.getAttribute("d"));
-  const drawn = lines.map((path) => {
-    const { stroke, strokeWidth } = getComputedStyle(path);
-    const width = (parseFloat(strokeWidth) * over.viewBox.baseVal.width) / (1.5 * size);
-    return `<path d="${path.getAttribute("d")}" fill="none" stroke="${stroke}" stroke-width="${width}"/>`;
-  });
-  const scale = size / over.viewBox.baseVal.width;
-  const outlines = `<g transform="translate(${x},${y}) scale(${scale})">${drawn.join("")}</g>`;
-  return svgImage(canvas, x, y, size, size) + (drawn.length ? outlines : "");
-}
-
-// The lines of a caption; the first is emphasised.
-function lines(...texts) {
-  return texts.filter(Boolean).map((text) => make("span", { class: "wb-line" }, text));
 }
 
 // The colour bar of viridis.
