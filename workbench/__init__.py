@@ -39,6 +39,7 @@ _PUBLIC = {
     "target_tokens": "workbench.features.targets",
     "object_shares": "workbench.features.masks",
     "similarity": "workbench.lab.similarity",
+    "attention": "workbench.lab.attention",
     "project": "workbench.features.projection",
     "embed_sequence": "workbench.features.embedding",
     "measure_grid": "workbench.evaluation.measures",

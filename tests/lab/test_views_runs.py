@@ -12,15 +12,16 @@ from workbench.config import load_config, plugin_class
 from workbench.data.latents import open_latents
 from workbench.diffusion.guidance import guide
 from workbench.diffusion.paths import get_path
+from workbench.features import attention, predictions
 from workbench.features import embedding as embeddings
 from workbench.features import extract as extraction
-from workbench.features import predictions
 from workbench.features.extract import extract, noisy_latents
 from workbench.features.grid import LABELS
 from workbench.lab import noise
+from workbench.lab.attended import attention_at
 from workbench.lab.neighbours import right_by_neighbours
 from workbench.lab.noise import noise_pictures
-from workbench.lab.snippets import page_size
+from workbench.lab.snippets import PACKED, deflated
 from workbench.lab.sources import choose
 from workbench.lab.unit_tokens import left_out, stored_similarity
 from workbench.runs.models import load_backbone
@@ -58,6 +59,7 @@ def runs(tmp_path_factory):
         patch.setitem(plugin_class("backbone", "sit").sizes, "nano", Size(depth=12, width=32, heads=2))
         patch.setattr(extraction, "load_backbone", shaken)
         patch.setattr(predictions, "load_backbone", shaken)
+        patch.setattr(attention, "load_backbone", shaken)
         patch.setenv("WORKBENCH_RUNS", str(root))
         found = {}
         for name, more in (
@@ -168,14 +170,21 @@ def pixels(z):
     return images.numpy().astype(np.int64)
 
 
-@pytest.mark.parametrize(("room", "side", "stops"), [(1e6, 32, 3), (11_000, 32, 1), (100, None, 0)])
-def test_pictures_take_the_room_that_there_is(runs, room, side, stops):
-    subject = choose("plain", images=[7, 40], layers=[6], times=[0.5], steps=None, data=None)
-    grids = subject.grids(quiet, "features", last=True)
-    arrays, kept = noise_pictures(subject, grids, [1.0, 5.0, 0.0], room, quiet)
-    assert kept == [[], [1.0], [0.0, 1.0, 5.0]][(stops + 1) // 2]
-    assert (arrays["noisy"].shape[-2] if arrays else None) == side
-    assert page_size(arrays) <= room
+def test_pictures_take_the_room_that_there_is(runs, monkeypatch):
+    subject = choose("plain", images=list(range(8)), layers=[6], times=[0.5], steps=None, data=None)
+    grids, stops = subject.grids(quiet, "features", last=True), [1.0, 5.0, 0.0]
+    whole, kept = noise_pictures(subject, grids, stops, 1e6, quiet)
+    assert kept == [0, 1, 5] and whole["noisy"].shape == (1, 1, 8, 32, 32, 1)
+    first = np.ascontiguousarray(whole["predicted"][:, :, :, 1])  # w = 1
+    room = PACKED * (deflated(whole["noisy"]) + deflated(first))
+    one, kept = noise_pictures(subject, grids, stops, 1.001 * room, quiet)
+    assert kept == [1] and np.array_equal(one["predicted"][:, :, :, 0], first)
+    assert noise_pictures(subject, grids, stops, 0.999 * room, quiet) == ({}, [])
+    monkeypatch.setattr(noise, "_SMALLEST", 8)  # below 32, pictures get smaller rather than fewer
+    small, kept = noise_pictures(subject, grids, stops, 1.001 * room, quiet)
+    assert kept == [0, 1, 5] and small["noisy"].shape == (1, 1, 8, 16, 16, 1)
+    blocks = whole["predicted"].reshape(1, 1, 1, 3, 8, 16, 2, 16, 2, 1).mean(axis=(6, 8))
+    assert np.abs(blocks - small["predicted"]).max() <= 5
 
 
 def test_steps_are_in_one_basis_and_a_small_model_shows_all_layers(runs):
@@ -402,3 +411,78 @@ def test_a_view_has_the_similarities_of_the_run(runs):
         stored = stored_similarity(arrays, (source, 0, 0, layer), 5.0, [(1, 3), (1, 9)], "mean")
         np.testing.assert_allclose(stored, exact.values[source, layer], atol=0.02)
         assert left_out(arrays, (source, 0, 0, layer), 5.0) < 0.01
+
+
+def test_attention_is_what_a_few_lines_of_torch_give(runs):
+    seen = wb.attention(runs["plain"], 40, 5, [1, 6], 0.3, progress=quiet)
+    assert seen.values.shape == (2, 2, 2, 2, 16) and (seen.layers, seen.row, seen.step) == ((1, 6), 40, 4)
+    run = runs["plain"]
+    latents, backbone = open_latents(run.config, "train", _root(runs) / ".latents"), shaken(run, 4)
+    _, x_t = noisy_latents(latents, np.array([40]), get_path("linear"), 0.3, seed=0)
+    entered = {}
+    for layer in (1, 6):
+        backbone.blocks[layer - 1].attn.register_forward_pre_hook(
+            lambda module, given, layer=layer: entered.__setitem__(layer, given[0])
+        )
+    for which, y in enumerate((backbone.null_label, int(latents.labels[40]))):
+        backbone(x_t, torch.tensor([0.3]), torch.tensor([y]))
+        for number, layer in enumerate((1, 6)):
+            q, k, _ = backbone.blocks[layer - 1].attn.qkv(entered[layer])[0].reshape(16, 3, 2, 16).permute(1, 2, 0, 3)
+            wanted = (q @ k.transpose(1, 2) / 4).softmax(dim=2).detach().numpy()
+            np.testing.assert_allclose(seen.values[which, 0, number], wanted[:, 5], atol=1e-5)
+            np.testing.assert_allclose(seen.values[which, 1, number], wanted[:, :, 5], atol=1e-5)
+    np.testing.assert_allclose(seen.values[:, 0].sum(axis=-1), 1, atol=1e-5)
+    assert np.abs(seen.values[0] - seen.values[1]).max() > 1e-4  # the label matters
+    np.testing.assert_allclose(seen.on_itself[:, 0], seen.values[:, 0, ..., 5], atol=1e-5)
+    with pytest.raises(ValueError, match="have no masks"):
+        _ = seen.on_object
+    assert len(seen.figure(head=2).axes) == 2 * 5 + 1
+    for head in (0, 3, True):
+        with pytest.raises(ValueError, match=f"head is {head}; allowed are 1 to 2, or None for their mean"):
+            seen.figure(head=head)
+
+
+def test_a_view_has_the_attention_of_the_run(runs):
+    view = wb.maps(runs["plain"], [7, 40], [0, 2, 6, 12], TIMES, attention=True, progress=quiet)
+    pane = view.panes[1]
+    assert pane.meta["layers"] == [2, 6, 12] and pane.meta["times"] == TIMES
+    exact = wb.attention(runs["plain"], 40, 9, [2, 6, 12], 0.7, progress=quiet)
+    for label, layer in np.ndindex(2, 3):
+        for d, direction in enumerate(("from", "to")):
+            found = attention_at(pane.arrays["weights"], (1, layer), label, None, 1, 9, direction)
+            np.testing.assert_allclose(found, exact.mean[label, d, layer], atol=4e-3)
+    assert view.figure(pane=1, tokens=[(40, 9)], head="2").axes[0].get_xlabel().startswith("image 40")
+    assert pasted(view.snippet).data == view.data
+
+
+def test_attention_that_is_not_there_is_refused_before_anything_starts(runs, monkeypatch):
+    def never(*given, **options):
+        raise AssertionError("something long was started")
+
+    monkeypatch.setattr("workbench.features.attention.attention_of", never)
+    monkeypatch.setattr(extraction, "opened_latents", never)
+    for call, words in (
+        (lambda: wb.attention("plain", 0, 16), "token is 16; allowed are 0 to 15"),
+        (lambda: wb.attention("plain", 160, 0), "image is 160; allowed are 0 to 159"),
+        (lambda: wb.attention("plain", 0, 0, [0, 3]), r"layers are \[0, 3\]; allowed are 1 to 12"),
+        (lambda: wb.attention("plain", 0, 0, [13]), "layers has 13; allowed are"),
+        (lambda: wb.attention("plain", 0, 0, t=1.5), "t is 1.5; allowed are 0"),
+        (lambda: wb.attention("plain", 0, 0, step=3), "no checkpoint of step 3"),
+        (lambda: wb.attention("told", 0, 0), "label_dropout 0"),
+        (lambda: wb.maps("plain", 2, [0], attention=True), r"layers are \[0\]; attention is in 1 to 12"),
+        (lambda: wb.maps("plain", 100, attention=True, page_mb=0.2), "MB for each layer and time"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+def test_a_backbone_without_attention_is_named(runs, monkeypatch):
+    def mixed(run, step=None, weights="ema"):
+        backbone = shaken(run, step, weights)
+        backbone.blocks[5].attn = torch.nn.Identity()
+        return backbone
+
+    monkeypatch.setattr("workbench.features.attention.load_backbone", mixed)
+    for call in (lambda: wb.attention("plain", 0, 0, [6]), lambda: wb.maps("plain", 2, [6], attention=True)):
+        with pytest.raises(ValueError, match="layer 6 of backbone sit has no attention weights to show"):
+            call()

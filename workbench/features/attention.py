@@ -1,4 +1,4 @@
-"""Attention weights of a run, and their entropy by layer, head and time."""
+"""Attention weights of a run: of chosen tokens, and their entropy by layer, head and time."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import reduce
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from workbench.backbones.base import TransformerBackbone
-from workbench.data.latents import open_latents
-from workbench.data.vae import sample_posterior
-from workbench.diffusion.paths import get_path, interpolate
+from workbench.config import backbone_sizes
+from workbench.data.latents import Latents, open_latents
+from workbench.diffusion.paths import get_path
 from workbench.diffusion.precision import tf32
-from workbench.diffusion.randomness import normal
+from workbench.features.extract import noisy_latents
 from workbench.features.grid import whole_numbers
 from workbench.runs.models import check_latents_of, load_backbone
 from workbench.runs.store import Run, runs_root
@@ -43,6 +43,55 @@ def attention_entropy(weights: Float[Tensor, "b heads q m"]) -> Float[Tensor, " 
     return reduce(torch.special.entr(weights), "b heads q m -> heads", "sum") / (sums[:, 0].numel() * math.log(keys))
 
 
+def attending(run: Run, layers: Sequence[int], step: int | None = None, weights: str = "ema") -> TransformerBackbone:
+    """The frozen backbone of a run, on a GPU if there is one, whose attention in `layers` can be read.
+
+    Layer k is the attention in the k-th block, so there is no layer 0. Raises ValueError for a layer that the model
+    does not have, and a backbone whose blocks have no attention with weights.
+    """
+    named = run.config.backbone
+    numbers, depth = whole_numbers("layers", layers), backbone_sizes(named.name)[named.options["size"]].depth
+    if not numbers or not 1 <= min(numbers) <= max(numbers) <= depth:
+        raise ValueError(f"layers are {list(layers)}; allowed are 1 to {depth}, whose blocks have attention")
+    backbone = load_backbone(run, step, weights)
+    for layer in numbers:
+        if not callable(getattr(getattr(backbone.blocks[layer - 1], "attn", None), "weights", None)):
+            raise ValueError(
+                f"layer {layer} of backbone {named.name} has no attention weights to show; a block has "
+                "them as a module `attn` with a method `weights`"
+            )
+    return backbone.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@torch.no_grad()
+def attention_weights(
+    run: Run,
+    backbone: TransformerBackbone,
+    latents: Latents,
+    rows: Int64[np.ndarray, " n"],
+    layers: Sequence[int],
+    t: float,
+    labels: Int64[np.ndarray, " n"],
+    seed: int = 0,
+) -> Iterator[tuple[slice, dict[int, Float[Tensor, "b heads n m"]]]]:
+    """Attention weights by layer of some images at a time, with the noise of `extract`: which images, and the weights.
+
+    `labels` are those that the model is given; a row of weights adds up to 1. Raises ValueError for weights that are
+    not finite.
+    """
+    path, device = get_path(run.config.diffusion.path), next(backbone.parameters()).device
+    for start in range(0, len(rows), _BATCH):
+        part = slice(start, min(start + _BATCH, len(rows)))
+        _, x_t = noisy_latents(latents, rows[part], path, t, seed)
+        times, y = torch.full((len(x_t),), t), torch.from_numpy(labels[part])
+        with tf32(run.config.training.tf32), attention_of(backbone, layers) as seen:
+            backbone.features(x_t.to(device), times.to(device), y.to(device), (max(layers),))
+        for layer in layers:
+            if not seen[layer].isfinite().all():
+                raise ValueError(f"layer {layer}, t = {t:g}: attention is not finite; did {run.name} diverge?")
+        yield part, seen
+
+
 @torch.no_grad()
 def attention_entropies(
     run: Run,
@@ -64,34 +113,21 @@ def attention_entropies(
     """
     latents = open_latents(run.config, "train", (runs_root() if root is None else root) / ".latents")
     check_latents_of(run, latents)
-    backbone = load_backbone(run, step, weights)
-    backbone = backbone.to("cuda" if torch.cuda.is_available() else "cpu")
+    backbone = attending(run, layers, step, weights)
     layers = whole_numbers("layers", layers)
-    if not layers or not 1 <= min(layers) <= max(layers) <= backbone.depth:
-        raise ValueError(f"layers are {list(layers)}; allowed are 1 to {backbone.depth}, whose blocks have attention")
     if not 1 <= images <= len(latents):
         raise ValueError(f"images is {images}; allowed are 1 to {len(latents)}")
     wrong = [t for t in times if not 0 <= t <= 1]
     if wrong or not len(times):
         raise ValueError(f"times has {wrong[0] if wrong else 'nothing'}; allowed are 0 to 1")
     total = np.zeros((len(layers), len(times), backbone.heads))
-    path, device = get_path(run.config.diffusion.path), next(backbone.parameters()).device
-    shape = (latents.channels, latents.height, latents.height)
+    null = np.full(images, backbone.null_label)
     for column, t in enumerate(times):
-        for start in range(0, images, _BATCH):
-            chosen = np.arange(start, min(start + _BATCH, images))
-            z = sample_posterior(latents.moments(chosen), normal(seed, "feature-posterior", chosen, shape))
-            at = torch.full((len(chosen),), t)
-            x_t = interpolate(path, z, normal(seed, "feature-noise", chosen, shape), at).x_t
-            y = torch.full((len(chosen),), backbone.null_label)
-            with tf32(run.config.training.tf32), attention_of(backbone, layers) as seen:
-                backbone.features(x_t.to(device), at.to(device), y.to(device), (max(layers),))
+        for part, seen in attention_weights(run, backbone, latents, np.arange(images), layers, t, null, seed):
             for row, layer in enumerate(layers):
-                if not seen[layer].isfinite().all():
-                    raise ValueError(f"layer {layer}, t = {t:g}: attention is not finite; did {run.name} diverge?")
-                total[row, column] += attention_entropy(seen[layer]).cpu().numpy() * len(chosen)
+                total[row, column] += attention_entropy(seen[layer]).cpu().numpy() * (part.stop - part.start)
             if progress:
-                progress(column * images + int(chosen[-1]) + 1, len(times) * images)
+                progress(column * images + part.stop, len(times) * images)
     return total / images
 
 

@@ -4,10 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from workbench.config import DataConfig
+from workbench.features.attention import attending
+from workbench.lab.attended import attention_that_fits, stored_attention
 from workbench.lab.coordinates import Coordinates, compared_coordinates, joint_coordinates
 from workbench.lab.noise import STOPS, noise_pictures
 from workbench.lab.panes import Axis, Pane
+from workbench.lab.panes.attention import AttentionPane
 from workbench.lab.panes.maps import MapsPane
 from workbench.lab.progress import Report, part_of, reported
 from workbench.lab.snippets import bounded_view, cells_that_fit, page_size, script_size, snippet
@@ -22,6 +27,7 @@ MAPS_MB = 6.0
 _COLOURS = 0.5  # of a page
 _SPARE = 0.98  # of a page may be filled: sizes before compression are estimates
 _PICTURES = 0.2  # of a page at the most
+_ATTENTION = 0.3
 SHORTEN = "layers, times, steps, images or components"
 
 
@@ -36,6 +42,7 @@ def maps(
     data: DataConfig | None = None,
     page_mb: float = MAPS_MB,
     pictures: bool = True,
+    attention: bool = False,
     progress: Report | None = None,
 ) -> View:
     """Token maps of a run: images beside the colours of f_u + w (f_c - f_u), Eq. 3, with sliders.
@@ -60,6 +67,7 @@ def maps(
         data: Image set, for an imported run.
         page_mb: Largest size of the page, in megabytes. What the maps leave free is used for pictures and similarities.
         pictures: Whether to show what the model was given and what it predicts, which takes the whole model.
+        attention: Whether a second pane shows what a clicked token attends to, in layers and at times that fit.
         progress: Called with (stage, done, total) instead of showing a progress bar.
 
     Returns:
@@ -80,7 +88,8 @@ def maps(
     given = dict(locals())
     room = layers_that_fit(page_mb, images, components)
     subject = choose(run, images=images, layers=layers, times=times, steps=steps, data=data, room=room)
-    return maps_view(subject, w, components, pictures, page_mb, SHORTEN, snippet(maps, run, given), progress)
+    code = snippet(maps, run, given)
+    return maps_view(subject, w, components, pictures, page_mb, SHORTEN, code, progress, attention)
 
 
 def maps_view(
@@ -92,14 +101,37 @@ def maps_view(
     shorten: str,
     code: str,
     progress: Report | None,
+    attention: bool = False,
 ) -> View:
-    """A view of token maps alone; `shorten` names the arguments to reduce if its page is too large."""
+    """A view of token maps, and of attention if wanted; `shorten` names the arguments to reduce for a smaller page."""
     title = f"Token maps of {', '.join(subject.titles)}"
+    fitting = _attention_that_fits(subject, page_mb) if attention else None
     with reported(progress) as report:
+        beside = [] if fitting is None else [attention_pane(subject, *fitting, report)]
         stops = [stop for stop in STOPS if w[0] <= stop <= w[1]] or [w[0]]
-        pane = maps_pane(subject, components, report, page_mb, title=title, stops=stops if pictures else ())
+        named = "Token maps" if beside else title
+        pane = maps_pane(subject, components, report, page_mb, beside, title=named, stops=stops if pictures else ())
     axes = subject.axes(w) | {"image": Axis("image", subject.rows)}
-    return bounded_view(title, [pane], axes, page_mb=page_mb, shorten=shorten, snippet=code, start=start_of(subject))
+    panes, start = [pane, *beside], start_of(subject)
+    return bounded_view(title, panes, axes, page_mb=page_mb, shorten=shorten, snippet=code, start=start)
+
+
+def _attention_that_fits(subject: Subject, page_mb: float) -> tuple[list[int], list[float]]:
+    """Layers and times whose attention a page has room for; ValueError for attention that cannot be shown."""
+    wanted = {subject.layers[subject.nearest_layer(share)] for share in (*_BESIDE, 2 / 3)}
+    layers, times = attention_that_fits(subject, sorted(wanted), _ATTENTION * page_mb * 1e6)
+    attending(subject.runs[0], layers, subject.steps[0][-1])
+    return layers, times
+
+
+def attention_pane(subject: Subject, layers: Sequence[int], times: Sequence[float], report: Report) -> Pane:
+    """What tokens attend to in the first run, at its last step that is shown."""
+    counted = part_of(report, "attention", 0, 1, 2 * len(times))
+    arrays = {"images": subject.pictures(), "weights": stored_attention(subject, layers, times, counted)}
+    if subject.images.has_masks:
+        arrays["part"] = (255 * subject.shares()).round().to(torch.uint8).numpy()
+        arrays["objects"] = subject.objects()
+    return AttentionPane("Attention", arrays, {"names": subject.names, "layers": layers, "times": times})
 
 
 def maps_pane(
