@@ -83,10 +83,10 @@ class Attention:
             rows.append((f"layer {layer}", maps))
         side = math.isqrt(self.values.shape[-1])
         (name,), (picture,) = self.subject.names, self.subject.pictures()
-        which = "mean of the heads" if head is None else f"head {head}"
+        shown = "mean of the heads" if head is None else f"head {head}"
         place = f"row {self.token // side + 1}, column {self.token % side + 1} of image {self.row}, {name}"
         mask = self.subject.objects()[0] if self.subject.images.has_masks else None
-        return draw_attention(picture, rows, self.token, f"attention weight, {which}; {place}; t {self.t:g}", mask)
+        return draw_attention(picture, rows, self.token, f"attention weight, {shown}; {place}; t {self.t:g}", mask)
 
     def save(self, file: str | Path, head: int | None = None) -> Path:
         """Write the picture as PNG, SVG or PDF; return its path. ValueError for another ending."""

@@ -100,8 +100,8 @@ class _Decoder:
     def _pictures(self, name: str, latents: Callable[[], Float[Tensor, "t n c h w"]]) -> np.ndarray:
         last = max(self.features.layers)
         files = [array_file(self.features.folder, name, t, last, "picture") for t in self.features.times]
-        found = [_cached(file) for file in files]
-        if any(picture is None for picture in found):
+        found = [picture for file in files if (picture := _cached(file)) is not None]
+        if len(found) < len(files):
             z = latents()
             images = self.vae().decode(rearrange(z, "t n c h w -> (t n) c h w"))
             found = list(rearrange(images, "(t n) k y x -> t n y x k", t=len(z)).numpy())

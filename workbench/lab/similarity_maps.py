@@ -70,8 +70,9 @@ def draw_similarity(
             frame_tokens(axis, [token for of, token in tokens if of == image], side)
         if objects is not None:
             outline_object(list(row), objects[image])
-    for axis, column in zip(cells[-1], [*pictures, *maps], strict=True):
-        axis.set_xlabel("\n".join(column.lines), fontsize=7, loc="left")
+    captions = [*(of.lines for of in pictures), *(of.lines for of in maps)]
+    for axis, lines in zip(cells[-1], captions, strict=True):
+        axis.set_xlabel("\n".join(lines), fontsize=7, loc="left")
     bar = figure.colorbar(
         ScalarMappable(Normalize(low, high), "viridis"),
         ax=cells,
