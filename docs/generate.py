@@ -24,6 +24,7 @@ from workbench.config import Config, plugin_class, plugin_options, presets, reco
 from workbench.config.checks import PLUGINS
 from workbench.config.ranges import OfDepth, Range
 from workbench.data.encoders import ENCODERS
+from workbench.lab.lesson import Lesson
 
 ROOT = Path(workbench.__file__).parents[1]
 PICTURES = (  # of reports/, shown in pages
@@ -32,6 +33,7 @@ PICTURES = (  # of reports/, shown in pages
     "bench/edits-class.png",
     "bench/lens.png",
 )
+LESSONS = "<!-- lessons -->"  # in lessons.md
 _TYPES = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
 _DEPTHS = (12, 28)  # of the smaller and the largest backbones, where a recipe depends on the depth
 _NAMES = {"data.name": plugins.names("data"), "objective.encoder": ENCODERS}  # text that is one of these
@@ -58,9 +60,29 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Put the list of lessons into the page about them."""
+    return markdown.replace(LESSONS, lessons()) if page.file.src_uri == "lessons.md" else markdown
+
+
 def pages() -> dict[str, str]:
     """The Markdown of every generated page, by file name."""
     return {"configuration.md": configuration(), "commands.md": commands(), "api.md": api()}
+
+
+# Lessons
+
+
+def lessons() -> str:
+    """What each lesson is about, with its page if there is one: `workbench lesson` writes it, this hook does not."""
+    parts = []
+    for file in sorted((ROOT / "docs" / "lessons").glob("*.md")):
+        lesson = Lesson.read(file)
+        about, page = lesson.introduction.partition("\n\n")[0], file.with_suffix(".html")
+        where = f"[Open the lesson](lessons/{page.name})" if page.is_file() else f"`{page.name}`"
+        parts.append(f"**{lesson.title}** · {where}\n:   {' '.join(about.split())}")
+    command = "`workbench lesson docs/lessons/*.md --into docs/lessons`"
+    return "\n\n".join([*parts, f"All pages are made from the shipped runs, without training, by {command}."])
 
 
 # Configuration

@@ -67,6 +67,7 @@ def workbench(tmp_path, *arguments: str) -> subprocess.CompletedProcess:
         (("report", "laptop", "--workers", "0"), "--workers must be at least 1"),
         (("demo", "--seed", "-1"), "--seed must be at least 0"),
         (("page", "nothing", "x.html"), "is not a run folder or the name of a run"),
+        (("lesson", "gone.md"), "gone.md does not exist"),
         (("export", "nothing", "x.pt", "--family", "sit"), "is not a run folder or the name of a run"),
         (("compare", "nothing", "either"), "is not a run folder or the name of a run"),
         (("watch", "nothing"), "is not a run folder or the name of a run"),
@@ -108,7 +109,7 @@ def test_a_mistake_is_answered_before_anything_heavy_is_imported(tmp_path):
     rows.write_text("name: s\nbase: demo/plain\nrows: [{name: a, overrides: [objective.gidance=3]}]\n")
     mistakes = [
         *(["stop", "gone"], ["pause", "gone"], ["resume", "gone"], ["checkpoint", "gone"], ["set", "gone", "a=1"]),
-        *(["evaluate", "gone"], ["compare", "gone", "gone"], ["page", "gone", "x.html"]),
+        *(["evaluate", "gone"], ["compare", "gone", "gone"], ["page", "gone", "x.html"], ["lesson", "gone.md"]),
         *(["page", name, "x.html", "--view", "mpas"], ["page", name, "x.pdf"]),
         *(["export", "gone", "x", "--family", "sit"], ["import", "gone.pt"], ["sweep", "gone.yaml"], ["trian"]),
         *(["train", "gone"], ["train", "demo/plain", "--after", "gone"], ["train", "demo/plain", "training.clip=.nan"]),

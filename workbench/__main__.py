@@ -42,6 +42,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "classifier-train": train.Classifier,
     "lab": lab.Lab,
     "page": lab.Page,
+    "lesson": lab.LessonPages,
     "zoo": files.Zoo,
     "presets": files.Presets,
 }

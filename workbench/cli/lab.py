@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -19,12 +19,18 @@ import workbench
 from workbench import plugins
 from workbench.cli.arguments import RunReference
 from workbench.cli.terminal import Console
-from workbench.config import refuse_unknown
+from workbench.config import parse_value, refuse_unknown
 from workbench.config.ranges import Count, Range
+from workbench.config.reading import plain
 from workbench.runs.store import open_run, runs_root
 from workbench.shipped import shipped
 
+if TYPE_CHECKING:
+    from workbench.lab.lesson import Lesson
+
 _HOST = "127.0.0.1"
+_VIEW = "maps"  # by default
+_ZOO = "zoo"  # `zoo/plain` is a run of the zoo, in a lesson file
 _SETTINGS = Path(workbench.__file__).parent / "lab" / "jupyter"
 
 
@@ -77,29 +83,151 @@ class Lab:
 
 @dataclass(frozen=True)
 class Page:
-    """Write a view of a run to one HTML file that works offline and without Python."""
+    """Write a view of a run to one HTML file that works offline and without Python.
+
+    With --lesson the page has the texts and steps of a lesson file; `workbench lesson` also takes the run from it.
+    """
 
     run: RunReference
     file: Annotated[Path, tyro.conf.Positional]
-    view: str = "maps"
+    view: str | None = None
     """A view such as maps, embedding or explore (an unknown name lists all), a view registered by another package, or
-    a module path such as mypkg.norms."""
+    a module path such as mypkg.norms; by default that of the lesson, else maps."""
     images: Count | None = None
     """Number of images, or of samples per row; each view has its own default."""
+    title: str | None = None
+    """Title of the page, instead of the lesson's."""
+    lesson: Path | None = None
+    """Markdown file with an introduction, and at its top an initial state, sentences for the controls and steps."""
+    state: tuple[str, ...] = ()
+    """Initial values of sliders and options, such as w=5 t=0.4 layer=8; they replace those of the lesson."""
 
     def execute(self) -> None:
         if self.file.suffix != ".html":
             raise ValueError(f"cannot write {self.file.name!r}; the name must end in .html")
         if not self.file.absolute().parent.is_dir():
             raise ValueError(f"there is no folder {self.file.parent}")
-        if not plugins.is_known("view", self.view):
-            refuse_unknown("view", self.view, plugins.names("view"))
-        if plugins.is_path(self.view):
-            plugins.allow(self.view)
+        lesson = _read_lesson(self.lesson) if self.lesson else None
+        name = self.view or (lesson.view if lesson else "") or _VIEW
+        _check_view(name, by_user=self.view is not None)
+        state = dict(_assigned(one) for one in self.state)
         run = open_run(self.run)
-        options = {} if self.images is None else {_count_of(self.view): self.images}
-        path = workbench.view(self.view, run, **options).save_html(self.file)
-        Console().print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, works offline", soft_wrap=True, highlight=False)
+        options = {} if self.images is None else {_count_of(name): self.images}
+        if lesson is not None and lesson.view in ("", name):
+            _check_arguments(name, lesson.arguments, str(self.lesson))
+            options = {**lesson.arguments, **options}
+        view = workbench.view(name, run, **options)
+        values = {**(lesson.state if lesson else {}), **state}
+        texts = {} if lesson is None else lesson.texts
+        if self.title is not None:
+            texts = {**texts, "title": self.title}
+        _save(view, self.file, texts, values)
+
+
+@dataclass(frozen=True)
+class LessonPages:
+    """Write the page of each lesson file, with the view, run, texts and steps that the file names.
+
+    A lesson file is Markdown, the introduction, with a block of YAML at its top (documentation: Lessons). The run may
+    be one of the zoo, such as zoo/plain, so that nothing has to be trained.
+    """
+
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    into: Path = Path(".")
+    """Folder of the pages, each with the name of its lesson; created if it is missing."""
+
+    def execute(self) -> None:
+        if not self.files:
+            raise ValueError("no lesson file is given; `workbench lesson FILE.md` writes FILE.html")
+        lessons = {file: _read_lesson(file) for file in self.files}
+        names = [file.stem for file in lessons]
+        for file, lesson in lessons.items():
+            if not lesson.runs:
+                raise ValueError(f"{file} has no run; add `run: zoo/plain`, or use `workbench page --lesson {file}`")
+            if names.count(file.stem) > 1:
+                raise ValueError(f"two lessons are called {file.stem}; their pages would have the same name")
+            _check_view(lesson.view or _VIEW, by_user=False)
+            for run in lesson.runs:
+                _check_run(run, len(lesson.runs) == 1, file)
+        self.into.mkdir(parents=True, exist_ok=True)
+        for file, lesson in lessons.items():
+            _write_page(file, lesson, self.into / f"{file.stem}.html")
+
+
+def _read_lesson(file: Path) -> "Lesson":
+    from workbench.lab.lesson import Lesson  # with it the views' package is imported, which other commands do not need
+
+    return Lesson.read(file)
+
+
+def _write_page(file: Path, lesson: "Lesson", page: Path) -> None:
+    """Write the page of a lesson; ValueError with the name of its file."""
+    name = lesson.view or _VIEW
+    _check_arguments(name, lesson.arguments, str(file))
+    runs = [_opened(run) for run in lesson.runs]
+    try:
+        view = workbench.view(name, runs if len(runs) > 1 else runs[0], **lesson.arguments)
+        _save(view, page, lesson.texts, lesson.state, command=f"workbench lesson {file.name}")
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _check_view(name: str, by_user: bool) -> None:
+    """ValueError for an unknown view; `by_user` if it was named on the command line, so that its module may run."""
+    if not plugins.is_known("view", name):
+        refuse_unknown("view", name, plugins.names("view"))
+    if plugins.is_path(name):
+        if by_user:
+            plugins.allow(name)
+        plugins.check("view", name)  # a lesson may come from another person
+
+
+def _check_arguments(name: str, arguments: Mapping[str, Any], where: str) -> None:
+    from workbench.lab.lesson import check_arguments
+
+    check_arguments(plugins.load("view", name), arguments, where)
+
+
+def _check_run(name: str, alone: bool, file: Path) -> None:
+    """ValueError unless this is a run, one of the zoo or, beside other runs, a target."""
+    group, _, animal = name.partition("/")
+    try:
+        if group == _ZOO:
+            from workbench.runs.zoo import ANIMALS
+
+            refuse_unknown("run of the zoo", animal, ANIMALS)
+        else:
+            open_run(name)
+    except ValueError as error:
+        if alone or not _is_target(name):
+            raise ValueError(f"{file}: {error}") from error
+
+
+def _is_target(name: str) -> bool:
+    from workbench.features.targets import TARGETS  # which imports torch
+
+    return name in TARGETS
+
+
+def _opened(name: str) -> Any:
+    group, _, animal = name.partition("/")
+    if group == _ZOO:
+        return workbench.zoo(animal)
+    return name if _is_target(name) else open_run(name)
+
+
+def _save(view: Any, page: Path, lesson: Mapping[str, Any], values: Mapping[str, Any], **more: Any) -> None:
+    view.state(**values)  # refuses names that `save_html` would take for something else
+    path = view.save_html(page, **lesson, **values, **more)
+    Console().print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, works offline", soft_wrap=True, highlight=False)
+
+
+def _assigned(text: str) -> tuple[str, Any]:
+    """Name and value of "w=5"."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ValueError(f"--state has {text!r}; a value looks like w=5")
+    return name, plain(parse_value(value, f"--state {name}"))
 
 
 def copy_notebooks(source: Path, folder: Path) -> Copied:

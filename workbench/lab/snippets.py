@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from workbench.config import DataConfig
+from workbench.lab.made import Made
 from workbench.lab.page import assets
 from workbench.lab.panes import Axis, Pane
 from workbench.lab.sources import RunLike
@@ -57,11 +58,12 @@ def bounded_view(
     page_mb: float,
     shorten: str,
     snippet: str,
+    made: Made = (),
     start: Mapping[str, Any] | None = None,
 ) -> View:
     """A `View` whose page has at most `page_mb` megabytes; ValueError as `check_page`."""
     check_page({pane.title: pane.arrays for pane in panes}, page_mb, shorten)
-    return View(title, panes, axes, snippet=snippet, start=start)
+    return View(title, panes, axes, snippet=snippet, made=made, start=start)
 
 
 def check_page(parts: Mapping[str, Mapping[str, np.ndarray]], page_mb: float, shorten: str) -> None:

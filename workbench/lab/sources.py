@@ -19,6 +19,7 @@ from workbench.features.extract import extract
 from workbench.features.grid import FeatureGrid, whole_numbers
 from workbench.features.masks import token_side
 from workbench.features.targets import CLEAN, TARGETS, target_tokens
+from workbench.lab.made import Made, made_of
 from workbench.lab.panes import Axis
 from workbench.lab.progress import Report, part_of
 from workbench.runs.models import check_null_class
@@ -85,6 +86,11 @@ class Subject:
         """Indices of the sources that do not depend on t, and of those that do not depend on w."""
         numbered = list(enumerate(self.targets, start=len(self.runs)))
         return {"t": [number for number, name in numbered if name in CLEAN], "w": [number for number, _ in numbered]}
+
+    @property
+    def made(self) -> Made:
+        """How the pictures are made, as a page says it."""
+        return made_of(self.runs, self.steps, self.targets, self.images, self.rows)
 
     def nearest_layer(self, share: float) -> int:
         """Index of the layer nearest to a fraction of the depth."""

@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 
 from workbench.files import write_atomically
 from workbench.lab.drawing import encoded
+from workbench.lab.lesson import Step, steps_of
+from workbench.lab.made import Made
 from workbench.lab.packing import pack
-from workbench.lab.page import page
+from workbench.lab.page import Texts, page
 from workbench.lab.panes import AXES, Axis, Pane
 
 ENDINGS = (".png", ".svg", ".pdf")
@@ -26,6 +28,7 @@ class View:
         panes: Its pictures.
         axes: Axes of the arrays by name, of `AXES`; each with several values has a slider.
         snippet: Code that creates this view under the name ``view``.
+        made: How it was made, as pairs of a name and a text, such as its runs and images.
         start: Initial values: of axes (``t=0.4, layer=6, w=2.5, source="plain"``), of options of the panes
             (``basis="refit"``), `selection` as row numbers, and `tokens` as pairs: a value of the axis "image" and the
             number of a token, row by row from 0. The methods take values in the same form.
@@ -41,13 +44,14 @@ class View:
         axes: Mapping[str, Axis],
         *,
         snippet: str = "",
+        made: Made = (),
         start: Mapping[str, Any] | None = None,
     ):
         if not panes or not set(axes) <= set(AXES):
             raise ValueError(f"a view has one or more panes and axes among {', '.join(AXES)}; got {', '.join(axes)}")
         if any(axis.continuous != (name == "w") for name, axis in axes.items()):
             raise ValueError("the axis w is continuous, the others are discrete")
-        self.title, self.panes, self.snippet = title, tuple(panes), snippet
+        self.title, self.panes, self.snippet, self.made = title, tuple(panes), snippet, made
         self.axes = {name: axes[name] for name in AXES if name in axes}
         self._described = [pane.complete(self.axes) for pane in self.panes]
         self._scripts = {pane.kind: script for pane in self.panes if (script := pane.script())}
@@ -58,7 +62,7 @@ class View:
                 known += [value for value in allowed if value not in known]
         self._start = {**self._defaults(), **self._indices(start or {})}
 
-    def state(self, **values: Any) -> dict[str, Any]:
+    def state(self, /, **values: Any) -> dict[str, Any]:
         """The state with these values: an index for each discrete axis, the value of w, options, selection, tokens."""
         return {**self._start, **self._indices(values)}
 
@@ -119,15 +123,63 @@ class View:
             self._widget.state = self.state(**values)
         return self._widget
 
-    def save_html(self, file: str | Path, **values: Any) -> Path:
-        """Write an HTML page that works offline and without a kernel, with these initial values; return its path."""
+    def save_html(
+        self,
+        file: str | Path,
+        *,
+        title: str = "",
+        introduction: str = "",
+        controls: Mapping[str, str] | None = None,
+        steps: Sequence[Step | Mapping[str, Any]] = (),
+        command: str = "",
+        **values: Any,
+    ) -> Path:
+        """Write an HTML page that works offline and without a kernel, with these initial values; return its path.
+
+        The page says what its sliders, tokens and colours mean and how it was made. The `introduction`, the sentences
+        of `controls` (by the name of a slider or option, or "token" and "colour") and the texts of `steps` are
+        Markdown, with formulas between dollars. A step has a `text` and a `state`, the values that it sets; a button
+        of the page sets them, from the initial ones in turn. `command` is shown in place of the code of the view.
+
+        ValueError for a control or value that this view does not have, and for Markdown that cannot be shown.
+
+        Examples:
+            >>> view = wb.maps(wb.zoo("guided"), images=2, layers=[4, 8], times=[0.5])
+            >>> steps = [{"text": "With $w = 10$ the class is exaggerated.", "state": {"w": 10}}]
+            >>> view.save_html("lesson.html", title="What guidance does", steps=steps, w=0).name
+            'lesson.html'
+        """
         path = checked_path(file, (".html",))
-        write_atomically(path, self.html(**values).encode())
+        texts = {"title": title, "introduction": introduction, "controls": controls, "steps": steps}
+        write_atomically(path, self.html(**texts, command=command, **values).encode())
         return path
 
-    def html(self, **values: Any) -> str:
+    def html(
+        self,
+        *,
+        title: str = "",
+        introduction: str = "",
+        controls: Mapping[str, str] | None = None,
+        steps: Sequence[Step | Mapping[str, Any]] = (),
+        command: str = "",
+        **values: Any,
+    ) -> str:
         """The page that `save_html` writes."""
-        return page(self.meta, self.data, self.state(**values))
+        state = self.state(**values)
+        reached, code = self._steps(steps_of(steps), state), command or self.snippet
+        texts = Texts(title, introduction, controls or {}, reached, self.made, code)
+        return page(self.meta, self.data, state, texts)
+
+    def _steps(self, steps: Sequence[Step], state: Mapping[str, Any]) -> list[tuple[Step, dict[str, Any]]]:
+        """Each step and the whole state that it leads to. ValueError, naming the step, for a value not allowed."""
+        reached = []
+        for number, step in enumerate(steps, start=1):
+            try:
+                state = {**state, **self._indices(step.state)}
+            except ValueError as error:
+                raise ValueError(f"step {number}: {error}") from error
+            reached.append((step, dict(state)))
+        return reached
 
     def figure(self, *, pane: int | None = None, **values: Any) -> Figure:
         """The picture with these values as a matplotlib Figure.

@@ -59,11 +59,11 @@ function createUi(store, say, fail) {
   ];
 
   // A drop-down list; `option` names a key of the state, `texts` what is shown for its values.
-  function select({ option, label, values, texts, get, set }) {
+  function select({ axis, option, label, values, texts, get, set }) {
     const all = values ?? store.options[option];
     const [read, write] = access({ option, get, set });
     const choose = guarded(label, () => write(all[list.selectedIndex]));
-    const list = make("select", { "aria-label": label, onchange: choose });
+    const list = make("select", { "aria-label": label, onchange: choose, "data-axis": axis, "data-option": option });
     all.forEach((value, index) => list.append(make("option", { value: index }, texts?.[index] ?? String(value))));
     const element = make("label", { class: "wb-select" }, make("span", { class: "wb-name" }, label), list);
     return register(element, () => {
@@ -77,7 +77,7 @@ function createUi(store, say, fail) {
     const [read, write] = access({ option, get, set });
     serial += 1;
     const group = `wb-${Math.random().toString(36).slice(2)}-${serial}`;
-    const element = make("div", { class: "wb-toggle", role: "radiogroup", "aria-label": label });
+    const element = make("div", { class: "wb-toggle", role: "radiogroup", "aria-label": label, "data-option": option });
     const buttons = all.map((value, index) => {
       const button = make("input", { type: "radio", name: group, onchange: guarded(label, () => write(value)) });
       element.append(make("label", {}, button, make("span", {}, texts?.[index] ?? String(value))));

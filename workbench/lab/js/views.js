@@ -6,6 +6,7 @@ import { make } from "./dom.js";
 import { openPage } from "./page.js";
 import { loadPanes } from "./panes.js";
 import { codeOf, copyText, download, rasterised, stacked } from "./saving.js";
+import { createSteps } from "./steps.js";
 import { createStore } from "./store.js";
 import * as tools from "./tools.js";
 
@@ -29,10 +30,13 @@ async function render({ model, el }) {
   const stage = make("div", { class: "wb-panes" });
   stage.classList.toggle("wb-several", meta.panes.length > 1);
   stage.classList.toggle("wb-three", meta.panes.length === 3);
-  root.append(make("h2", {}, meta.title), ...(sliders.length ? [axes] : []), stage);
+  const list = meta.steps?.length ? document.getElementById("workbench-view-steps") : null;
+  const steps = list ? [createSteps(meta.steps, list, store, ui)] : [];
+  root.append(make("h2", {}, meta.title), ...steps, ...(sliders.length ? [axes] : []), stage);
 
   const panes = meta.panes.map((pane, index) => mountPane(stage, pane, index, { drawers, meta, model, store, ui }));
   root.append(make("div", { class: "wb-foot" }, buttons({ meta, model, store, ui, panes }), status));
+  if (meta.offline) describeControls(root);
 
   let failing = false;
   const update = (state, changed) => {
@@ -59,10 +63,19 @@ async function render({ model, el }) {
   return () => stops.forEach((stop) => stop());
 }
 
+// A page says below the view what its controls mean; screen readers read it with the control.
+function describeControls(root) {
+  for (const control of root.querySelectorAll("[data-axis], [data-option]")) {
+    const id = `about-${(control.dataset.axis ?? control.dataset.option).replace(/\W+/g, "-")}`;
+    if (document.getElementById(id)) control.setAttribute("aria-describedby", id);
+  }
+}
+
 // Names have no order, so they get a list instead of a slider.
 function listOf(axis, store, ui) {
   const { label, texts } = store.axes[axis];
   return ui.select({
+    axis,
     label,
     texts,
     values: [...texts.keys()],

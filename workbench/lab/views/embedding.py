@@ -109,6 +109,7 @@ def embedding(
         page_mb=page_mb,
         shorten=f"images, mapped, {SHORTEN}",
         snippet=snippet(embedding, runs, given),
+        made=subject.made,
         start=start,
     )
 

@@ -92,5 +92,6 @@ def explore(
         page_mb=page_mb,
         shorten=f"images, mapped, {SHORTEN}",
         snippet=snippet(explore, run, given),
+        made=subject.made,
         start=start,
     )

@@ -106,6 +106,7 @@ def leakage(
         page_mb=page_mb,
         shorten=f"images, mapped, {SHORTEN}",
         snippet=snippet(leakage, run, given),
+        made=subject.made,
         start=start,
     )
 

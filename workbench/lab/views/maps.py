@@ -113,7 +113,9 @@ def maps_view(
         pane = maps_pane(subject, components, report, page_mb, beside, title=named, stops=stops if pictures else ())
     axes = subject.axes(w) | {"image": Axis("image", subject.rows)}
     panes, start = [pane, *beside], start_of(subject)
-    return bounded_view(title, panes, axes, page_mb=page_mb, shorten=shorten, snippet=code, start=start)
+    return bounded_view(
+        title, panes, axes, page_mb=page_mb, shorten=shorten, snippet=code, made=subject.made, start=start
+    )
 
 
 def _attention_that_fits(subject: Subject, page_mb: float) -> tuple[list[int], list[float]]:

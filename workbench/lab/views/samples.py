@@ -7,6 +7,7 @@ import numpy as np
 from einops import rearrange
 
 from workbench.evaluation.generate import generate
+from workbench.lab.made import made_of
 from workbench.lab.panes import Axis
 from workbench.lab.panes.samples import SamplesPane
 from workbench.lab.progress import Report, part_of, reported
@@ -79,6 +80,7 @@ def samples(
         page_mb=page_mb,
         shorten="runs, steps, scales or count",
         snippet=snippet(samples, runs, given),
+        made=made_of(several, shown),
         start=start,
     )
 

@@ -90,6 +90,7 @@ def separability(
         page_mb=page_mb,
         shorten=f"mapped, {SHORTEN}",
         snippet=snippet(separability, run, given),
+        made=subject.made,
         start=start_of(subject) | {"version": "true"},
     )
 

@@ -1,0 +1,87 @@
+"""What the words of a page mean: its sliders, tokens and colours, in plain words, as Markdown with formulas."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Definition(NamedTuple):
+    """A word of a page: its `key` in the state, or for what is no control the word itself; the `term` shown; `text`."""
+
+    key: str
+    term: str
+    text: str
+
+
+_AXES = {
+    "t": "the noise level. The network is given a mixture of the image and noise: the image alone at t = 0, noise "
+    "alone at t = 1.",
+    "w": r"the guidance scale of the feature, $f_g = f_u + w\,(f_c - f_u)$ (Eq. 3). $f_u$ is computed without a class, "
+    "$f_c$ with one. w = 0 shows $f_u$, w = 1 shows $f_c$, and a larger w exaggerates what the class changes.",
+    "layer": "the block of the network after which the features are taken; 0 is the patch embedding, before the first "
+    "block.",
+    "step": "the training step of the weights that are used; small ones show the network early in its training.",
+    "image": "which image is shown, by its number in the data set.",
+    "source": "which one of those listed is shown.",
+    "guidance": r"the guidance scale of sampling, $v_g = v_u + w\,(v_c - v_u)$ (Eq. 2). $v_u$ is the prediction "
+    "without a class, $v_c$ the one with the class. 1 is no guidance; a larger scale exaggerates what the class "
+    "changes.",
+}
+_PANES = {
+    "maps": {
+        "token": "a patch of the image, and a square of a map. The network cuts the image into {side} × {side} tokens. "
+        "At each layer it has a vector of numbers for each of them, the feature.",
+        "colour": "similar colours are similar features. The three main directions of the features (principal "
+        "components) are shown as red, green and blue, or one by one from dark to bright; a map's share of variance is "
+        "how much of the features they hold. A colour has no meaning of its own.{similar}",
+    },
+    "scatter": {
+        "point": "an image. Its feature is the mean of its tokens, and near points have similar features, as far as "
+        "two dimensions can show that.",
+        "colour of a point": "the class of the image, which its marker shows too.",
+    },
+    "heat": {
+        "cell": "a measure of the features of one layer, at one noise level or one w. A click moves the sliders there.",
+        "colour of a cell": "its number, from low to high along the bar below.",
+    },
+    "samples": {
+        "sample": "an image that a network generated. All images of a column start from the same noise and are of the "
+        "same class.",
+    },
+}
+_SIMILAR = (
+    " After a click on a token, or Enter, the colours are the cosine similarity of its feature to those of all tokens."
+)
+_OPTIONS = {
+    "basis": "where the three directions of the colours come from: found once for each layer (fixed), again at each t "
+    "and w (refit), for each map, or so that the object stands out from a black background (foreground).",
+    "show": "one image or all of them.",
+    "several": "how the similarities to several tokens are combined.",
+    "rows": "what differs from row to row.",
+    "method": "how the features are brought into two dimensions.",
+    "labels": "the true classes, or those that the network was given.",
+    "measure": "what the numbers measure.",
+    "version": "which class the network was given with the image, and by which classes the numbers are computed.",
+}
+
+
+def definitions(meta: Mapping[str, Any]) -> list[Definition]:
+    """What the words of a view mean, from its `meta`. Of an axis with one value it is said which."""
+    found = [
+        Definition(name, axis["label"], f"{_AXES[name]}{_only(axis)}")
+        for name, axis in meta["axes"].items()
+        if name in _AXES
+    ]
+    similar = any(name.endswith("/ratio") for name in meta["arrays"])
+    for pane in meta["panes"]:
+        for word, text in _PANES.get(pane["kind"], {}).items():
+            text = text.replace("{side}", str(pane.get("side", ""))).replace("{similar}", _SIMILAR if similar else "")
+            found.append(Definition(word, word, text))
+    known = {one.key for one in found}
+    for name, values in meta["options"].items():
+        if name in _OPTIONS and name not in known and len(values) > 1:
+            found.append(Definition(name, name, _OPTIONS[name]))
+    return found
+
+
+def _only(axis: Mapping[str, Any]) -> str:
+    return f" Here it is {axis['texts'][0]}." if len(axis["texts"]) == 1 else ""

@@ -1,0 +1,34 @@
+"""How the picture of a view was made, as names and texts that a page shows."""
+
+from collections.abc import Sequence
+
+from workbench.data.images import Images
+from workbench.runs.store import Run
+
+Made = tuple[tuple[str, str], ...]
+_LISTED = 12  # row numbers of images
+
+
+def made_of(
+    runs: Sequence[Run],
+    steps: Sequence[Sequence[int]],
+    targets: Sequence[str] = (),
+    images: Images | None = None,
+    rows: Sequence[int] = (),
+) -> Made:
+    """The runs with their training steps, the targets, and the images by their row numbers."""
+    found = [("run", _run(run, own)) for run, own in zip(runs, steps, strict=True)]
+    if targets:
+        found.append(("targets", ", ".join(targets)))
+    if images is not None:
+        listed = f", rows {', '.join(map(str, rows))}" if len(rows) <= _LISTED else ""
+        found.append(("images", f"{len(rows):,} of the {len(images):,} of {images.name}, {images.split} split{listed}"))
+    return tuple(found)
+
+
+def _run(run: Run, steps: Sequence[int]) -> str:
+    config = run.config
+    size = config.backbone.options.get("size", "")
+    backbone = f"{config.backbone.name} {size}".strip()
+    at = f"step{'s' if len(steps) > 1 else ''} {', '.join(f'{step:,}' for step in steps)}"
+    return f"{run.name}, a {backbone} trained on {config.data.name} with objective {config.objective.name}, {at}"
