@@ -21,7 +21,6 @@ from workbench.cli.arguments import RunReference
 from workbench.cli.terminal import Console
 from workbench.config import parse_value, refuse_unknown
 from workbench.config.ranges import Count, Range
-from workbench.config.reading import plain
 from workbench.runs.store import open_run, runs_root
 from workbench.shipped import shipped
 
@@ -110,7 +109,7 @@ class Page:
         lesson = _read_lesson(self.lesson) if self.lesson else None
         name = self.view or (lesson.view if lesson else "") or _VIEW
         _check_view(name, by_user=self.view is not None)
-        state = dict(_assigned(one) for one in self.state)
+        state = _state(dict(_assigned(one) for one in self.state))
         run = open_run(self.run)
         options = {} if self.images is None else {_count_of(name): self.images}
         if lesson is not None and lesson.view in ("", name):
@@ -172,6 +171,12 @@ def _write_page(file: Path, lesson: "Lesson", page: Path) -> None:
         raise ValueError(f"{file}: {error}") from error
 
 
+def _state(given: Mapping[str, Any]) -> dict[str, Any]:
+    from workbench.lab.lesson import state_of
+
+    return state_of(given, "--state")
+
+
 def _check_view(name: str, by_user: bool) -> None:
     """ValueError for an unknown view; `by_user` if it was named on the command line, so that its module may run."""
     if not plugins.is_known("view", name):
@@ -227,7 +232,7 @@ def _assigned(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise ValueError(f"--state has {text!r}; a value looks like w=5")
-    return name, plain(parse_value(value, f"--state {name}"))
+    return name, parse_value(value, f"--state {name}")
 
 
 def copy_notebooks(source: Path, folder: Path) -> Copied:

@@ -73,7 +73,7 @@ class Lesson:
             title=_text(given.get("title", ""), f"{file}: title"),
             introduction=introduction,
             controls=_texts(given.get("controls", {}), f"{file}: controls"),
-            state=_mapping(given.get("state", {}), f"{file}: state"),
+            state=state_of(given.get("state", {}), f"{file}: state"),
             steps=steps_of(given.get("steps", []), f"{file}: "),
             view=_text(given.get("view", ""), f"{file}: view"),
             runs=_names(given, str(file)),
@@ -97,11 +97,16 @@ def steps_of(given: Any, where: str = "") -> tuple[Step, ...]:
             raise ValueError(f"{what} is {_kind(step)}; allowed is a mapping with text and state")
         for key in step:
             refuse_unknown(f"{what}: the key", key, _STEP)
-        text, state = _text(step.get("text", ""), f"{what}: text"), _mapping(step.get("state", {}), f"{what}: state")
+        text, state = _text(step.get("text", ""), f"{what}: text"), state_of(step.get("state", {}), f"{what}: state")
         if not text.strip() or not state:
             raise ValueError(f"{what} has no {'state' if text.strip() else 'text'}; a step has a text and a state")
         found.append(Step(text, state))
     return tuple(found)
+
+
+def state_of(given: Any, what: str) -> dict[str, Any]:
+    """Values of a state; options have texts, so that an unquoted true of YAML is the option "true"."""
+    return {key: str(of).lower() if isinstance(of, bool) else of for key, of in _mapping(given, what).items()}
 
 
 def check_arguments(make: Callable[..., Any], arguments: Mapping[str, Any], where: str) -> None:
