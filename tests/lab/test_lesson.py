@@ -349,9 +349,10 @@ def test_no_script_of_a_text_runs(show, maps_view):
     steps = [{"text": texts, "state": {"w": 5}}]
     controls = {"w": EVIL[1].replace("alert(1)", "window.ran=1")}
     view = maps_view()
-    shown = show(view, title=EVIL[0], introduction=texts, controls=controls, steps=steps, command=EVIL[21])
+    shown = show(view, title=EVIL[0], introduction=texts, controls=controls, steps=steps, command=EVIL[21], w=5.0)
     shown.page.get_by_role("button", name="Next", exact=True).click()
     shown.settled()
+    assert shown.page.get_by_role("radio", name="1", exact=True).is_checked()  # though the step changes nothing
     assert shown.page.evaluate("window.ran") is None and shown.page.locator("h1").inner_text() == EVIL[0]
     assert shown.page.locator("img, svg[onload], iframe").count() == 0
 

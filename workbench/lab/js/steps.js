@@ -31,7 +31,7 @@ export function createSteps(steps, list, store, ui) {
   function textOf(name, state) {
     if (store.axes[name]) return store.text(name, state[name]);
     if (!Array.isArray(state[name])) return String(state[name]);
-    return state[name].length ? `of ${state[name].length}` : "to none";
+    return `(${state[name].length || "none"})`;
   }
 
   // The sliders may have been moved since; then no step is marked, and its number sets them again.
@@ -50,6 +50,7 @@ export function createSteps(steps, list, store, ui) {
     at = to;
     show();
     store.set(states[at]);
+    ui.refresh(); // a step may change nothing
     spoken.textContent = at ? `Step ${at} of ${last}. ${texts[at].textContent}` : "The start.";
   }
 
