@@ -60,7 +60,7 @@ def test_titles_cannot_end_the_script(show, maps_view):
     (pane,) = maps_view().panes
     title = "</script><b>bold</b> & 'more'"
     shown = show(View(title, [pane], maps_view().axes))
-    assert shown.page.locator("h2").inner_text() == title and shown.page.title() == title
+    assert shown.page.locator(".wb h2").inner_text() == title and shown.page.title() == title
 
 
 def test_a_demo_view_is_smaller_than_three_megabytes(features):
