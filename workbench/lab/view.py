@@ -150,8 +150,10 @@ class View:
             'lesson.html'
         """
         path = checked_path(file, (".html",))
-        texts = {"title": title, "introduction": introduction, "controls": controls, "steps": steps}
-        write_atomically(path, self.html(**texts, command=command, **values).encode())
+        text = self.html(
+            title=title, introduction=introduction, controls=controls, steps=steps, command=command, **values
+        )
+        write_atomically(path, text.encode())
         return path
 
     def html(
