@@ -59,6 +59,24 @@ def test_encoded_once(tmp_path):
     assert calls == [(25, 25)]
 
 
+def test_of_a_set_that_is_not_encoded_a_few_images_are_encoded_alone(tmp_path):
+    config = load_config("demo/plain", ["data.limit=300"])
+    stored = tmp_path / "stored"
+    few = open_latents(config, "train", stored, reads=3)
+    chosen = np.array([24, 3, 24])
+    alone = few.moments(chosen)
+    assert not stored.exists() and torch.equal(alone[0], alone[2])
+    assert torch.equal(few.moments(np.array([7, 3]))[1], alone[1])
+    whole = open_latents(config, "train", stored, reads=latents_module._FEW + 1)
+    assert (stored / whole.content[:16] / "index.json").is_file()
+    torch.testing.assert_close(alone, whole.moments(chosen), rtol=1e-4, atol=1e-4)
+    assert (few.content, len(few), few.classes) == (whole.content, len(whole), whole.classes)
+    assert (few.channels, few.height) == (whole.channels, whole.height) and np.array_equal(few.labels, whole.labels)
+    assert open_latents(config, "train", stored, reads=3).shards == whole.shards
+    with pytest.raises(ValueError, match="without mirrored images"):
+        few.moments(chosen, np.array([True, False, True]))
+
+
 def with_data(**options):
     return replace(CONFIG, data=replace(CONFIG.data, **options))
 

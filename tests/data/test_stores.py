@@ -20,17 +20,17 @@ COUNT = 7
 LABELS = [3, 0, 2, 2, 1, 3, 0]
 
 
-class _Network(torch.nn.Module):
-    """What a VAE's shape is asked of."""
+ARCHITECTURE = {"latent_channels": 4, "in_channels": 3, "block_out_channels": (1, 1, 1)}
 
-    class config:
-        latent_channels, in_channels, block_out_channels = 4, 3, (1, 1, 1)
+
+def _no_network():
+    raise AssertionError("its network is not needed")
 
 
 @pytest.fixture(autouse=True)
 def vae(monkeypatch):
-    found = KLAutoencoder("tiny", "abc", _Network(), SCALE, SHIFT, {})
-    monkeypatch.setattr(module, "load_vae", lambda name, pixel_channels, device="cpu": found)
+    found = KLAutoencoder("tiny", "abc", ARCHITECTURE, _no_network, SCALE, SHIFT, {})
+    monkeypatch.setattr(module, "find_vae", lambda name, pixel_channels, device="cpu": found)
     return found
 
 
@@ -163,9 +163,9 @@ def test_what_does_not_go_together_is_refused(tmp_path, repa, lightningdit, vae,
     torch.save({"mean": torch.zeros(5)}, lightningdit / "latents_stats.pt")
     refused("lightningdit-latents", lightningdit, "latents_stats.pt must have mean and std of 4 channels")
     (lightningdit / "latents_stats.pt").unlink()
-    monkeypatch.setattr(_Network.config, "latent_channels", 16)
+    monkeypatch.setitem(ARCHITECTURE, "latent_channels", 16)
     refused("lightningdit-latents", lightningdit, "has 4 channels, VAE 'tiny' has 16")
-    monkeypatch.setattr(module, "load_vae", lambda name, pixel_channels, device: Identity(pixel_channels))
+    monkeypatch.setattr(module, "find_vae", lambda name, pixel_channels, device: Identity(pixel_channels))
     refused("lightningdit-latents", lightningdit, "has latents of an autoencoder; VAE 'identity' is not one")
     with pytest.raises(ValueError, match="has latents but no images"):
         load_images(configure("lightningdit-latents", lightningdit).data, "train")

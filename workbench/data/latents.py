@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,20 @@ from workbench.config import Config, DataConfig
 from workbench.data.images import Images, load_images
 from workbench.data.shards import SHARD_ROWS, Rows, Shards, open_shards, rows_of_a_shard, write_shards
 from workbench.data.stores import STORES, Store, check_vae, open_store
-from workbench.data.vae import VAE, KLAutoencoder, load_vae
+from workbench.data.vae import VAE, KLAutoencoder, find_vae
 from workbench.diffusion.precision import tf32
 from workbench.files import hold_lock
 
 log = logging.getLogger(__name__)
+
+_FEW = 256  # rows that take less time than to encode and write an image set
 
 
 @dataclass(frozen=True)
 class Latents:
     """``moments`` (mean and standard deviation, ``n 2c h w`` float32) and ``labels`` of an image set."""
 
-    shards: Shards
+    shards: "Shards | _Computed"
 
     @property
     def index(self) -> dict:
@@ -113,15 +115,54 @@ class Source:
             log.info("%s", self.summary)
 
 
-def open_latents(config: Config, split: str, root: Path, progress: Callable[[int, int], None] | None = None) -> Latents:
+@dataclass(frozen=True)
+class _Computed:
+    """Shards that are not written: rows are computed when they are read, and kept.
+
+    Each is computed alone, so that its last bits do not depend on the others.
+    """
+
+    source: Source
+    folder: Path
+    _known: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.source.labels)
+
+    @property
+    def index(self) -> dict[str, Any]:
+        return {**self.source.described, "count": len(self)}
+
+    def column(self, name: str) -> np.ndarray:
+        return self.source.labels if name == "labels" else self.rows(name, np.arange(len(self)))
+
+    def rows(self, column: str, indices: Integer[np.ndarray, "b"]) -> np.ndarray:
+        for index in indices.tolist():
+            if index not in self._known:
+                self._known[index] = dict(self.source.rows(np.array([index])))
+        return np.concatenate([self._known[index][column] for index in indices.tolist()])
+
+
+def open_latents(
+    config: Config,
+    split: str,
+    root: Path,
+    progress: Callable[[int, int], None] | None = None,
+    reads: int | None = None,
+) -> Latents:
     """Open the latents of a configuration's images and VAE under ``root``, and encode them first if necessary.
 
-    ``progress(done, total)`` is called while encoding; `data.encode` encodes in several processes. Raises ValueError,
-    naming the file, for damaged shards.
+    ``progress(done, total)`` is called while encoding; `data.encode` encodes in several processes. Of a set that is not
+    encoded, a few images (``reads``, the number that will be read) are encoded without the others, and not stored.
+    Raises ValueError, naming the file, for damaged shards.
     """
     source = latent_source(config, split)
     source.report()
     folder = source.folder(root)
+    if reads is not None and reads <= _FEW and not (folder / "index.json").is_file():
+        few = Latents(_Computed(source, folder))
+        few.check_labels()
+        return few
     with turn_to_write(folder) as wanted:
         if wanted:
             write_latents(config, split, folder, progress=progress)
@@ -169,11 +210,11 @@ def latent_source(config: Config, split: str, device: torch.device | str = "cpu"
     data = config.data
     images = open_store(data, split) if data.name in STORES else load_images(data, split)
     if isinstance(images, Store):
-        vae = load_vae(config.vae.name, 3, device)
+        vae = find_vae(config.vae.name, 3, device)
         check_vae(images, vae, data)
         side, sample = images.shape[1], images.sample
     else:
-        vae = load_vae(config.vae.name, images.channels, device)
+        vae = find_vae(config.vae.name, images.channels, device)
         if images.size % vae.factor:
             raise ValueError(f"{images.size} pixels are not divisible by the factor {vae.factor} of VAE {vae.name!r}")
         side, sample = images.size // vae.factor, False

@@ -76,7 +76,7 @@ def load_published(name: str, device: torch.device | str) -> KLAutoencoder:
     _load_strictly(model, parts.tensors, parts.file)
     model.eval().requires_grad_(False).to(device)
     record = {"source": str(parts.file), "architecture": dict(parts.architecture), "ignored": parts.ignored}
-    return KLAutoencoder(name, _digest(parts), model, parts.scale, parts.shift, record)
+    return KLAutoencoder(name, _digest(parts), model.config, lambda: model, parts.scale, parts.shift, record)
 
 
 def _find(name: str) -> Path:

@@ -6,7 +6,9 @@ read in `data.published`.
 """
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -88,22 +90,28 @@ class KLAutoencoder:
 
     name: str
     hash: str
-    model: Any  # an AutoencoderKL; diffusers is imported only where one is built, and does not type its config
+    architecture: Mapping[str, Any]
+    build: Callable[[], Any]  # to an AutoencoderKL, which diffusers does not type
     scale: Float[Tensor, "#c 1 1"]
     shift: Float[Tensor, "#c 1 1"]
     record: dict[str, Any]
 
+    @cached_property
+    def model(self) -> Any:
+        """The network, built when it is first used: diffusers takes longer to import than PyTorch."""
+        return self.build()
+
     @property
     def channels(self) -> int:
-        return self.model.config.latent_channels
+        return self.architecture["latent_channels"]
 
     @property
     def pixel_channels(self) -> int:
-        return self.model.config.in_channels
+        return self.architecture["in_channels"]
 
     @property
     def factor(self) -> int:
-        return 2 ** (len(self.model.config.block_out_channels) - 1)
+        return 2 ** (len(self.architecture["block_out_channels"]) - 1)
 
     @torch.no_grad()
     def encode(self, images: UInt8[Tensor, "b k x y"]) -> Float[Tensor, "b c2 h w"]:
@@ -160,6 +168,17 @@ def load_vae(name: str, pixel_channels: int, device: torch.device | str = "cpu")
         >>> vae.encode(images).shape, vae.factor
         (torch.Size([2, 8, 8, 8]), 4)
     """
+    vae = find_vae(name, pixel_channels, device)
+    if isinstance(vae, KLAutoencoder):
+        vae.model  # noqa: B018 (built now, so that weights that do not fit are found here)
+    return vae
+
+
+def find_vae(name: str, pixel_channels: int, device: torch.device | str = "cpu") -> VAE:
+    """As `load_vae`, but a network of the workbench is built only when it is used.
+
+    Its files are read and compared with their hash. Where latents are stored already, nothing else is needed of it.
+    """
     from workbench.data.published import PUBLISHED, load_published
 
     folder = ASSETS / name if name in SHIPPED_VAES else home_path(name)
@@ -182,10 +201,6 @@ def load_vae(name: str, pixel_channels: int, device: torch.device | str = "cpu")
 
 
 def _read(name: str, folder: Path, device: torch.device | str) -> KLAutoencoder:
-    from diffusers.models import AutoencoderKL
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     file, described = file_in(folder, "vae.safetensors"), file_in(folder, "vae.json")
     record = read_json(described)
     missing = [key for key in ("sha256", "architecture", "scale", "shift") if key not in record]
@@ -199,15 +214,34 @@ def _read(name: str, folder: Path, device: torch.device | str) -> KLAutoencoder:
     if digest != record["sha256"]:
         raise ValueError(f"{file} is damaged: its SHA-256 differs from the one in vae.json")
     try:
-        model = AutoencoderKL(**record["architecture"])
-        # Stored in half precision to save space and used in single precision; the rounding is part of the VAE.
-        model.load_state_dict({key: value.float() for key, value in load(weights).items()})
+        architecture = dict(record["architecture"])
+        counts = [architecture["latent_channels"], architecture["in_channels"], len(architecture["block_out_channels"])]
+        if not all(isinstance(count, int) and count > 0 for count in counts):
+            raise ValueError(f"channels and levels are {', '.join(map(str, counts))}")
         scale, shift = (torch.tensor(float(record[key])).reshape(1, 1, 1) for key in ("scale", "shift"))
-    # diffusers' constructor raises many kinds of errors for a damaged record.
-    except (TypeError, ValueError, KeyError, IndexError, RuntimeError, ZeroDivisionError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{described} does not match its weights: {reason}") from error
+    except (TypeError, ValueError, KeyError) as error:
+        raise _misfit(described, error) from error
     if not (scale.isfinite().all() and shift.isfinite().all() and (scale > 0).all()):
         raise ValueError(f"{described} must have a finite shift and a scale above 0")
-    model.eval().requires_grad_(False).to(device)
-    return KLAutoencoder(name, digest, model, scale, shift, record)
+    build = partial(_build, architecture, weights, described, device)
+    return KLAutoencoder(name, digest, architecture, build, scale, shift, record)
+
+
+def _build(architecture: Mapping[str, Any], weights: bytes, described: Path, device: torch.device | str) -> Any:
+    from diffusers.models import AutoencoderKL
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        model = AutoencoderKL(**architecture)
+        # Stored in half precision to save space and used in single precision; the rounding is part of the VAE.
+        model.load_state_dict({key: value.float() for key, value in load(weights).items()})
+    # diffusers' constructor raises many kinds of errors for a damaged record.
+    except (TypeError, ValueError, KeyError, IndexError, RuntimeError, ZeroDivisionError, SafetensorError) as error:
+        raise _misfit(described, error) from error
+    return model.eval().requires_grad_(False).to(device)
+
+
+def _misfit(described: Path, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())[:200]
+    return ValueError(f"{described} does not match its weights: {reason}")
