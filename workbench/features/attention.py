@@ -13,12 +13,12 @@ from torch import Tensor
 
 from workbench.backbones.base import TransformerBackbone
 from workbench.config import backbone_sizes
-from workbench.data.latents import Latents, open_latents
+from workbench.data.latents import Latents
 from workbench.diffusion.paths import get_path
 from workbench.diffusion.precision import tf32
-from workbench.features.extract import noisy_latents
+from workbench.features.extract import noisy_latents, opened_latents
 from workbench.features.grid import whole_numbers
-from workbench.runs.models import check_latents_of, load_backbone
+from workbench.runs.models import load_backbone
 from workbench.runs.store import Run, runs_root
 
 _BATCH = 50  # a layer has heads x tokens x tokens weights per image
@@ -111,8 +111,7 @@ def attention_entropies(
     is the attention in the k-th block, so there is no layer 0. Raises ValueError for a layer that the model does not
     have, a time outside 0 to 1, and non-finite attention.
     """
-    latents = open_latents(run.config, "train", (runs_root() if root is None else root) / ".latents")
-    check_latents_of(run, latents)
+    latents = opened_latents(run, None, "train", runs_root() if root is None else root, images)
     backbone = attending(run, layers, step, weights)
     layers = whole_numbers("layers", layers)
     if not 1 <= images <= len(latents):

@@ -36,6 +36,14 @@ _BATCH = 100
 _CHECKED_BYTES = 1_000_000_000  # above this only file sizes are checked, as reading the data takes seconds
 
 
+class NotFiniteFeatures(ValueError):
+    """Features of `layer` are not finite."""
+
+    def __init__(self, layer: int, message: str):
+        super().__init__(message)
+        self.layer = layer
+
+
 def extract(
     run: Run,
     images: int | Sequence[int],
@@ -95,7 +103,9 @@ def extract(
     """
     root = runs_root() if root is None else Path(root)
     _check_words(weights=weights, pooling=pooling, dtype=dtype)
-    latents, checkpoint = opened_latents(run, data, split, root), run.checkpoint(step)
+    images = images if isinstance(images, int) else whole_numbers("images", images)
+    reads = images if isinstance(images, int) else len(images)
+    latents, checkpoint = opened_latents(run, data, split, root, reads), run.checkpoint(step)
     described = {
         "run": run.fingerprint,
         "step": checkpoint.step,
@@ -122,10 +132,13 @@ def extract(
     return grid
 
 
-def opened_latents(run: Run, data: DataConfig | None, split: str, root: Path) -> Latents:
-    """The latents of the run's images, or of another set; ValueError if the run cannot look at them."""
+def opened_latents(run: Run, data: DataConfig | None, split: str, root: Path, reads: int) -> Latents:
+    """The latents of the run's images, or of another set, of which `reads` images will be read.
+
+    ValueError if the run cannot look at them.
+    """
     config = run.config if data is None else replace(run.config, data=data)
-    latents = open_latents(config, split, root / ".latents")
+    latents = open_latents(config, split, root / ".latents", reads=reads)
     check_latents_of(run, latents)
     return latents
 
@@ -243,9 +256,10 @@ class _Job:
     ) -> None:
         tokens = tokens.float().cpu()
         if not tokens.isfinite().all():
-            raise ValueError(
+            raise NotFiniteFeatures(
+                layer,
                 f"layer {layer}, t = {t:g}, {label}: features are not all finite; did {self.grid.run} diverge before "
-                f"step {self.grid.step}?"
+                f"step {self.grid.step}?",
             )
         pooled = self.grid.pooling == "mean"
         features = tokens.mean(dim=1) if pooled else tokens
@@ -295,7 +309,7 @@ def _whole(file: Path, numbers: bool) -> bool:
 
 
 def _rows(images: int | Sequence[int], count: int) -> list[int]:
-    rows = list(range(images)) if isinstance(images, int) else whole_numbers("images", images)
+    rows = list(range(images)) if isinstance(images, int) else list(images)
     if not rows or not 0 <= min(rows) <= max(rows) < count or len(set(rows)) < len(rows):
         ends = f"{sorted(rows)[:1]} to {sorted(rows)[-1:]}"
         given = images if isinstance(images, int) else f"{len(rows)} row numbers, {ends}"

@@ -119,7 +119,7 @@ def read_layers(
             raise ValueError(f"layers has {layer}; allowed are 0 (the patch embedding) to {backbone.depth}")
     if tuned:
         check_fit(len(fitted), backbone.tokens, backbone.width)
-    latents = opened_latents(run, data, "train", root)
+    latents = opened_latents(run, data, "train", root, len(fitted) + len(held))
     rows, depth = [*fitted, *held], backbone.depth
     grid = extract(
         run,

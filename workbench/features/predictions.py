@@ -54,7 +54,7 @@ def predict_clean(
     the final layer reads the velocity from them. Blocks run again only for backbones that do not make their velocity by
     `read_out`. `progress` is called with (done, total) times.
     """
-    latents = opened_latents(run, data, "train", root)
+    latents = opened_latents(run, data, "train", root, len(features.rows))
     backbone = load_backbone(run, features.step).to("cuda" if torch.cuda.is_available() else "cpu")
     path, rows = get_path(run.config.diffusion.path), np.asarray(features.rows)
     labels = {"null": torch.full_like(features.true, backbone.null_label), "true": features.true}

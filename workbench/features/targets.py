@@ -13,14 +13,12 @@ from workbench.config import Config, DataConfig, backbone_sizes, refuse_unknown
 from workbench.config.layers import placement
 from workbench.data.encoders import ENCODERS, load_encoder
 from workbench.data.images import load_images
-from workbench.data.latents import open_latents
 from workbench.data.vae import sample_posterior
 from workbench.diffusion.randomness import normal
 from workbench.diffusion.tokens import patchify
-from workbench.features.extract import extract
+from workbench.features.extract import extract, opened_latents
 from workbench.features.masks import token_side
 from workbench.objectives import layersync, sra
-from workbench.runs.models import check_latents_of
 from workbench.runs.store import Run, runs_root
 
 CLEAN = ("vae", *ENCODERS)  # targets of the image without noise
@@ -96,8 +94,7 @@ def _deep_layer(
 def _latent(
     name: str, run: Run, rows: list[int], data: DataConfig | None, seed: int, root: Path
 ) -> Float[Tensor, "n m d"]:
-    latents = open_latents(_configured(run, data), "train", root / ".latents")
-    check_latents_of(run, latents)
+    latents = opened_latents(run, data, "train", root, len(rows))
     indices, shape = np.asarray(rows), (latents.channels, latents.height, latents.height)
     z = sample_posterior(latents.moments(indices), normal(seed, "feature-posterior", indices, shape))
     return patchify(z, run.config.backbone.options["patch"])

@@ -54,7 +54,7 @@ def stored_attention(
     """Attention of the first run at its last step, without and with the label, as stored."""
     run, step = subject.runs[0], subject.steps[0][-1]
     backbone = attending(run, layers, step)
-    latents = opened_latents(run, subject.data, "train", run.folder.parent)
+    latents = opened_latents(run, subject.data, "train", run.folder.parent, len(subject.rows))
     rows = np.asarray(subject.rows)
     given = {"null": np.full(len(rows), backbone.null_label), "true": subject.labels}
     shape = (len(LABELS), len(times), len(layers), backbone.heads, len(rows), backbone.tokens, backbone.tokens)

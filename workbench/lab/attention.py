@@ -163,7 +163,7 @@ def attention(
     subject = subject.of([row])
     chosen = tuple(layer for layer in subject.layers if layers is not None or layer > 0)
     backbone = attending(opened, chosen, at)
-    latents = opened_latents(opened, data, "train", opened.folder.parent)
+    latents = opened_latents(opened, data, "train", opened.folder.parent, 1)
     given = {"null": np.full(1, backbone.null_label), "true": subject.labels}
     values = np.zeros((len(LABELS), len(DIRECTIONS), len(chosen), backbone.heads, count))
     with reported(progress) as report:

@@ -154,7 +154,7 @@ def lens(
     _check_counts(images=images, fit=fit, held=held)
     if images > held:
         raise ValueError(f"images is {images}, of {held} held-out ones; allowed are 1 to {held}")
-    latents, at = opened_latents(opened, data, "train", root), opened.checkpoint(step).step
+    latents, at = opened_latents(opened, data, "train", root, fit + held), opened.checkpoint(step).step
     if fit + held > len(latents):
         raise ValueError(f"fit is {fit} and held {held}, but the training set has {len(latents):,} images")
     others = range(fit, fit + held)

@@ -8,6 +8,7 @@ import torch
 
 from workbench.config import DataConfig
 from workbench.features.attention import attending
+from workbench.features.extract import NotFiniteFeatures
 from workbench.lab.attended import attention_that_fits, stored_attention
 from workbench.lab.coordinates import Coordinates, compared_coordinates, joint_coordinates
 from workbench.lab.noise import STOPS, noise_pictures
@@ -152,7 +153,13 @@ def maps_pane(
     the guidance scales of predicted images, the most important first; without, there are none.
     """
     check_components(components)
-    grids = subject.grids(report, "token features", last=bool(stops))
+    try:
+        grids = subject.grids(report, "token features", last=bool(stops))
+    except NotFiniteFeatures as error:
+        if error.layer in subject.layers:
+            raise
+        # Of a run that diverged the layers before can be seen, but it predicts nothing.
+        grids, stops = subject.grids(report, "token features"), ()
     sources = subject.sources(grids, report)
     pane = pane_of(subject, coordinates_of(subject, sources, components, report), scattered, title)
     room = _SPARE * page_mb * 1e6 - script_size() - sum(page_size(of.arrays) for of in (pane, *beside))
