@@ -56,6 +56,19 @@ PIXELS = """(canvases) => canvases.filter((canvas) => !canvas.hidden).map((canva
   for (let i = 0; i < data.length; i += 8192) text += String.fromCharCode(...data.subarray(i, i + 8192));
   return [canvas.height, canvas.width, btoa(text)];
 })"""
+# What all canvases of a view show, and the marks and frames over them, as one number: pixels are many to send.
+SHOWN = """(root) => {
+  let sum = 0x811c9dc5;
+  const add = (number) => { sum = Math.imul(sum ^ number, 0x01000193); };
+  for (const canvas of root.querySelectorAll("canvas")) {
+    if (canvas.hidden) continue;
+    const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
+    copy.drawImage(canvas, 0, 0);
+    new Uint32Array(copy.getImageData(0, 0, canvas.width, canvas.height).data.buffer).forEach(add);
+  }
+  for (const of of root.querySelectorAll(".wb-panes svg")) for (const letter of of.outerHTML) add(letter.codePointAt(0));
+  return sum;
+}"""
 # What reaches beyond the right edge of its view, in which a table of samples may scroll.
 OVER = """(root) => {
   const scrolls = (e) => e !== root && (["auto", "scroll"].includes(getComputedStyle(e).overflowX)
@@ -155,11 +168,6 @@ def pixels(locator) -> list[np.ndarray]:
     ]
 
 
-def svg(view) -> list[str]:
-    """Marks and frames over the pixels, such as the chosen cell of a heat map."""
-    return view.locator(".wb-panes svg").evaluate_all("(all) => all.map((of) => of.outerHTML)")
-
-
 def once(pane) -> list[np.ndarray]:
     """Pixels of token maps, the layer of the slider left out where another column shows it, as on paper."""
     tiles = pane.locator(".wb-tile")
@@ -200,7 +208,7 @@ def test_it_ran(shown):
 def test_every_slider_moves_its_view_as_python_draws_it(shown):
     compared = 0
     for number, view in enumerate(shown.views()):
-        sliders = view.get_by_role("slider").all()
+        sliders = view.get_by_role("slider").element_handles()  # which finds them once
         assert sliders, "a view without sliders"
         view.scroll_into_view_if_needed()
         compared += agrees(shown, number, view)  # as the notebook shows it first
@@ -209,16 +217,13 @@ def test_every_slider_moves_its_view_as_python_draws_it(shown):
             one.check(force=True)
         for key in ("Home", "End"):
             for slider in sliders:
-                before, drawn = pixels(view.locator("canvas")), svg(view)
-                text = slider.get_attribute("aria-valuetext")
+                before, text = view.locator(".wb").evaluate(SHOWN), slider.get_attribute("aria-valuetext")
                 slider.focus()
                 shown.page.keyboard.press(key)
                 shown.page.wait_for_timeout(60)
-                after = pixels(view.locator("canvas"))
-                if key == "End" and slider.get_attribute("aria-valuetext") != text and len(before) == len(after):
+                if key == "End" and slider.get_attribute("aria-valuetext") != text:
                     name = slider.get_attribute("aria-label")
-                    same = all(a.shape == b.shape and np.array_equal(a, b) for a, b in zip(before, after, strict=True))
-                    assert not same or svg(view) != drawn, f"{name} of view {number} moves nothing"
+                    assert view.locator(".wb").evaluate(SHOWN) != before, f"{name} of view {number} moves nothing"
             state = shown.states()[number]
             for slider in sliders:
                 axis = slider.get_attribute("data-axis")
