@@ -236,11 +236,17 @@ def _umap(
         warnings.filterwarnings("ignore", module=r"(umap|sklearn|pynndescent|numba)\b")
         warnings.filterwarnings("ignore", message=".*Tensorflow.*")
         _let_numba_cache()
+        from sklearn.neighbors import NearestNeighbors
         from umap import UMAP
 
+        rows = scores.astype(np.float32)
+        # UMAP's own search is compiled in every process, for five seconds.
+        distances, nearest = NearestNeighbors(n_neighbors=neighbours).fit(rows).kneighbors(rows)
+        known = (nearest, distances.astype(np.float32), None)
         first = scores[:, :2] * (10 / np.abs(scores[:, :2]).max()) if start is None else start.double().numpy()
-        model = UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1, init=first.astype(np.float32))
-        return np.array(model.fit_transform(scores.astype(np.float32)), np.float64)
+        first = first.astype(np.float32)
+        model = UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1, init=first, precomputed_knn=known)
+        return np.array(model.fit_transform(rows), np.float64)
 
 
 def _let_numba_cache() -> None:
