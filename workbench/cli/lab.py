@@ -22,6 +22,7 @@ from workbench.cli.terminal import Console
 from workbench.config import parse_value, refuse_unknown
 from workbench.config.ranges import Count, Range
 from workbench.runs.store import open_run, runs_root
+from workbench.runs.weak import find_weak
 from workbench.shipped import shipped
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ class Page:
     a module path such as mypkg.norms; by default that of the lesson, else maps."""
     images: Count | None = None
     """Number of images, or of samples per row; each view has its own default."""
+    weak: str | None = None
+    """Weak model to guide against instead of the null label (autoguidance): RUN, RUN@STEP, or a step of the run."""
     title: str | None = None
     """Title of the page, instead of the lesson's."""
     lesson: Path | None = None
@@ -111,7 +114,11 @@ class Page:
         _check_view(name, by_user=self.view is not None)
         state = _state(dict(_assigned(one) for one in self.state))
         run = open_run(self.run)
-        options = {} if self.images is None else {_count_of(name): self.images}
+        if self.weak is not None:
+            find_weak(self.weak, run)  # refuses a run or step that does not exist
+        options: dict[str, Any] = {} if self.images is None else {_count_of(name): self.images}
+        if self.weak is not None:
+            options["weak"] = _weak_of(name, self.weak)
         if lesson is not None and lesson.view in ("", name):
             _check_arguments(name, lesson.arguments, str(self.lesson))
             options = {**lesson.arguments, **options}
@@ -301,6 +308,13 @@ def lab_environment(environment: Mapping[str, str], token: str) -> dict[str, str
         # A kernel's working directory is the folder of its notebook.
         "WORKBENCH_RUNS": str(runs_root().resolve()),
     }
+
+
+def _weak_of(name: str, weak: str) -> str:
+    """The weak model; ValueError for a view that does not guide."""
+    if "weak" not in inspect.signature(plugins.load("view", name)).parameters:
+        raise ValueError(f"view {name!r} has no guidance against a weak model; omit --weak")
+    return weak
 
 
 def _count_of(name: str) -> str:

@@ -42,18 +42,23 @@ class _GuidedVelocity:
     null_label: int | None
     guidance: Guidance
     dtype: torch.dtype
+    weak: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
     def __call__(self, x: Tensor, t: float, guided: bool) -> Tensor:
         if not guided:
-            return self._evaluate(x, t, self.labels)
-        assert self.null_label is not None  # refused by `sample`
-        null = torch.full_like(self.labels, self.null_label)
-        v_c, v_u = self._evaluate(torch.cat([x, x]), t, torch.cat([self.labels, null])).chunk(2)
+            return self._evaluate(self.velocity, x, t, self.labels)
+        if self.weak is not None:
+            v_c, v_u = (self._evaluate(of, x, t, self.labels) for of in (self.velocity, self.weak))
+        else:
+            assert self.null_label is not None  # refused by `sample`
+            null = torch.full_like(self.labels, self.null_label)
+            both = torch.cat([self.labels, null])
+            v_c, v_u = self._evaluate(self.velocity, torch.cat([x, x]), t, both).chunk(2)
         return guide_velocity(v_u, v_c, self.guidance.scale, self.guidance.channels)
 
-    def _evaluate(self, x: Tensor, t: float, y: Tensor) -> Tensor:
+    def _evaluate(self, velocity: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, t: float, y: Tensor) -> Tensor:
         times = torch.full((len(x),), t, dtype=self.dtype, device=x.device)
-        return self.velocity(x.to(self.dtype), times, y).to(torch.float64)
+        return velocity(x.to(self.dtype), times, y).to(torch.float64)
 
 
 _Field = Callable[[Tensor, float], Tensor]
@@ -96,6 +101,7 @@ def sample(
     last_step: float = LAST_STEP,
     shift: float = 1.0,
     step_noise: Callable[[int], Tensor] | None = None,
+    weak: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Integrate `velocity(x, t, y) -> v` from noise (t = 1) to data (t = 0), with the samplers of REPA and the paper.
@@ -111,17 +117,18 @@ def sample(
 
     The state is float64. The network gets x and t in the dtype of `noise`, which is also the dtype of the result. A
     step that starts inside the guidance interval evaluates one batch of 2b rows, [classes | null]; any other step only
-    evaluates the b conditional rows. `progress(done, steps)` is called after each step.
+    evaluates the b conditional rows. With `weak`, the velocity of a weak model with the classes takes the place of that
+    with the null label (autoguidance, Karras et al. 2024). `progress(done, steps)` is called after each step.
 
     Raises ValueError for an unknown sampler, a wrong grid, an SDE without `step_noise`, or guidance with `null_label`
     None (a model without a null label); and NotFinite.
     """
     times = _grid(sampler, steps, last_step, shift).tolist()
-    if guidance.scale != 1 and null_label is None:
+    if guidance.scale != 1 and null_label is None and weak is None:
         raise ValueError(f"guidance of scale {guidance.scale} needs a null label, and null_label is None")
     if sampler == "euler-maruyama" and step_noise is None:
         raise ValueError("sampler 'euler-maruyama' needs step_noise(i), the standard normal noise of step i")
-    network = _GuidedVelocity(velocity, labels, null_label, guidance, noise.dtype)
+    network = _GuidedVelocity(velocity, labels, null_label, guidance, noise.dtype, weak)
     x = noise.to(torch.float64)
     broken = torch.zeros(len(x), dtype=torch.int64, device=x.device)  # first non-finite step of each row, from 1
     for step, (t, t_next) in enumerate(pairwise(times)):

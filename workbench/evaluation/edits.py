@@ -21,6 +21,7 @@ from workbench.features.masks import token_side
 from workbench.runs.held import held
 from workbench.runs.models import check_null_class, load_backbone, load_run_vae
 from workbench.runs.store import Run
+from workbench.runs.weak import Weak, check_weak, differences
 
 SOURCES = {
     "guided": "f_g = f_u + w (f_c - f_u)",
@@ -38,13 +39,14 @@ class FeatureEdit:
     """An edit of a run's features during sampling; `make_edit` checks and makes it.
 
     At every evaluation of the network with low <= t <= high, the tokens f of `layer` become f + strength (g - f). g is,
-    by `source`: "guided" f_u + w (f - f_u), with f_u of the null label at the same x_t; "class" the features of the
+    by `source`: "guided" f_u + w (f - f_u), with f_u of the null label at the same x_t, or with `weak`
+    f_weak + w (f - f_weak), with f_weak of the weak model at the same x_t and label; "class" the features of the
     same x_t with `label`; "run" those of `other` at its step `other_step`; "image" those of another sample of the same
     class, generated beside it from other noise; "noise" Gaussian noise, the same at all t, with the mean and standard
     deviation of f over tokens in each channel; "zero" 0. `tokens` are numbers in row-major order, None for all.
 
-    Evaluations with the null label, in guided sampling, are edited too, with g for the null label; "guided" and "class"
-    leave them unchanged.
+    Evaluations with the null label, in guided sampling, are edited too, with g for the null label; "guided" without
+    `weak` and "class" leave them unchanged.
     """
 
     layer: int
@@ -58,11 +60,14 @@ class FeatureEdit:
     class_name: str = ""
     other: Run | None = None
     other_step: int | None = None
+    weak: Weak | None = None
 
     @property
     def text(self) -> str:
         """The edit in a few words."""
-        words = {"guided": f"f_g, w = {self.w:g}", "class": f"f of {self.class_name}", "image": "f of another image"}
+        against = "" if self.weak is None else f" against {self.weak.text.replace(',', ' at', 1)}"
+        words = {"guided": f"f_g{against}, w = {self.w:g}", "class": f"f of {self.class_name}"}
+        words |= {"image": "f of another image"}
         what = words.get(self.source, self.source)
         if self.other is not None:
             what = f"f of {self.other.name}, step {self.other_step:,}"
@@ -82,6 +87,8 @@ class FeatureEdit:
             "tokens": "all" if self.tokens is None else list(self.tokens),
             "t": [self.low, self.high],
             "w": self.w if self.source == "guided" else None,
+            "weak": None if self.weak is None else self.weak.run.name,
+            "weak_step": None if self.weak is None else self.weak.step,
             "strength": self.strength,
             "label": self.label,
         }
@@ -99,6 +106,7 @@ def make_edit(
     strength: Any = 1.0,
     label: Any = None,
     with_step: int | None = None,
+    weak: Weak | None = None,
 ) -> FeatureEdit:
     """Check an edit of `run` for these settings of sampling; ValueError for one that is not possible."""
     low, high = _window(t, sampling)
@@ -109,16 +117,21 @@ def make_edit(
     if other is None and not (isinstance(with_, str) and with_ in SOURCES):
         raise ValueError(f"with_ is {with_!r}; allowed are {', '.join(map(repr, SOURCES))}, or a run")
     source = "run" if isinstance(with_, Run) else with_
-    for name, value, belongs in (("w", w, "guided"), ("label", label, "class"), ("with_step", with_step, "run")):
+    belonging = {"w": (w, "guided"), "label": (label, "class"), "with_step": (with_step, "run")}
+    for name, (value, belongs) in (belonging | {"weak": (weak, "guided")}).items():
         if value is not None and belongs != source:
             of = "with_ is another run" if belongs == "run" else f"with_={belongs!r}"
-            raise ValueError(f"{name} is {value!r}, but with_ is {with_!r}; {name} is allowed if {of}")
-    if source == "guided":
-        check_null_class(run, "it has no f_u and so no guided features: choose another with_")
+            shown = value.text if isinstance(value, Weak) else repr(value)
+            raise ValueError(f"{name} is {shown}, but with_ is {with_!r}; {name} is allowed if {of}")
+    number = whole_numbers("layer", [layer])[0]
+    if source == "guided" and weak is None:
+        check_null_class(run, "it has no f_u and so no guided features: choose another with_, or a weak model")
+    if weak is not None:
+        check_weak(run, [], weak, [number])
     chosen = _class_number(run, label) if source == "class" else None
     side = token_side(run)
     return FeatureEdit(
-        layer=whole_numbers("layer", [layer])[0],
+        layer=number,
         source=source,
         tokens=token_numbers(tokens, side),
         low=low,
@@ -129,6 +142,7 @@ def make_edit(
         class_name="" if chosen is None else str(run.latents["classes"][chosen]),
         other=other,
         other_step=None if other is None else other.checkpoint(with_step).step,
+        weak=weak,
     )
 
 
@@ -215,7 +229,8 @@ def sample_edited(
     with held(run, step) as kept:
         backbone, vae = load_backbone(kept, step, sampling.weights).to(device), load_run_vae(kept, device)
     check_takes_edits(backbone, edit.layer, run.config.backbone.name)
-    other = None if edit.other is None else _other_backbone(run, edit.other, edit, sampling, backbone).to(device)
+    beside = edit.weak or (None if edit.other is None else Weak(edit.other, edit.other_step or 0))
+    other = None if beside is None else _other_backbone(run, beside, edit.layer, sampling).to(device)
     labels = labels_of(sampling, len(run.latents["classes"]))
     which, cause = f"of run {run.name} with the edit ({edit.text})", "choose a smaller w, strength or window of t"
     parts = []
@@ -256,43 +271,16 @@ def check_takes_edits(backbone: TransformerBackbone, layer: int, name: str) -> N
         )
 
 
-def _other_backbone(
-    run: Run, other: Run, edit: FeatureEdit, sampling: SamplingConfig, backbone: TransformerBackbone
-) -> TransformerBackbone:
-    """The backbone of another run; ValueError if its features cannot stand in those of `backbone`."""
-    mine, its = run.latents, other.latents
-    different = [
-        f"{what} {its_value!r} instead of {my_value!r}"
-        for what, my_value, its_value in (
-            ("VAE", mine["vae"]["name"], its["vae"]["name"]),
-            ("hash of the VAE", mine["vae"]["hash"], its["vae"]["hash"]),
-            ("channels", mine["channels"], its["channels"]),
-            ("height", mine["height"], its["height"]),
-            ("classes", len(mine["classes"]), len(its["classes"])),
-            ("noise path", run.config.diffusion.path, other.config.diffusion.path),
-        )
-        if my_value != its_value
-    ]
-    loaded = None
-    if not different:
-        if list(mine["classes"]) != list(its["classes"]):
-            different.append("classes of other names")
-        loaded = load_backbone(other, edit.other_step, sampling.weights)
-        for what, mine_of, its_of in (
-            ("width", backbone.width, loaded.width),
-            ("tokens", backbone.tokens, loaded.tokens),
-        ):
-            if mine_of != its_of:
-                different.append(f"{what} {its_of} instead of {mine_of}")
-        if edit.layer > loaded.depth:
-            different.append(f"{loaded.depth} layers, so no layer {edit.layer}")
-    if different or loaded is None:
+def _other_backbone(run: Run, other: Weak, layer: int, sampling: SamplingConfig) -> TransformerBackbone:
+    """The backbone of another run or step; ValueError if its features cannot stand in those of `run`."""
+    different = differences(run, other.run, [layer])
+    if different:
         raise ValueError(
-            f"the features of run {other.name} cannot replace those of {run.name}: it has {', '.join(different)}"
+            f"the features of run {other.run.name} cannot replace those of {run.name}: it has {', '.join(different)}"
         )
     if sampling.guidance_scale != 1:
-        check_null_class(other, "its features cannot replace those of guided sampling")
-    return loaded
+        check_null_class(other.run, "its features cannot replace those of guided sampling")
+    return load_backbone(other.run, other.step, sampling.weights)
 
 
 def _noise(edit: FeatureEdit, backbone: TransformerBackbone, seed: int, rows: np.ndarray) -> Tensor | None:
@@ -308,7 +296,7 @@ class EditedVelocity:
 
     `rows` is the number of samples; in guided sampling they are there twice, with the labels and then with the null
     label. With the source "image" they are [edited | other images]. `noise` is standard normal noise of each sample's
-    tokens, for the source "noise", and `other` the other run's backbone.
+    tokens, for the source "noise", and `other` the backbone of the other run or of the weak model.
     """
 
     backbone: TransformerBackbone
@@ -353,9 +341,10 @@ class EditedVelocity:
             return tokens.mean(dim=1, keepdim=True) + deviation * noise
         if self.edit.source == "image":
             return self._of_other_images(tokens)
-        if self.edit.source == "run":
+        if self.edit.source == "run" or self.edit.weak is not None:
             assert self.other is not None
-            return self._features(self.other, x_t, t, y)
+            f = self._features(self.other, x_t, t, y)
+            return f if self.edit.weak is None else guide(f, tokens, self.edit.w)
         return self._for_another_label(tokens, x_t, t, y)
 
     def _of_other_images(self, tokens: Tensor) -> Tensor:

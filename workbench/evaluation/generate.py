@@ -29,6 +29,7 @@ from workbench.files import hold_lock
 from workbench.runs.held import HeldRun, held
 from workbench.runs.models import check_null_class, load_backbone, load_run_vae
 from workbench.runs.store import Run
+from workbench.runs.weak import Weak, check_weak
 
 _WORKER = "from workbench.evaluation.generate import work; work()"
 BATCH = 100  # images at a time
@@ -46,7 +47,12 @@ class Samples:
 
 
 def generate(
-    run: Run, step: int, settings: SamplingConfig, progress: Progress | None = None, processes: int = 1
+    run: Run,
+    step: int,
+    settings: SamplingConfig,
+    progress: Progress | None = None,
+    processes: int = 1,
+    weak: Weak | None = None,
 ) -> Samples:
     """Generate ``settings.count`` images from the checkpoint of ``step``; they are stored in the run's ``samples``.
 
@@ -54,33 +60,38 @@ def generate(
     k-th, on GPU k modulo the number of GPUs. An interrupted call loses only the parts it was working on; calling it
     again, with any number of processes, continues with the missing or damaged parts. The images are the same bit for
     bit in all cases, for the same kind of processor and threads per process. ``progress(done, count)`` counts images.
-    The checkpoint is protected from deletion by a running training. Raises ValueError as `check_sampling`, for a step
-    without a checkpoint, for non-finite images, and if a process was killed.
+    The checkpoint is protected from deletion by a running training. Guidance is against the velocity of ``weak``, if
+    given, instead of that with the null label. Raises ValueError as `check_sampling`, for a step without a checkpoint,
+    for a weak model that does not fit, for non-finite images, and if a process was killed.
     """
-    check_sampling(run, settings, processes)
+    check_sampling(run, settings, processes, weak)
+    if weak is not None:
+        check_weak(run, [step], weak)
     with held(run, step) as kept:
-        return _generate(kept, step, settings, progress, processes)
+        return _generate(kept, step, settings, progress, processes, weak if settings.guidance_scale != 1 else None)
 
 
-def check_sampling(run: Run, settings: SamplingConfig, processes: int = 1) -> None:
+def check_sampling(run: Run, settings: SamplingConfig, processes: int = 1, weak: Weak | None = None) -> None:
     """Raise ValueError for a wrong sampler, steps or count, or guidance of a run without a trained null class."""
     if processes < 1:
         raise ValueError(f"processes must be at least 1; got {processes}")
     if not 1 <= settings.count <= _MOST:
         raise ValueError(f"sampling.count is {settings.count}; allowed are 1 to {_MOST:,}")
     evaluations(settings.sampler, settings.steps, Guidance.of(settings), settings.last_step, settings.shift)
-    if settings.guidance_scale != 1:
+    if settings.guidance_scale != 1 and weak is None:
         check_null_class(run, "it cannot be guided: set sampling.guidance_scale to 1")
 
 
-def _generate(run: Run, step: int, settings: SamplingConfig, progress: Progress | None, processes: int) -> Samples:
-    file = _file(run, step, settings)
+def _generate(
+    run: Run, step: int, settings: SamplingConfig, progress: Progress | None, processes: int, weak: Weak | None
+) -> Samples:
+    file = _file(run, step, settings, weak)
     parts, lock = file.with_suffix(""), file.with_name(f".{file.stem}.lock")
     if not file.is_file():
         parts.mkdir(parents=True, exist_ok=True)
         with hold_lock(lock, patience=float("inf")):  # another process may generate the same images
             if not file.is_file():
-                _make_parts(run, step, settings, parts, progress, processes)
+                _make_parts(run, step, settings, parts, progress, processes, weak)
                 _join(run, settings, parts, file)
             lock.unlink(missing_ok=True)  # a waiting process finds the finished file
     shutil.rmtree(parts, ignore_errors=True)
@@ -123,10 +134,12 @@ def work() -> None:
     serve(_make_share_of_order)
 
 
-def _file(run: Run, step: int, settings: SamplingConfig) -> Path:
-    checkpoint = run.checkpoint(step)
-    weights = checkpoint.hash("ema" if settings.weights == "ema" else "model")
-    decided = json.dumps({**asdict(settings), "weights_hash": weights}, sort_keys=True)
+def _file(run: Run, step: int, settings: SamplingConfig, weak: Weak | None) -> Path:
+    which = "ema" if settings.weights == "ema" else "model"
+    hashes = {"weights_hash": run.checkpoint(step).hash(which)}
+    if weak is not None:
+        hashes["weak_hash"] = weak.run.checkpoint(weak.step).hash(which)
+    decided = json.dumps({**asdict(settings), **hashes}, sort_keys=True)
     key = hashlib.sha256(decided.encode()).hexdigest()[:12]
     return run.folder / "samples" / f"step-{step:08d}-{key}.npz"
 
@@ -143,14 +156,21 @@ def _part_file(folder: Path, part: range) -> Path:
 
 
 def _make_parts(
-    run: Run, step: int, settings: SamplingConfig, folder: Path, progress: Progress | None, processes: int
+    run: Run,
+    step: int,
+    settings: SamplingConfig,
+    folder: Path,
+    progress: Progress | None,
+    processes: int,
+    weak: Weak | None,
 ) -> None:
     processes = min(processes, len(_parts(settings.count)))
     if processes == 1:
-        _make_share(run, step, settings, folder, device_of(0), (0, 1), progress)
+        _make_share(run, step, settings, folder, device_of(0), (0, 1), progress, weak)
         return
     kept = str(run.kept) if isinstance(run, HeldRun) else None
     order = {"run": str(run.folder), "kept": kept, "step": step, "settings": asdict(settings), "folder": str(folder)}
+    order["weak"] = None if weak is None else [str(weak.run.folder), weak.step]
     shares = [{**order, "share": (k, processes), "device": device_of(k)} for k in range(processes)]
     run_workers(_WORKER, "generating", shares, settings.count, progress)
 
@@ -159,7 +179,8 @@ def _make_share_of_order(order: dict[str, Any], progress: Progress) -> None:
     run_folder, kept = Path(order["run"]), order["kept"]
     run = Run(run_folder) if kept is None else HeldRun(run_folder, Path(kept))
     settings, folder = SamplingConfig(**order["settings"]), Path(order["folder"])
-    _make_share(run, order["step"], settings, folder, order["device"], tuple(order["share"]), progress)
+    weak = None if order["weak"] is None else Weak(Run(Path(order["weak"][0])), order["weak"][1])
+    _make_share(run, order["step"], settings, folder, order["device"], tuple(order["share"]), progress, weak)
 
 
 def _make_share(
@@ -170,6 +191,7 @@ def _make_share(
     device: str,
     share: tuple[int, int],
     progress: Progress | None,
+    weak: Weak | None,
 ) -> None:
     """Generate and write the parts of a ``share`` (k, of) that are missing in ``folder``."""
     labels = labels_of(settings, len(run.latents["classes"]))
@@ -180,7 +202,7 @@ def _make_share(
     report(done)
     if not missing:
         return
-    draw = _drawer(run, step, settings, device)
+    draw = _drawer(run, step, settings, device, weak)
     for part in missing:
         batches = []
         for start in range(part.start, part.stop, BATCH):
@@ -207,14 +229,17 @@ def _is_whole(file: Path, labels: Int[Tensor, "b"]) -> bool:
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]  # of x_t, t and y, as a backbone
 
 
-def _drawer(run: Run, step: int, settings: SamplingConfig, device: str) -> Callable[[np.ndarray, Tensor], Tensor]:
+def _drawer(
+    run: Run, step: int, settings: SamplingConfig, device: str, weak: Weak | None
+) -> Callable[[np.ndarray, Tensor], Tensor]:
     """A function from sample numbers and labels to images on the CPU."""
     backbone, vae = load_backbone(run, step, settings.weights).to(device), load_run_vae(run, device)
+    against = None if weak is None else load_backbone(weak.run, weak.step, settings.weights).to(device)
 
     @tf32(run.config.training.tf32)
     def draw(rows: np.ndarray, labels: Int[Tensor, "b"]) -> UInt8[Tensor, "b c x y"]:
         which, cause = f"of run {run.name} at step {step}", f"did the run diverge before step {step}?"
-        z = sample_latents(run, settings, backbone, backbone, rows, labels, which, cause)
+        z = sample_latents(run, settings, backbone, backbone, rows, labels, which, cause, against)
         return decode_samples(vae, z, rows, which, cause)
 
     return draw
@@ -229,10 +254,11 @@ def sample_latents(
     labels: Int[Tensor, "b"],
     which: str,
     cause: str,
+    weak: Velocity | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Latents of the samples numbered ``rows``, of a ``velocity`` that is the backbone or an edited one.
 
-    The noise is that of their numbers. Raises ValueError for values that are not finite; ``which`` and ``cause`` are
+    The noise is that of their numbers. ``weak`` is as of `sample`. Raises ValueError for values that are not finite; ``which`` and ``cause`` are
     the words for the samples and for a likely reason.
     """
     device = next(backbone.parameters()).device
@@ -242,7 +268,7 @@ def sample_latents(
             velocity,
             normal(settings.seed, "sample", rows, shape).to(device),
             labels.to(device),
-            null_label=None if settings.guidance_scale == 1 else backbone.null_label,
+            null_label=None if settings.guidance_scale == 1 or weak is not None else backbone.null_label,
             sampler=settings.sampler,
             steps=settings.steps,
             guidance=Guidance.of(settings),
@@ -250,6 +276,7 @@ def sample_latents(
             last_step=settings.last_step,
             shift=settings.shift,
             step_noise=lambda i: normal(settings.seed, f"sample-step-{i}", rows, shape).to(device),
+            weak=weak,
         )
     except NotFinite as error:
         after = f"step {error.step} of {settings.steps} of the sampler"

@@ -143,7 +143,7 @@ def measure_grid(
     whose label modes were not extracted are left out. Finished cells are cached beside the features.
 
     Args:
-        features: Result of `wb.extract`.
+        features: Result of `wb.extract`; with its option `weak`, w is that against the weak model.
         scales: Guidance scales w.
         neighbours: k of kNN.
         seed: Seed of splits and subsets.
@@ -194,7 +194,7 @@ def measure_objects(
     are measured. Finished cells are cached beside the features.
 
     Args:
-        features: Result of `wb.extract` with pooling "tokens".
+        features: Result of `wb.extract` with pooling "tokens", as of `wb.measure_grid`.
         shares: The share of each token that is object, as of `wb.object_shares`; or these divided by `split_masks`.
         scales: Guidance scales w.
         seed: Seed of the two halves of the images and of the bootstrap over images.
@@ -328,7 +328,7 @@ class _Cell:
                 continue
             record = _recorder(features, self.layer, self.t, scale, name)
             with _named(self.layer, self.t, scale, name):
-                if scale == 0 and name in ("true", "wrong_by_true"):
+                if scale == 0 and features.weak is None and name in ("true", "wrong_by_true"):
                     yield from self._separate(self._null, record)  # f_u itself, by the same labels
                     continue
                 rows, labels = version(features, name, self.layer, self.t, scale)
@@ -381,11 +381,10 @@ class _ObjectCell:
             yield from self._separate(self._null, record)
             tokens = features.read(self.layer, self.t, "null").float()
             yield record("object_probe_shuffled", object_probe(tokens, of.masks.shuffled(of.seed)))
-        for name, (_, null) in self._versions():
+        for name, (pair, _) in self._versions():
             with _named(self.layer, self.t, 1.0, name):
                 record = _recorder(features, self.layer, self.t, 1.0, name)
-                f_u = features.read(self.layer, self.t, null).float()
-                found = object_difference(f_u, self._guided(name, 1.0), of.masks)
+                found = object_difference(*features.pair(self.layer, self.t, pair), of.masks)
                 yield record("difference_share", found.share)
                 yield record("difference_area", found.area)
                 yield record("difference_ratio", found.ratio)
@@ -396,7 +395,7 @@ class _ObjectCell:
         for name, (_, null) in self._versions():
             with _named(self.layer, self.t, scale, name):
                 record = _recorder(self.of.features, self.layer, self.t, scale, name)
-                same = scale == 0 and null == "null"
+                same = scale == 0 and null == "null" and self.of.features.weak is None
                 found = self._null if same else object_separation(self._guided(name, scale), self.of.masks)
                 yield from self._separate(found, record)
                 for measure in _GAINS if null == "null" else ():
@@ -529,12 +528,15 @@ def _known(file: Path) -> dict[Part, list[Record]]:
 
 def _about(features: FeatureGrid) -> dict[str, Any]:
     """What is measured."""
+    weak = features.weak
+    against = {} if weak is None else {"weak": weak.run, "weak_step": weak.step, "weak_features": weak.folder.name}
     return {
         "run": features.run,
         "step": features.step,
         "count": len(features.rows),
         "classes": len(features.true.unique()),
         "labels": sorted(features.labels),
+        **against,
     }
 
 

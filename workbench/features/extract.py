@@ -31,6 +31,7 @@ from workbench.features.grid import (
 )
 from workbench.runs.models import check_latents_of, load_backbone
 from workbench.runs.store import Run, runs_root
+from workbench.runs.weak import WeakLike, check_weak, find_weak
 
 _BATCH = 100
 _CHECKED_BYTES = 1_000_000_000  # above this only file sizes are checked, as reading the data takes seconds
@@ -57,6 +58,7 @@ def extract(
     data: DataConfig | None = None,
     split: str = "train",
     seed: int = 0,
+    weak: WeakLike = None,
     dtype: Literal["float32", "float16"] = "float32",
     device: torch.device | str | None = None,
     root: Path | None = None,
@@ -82,6 +84,8 @@ def extract(
         data: The image set, if it is not the run's own; required for an imported run.
         split: "train" or "test".
         seed: Seed of the noise.
+        weak: A weak model to guide against, in place of the null label: another run, a step of this run, or (run,
+            step). Its features of the same x_t are extracted too; they are `weak` of the result.
         dtype: Stored type, "float32" or "float16".
         device: Such as "cuda:1".
         root: Folder of the runs, where the cache is; ``$WORKBENCH_RUNS`` or ``./runs`` by default.
@@ -89,12 +93,13 @@ def extract(
 
     Returns:
         A ``FeatureGrid``. ``read(layer, t, label)`` gives features ``n m d`` (images, tokens, width), or ``n d`` for
-        pooling "mean"; ``guided(layer, t, scale)`` gives f_u + scale (f_c - f_u), Eq. 3. ``true`` and ``given`` are the
-        true and the wrong labels.
+        pooling "mean"; ``guided(layer, t, scale)`` gives f_u + scale (f_c - f_u), Eq. 3, or with `weak`
+        f_weak + scale (f - f_weak). ``true`` and ``given`` are the true and the wrong labels.
 
     Raises:
-        ValueError: For arguments that are not allowed, a step without a checkpoint, non-finite features, and features
-            that do not fit the cap (``$WORKBENCH_FEATURES_GB``), the disk or float16.
+        ValueError: For arguments that are not allowed, a step without a checkpoint, a weak model that does not fit or is
+            the run itself, non-finite features, and features that do not fit the cap (``$WORKBENCH_FEATURES_GB``), the disk or
+            float16.
 
     Examples:
         >>> features = wb.extract(wb.zoo("guided"), images=4, layers=[4, 8], times=[0.5])
@@ -106,6 +111,9 @@ def extract(
     images = images if isinstance(images, int) else whole_numbers("images", images)
     reads = images if isinstance(images, int) else len(images)
     latents, checkpoint = opened_latents(run, data, split, root, reads), run.checkpoint(step)
+    other = None if weak is None else find_weak(weak, run)
+    if other is not None:
+        check_weak(run, [checkpoint.step], other, whole_numbers("layers", layers))
     described = {
         "run": run.fingerprint,
         "step": checkpoint.step,
@@ -129,7 +137,12 @@ def extract(
                 make_room(root, list(chain(*_files(grid).values())), *job.sizes(missing))
                 with tf32(run.config.training.tf32):
                     job.run(missing, progress)
-    return grid
+    if other is None:
+        return grid
+    # The images are the run's own: a weak model may have been trained on fewer of them.
+    shared = {"data": data or run.config.data, "split": split, "seed": seed, "device": device, "root": root}
+    how = {"weights": weights, "labels": labels, "pooling": pooling, "dtype": dtype, "progress": progress}
+    return replace(grid, weak=extract(other.run, images, layers, times, step=other.step, **shared, **how))
 
 
 def opened_latents(run: Run, data: DataConfig | None, split: str, root: Path, reads: int) -> Latents:

@@ -88,7 +88,8 @@ class FeatureGrid:
 
     Label modes: "null" is f_u, "true" is f_c, "wrong" has the label `given`, and "noise-null" and "noise-true" have
     noise in place of the image. Features are ``n m d`` with `pooling` "tokens" and ``n d`` with "mean". `true` are the
-    classes of the images, `given` those of mode "wrong".
+    classes of the images, `given` those of mode "wrong". `weak` are the features of a weak model of the same x_t, if
+    guidance is against that model instead of the null label.
     """
 
     run: str
@@ -102,6 +103,7 @@ class FeatureGrid:
     given: Int64[Tensor, " n"]
     classes: tuple[str, ...]
     folder: Path
+    weak: "FeatureGrid | None" = None
 
     def read(self, layer: int, t: float, label: str = "null") -> Float[Tensor, "n ..."]:
         """The features of one layer, time and label mode, memory-mapped.
@@ -114,14 +116,19 @@ class FeatureGrid:
         """f_g = f_u + scale (f_c - f_u), Eq. 3: exact for any scale, in float32, without running the network.
 
         With `image` "true" or "wrong", f_c is that of the true or wrong label; with "noise", both features are those of
-        noise in place of the image.
+        noise in place of the image. With a weak model it is f_weak + scale (f - f_weak), both with that label.
         """
         if not math.isfinite(scale):
             raise ValueError(f"scale is {scale}; allowed are finite numbers")
+        return guide(*self.pair(layer, t, image), scale)
+
+    def pair(self, layer: int, t: float, image: str = "true") -> tuple[Float[Tensor, "n ..."], Float[Tensor, "n ..."]]:
+        """f_u and f_c, or with a weak model f_weak and f, in float32; `image` as of `guided`."""
         if image not in _PAIRS:
             raise ValueError(f"image is {image!r}; allowed are {', '.join(_PAIRS)}")
-        f_u, f_c = (self.read(layer, t, label).float() for label in _PAIRS[image])
-        return guide(f_u, f_c, scale)
+        null, label = _PAIRS[image]
+        first = self.read(layer, t, null) if self.weak is None else self.weak.read(layer, t, label)
+        return first.float(), self.read(layer, t, label).float()
 
     def pooled(self, features: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
         """Features of `read` or `guided`, averaged over tokens, in float32."""

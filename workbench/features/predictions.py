@@ -18,6 +18,7 @@ from workbench.features.extract import noisy_latents, opened_latents
 from workbench.features.grid import FeatureGrid
 from workbench.runs.models import load_backbone
 from workbench.runs.store import Run
+from workbench.runs.weak import Weak
 
 _BATCH = 50
 
@@ -26,7 +27,8 @@ _BATCH = 50
 class Predictions:
     """Latents by time: `x_t` as the model was given it, and the clean ones that it predicts from it.
 
-    `z_u` is predicted with the null label, `z_c` with the true one: z_hat = x_t - t v on the linear path.
+    `z_u` is predicted with the null label, or by a weak model with the true one, `z_c` with the true label:
+    z_hat = x_t - t v on the linear path.
     """
 
     x_t: Float[Tensor, "t n c h w"]
@@ -34,11 +36,10 @@ class Predictions:
     z_c: Float[Tensor, "t n c h w"]
 
     def guided(self, w: float | int) -> Float[Tensor, "t n c h w"]:
-        """The prediction of the guided velocity v_u + w (v_c - v_u); exact, as z_hat is affine in v."""
+        """The prediction of the guided velocity v_u + w (v_c - v_u), Eq. 2; exact, as z_hat is affine in v."""
         return guide(self.z_u, self.z_c, float(w))
 
 
-@torch.no_grad()
 def predict_clean(
     run: Run,
     features: FeatureGrid,
@@ -46,38 +47,57 @@ def predict_clean(
     data: DataConfig | None = None,
     seed: int = 0,
     root: Path,
+    weak: Weak | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
     """The clean latents that a run's model predicts of the images and times of its features.
 
     `features` are those of `extract` with the last layer, the labels "null" and "true", the same `seed` and all tokens:
-    the final layer reads the velocity from them. Blocks run again only for backbones that do not make their velocity by
-    `read_out`. `progress` is called with (done, total) times.
+    the final layer reads the velocity from them. Against a `weak` model, whose features are theirs with its own last
+    layer, "true" is enough. Blocks run again only for backbones that do not make their velocity by `read_out`.
+    `progress` is called with (done, total) times.
     """
     latents = opened_latents(run, data, "train", root, len(features.rows))
-    backbone = load_backbone(run, features.step).to("cuda" if torch.cuda.is_available() else "cpu")
     path, rows = get_path(run.config.diffusion.path), np.asarray(features.rows)
-    labels = {"null": torch.full_like(features.true, backbone.null_label), "true": features.true}
-    noisy: list[Tensor] = []
-    predicted: dict[str, list[Tensor]] = {label: [] for label in labels}
+    x_t = torch.stack([noisy_latents(latents, rows, path, t, seed)[1] for t in features.times])
+    done = 0
+
+    def counted() -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, 2 * len(features.times))
+
+    z_c = _predicted(run, features, "true", x_t, counted)
+    if weak is None:
+        return Predictions(x_t, _predicted(run, features, "null", x_t, counted), z_c)
+    assert features.weak is not None
+    return Predictions(x_t, _predicted(weak.run, features.weak, "true", x_t, counted), z_c)
+
+
+@torch.no_grad()
+def _predicted(
+    run: Run, features: FeatureGrid, label: str, x_t: Float[Tensor, "t n c h w"], counted: Callable[[], None]
+) -> Float[Tensor, "t n c h w"]:
+    """The clean latents that a model predicts with a label mode, from its last layer's tokens."""
+    backbone = load_backbone(run, features.step).to("cuda" if torch.cuda.is_available() else "cpu")
+    path = get_path(run.config.diffusion.path)
+    y = features.true if label == "true" else torch.full_like(features.true, backbone.null_label)
+    predicted: list[Tensor] = []
     readable = None
     with tf32(run.config.training.tf32):
-        for number, t in enumerate(features.times, start=1):
-            _, x_t = noisy_latents(latents, rows, path, t, seed)
-            noisy.append(x_t)
-            times = torch.full((len(rows),), t)
-            for label, y in labels.items():
-                tokens = features.read(backbone.depth, t, label).float()
-                if readable is None:
-                    readable = _is_readable(backbone, tokens[:1], x_t[:1], times[:1], y[:1])
-                parts = [
-                    backbone.read_out(*of) if readable else backbone(*of[1:])
-                    for of in _batches(backbone, tokens, x_t, times, y)
-                ]
-                predicted[label].append(velocity_to_z(path, x_t, times, torch.cat(parts).float().cpu()))
-            if progress:
-                progress(number, len(features.times))
-    return Predictions(torch.stack(noisy), *(torch.stack(predicted[label]) for label in ("null", "true")))
+        for t, noisy in zip(features.times, x_t, strict=True):
+            times = torch.full((len(noisy),), t)
+            tokens = features.read(backbone.depth, t, label).float()
+            if readable is None:
+                readable = _is_readable(backbone, tokens[:1], noisy[:1], times[:1], y[:1])
+            parts = [
+                backbone.read_out(*of) if readable else backbone(*of[1:])
+                for of in _batches(backbone, tokens, noisy, times, y)
+            ]
+            predicted.append(velocity_to_z(path, noisy, times, torch.cat(parts).float().cpu()))
+            counted()
+    return torch.stack(predicted)
 
 
 def _is_readable(backbone: TransformerBackbone, tokens: Tensor, x_t: Tensor, t: Tensor, y: Tensor) -> bool:

@@ -67,9 +67,9 @@ _OPTIONS = {
 def definitions(meta: Mapping[str, Any]) -> list[Definition]:
     """What the words of a view mean, from its `meta`. Of an axis with one value it is said which."""
     found = [
-        Definition(name, axis["label"], f"{_AXES[name]}{_only(axis)}")
+        Definition(name, axis["label"], f"{axis.get('about') or _AXES[name]}{_only(axis)}")
         for name, axis in meta["axes"].items()
-        if name in _AXES
+        if name in _AXES or axis.get("about")
     ]
     similar = any(name.endswith("/ratio") for name in meta["arrays"])
     for pane in meta["panes"]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from workbench.data.images import Images
 from workbench.runs.store import Run
+from workbench.runs.weak import Weak
 
 Made = tuple[tuple[str, str], ...]
 _LISTED = 12  # row numbers of images
@@ -15,9 +16,11 @@ def made_of(
     targets: Sequence[str] = (),
     images: Images | None = None,
     rows: Sequence[int] = (),
+    weak: Sequence[Weak] = (),
 ) -> Made:
-    """The runs with their training steps, the targets, and the images by their row numbers."""
+    """The runs with their training steps, the weak models, the targets, and the images by their row numbers."""
     found = [("run", _run(run, own)) for run, own in zip(runs, steps, strict=True)]
+    found += dict.fromkeys(("weak model", _run(of.run, [of.step])) for of in weak)
     if targets:
         found.append(("targets", ", ".join(targets)))
     if images is not None:

@@ -63,14 +63,17 @@ _MEASURED_CHANCE |= {"cknna": "cknna_chance", "object_iou": "object_iou_chance",
 _CENTRES = {"silhouette": 0.0, "object_silhouette": 0.0, "difference_ratio": 1.0, "difference_ratio_same_place": 1.0}
 _CENTRES |= {name: 0.0 for name in MEASURES if "_gain" in name}
 _UNSCALED = {"null": 0.0, "true": 1.0}  # f_u is f_g at w = 0, f_c is f_g at w = 1
+_UNSCALED_AGAINST_WEAK = {"null": 1.0, "true": 1.0}  # both are the run's own
 
 
 def heat_pane(measured: MeasureGrid, title: str = "Separability") -> Pane:
-    """Pane of all measures, with 95 % intervals where there are any. f_u is at w = 0; missing cells are NaN.
+    """Pane of all measures, with 95 % intervals where there are any; missing cells are NaN.
 
-    The chance level of an accuracy is one over the number of classes.
+    f_u is at w = 0, and at w = 1 if guidance is against a weak model. The chance level of an accuracy is one over the
+    number of classes.
     """
-    records = [_named(record) for record in measured.records]
+    weak = "weak" in measured.about
+    records = [_named(record, _UNSCALED_AGAINST_WEAK if weak else _UNSCALED) for record in measured.records]
     measures = [name for name in MEASURES if any(record["measure"] == name for record in records)]
     versions = [name for name in VERSIONS if any(_is_of(record, name) for record in records)]
     scales = scales_of(measured.scales)
@@ -93,7 +96,10 @@ def heat_pane(measured: MeasureGrid, title: str = "Separability") -> Pane:
         "measures": measures,
         "versions": versions,
         "scales": scales,
-        "labels": {**MEASURES, **VERSIONS},
+        "labels": {
+            name: text.replace("f_c - f_u", "f - f_weak") if weak else text
+            for name, text in {**MEASURES, **VERSIONS}.items()
+        },
         "chance": chance_levels(measured, measures),
         "centre": {name: centre for name, centre in _CENTRES.items() if name in measures},
     }
@@ -105,9 +111,9 @@ def scales_of(scales: Sequence[float]) -> list[float]:
     return sorted({0.0, 1.0, *map(float, scales)})
 
 
-def _named(record: Record) -> dict[str, Any]:
+def _named(record: Record, unscaled: Mapping[str, float]) -> dict[str, Any]:
     scale = record["scale"]
-    return {**record, "scale": _UNSCALED.get(record["version"], 0.0) if scale is None else float(scale)}
+    return {**record, "scale": unscaled.get(record["version"], 0.0) if scale is None else float(scale)}
 
 
 def _is_of(record: Mapping[str, Any], version: str) -> bool:

@@ -22,6 +22,7 @@ from workbench.lab.snippets import PACKED, deflated
 from workbench.lab.sources import Subject
 from workbench.runs.models import load_run_vae
 from workbench.runs.store import Run
+from workbench.runs.weak import Weak
 
 ARRAYS = {
     "noisy?": ("uint8", "given t n high wide c"),  # one for all runs if they were given the same
@@ -48,9 +49,10 @@ def noise_pictures(
     prediction of a scale is decoded from the guided latent, as pictures cannot be mixed.
     """
     decoders = []
-    for run, by_step in zip(subject.runs, grids, strict=True):
+    for number, (run, by_step) in enumerate(zip(subject.runs, grids, strict=True)):
         vae = cache(partial(load_run_vae, run, "cuda" if torch.cuda.is_available() else "cpu"))
-        decoders.append([_Decoder(run, of, subject, vae) for of in by_step])
+        weak = subject.weak[number] if subject.weak else None
+        decoders.append([_Decoder(run, of, subject, vae, weak) for of in by_step])
     stage, total = "predicted images", len(stops) + 1
     noisy = [by_step[0].noisy() for by_step in decoders]
     same = all(np.array_equal(noisy[0], other) for other in noisy[1:])
@@ -86,16 +88,20 @@ class _Decoder:
     features: FeatureGrid
     subject: Subject
     vae: Callable[[], VAE]
+    weak: Weak | None = None
 
     def noisy(self) -> UInt8[np.ndarray, "t n high wide k"]:
         return self._pictures("given", lambda: self._latents.x_t)
 
     def predicted(self, w: float) -> UInt8[np.ndarray, "t n high wide k"]:
-        return self._pictures(f"w{float(w)!r}", lambda: self._latents.guided(w))
+        # At w = 1 the prediction is the run's own, whatever it is guided against.
+        of = "" if self.features.weak is None or w == 1 else f"weak-{self.features.weak.folder.name}-"
+        return self._pictures(f"{of}w{float(w)!r}", lambda: self._latents.guided(w))
 
     @cached_property
     def _latents(self) -> Predictions:
-        return predict_clean(self.run, self.features, data=self.subject.data, root=self.run.folder.parent)
+        root = self.run.folder.parent
+        return predict_clean(self.run, self.features, data=self.subject.data, root=root, weak=self.weak)
 
     def _pictures(self, name: str, latents: Callable[[], Float[Tensor, "t n c h w"]]) -> np.ndarray:
         last = max(self.features.layers)

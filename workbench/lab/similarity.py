@@ -18,6 +18,7 @@ from workbench.lab.progress import Report, reported
 from workbench.lab.similarity_maps import SimilarityMap, draw_similarity
 from workbench.lab.sources import RunLike, Subject, check_grids, choose, tokens_of
 from workbench.lab.view import ENDINGS, checked_path
+from workbench.runs.weak import WeakLike
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,7 @@ class Similarity:
                 layered = [f"layer {layer}"] if is_run else []
                 title = [source, *layered] if len(self.sources) > 1 else layered
                 fixed = [] if s in self.subject.still["t"] else [f"t {self.t:g}"]
-                guided = [] if s in self.subject.still["w"] else [f"w {self.w:g}"]
+                guided = [] if s in self.subject.still["w"] else [f"w {self.w:g}{self.subject.against}"]
                 lines = [*title, ", ".join([*fixed, *guided])]
                 maps.append(SimilarityMap([line for line in lines if line], self.values[s, number]))
         names = [f"image {row}, {name}" for row, name in zip(self.rows, self.subject.names, strict=True)]
@@ -73,6 +74,7 @@ def similarity(
     several: str = "mean",
     step: int | None = None,
     data: DataConfig | None = None,
+    weak: WeakLike = None,
     progress: Report | None = None,
 ) -> Similarity:
     """Cosine similarity of a token to all tokens, of f_g = f_u + w (f_c - f_u), Eq. 3: what is like it.
@@ -92,6 +94,7 @@ def similarity(
         several: For several tokens: "mean" or "maximum" of the similarities to each.
         step: Training step of the checkpoints; the last that all runs have by default.
         data: Image set, for imported runs.
+        weak: Weak model to guide against instead of the null label, as of `wb.maps`.
         progress: Called with (stage, done, total) instead of showing a progress bar.
 
     Returns:
@@ -118,7 +121,7 @@ def similarity(
         raise ValueError(f"several is {several!r}; allowed are {', '.join(map(repr, SEVERAL))}")
     numbers = whole_numbers("token", [token] if isinstance(token, int | np.integer) else token)
     (row,) = whole_numbers("image", [image])
-    subject = choose(runs, images=images, layers=layers, times=[float(t)], steps=step, data=data)
+    subject = choose(runs, images=images, layers=layers, times=[float(t)], steps=step, data=data, weak=weak)
     check_grids(subject)
     count, last = tokens_of(subject.runs[0]), len(subject.images.labels) - 1
     if not numbers or len(set(numbers)) < len(numbers) or not 0 <= min(numbers) <= max(numbers) < count:

@@ -121,7 +121,9 @@ def _reference(source: RunLike) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The value without numpy types, whose repr is not plain Python."""
+    """The value without numpy types, whose repr is not plain Python, and with references of runs."""
+    if isinstance(value, Run | Path):
+        return _reference(value)
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, list | tuple):

@@ -24,10 +24,11 @@ from workbench.lab.panes import Axis
 from workbench.lab.progress import Report, part_of
 from workbench.runs.models import check_null_class
 from workbench.runs.store import Run, open_run
+from workbench.runs.weak import Weak, WeakLike, check_weak, find_weak
 
 RunLike = Run | str | Path
 Steps = Literal["all"] | Sequence[int] | int | None
-Pair = tuple[Float[Tensor, "n m d"], Float[Tensor, "n m d"]]  # f_u and f_c
+Pair = tuple[Float[Tensor, "n m d"], Float[Tensor, "n m d"]]  # f_u and f_c, or f_weak and f
 
 SLOW_LAYERS = 4  # default number of layers of views that are slow to compute
 _ALL_LAYERS, _FEW_LAYERS, _FEWEST_LAYERS = 16, 8, 3
@@ -43,7 +44,7 @@ _TARGETS = {
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A run or target: ``read(step, t, layer)`` gives f_u and f_c, with `step` an index.
+    """A run or target: ``read(step, t, layer)`` gives f_u and f_c, or f_weak and f, with `step` an index.
 
     `layered` is False for a target, which is the same for all layers.
     """
@@ -55,7 +56,10 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What a view shows. Images and targets are those of the first run; `steps` has as many entries for each run."""
+    """What a view shows. Images and targets are those of the first run; `steps` has as many entries for each run.
+
+    `weak` is the weak model of each run, if features are guided against one instead of the null label.
+    """
 
     runs: tuple[Run, ...]
     targets: tuple[str, ...]
@@ -65,6 +69,7 @@ class Subject:
     rows: tuple[int, ...]
     images: Images
     data: DataConfig | None
+    weak: tuple[Weak, ...] = ()
 
     @property
     def labels(self) -> Int64[np.ndarray, " n"]:
@@ -90,7 +95,15 @@ class Subject:
     @property
     def made(self) -> Made:
         """How the pictures are made, as a page says it."""
-        return made_of(self.runs, self.steps, self.targets, self.images, self.rows)
+        return made_of(self.runs, self.steps, self.targets, self.images, self.rows, self.weak)
+
+    @property
+    def against(self) -> str:
+        """What w is guided against, as the end of a title; "" for the null label."""
+        if not self.weak:
+            return ""
+        own = all(of.run.folder == run.folder for of, run in zip(self.weak, self.runs, strict=True))
+        return f", guided against {'' if own else f'{self.weak[0].run.config.name}, '}step {self.weak[0].step:,}"
 
     def nearest_layer(self, share: float) -> int:
         """Index of the layer nearest to a fraction of the depth."""
@@ -104,31 +117,41 @@ class Subject:
         self,
         report: Report,
         stage: str,
-        labels: Sequence[str] = ("null", "true"),
+        labels: Sequence[str] | None = None,
         pooling: Literal["tokens", "mean"] = "tokens",
         last: bool = False,
     ) -> list[list[FeatureGrid]]:
-        """Features by run and training step, cached beside the run; `last`: of each run's last layer too."""
-        parts = sum(map(len, self.steps))
-        each = len(self.rows) * len(self.times) * len(labels)
+        """Features by run and training step, cached beside the run; `last`: of each run's last layer too.
+
+        By default of the label modes that guidance needs. Those of a weak model are the grids' `weak`.
+        """
+        labels = labels or (("true",) if self.weak else ("null", "true"))
+        parts = sum(map(len, self.steps)) + len(self.weak)
+        each, done = len(self.rows) * len(self.times) * len(labels), 0
+
+        def extracted(run: Run, step: int, own: Run) -> FeatureGrid:
+            nonlocal done
+            done += 1
+            return extract(
+                run,
+                list(self.rows),
+                [*self.layers, *([depth_of(run)] if last else [])],
+                list(self.times),
+                step=step,
+                labels=labels,
+                pooling=pooling,
+                data=self.data or own.config.data,  # a weak model may have been trained on fewer of the images
+                root=own.folder.parent,
+                progress=part_of(report, stage, done - 1, parts, each),
+            )
+
         grids: list[list[FeatureGrid]] = []
-        for run, steps in zip(self.runs, self.steps, strict=True):
-            grids.append([])
-            layers = [*self.layers, *([depth_of(run)] if last else [])]
-            for step in steps:
-                features = extract(
-                    run,
-                    list(self.rows),
-                    layers,
-                    list(self.times),
-                    step=step,
-                    labels=labels,
-                    pooling=pooling,
-                    data=self.data,
-                    root=run.folder.parent,
-                    progress=part_of(report, stage, sum(map(len, grids)), parts, each),
-                )
-                grids[-1].append(features)
+        for number, (run, steps) in enumerate(zip(self.runs, self.steps, strict=True)):
+            weak = None
+            if self.weak:
+                of = self.weak[number]
+                weak = extracted(of.run, of.step, run)
+            grids.append([replace(extracted(run, step, run), weak=weak) for step in steps])
         return grids
 
     def sources(self, grids: Sequence[Sequence[FeatureGrid]], report: Report) -> list[Source]:
@@ -155,8 +178,18 @@ class Subject:
             "step": Axis("training step", self.steps[0]),
             "t": Axis("t", self.times),
             "layer": Axis("layer", self.layers),
-            "w": Axis("w", (float(w[0]), float(w[1]), 0.1), continuous=True, stops=list(stops)),
+            "w": Axis(
+                "w (weak model)" if self.weak else "w",
+                (float(w[0]), float(w[1]), 0.1),
+                continuous=True,
+                stops=list(stops),
+                about=self._about_w(),
+            ),
         }
+
+    def _about_w(self) -> str:
+        """What w is when guidance is against a weak model, as a page says it; "" for the null label."""
+        return weak_text(self.weak, r"f_g = f_{\text{weak}} + w\,(f - f_{\text{weak}})", "feature") if self.weak else ""
 
     def pictures(self, side: int = 128) -> UInt8[np.ndarray, "n h w c"]:
         """The images, at most `side` pixels wide."""
@@ -185,7 +218,8 @@ def _source_of(title: str, by_step: Sequence[FeatureGrid]) -> Source:
     """The source of a run, from its features at each training step."""
 
     def read(step: int, t: float, layer: int) -> Pair:
-        return tokens_of_grid(by_step[step], layer, t, "null"), tokens_of_grid(by_step[step], layer, t, "true")
+        first, second = by_step[step].pair(layer, t)
+        return _as_tokens(first, by_step[step]), _as_tokens(second, by_step[step])
 
     return Source(title, read)
 
@@ -198,8 +232,10 @@ def choose(
     times: Sequence[float],
     steps: Steps,
     data: DataConfig | None,
+    weak: WeakLike = None,
     room: float | int | Callable[[int, int], float] = math.inf,
     alone: bool = False,
+    controls: bool = False,
 ) -> Subject:
     """Select what a view shows of `sources`: runs and targets, one or several.
 
@@ -212,13 +248,16 @@ def choose(
         steps: Training steps. None is the last one that all runs have, or each run's last if they share none; "all" is
             every step that all runs have.
         data: Image set, for imported runs.
+        weak: Weak model to guide against instead of the null label, as of `find_weak`; a step is each run's own.
         room: Largest number of layers where `layers` is None: a number, or a function of the number of combinations of
             source, step and time, and of the number of tokens per image.
         alone: Allow one run only.
+        controls: Whether the null label is needed, also with a weak model.
 
     Raises:
         ValueError: For more than one source with `alone`, a run without checkpoints or with an untrained null class, a
-            layer, step or image that does not exist, and runs trained on different images.
+            layer, step or image that does not exist, runs trained on different images, and a weak model that does not
+            fit or is what is shown.
     """
     if not len(times):
         raise ValueError("times has nothing; allowed are 0 to 1")
@@ -230,9 +269,16 @@ def choose(
     if not named or len(set(targets)) < len(targets):
         raise ValueError(f"got {several}; allowed are one or more runs, and distinct targets: {', '.join(TARGETS)}")
     runs = tuple(opened_runs(named))
-    for run in runs:
-        check_null_class(run, "features cannot be guided without one")
+    if weak is None or controls:
+        for run in runs:
+            check_null_class(run, "features cannot be guided without one, except against a weak model (weak=)")
     shown = tuple(steps_of(runs, steps))
+    weaks = () if weak is None else tuple(find_weak(weak, run) for run in runs)
+    for run, own, of in zip(runs, shown, weaks, strict=False):
+        check_weak(run, own, of, () if layers is None else whole_numbers("layers", layers))
+    if controls:
+        for of in weaks:
+            check_null_class(of.run, "the view needs features with the null label")
     pictured = _images(runs, data)
     combinations = len(shown[0]) * len(times) * len(several)
     most = room if isinstance(room, int | float) else room(combinations, tokens_of(runs[0]))
@@ -240,11 +286,22 @@ def choose(
         runs=runs,
         targets=targets,
         steps=shown,
-        layers=_layers(runs, layers, most),
+        layers=_layers(runs if layers is not None else [*runs, *(of.run for of in weaks)], layers, most),
         times=tuple(dict.fromkeys(map(float, times))),
         rows=tuple(choose_rows(pictured.labels, images)),
         images=pictured,
         data=data,
+        weak=weaks,
+    )
+
+
+def weak_text(weak: Sequence[Weak], formula: str, of: str) -> str:
+    """What guidance against a weak model is, as Markdown, for the definition of w."""
+    named = "; ".join(dict.fromkeys(one.text for one in weak))
+    return (
+        f"the guidance scale of the {of} against a weak model, ${formula}$ (autoguidance), not against the null label. "
+        f"The weak model is {named}; both models are given the same input and the class. w = 0 is the weak model's "
+        f"{of}, w = 1 the run's own, and a larger w exaggerates what the run has learned beyond the weak model."
     )
 
 
@@ -351,5 +408,8 @@ def _images(runs: Sequence[Run], data: DataConfig | None) -> Images:
 
 def tokens_of_grid(features: FeatureGrid, layer: int, t: float, label: str) -> Float[Tensor, "n m d"]:
     """Features as tokens; mean-pooled features have one token per image."""
-    tokens = features.read(layer, t, label).float()
+    return _as_tokens(features.read(layer, t, label).float(), features)
+
+
+def _as_tokens(tokens: Float[Tensor, "n ..."], features: FeatureGrid) -> Float[Tensor, "n m d"]:
     return rearrange(tokens, "n d -> n 1 d") if features.pooling == "mean" else tokens

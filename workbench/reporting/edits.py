@@ -21,6 +21,7 @@ from workbench.lab.drawing import METADATA, coloured, encoded, mosaic, wrapped
 from workbench.lab.progress import Report, part_of, reported
 from workbench.lab.sources import RunLike, opened_runs
 from workbench.runs.store import Run, open_run
+from workbench.runs.weak import WeakLike, check_weak, find_weak
 
 _SHOWN = 10  # samples of a figure
 
@@ -134,6 +135,7 @@ def patch(
     count: int = _SHOWN,
     seed: int = 0,
     sampling: SamplingConfig | None = None,
+    weak: WeakLike = None,
     progress: Report | None = None,
 ) -> Patched:
     """Generate images with edited features of a layer, and the same images without the edit.
@@ -160,6 +162,8 @@ def patch(
         count: Number of samples.
         seed: Seed of the noise.
         sampling: Sampler, steps, guidance and weights; by default the run's own. Its count and seed do not matter.
+        weak: For "guided": a weak model in place of the null label, as of ``wb.maps``. g is f_weak + w (f - f_weak),
+            also in evaluations with the null label.
         progress: Called with (stage, done, total).
 
     Returns:
@@ -169,7 +173,7 @@ def patch(
 
     Raises:
         ValueError: For a layer, token, window or class that does not exist, a run without a trained null label, another
-            run whose features do not fit, a backbone that takes no edits, and an edit that makes values that are not
+            run or weak model whose features do not fit, a backbone that takes no edits, and an edit that makes values that are not
             finite.
 
     Examples:
@@ -187,6 +191,10 @@ def patch(
         seed=whole_numbers("seed", [seed])[0],
     )
     check_sampling(opened, settings)
+    at = opened.checkpoint(step).step
+    against = None if weak is None else find_weak(weak, opened)
+    if against is not None:
+        check_weak(opened, [at], against)
     edit = make_edit(
         opened,
         layer,
@@ -198,8 +206,8 @@ def patch(
         strength=strength,
         label=label,
         with_step=with_step,
+        weak=against,
     )
-    at = opened.checkpoint(step).step
     with reported(progress) as report:
         # The edited ones first, as an edit may turn out to be impossible.
         after = sample_edited(opened, at, settings, edit, part_of(report, "samples", 0, 2, count))

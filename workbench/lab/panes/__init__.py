@@ -25,7 +25,8 @@ class Axis:
     """The axis of a slider.
 
     The `values` of a discrete axis are shown as `texts`, if there are any; those of a continuous one are (lowest,
-    highest, step), and `stops` are the only values at which some pictures exist. `unit` follows each number.
+    highest, step), and `stops` are the only values at which some pictures exist. `unit` follows each number. `about` is
+    Markdown that a page says about the axis, in place of what it says about the axis of this name.
     """
 
     label: str
@@ -34,6 +35,7 @@ class Axis:
     stops: Sequence[float | int] = ()
     texts: Sequence[str] = ()
     unit: str = ""
+    about: str = ""
 
     def __post_init__(self):
         if not self.values or len(set(self.values)) != len(self.values):
@@ -80,6 +82,7 @@ class Axis:
             "stops": list(self.stops),
             "texts": [] if self.continuous else [self.text(value) for value in self.values],
             "format": "{}" + self.unit,
+            "about": self.about,
         }
 
 

@@ -8,6 +8,7 @@ from workbench.lab.snippets import snippet
 from workbench.lab.sources import RunLike, Steps, check_grids, choose
 from workbench.lab.view import View
 from workbench.lab.views.maps import MAPS_MB, NINE_TIMES, SHORTEN, layers_that_fit, maps_view
+from workbench.runs.weak import WeakLike
 
 
 def compare_maps(
@@ -21,6 +22,7 @@ def compare_maps(
     data: DataConfig | None = None,
     page_mb: float = MAPS_MB,
     pictures: bool = True,
+    weak: WeakLike = None,
     progress: Report | None = None,
 ) -> View:
     """Token maps of runs and alignment targets side by side, on the same images and noise.
@@ -42,6 +44,7 @@ def compare_maps(
         data: Image set, for imported runs.
         page_mb: Largest size of the page, in megabytes.
         pictures: Whether to show what the models were given and what they predict, as of `wb.maps`.
+        weak: Weak model of all runs to guide against, as of `wb.maps`; a step is each run's own.
         progress: Called with (stage, done, total).
 
     Returns:
@@ -57,7 +60,9 @@ def compare_maps(
     """
     given = dict(locals())
     room = layers_that_fit(page_mb, images, components)
-    subject = choose(runs, images=images, layers=layers, times=times, steps=steps, data=data, room=room)
+    subject = choose(
+        runs, images=images, layers=layers, times=times, steps=steps, data=data, weak=weak, room=room
+    )
     if len(subject.titles) < 2:
         raise ValueError(f"got {list(map(str, runs))}; a comparison needs a run and at least one other run or target")
     check_grids(subject)

@@ -28,6 +28,7 @@ from workbench.lab.views.maps import (
     maps_pane,
     start_of,
 )
+from workbench.runs.weak import WeakLike
 
 NEIGHBOURS = 20
 _STOPS, _FEW_STOPS = (0.0, 1.0, 5.0, 15.0, 30.0), (0.0, 1.0, 15.0)
@@ -48,6 +49,7 @@ def embedding(
     seed: int = 0,
     data: DataConfig | None = None,
     page_mb: float = PAGE_MB,
+    weak: WeakLike = None,
     progress: Report | None = None,
 ) -> View:
     """Scatter plot of images by their mean tokens, coloured by class, with token maps.
@@ -73,6 +75,7 @@ def embedding(
         seed: Seed of noise and methods.
         data: Image set, for an imported run.
         page_mb: Largest size of the page, in megabytes.
+        weak: Weak model to guide against instead of the null label, as of `wb.maps`; a step is each run's own.
         progress: Called with (stage, done, total).
 
     Returns:
@@ -88,7 +91,9 @@ def embedding(
     """
     given = dict(locals())
     check_components(components)
-    subject = choose(runs, images=images, layers=layers, times=times, steps=steps, data=data, room=SLOW_LAYERS)
+    subject = choose(
+        runs, images=images, layers=layers, times=times, steps=steps, data=data, weak=weak, room=SLOW_LAYERS
+    )
     check_grids(subject)
     shown = mapped_rows(subject, mapped)
     chosen = sorted(set(map(float, stops or (_STOPS if set(methods) == {"pca"} else _FEW_STOPS))))
@@ -101,7 +106,7 @@ def embedding(
     axes = subject.axes((min(0.0, *chosen), max(1.0, *chosen)), chosen) | {"image": Axis("image", tuple(shown))}
     start = start_of(subject) | {"method": "tsne" if "tsne" in methods else methods[0]}
     start["show"] = "all images" if len(subject.titles) == 1 and len(shown) > 1 else "one image"
-    title = f"Images by features of {', '.join(subject.titles)}"
+    title = f"Images by features of {', '.join(subject.titles)}{subject.against}"
     return bounded_view(
         title,
         [scatter, maps],

@@ -13,6 +13,7 @@ from workbench.lab.view import View
 from workbench.lab.views.embedding import Scattered, check_methods, mapped_rows
 from workbench.lab.views.maps import SHORTEN, check_components, maps_pane, start_of
 from workbench.lab.views.separability import measured
+from workbench.runs.weak import WeakLike
 
 
 def explore(
@@ -30,6 +31,7 @@ def explore(
     data: DataConfig | None = None,
     page_mb: float = PAGE_MB,
     pictures: bool = True,
+    weak: WeakLike = None,
     progress: Report | None = None,
 ) -> View:
     """The scatter of `wb.embedding`, token maps of `wb.maps` and heat maps of `wb.separability` in one view.
@@ -52,6 +54,7 @@ def explore(
         data: Image set, for an imported run.
         page_mb: Largest size of the page, in megabytes.
         pictures: Whether to show what the model was given and what it predicts, as of `wb.maps`; at the `stops`.
+        weak: Weak model to guide against instead of the null label, as of `wb.maps`.
         progress: Called with (stage, done, total).
 
     Returns:
@@ -68,7 +71,16 @@ def explore(
     given = dict(locals())
     check_components(components)
     subject = choose(
-        run, images=images, layers=layers, times=times, steps=step, data=data, room=SLOW_LAYERS, alone=True
+        run,
+        images=images,
+        layers=layers,
+        times=times,
+        steps=step,
+        data=data,
+        weak=weak,
+        room=SLOW_LAYERS,
+        alone=True,
+        controls=True,
     )
     shown, scales = mapped_rows(subject, mapped), scales_of(stops)
     check_methods(subject, methods, scales)
@@ -84,7 +96,7 @@ def explore(
     axes = subject.axes((min(scales), max(scales)), scales) | {"image": Axis("image", tuple(shown))}
     start = start_of(subject) | {"method": methods[-1], "show": "all images" if len(shown) > 1 else "one image"}
     start["version"] = "true"  # that of the features in the token maps and the scatter plot
-    title = f"Features of {subject.titles[0]}"
+    title = f"Features of {subject.titles[0]}{subject.against}"
     return bounded_view(
         title,
         panes,

@@ -22,6 +22,7 @@ from workbench.lab.view import View
 from workbench.lab.views.embedding import correct_at, mapped_rows, neighbours_of, scatter_meta
 from workbench.lab.views.maps import SHORTEN, check_components, pane_of, start_of
 from workbench.lab.views.separability import SCALES, measured
+from workbench.runs.weak import WeakLike
 
 # Label modes of f_u and f_c for each control.
 VERSIONS = {
@@ -45,6 +46,7 @@ def leakage(
     seed: int = 0,
     data: DataConfig | None = None,
     page_mb: float = PAGE_MB,
+    weak: WeakLike = None,
     progress: Report | None = None,
 ) -> View:
     """Label-leakage controls: the guided feature with the null, true and wrong label, and with the label over noise.
@@ -54,6 +56,8 @@ def leakage(
     control (with those of `wb.measure_objects` if the images have masks) and the share of explained variance that is
     due to the label. In the token maps, the wrong label of an image is that of another mapped image. Where "label only"
     is above chance, the label has leaked into the feature.
+
+    With a weak model to guide against, both models are given the label of the control, in "null label" the null label.
 
     Args:
         run: A run, its folder or its name.
@@ -68,6 +72,7 @@ def leakage(
         seed: Seed of noise, splits and subsets.
         data: Image set, for an imported run.
         page_mb: Largest size of the page, in megabytes.
+        weak: Weak model to guide against instead of the null label, as of `wb.maps`.
         progress: Called with (stage, done, total).
 
     Returns:
@@ -86,7 +91,16 @@ def leakage(
     given = dict(locals())
     check_components(components)
     subject = choose(
-        run, images=images, layers=layers, times=times, steps=step, data=data, room=SLOW_LAYERS, alone=True
+        run,
+        images=images,
+        layers=layers,
+        times=times,
+        steps=step,
+        data=data,
+        weak=weak,
+        room=SLOW_LAYERS,
+        alone=True,
+        controls=True,
     )
     shown, stops = mapped_rows(subject, mapped), scales_of(scales)
     with reported(progress) as report:
@@ -97,7 +111,7 @@ def leakage(
     panes = [maps, scatter, heat]
     axes = {"source": Axis("version", list(VERSIONS))} | subject.axes((min(stops), max(stops)), stops)
     axes |= {"image": Axis("image", tuple(shown))}
-    title = f"Label leakage in features of {subject.titles[0]}"
+    title = f"Label leakage in features of {subject.titles[0]}{subject.against}"
     start = start_of(subject) | {"source": "wrong label", "version": "true"}
     return bounded_view(
         title,
@@ -148,4 +162,5 @@ def _coordinates(subject: Subject, features: FeatureGrid, components: int, repor
 
 def _pair(features: FeatureGrid, version: str, t: float, layer: int) -> Pair:
     null, conditioned = VERSIONS[version]
-    return tokens_of_grid(features, layer, t, null), tokens_of_grid(features, layer, t, conditioned)
+    first = (features, null) if features.weak is None else (features.weak, conditioned)
+    return tokens_of_grid(first[0], layer, t, first[1]), tokens_of_grid(features, layer, t, conditioned)

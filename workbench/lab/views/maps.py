@@ -20,6 +20,7 @@ from workbench.lab.snippets import bounded_view, cells_that_fit, page_size, scri
 from workbench.lab.sources import RunLike, Source, Steps, Subject, choose
 from workbench.lab.unit_tokens import unit_tokens
 from workbench.lab.view import View
+from workbench.runs.weak import WeakLike
 
 NINE_TIMES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _BESIDE = (1 / 6, 1 / 2, 1.0)  # depths, as shares of the whole, of the layers that always have a column
@@ -44,6 +45,7 @@ def maps(
     page_mb: float = MAPS_MB,
     pictures: bool = True,
     attention: bool = False,
+    weak: WeakLike = None,
     progress: Report | None = None,
 ) -> View:
     """Token maps of a run: images beside the colours of f_u + w (f_c - f_u), Eq. 3, with sliders.
@@ -57,6 +59,9 @@ def maps(
     A click on a token, or Enter, shows the cosine similarity of its f_g to all tokens in place of the colours, at any
     w; Shift holds several. Captions give the share of |f_g|^2 that the page leaves out; `wb.similarity` is exact.
 
+    With `weak`, guidance is against a weak model instead of the null label (autoguidance): f_weak + w (f - f_weak),
+    both with the class. w = 0 shows the weak model, w = 1 the run itself.
+
     Args:
         run: A run, its folder or its name.
         images: Number of images, one of each class in turn, or row numbers.
@@ -69,6 +74,8 @@ def maps(
         page_mb: Largest size of the page, in megabytes. What the maps leave free is used for pictures and similarities.
         pictures: Whether to show what the model was given and what it predicts, which takes the whole model.
         attention: Whether a second pane shows what a clicked token attends to, in layers and at times that fit.
+        weak: The weak model: another run, a step of this run, or both, as (run, step) or "RUN@STEP". None is the null
+            label.
         progress: Called with (stage, done, total) instead of showing a progress bar.
 
     Returns:
@@ -76,8 +83,8 @@ def maps(
         PNG, SVG or PDF; both take values such as ``t=0.5, layer=8, w=10.0``.
 
     Raises:
-        ValueError: For a layer or step that does not exist, an untrained null class, and a page of more than `page_mb`
-            megabytes; the message says which arguments to reduce.
+        ValueError: For a layer or step that does not exist, an untrained null class, a weak model that does not fit or
+            is the run itself, and a page of more than `page_mb` megabytes; the message says which arguments to reduce.
 
     Examples:
         >>> view = wb.maps(wb.zoo("guided"), images=2, layers=[4, 8], times=[0.5])
@@ -88,7 +95,17 @@ def maps(
     """
     given = dict(locals())
     room = layers_that_fit(page_mb, images, components)
-    subject = choose(run, images=images, layers=layers, times=times, steps=steps, data=data, room=room)
+    subject = choose(
+        run,
+        images=images,
+        layers=layers,
+        times=times,
+        steps=steps,
+        data=data,
+        weak=weak,
+        room=room,
+        controls=attention,  # which is shown without the label too
+    )
     code = snippet(maps, run, given)
     return maps_view(subject, w, components, pictures, page_mb, SHORTEN, code, progress, attention)
 
@@ -105,7 +122,7 @@ def maps_view(
     attention: bool = False,
 ) -> View:
     """A view of token maps, and of attention if wanted; `shorten` names the arguments to reduce for a smaller page."""
-    title = f"Token maps of {', '.join(subject.titles)}"
+    title = f"Token maps of {', '.join(subject.titles)}{subject.against}"
     fitting = _attention_that_fits(subject, page_mb) if attention else None
     with reported(progress) as report:
         beside = [] if fitting is None else [attention_pane(subject, *fitting, report)]

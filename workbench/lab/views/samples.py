@@ -12,8 +12,9 @@ from workbench.lab.panes import Axis
 from workbench.lab.panes.samples import SamplesPane
 from workbench.lab.progress import Report, part_of, reported
 from workbench.lab.snippets import PAGE_MB, bounded_view, snippet
-from workbench.lab.sources import RunLike, Steps, opened_runs, steps_of, titles_of
+from workbench.lab.sources import RunLike, Steps, opened_runs, steps_of, titles_of, weak_text
 from workbench.lab.view import View
+from workbench.runs.weak import WeakLike, check_weak, find_weak
 
 
 def samples(
@@ -23,6 +24,7 @@ def samples(
     count: int = 10,
     seed: int = 0,
     page_mb: float = PAGE_MB,
+    weak: WeakLike = None,
     progress: Report | None = None,
 ) -> View:
     """Samples of one or several runs over training steps and guidance scales, one column per seed.
@@ -37,6 +39,7 @@ def samples(
         count: Number of samples per row.
         seed: Seed of the noise.
         page_mb: Largest size of the page, in megabytes.
+        weak: Weak model to guide against instead of the null label, as of `wb.maps`: v_weak + w (v - v_weak).
         progress: Called with (stage, done, total).
 
     Returns:
@@ -57,20 +60,29 @@ def samples(
     classes = [run.latents["classes"] for run in several]
     if any(of != classes[0] for of in classes):
         raise ValueError("the runs have different classes; all samples of a column must be of one class")
+    weaks = [None if weak is None else find_weak(weak, run) for run in several]
+    for run, own, of in zip(several, shown, weaks, strict=True):
+        if of is not None:
+            check_weak(run, own, of)
     parts = sum(map(len, shown)) * len(scales)
     rows: list[np.ndarray] = []
     with reported(progress) as report:
-        for run, own in zip(several, shown, strict=True):
+        for run, own, of in zip(several, shown, weaks, strict=True):
             for step in own:
                 for scale in scales:
                     settings = replace(run.config.sampling, count=count, guidance_scale=float(scale), seed=seed)
                     counted = part_of(report, "samples", len(rows), parts, count)
-                    rows.append(generate(run, step, settings, counted).images.numpy())
+                    rows.append(generate(run, step, settings, counted, weak=of).images.numpy())
     arrays = {"images": _arranged(rows, len(several), len(scales))}
     names = [str(classes[0][i % len(classes[0])]) for i in range(count)]
     axes = {"source": Axis("run", titles_of(several, shown))} if len(several) > 1 else {}
-    axes |= {"step": Axis("training step", shown[0]), "guidance": Axis("guidance", tuple(map(float, scales)))}
+    against = [of for of in weaks if of is not None]
+    about = weak_text(against, r"v_g = v_{\text{weak}} + w\,(v - v_{\text{weak}})", "velocity") if against else ""
+    guidance = Axis("guidance (weak model)" if against else "guidance", tuple(map(float, scales)), about=about)
+    axes |= {"step": Axis("training step", shown[0]), "guidance": guidance}
     title = f"Samples of {', '.join(titles_of(several, shown))}"
+    if against:
+        title += f", guided against {', '.join(dict.fromkeys(of.text for of in against))}"
     pane = SamplesPane(title, arrays, {"names": names, "seeds": list(range(count))})
     start = {} if len(shown[0]) > 1 or len(several) == 1 else {"rows": "sources"}
     return bounded_view(
@@ -80,7 +92,7 @@ def samples(
         page_mb=page_mb,
         shorten="runs, steps, scales or count",
         snippet=snippet(samples, runs, given),
-        made=made_of(several, shown),
+        made=made_of(several, shown, weak=against),
         start=start,
     )
 

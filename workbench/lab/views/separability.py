@@ -15,6 +15,7 @@ from workbench.lab.sources import RunLike, Subject, choose, tokens_of
 from workbench.lab.view import View
 from workbench.lab.views.embedding import mapped_rows
 from workbench.lab.views.maps import SHORTEN, check_components, maps_pane, start_of
+from workbench.runs.weak import WeakLike
 
 SCALES = (0.0, 1.0, 5.0, 10.0, 30.0)
 _OBJECT_IMAGES, _OBJECT_BYTES = 200, 4_000_000_000
@@ -34,6 +35,7 @@ def separability(
     seed: int = 0,
     data: DataConfig | None = None,
     page_mb: float = PAGE_MB,
+    weak: WeakLike = None,
     progress: Report | None = None,
 ) -> View:
     """Heat maps of every measure of `wb.measure_grid`, layer by t and layer by w, with the token maps of a cell.
@@ -57,6 +59,7 @@ def separability(
         seed: Seed of noise, splits and subsets.
         data: Image set, for an imported run.
         page_mb: Largest size of the page, in megabytes.
+        weak: Weak model to guide against instead of the null label, as of `wb.maps`.
         progress: Called with (stage, done, total).
 
     Returns:
@@ -74,7 +77,18 @@ def separability(
     """
     given = dict(locals())
     check_components(components)
-    subject = choose(run, images=images, layers=layers, times=times, steps=step, data=data, room=_LAYERS, alone=True)
+    subject = choose(
+        run,
+        images=images,
+        layers=layers,
+        times=times,
+        steps=step,
+        data=data,
+        weak=weak,
+        room=_LAYERS,
+        alone=True,
+        controls=True,
+    )
     shown = mapped_rows(subject, mapped)
     with reported(progress) as report:
         ((features,),) = subject.grids(report, "features", tuple(LABELS), pooling="mean")
@@ -82,7 +96,7 @@ def separability(
         maps = maps_pane(subject.of(shown), components, report, page_mb, (heat,))
     stops = scales_of(scales)
     axes = subject.axes((min(stops), max(stops)), stops) | {"image": Axis("image", tuple(shown))}
-    title = f"Separability of the classes in {subject.titles[0]}"
+    title = f"Separability of the classes in {subject.titles[0]}{subject.against}"
     return bounded_view(
         title,
         [heat, maps],
