@@ -114,7 +114,8 @@ def test_straight_after_a_stop_it_is_launched_again(tmp_path):
     root = tmp_path / "runs"
     first = launch(LONG, root=root, patience=60.0)
     control = Control(first.run, patience=30.0)
-    control.stop()
+    asked = Control(first.run, patience=0.0).stop()  # does not wait, so `resume` has to
+    assert str(asked).startswith("stop: sent, not answered yet: the run is in the middle of a step, at step ")
     again = control.resume()
     assert not again.attached and again.pid != first.pid and again.state in ("starting", "running")
     wait_for(lambda: first.run.status["state"] == "running")

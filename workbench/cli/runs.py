@@ -285,7 +285,7 @@ def _moment(seconds: float) -> str:
 def _print(name: str, answer: "Answer") -> None:
     if answer.result.startswith("refused"):
         raise ValueError(f"{name}: {answer.what}: {answer.result}")
-    text = f"{name}: {answer.what}: {answer.result}, at step {answer.step:,}, after {answer.seconds:.1f} s"
+    text = f"{name}: {answer}"
     Console().print(text, soft_wrap=True, highlight=False)
 
 

@@ -10,7 +10,7 @@ from workbench.runs.state import LIVE, TRAINING
 from workbench.runs.store import Run, open_run
 from workbench.training import queue
 from workbench.training.launch import Launched, is_leaving, relaunch
-from workbench.training.mailbox import send
+from workbench.training.mailbox import is_outstanding, send
 
 _PATIENCE = 10.0  # seconds to wait for an answer, which comes after the current step
 
@@ -26,6 +26,9 @@ class Answer:
     result: str
     step: int
     seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.result}, at step {self.step:,}, after {self.seconds:.1f} s"
 
 
 class Control:
@@ -71,9 +74,15 @@ class Control:
     def resume(self) -> Answer | Launched:
         """Continue a paused run, or relaunch one that ended before its last step.
 
-        Right after a stop this waits for the old process to save and exit; ValueError if that takes over 20 seconds.
+        Waits up to `patience` seconds for a stop that has not been answered yet. Right after a stop this waits for the
+        old process to save and exit; ValueError if that takes over 20 seconds.
         """
-        status = self.run.status
+        since, status = time.monotonic(), self.run.status
+        while status["state"] in LIVE and is_outstanding("stop", self.run.folder, status):
+            if time.monotonic() > since + self.patience:
+                break
+            time.sleep(0.02)
+            status = self.run.status
         if is_leaving(status):
             return relaunch(self.run)
         if status["state"] == "paused":

@@ -64,6 +64,14 @@ def last_number(folder: Path) -> int:
     return max(numbers)
 
 
+def is_outstanding(what: str, folder: Path, status: Mapping[str, Any]) -> bool:
+    """Whether a command such as "stop" was sent and has not been answered, according to the run's ``status``."""
+    answered = (status.get("answer") or {"number": 0})["number"]
+    with contextlib.suppress(ValueError):
+        return any(command.what == what and command.number > answered for command in _read(folder))
+    return False
+
+
 class Mailbox:
     """Trainer side: `new` returns the commands after number ``last``. Without new commands it costs one stat."""
 
