@@ -50,7 +50,7 @@ _PUBLIC = {
     "score": "workbench.evaluation.suite",
     "compare": "workbench.evaluation.compare",
     "patch": "workbench.reporting.edits",
-    "lens": "workbench.reporting.lens",
+    "lens": "workbench.lab.lens",
     "demo_runs": "workbench.reporting.lessons",
     "trained": "workbench.reporting.lessons",
     "probe_over_training": "workbench.reporting.lines",

@@ -1,6 +1,7 @@
 """Guidance against a weak model: in every view the numbers are f_weak + w (f - f_weak), as a few lines of torch say."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from workbench.__main__ import main
 from workbench.config import load_config
 from workbench.data.latents import open_latents
 from workbench.diffusion.paths import get_path
+from workbench.diffusion.randomness import normal
 from workbench.evaluation.generate import generate, sample_latents
 from workbench.features.extract import extract, noisy_latents
 from workbench.features.grid import LABELS
@@ -19,11 +21,11 @@ from workbench.lab.sources import choose
 from workbench.lab.views.leakage import VERSIONS, _pair
 from workbench.runs.models import load_backbone
 from workbench.runs.store import Run, prepare_run
-from workbench.runs.weak import Weak, check_weak, find_weak
+from workbench.runs.weak import Weak, find_weak
 from workbench.training.loop import fit
 
 TINY = (
-    *("data.name=digits", "data.limit=60", "vae.name=identity", "backbone.patch=8", "backbone.size=pico"),
+    *("data.name=digits", "data.limit=100", "vae.name=identity", "backbone.patch=8", "backbone.size=pico"),
     *("training.steps=4", "training.batch=8", "training.log_every=1", "sampling.steps=3", "sampling.count=4"),
     *("training.checkpoint_every=2", "training.milestone_every=2"),
     # In great leaps, or no gate would open in so few steps.
@@ -44,16 +46,29 @@ def trained(root, name: str, *changes: str) -> Run:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two runs that fit each other, and some that do not fit the first."""
+    """Two runs that fit each other, and copies of the second with records that do not fit the first."""
     root = tmp_path_factory.mktemp("runs")
-    short = "training.steps=2"
+    strong = trained(root, "strong")
+    other = trained(root, "other", "training.seed=1", "training.steps=2", "diffusion.label_dropout=0")
+    copies = tmp_path_factory.mktemp("copies")
     return {
-        "strong": trained(root, "strong"),
-        "other": trained(root, "other", "training.seed=1", short, "diffusion.label_dropout=0"),
-        "wide": trained(root, "wide", "backbone.size=nano", short),
-        "coarse": trained(root, "coarse", "backbone.patch=16", short),
-        "cosine": trained(root, "cosine", "diffusion.path=cosine", short),
+        "strong": strong,
+        "other": other,
+        "wide": copy(other, copies / "wide", "config.yaml", "size: pico", "size: nano"),
+        "coarse": copy(other, copies / "coarse", "config.yaml", "patch: 8", "patch: 16"),
+        "cosine": copy(other, copies / "cosine", "config.yaml", "path: linear", "path: cosine"),
+        "vae": copy(other, copies / "vae", "provenance.json", '"name": "identity"', '"name": "other"'),
+        "images": copy(other, copies / "images", "config.yaml", "name: digits", "name: stamps"),
+        "itself": copy(strong, copies / "itself", "config.yaml", "", ""),
     }
+
+
+def copy(run: Run, folder, file: str, old: str, new: str) -> Run:
+    shutil.copytree(run.folder, folder)
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new, 1))
+    return Run(folder)
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +137,7 @@ def test_predictions_are_guided_in_the_same_way(runs):
 def test_pictures_of_predictions_are_not_taken_from_those_of_the_null_label(runs):
     stored = {}
     for name, weak in (("null", None), ("weak", 2), ("again", None)):
-        view = wb.maps(runs["strong"], ROWS, layers=[LAYER], times=[T], w=(0, 5), weak=weak, progress=quiet)
+        view = wb.maps(runs["strong"], ROWS, layers=[LAYER], times=[T], w=(0.0, 5.0), weak=weak, progress=quiet)
         (pane,) = view.panes
         stored[name] = {stop: pane.arrays["predicted"][0, 0, 0, k] for k, stop in enumerate(pane.meta["stops"])}
     for stop in (0.0, 5.0):
@@ -137,9 +152,9 @@ def test_pictures_of_predictions_are_not_taken_from_those_of_the_null_label(runs
         lambda run, weak: wb.maps(run, 3, layers=[LAYER], times=[T], weak=weak, progress=quiet),
         lambda run, weak: wb.compare_maps([run, "vae"], 3, layers=[LAYER], times=[T], weak=weak, progress=quiet),
         lambda run, weak: wb.embedding(run, 30, [LAYER], [T], methods=["pca"], mapped=2, weak=weak, progress=quiet),
-        lambda run, weak: wb.separability(run, 60, [LAYER], [T], [2.0], mapped=2, weak=weak, progress=quiet),
-        lambda run, weak: wb.leakage(run, 60, [LAYER], [T], [2.0], mapped=2, weak=weak, progress=quiet),
-        lambda run, weak: wb.explore(run, 60, [LAYER], [T], [2.0], mapped=2, weak=weak, progress=quiet),
+        lambda run, weak: wb.separability(run, 100, [LAYER], [T], [2.0], mapped=2, weak=weak, progress=quiet),
+        lambda run, weak: wb.leakage(run, 100, [LAYER], [T], [2.0], mapped=2, weak=weak, progress=quiet),
+        lambda run, weak: wb.explore(run, 100, [LAYER], [T], [2.0], mapped=2, weak=weak, progress=quiet),
         lambda run, weak: wb.samples(run, None, [1.0, 2.0], count=2, weak=weak, progress=quiet),
     ],
     ids=["maps", "compare_maps", "embedding", "separability", "leakage", "explore", "samples"],
@@ -160,7 +175,7 @@ def test_a_view_and_its_page_say_which_guidance_is_meant(runs, make):
 
 def test_measures_at_the_ends_of_w_are_those_of_the_two_models(runs):
     strong = runs["strong"]
-    rows = list(range(60))
+    rows = list(range(100))
     means = {"layers": [LAYER], "times": [T], "labels": list(LABELS), "pooling": "mean"}
     against = {"null": None, "weak": 2}
     grids = {name: extract(strong, rows, weak=weak, **means) for name, weak in against.items()}
@@ -180,7 +195,7 @@ def test_measures_at_the_ends_of_w_are_those_of_the_two_models(runs):
 
 def test_in_the_control_of_the_null_label_neither_model_is_given_one(runs):
     strong = runs["strong"]
-    features = extract(strong, ROWS, [LAYER], [T], labels=LABELS, weak=2)
+    features = extract(strong, ROWS, [LAYER], [T], labels=list(LABELS), weak=2)
     for version, label in (("null label", "null"), ("true label", "true")):
         assert VERSIONS[version][1] == label
         first, second = _pair(features, version, T, LAYER)
@@ -191,19 +206,17 @@ def test_in_the_control_of_the_null_label_neither_model_is_given_one(runs):
 @torch.no_grad()
 def test_samples_follow_the_guided_velocity(runs):
     strong, other = runs["strong"], runs["other"]
-    settings = load_config("demo/plain", ["sampling.steps=3", "sampling.count=2", "sampling.guidance_scale=2.5"]).sampling
+    settings = load_config("demo/plain", [*TINY, "sampling.count=2", "sampling.guidance_scale=2.5"]).sampling
     models = [load_backbone(strong, 4), load_backbone(other, 2)]
     y, rows = torch.tensor([1, 2]), np.arange(2)
     z = sample_latents(strong, settings, models[0], models[0], rows, y, "", "", models[1])
-    from workbench.diffusion.randomness import normal
-
     x = normal(settings.seed, "sample", rows, tuple(z.shape[1:])).double()
     for t, t_next in ((1.0, 2 / 3), (2 / 3, 1 / 3), (1 / 3, 0.0)):
         v, v_weak = (model(x.float(), torch.full((2,), t), y).double() for model in models)
         x = x + (t_next - t) * (v_weak + 2.5 * (v - v_weak))
     torch.testing.assert_close(z, x.float(), rtol=1e-4, atol=1e-5)
     stored = {
-        (w, weak): generate(strong, 4, load_config("demo/plain", [*TINY, f"sampling.guidance_scale={w}"]).sampling, weak=of)
+        (w, weak): generate(strong, 4, replace(settings, guidance_scale=w), weak=of)
         for w in (1.0, 2.5)
         for weak, of in (("null", None), ("weak", Weak(other, 2)))
     }
@@ -223,21 +236,19 @@ def test_edits_with_features_guided_against_a_weak_model(runs):
 
 
 BAD = {
-    "the run itself": (lambda runs: runs["strong"], "the same weights as the run itself.* 2"),
+    "the run itself": (lambda runs: runs["strong"], r"the same weights as the run itself.*its steps \(2\)"),
     "its own step": (lambda runs: 4, "the same weights as the run itself"),
     "no such step": (lambda runs: 3, "no checkpoint of step 3; it has: 2, 4"),
     "no such step of another": (lambda runs: "other@4", "no checkpoint of step 4; it has: 2"),
     "no such run": (lambda runs: "gone", "weak is 'gone', and .*is not a run.*RUN@1200"),
     "a target": (lambda runs: "vae", "weak is 'vae', and "),
     "nothing": (lambda runs: "", "weak is '', and the name of the run is empty"),
-    "a number": (lambda runs: 0.5, "weak is 0.5; allowed are another run"),
-    "yes": (lambda runs: True, "weak is True; allowed are another run"),
-    "three": (lambda runs: (1, 2, 3), r"weak is \(1, 2, 3\); allowed are"),
-    "a step and a step": (lambda runs: (2, 4), r"weak is \(2, 4\); allowed are"),
-    "a part": (lambda runs: (runs["other"], "2"), "weak is .*; allowed are"),
     "another width": (lambda runs: runs["wide"], "width 128 instead of 48; allowed are runs"),
     "another grid": (lambda runs: runs["coarse"], "tokens 4 instead of 16; allowed are runs"),
     "another path": (lambda runs: runs["cosine"], "noise path 'cosine' instead of 'linear'"),
+    "another VAE": (lambda runs: runs["vae"], "VAE 'other' instead of 'identity'"),
+    "other images": (lambda runs: runs["images"], "images 'stamps' instead of 'digits'"),
+    "a copy": (lambda runs: runs["itself"], "the same weights as the run itself"),
 }
 
 
@@ -258,36 +269,23 @@ def test_a_weak_model_that_cannot_be_one_is_refused_before_anything_runs(runs, w
             call()
 
 
-def test_what_a_changed_copy_differs_in_is_named(runs, tmp_path):
-    strong = runs["strong"]
-
-    def copy(name: str, file: str, old: str, new: str) -> Run:
-        shutil.copytree(strong.folder, tmp_path / name)
-        text = (tmp_path / name / file).read_text()
-        assert old in text
-        (tmp_path / name / file).write_text(text.replace(old, new, 1))
-        return Run(tmp_path / name)
-
-    vae = copy("vae", "provenance.json", '"name": "identity"', '"name": "other"')
-    images = copy("images", "config.yaml", "name: digits", "name: stamps")
-    for run, sentence in ((vae, "VAE 'other' instead of 'identity'"), (images, "images 'stamps' instead of 'digits'")):
-        with pytest.raises(ValueError, match=sentence):
-            check_weak(strong, [4], Weak(run, 2))
-    with pytest.raises(ValueError, match="the same weights"):  # a copy is the run itself
-        check_weak(strong, [4], Weak(images, 4))
+@pytest.mark.parametrize("weak", [0.5, True, (1, 2, 3), (2, 4), ("other", "2"), [], {"run": "other"}])
+def test_what_names_no_weak_model_is_refused(runs, weak):
+    with pytest.raises(ValueError, match="weak is .*; allowed are another run, a step of the run itself, such as 1200"):
+        find_weak(weak, runs["strong"])
 
 
 def test_a_run_without_a_null_label_can_be_guided_but_not_controlled(runs):
     strong, other = runs["strong"], runs["other"]
-    with pytest.raises(ValueError, match="its null class is untrained.* weak="):
+    with pytest.raises(ValueError, match="its null class is untrained.*weak="):
         choose(other, images=3, layers=[LAYER], times=[T], steps=None, data=None)
     view = wb.maps(other, 3, layers=[LAYER], times=[T], weak=strong, progress=quiet)
     assert view.title.endswith("guided against strong, step 4")
     for controlled in (wb.leakage, wb.separability, wb.explore):
         with pytest.raises(ValueError, match="its null class is untrained"):
-            controlled(other, 60, [LAYER], [T], weak=strong, progress=quiet)
+            controlled(other, 100, [LAYER], [T], weak=strong, progress=quiet)
     with pytest.raises(ValueError, match="needs features with the null label"):
-        wb.leakage(strong, 60, [LAYER], [T], weak=other, progress=quiet)
+        wb.leakage(strong, 100, [LAYER], [T], weak=other, progress=quiet)
 
 
 def test_the_command_takes_it(runs, tmp_path, capsys):

@@ -12,10 +12,10 @@ import pytest
 # How many views and charts each shows.
 EXPECTED = {
     "00_tour": (7, 0),
-    "01_teacher": (2, 1),
-    "02_features": (5, 0),
-    "03_guidance": (3, 1),
-    "04_compare": (2, 3),
+    "01_teacher": (3, 1),
+    "02_features": (5, 2),
+    "03_guidance": (4, 2),
+    "04_compare": (3, 3),
 }
 PANEL = "window.jupyterapp.shell.currentWidget"
 READY = f"""async () => {{

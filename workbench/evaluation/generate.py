@@ -258,8 +258,8 @@ def sample_latents(
 ) -> Float[Tensor, "b c h w"]:
     """Latents of the samples numbered ``rows``, of a ``velocity`` that is the backbone or an edited one.
 
-    The noise is that of their numbers. ``weak`` is as of `sample`. Raises ValueError for values that are not finite; ``which`` and ``cause`` are
-    the words for the samples and for a likely reason.
+    The noise is that of their numbers. ``weak`` is as of `sample`. Raises ValueError for values that are not finite;
+    ``which`` and ``cause`` are the words for the samples and for a likely reason.
     """
     device = next(backbone.parameters()).device
     shape = (backbone.channels, backbone.height, backbone.height)

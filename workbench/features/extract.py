@@ -97,9 +97,9 @@ def extract(
         f_weak + scale (f - f_weak). ``true`` and ``given`` are the true and the wrong labels.
 
     Raises:
-        ValueError: For arguments that are not allowed, a step without a checkpoint, a weak model that does not fit or is
-            the run itself, non-finite features, and features that do not fit the cap (``$WORKBENCH_FEATURES_GB``), the disk or
-            float16.
+        ValueError: For arguments that are not allowed, a step without a checkpoint, a weak model that does not fit or
+            is the run itself, non-finite features, and features that do not fit the cap
+            (``$WORKBENCH_FEATURES_GB``), the disk or float16.
 
     Examples:
         >>> features = wb.extract(wb.zoo("guided"), images=4, layers=[4, 8], times=[0.5])

@@ -43,6 +43,12 @@ _PANES = {
         "cell": "a measure of the features of one layer, at one noise level or one w. A click moves the sliders there.",
         "colour of a cell": "its number, from low to high along the bar below.",
     },
+    "lens": {
+        "lens": "what the network would draw if it stopped at a layer. The raw lens applies the final layer to the "
+        "tokens of each layer, although it was trained on the last one's. The tuned lens first maps them to the last "
+        "layer's, by an affine map fitted on other images.",
+        "error": "the mean squared error of the clean latent that a layer predicts; latents vary by about 1.",
+    },
     "samples": {
         "sample": "an image that a network generated. All images of a column start from the same noise and are of the "
         "same class.",

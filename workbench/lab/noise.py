@@ -62,10 +62,10 @@ def noise_pictures(
     side = given.shape[-2]
     while side > _SIDE or (side > _SMALLEST and _bytes(given, first, side) > room):
         side //= 2
-    given = _smaller(given, side, _NOISY_STEP)
+    given = smaller(given, side, _NOISY_STEP)
     used, shown = PACKED * deflated(given), {}
     for number, w in enumerate(stops):
-        pictures = _smaller(_at_scale(decoders, w) if number else first, side, _STEP)
+        pictures = smaller(_at_scale(decoders, w) if number else first, side, _STEP)
         used += PACKED * deflated(pictures)
         if used > room:
             break
@@ -124,11 +124,11 @@ def _cached(file: Path) -> np.ndarray | None:
 
 def _bytes(given: np.ndarray, first: np.ndarray, side: int) -> float:
     """Bytes of pictures of this size in a page, with as few scales as are wanted before more pixels are."""
-    sizes = deflated(_smaller(given, side, _NOISY_STEP)), deflated(_smaller(first, side, _STEP))
+    sizes = deflated(smaller(given, side, _NOISY_STEP)), deflated(smaller(first, side, _STEP))
     return PACKED * (sizes[0] + _FEWEST * sizes[1])
 
 
-def _smaller(
+def smaller(
     images: UInt8[np.ndarray, "*axes high wide k"], side: int, step: int
 ) -> UInt8[np.ndarray, "*axes side side k"]:
     """The images with at most `side` pixels a row, their values rounded to multiples of `step` and to 255."""

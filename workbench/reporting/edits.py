@@ -173,8 +173,8 @@ def patch(
 
     Raises:
         ValueError: For a layer, token, window or class that does not exist, a run without a trained null label, another
-            run or weak model whose features do not fit, a backbone that takes no edits, and an edit that makes values that are not
-            finite.
+            run or weak model whose features do not fit, a backbone that takes no edits, and an edit that makes values
+            that are not finite.
 
     Examples:
         >>> fast = wb.load_config("zoo/guided", ["sampling.steps=4"]).sampling

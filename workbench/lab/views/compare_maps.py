@@ -60,9 +60,7 @@ def compare_maps(
     """
     given = dict(locals())
     room = layers_that_fit(page_mb, images, components)
-    subject = choose(
-        runs, images=images, layers=layers, times=times, steps=steps, data=data, weak=weak, room=room
-    )
+    subject = choose(runs, images=images, layers=layers, times=times, steps=steps, data=data, weak=weak, room=room)
     if len(subject.titles) < 2:
         raise ValueError(f"got {list(map(str, runs))}; a comparison needs a run and at least one other run or target")
     check_grids(subject)

@@ -137,6 +137,56 @@ def test_the_picture_and_the_numbers(run, tmp_path):
         seen.save(tmp_path / "lens.jpg")
 
 
+LENS = {"layers": [4, 12], "times": [0.5, 0.9], "images": 3, "fit": 20, "held": 5, **QUIET}
+
+
+def test_the_view_has_the_same_pictures_and_errors(run, tmp_path):
+    seen, view = wb.lens(run, **LENS), wb.lens_view(run, **LENS)
+    (arrays,) = (pane.arrays for pane in view.panes)
+    stored = torch.from_numpy(arrays["predicted"]).movedim(-1, -3).float()
+    assert stored.shape == (2, 2, 2, 3, 1, 32, 32)
+    for kind, exact in zip(stored, (seen.raw, seen.tuned), strict=True):
+        assert (kind - exact.float()).abs().max() <= 3  # rounded to fours, and to 255
+    np.testing.assert_array_equal(arrays["images"][..., 0], seen.clean[:, 0].numpy())
+    np.testing.assert_allclose(arrays["errors"], list(seen.errors.values()), rtol=1e-6)
+    for lens, rows in (("raw and tuned", 2), ("tuned", 1)):
+        (axis,) = view.figure(t=0.9, image=seen.rows[1], lens=lens).axes
+        assert len(axis.images) == rows * 4
+        assert [of.get_text() for of in axis.get_xticklabels()] == ["given", "layer 4", "layer 12", seen.names[1]]
+        notes = [text.get_text() for text in axis.texts if text.get_text()]
+        tuned = seen.errors["tuned"][1]
+        assert notes[-2:] == [f"{error:.{2 if error >= 0.1 else 3}f}" for error in tuned]
+    assert "wb.lens_view(" in view.code() and "layers=[4, 12]" in view.code()
+    raw = wb.lens_view(run, **LENS, tuned=False)
+    assert raw.options["lens"] == ["raw"] and "tuned lens was fitted" not in raw.html()
+    with pytest.raises(ValueError, match="the page of this view would have .* more than 0.1: ask for fewer of layers"):
+        seen.view(page_mb=0.1)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
+def test_the_page_shows_what_the_figure_shows(run, show, width, scheme):
+    if run.config.backbone.name != "sit":
+        pytest.skip("a page of one backbone is enough")
+    view = wb.lens_view(run, **LENS)
+    shown = show(view, width, scheme, t=0.5)
+    lanes = shown.page.locator(".wb-lane:not(.wb-heads)")
+    assert [lane.get_attribute("aria-label") for lane in lanes.all()] == ["raw lens", "tuned lens"]
+    shown.page.get_by_role("radio", name="tuned", exact=True).focus()
+    shown.page.keyboard.press("Space")
+    shown.slider("t").focus()
+    shown.page.keyboard.press("End")
+    shown.settled()
+    error = view.panes[0].arrays["errors"][1, 1, 0]
+    label = lanes.nth(1).locator("canvas").nth(1).get_attribute("aria-label")
+    assert label.endswith(f"tuned lens, layer 4, error {error:.{2 if error >= 0.1 else 3}f}, t 0.9")
+    assert not lanes.nth(0).is_visible() and lanes.nth(1).is_visible()
+    assert shown.page.locator(".wb-note").inner_text().startswith("t 0.9. Errors are mean squared errors")
+    assert shown.page.evaluate("() => document.documentElement.scrollWidth") <= width
+    with shown.page.expect_download() as saved:
+        shown.page.get_by_role("button", name="Save SVG").click()
+    assert saved.value.path().read_text().count("<image") == 4
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -17,12 +17,20 @@ from workbench.features.extract import opened_latents
 from workbench.features.grid import whole_numbers
 from workbench.features.lens import read_layers
 from workbench.lab.drawing import METADATA, coloured, encoded, mosaic
+from workbench.lab.made import made_of
+from workbench.lab.noise import smaller
+from workbench.lab.panes import Axis
+from workbench.lab.panes.lens import LensPane
 from workbench.lab.progress import Report, reported
+from workbench.lab.snippets import PAGE_MB, bounded_view, page_size, script_size
 from workbench.lab.sources import RunLike, choose_rows, depth_of, opened_runs
+from workbench.lab.view import View
 from workbench.runs.models import load_run_vae
 from workbench.runs.store import Run
 
 _MOST_LAYERS = 9  # by default
+_SIDE, _SMALLEST = 128, 32  # pixels of a view's pictures
+_STEP = 4  # their values are multiples of it, which halves the size of a page
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +49,7 @@ class Lens:
     layers: tuple[int, ...]
     times: tuple[float, ...]
     names: tuple[str, ...]
+    rows: tuple[int, ...]
     fitted: int
     held: int
     clean: UInt8[Tensor, "n k x y"]
@@ -69,6 +78,43 @@ class Lens:
                 notes.append(["", *(f"{error:.2g}" for error in self.errors[kind][number]), ""])
         columns = ["x_t", *(f"layer {layer}" for layer in self.layers), self.names[image]]
         return mosaic(rows, names, columns, cell=0.75, notes=notes)
+
+    def view(self, page_mb: float = PAGE_MB, snippet: str = "") -> View:
+        """The same with sliders for t and the image, as a notebook shows it and as a page (``save_html``).
+
+        Pictures have as many pixels as fit into `page_mb` megabytes. ValueError if they do not fit at 32 pixels.
+        """
+        tuned = () if self.tuned is None else (self.tuned,)
+        pictures = {
+            "images": self.clean,
+            "noisy": self.noisy,
+            "predicted": torch.stack([self.raw, *tuned]),
+        }
+        whole = {name: of.movedim(-3, -1).contiguous().numpy() for name, of in pictures.items()}
+        side, room = _SIDE, page_mb * 1e6 - script_size()
+        arrays = _packed(whole, side)
+        while side > _SMALLEST and page_size(arrays) > room:
+            side //= 2
+            arrays = _packed(whole, side)
+        arrays["errors"] = np.stack(list(self.errors.values())).astype(np.float32)
+        fitted = "" if self.tuned is None else f" The tuned lens was fitted on {self.fitted} other images."
+        measured = (
+            f"Errors are mean squared errors of the predicted clean latent over {self.held} images that were not "
+            f"fitted on, with the {self.label} label.{fitted}"
+        )
+        meta = {"names": self.names, "layers": self.layers, "lenses": list(self.errors), "measured": measured}
+        axes = {"t": Axis("t", self.times), "image": Axis("image", self.rows)}
+        title = f"Lens of {self.run.config.name}"
+        shown = f"{len(self.rows)} of {self.held} held-out images of {self.run.config.data.name}"
+        return bounded_view(
+            title,
+            [LensPane(title, arrays, meta)],
+            axes,
+            page_mb=page_mb,
+            shorten="layers, times or images",
+            snippet=snippet,
+            made=(*made_of([self.run], [[self.step]]), ("images", f"{shown}, rows {', '.join(map(str, self.rows))}")),
+        )
 
     def save(self, file: str | Path, image: int = 0) -> Path:
         """Write the figure as PNG, SVG or PDF on white; return the path. Raises ValueError for another ending."""
@@ -136,8 +182,8 @@ def lens(
 
     Returns:
         A ``Lens`` with images ``raw``, ``tuned``, ``noisy`` and ``clean``, ``errors`` by t and layer, and ``fits``, the
-        held-out errors of the affine maps. ``figure(image)`` and ``save(file)`` show one image; printing it lists the
-        errors.
+        held-out errors of the affine maps. ``figure(image)`` and ``save(file)`` show one image, ``view()`` is a widget
+        with sliders (`wb.lens_view`); printing it lists the errors.
 
     Raises:
         ValueError: For a layer, time or label that does not exist, too few images to fit on, features that are not
@@ -188,6 +234,7 @@ def lens(
         layers=chosen,
         times=moments,
         names=tuple(str(latents.classes[latents.labels[row]]) for row in shown),
+        rows=tuple(shown),
         fitted=fit,
         held=held,
         clean=decoded(readings.z),
@@ -197,6 +244,10 @@ def lens(
         errors=readings.errors,
         fits=readings.fits,
     )
+
+
+def _packed(pictures: dict[str, np.ndarray], side: int) -> dict[str, np.ndarray]:
+    return {name: smaller(of, side, 1 if name == "images" else _STEP) for name, of in pictures.items()}
 
 
 def _layers(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
