@@ -1,6 +1,6 @@
 """What a model was given and what it predicts: x_t, and the clean latents that its velocity implies."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def predict_clean(
     `features` are those of `extract` with the last layer, the labels "null" and "true", the same `seed` and all tokens:
     the final layer reads the velocity from them. Against a `weak` model, whose features are theirs with its own last
     layer, "true" is enough. Blocks run again only for backbones that do not make their velocity by `read_out`.
-    `progress` is called with (done, total) times.
+    `progress` is called with (done, total) times and label modes.
     """
     latents = opened_latents(run, data, "train", root, len(features.rows))
     path, rows = get_path(run.config.diffusion.path), np.asarray(features.rows)
@@ -68,36 +68,37 @@ def predict_clean(
         if progress:
             progress(done, 2 * len(features.times))
 
-    z_c = _predicted(run, features, "true", x_t, counted)
     if weak is None:
-        return Predictions(x_t, _predicted(run, features, "null", x_t, counted), z_c)
+        return Predictions(x_t, *_predicted(run, features, ("null", "true"), x_t, counted))
     assert features.weak is not None
-    return Predictions(x_t, _predicted(weak.run, features.weak, "true", x_t, counted), z_c)
+    (z_weak,) = _predicted(weak.run, features.weak, ("true",), x_t, counted)
+    return Predictions(x_t, z_weak, *_predicted(run, features, ("true",), x_t, counted))
 
 
 @torch.no_grad()
 def _predicted(
-    run: Run, features: FeatureGrid, label: str, x_t: Float[Tensor, "t n c h w"], counted: Callable[[], None]
-) -> Float[Tensor, "t n c h w"]:
-    """The clean latents that a model predicts with a label mode, from its last layer's tokens."""
+    run: Run, features: FeatureGrid, labels: Sequence[str], x_t: Float[Tensor, "t n c h w"], counted: Callable[[], None]
+) -> list[Float[Tensor, "t n c h w"]]:
+    """The clean latents that a model predicts with each label mode, from its last layer's tokens."""
     backbone = load_backbone(run, features.step).to("cuda" if torch.cuda.is_available() else "cpu")
     path = get_path(run.config.diffusion.path)
-    y = features.true if label == "true" else torch.full_like(features.true, backbone.null_label)
-    predicted: list[Tensor] = []
+    given = {"null": torch.full_like(features.true, backbone.null_label), "true": features.true}
+    predicted: list[list[Tensor]] = [[] for _ in labels]
     readable = None
     with tf32(run.config.training.tf32):
         for t, noisy in zip(features.times, x_t, strict=True):
             times = torch.full((len(noisy),), t)
-            tokens = features.read(backbone.depth, t, label).float()
-            if readable is None:
-                readable = _is_readable(backbone, tokens[:1], noisy[:1], times[:1], y[:1])
-            parts = [
-                backbone.read_out(*of) if readable else backbone(*of[1:])
-                for of in _batches(backbone, tokens, noisy, times, y)
-            ]
-            predicted.append(velocity_to_z(path, noisy, times, torch.cat(parts).float().cpu()))
-            counted()
-    return torch.stack(predicted)
+            for label, found in zip(labels, predicted, strict=True):
+                tokens, y = features.read(backbone.depth, t, label).float(), given[label]
+                if readable is None:
+                    readable = _is_readable(backbone, tokens[:1], noisy[:1], times[:1], y[:1])
+                parts = [
+                    backbone.read_out(*of) if readable else backbone(*of[1:])
+                    for of in _batches(backbone, tokens, noisy, times, y)
+                ]
+                found.append(velocity_to_z(path, noisy, times, torch.cat(parts).float().cpu()))
+                counted()
+    return [torch.stack(found) for found in predicted]
 
 
 def _is_readable(backbone: TransformerBackbone, tokens: Tensor, x_t: Tensor, t: Tensor, y: Tensor) -> bool:
