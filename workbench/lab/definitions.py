@@ -47,7 +47,7 @@ _PANES = {
         "lens": "what the network would draw if it stopped at a layer. The raw lens applies the final layer to the "
         "tokens of each layer, although it was trained on the last one's. The tuned lens first maps them to the last "
         "layer's, by an affine map fitted on other images.",
-        "error": "the mean squared error of the clean latent that a layer predicts. Latents have a variance of about 1.",
+        "error": "the mean squared error of the clean latent that a layer predicts; latents have variance 1 or so.",
     },
     "samples": {
         "sample": "an image that a network generated. All images of a column start from the same noise and are of the "
