@@ -169,7 +169,13 @@ def _make_parts(
         _make_share(run, step, settings, folder, device_of(0), (0, 1), progress, weak)
         return
     kept = str(run.kept) if isinstance(run, HeldRun) else None
-    order = {"run": str(run.folder), "kept": kept, "step": step, "settings": asdict(settings), "folder": str(folder)}
+    order: dict[str, Any] = {
+        "run": str(run.folder),
+        "kept": kept,
+        "step": step,
+        "settings": asdict(settings),
+        "folder": str(folder),
+    }
     order["weak"] = None if weak is None else [str(weak.run.folder), weak.step]
     shares = [{**order, "share": (k, processes), "device": device_of(k)} for k in range(processes)]
     run_workers(_WORKER, "generating", shares, settings.count, progress)

@@ -139,10 +139,24 @@ def extract(
                     job.run(missing, progress)
     if other is None:
         return grid
-    # The images are the run's own: a weak model may have been trained on fewer of them.
-    shared = {"data": data or run.config.data, "split": split, "seed": seed, "device": device, "root": root}
-    how = {"weights": weights, "labels": labels, "pooling": pooling, "dtype": dtype, "progress": progress}
-    return replace(grid, weak=extract(other.run, images, layers, times, step=other.step, **shared, **how))
+    of_weak = extract(
+        other.run,
+        images,
+        layers,
+        times,
+        step=other.step,
+        weights=weights,
+        labels=labels,
+        pooling=pooling,
+        data=data or run.config.data,  # a weak model may have been trained on fewer of the images
+        split=split,
+        seed=seed,
+        dtype=dtype,
+        device=device,
+        root=root,
+        progress=progress,
+    )
+    return replace(grid, weak=of_weak)
 
 
 def opened_latents(run: Run, data: DataConfig | None, split: str, root: Path, reads: int) -> Latents:
