@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import workbench as wb
 from workbench.__main__ import main
@@ -235,6 +237,17 @@ def test_edits_with_features_guided_against_a_weak_model(runs):
     weak, replaced = wb.patch(strong, weak=2, w=0.0, **edit), wb.patch(strong, with_=strong, with_step=2, **edit)
     assert torch.equal(weak.after, replaced.after) and not torch.equal(weak.after, weak.before)
     assert "against" in weak.edit.text and (weak.edit.about["weak"], weak.edit.about["weak_step"]) == (strong.name, 2)
+
+
+@pytest.mark.fuzz
+@given(st.one_of(st.text(max_size=12), st.from_regex(r"(other|strong|[0-9]{0,3})?@?[0-9]*", fullmatch=True)))
+def test_any_text_names_a_run_and_step_or_is_refused_in_a_sentence(runs, text):
+    try:
+        found = find_weak(text, runs["strong"])
+    except ValueError as error:
+        assert str(error).startswith("weak is ") or "has no checkpoint of step" in str(error)
+    else:
+        assert found.step in [checkpoint.step for checkpoint in found.run.checkpoints]
 
 
 BAD = {

@@ -4,6 +4,7 @@ Guidance against the null label is f_g = f_u + w (f_c - f_u), Eq. 3. Against a w
 f_g = f_weak + w (f - f_weak), where f and f_weak are features of the same x_t and label. Velocities likewise.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from workbench.runs.store import Run, open_run
 Reference: TypeAlias = Run | str | Path
 WeakLike: TypeAlias = Reference | int | tuple[Reference, int] | None
 
+_STEP = re.compile(r"[0-9]{1,12}")
 _ALLOWED = (
     "allowed are another run, a step of the run itself, such as 1200, or a run and its step, such as (run, 1200) or "
     "'RUN@1200'"
@@ -55,10 +57,10 @@ def check_weak(run: Run, steps: Sequence[int], weak: Weak, layers: Sequence[int]
     """Raise ValueError if `weak` is the run itself at one of these steps, or its features or velocities do not fit."""
     if weak.run.fingerprint == run.fingerprint and weak.step in steps:
         others = [of.step for of in run.checkpoints if of.step not in (weak.step, *steps)]
-        own = f"another of its steps ({', '.join(map(str, others))})" if others else "a run with other weights"
+        own = f"another of its steps ({', '.join(map(str, others))}), " if others else ""
         raise ValueError(
-            f"weak is {weak.text}, the same weights as the run itself, so f - f_weak is 0: choose {own}, another run, "
-            f"or show other steps than {weak.step}"
+            f"weak is {weak.text}, the same weights as the run itself, so f - f_weak is 0: choose {own}another run, or "
+            f"other steps to show than {weak.step}"
         )
     different = differences(run, weak.run, layers)
     sets = [of.config.data.path or of.config.data.name for of in (weak.run, run)]
@@ -110,9 +112,9 @@ def _parted(weak: Any) -> tuple[Reference | None, int | None]:
         return None, weak
     elif isinstance(weak, str):
         name, at, step = weak.rpartition("@")
-        if weak.isdecimal():
-            return None, int(weak)
-        return (name, int(step)) if at and name and step.isdecimal() else (weak, None)
+        if _STEP.fullmatch(step) and not (at and not name):
+            return name or None, int(step)
+        return weak, None
     elif isinstance(weak, Run | Path):
         return weak, None
     raise ValueError(f"weak is {weak!r}; {_ALLOWED}")
