@@ -110,10 +110,10 @@ def extract(
     _check_words(weights=weights, pooling=pooling, dtype=dtype)
     images = images if isinstance(images, int) else whole_numbers("images", images)
     reads = images if isinstance(images, int) else len(images)
-    latents, checkpoint = opened_latents(run, data, split, root, reads), run.checkpoint(step)
-    other = None if weak is None else find_weak(weak, run)
+    checkpoint, other = run.checkpoint(step), None if weak is None else find_weak(weak, run)
     if other is not None:
         check_weak(run, [checkpoint.step], other, whole_numbers("layers", layers))
+    latents = opened_latents(run, data, split, root, reads)
     described = {
         "run": run.fingerprint,
         "step": checkpoint.step,
