@@ -134,11 +134,13 @@ def test_a_process_that_does_not_leave_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("workbench.training.launch._LEAVING", 0.5)
     run = prepare_run(LONG, tmp_path)
     run.write_status("stopped", 7)
+    since = time.monotonic()
     with (
         hold_lock(run.folder / STARTER_LOCK, 1.0),
         pytest.raises(ValueError, match="process .* still holds it after .*: try"),
     ):
-        Control(run).resume()
+        Control(run, patience=0.5).resume()
+    assert time.monotonic() - since >= 1.0  # first by its own patience
     with run.lock(), pytest.raises(ValueError, match=f"{run.name} is stopped, but process"):
         launch(LONG, root=tmp_path)
 

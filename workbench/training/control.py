@@ -1,12 +1,14 @@
 """Client side of run control: pause, resume, save, stop or change an option of a run, from any process."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workbench.files import is_locked
 from workbench.runs.history import me, read_history, record_event, settings_of
-from workbench.runs.state import LIVE, TRAINING
+from workbench.runs.state import LIVE, STARTER_LOCK, TRAINER_LOCK, TRAINING
 from workbench.runs.store import Run, open_run
 from workbench.training import queue
 from workbench.training.launch import Launched, is_leaving, relaunch
@@ -74,13 +76,11 @@ class Control:
     def resume(self) -> Answer | Launched:
         """Continue a paused run, or relaunch one that ended before its last step.
 
-        Waits up to `patience` seconds for a stop that has not been answered yet. Right after a stop this waits for the
-        old process to save and exit; ValueError if that takes over 20 seconds.
+        Waits up to `patience` seconds for a stop that has not been answered yet, and for the old process to save and
+        exit; ValueError if that process is there 20 seconds later.
         """
-        since, status = time.monotonic(), self.run.status
-        while status["state"] in LIVE and is_outstanding("stop", self.run.folder, status):
-            if time.monotonic() > since + self.patience:
-                break
+        deadline, status = time.monotonic() + self.patience, self.run.status
+        while self._is_stopping(status) and time.monotonic() < deadline:
             time.sleep(0.02)
             status = self.run.status
         if is_leaving(status):
@@ -88,6 +88,13 @@ class Control:
         if status["state"] == "paused":
             return self._ask("resume")
         raise ValueError(f"run {self.run.name} is {status['state']}; only a run that is paused or ended early resumes")
+
+    def _is_stopping(self, status: Mapping[str, Any]) -> bool:
+        """Whether a stop was sent but not answered, or the process that was stopped is still there."""
+        folder = self.run.folder
+        if not is_leaving(status):
+            return is_outstanding("stop", folder, status)
+        return any(is_locked(folder / lock) for lock in (STARTER_LOCK, TRAINER_LOCK))
 
     def set(self, option: str, value: Any) -> Answer:
         """Change learning_rate, stop_step, log_every or checkpoint_every from the next step on.
