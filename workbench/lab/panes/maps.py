@@ -19,6 +19,7 @@ from workbench.lab.unit_tokens import ARRAYS as UNIT_TOKENS
 from workbench.lab.unit_tokens import left_out, stored_similarity
 
 _CELL = 1.15  # inches of a map
+_CAPTION = 20  # letters of 7 points that fit below it
 _NEAREST = "the nearest that is stored"
 _SHARE_OF = {None: "of variance", "subspace": "of the subspace", "foreground": "of foreground"}
 # Components of the rows of an image, by the option "colour"; None is all three as red, green and blue.
@@ -230,7 +231,10 @@ def _image_name(pane: Meta, image: int, axes: AxesByName) -> str:
 
 
 def _caption(axis: Axes, lines: Sequence[str]) -> None:
-    axis.set_xlabel("\n".join(line for line in lines if line), fontsize=7, loc="left")
+    """The lines below a picture, in letters that are small enough for its width."""
+    shown = [line for line in lines if line]
+    size = 7 * min(1.0, _CAPTION / max(map(len, shown), default=1))
+    axis.set_xlabel("\n".join(shown), fontsize=max(size, 4.0), loc="left")
 
 
 def _still(arrays: Arrays) -> dict[str, list[int]]:
