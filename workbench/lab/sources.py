@@ -300,7 +300,7 @@ def weak_text(weak: Sequence[Weak], formula: str, of: str) -> str:
     named = "; ".join(dict.fromkeys(one.text for one in weak))
     return (
         f"the guidance scale of the {of} against a weak model, ${formula}$ (autoguidance), not against the null label. "
-        f"The weak model is {named}; both models are given the same input and the class. w = 0 is the weak model's "
+        f"The weak model is {named}; both models are given the same input and label. w = 0 is the weak model's "
         f"{of}, w = 1 the run's own, and a larger w exaggerates what the run has learned beyond the weak model."
     )
 
