@@ -66,7 +66,9 @@ SHOWN = """(root) => {
     copy.drawImage(canvas, 0, 0);
     new Uint32Array(copy.getImageData(0, 0, canvas.width, canvas.height).data.buffer).forEach(add);
   }
-  for (const of of root.querySelectorAll(".wb-panes svg")) for (const letter of of.outerHTML) add(letter.codePointAt(0));
+  for (const mark of root.querySelectorAll(".wb-panes svg")) {
+    for (const letter of mark.outerHTML) add(letter.codePointAt(0));
+  }
   return sum;
 }"""
 # What reaches beyond the right edge of its view, in which a table of samples may scroll.
