@@ -677,9 +677,10 @@ def test_a_registered_view_is_shown_in_a_page_and_saved(installed, page_of, tmp_
     assert [bar.get_height() for bar in figure.axes[0].patches] == view.panes[0].arrays["norms"][2].tolist()
     assert view.save(tmp_path / "norms.pdf", t=0.9).read_bytes().startswith(b"%PDF")
     made = f'import workbench as wb\n\nview = wb.view("mypkg.norms", {run.name!r}, images=8)\n'
-    assert view.code(t=0.9) == f'{made}view.save("{view.name}.png", t=0.9, layer=6)\n'
+    file = f'# To write the picture to a file: view.save("{view.name}.png", t=0.9, layer=6)'
+    assert view.code(t=0.9) == f"{made}view.widget(t=0.9, layer=6)\n{file}\n"
     names = {}
-    exec(view.code(t=0.9).partition("view.save")[0], names)
+    exec(view.code(t=0.9).partition("view.widget")[0], names)
     assert np.array_equal(names["view"].panes[0].arrays["norms"], view.panes[0].arrays["norms"])
 
 

@@ -156,8 +156,8 @@ def _sliders(notebook: Notebook, presses: int, when: str) -> Iterator[Measured]:
     yield from _guidance(notebook.page, maps, presses, when)
     for name in ("t", "layer"):
         yield _row(f"{name}{when}", _pressed(notebook.page, maps, name, presses))
-    if steps.get_by_role("slider", name="training step", exact=True).count():  # a run may have kept one step alone
-        yield _row(f"step{when}", _pressed(notebook.page, steps, "training step", presses))
+    if _slider(steps, "step").count():  # a run may have kept one step alone
+        yield _row(f"step{when}", _pressed(notebook.page, steps, "step", presses))
 
 
 def _guidance(page: Any, view: Any, presses: int, when: str) -> Iterator[Measured]:
@@ -202,9 +202,13 @@ def _first_paint(notebook: Notebook) -> list[float]:
     return _taken(notebook.page)
 
 
+def _slider(view: Any, axis: str) -> Any:
+    return view.locator(f".wb-axes input[data-axis='{axis}']")
+
+
 def _pressed(page: Any, view: Any, name: str, presses: int) -> np.ndarray:
     """Milliseconds to written and to painted, of each press: to the right, and back from the end."""
-    slider = view.get_by_role("slider", name=name, exact=True)
+    slider = _slider(view, name)
     slider.scroll_into_view_if_needed()
     slider.focus()
     page.keyboard.press("Home")
@@ -233,7 +237,7 @@ def _taken(page: Any) -> list[float]:
 
 def _growth(notebook: Notebook, moves: int) -> Iterator[Measured]:
     page, session = notebook.page, notebook.page.context.new_cdp_session(notebook.page)
-    slider = notebook.view(_MAPS).get_by_role("slider", name="w", exact=True)
+    slider = _slider(notebook.view(_MAPS), "w")
 
     def sizes() -> np.ndarray:
         page.wait_for_timeout(500)  # the last state has reached the kernel

@@ -65,7 +65,7 @@ def test_the_pane_follows_token_head_layer_and_t(show):
     shown = show(view, t=0.5, layer=0, image=40)
     page = shown.page
     captions = [each.inner_text().split("\n") for each in page.locator("figcaption").all()]
-    assert captions[0] == ["image 40, bag", "row 3, column 3"]
+    assert captions[0] == ["image 2 of 2: bag", "row 3, column 3"]
     for number, (direction, label) in enumerate((d, lab) for d in ("from", "to") for lab in (0, 1)):
         found = attention_at(view.panes[0].arrays["weights"], (0, 0), label, None, 1, 10, direction)
         itself, on_object = falls_on(found, 10, np.repeat([1.0, 0.0], 8))
@@ -88,7 +88,8 @@ def test_the_pane_follows_token_head_layer_and_t(show):
     assert note.startswith("Attention weights of head 1, layer 8; t 0.1, the nearest.")
     label = page.locator(".wb-tile canvas").nth(1).get_attribute("aria-label")
     assert re.fullmatch(
-        r"image 40, bag, row 3, column 3: what it looks at, without the label, [\d.]+ % on itself, \d+ % on the object",
+        r"image 2 of 2: bag, row 3, column 3: what it looks at, without the label, [\d.]+ % on itself, "
+        r"\d+ % on the object",
         label,
     )
     with page.expect_download() as saved:
@@ -102,7 +103,7 @@ def test_a_figure_shows_what_the_page_shows(show, width, scheme):
     state = {"tokens": [(7, 6)], "t": 0.9, "layer": 8, "head": "2"}
     shown = show(view, width, scheme, **state)
     captions = [each.inner_text().split("\n") for each in shown.page.locator("figcaption").all()]
-    assert captions[0] == ["image 7, boot", "row 2, column 3"] and len(captions[1]) == (4 if width > 500 else 3)
+    assert captions[0] == ["image 1 of 2: boot", "row 2, column 3"] and len(captions[1]) == (4 if width > 500 else 3)
     figure = view.figure(**state)
     assert [axis.get_xlabel().split("\n") for axis in figure.axes[:5]] == captions
     assert figure.axes[-1].get_xlabel() == "attention weight, head 2; layer 8; t 0.9"

@@ -100,7 +100,7 @@ def test_what_was_not_measured_is_said(show):
         *texts(view.panes[0].arrays["values"][0, 1, 2:3, 1:, 3], (0, 1))[0],
     ]
     assert cells(shown, 0, "name")[2, 0] == "layer 6, t = 0.1, w = 4: kNN not measured"
-    shown.page.get_by_role("combobox", name="features", exact=True).select_option(label="null label")
+    shown.page.get_by_role("combobox", name="label", exact=True).select_option(label="null label")
     assert shown.page.locator(".wb-ht-map").nth(1).locator("text").first.text_content() == "at t = 0.1 (w = 0 only)"
     assert (cells(shown, 1, "text")[:, 1:] == "").all() and (cells(shown, 1, "text")[:, 0] != "").all()
 

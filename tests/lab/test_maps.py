@@ -37,7 +37,7 @@ def drawn(shown) -> np.ndarray:
 
 def expected(view, state) -> np.ndarray:
     (pane,), state = view.panes, view.state(**state)
-    chosen = [*pane.complete(view.axes)["layers"], state["layer"]]
+    chosen = [state["layer"], *pane.complete(view.axes)["layers"]]
     parts = {"rgb": [None], "single": [0], "three": [0, 1, 2]}[state["colour"]]
     images = range(6) if state["show"] == "all images" else [state["image"]]
     found = []
@@ -80,7 +80,7 @@ def test_sources_stand_beside_each_other(show, maps_view):
     for source in range(3):
         column = map_column(arrays, (source, 0, 2, 4), 2.0, "fixed")
         assert np.abs(found[source] - map_pixels(column, None)[0].reshape(8, 8, 3)).max() <= 2 / 255
-    captions = shown.page.locator("figcaption .wb-line:first-child").all_inner_texts()
+    captions = shown.page.locator(".wb-tile-head .wb-line:first-child").all_inner_texts()
     assert captions[1:] == ["plain", "guided", "REPA"]
 
 
@@ -100,14 +100,14 @@ def test_captions_name_t_and_w_where_they_change_something(show, maps_view):
     assert view.meta["panes"][0]["still"] == {"t": [3], "w": [2, 3]}
     places = ["t 0.3, w 2.5", "t 0.3, w 2.5", "t 0.3", None]
     shown = show(view, t=0.3, w=2.5)
-    captions = [each.inner_text().split("\n") for each in shown.page.locator("figcaption").all()[1:]]
-    assert [caption[1] if len(caption) == 3 else None for caption in captions] == places
+    heads = [each.inner_text().split("\n") for each in shown.page.locator(".wb-tile-head").all()[1:]]
+    assert [head[1] if len(head) == 2 else None for head in heads] == places
     labels = [each.get_attribute("aria-label") for each in shown.page.locator(".wb-tile canvas").all()[1:]]
     assert "token map of REPA, t 0.3; " in labels[2] and "token map of SRA; " in labels[3]
     pane, state = view.panes[0], view.state(t=0.3, w=2.5)
     figure = draw_maps(pane.complete(view.axes), pane.arrays, state, view.axes)
-    drawn = [axis.get_xlabel().split("\n") for axis in figure.axes[1:]]
-    assert [lines[1] if len(lines) == 3 else None for lines in drawn] == places
+    drawn = [axis.get_title(loc="left").split("\n") for axis in figure.axes[1:]]
+    assert [lines[1] if len(lines) == 2 else None for lines in drawn] == places
 
 
 def test_of_a_single_time_no_source_is_known_to_be_the_same_at_every_t(maps_view):
@@ -132,11 +132,12 @@ def test_whose_basis_it_is_is_said(show, maps_view, meta, said):
 
 def test_a_label_says_what_a_map_shows(show, maps_view):
     shown = show(maps_view(), t=0.3, w=2.5, layer=7, basis="refit")
-    label = shown.page.locator(".wb-tile canvas").last.get_attribute("aria-label")
+    label = shown.page.locator(".wb-tile canvas").nth(1).get_attribute("aria-label")
     column = map_column(maps_view().panes[0].arrays, (0, 0, 1, 6), 2.5, "refit")
-    share, outside = (f"{100 * value:.0f} %" for value in (column.share, column.outside))
+    share, outside = (f"{100 * value:.0f} %" for value in (column.share(None), column.outside))
     assert label == (
-        f"image 0, boot: token map of layer 7 (slider), t 0.3, w 2.5; {share} of variance, {outside} outside subspace"
+        "image 1 of 6: boot; token map of layer 7 (slider), t 0.3, w 2.5; "
+        f"{share} of variance, {outside} outside subspace"
     )
 
 
@@ -167,10 +168,10 @@ def test_fixed_and_refit_are_those_of_the_projection(with_totals, w):
     fixed, refit = (map_column(arrays, (0, 0, 0, 0), w, basis) for basis in ("fixed", "refit"))
     size = projection.at(0.4, w).std()
     assert np.abs(fixed.scores - projection.at(0.4, w)[..., :3].numpy()).max() < 1e-3 * size
-    assert fixed.share == pytest.approx(float(projection.energy(0.4, w).sum()), abs=1e-4)
+    assert list(fixed.shares) == pytest.approx(projection.energy(0.4, w).tolist()[:3], abs=1e-4)
     whole = projection.refit(0.4, w)
     assert np.abs(refit.scores - whole.coordinates.numpy()).max() < 1e-3 * size
-    assert refit.share == pytest.approx(float(whole.explained.sum()), abs=1e-4)
+    assert refit.share(None) == pytest.approx(float(whole.explained.sum()), abs=1e-4)
     assert refit.outside == pytest.approx(whole.left_out, abs=1e-4)
 
 
@@ -211,11 +212,11 @@ def test_viridis_of_the_browser_is_that_of_matplotlib():
 @pytest.mark.parametrize(
     ("layers", "titles"),
     [
-        ([0, 5, 11], ["layer 1", "layer 6", "layer 12", "layer 6 (slider)"]),
+        ([0, 5, 11], ["layer 6 (slider)", "layer 1", "layer 6", "layer 12"]),
         (list(range(12)), [f"layer {n}" + " (slider)" * (n == 6) for n in range(1, 13)]),
     ],
 )
 def test_the_layer_of_the_slider_has_a_column_unless_all_are_shown(show, maps_view, layers, titles):
     shown = show(maps_view(layers=layers), layer=6)
-    assert shown.page.locator("figcaption .wb-line:first-child").all_inner_texts()[1:] == titles
-    assert shown.page.locator("figcaption.wb-chosen").count() == 1
+    assert shown.page.locator(".wb-tile-head .wb-line:first-child").all_inner_texts()[1:] == titles
+    assert shown.page.locator(".wb-tile-head.wb-chosen").count() == 1

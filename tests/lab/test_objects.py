@@ -119,7 +119,7 @@ def drawn(chart):
 
 def test_the_chart_over_guidance_has_the_four_versions(runs):
     found = drawn(wb.versions_over_guidance(runs["scenes"], 8, 0.5, 40, SCALES, "object_probe", progress=quiet))
-    assert list(found) == ["null label", "true label", "wrong label", "label only (noise as image)", "chance"]
+    assert list(found) == ["null label", "true label", "wrong label", "label only", "chance"]
     assert found["true label"][0] == found["wrong label"][0] == found["null label"][0] == found["null label"][1]
     assert found["chance"][0] > 0.5  # that of the place alone
     with pytest.raises(ValueError, match="data.name=digits has no masks"):

@@ -108,6 +108,23 @@ def test_every_control_is_reached_by_tab_and_has_a_name(show, maps_view):
     assert canvases and all(c.get_attribute("role") == "img" and c.get_attribute("aria-label") for c in canvases)
 
 
+@pytest.mark.parametrize("width", [1400, 390])
+def test_the_sliders_stay_in_sight(show, maps_view, width):
+    (pane,), axes = maps_view(noise=True).panes, maps_view().axes
+    shown = show(View("Two", [pane, pane], axes), width, show="all images")
+    bar, foot = shown.page.locator(".wb-axes"), shown.page.locator(".wb-foot")
+    before = bar.bounding_box()["y"]
+    foot.scroll_into_view_if_needed()
+    box = bar.bounding_box()
+    assert before > box["y"] == 0 and box["height"] < 100 and foot.bounding_box()["y"] > box["height"]
+    shown.slider("w").focus()
+    shown.page.keyboard.press("End")
+    assert bar.bounding_box() == box and shown.slider("w").get_attribute("aria-valuetext") == "6"
+    assert shown.slider("w").get_attribute("title").endswith("Eq. 3")  # read by screen readers too
+    heads = shown.page.locator(".wb-pane").last.locator(".wb-tile-head").all_inner_texts()
+    assert [text.split("\n")[0] for text in heads if text][-3:] == ["layer 1", "layer 7", "layer 12"]
+
+
 def test_choices_move_with_arrow_keys(show, maps_view):
     shown = show(maps_view())
     shown.page.get_by_role("radio", name="fixed").focus()
@@ -174,10 +191,11 @@ def test_png_and_svg_are_saved(show, maps_view, tmp_path, values):
     assert len(images) == (6 * 4 if "show" in values else 5)  # layer 7 is one of those shown
     png = np.array(Image.open(files["PNG"]).convert("RGB")).astype(int)
     assert png.shape[1] == 3 * float(svg.get("width")) and (png[0, 0] == 255).all()
-    # The top left token of the second column: the picture has the colours of the page.
-    token = shown.page.locator(".wb-tile canvas").nth(1)
+    # The top left token of the first layer: the picture has the colours of the page.
+    token = shown.page.locator(".wb-tile canvas").nth(2)  # layer 1, after that of the slider
     colour = token.evaluate("(c) => [...c.getContext('2d').getImageData(0, 0, 1, 1).data].slice(0, 3)")
-    assert np.abs(png[3 * 16, 3 * (8 + 128 + 6)] - colour).max() <= 2
+    top, left = (int(images[1].get(name)) for name in ("y", "x"))
+    assert np.abs(png[3 * (top + 8), 3 * (left + 6)] - colour).max() <= 2
 
 
 def test_a_pdf_needs_a_kernel(show, maps_view, tmp_path):
@@ -270,7 +288,7 @@ def test_samples_stand_by_step_or_by_source(show):
     read = "(c) => [...c.getContext('2d').getImageData(0, 0, 8, 8).data].filter((_, i) => i % 4 === 0)"
     canvas = shown.page.locator(".wb-lane canvas")
     assert canvas.nth(4 + 2).evaluate(read) == images[1, 1, 1, 2].ravel().tolist()
-    shown.page.get_by_role("radio", name="sources").check(force=True)
+    shown.page.get_by_role("radio", name="runs").check(force=True)
     shown.slider("training step").focus()
     shown.page.keyboard.press("Home")
     shown.settled()

@@ -141,10 +141,20 @@ def test_a_lasso_selects_what_lies_in_it_shift_adds_and_alt_removes(show):
     draw_around(shown, *quarters[1])
     shown.page.keyboard.up("Alt")
     assert table(shown) == expected(view, w=1.0, selection=sorted(rows[2]))
+    # The grid shows these images, by class; the one below the pointer is marked in the plot.
+    images = shown.page.get_by_role("list", name="Selected images").get_by_role("img")
+    chosen = sorted(rows[2], key=lambda row: (row % 3, row))
+    labels = [image.get_attribute("aria-label") for image in images.all()]
+    assert labels == [f"{NAMES[row % 3]}, image {row + 1} of 240" for row in chosen]
+    shade = images.nth(5).evaluate("(c) => c.getContext('2d').getImageData(0, 0, 1, 1).data[0]")
+    assert shade == chosen[5] % 251
+    images.nth(5).hover()
+    ring = shown.page.locator(".wb-sc-over circle")
+    assert abs(float(ring.get_attribute("cx")) - points[chosen[5], 0]) < 0.5
     label = shown.page.locator(PLOT).get_attribute("aria-label")
     assert label == f"PCA · layer 4 · t = 0.5 · w = 1: 240 images of 3 classes, {len(rows[2])} selected"
     shown.page.get_by_role("button", name="Clear selection").click()
-    assert table(shown) == expected(view, w=1.0)
+    assert table(shown) == expected(view, w=1.0) and images.count() == 0
 
 
 def test_a_selection_of_two_thousand_points_takes_less_than_50_ms(show):
@@ -172,7 +182,9 @@ def test_points_by_keyboard(show):
     shown.page.locator(".wb-sc-plot").focus()
 
     def row() -> int:
-        return int(re.search(r"row (\d+)", shown.page.locator(".wb-sc-spoken[aria-live]").inner_text())[1])
+        return -1 + int(
+            re.search(r"image (\d+) of 240", shown.page.locator(".wb-sc-spoken[aria-live]").inner_text())[1]
+        )
 
     keyboard.press("ArrowRight")  # the first key takes the point nearest to the middle
     box = shown.page.locator(PLOT).bounding_box()
@@ -254,8 +266,8 @@ def test_the_pointer_shows_the_image_of_the_point_under_it(show):
     name = f"{NAMES[row % 3]}, given label {NAMES[(row + 1) % 3]}"
     assert shown.page.locator(".wb-sc-tip").inner_text().split("\n") == [
         name,
-        f"row {row}",
-        f"kNN {'right' if correct else 'wrong'}",
+        f"image {row + 1} of 240",
+        f"kNN predicts {'its class' if correct else 'another class'}",
     ]
     grey = shown.page.locator(".wb-sc-thumb").evaluate("(c) => [...c.getContext('2d').getImageData(0, 0, 6, 6).data]")
     assert grey == [row % 251, row % 251, row % 251, 255] * SIDE**2

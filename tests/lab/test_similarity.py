@@ -124,7 +124,7 @@ def test_the_code_of_a_view_has_its_tokens(maps_view):
 def similar_to(view, state) -> np.ndarray:
     """The similarities of the maps of all images (rows), by column."""
     (pane,), state = view.panes, view.state(**state)
-    layers = [*pane.complete(view.axes)["layers"], state["layer"]]
+    layers = [state["layer"], *pane.complete(view.axes)["layers"]]
     cells, tokens = [(0, 0, state["t"], layer) for layer in layers], list(map(tuple, state["tokens"]))
     return np.stack([stored_similarity(pane.arrays, at, state["w"], tokens, state["several"]) for at in cells])
 
@@ -147,24 +147,24 @@ def test_a_click_shows_what_is_like_a_token(show, maps_view):
     shown = show(view, show="all images", t=0.3, layer=7, w=3.0)
     page = shown.page
     colours = painted(shown)
-    tile = page.locator(".wb-tk-map").nth(5 * 2 + 1)  # image 2, first layer
+    tile = page.locator(".wb-tk-map").nth(5 * 2 + 2)  # image 2, first layer
     box = tile.bounding_box()
     at = {"x": box["width"] * 3.5 / 8, "y": box["height"] * 4.5 / 8}
     tile.click(position=at)
     shown.settled()
     wanted = {"t": 0.3, "layer": 7, "w": 3.0, "tokens": [(2, 35)]}
     assert np.abs(painted(shown) - viridis(similar_to(view, wanted))).max() <= 3  # one step of viridis
-    assert page.locator(".wb-tk-read").inner_text() == "1.00: row 5, column 4 of image 2, coat, layer 1"
+    assert page.locator(".wb-tk-read").inner_text() == "1.00: row 5, column 4 of image 3 of 6: coat, layer 1"
     assert page.locator(".wb-tk-tip").inner_text() == "1.00"
     captions = page.locator("figcaption").all_inner_texts()[-1].split("\n")
     assert re.fullmatch(r"0\.0\d % left out", captions[-1])
     # The number under the pointer, in another image and layer.
-    other = page.locator(".wb-tk-map").nth(5 * 4 + 3)
+    other = page.locator(".wb-tk-map").nth(5 * 4 + 4)
     other.hover(position=at)
-    value = similar_to(view, wanted)[2, 4, 35]
+    value = similar_to(view, wanted)[3, 4, 35]
     number = f"{value:.2f}".replace("0.", ".")
     assert page.locator(".wb-tk-tip").inner_text() == number
-    assert page.locator(".wb-tk-read").inner_text() == f"{number}: row 5, column 4 of image 4, sandal, layer 12"
+    assert page.locator(".wb-tk-read").inner_text() == f"{number}: row 5, column 4 of image 5 of 6: sandal, layer 12"
     # A second one, by Shift; then the maximum, and another w.
     other.click(position=at, modifiers=["Shift"])
     page.get_by_role("radio", name="maximum").check(force=True)
@@ -193,16 +193,17 @@ def test_the_keyboard_moves_over_tokens_and_all_is_said(show, maps_view):
     for key in ("Home", "ArrowUp", "ArrowRight"):
         page.keyboard.press(key)
     said = page.locator(".wb-tk-spoken")
-    assert said.inner_text() == "row 4, column 2 of image 1, bag, layer 1"
+    assert said.inner_text() == "row 4, column 2 of image 2 of 6: bag, layer 7 (slider)"
     page.keyboard.press("Enter")
     shown.settled()
-    assert said.inner_text() == "Cosine similarity to row 4, column 2 of image 1, bag."
+    assert said.inner_text() == "Cosine similarity to row 4, column 2 of image 2 of 6: bag."
     assert cursor.get_attribute("aria-pressed") == "true" and cursor.get_attribute("aria-label").startswith("1.00: row")
     labels = [each.get_attribute("aria-label") for each in page.locator(".wb-tile canvas").all()]
-    assert labels[2] == ("image 1, bag, layer 7, t 0.5, w 1. Cosine similarity to row 4, column 2 of image 1, bag.")
+    similar = "Cosine similarity to row 4, column 2 of image 2 of 6: bag."
+    assert labels[1] == f"image 2 of 6: bag, layer 7 (slider), t 0.5, w 1. {similar}"
     for key in ("End", "ArrowRight"):  # into the map beside it
         page.keyboard.press(key)
-    assert re.fullmatch(r"-?\.\d\d: row 4, column 1 of image 1, bag, layer 7", said.inner_text())
+    assert re.fullmatch(r"-?\.\d\d: row 4, column 1 of image 2 of 6: bag, layer 1", said.inner_text())
     page.keyboard.press("Shift+Enter")
     shown.settled()
     assert said.inner_text() == "Cosine similarity to 2 tokens, mean."

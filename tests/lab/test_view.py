@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from workbench.lab.components import map_column
 from workbench.lab.packing import pack, quantise, unpack
 from workbench.lab.panes import Axis, Pane
 from workbench.lab.panes.heat import HeatPane
@@ -56,6 +57,8 @@ def test_code_names_what_can_be_chosen_and_runs(maps_view, tmp_path, monkeypatch
     assert "selection=[3, 1]" in maps_view(rows=list(range(6))).code(selection=[3, 1])
     monkeypatch.chdir(tmp_path)
     exec(code.split("\n", 1)[1], {"view": view})
+    assert view.widget().state == view.state(t=0.3, w=2.5, basis="per map")
+    exec(code.split("to a file: ")[1], {"view": view})
     expected = view.picture("png", None, view.state(t=0.3, w=2.5, basis="per map"))
     assert (tmp_path / "token-maps.png").read_bytes() == expected
 
@@ -155,8 +158,12 @@ def test_a_figure_has_the_maps_and_says_what_they_are(maps_view):
     figure = draw_maps(view.panes[0].complete(view.axes), view.panes[0].arrays, state, view.axes)
     cells = figure.get_axes()
     assert len(cells) == 3 * 5 and sum(bool(cell.images) for cell in cells) == 13
-    lines = cells[-1].get_xlabel().split("\n")
-    assert lines[:2] == ["layer 5", "t 0.3, w 2.5"] and "outside subspace" in lines[3]
+    # The layer of the slider has its place among the others: 1, 5, 7, 12.
+    assert cells[2].get_title(loc="left").split("\n") == ["layer 5", "t 0.3, w 2.5"]
+    text = cells[-4 + 1].get_xlabel().replace("\n", " ")
+    column = map_column(view.panes[0].arrays, (0, 0, 1, 4), 2.5, "refit")
+    shares = ", ".join(f"{100 * of:.0f} %" for of in column.shares)
+    assert text == f"{shares} of variance {100 * column.outside:.0f} % outside subspace"
 
 
 def test_a_figure_is_what_is_saved(maps_view):

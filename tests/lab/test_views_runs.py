@@ -21,6 +21,7 @@ from workbench.lab import noise
 from workbench.lab.attended import attention_at
 from workbench.lab.neighbours import right_by_neighbours
 from workbench.lab.noise import noise_pictures
+from workbench.lab.panes.heat import version_of
 from workbench.lab.snippets import PACKED, deflated
 from workbench.lab.sources import choose
 from workbench.lab.unit_tokens import left_out, stored_similarity
@@ -285,14 +286,18 @@ def test_the_versions_of_leakage_are_those_of_the_features(runs):
         scatter.arrays["labels"] == means.true.numpy()
     ).all()
     measured = wb.measure_grid(means, scales=(0.0, 5.0), neighbours=15, processes=1)
-    at = (
-        heat.meta["measures"].index("knn"),
-        heat.meta["versions"].index("label_only"),
-        0,
-        0,
-        heat.meta["scales"].index(5.0),
-    )
-    assert heat.arrays["values"][at] == np.float32(measured.array("knn", "label_only")[0, 0, 1])
+    cell, versions = (0, 0, heat.meta["scales"].index(5.0)), heat.meta["versions"]
+    at = (versions.index("label_only"), *cell)
+    value = heat.arrays["values"][heat.meta["measures"].index("lda")][at]
+    assert value == np.float32(measured.array("lda", "label_only")[0, 0, 1])
+    # One kNN, that of the points, and one choice of the label for both.
+    names, knn = view.axes["source"].values, heat.arrays["values"][heat.meta["measures"].index("knn")]
+    for name, version, labels in (("label only", "label_only", ""), ("wrong label", "wrong_by_given", "_given")):
+        right = scatter.arrays[f"correct{labels}"][(names.index(name), 0, *cell)]
+        assert knn[(versions.index(version), *cell)] == np.float32(right.mean())
+        state = view.state(source=name, labels="given" if labels else "true")
+        assert version_of(heat.meta, state) == version
+    assert "version" not in view.options
     assert all("wrong label" in name for name in maps.meta["names"])
 
 
@@ -329,7 +334,9 @@ def test_a_view_is_a_small_page_and_its_code_makes_it_again(name, runs, tmp_path
     assert again.data == view.data and again.meta == view.meta
     if name in ("maps", "explore"):
         monkeypatch.chdir(tmp_path)
-        exec(view.code(w=4.5, basis="refit"), {})
+        names = {}
+        exec(view.code(w=4.5, basis="refit"), names)
+        exec(view.code(w=4.5, basis="refit").split("to a file: ")[1], names)
         (picture,) = tmp_path.glob(f"{view.name}.*")
         assert picture.stat().st_size > 5000
 
@@ -398,7 +405,7 @@ def test_the_image_of_the_token_is_shown_whichever_others_are(runs, tmp_path):
     assert similar.save(tmp_path / "similar.svg").read_text().startswith("<?xml")
     words = [axis.get_xlabel() for axis in similar.figure().axes]
     assert words[-1] == f"cosine similarity to row 1, column 1 of image 55, {similar.subject.names[0]}"
-    assert "layer 4\nt 0.5, w 1" in words
+    assert "layer 4\nt 0.5, w 1" in [axis.get_title(loc="left") for axis in similar.figure().axes]
 
 
 def test_a_view_has_the_similarities_of_the_run(runs):
@@ -451,7 +458,7 @@ def test_a_view_has_the_attention_of_the_run(runs):
         for d, direction in enumerate(("from", "to")):
             found = attention_at(pane.arrays["weights"], (1, layer), label, None, 1, 9, direction)
             np.testing.assert_allclose(found, exact.mean[label, d, layer], atol=4e-3)
-    assert view.figure(pane=1, tokens=[(40, 9)], head="2").axes[0].get_xlabel().startswith("image 40")
+    assert view.figure(pane=1, tokens=[(40, 9)], head="2").axes[0].get_xlabel().startswith("image 2 of ")
     assert pasted(view.snippet).data == view.data
 
 

@@ -122,7 +122,7 @@ def test_similarities_of_guided_tokens_are_those_of_torch(runs):
     f_g = f_weak + 3.0 * (f - f_weak)
     expected = torch.cosine_similarity(f_g.double(), f_g[1, 5].double(), dim=-1)
     np.testing.assert_allclose(similar.values[0, 0], expected.numpy(), atol=1e-5)
-    words = [axis.get_xlabel() for axis in similar.figure().axes]
+    words = [axis.get_title(loc="left").replace("\n", " ") for axis in similar.figure().axes]
     assert any("w 3, guided against other, step 2" in of for of in words), words
 
 
@@ -173,7 +173,7 @@ def test_a_view_and_its_page_say_which_guidance_is_meant(runs, make):
 
 def test_guidance_against_the_null_label_is_not_called_another(runs):
     view = wb.maps(runs["strong"], 2, layers=[LAYER], times=[T], progress=quiet)
-    assert view.axes["w"].label == "w" and "weak" not in view.code() and "guided against" not in view.title
+    assert view.axes["w"].label == "guidance w" and "weak" not in view.code() and "guided against" not in view.title
     assert "weak" not in str(view.made) and "weak" not in view.html().partition("<script")[0]
 
 

@@ -171,12 +171,14 @@ def pixels(locator) -> list[np.ndarray]:
 
 
 def once(pane) -> list[np.ndarray]:
-    """Pixels of token maps, the layer of the slider left out where another column shows it, as on paper."""
+    """Pixels of token maps with layers in order, that of the slider once, as on paper."""
     tiles = pane.locator(".wb-tile")
-    last = tiles.locator("figcaption .wb-line:first-child").all_text_contents()
-    columns = len(last)  # the last row alone has captions
-    twice = [i for i, text in enumerate(last) if text.endswith(" (slider)") and text.removesuffix(" (slider)") in last]
-    return [of for i, of in enumerate(pixels(tiles.locator("canvas"))) if i % columns not in twice]
+    heads = tiles.locator(".wb-tile-head .wb-line:first-child").all_text_contents()  # of the first row alone
+    names = [text.removesuffix(" (slider)") for text in heads]
+    kept = [i for i, name in enumerate(names) if name == heads[i] or name not in heads]
+    order = sorted(kept, key=lambda i: (int(names[i].split()[1]) if names[i].startswith("layer ") else -1, i))
+    found = pixels(tiles.locator("canvas"))
+    return [found[start + i] for start in range(0, len(found), len(heads)) for i in order]
 
 
 def expected(shown: Shown, view: int, pane: int) -> list[np.ndarray]:
@@ -184,6 +186,11 @@ def expected(shown: Shown, view: int, pane: int) -> list[np.ndarray]:
     arrays = [archive[name] for name in archive.files]
     coloured = [255 * of if of.dtype.kind == "f" else of.astype(float) for of in arrays]
     return [np.repeat(of[..., None], 3, axis=-1) if of.ndim == 2 else of for of in coloured]
+
+
+# Whether an element is within the window, and nothing is over it.
+IN_SIGHT = """(of) => { const { x, y, bottom } = of.getBoundingClientRect();
+  return [y, bottom].every((at) => of.contains(document.elementFromPoint(x + 9, (at + (y + bottom) / 2) / 2))); }"""
 
 
 def agrees(shown: Shown, number: int, view) -> int:
@@ -214,6 +221,8 @@ def test_every_slider_moves_its_view_as_python_draws_it(shown):
         assert sliders, "a view without sliders"
         view.scroll_into_view_if_needed()
         compared += agrees(shown, number, view)  # as the notebook shows it first
+        view.locator(".wb-foot").scroll_into_view_if_needed()
+        assert view.locator(".wb-axes").evaluate(IN_SIGHT), f"the sliders of view {number} are out of sight below it"
         one = view.get_by_role("radio", name="one image", exact=True)
         if one.count():  # else the slider of the image chooses nothing
             one.check(force=True)

@@ -18,16 +18,20 @@ _FEWEST = 4  # tokens of a foreground that components can be fitted to
 class MapColumn:
     """Three scores of each token of every image, and their colour limits (low, high), for all images or for each.
 
-    `share` is the share of variance that they show: of the full features, or `of` the "subspace" or the "foreground".
+    `shares` are the shares of variance that each shows: of the full features, or `of` the "subspace" or "foreground".
     `outside` is the share outside the subspace of a refit. Tokens outside the `foreground` are black.
     """
 
     scores: Float64[np.ndarray, "n m 3"]
     limits: Float64[np.ndarray, "*each 2 3"]
-    share: float
+    shares: tuple[float, ...]
     of: str | None = None
     outside: float | None = None
     foreground: Bool[np.ndarray, "n m"] | None = None
+
+    def share(self, component: int | None) -> float:
+        """The share of a component, or with None of all three."""
+        return sum(self.shares) if component is None else self.shares[component]
 
 
 def map_column(
@@ -48,18 +52,17 @@ def map_pixels(column: MapColumn, component: int | None) -> Float64[np.ndarray, 
 
 def _fixed(rows: Float64[np.ndarray, "n m k"], total: float) -> MapColumn:
     scores = rows[..., :3]
-    return MapColumn(scores, component_limits(_flat(scores)), float(np.trace(_moments(_flat(scores))[1])) / total)
+    return MapColumn(scores, component_limits(_flat(scores)), _variances(_flat(scores), total))
 
 
 def _refit(rows: Float64[np.ndarray, "n m k"], total: float) -> MapColumn:
     """Components of f_g itself, Procrustes-aligned with the fixed ones so that colours keep their meaning."""
     mean, covariance = _moments(_flat(rows))
-    values, vectors = _eigen(covariance)
-    chosen = vectors[:, :3]
+    chosen = _eigen(covariance)[1][:, :3]
     rotation = nearest_rotation(torch.from_numpy(chosen.T @ covariance[:, :3])).numpy()
     scores = (rows - mean) @ (chosen @ rotation)
     outside = max(0.0, 1 - float(np.trace(covariance)) / total)
-    return MapColumn(scores, component_limits(_flat(scores)), float(values[:3].sum()) / total, outside=outside)
+    return MapColumn(scores, component_limits(_flat(scores)), _variances(_flat(scores), total), outside=outside)
 
 
 def _per_map(rows: Float64[np.ndarray, "n m k"], total: float) -> MapColumn:
@@ -69,9 +72,9 @@ def _per_map(rows: Float64[np.ndarray, "n m k"], total: float) -> MapColumn:
         mean, covariance = _moments(own)
         values, vectors = _eigen(covariance)
         scores.append((own - mean) @ _signed(vectors[:, :3]))
-        shares.append(values[:3].sum() / values.sum())
+        shares.append(values[:3] / values.sum())
     stacked = np.stack(scores)
-    return MapColumn(stacked, component_limits(stacked, "minmax"), float(np.mean(shares)), of="subspace")
+    return MapColumn(stacked, component_limits(stacked, "minmax"), _plain(np.mean(shares, axis=0)), of="subspace")
 
 
 def _foreground(rows: Float64[np.ndarray, "n m k"], total: float) -> MapColumn:
@@ -79,13 +82,14 @@ def _foreground(rows: Float64[np.ndarray, "n m k"], total: float) -> MapColumn:
     mean, covariance = _moments(_flat(rows))
     first = (rows - mean) @ _signed(_eigen(covariance)[1][:, :1])[:, 0]
     shown = nearer_the_middle(first)
-    scores, limits, share = np.zeros((*shown.shape, 3)), np.zeros((2, 3)), 0.0
+    scores, limits = np.zeros((*shown.shape, 3)), np.zeros((2, 3))
+    shares: tuple[float, ...] = (0.0, 0.0, 0.0)
     if shown.sum() >= _FEWEST:
         mean, covariance = _moments(rows[shown])
         values, vectors = _eigen(covariance)
         scores = (rows - mean) @ _signed(vectors[:, :3])
-        limits, share = component_limits(scores[shown]), float(values[:3].sum() / values.sum())
-    return MapColumn(scores * shown[..., None], limits, share, of="foreground", foreground=shown)
+        limits, shares = component_limits(scores[shown]), _plain(values[:3] / values.sum())
+    return MapColumn(scores * shown[..., None], limits, shares, of="foreground", foreground=shown)
 
 
 BASES: dict[str, Callable[..., MapColumn]] = {
@@ -94,6 +98,15 @@ BASES: dict[str, Callable[..., MapColumn]] = {
     "per map": _per_map,
     "foreground": _foreground,
 }
+
+
+def _variances(scores: Float64[np.ndarray, "r 3"], total: float) -> tuple[float, ...]:
+    """Variance of each component as a share of `total`."""
+    return _plain(scores.var(axis=0) / total)
+
+
+def _plain(values: Float64[np.ndarray, " c"]) -> tuple[float, ...]:
+    return tuple(map(float, values))
 
 
 def _flat(scores: Float64[np.ndarray, "n m c"]) -> Float64[np.ndarray, "r c"]:

@@ -1,6 +1,6 @@
-"""What the words of a page mean: its sliders, tokens and colours, in plain words, as Markdown with formulas."""
+"""What the words of a view mean: names and hints of its controls, and in a page its sliders, tokens and colours."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -12,6 +12,45 @@ class Definition(NamedTuple):
     text: str
 
 
+class Control(NamedTuple):
+    """An option as the page shows it: its name, a hint in a sentence, and texts for values that do not say enough."""
+
+    label: str
+    hint: str
+    texts: Mapping[str, str] = {}
+
+
+# Names of the axes in all views and figures, and what a hint says about each.
+NOISE, GUIDANCE = "noise t", "guidance w"
+# Hints of w where guidance is against a weak model.
+WEAK_FEATURE = "Guidance scale w of the feature against a weak model, f_g = f_weak + w (f - f_weak)"
+WEAK_SAMPLING = "Guidance scale w of sampling against a weak model, v_g = v_weak + w (v - v_weak)"
+_HINTS = {
+    "t": "Noise level t: 0 is the image, 1 is noise alone",
+    "w": "Guidance scale w of the feature, f_g = f_u + w (f_c - f_u), Eq. 3",
+    "layer": "Block of the network after which the features are taken; 0 is the patch embedding",
+    "step": "Training step of the weights",
+    "image": "Image that is shown",
+    "source": "Run or target that is shown",
+    "guidance": "Guidance scale w of sampling, v_g = v_u + w (v_c - v_u), Eq. 2; 1 is no guidance",
+}
+_CONTROLS = {
+    "basis": Control("basis", "Where the three directions of the colours come from"),
+    "colour": Control("colours", "Three components as red, green and blue, or one by one"),
+    "show": Control("show", "One image or all of them"),
+    "pictures": Control("pictures", "What stands beside the maps"),
+    "several": Control("of several, the", "How the similarities to several tokens are combined"),
+    "rows": Control("compare", "What differs from row to row", {"sources": "runs", "steps": "steps"}),
+    "method": Control(
+        "method", "How the features are brought into two dimensions", {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
+    ),
+    "labels": Control(
+        "classes", "Classes of the colours and of kNN", {"true": "true classes", "given": "given labels"}
+    ),
+    "measure": Control("measure", "What the numbers measure"),
+    "version": Control("label", "Label that the network was given with the image"),
+    "head": Control("head", "Attention head", {"mean": "mean of all"}),
+}
 _AXES = {
     "t": "the noise level. The network is given a mixture of the image and noise: the image alone at t = 0, noise "
     "alone at t = 1.",
@@ -20,7 +59,7 @@ _AXES = {
     "layer": "the block of the network after which the features are taken; 0 is the patch embedding, before the first "
     "block.",
     "step": "the training step of the weights that are used; small ones show the network early in its training.",
-    "image": "which image is shown, by its number in the data set.",
+    "image": "which of the images is shown. Code names it by its row in the data set.",
     "source": "which one of those listed is shown.",
     "guidance": r"the guidance scale of sampling, $v_g = v_u + w\,(v_c - v_u)$ (Eq. 2). $v_u$ is the prediction "
     "without a class, $v_c$ the one with the class. 1 is no guidance; a larger scale exaggerates what the class "
@@ -70,6 +109,20 @@ _OPTIONS = {
 }
 
 
+def hint_of(axis: str) -> str:
+    """The hint of an axis by its name; "" for one of other packages."""
+    return _HINTS.get(axis, "")
+
+
+def controls_of(options: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
+    """Name, hint and texts of each option of a view, ready for JSON; those of other packages have their own name."""
+    return {
+        name: {"label": of.label, "hint": of.hint, "texts": dict(of.texts)}
+        for name in options
+        for of in [_CONTROLS.get(name, Control(name, ""))]
+    }
+
+
 def definitions(meta: Mapping[str, Any]) -> list[Definition]:
     """What the words of a view mean, from its `meta`. Of an axis with one value it is said which."""
     found = [
@@ -85,7 +138,7 @@ def definitions(meta: Mapping[str, Any]) -> list[Definition]:
     known = {one.key for one in found}
     for name, values in meta["options"].items():
         if name in _OPTIONS and name not in known and len(values) > 1:
-            found.append(Definition(name, name, _OPTIONS[name]))
+            found.append(Definition(name, meta["controls"][name]["label"], _OPTIONS[name]))
     return found
 
 

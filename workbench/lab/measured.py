@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64, UInt8
 
 from workbench.evaluation.measures import MeasureGrid, Record
+from workbench.evaluation.statistics import wilson
 from workbench.lab.panes import Pane
 from workbench.lab.panes.heat import HeatPane
 
@@ -51,7 +53,7 @@ VERSIONS = {
     "true": "true label",
     "wrong_by_true": "wrong label, by the true classes",
     "wrong_by_given": "wrong label, by the given classes",
-    "label_only": "label only (noise as image)",
+    "label_only": "label only",
 }
 _SHARES = ("knn", "probe", "probe_shuffled", "lda")
 _FIXED_CHANCE = {f"object_{of}_same_{alike}": 0.5 for of in ("auc", "probe") for alike in ("place", "class")}
@@ -66,16 +68,30 @@ _UNSCALED = {"null": 0.0, "true": 1.0}  # f_u is f_g at w = 0, f_c is f_g at w =
 _UNSCALED_AGAINST_WEAK = {"null": 1.0, "true": 1.0}  # both are the run's own
 
 
-def heat_pane(measured: MeasureGrid, title: str = "Separability") -> Pane:
+Right = Mapping[str, np.ndarray]  # by version "times layers scales n": 1 where kNN classifies an image correctly
+
+
+def heat_pane(
+    measured: MeasureGrid,
+    title: str = "Separability",
+    *,
+    right: Right | None = None,
+    follows: Sequence[tuple[str, str]] = (),
+) -> Pane:
     """Pane of all measures, with 95 % intervals where there are any; missing cells are NaN.
 
     f_u is at w = 0, and at w = 1 if guidance is against a weak model. The chance level of an accuracy is one over the
-    number of classes.
+    number of classes. Beside a scatter plot, `right` are its images that kNN classifies correctly, by version: then kNN
+    is the share of these, so that a view has one kNN, and versions are those of `right`. `follows` as in `HeatPane`.
     """
     weak = "weak" in measured.about
     records = [_named(record, _UNSCALED_AGAINST_WEAK if weak else _UNSCALED) for record in measured.records]
     measures = [name for name in MEASURES if any(record["measure"] == name for record in records)]
     versions = [name for name in VERSIONS if any(_is_of(record, name) for record in records)]
+    versions = versions if right is None else [name for name in versions if name in right]
+    filled = "null" not in versions and not weak  # f_u is f_g at w = 0
+    known = [record for record in records if filled or any(_is_of(record, name) for name in versions)]
+    measures = [name for name in measures if any(record["measure"] == name for record in known)]
     scales = scales_of(measured.scales)
     shape = (len(measures), len(versions), len(measured.layers), len(measured.times), len(scales))
     arrays = {name: np.full(shape, np.nan, np.float32) for name in ("values", "low", "high")}
@@ -92,18 +108,52 @@ def heat_pane(measured: MeasureGrid, title: str = "Separability") -> Pane:
                 for array, value in zip(arrays, ("value", "low", "high"), strict=True):
                     cell = (measures.index(record["measure"]), number, *where)
                     arrays[array][cell] = np.nan if record[value] is None else record[value]
+    if filled and "true" in versions:
+        _fill_unguided(arrays, records, measured, measures, versions.index("true"))
+    labels = {**MEASURES, **VERSIONS}
+    if right is not None and "knn" in measures:
+        for number, name in enumerate(versions):
+            for of, values in zip(arrays, _accuracies(right[name]), strict=True):
+                arrays[of][measures.index("knn"), number] = values
+        labels["knn"] = "kNN, leave one out"
     meta = {
         "measures": measures,
         "versions": versions,
         "scales": scales,
-        "labels": {
-            name: text.replace("f_c - f_u", "f - f_weak") if weak else text
-            for name, text in {**MEASURES, **VERSIONS}.items()
-        },
+        "labels": {name: text.replace("f_c - f_u", "f - f_weak") if weak else text for name, text in labels.items()},
         "chance": chance_levels(measured, measures),
         "centre": {name: centre for name, centre in _CENTRES.items() if name in measures},
     }
-    return HeatPane(title, arrays, meta)
+    return HeatPane(title, arrays, {**meta, "follows": list(map(list, follows))} if follows else meta)
+
+
+def _accuracies(right: UInt8[np.ndarray, "times layers scales n"]) -> Float64[np.ndarray, "3 layers times scales"]:
+    """Share of the images that are right, and the ends of its 95 % Wilson interval."""
+    count = right.shape[-1]
+    found = np.empty((3, *right.shape[:-1]))
+    for at in np.ndindex(right.shape[:-1]):
+        successes = int(right[at].sum())
+        interval = wilson(successes, count)
+        found[(slice(None), *at)] = successes / count, interval.low, interval.high
+    return found.swapaxes(1, 2)
+
+
+def _fill_unguided(
+    arrays: Mapping[str, np.ndarray],
+    records: Sequence[Mapping[str, Any]],
+    measured: MeasureGrid,
+    measures: Sequence[str],
+    version: int,
+) -> None:
+    """Measures of f_u alone, which is f_g at w = 0, among those of the true label."""
+    for record in records:
+        if record["version"] != "null" or record["measure"] not in measures:
+            continue
+        layer, time = measured.layers.index(record["layer"]), measured.times.index(record["t"])
+        cell = (measures.index(record["measure"]), version, layer, time, scales_of(measured.scales).index(0.0))
+        if np.isnan(arrays["values"][cell]):
+            for array, of in zip(arrays.values(), ("value", "low", "high"), strict=True):
+                array[cell] = np.nan if record[of] is None else record[of]
 
 
 def scales_of(scales: Sequence[float]) -> list[float]:

@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from workbench.features.similarity import Token
-from workbench.lab.drawing import coloured, outline, show_picture
+from workbench.lab.drawing import coloured, outline, show_picture, wrapped
 
 COSINES = (0.0, 1.0)  # of the colours, viridis; cosines below are drawn as the lowest
 _CELL = 1.15  # inches of a map
+LETTERS = 21  # of seven points that are as wide as a map
 _LEGEND = 0.55  # inches of the colour bar and its text
 
 
@@ -71,8 +72,8 @@ def draw_similarity(
         if objects is not None:
             outline_object(list(row), objects[image])
     captions = [*(of.lines for of in pictures), *(of.lines for of in maps)]
-    for axis, lines in zip(cells[-1], captions, strict=True):
-        axis.set_xlabel("\n".join(lines), fontsize=7, loc="left")
+    for axis, lines in zip(cells[0], captions, strict=True):
+        axis.set_title(wrapped("\n".join(lines), LETTERS), fontsize=7, loc="left")
     bar = figure.colorbar(
         ScalarMappable(Normalize(low, high), "viridis"),
         ax=cells,
@@ -95,7 +96,7 @@ def outline_object(axes: Sequence[Axes], mask: np.ndarray) -> None:
 
 
 def similarity_text(tokens: Sequence[Token], names: Sequence[str], several: str, side: int) -> str:
-    """What the colours show, such as "cosine similarity to row 3, column 4 of image 7, boot"."""
+    """What the colours show, such as "cosine similarity to row 3, column 4 of image 2 of 6: boot"."""
     where = [f"row {token // side + 1}, column {token % side + 1} of {names[image]}" for image, token in tokens]
     whole = f"{several} of {len(tokens)} tokens" if len(tokens) > 1 else where[0]
     return f"cosine similarity to {whole}" if len(tokens) == 1 else f"cosine similarity, {whole}"

@@ -19,6 +19,7 @@ from workbench.features.extract import extract
 from workbench.features.grid import FeatureGrid, whole_numbers
 from workbench.features.masks import token_side
 from workbench.features.targets import CLEAN, TARGETS, target_tokens
+from workbench.lab.definitions import GUIDANCE, NOISE, WEAK_FEATURE
 from workbench.lab.made import Made, made_of
 from workbench.lab.panes import Axis
 from workbench.lab.progress import Report, part_of
@@ -176,20 +177,26 @@ class Subject:
         beside = Axis("run or target" if self.targets else "run", self.titles, texts=texts)
         return ({"source": beside} if len(self.titles) > 1 else {}) | {
             "step": Axis("training step", self.steps[0]),
-            "t": Axis("t", self.times),
+            "t": Axis(NOISE, self.times),
             "layer": Axis("layer", self.layers),
             "w": Axis(
-                "w (weak model)" if self.weak else "w",
+                f"{GUIDANCE} (weak model)" if self.weak else GUIDANCE,
                 (float(w[0]), float(w[1]), 0.1),
                 continuous=True,
                 stops=list(stops),
                 about=self._about_w(),
+                hint=WEAK_FEATURE if self.weak else "",
             ),
         }
 
     def _about_w(self) -> str:
         """What w is when guidance is against a weak model, as a page says it; "" for the null label."""
         return weak_text(self.weak, r"f_g = f_{\text{weak}} + w\,(f - f_{\text{weak}})", "feature") if self.weak else ""
+
+    def image_axis(self, rows: Sequence[int]) -> Axis:
+        """The axis of the images that have token maps, by row number, shown as "2 of 6: coat"."""
+        named = self.of(rows).names
+        return Axis("image", tuple(rows), texts=[f"{at} of {len(rows)}: {name}" for at, name in enumerate(named, 1)])
 
     def pictures(self, side: int = 128) -> UInt8[np.ndarray, "n h w c"]:
         """The images, at most `side` pixels wide."""

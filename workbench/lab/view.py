@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from workbench.files import write_atomically
+from workbench.lab.definitions import controls_of, hint_of
 from workbench.lab.drawing import encoded
 from workbench.lab.lesson import Step, steps_of
 from workbench.lab.made import Made
@@ -102,8 +103,9 @@ class View:
         return {
             "title": self.title,
             "name": self.name,
-            "axes": {name: axis.meta for name, axis in self.axes.items()},
+            "axes": {name: {**axis.meta, "hint": axis.hint or hint_of(name)} for name, axis in self.axes.items()},
             "options": self.options,
+            "controls": controls_of(self.options),
             "panes": self._described,
             "arrays": self._packed[0],
             "scripts": self._scripts,
@@ -112,7 +114,7 @@ class View:
         }
 
     def code(self, **values: Any) -> str:
-        """The code that makes the picture with these values."""
+        """The code that shows the view with these values, and as a comment what writes the picture."""
         shown = self.values(self.state(**values))
         literal = {name: _literal(value) for name, value in shown.items()}
         return re.sub(r"\{(\w+)\}", lambda match: literal.get(match[1], match[0]), self._template)
@@ -245,9 +247,11 @@ class View:
             names.append("selection")
         if self._tokens:
             names.append("tokens")
-        arguments = "".join(f", {name}={{{name}}}" for name in names)
-        pages = "pdf" if len(self.panes) > 1 else "png"
-        return f"{self.snippet.rstrip()}\nview.save({json.dumps(f'{self.name}.{pages}')}{arguments})\n".lstrip()
+        arguments = ", ".join(f"{name}={{{name}}}" for name in names)
+        file = json.dumps(f"{self.name}.{'pdf' if len(self.panes) > 1 else 'png'}")
+        written = ", ".join(filter(None, (file, arguments)))
+        shown = f"view.widget({arguments})\n# To write the picture to a file: view.save({written})\n"
+        return f"{self.snippet.rstrip()}\n{shown}".lstrip()
 
     def _defaults(self) -> dict[str, Any]:
         state: dict[str, Any] = {name: 0 for name in self.axes}

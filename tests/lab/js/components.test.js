@@ -21,10 +21,10 @@ const U = [
 const D = Array.from({ length: 16 }, (_, at) => Number(at % 4 === 3)); // the fourth coordinate of every token
 
 test("in the fixed basis, scores are the first three coordinates of u + w d", () => {
-  const { scores, share, limits } = mapColumn(features(U, D), { side: 2 }, [0, 0, 0, 0], 3, "fixed");
+  const { scores, shares, limits } = mapColumn(features(U, D), { side: 2 }, [0, 0, 0, 0], 3, "fixed");
   expect([...scores]).toEqual([2, 6, 4, -2, -6, 4, 2, -6, -4, -2, 6, -4]);
   // Variances 4, 36 and 16 of a total of 70; a constant fourth coordinate adds none.
-  expect(share).toBeCloseTo(0.8, 12);
+  expect(shares).toEqual([4 / 70, 36 / 70, 16 / 70]);
   expect(limits[0][2]).toEqual([-4, 4]);
 });
 

@@ -7,8 +7,10 @@ import {
   nearest,
   pathOf,
   smoothed,
+  stepTicks,
   ticks,
   tickText,
+  tickTexts,
 } from "../../../workbench/lab/js/chart.js";
 import { fullSpan, pressed } from "../../../workbench/lab/js/charts.js";
 import { applyNews, extend } from "../../../workbench/lab/js/live.js";
@@ -21,6 +23,17 @@ test("ticks are round numbers", () => {
   expect(logTicks(1, 1000)).toEqual([1, 10, 100, 1000]);
   expect(logTicks(1, 10)).toEqual([1, 2, 5, 10]);
   expect([0, 0.5, 1].map((value) => tickText(value, [0, 0.5, 1]))).toEqual(["0.0", "0.5", "1.0"]);
+});
+
+test("steps are whole, and labels are short and distinct", () => {
+  expect(stepTicks(1, 2, 4)).toEqual([1, 2]);
+  expect(stepTicks(0, 3, 8)).toEqual([0, 1, 2, 3]);
+  expect(stepTicks(0, 6000, 4)).toEqual([0, 2000, 4000, 6000]);
+  expect(stepTicks(2.2, 2.9, 4)).toEqual([]); // zoomed in between two steps
+  const text = (values) => tickTexts(values, (value) => tickText(value, values));
+  expect(text([0, 0.5, 1])).toEqual(["0.0", "0.5", "1.0"]);
+  expect(text([0.00001, 0.0000102])).toEqual(["1.00e-5", "1.02e-5"]);
+  expect(text([10000000, 20000000])).toEqual(["1e7", "2e7"]);
 });
 
 test("a run has the colour of the theme, and dashes in widths of its line", () => {

@@ -9,7 +9,7 @@ import {
   plain,
   shareText,
 } from "../../../workbench/lab/js/numbers.js";
-import { codeOf, svgText } from "../../../workbench/lab/js/saving.js";
+import { codeOf, svgText, wrapped } from "../../../workbench/lab/js/saving.js";
 import { createStore } from "../../../workbench/lab/js/store.js";
 
 test("numbers without needless digits", () => {
@@ -62,4 +62,10 @@ test("changes made in one event reach the listeners together", async () => {
   store.set({ c: 4 });
   await Promise.resolve();
   expect(heard).toEqual([[{ a: 2, b: [1], c: 4 }, ["a", "c"]]]);
+});
+
+test("a text is wrapped between its words", () => {
+  expect(wrapped("what the model was given", 18)).toEqual(["what the model was", "given"]);
+  expect(wrapped("t 0.5, w 1", 20)).toEqual(["t 0.5, w 1"]);
+  expect(wrapped("trouser", 3)).toEqual(["trouser"]);
 });

@@ -73,7 +73,7 @@ def test_the_guiding_features_are_outlined_and_measured(scenes):
     assert len(column(made.tables["layers"], "object against background")) == 2 * 2
     beside = paper.fig2(**scenes, images=60, view=False).tables["separability"]
     areas = dict(zip(column(beside, "features"), column(beside, "object against background"), strict=True))
-    assert len(areas) == 8 and areas["ours, wrong class"] == areas["wrong, by image"]
+    assert len(areas) == 8 and areas["wrong label, by given"] == areas["wrong label, by true"]
 
 
 def test_guidance_is_measured_over_its_scale(scenes):

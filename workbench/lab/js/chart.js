@@ -120,6 +120,19 @@ export function pathOf(steps, values, scales, log, first = 0) {
   return text;
 }
 
+// Round numbers of training steps, which are whole.
+export const stepTicks = (low, high, count) => ticks(low, high, Math.min(count, Math.max(high - low, 1e-9)));
+
+const LONGEST = 7; // characters that have room beside the axis
+
+// Labels of values, short enough to be seen whole: as powers of ten if they are longer.
+export function tickTexts(values, text) {
+  const plain = values.map(text);
+  if (plain.every((label) => label.length <= LONGEST)) return plain;
+  const powers = [0, 1, 2, 3].map((digits) => values.map((value) => value.toExponential(digits).replace("e+", "e")));
+  return powers.find((labels) => new Set(labels).size === labels.length) ?? powers.at(-1);
+}
+
 // Labels with enough digits to distinguish the round numbers.
 export function tickText(value, values) {
   const apart = values.length > 1 ? Math.abs(values[1] - values[0]) : 0;
@@ -132,17 +145,18 @@ function gridText(scales, { span, width, height, log, inks }) {
   const base = height - BORDER.bottom;
   const [low, high] = scales.shown;
   const round = log ? logTicks(low, high) : ticks(low, high, 4);
-  const rows = round.map((value) => {
+  const texts = tickTexts(round, (value) => (log ? numberText(value) : tickText(value, round)));
+  const rows = round.map((value, at) => {
     const y = scales.y(value).toFixed(1);
-    const label = svgText(log ? numberText(value) : tickText(value, round), BORDER.left - 6, Number(y) + 4, {
-      anchor: "end",
-      fill: inks.muted,
-    });
+    const label = svgText(texts[at], BORDER.left - 6, Number(y) + 4, { anchor: "end", fill: inks.muted });
     return `<line x1="${BORDER.left}" x2="${right}" y1="${y}" y2="${y}" stroke="${inks.grid}"/>${label}`;
   });
-  const columns = ticks(span[0], span[1], Math.max(2, width / 90)).map((value) =>
-    svgText(numberText(value), scales.x(value), height - 7, { anchor: "middle", fill: inks.muted }),
-  );
+  const columns = stepTicks(span[0], span[1], Math.max(2, width / 90)).map((value) => {
+    const [text, x] = [numberText(value), scales.x(value)];
+    const cut = x + 3.5 * text.length > width; // at the right edge of the picture
+    const place = { anchor: cut ? "end" : "middle", fill: inks.muted };
+    return svgText(text, cut ? width - 1 : x, height - 7, place);
+  });
   const axis = `<line x1="${BORDER.left}" x2="${right}" y1="${base}" y2="${base}" stroke="${inks.muted}"/>`;
   return rows.join("") + columns.join("") + axis;
 }

@@ -2,7 +2,7 @@
 
 import palette from "../palette.json";
 
-export const { series: SERIES, unmeasured: UNMEASURED, chosen: CHOSEN } = palette;
+export const { series: SERIES, unmeasured: UNMEASURED } = palette;
 
 // A series by index: {name, light, dark, marker, dash}; the palette repeats.
 export const seriesAt = (index) => SERIES[index % SERIES.length];

@@ -34,30 +34,31 @@ function along(rows, k, mean, directions) {
 }
 
 const sumOf = (values) => values.reduce((sum, value) => sum + value, 0);
+const varianceAlong = (covariance, direction) =>
+  sumOf(covariance.map((row, i) => direction[i] * sumOf(row.map((value, j) => value * direction[j]))));
 const traceOf = (matrix) => sumOf(matrix.map((row, i) => row[i]));
 const unitDirections = (k) => [0, 1, 2].map((c) => Array.from({ length: k }, (_, i) => Number(i === c)));
 
-// The bases. Each gives scores ("n m 3"), the share of variance shown and of which total, and the share outside the
-// subspace.
+// The bases. Each gives scores ("n m 3"), the share of variance of each component and of which total, and the share
+// outside the subspace.
 const BASES = {
   fixed(rows, { k, total }) {
     const { covariance } = moments(rows, k);
-    const shown = covariance[0][0] + covariance[1][1] + covariance[2][2];
-    return { scores: along(rows, k, new Float64Array(k), unitDirections(k)), share: shown / total };
+    const shares = [0, 1, 2].map((c) => covariance[c][c] / total);
+    return { scores: along(rows, k, new Float64Array(k), unitDirections(k)), shares };
   },
 
   // Principal components of f_g, Procrustes-aligned with the fixed ones so that colours keep their meaning.
   refit(rows, { k, total }) {
     const { mean, covariance } = moments(rows, k);
-    const { values, vectors } = eigen(covariance);
-    const chosen = vectors.slice(0, 3);
+    const chosen = eigen(covariance).vectors.slice(0, 3);
     const cross = chosen.map((v) => [0, 1, 2].map((j) => v.reduce((sum, x, i) => sum + x * covariance[i][j], 0)));
     const rotation = nearestRotation(cross);
     const entry = (i, j) => chosen.reduce((sum, v, c) => sum + v[i] * rotation[c][j], 0);
     const rotated = [0, 1, 2].map((j) => chosen[0].map((_, i) => entry(i, j)));
     return {
       scores: along(rows, k, mean, rotated),
-      share: sumOf(values.slice(0, 3)) / total,
+      shares: rotated.map((direction) => varianceAlong(covariance, direction) / total),
       outside: Math.max(0, 1 - traceOf(covariance) / total),
     };
   },
@@ -71,9 +72,9 @@ const BASES = {
       const { mean, covariance } = moments(own, k);
       const { values, vectors } = eigen(covariance);
       scores.set(along(own, k, mean, vectors.slice(0, 3).map(signed)), image * m * 3);
-      shares.push(sumOf(values.slice(0, 3)) / sumOf(values));
+      shares.push(values.slice(0, 3).map((value) => value / sumOf(values)));
     }
-    return { scores, share: sumOf(shares) / shares.length, of: "subspace" };
+    return { scores, shares: [0, 1, 2].map((c) => sumOf(shares.map((own) => own[c])) / shares.length), of: "subspace" };
   },
 
   // The first component splits the tokens at 0; further components are fitted to the side nearer the centre of the
@@ -83,7 +84,7 @@ const BASES = {
     const first = along(rows, k, mean, [signed(eigen(covariance).vectors[0])]);
     const shown = nearerTheMiddle(first, m, side);
     const count = sumOf(shown);
-    if (count < 4) return { scores: new Float64Array(first.length * 3), share: 0, of: "foreground", shown };
+    if (count < 4) return { scores: new Float64Array(first.length * 3), shares: [0, 0, 0], of: "foreground", shown };
     const own = new Float64Array(count * k);
     for (let i = 0, to = 0; i < shown.length; i += 1) {
       if (!shown[i]) continue;
@@ -93,7 +94,7 @@ const BASES = {
     const part = moments(own, k);
     const { values, vectors } = eigen(part.covariance);
     const scores = along(rows, k, part.mean, vectors.slice(0, 3).map(signed));
-    return { scores, share: sumOf(values.slice(0, 3)) / sumOf(values), of: "foreground", shown };
+    return { scores, shares: values.slice(0, 3).map((value) => value / sumOf(values)), of: "foreground", shown };
   },
 };
 

@@ -27,6 +27,7 @@ function createUi(store, say, fail) {
   function slider({ axis, label, values, format, get, set }) {
     const of = axis ? store.axes[axis] : { values };
     const name = label ?? of.label;
+    const title = of.hint || null;
     const [low, high, step] = of.continuous ? of.values : [0, of.values.length - 1, 1];
     const read = get ?? ((state) => state[axis]);
     const write = set ?? ((value) => store.set({ [axis]: value }));
@@ -37,17 +38,25 @@ function createUi(store, say, fail) {
       min: low,
       max: high,
       step,
+      title,
       "aria-label": name,
       oninput: guarded(name, () => write(Number(input.value))),
     });
     input.dataset.axis = axis ?? name;
-    const element = make("label", { class: "wb-slider" }, make("span", { class: "wb-name" }, name), input, shown);
+    const element = make(
+      "label",
+      { class: "wb-slider", title },
+      make("span", { class: "wb-name" }, name),
+      input,
+      shown,
+    );
     return register(element, () => {
       const at = read(store.get());
       if (Number(input.value) !== at) input.value = at;
       const value = text(at);
       if (shown.textContent !== value) {
         shown.textContent = value;
+        shown.title = value; // where it is cut off
         input.setAttribute("aria-valuetext", value);
       }
     });
@@ -58,32 +67,48 @@ function createUi(store, say, fail) {
     set ?? ((value) => store.set({ [option]: value })),
   ];
 
-  // A drop-down list; `option` names a key of the state, `texts` what is shown for its values.
-  function select({ axis, option, label, values, texts, get, set }) {
+  // The name, the explanation and the values of an axis or an option, as `meta.controls` has them, and their texts.
+  function named({ axis, option, label, values, texts }) {
+    const of = (axis ? store.axes[axis] : store.controls?.[option]) ?? {};
     const all = values ?? store.options[option];
+    const shown = all.map((value, index) => texts?.[index] ?? of.texts?.[value] ?? String(value));
+    return { name: label ?? of.label ?? option, title: of.hint || null, all, shown };
+  }
+
+  // A drop-down list; `option` names a key of the state, `texts` what is shown for its values.
+  function select({ get, set, ...of }) {
+    const { axis, option } = of;
+    const { name, title, all, shown } = named(of);
     const [read, write] = access({ option, get, set });
-    const choose = guarded(label, () => write(all[list.selectedIndex]));
-    const list = make("select", { "aria-label": label, onchange: choose, "data-axis": axis, "data-option": option });
-    all.forEach((value, index) => list.append(make("option", { value: index }, texts?.[index] ?? String(value))));
-    const element = make("label", { class: "wb-select" }, make("span", { class: "wb-name" }, label), list);
+    const choose = guarded(name, () => write(all[list.selectedIndex]));
+    const list = make("select", {
+      "aria-label": name,
+      onchange: choose,
+      "data-axis": axis,
+      "data-option": option,
+      title,
+    });
+    shown.forEach((text, index) => list.append(make("option", { value: index }, text)));
+    const element = make("label", { class: "wb-select", title }, make("span", { class: "wb-name" }, name), list);
     return register(element, () => {
       list.selectedIndex = all.indexOf(read(store.get()));
     });
   }
 
   // A few values side by side, one of them chosen: a group of radio buttons.
-  function toggle({ option, label, values, texts, get, set }) {
-    const all = values ?? store.options[option];
+  function toggle({ get, set, ...of }) {
+    const { option } = of;
+    const { name, title, all, shown } = named(of);
     const [read, write] = access({ option, get, set });
     serial += 1;
     const group = `wb-${Math.random().toString(36).slice(2)}-${serial}`;
-    const element = make("div", { class: "wb-toggle", role: "radiogroup", "aria-label": label, "data-option": option });
+    const element = make("div", { class: "wb-toggle", role: "radiogroup", "aria-label": name, "data-option": option });
     const buttons = all.map((value, index) => {
-      const button = make("input", { type: "radio", name: group, onchange: guarded(label, () => write(value)) });
-      element.append(make("label", {}, button, make("span", {}, texts?.[index] ?? String(value))));
+      const button = make("input", { type: "radio", name: group, onchange: guarded(name, () => write(value)) });
+      element.append(make("label", {}, button, make("span", {}, shown[index])));
       return button;
     });
-    const outer = make("div", { class: "wb-choice" }, make("span", { class: "wb-name" }, label), element);
+    const outer = make("div", { class: "wb-choice", title }, make("span", { class: "wb-name" }, name), element);
     return register(outer, () => {
       const at = all.indexOf(read(store.get()));
       buttons.forEach((button, index) => {

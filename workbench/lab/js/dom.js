@@ -23,6 +23,23 @@ export function watchTheme(changed) {
   };
 }
 
+// Lets the sliders of a view stick to the top of what scrolls: outputs of JupyterLab clip, and an element that is sticky
+// sticks to the nearest ancestor that does. Those that scroll are left. Returns a function that stops waiting for `root`
+// to be in the page.
+export function unclip(root) {
+  const observer = new ResizeObserver(() => {
+    if (!root.isConnected || !root.clientWidth) return;
+    observer.disconnect();
+    for (let of = root.parentElement; of && of !== document.body; of = of.parentElement) {
+      const scrolls = /auto|scroll/.test(getComputedStyle(of).overflowY) && of.scrollHeight > of.clientHeight + 1;
+      if (scrolls || of.matches(".jp-WindowedPanel-outer, .jp-Notebook")) break;
+      if (getComputedStyle(of).overflow !== "visible") of.classList.add("wb-unclipped");
+    }
+  });
+  observer.observe(root);
+  return () => observer.disconnect();
+}
+
 // Create an element: make("div", {class: "wb-bar", onclick: f}, child, "text").
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -38,6 +55,19 @@ export function make(tag, attributes = {}, ...children) {
 // The lines of a caption; the first is emphasised.
 export function captionLines(...texts) {
   return texts.filter(Boolean).map((text) => make("span", { class: "wb-line" }, text));
+}
+
+// Fills `element` with lines: pairs of a text and the longest one that the line has room for, so that nothing below moves.
+export function sizedLines(element, ...pairs) {
+  const wanted = pairs.filter(([text]) => text);
+  const rooms = wanted.map(([text, most]) => most ?? text);
+  if (rooms.join("\n") !== element.dataset.rooms) {
+    element.dataset.rooms = rooms.join("\n");
+    element.replaceChildren(
+      ...rooms.map((most) => make("span", { class: "wb-line", "data-most": most }, make("span", {}))),
+    );
+  }
+  wanted.forEach(([text], at) => setText(element.children[at].firstChild, text));
 }
 
 // Only if it differs: setting a text triggers a layout.

@@ -75,6 +75,17 @@ export function svgText(text, x, y, { size = 11, anchor = "start", weight = 400,
   );
 }
 
+// A text in lines of at most `letters`, where its words allow that.
+export function wrapped(text, letters) {
+  const lines = [];
+  for (const word of text.split(" ")) {
+    const last = lines.at(-1);
+    if (last !== undefined && last.length + 1 + word.length <= letters) lines[lines.length - 1] = `${last} ${word}`;
+    else lines.push(word);
+  }
+  return lines;
+}
+
 export function svgDocument(width, height, body) {
   const size = `width="${width}" height="${height}"`;
   return (

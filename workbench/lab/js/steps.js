@@ -25,12 +25,12 @@ export function createSteps(steps, list, store, ui) {
   }
 
   function nameOf(name) {
-    return store.axes[name]?.label ?? name;
+    return store.axes[name]?.label ?? store.controls?.[name]?.label ?? name;
   }
 
   function textOf(name, state) {
     if (store.axes[name]) return store.text(name, state[name]);
-    if (!Array.isArray(state[name])) return String(state[name]);
+    if (!Array.isArray(state[name])) return store.controls?.[name]?.texts[state[name]] ?? String(state[name]);
     return `(${state[name].length || "none"})`;
   }
 

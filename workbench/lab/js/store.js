@@ -32,6 +32,7 @@ export function createStore(meta, initial) {
   return {
     axes: meta.axes,
     options: meta.options,
+    controls: meta.controls, // by option: {label, hint, texts}
     get: () => state,
     set(partial) {
       const keys = Object.keys(partial).filter((key) => !same(state[key], partial[key]));
@@ -53,6 +54,12 @@ export function createStore(meta, initial) {
     text(name, at = state[name]) {
       const axis = meta.axes[name];
       return axis.continuous ? axis.format.replace("{}", plain(at)) : axis.texts[at];
+    },
+    // The longest text of an axis, whose room is kept so that nothing moves with the slider.
+    longest(name) {
+      const { continuous, values, texts } = meta.axes[name];
+      const all = continuous ? [values[0], values[1], values[1] - values[2]].map((at) => this.text(name, at)) : texts;
+      return all.reduce((one, other) => (other.length > one.length ? other : one));
     },
     // Number of values of an axis; 1 for a missing axis.
     count: (name) => (meta.axes[name] ? meta.axes[name].values.length : 1),

@@ -12,12 +12,12 @@ const COLUMNS = [
   { key: "name", label: "run" },
   { key: "state", label: "state" },
   { key: "step", label: "step", number: true },
+  { key: "score", label: "score", number: true }, // what people sort by, so that it is in sight where the table is wider
   { key: "method", label: "method" },
   { key: "backbone", label: "backbone" },
   { key: "w", label: "w", number: true },
   { key: "layers", label: "layers" },
   { key: "seed", label: "seed", number: true },
-  { key: "score", label: "score", number: true },
   { key: "loss", label: "loss", number: true },
   { key: "cost", label: "cost", number: true },
   { key: "tags", label: "tags" },

@@ -4,7 +4,7 @@ import { viridisGradient } from "./colours.js";
 import { make, setText, svgElement } from "./dom.js";
 import { heatNumber } from "./numbers.js";
 
-const HINT = "Click a token to see what is like it; Shift adds more. Keys: Tab, arrows, Enter.";
+const HINT = "Click a token to see what is like it; Shift adds more.";
 const COSINE = [-1, 1]; // limits, which give two digits
 
 // `bar` says what is pointed at and has the controls; `mount(canvas)` gives the element to show in place of a canvas.
@@ -21,7 +21,7 @@ export function createTokens(body, grid, { pane, store, ui, nameOf, titleOf, val
   const tip = make("div", { class: "wb-tk-tip", "aria-hidden": "true", hidden: true });
   const cursor = make("button", { type: "button", class: "wb-tk-cursor" });
   const clear = ui.button({ label: "Clear tokens", title: "Escape does the same", onclick: release });
-  const several = ui.toggle({ option: "several", label: "of several, the" });
+  const several = ui.toggle({ option: "several" });
   const ramp = cosineRamp(pane.cosines);
   const bar = make("div", { class: "wb-tk" }, make("div", { class: "wb-tk-bar" }, read, ramp, clear, several), spoken);
   grid.style.setProperty("--wb-side", side);

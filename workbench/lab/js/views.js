@@ -2,7 +2,7 @@
 
 import { unpack } from "./arrays.js";
 import { createFrame, followSurroundings } from "./controls.js";
-import { make } from "./dom.js";
+import { make, unclip } from "./dom.js";
 import { openPage } from "./page.js";
 import { loadPanes } from "./panes.js";
 import { codeOf, copyText, download, rasterised, stacked } from "./saving.js";
@@ -22,9 +22,6 @@ async function render({ model, el }) {
   const used = (name) => name !== "source" || meta.panes.some((pane) => pane.columns !== "sources");
   const sliders = Object.keys(meta.axes).filter((name) => meta.axes[name].values.length > 1 && used(name));
   const axes = make("div", { class: "wb-axes", role: "group", "aria-label": "What is shown" });
-  const longest = (texts) => `${Math.min(16, Math.max(...texts.map((text) => text.length), 3)) * 0.6 + 0.4}em`;
-  axes.style.setProperty("--wb-names", longest(sliders.map((name) => meta.axes[name].label)));
-  axes.style.setProperty("--wb-values", longest(sliders.flatMap((name) => meta.axes[name].texts)));
   const named = (axis) => typeof meta.axes[axis].values[0] === "string";
   axes.append(...sliders.map((axis) => (named(axis) ? listOf(axis, store, ui) : ui.slider({ axis }))));
   const stage = make("div", { class: "wb-panes" });
@@ -59,6 +56,7 @@ async function render({ model, el }) {
     synchronise(model, store, say),
     receive(model, ui),
     followSurroundings(root, store),
+    unclip(root),
   );
   return () => stops.forEach((stop) => stop());
 }
@@ -73,10 +71,9 @@ function describeControls(root) {
 
 // Names have no order, so they get a list instead of a slider.
 function listOf(axis, store, ui) {
-  const { label, texts } = store.axes[axis];
+  const { texts } = store.axes[axis];
   return ui.select({
     axis,
-    label,
     texts,
     values: [...texts.keys()],
     get: (state) => state[axis],
@@ -141,9 +138,9 @@ function buttons({ meta, model, store, ui, panes }) {
   };
   const copy = async () => {
     await copyText(codeOf(meta.code, store));
-    ui.status("Copied the code of this picture.");
+    ui.status("Copied the code of this view.");
   };
-  bar.append(ui.button({ label: "Copy code", title: "Python that makes this picture", onclick: copy }));
+  bar.append(ui.button({ label: "Copy code", title: "Python that shows this view in a notebook", onclick: copy }));
   if (panes.length > 1) {
     const values = [-1, ...panes.keys()];
     const texts = ["all pictures", ...panes.map(({ pane }) => pane.title)];

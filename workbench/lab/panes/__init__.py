@@ -26,7 +26,8 @@ class Axis:
 
     The `values` of a discrete axis are shown as `texts`, if there are any; those of a continuous one are (lowest,
     highest, step), and `stops` are the only values at which some pictures exist. `unit` follows each number. `about` is
-    Markdown that a page says about the axis, in place of what it says about the axis of this name.
+    Markdown that a page says about the axis, and `hint` a short text that is shown when one points at its slider, both
+    in place of those of the axis of this name.
     """
 
     label: str
@@ -36,6 +37,7 @@ class Axis:
     texts: Sequence[str] = ()
     unit: str = ""
     about: str = ""
+    hint: str = ""
 
     def __post_init__(self):
         if not self.values or len(set(self.values)) != len(self.values):
@@ -193,6 +195,11 @@ def text_of(name: str, state: State, axes: AxesByName) -> str:
     """The value of an axis in a state, as text."""
     axis = axes[name]
     return axis.text(state[name] if axis.continuous else axis.values[state[name]])
+
+
+def image_name(names: Sequence[str], image: int, count: int) -> str:
+    """An image of a view, such as "image 2 of 6: coat"."""
+    return f"image {image + 1} of {count}{f': {names[image]}' if names else ''}"
 
 
 def nearest_stop(stops: Sequence[float], w: float | None) -> int:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from workbench.lab.attended import DIRECTIONS, LABELS, attention_at, falls_on, named_heads
 from workbench.lab.attention_maps import TITLES, WITH, AttentionMap, draw_attention, parts_text
-from workbench.lab.panes import Arrays, AxesByName, Meta, Pane, State, nearest_stop
+from workbench.lab.panes import Arrays, AxesByName, Meta, Pane, State, image_name, nearest_stop
 
 
 class AttentionPane(Pane):
@@ -60,9 +60,7 @@ def draw_pane(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> Fig
             weights = attention_at(arrays["weights"], (moment, layer), label, head, image, token, direction)
             lines = [TITLES[direction], WITH[name], *parts_text(*falls_on(weights, token, shares), direction)]
             maps.append(AttentionMap(lines, weights))
-    number = axes["image"].text(axes["image"].values[image]) if "image" in axes else str(image)
-    names = list(pane.get("names", []))
-    named = f"image {number}, {names[image]}" if names else f"image {number}"
+    named = image_name(pane.get("names", []), image, len(arrays["images"]))
     side = pane["side"]
     near = [
         f"{name} {pane[plural][at]:g}{', the nearest' if _differs(name, pane[plural][at], state, axes) else ''}"

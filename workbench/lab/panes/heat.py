@@ -11,7 +11,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from workbench.lab.palette import CHOSEN, DIVERGING, UNMEASURED
+from workbench.lab.palette import DIVERGING, UNMEASURED
 from workbench.lab.panes import Arrays, AxesByName, Meta, Pane, State, fixed, nearest_stop, text_of
 
 _INK = "#1c1e21"
@@ -20,14 +20,18 @@ _CELL = (0.42, 0.27)  # inches of a cell
 
 
 class HeatPane(Pane):
-    """`meta` has the `measures`, `versions` and `scales` of the arrays, and by measure `chance` and `centre`."""
+    """`meta` has the `measures`, `versions` and `scales` of the arrays, and by measure `chance` and `centre`.
+
+    With `follows`, the version is that of the source: for each source its name by the true and by the given labels.
+    """
 
     ARRAYS: ClassVar = {
         name: ("float32", "measures versions layers times scales") for name in ("values", "low", "high")
     }
 
     def choices(self, axes: AxesByName) -> dict[str, list[str]]:
-        return {"measure": list(self.meta["measures"]), "version": list(self.meta["versions"])}
+        versions = {} if "follows" in self.meta else {"version": list(self.meta["versions"])}
+        return {"measure": list(self.meta["measures"]), **versions}
 
     def draw(self, state: State, axes: AxesByName) -> Figure:
         return draw_heat(self.complete(axes), self.arrays, state, axes)
@@ -35,8 +39,9 @@ class HeatPane(Pane):
 
 def draw_heat(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> Figure:
     """A measure over layer and t at the measured scale nearest to w, and over layer and w at the chosen t."""
-    measure, version = (list(pane[f"{name}s"]).index(state[name]) for name in ("measure", "version"))
-    values, scales, names = arrays["values"][measure, version], pane["scales"], pane.get("labels", {})
+    version, names = version_of(pane, state), pane.get("labels", {})
+    at = pane["measures"].index(state["measure"]), pane["versions"].index(version)
+    values, scales = arrays["values"][at], pane["scales"]
     limits = heat_limits(pane, arrays, state["measure"])
     layer, t, w = state.get("layer", 0), state.get("t", 0), state.get("w")
     scale = measured_scale(values, scales, w)
@@ -54,13 +59,23 @@ def draw_heat(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> Fig
     colours = _DIVERGING if state["measure"] in pane.get("centre", {}) else colormaps["viridis"]
     for axis, (title, across, shown, column, ticks) in zip(maps, panels, strict=True):
         _heat_map(axis, shown, colours, limits)
-        axis.add_patch(Rectangle((column - 0.5, layer - 0.5), 1, 1, fill=False, edgecolor=CHOSEN, linewidth=1.8))
+        for colour, thickness in (("white", 3.2), ("black", 1.6)):  # seen on any colour
+            place = (column - 0.5, layer - 0.5)
+            axis.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor=colour, linewidth=thickness, clip_on=False))
         axis.set_title(title, loc="left", fontsize=8)
-        _ticks(axis, across, ticks, _values("layer", axes, len(values)))
-    title = " · ".join(names.get(state[name], state[name]) for name in ("measure", "version"))
+        _ticks(axis, axes[across].label if across in axes else across, ticks, _values("layer", axes, len(values)))
+    title = " · ".join(names.get(name, name) for name in (state["measure"], version))
     figure.suptitle(title, fontsize=9, fontweight="bold")
     _bar(figure, maps, limits, pane.get("chance", {}).get(state["measure"]))
     return figure
+
+
+def version_of(pane: Meta, state: State) -> str:
+    """The version that is shown: that of the state, or the one of its source and labels."""
+    if "follows" not in pane:
+        return state["version"]
+    by_true, by_given = pane["follows"][state.get("source", 0)]
+    return by_given if state.get("labels") == "given" else by_true
 
 
 def heat_limits(pane: Meta, arrays: Arrays, measure: str) -> tuple[float, float]:
@@ -115,10 +130,10 @@ def _heat_map(
             axis.text(column, row, heat_number(float(value), limits), ha="center", va="center", fontsize=7, color=ink)
 
 
-def _ticks(axis: Axes, across: str, columns: Sequence[Any], layers: Sequence[Any]) -> None:
+def _ticks(axis: Axes, name: str, columns: Sequence[Any], layers: Sequence[Any]) -> None:
     axis.set_xticks(range(len(columns)), [f"{value:g}" for value in columns], fontsize=7)
     axis.set_yticks(range(len(layers)), [str(layer) for layer in layers], fontsize=7)
-    axis.set_xlabel(across, fontsize=8, fontstyle="italic")
+    axis.set_xlabel(name, fontsize=8)
     axis.set_ylabel("layer", fontsize=8)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)

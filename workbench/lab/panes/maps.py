@@ -6,20 +6,25 @@ from typing import Any, ClassVar
 
 import numpy as np
 from einops import rearrange
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.features.similarity import SEVERAL
 from workbench.lab.components import MapColumn, map_column, map_pixels
-from workbench.lab.drawing import coloured, show_picture
+from workbench.lab.drawing import coloured, show_picture, wrapped
 from workbench.lab.noise import ARRAYS as NOISE
-from workbench.lab.panes import Arrays, AxesByName, Meta, Pane, State, fixed, nearest_stop, text_of
-from workbench.lab.similarity_maps import COSINES, Pictures, SimilarityMap, draw_similarity, outline_object
+from workbench.lab.panes import Arrays, AxesByName, Meta, Pane, State, fixed, image_name, nearest_stop, text_of
+from workbench.lab.similarity_maps import (
+    COSINES,
+    LETTERS,
+    Pictures,
+    SimilarityMap,
+    draw_similarity,
+    outline_object,
+)
 from workbench.lab.unit_tokens import ARRAYS as UNIT_TOKENS
 from workbench.lab.unit_tokens import left_out, stored_similarity
 
 _CELL = 1.15  # inches of a map
-_CAPTION = 20  # letters of 7 points that fit below it
 _NEAREST = "the nearest that is stored"
 _SHARE_OF = {None: "of variance", "subspace": "of the subspace", "foreground": "of foreground"}
 # Components of the rows of an image, by the option "colour"; None is all three as red, green and blue.
@@ -110,8 +115,8 @@ def draw_maps(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> Fig
         for title, at in _columns(pane, state, axes)
     ]
     rows = _rows(pane, arrays, state)
-    many = state["show"] == "all images"
-    first = ["images"] if many else [_image_name(pane, rows[0][0], axes)]
+    many, names = state["show"] == "all images", pane.get("names", [])
+    first = ["images"] if many else [image_name(names, rows[0][0], len(arrays["images"]))]
     pictures = [Pictures(first, arrays["images"]), *_pictures(pane, arrays, state, axes)]
     wide = len(pictures) + len(columns)
     figure = Figure(figsize=(_CELL * wide, _CELL * len(rows) + 0.75), layout="constrained")
@@ -124,10 +129,10 @@ def draw_maps(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> Fig
             show_picture(axis, rearrange(pixels, "(h w) c -> h w c", h=pane["side"]))
         if "objects" in arrays:
             outline_object([axis for axis in row if axis.images], arrays["objects"][image])
-    for axis, of in zip(cells[-1], pictures, strict=False):
-        _caption(axis, of.lines)
-    for axis, (lines, column) in zip(cells[-1][len(pictures) :], columns, strict=True):
-        _caption(axis, [*lines, *_shares(column), *_range(column, state)])
+    for axis, lines in zip(cells[0], [*(of.lines for of in pictures), *(lines for lines, _ in columns)], strict=True):
+        axis.set_title(_lines(lines), fontsize=7, loc="left")
+    for axis, (_, column) in zip(cells[-1][len(pictures) :], columns, strict=True):
+        axis.set_xlabel(_lines([*_shares(column, state), *_range(column, state)]), fontsize=7, loc="left")
     return figure
 
 
@@ -140,7 +145,8 @@ def _draw_similarities(pane: Meta, arrays: Arrays, state: State, axes: AxesByNam
         share = f"{left_out_text(left_out(arrays, at, w))} left out"
         lines = [line for line in (title, _t_and_w(pane, at[0], state, axes), share) if line]
         maps.append(SimilarityMap(lines, stored_similarity(arrays, at, w, held, several)))
-    names = [_image_name(pane, image, axes) for image in range(len(arrays["images"]))]
+    count = len(arrays["images"])
+    names = [image_name(pane.get("names", []), image, count) for image in range(count)]
     beside = _pictures(pane, arrays, state, axes)
     return draw_similarity(arrays["images"], maps, images, names, held, several, arrays.get("objects"), beside)
 
@@ -188,7 +194,7 @@ def _columns(pane: Meta, state: State, axes: AxesByName) -> list[tuple[str, tupl
         return [(title, (each, step, t, layer)) for each, title in enumerate(sources)]
     if "layer" not in axes:
         return [(pane["title"], (source, step, t, each)) for each in pane["layers"]]
-    chosen = dict.fromkeys([*pane["layers"], layer])  # the layer of the slider only once
+    chosen = sorted({*pane["layers"], layer})  # the layer of the slider only once
     titles = [f"layer {axes['layer'].text(axes['layer'].values[each])}" for each in chosen]
     return [(title, (source, step, t, each)) for title, each in zip(titles, chosen, strict=True)]
 
@@ -208,8 +214,10 @@ def _t_and_w(pane: Meta, source: int, state: State, axes: AxesByName) -> str:
     return ", ".join(f"{name} {text_of(name, state, axes)}" for name in names)
 
 
-def _shares(column: MapColumn) -> list[str]:
-    shown = f"{_percent(column.share)} {_SHARE_OF[column.of]}"
+def _shares(column: MapColumn, state: State) -> list[str]:
+    """Shares of what is drawn: of all three components, of the first, or of each of the three rows."""
+    rows = ", ".join(_percent(column.share(component)) for component in _ROWS[state["colour"]])
+    shown = f"{rows} {_SHARE_OF[column.of]}"
     return [shown] if column.outside is None else [shown, f"{_percent(column.outside)} outside subspace"]
 
 
@@ -224,17 +232,9 @@ def _percent(share: float) -> str:
     return f"{int(np.floor(100 * share + 0.5))} %"
 
 
-def _image_name(pane: Meta, image: int, axes: AxesByName) -> str:
-    number = axes["image"].text(axes["image"].values[image]) if "image" in axes else str(image)
-    names = list(pane.get("names", []))
-    return f"image {number}, {names[image]}" if names else f"image {number}"
-
-
-def _caption(axis: Axes, lines: Sequence[str]) -> None:
-    """The lines below a picture, in letters that are small enough for its width."""
-    shown = [line for line in lines if line]
-    size = 7 * min(1.0, _CAPTION / max(map(len, shown), default=1))
-    axis.set_xlabel("\n".join(shown), fontsize=max(size, 4.0), loc="left")
+def _lines(lines: Sequence[str]) -> str:
+    """Lines no wider than a map."""
+    return wrapped("\n".join(filter(None, lines)), LETTERS)
 
 
 def _still(arrays: Arrays) -> dict[str, list[int]]:

@@ -117,7 +117,8 @@ def draw_scatter(pane: Meta, arrays: Arrays, state: State, axes: AxesByName) -> 
     draw_points(plot, points, _labels(arrays, state), _selected(state, len(points)))
     plot.set_title(_scatter_title(state, axes), loc="left", fontsize=9, fontweight="bold")
     _table(table, by_class, total, [str(name) for name in pane["names"]])
-    note = "kNN is measured in the original space" + (", by the given labels." if _given(state) else ".")
+    note = "kNN: majority of the nearest other images by cosine in the original space"
+    note += ", by the given labels." if _given(state) else "."
     if state["method"] != "pca":
         note = f"Distances between clusters, and their sizes, mean nothing in {METHODS[state['method']]}. {note}"
     figure.supxlabel(note, fontsize=7, color="#5a6068", x=0.01, ha="left")

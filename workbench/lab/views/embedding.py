@@ -15,7 +15,7 @@ from workbench.features.embedding import METHODS, embed_sequence
 from workbench.features.grid import FeatureGrid
 from workbench.lab.neighbours import right_by_neighbours
 from workbench.lab.packing import quantise
-from workbench.lab.panes import Axis, Pane
+from workbench.lab.panes import Pane
 from workbench.lab.panes.scatter import ScatterPane
 from workbench.lab.progress import Report, part_of, reported
 from workbench.lab.snippets import PAGE_MB, bounded_view, snippet
@@ -103,9 +103,8 @@ def embedding(
         scatter = points.pane(methods, report)
         numbers = [subject.rows.index(row) for row in shown]
         maps = maps_pane(subject.of(shown), components, report, page_mb, (scatter,), numbers)
-    axes = subject.axes((min(0.0, *chosen), max(1.0, *chosen)), chosen) | {"image": Axis("image", tuple(shown))}
+    axes = subject.axes((min(0.0, *chosen), max(1.0, *chosen)), chosen) | {"image": subject.image_axis(shown)}
     start = start_of(subject) | {"method": "tsne" if "tsne" in methods else methods[0]}
-    start["show"] = "all images" if len(subject.titles) == 1 and len(shown) > 1 else "one image"
     title = f"Images by features of {', '.join(subject.titles)}{subject.against}"
     return bounded_view(
         title,

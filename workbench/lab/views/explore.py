@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from workbench.config import DataConfig
 from workbench.features.grid import LABELS
 from workbench.lab.measured import heat_pane, scales_of
-from workbench.lab.panes import Axis
 from workbench.lab.progress import Report, reported
 from workbench.lab.snippets import PAGE_MB, bounded_view, snippet
 from workbench.lab.sources import SLOW_LAYERS, RunLike, choose
@@ -36,8 +35,10 @@ def explore(
 ) -> View:
     """The scatter of `wb.embedding`, token maps of `wb.maps` and heat maps of `wb.separability` in one view.
 
-    All three share the sliders. A lasso in the scatter plot selects among the mapped images; a click on a cell of the
-    heat maps sets layer, t and w, a click on a token shows what is like it.
+    All three share the sliders, and all measures are of the features with the true label (other labels: `wb.leakage`).
+    kNN is leave-one-out in the plot, its table and the heat maps. A lasso in the plot shows its images, and with "all
+    images" the token maps of those that are mapped. A click on a cell of the heat maps sets layer, t and w, a click on
+    a token shows what is like it.
 
     Args:
         run: A run, its folder or its name.
@@ -87,15 +88,15 @@ def explore(
     with reported(progress) as report:
         grids = subject.grids(report, "features", tuple(LABELS), pooling="mean")
         scatter = Scattered(subject, grids, scales, seed).pane(methods, report)
-        heat = heat_pane(measured(subject, grids[0][0], scales, objects, seed, report))
+        right = {"true": scatter.arrays["correct"][0, 0]}
+        heat = heat_pane(measured(subject, grids[0][0], scales, objects, seed, report), right=right)
         numbers = [subject.rows.index(row) for row in shown]
         predicted = sorted(scales, key=lambda scale: scale != 1) if pictures else ()
         beside = (scatter, heat)
         maps = maps_pane(subject.of(shown), components, report, page_mb, beside, numbers, stops=predicted)
     panes = [scatter, maps, heat]
-    axes = subject.axes((min(scales), max(scales)), scales) | {"image": Axis("image", tuple(shown))}
-    start = start_of(subject) | {"method": methods[-1], "show": "all images" if len(shown) > 1 else "one image"}
-    start["version"] = "true"  # that of the features in the token maps and the scatter plot
+    axes = subject.axes((min(scales), max(scales)), scales) | {"image": subject.image_axis(shown)}
+    start = start_of(subject) | {"method": methods[-1]}
     title = f"Features of {subject.titles[0]}{subject.against}"
     return bounded_view(
         title,

@@ -1,6 +1,6 @@
 """Label-leakage controls: the guided feature under four label conditions, side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -32,6 +32,14 @@ VERSIONS = {
     "label only": ("noise-null", "noise-true"),
 }
 
+# The measures of each control, by the true classes and by the given labels.
+MEASURED = {
+    "null label": ("null", "null"),
+    "true label": ("true", "true"),
+    "wrong label": ("wrong_by_true", "wrong_by_given"),
+    "label only": ("label_only", "label_only"),
+}
+
 
 def leakage(
     run: RunLike,
@@ -51,11 +59,11 @@ def leakage(
 ) -> View:
     """Label-leakage controls: the guided feature with the null, true and wrong label, and with the label over noise.
 
-    Token maps have one column per control, in one basis. The scatter plot (PCA) shows one control at a time, coloured
-    by the true or by the given label, with kNN accuracy by the same labels. The heat maps show the measures of each
-    control (with those of `wb.measure_objects` if the images have masks) and the share of explained variance that is
-    due to the label. In the token maps, the wrong label of an image is that of another mapped image. Where "label only"
-    is above chance, the label has leaked into the feature.
+    Token maps have one column per control, in one basis. The scatter plot (PCA) and the heat maps show the control that
+    "label" chooses, by the true classes or by the given labels: points with their kNN accuracy (leave-one-out, the same
+    in the heat maps), the other measures (with those of `wb.measure_objects` if the images have masks) and the share of
+    explained variance that is due to the label. In the token maps, the wrong label of an image is that of another
+    mapped image. Where "label only" is above chance, the label has leaked into the feature.
 
     With a weak model to guide against, both models are given the label of the control, in "null label" the null label.
 
@@ -107,12 +115,18 @@ def leakage(
         ((means,),) = subject.grids(report, "features", tuple(LABELS), pooling="mean")
         maps = _maps(subject.of(shown), components, report)
         scatter = _scatter(subject, means, stops, report)
-        heat = heat_pane(measured(subject, means, scales, objects, seed, report), "Measures")
+        heat = heat_pane(
+            measured(subject, means, scales, objects, seed, report),
+            "Measures",
+            right=_right_by_version(scatter.arrays),
+            follows=list(MEASURED.values()),
+        )
     panes = [maps, scatter, heat]
-    axes = {"source": Axis("version", list(VERSIONS))} | subject.axes((min(stops), max(stops)), stops)
-    axes |= {"image": Axis("image", tuple(shown))}
+    hint = "Label that the network was given with the image; label only: with noise as image"
+    axes = {"source": Axis("label", list(VERSIONS), hint=hint)} | subject.axes((min(stops), max(stops)), stops)
+    axes |= {"image": subject.image_axis(shown)}
     title = f"Label leakage in features of {subject.titles[0]}{subject.against}"
-    start = start_of(subject) | {"source": "wrong label", "version": "true"}
+    start = start_of(subject) | {"source": "wrong label"}
     return bounded_view(
         title,
         panes,
@@ -147,6 +161,16 @@ def _scatter(subject: Subject, means: FeatureGrid, stops: Sequence[float], repor
     arrays |= {"labels": subject.labels.astype(np.uint16), "given": means.given.numpy().astype(np.uint16)}
     arrays["sprite"] = subject.thumbnails()
     return ScatterPane("Images", arrays, scatter_meta(subject))
+
+
+def _right_by_version(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Images that kNN classifies correctly, by the name of the measures' version."""
+    right = {}
+    for source, (by_true, by_given) in enumerate(MEASURED.values()):
+        right[by_true] = arrays["correct"][source, 0]
+        if by_given != by_true:
+            right[by_given] = arrays["correct_given"][source, 0]
+    return right
 
 
 def _coordinates(subject: Subject, features: FeatureGrid, components: int, report: Report) -> Coordinates:

@@ -12,7 +12,7 @@ from workbench.features.extract import NotFiniteFeatures
 from workbench.lab.attended import attention_that_fits, stored_attention
 from workbench.lab.coordinates import Coordinates, compared_coordinates, joint_coordinates
 from workbench.lab.noise import STOPS, noise_pictures
-from workbench.lab.panes import Axis, Pane
+from workbench.lab.panes import Pane
 from workbench.lab.panes.attention import AttentionPane
 from workbench.lab.panes.maps import MapsPane
 from workbench.lab.progress import Report, part_of, reported
@@ -129,7 +129,7 @@ def maps_view(
         stops = [stop for stop in STOPS if w[0] <= stop <= w[1]] or [w[0]]
         named = "Token maps" if beside else title
         pane = maps_pane(subject, components, report, page_mb, beside, title=named, stops=stops if pictures else ())
-    axes = subject.axes(w) | {"image": Axis("image", subject.rows)}
+    axes = subject.axes(w) | {"image": subject.image_axis(subject.rows)}
     panes, start = [pane, *beside], start_of(subject)
     return bounded_view(
         title, panes, axes, page_mb=page_mb, shorten=shorten, snippet=code, made=subject.made, start=start

@@ -7,6 +7,7 @@ import numpy as np
 from einops import rearrange
 
 from workbench.evaluation.generate import generate
+from workbench.lab.definitions import GUIDANCE, WEAK_SAMPLING
 from workbench.lab.made import made_of
 from workbench.lab.panes import Axis
 from workbench.lab.panes.samples import SamplesPane
@@ -78,7 +79,8 @@ def samples(
     axes = {"source": Axis("run", titles_of(several, shown))} if len(several) > 1 else {}
     against = [of for of in weaks if of is not None]
     about = weak_text(against, r"v_g = v_{\text{weak}} + w\,(v - v_{\text{weak}})", "velocity") if against else ""
-    guidance = Axis("guidance (weak model)" if against else "guidance", tuple(map(float, scales)), about=about)
+    name, hint = (f"{GUIDANCE} (weak model)", WEAK_SAMPLING) if against else (GUIDANCE, "")
+    guidance = Axis(name, tuple(map(float, scales)), about=about, hint=hint)
     axes |= {"step": Axis("training step", shown[0]), "guidance": guidance}
     title = f"Samples of {', '.join(titles_of(several, shown))}"
     if against:

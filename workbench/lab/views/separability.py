@@ -8,7 +8,6 @@ from workbench.evaluation.measures import MeasureGrid, measure_grid, measure_obj
 from workbench.evaluation.objects import FEWEST_IMAGES
 from workbench.features.grid import LABELS, FeatureGrid
 from workbench.lab.measured import heat_pane, scales_of
-from workbench.lab.panes import Axis
 from workbench.lab.progress import Report, part_of, reported
 from workbench.lab.snippets import PAGE_MB, bounded_view, snippet
 from workbench.lab.sources import RunLike, Subject, choose, tokens_of
@@ -95,7 +94,7 @@ def separability(
         heat = heat_pane(measured(subject, features, scales, objects, seed, report))
         maps = maps_pane(subject.of(shown), components, report, page_mb, (heat,))
     stops = scales_of(scales)
-    axes = subject.axes((min(stops), max(stops)), stops) | {"image": Axis("image", tuple(shown))}
+    axes = subject.axes((min(stops), max(stops)), stops) | {"image": subject.image_axis(shown)}
     title = f"Separability of the classes in {subject.titles[0]}{subject.against}"
     return bounded_view(
         title,

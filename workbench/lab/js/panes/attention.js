@@ -18,9 +18,8 @@ export default function attentionPane(root, pane, arrays, store, ui) {
   const heads = weights.shape[3];
   const bar = make("div", { class: "wb-bar" });
   if (store.options.head.length > 1) {
-    const texts = store.options.head.map((name) => (name === "mean" ? "mean of all" : name));
     const control = store.options.head.length > 7 ? ui.select : ui.toggle;
-    bar.append(control({ option: "head", label: "head", texts }));
+    bar.append(control({ option: "head" }));
   }
   const tiles = [null, ...DIRECTIONS.flatMap((direction) => [0, 1].map((label) => ({ direction, label })))].map(
     (of) => {
@@ -99,8 +98,8 @@ export default function attentionPane(root, pane, arrays, store, ui) {
     const head = state.head === "mean" ? null : Number(state.head) - 1;
     const maps = tiles.slice(1).map(({ of }) => read(at, of, head, image, token));
     const most = Math.max(...maps.map((values) => values.reduce((best, x) => Math.max(best, x), 0))) || 1;
-    const number = store.axes.image ? store.text("image", image) : image;
-    const name = `image ${number}${pane.names?.[image] ? `, ${pane.names[image]}` : ""}`;
+    const named = pane.names?.[image] ? `: ${pane.names[image]}` : "";
+    const name = `image ${image + 1} of ${arrays("images").shape[0]}${named}`;
     const place = `row ${Math.floor(token / side) + 1}, column ${(token % side) + 1}`;
     const outline = outlineOf(image);
     tiles.forEach(({ of, canvas, caption, over, frames }, index) => {

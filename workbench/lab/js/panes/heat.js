@@ -1,7 +1,7 @@
 // Heat maps of measures: layer by t at the chosen w, and layer by w at the chosen t. A click on a cell sets all three.
 
 import { blockStart } from "../arrays.js";
-import { CHOSEN, heatColour, inkOn, UNMEASURED } from "../colours.js";
+import { heatColour, inkOn, UNMEASURED } from "../colours.js";
 import { make, setText, svgElement } from "../dom.js";
 import { heatNumber, plain } from "../numbers.js";
 import { svgDocument, svgText } from "../saving.js";
@@ -11,8 +11,13 @@ function createHeatTable(pane, arrays, store) {
   const [values, low, high] = ["values", "low", "high"].map((name) => arrays(name));
   const [, , layers, times, scales] = values.shape;
   const stops = pane.scales;
-  const chosen = (option, state) =>
-    pane[`${option}s`].includes(state[option]) ? state[option] : pane[`${option}s`][0];
+  const chosen = (option, state) => {
+    if (option === "version" && pane.follows) {
+      const [byTrue, byGiven] = pane.follows[store.index("source", state)];
+      return state.labels === "given" ? byGiven : byTrue;
+    }
+    return pane[`${option}s`].includes(state[option]) ? state[option] : pane[`${option}s`][0];
+  };
   const index = (option, state) => pane[`${option}s`].indexOf(chosen(option, state));
   const at = (state, { layer, t, k }) =>
     blockStart(values, [index("measure", state), index("version", state), layer, t, k]);
@@ -136,7 +141,7 @@ function gridActions(grid, table, store, say) {
       say(table.sentence(store.get(), grid.cellAt(store.get(), row, column)));
     },
     leave() {
-      grid.over.setAttribute("visibility", "hidden");
+      for (const rect of grid.over) rect.setAttribute("visibility", "hidden");
       say(table.sentence(store.get(), table.here(store.get())));
     },
     set(row, column) {
@@ -203,14 +208,21 @@ function buildHeatGrid(grid, { table, store, columns, width, cellHeight }) {
   element.replaceChildren(
     grid.title,
     heatText("layer", 0, 0, { transform: `translate(11,${middle}) rotate(-90)` }),
-    heatText(across, HEAT.left + (columns * cellWidth) / 2, height - 8, { "font-style": "italic" }),
+    heatText(store.axes[across]?.label ?? across, HEAT.left + (columns * cellWidth) / 2, height - 8),
     ...columnNumbers(grid, across === "t" ? (store.axes.t?.values ?? []) : table.stops, columns),
   );
   for (let r = 0; r < table.layers; r += 1) element.append(...gridRow(grid, { table, store, columns, r }));
   const frame = { fill: "none", "stroke-width": 2.5, rx: 2, visibility: "hidden" };
-  grid.here = svgElement("rect", { ...frame, class: "wb-ht-here", stroke: CHOSEN });
-  grid.over = svgElement("rect", { ...frame, class: "wb-ht-over", stroke: "#000" });
-  element.append(grid.here, grid.over);
+  // Black within white is seen on any colour.
+  const lines = [
+    ["#fff", 4.5],
+    ["#000", 2],
+  ];
+  grid.here = lines.map(([stroke, thick]) =>
+    svgElement("rect", { ...frame, class: "wb-ht-here", stroke, "stroke-width": thick }),
+  );
+  grid.over = [svgElement("rect", { ...frame, class: "wb-ht-over", stroke: "#000" })];
+  element.append(...grid.here, ...grid.over);
 }
 
 function heatText(text, x, y, more = {}) {
@@ -264,7 +276,7 @@ function moveFrame(grid, frame, row, column) {
   const { cellWidth, cellHeight } = grid;
   const [x, y] = [HEAT.left + column * cellWidth, HEAT.top + row * cellHeight];
   const box = { x, y, width: cellWidth - 1, height: cellHeight - 1, visibility: "visible" };
-  for (const [name, value] of Object.entries(box)) grid[frame].setAttribute(name, value);
+  for (const rect of grid[frame]) for (const [name, value] of Object.entries(box)) rect.setAttribute(name, value);
 }
 
 function listenToGrid(grid, { show, leave, set, columns, rows }) {
@@ -388,14 +400,11 @@ function heatPicture(grids, scale, table, state) {
 export default function heatPane(root, pane, arrays, store, ui) {
   const table = createHeatTable(pane, arrays, store);
   const bar = make("div", { class: "wb-bar" });
-  for (const [option, label] of [
-    ["measure", "measure"],
-    ["version", "features"],
-  ]) {
+  for (const option of ["measure", ...(pane.follows ? [] : ["version"])]) {
     const values = pane[`${option}s`];
     const texts = values.map((name) => table.named(name));
     const get = (state) => table.chosen(option, state);
-    if (values.length > 1) bar.append(ui.select({ option, label, values, texts, get }));
+    if (values.length > 1) bar.append(ui.select({ option, values, texts, get }));
   }
   const read = make("p", { class: "wb-ht-read" });
   const say = (text) => {

@@ -2,9 +2,9 @@
 
 import { heatColour, viridisGradient } from "../colours.js";
 import { mapColumn, mapPixels } from "../components.js";
-import { captionLines, make, paintImage, paintPixels } from "../dom.js";
+import { make, paintImage, paintPixels, sizedLines } from "../dom.js";
 import { nearestIndex, percent, plain } from "../numbers.js";
-import { svgDocument, svgText, svgTile } from "../saving.js";
+import { svgDocument, svgText, svgTile, wrapped } from "../saving.js";
 import { leftOut, leftOutText, outlinePath, similarities, similarityPixels } from "../similarity.js";
 import { cosineRamp, createTokens, mountMap } from "../tokens.js";
 
@@ -24,12 +24,14 @@ const BASIS_NOTES = {
 };
 
 const COLOUR_NOTES = {
-  rgb: "",
+  rgb: " Red, green and blue need full colour vision; “single” and “three” do not.",
   single: " Viridis: first component, low to high.",
   three: " Viridis, low to high; rows are the first, second and third component.",
 };
 
 const NEAREST = "the nearest that is stored";
+
+const LETTERS = 20; // that are as wide as a map of a saved picture
 
 const SHARE_OF = { all: "of variance", subspace: "of the subspace", foreground: "of foreground" };
 
@@ -46,13 +48,8 @@ export default function mapsPane(root, pane, arrays, store, ui) {
   const note = make("p", { class: "wb-note" });
   const outlines = new Map(); // by image
   const similar = arrays.has("ratio") ? createSimilarity() : null;
-  for (const [option, label] of [
-    ["basis", "basis"],
-    ["colour", "colours"],
-    ["show", "show"],
-    ["pictures", "pictures"],
-  ]) {
-    if (store.options[option]?.length > 1) bar.append(ui.toggle({ option, label }));
+  for (const option of ["basis", "colour", "show", "pictures"]) {
+    if (store.options[option]?.length > 1) bar.append(ui.toggle({ option }));
   }
   root.append(
     bar,
@@ -93,20 +90,23 @@ export default function mapsPane(root, pane, arrays, store, ui) {
         title: store.axes.source ? store.text("source", each) : pane.title,
       }));
     }
-    // The layer of the slider has its own fixed column, unless every layer is shown already.
+    // The layer of the slider has its own fixed column, the first, unless every layer is shown already.
     const all = store.count("layer") <= pane.layers.length;
     const shown = pane.layers.map((each) => ({
       id: `layer ${each}`,
       at: [source, step, t, each],
       chosen: all && each === layer && pane.layers.length > 1,
     }));
-    if (!all) shown.push({ id: "slider", at: [source, step, t, layer], chosen: true });
-    return shown.map((column) => ({ ...column, title: layerTitle(column) }));
+    if (!all) shown.unshift({ id: "slider", at: [source, step, t, layer], chosen: true });
+    return shown.map((column) => ({
+      ...column,
+      title: layerTitle(column, store.axes.layer && store.text("layer", column.at[3])),
+      most: layerTitle({ ...column, chosen: true }, store.axes.layer && store.longest("layer")),
+    }));
   }
 
-  function layerTitle({ at, chosen }) {
-    if (!store.axes.layer) return pane.title;
-    return `layer ${store.text("layer", at[3])}${chosen ? " (slider)" : ""}`;
+  function layerTitle({ chosen }, layer) {
+    return layer === undefined ? pane.title : `layer ${layer}${chosen ? " (slider)" : ""}`;
   }
 
   // The rows: the image of the slider, all images, or those selected in another pane.
@@ -128,12 +128,17 @@ export default function mapsPane(root, pane, arrays, store, ui) {
     const stop = nearestIndex(pane.stops, state.w);
     const near = state.w !== undefined && Math.abs(pane.stops[stop] - state.w) >= 1e-6;
     const time = store.axes.t ? `t ${store.text("t", state.t)}` : "t";
+    const longestTime = store.axes.t ? `t ${store.longest("t")}` : "t";
+    const longestStop = pane.stops
+      .map((of) => plain(of))
+      .reduce((one, other) => (other.length > one.length ? other : one));
     const given = Array.from({ length: noisy.shape[0] }, (_, run) => ({
       id: `given ${run}`,
       of: noisy,
       at: [run, t],
       title: noisy.shape[0] > 1 ? `what ${runs[run]} was given` : "what the model was given",
       values: time,
+      most: longestTime,
     }));
     const all = pane.columns === "sources" && runs.length;
     const predicting = all ? [...runs.keys()] : [store.index("source", state)];
@@ -143,6 +148,7 @@ export default function mapsPane(root, pane, arrays, store, ui) {
       at: [run, step, t, stop],
       title: runs.length ? `what ${runs[run]} predicts` : "what it predicts",
       values: `${time}, w ${plain(pane.stops[stop])}`,
+      most: `${longestTime}, w ${longestStop}`,
       near,
     }));
     return [image, ...given, ...predicted];
@@ -157,21 +163,30 @@ export default function mapsPane(root, pane, arrays, store, ui) {
     return made;
   }
 
-  // t and w, if the source depends on them.
+  // t and w, if the source depends on them, and the longest text of these.
   function tAndW(state, source) {
     const names = ["t", "w"].filter((name) => store.axes[name] && !pane.still[name].includes(source));
-    return names.map((name) => `${name} ${store.text(name, state[name])}`).join(", ");
+    const texts = [(name) => store.text(name, state[name]), store.longest.bind(store)];
+    return texts.map((text) => names.map((name) => `${name} ${text(name)}`).join(", "));
   }
 
-  // Share of the variance that the colours show; for a refit, also the share outside its subspace.
-  function shares({ share, of, outside }) {
+  // Share of the variance that the colours show, all three components (null) or one of them; for a refit, also the share
+  // outside its subspace.
+  function shares({ shares: each, of, outside }, component = null) {
+    const share = component === null ? each[0] + each[1] + each[2] : each[component];
     const shown = `${percent(share)} ${SHARE_OF[of ?? "all"]}`;
     return outside === undefined ? [shown] : [shown, `${percent(outside)} outside subspace`];
   }
 
+  // The shares of what is drawn: of the one component, or of three below each other.
+  function sharesShown(made, colour) {
+    if (colour !== "three") return shares(made, colour === "single" ? 0 : null);
+    const each = made.shares.map(percent).join(", ");
+    return [`${each} ${SHARE_OF[made.of ?? "all"]}`, ...shares(made).slice(1)];
+  }
+
   function imageName(image) {
-    const number = store.axes.image ? store.text("image", image) : image;
-    return names[image] ? `image ${number}, ${names[image]}` : `image ${number}`;
+    return `image ${image + 1} of ${images.shape[0]}${names[image] ? `: ${names[image]}` : ""}`;
   }
 
   // Similarities of all tokens to the held ones.
@@ -203,10 +218,10 @@ export default function mapsPane(root, pane, arrays, store, ui) {
     built = key;
     const cell = (image, component, number) => {
       const canvas = make("canvas", { role: "img" });
-      const caption = make("figcaption");
+      const [head, caption] = [make("div", { class: "wb-tile-head" }), make("figcaption")];
       const mounted = mountMap(canvas, pane.side, component > 0 && number < 0 ? "" : outlineOf(image));
-      const figure = make("figure", { class: "wb-tile" }, mounted.map, caption);
-      return { ...mounted, canvas, caption, figure, image, component, number };
+      const figure = make("figure", { class: "wb-tile" }, head, mounted.map, caption);
+      return { ...mounted, canvas, head, caption, figure, image, component, number };
     };
     tiles = shown.map(({ image, component }) =>
       Array.from({ length: beside.length + wanted.length }, (_, at) => cell(image, component, at - beside.length)),
@@ -225,10 +240,10 @@ export default function mapsPane(root, pane, arrays, store, ui) {
 
   // Pictures of the images; those of further components are left empty.
   function paintPictures(beside, state) {
-    beside.forEach(({ of, at, title, values, near }, column) => {
+    beside.forEach(({ of, at, title, values, most, near }, column) => {
       for (const row of tiles) {
         const { canvas, image, component } = row[column];
-        const name = imageName(image) + (title ? `: ${title}, ${values}${near ? `, ${NEAREST}` : ""}` : "");
+        const name = imageName(image) + (title ? `; ${title}, ${values}${near ? `, ${NEAREST}` : ""}` : "");
         row[column].title = title;
         const key = `${at}`;
         if (canvas.dataset.at === key && canvas.getAttribute("aria-label") === name) continue;
@@ -237,15 +252,19 @@ export default function mapsPane(root, pane, arrays, store, ui) {
         canvas.setAttribute("aria-label", component > 0 ? "" : name);
         if (component > 0) canvas.setAttribute("aria-hidden", "true");
       }
-      const caption = tiles.at(-1)[column].caption;
-      const first = state.show === "all images" ? "images" : imageName(tiles.at(-1)[0].image);
-      const texts = title ? [title, values] : [first];
-      const key = [...texts, near].join("\n");
-      if (caption.dataset.text === key) return;
-      caption.dataset.text = key;
-      caption.replaceChildren(...captionLines(...texts));
-      // Its line keeps its place, so that nothing moves with w.
-      if (near !== undefined) caption.append(make("span", { class: `wb-line${near ? "" : " wb-tk-off"}` }, NEAREST));
+      const { head } = tiles[0][column];
+      const { caption } = tiles.at(-1)[column];
+      const first = state.show === "all images" ? "images" : imageName(tiles[0][0].image);
+      const texts = title ? [[title], [values, most]] : [[first]];
+      const key = [...texts.map(([text]) => text), near].join("\n");
+      if (head.dataset.text === key) return;
+      head.dataset.text = key;
+      sizedLines(head, ...texts);
+      // It keeps its place, so that nothing moves with w.
+      if (near !== undefined)
+        caption.replaceChildren(
+          make("span", { class: near ? "" : "wb-tk-off" }, make("span", { class: "wb-part" }, NEAREST)),
+        );
     });
   }
 
@@ -256,7 +275,7 @@ export default function mapsPane(root, pane, arrays, store, ui) {
     const last = shown.length - 1;
     paintPictures(beside, state);
     wanted.forEach((column, index) => {
-      const values = tAndW(state, column.at[0]);
+      const [values, most] = tAndW(state, column.at[0]);
       const of = [column.title, values].filter(Boolean).join(", ");
       const at = beside.length + index;
       if (held) paintSimilarities(column, state, at, of);
@@ -264,9 +283,11 @@ export default function mapsPane(root, pane, arrays, store, ui) {
       tiles.forEach((row) => {
         row[at].title = column.title;
       });
-      const caption = tiles[last][at].caption;
-      caption.replaceChildren(...captionLines(column.title, values), sharesOf(column, state, held));
-      caption.classList.toggle("wb-chosen", Boolean(column.chosen));
+      const { head } = tiles[0][at];
+      sizedLines(head, [column.title, column.most], [values, most]);
+      head.classList.toggle("wb-chosen", Boolean(column.chosen));
+      const { caption } = tiles[last][at];
+      caption.replaceChildren(sharesOf(column, state, held));
       if (state.colour === "single" && state.basis !== "per map") {
         caption.append(held ? cosineRamp(pane.cosines) : ramp(...computed(column, state).limits[0][0]));
       }
@@ -289,7 +310,10 @@ export default function mapsPane(root, pane, arrays, store, ui) {
       canvas.hidden = false;
       paintPixels(canvas, mapPixels(made, image, made.m, component), pane.side);
       const what = component === null ? of : of.replace(column.title, `${column.title}, component ${component + 1}`);
-      canvas.setAttribute("aria-label", `${imageName(image)}: token map of ${what}; ${shares(made).join(", ")}`);
+      canvas.setAttribute(
+        "aria-label",
+        `${imageName(image)}; token map of ${what}; ${shares(made, component).join(", ")}`,
+      );
     }
   }
 
@@ -313,7 +337,8 @@ export default function mapsPane(root, pane, arrays, store, ui) {
         { class: shown ? "" : "wb-tk-off" },
         ...texts.map((text) => make("span", { class: "wb-part" }, text)),
       );
-    const variance = shares(held ? (cache.get(column.id)?.made ?? computed(column, state)) : computed(column, state));
+    const made = held ? (cache.get(column.id)?.made ?? computed(column, state)) : computed(column, state);
+    const variance = sharesShown(made, state.colour);
     if (!similar) return block(variance, true);
     const left = `${leftOutText(leftOut(arrays, column.at, state.w ?? 0))} left out`;
     return make("span", { class: "wb-either" }, block(variance, !held), block([left], held));
@@ -336,37 +361,50 @@ export default function mapsPane(root, pane, arrays, store, ui) {
     return ` Shown: ${count} of the ${state.selection.length} selected.`;
   }
 
-  // For a saved picture: the layer of the slider only once, even if it is also another column.
+  // For a saved picture: layers in order, that of the slider only once, even if it is also another column.
   function picture() {
-    const [size, gap, left, top] = [120, 8, 8, 8];
+    const [size, gap, left, line] = [120, 8, 8, 13];
     const state = store.get();
+    const layers = columns(state).map(({ at }) => (pane.columns === "sources" ? 0 : at[3]));
     const twice = columns(state).findIndex(({ id, at }) => id === "slider" && pane.layers.includes(at[3]));
-    const captions = tiles.at(-1).filter(({ number }) => twice < 0 || number !== twice);
-    const shown = tiles
-      .map((row) => row.filter(({ number }) => twice < 0 || number !== twice))
-      .filter((row) => row.some(({ canvas }) => !canvas.hidden));
+    const order = tiles[0]
+      .map(({ number }, at) => ({ number, at }))
+      .filter(({ number }) => twice < 0 || number !== twice)
+      .sort((one, other) => (layers[one.number] ?? -1) - (layers[other.number] ?? -1) || one.at - other.at)
+      .map(({ at }) => at);
+    const arranged = tiles.map((row) => order.map((at) => row[at]));
+    const shown = arranged.filter((row) => row.some(({ canvas }) => !canvas.hidden));
+    const heads = arranged[0].map(({ head }) => {
+      const lines = [...head.querySelectorAll(".wb-line")].map((of) => of.textContent.replace(" (slider)", ""));
+      return lines.flatMap((text) => wrapped(text, LETTERS));
+    });
+    const feet = arranged.at(-1).map(({ caption }) => {
+      const parts = [...caption.querySelectorAll(":not(.wb-tk-off) > .wb-part")].map((of) => of.textContent);
+      const texts = parts.flatMap((text) => wrapped(text, LETTERS));
+      const scale = caption.querySelector(".wb-ramp:not(.wb-tk-ramp)");
+      return scale ? [...texts, `${scale.dataset.low} to ${scale.dataset.high}`] : texts;
+    });
+    const longest = (texts) => Math.max(...texts.map((of) => of.length));
+    const top = 8 + line * longest(heads);
+    const below = top + shown.length * (size + gap) + 6;
     const width = 2 * left + shown[0].length * (size + gap) - gap;
     const parts = shown.flatMap((row, y) =>
       row.map((tile, x) =>
         tile.canvas.hidden ? "" : svgTile(tile, left + x * (size + gap), top + y * (size + gap), size),
       ),
     );
-    const below = top + shown.length * (size + gap) + 6;
-    captions.forEach(({ caption }, x) => {
-      const texts = [...caption.querySelectorAll(".wb-line:not(.wb-tk-off), :not(.wb-tk-off) > .wb-part")].map((line) =>
-        line.textContent.replace(" (slider)", ""),
-      );
-      const scale = caption.querySelector(".wb-ramp:not(.wb-tk-ramp)");
-      if (scale) texts.push(`${scale.dataset.low} to ${scale.dataset.high}`);
-      texts.forEach((text, line) =>
+    const put = (texts, x, y, bold) =>
+      texts.forEach((text, at) =>
         parts.push(
-          svgText(text, left + x * (size + gap), below + line * 13 + 4, { size: 10, weight: line ? 400 : 700 }),
+          svgText(text, left + x * (size + gap), y + at * line, { size: 10, weight: bold && !at ? 700 : 400 }),
         ),
       );
-    });
-    const legend = state.tokens.length && similar ? svgLegend(similar.heldText(state), left, below + 4 * 13) : "";
+    heads.forEach((texts, x) => put(texts, x, top - 6 - line * (texts.length - 1), true));
+    feet.forEach((texts, x) => put(texts, x, below + 4, false));
+    const foot = below + line * longest(feet);
+    const legend = state.tokens.length && similar ? svgLegend(similar.heldText(state), left, foot + 4) : "";
     return {
-      svg: svgDocument(legend ? Math.max(width, 360) : width, below + (legend ? 7 : 5) * 13, parts.join("") + legend),
+      svg: svgDocument(legend ? Math.max(width, 360) : width, foot + (legend ? 3 : 1) * line, parts.join("") + legend),
     };
   }
 

@@ -11,7 +11,7 @@ export default function samplesPane(root, pane, arrays, store, ui) {
   const bar = make("div", { class: "wb-bar" });
   const table = make("div", { class: "wb-samples" });
   const note = make("p", { class: "wb-note" });
-  if (store.options.rows?.length > 1) bar.append(ui.toggle({ option: "rows", label: "rows" }));
+  if (store.options.rows?.length > 1) bar.append(ui.toggle({ option: "rows" }));
   root.append(bar, table, note);
   let built = "";
   let lanes = [];
@@ -50,7 +50,9 @@ export default function samplesPane(root, pane, arrays, store, ui) {
   function update(state) {
     const wanted = rows(state);
     build(wanted);
-    const guidance = store.axes.guidance ? `guidance ${store.text("guidance", state.guidance)}` : "";
+    const guidance = store.axes.guidance
+      ? `${store.axes.guidance.label} ${store.text("guidance", state.guidance)}`
+      : "";
     wanted.forEach(({ at, title, chosen }, row) => {
       lanes[row].lane.classList.toggle("wb-chosen", chosen);
       lanes[row].canvases.forEach((canvas, seed) => {

@@ -86,8 +86,8 @@ function scatterTitle(store, state, method, stops) {
 function scatterNote(neighbours, method, by) {
   const own = by === "given" ? "their given label" : "their true class";
   const knn =
-    `kNN accuracy: share of images whose ${neighbours ? `${neighbours} ` : ""}nearest neighbours in the original ` +
-    `space vote for ${own}.`;
+    `kNN accuracy: share of images whose ${neighbours ? `${neighbours} ` : ""}nearest other images (cosine, in the ` +
+    `original space) vote for ${own}.`;
   if (method === "pca") return `The scale bar is in units of the features; the plot always fits. ${knn}`;
   return `Distances between clusters, and their sizes, mean nothing in ${METHOD_NAMES[method]}. ${knn}`;
 }
@@ -119,12 +119,15 @@ function describePlot(points, state, selected) {
   );
 }
 
-// Description of a point: ["coat, given label bag", "row 17", "kNN right"].
+const numbered = (points, row) => `image ${counted(row + 1)} of ${counted(points.count)}`;
+
+// Description of a point: ["coat, given label bag", "image 18 of 600", "kNN predicts its class"].
 function describePoint(points, state, row) {
   const { labels, classes } = points;
   const given = labels.given ? labels.given[row] : labels.true[row];
   const name = classes[labels.true[row]] + (given === labels.true[row] ? "" : `, given label ${classes[given]}`);
-  return [name, `row ${row}`, `kNN ${points.correct(state)[row] ? "right" : "wrong"}`];
+  const predicted = points.correct(state)[row] ? "its class" : "another class";
+  return [name, numbered(points, row), `kNN predicts ${predicted}`];
 }
 
 // The plot: positions of the points on the canvas, painting and animation.
@@ -148,6 +151,10 @@ function createPlot(points, store, ui) {
     element: view.element,
     view,
     choose: (rows) => chooseRows(view, rows),
+    point(row) {
+      view.hovered = row;
+      markRows(view);
+    },
     settle: () => glide(false),
     update(state, changed) {
       if (changed.has("selection")) {
@@ -688,6 +695,40 @@ function fillRow({ cells, named }, { selected, all, right, rightAll }) {
   if (named.tagName === "BUTTON") named.setAttribute("aria-pressed", pressed);
 }
 
+// A grid of the selected images, by class. Its height does not depend on them, so that a selection moves nothing.
+
+const SHOWN = 200;
+
+function createGallery(points, plot) {
+  const text = make("p", { class: "wb-sc-count" });
+  const list = make("div", { class: "wb-sc-images", role: "list", "aria-label": "Selected images", tabindex: 0 });
+  const { sprite } = points;
+  const [, h, w, c] = sprite.shape;
+  let drawn = "";
+  const tile = (label, row) => {
+    const name = `${points.classes[label]}, ${numbered(points, row)}`;
+    const image = make("canvas", { width: w, height: h, role: "img", "aria-label": name, title: name });
+    image.getContext("2d").putImageData(new ImageData(spritePixels(sprite.data, row, h, w, c), w, h), 0, 0);
+    image.addEventListener("pointerenter", () => plot.point(row));
+    image.addEventListener("pointerleave", () => plot.point(-1));
+    return make("div", { role: "listitem" }, image);
+  };
+  return {
+    element: make("div", { class: "wb-sc-gallery" }, text, list),
+    update(state) {
+      const selection = state.selection ?? [];
+      const labels = points.labels[points.by(state)];
+      const key = [points.by(state), ...selection].join();
+      if (key === drawn) return;
+      drawn = key;
+      const rows = [...selection].sort((one, other) => labels[one] - labels[other] || one - other);
+      const more = rows.length > SHOWN ? `The first ${SHOWN} of ${counted(rows.length)}` : counted(rows.length);
+      setText(text, rows.length ? `${more} selected, by class` : "Draw around points to see their images here.");
+      list.replaceChildren(...rows.slice(0, SHOWN).map((row) => tile(labels[row], row)));
+    },
+  };
+}
+
 export function classNumbers(points, state) {
   const labels = points.labels[points.by(state)];
   const correct = points.correct(state);
@@ -793,22 +834,31 @@ export default function scatterPane(root, pane, arrays, store, ui) {
   const note = make("p", { class: "wb-note wb-sc-note" });
   const table = createClassTable(points, store, ui);
   const plot = createPlot(points, store, ui);
+  const gallery = createGallery(points, plot);
   const clear = ui.button({ label: "Clear selection", title: "Escape in the plot", onclick: () => plot.choose([]) });
   root.append(
     make("div", { class: "wb-bar" }, ...scatterChoices(points, ui), clear),
     title,
-    make("div", { class: "wb-sc-both" }, plot.element, table.element),
+    make(
+      "div",
+      { class: "wb-sc-both" },
+      plot.element,
+      make("div", { class: "wb-sc-side" }, table.element, gallery.element),
+    ),
     note,
   );
-  const later = afterPaint(table.update);
+  const later = afterPaint((state) => {
+    table.update(state);
+    gallery.update(state);
+  });
   return {
     update(state, changed) {
       title.textContent = points.title(state);
       note.textContent = points.note(state);
       clear.disabled = !state.selection?.length;
       plot.update(state, changed);
-      if (points.count > BATCH) later(state);
-      else table.update(state);
+      if (points.count <= BATCH) table.update(state);
+      later(state);
     },
     picture() {
       plot.settle();
@@ -823,12 +873,10 @@ function scatterChoices(points, ui) {
   const { methods, method, by, labels } = points;
   const made = [];
   if (methods.length > 1) {
-    const texts = methods.map((name) => METHOD_NAMES[name]);
-    made.push(ui.toggle({ option: "method", label: "method", values: methods, texts, get: method }));
+    made.push(ui.toggle({ option: "method", values: methods, get: method }));
   }
   if (labels.given) {
-    const texts = ["true label", "given label"];
-    made.push(ui.toggle({ option: "labels", label: "class", values: ["true", "given"], texts, get: by }));
+    made.push(ui.toggle({ option: "labels", values: ["true", "given"], get: by }));
   }
   return made;
 }

@@ -1,8 +1,8 @@
 """Fig. 2: t-SNE of guiding features, with separability in the original space and leakage controls.
 
 In the paper our target and REPA's form clusters by class, those of LayerSync and the VAE do not. The guided feature is
-conditioned on the class with a guidance scale of 30, so below are three controls: the same feature without the class,
-with a wrong class, and with the class over pure noise.
+conditioned on the class with a guidance scale of 30, so below are three controls: the same feature with the null
+label, with a wrong label, and with the label only, over pure noise.
 
 Look at the numbers before the clusters: they are measured in the original space. If the class over noise also forms
 clusters, then clusters are no evidence that the feature contains the image.
@@ -83,7 +83,7 @@ def fig2(
 ) -> Artifact:
     """Fig. 2 (section 3.1): t-SNE of the targets of REPA, LayerSync, VAE and ours, and of ours under the controls.
 
-    The controls are the same feature without the class, with a wrong class, and with the class over pure noise.
+    The controls are the same feature with the null label, with a wrong label, and with the label only, over noise.
     Separability is measured in the original space. `t` defaults to the paper's 0.4.
     """
     t = paper_numbers().stated_value("Fig. 2", "t") if t is None else t
@@ -120,8 +120,8 @@ def fig2(
         caption=(
             f"Mean tokens of {len(rows)} training images in the targets of each method, t = {t:g} ("
             f"{described(runs['plain'])}, seed {runs['plain'].config.training.seed}); t-SNE of perplexity "
-            f"{perplexity:g}, a colour and a marker per class. Below: our feature without the class, with a wrong "
-            "one (coloured by it), and with the class over pure noise. kNN accuracy is measured in the original space; "
+            f"{perplexity:g}, a colour and a marker per class. Below: our feature with the null label, with a wrong "
+            "one (coloured by it), and with the label only, over noise. kNN accuracy is of the original space; "
             "distances and areas in a t-SNE have no meaning."
         ),
         figures={"tsne": _draw(panels, points, numbers, class_names(runs["plain"]), first)},
@@ -152,10 +152,10 @@ def _controls(ours: Ours, t: float) -> list[Panel]:
     null = features.read(ours.layer, t, "null")
     wrong, noise = (features.guided(ours.layer, t, w, image) for image in ("wrong", "noise"))
     return [
-        Panel("ours, no class", null, features.true, "w = 0: the same feature without the class"),
-        Panel("ours, wrong class", wrong, features.given, "guided by a wrong class and coloured by it"),
-        Panel("wrong, by image", wrong, features.true, "guided by a wrong class, coloured by the image's own"),
-        Panel("class only", noise, features.true, "guided by the class over noise: no image at all"),
+        Panel("ours, null label", null, features.true, "w = 0: the same feature without a label"),
+        Panel("wrong label, by given", wrong, features.given, "guided by a wrong label and coloured by it"),
+        Panel("wrong label, by true", wrong, features.true, "guided by a wrong label, coloured by the true classes"),
+        Panel("label only", noise, features.true, "guided by the label over noise: no image at all"),
     ]
 
 
@@ -212,7 +212,7 @@ def _table(panels: Sequence[Panel], numbers: Sequence[Separability], objects: Se
     if objects:
         caption += (
             " Beside it, how well the best of three components separates tokens on the object from tokens at the same "
-            "place of other images that are not; chance is one half. For a wrong class it is the same feature twice."
+            "place of other images that are not; chance is one half. For a wrong label it is the same feature twice."
         )
     return Table(caption, columns, rows_of(lines), keys=2)
 
@@ -233,16 +233,16 @@ def _claims(panels: Sequence[Panel], numbers: Sequence[Separability]) -> Iterato
 
 def _remarks(panels: Sequence[Panel], numbers: Sequence[Separability]) -> tuple[str, ...]:
     accuracies = {panel.title: of.knn.report for panel, of in zip(panels, numbers, strict=True)}
-    if "class only" not in accuracies:
+    if "label only" not in accuracies:
         return ()
     chance = 1 / int(panels[0].labels.unique().numel())
-    only, null, wrong = (accuracies[name] for name in ("class only", "ours, no class", "ours, wrong class"))
+    only, null, wrong = (accuracies[name] for name in ("label only", "ours, null label", "wrong label, by given"))
     leaks = only.low > chance
     return (
-        f"With the class over pure noise, kNN accuracy is {only.value:.2f} (chance {chance:.2f}); with a wrong class, "
-        f"that class is predicted with {wrong.value:.2f}: the feature {'contains' if leaks else 'does not contain'} "
-        f"the label regardless of the image. Without the class, the same feature has {null.value:.2f}. So the clusters "
-        f"of a guided feature {'are no evidence about the image' if leaks else 'are not only the label'}.",
+        f"With the label only, over noise, kNN accuracy is {only.value:.2f} (chance {chance:.2f}); with a wrong label, "
+        f"that label is predicted with {wrong.value:.2f}: the feature {'contains' if leaks else 'does not contain'} "
+        f"the label regardless of the image. With the null label, the same feature has {null.value:.2f}. So the "
+        f"clusters of a guided feature {'are no evidence about the image' if leaks else 'are not only the label'}.",
     )
 
 

@@ -1,6 +1,6 @@
 """Beyond the paper: the advantage of the guided feature under leakage controls.
 
-How much of the guided feature's advantage remains without the class, with a wrong class, and with the class over pure
+How much of the guided feature's advantage remains with the null label, a wrong label, and the label only, over pure
 noise. The larger the guidance scale, the more of the feature is the class given as its condition.
 
 A target that contains the class is not a bad target: the student has to predict it from a noisy image.
@@ -17,6 +17,7 @@ from workbench.evaluation.measures import MeasureGrid, Record, measure_grid
 from workbench.features.extract import extract
 from workbench.features.grid import LABELS
 from workbench.lab import palette
+from workbench.lab.measured import VERSIONS as NAMES
 from workbench.lab.views.leakage import leakage as leakage_view
 from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
@@ -24,14 +25,6 @@ from workbench.reporting.paper.claims import seed_verdict
 from workbench.reporting.paper.features import ROLES, rows_and_images
 from workbench.reporting.paper.runs import ABLATION, runs_of
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
-
-NAMES = {
-    "null": "no class (f_u)",
-    "true": "true class",
-    "wrong_by_true": "wrong class, by the image's",
-    "wrong_by_given": "wrong class, by the given",
-    "label_only": "class over pure noise",
-}
 
 
 @timed
@@ -76,8 +69,8 @@ def leakage(
         title=title,
         caption=(
             f"kNN accuracy of mean tokens f_u + w (f_c - f_u) of layer {layer} of {teacher.config.name}, seed "
-            f"{teacher.config.training.seed}, t = {t:g}, {len(rows)} images: with the true class, a wrong one, and the "
-            "class over pure noise. 95 % Wilson intervals over held-out images; chance in grey."
+            f"{teacher.config.training.seed}, t = {t:g}, {len(rows)} images: with the null, the true and a wrong "
+            "label, and with the label only, over noise. 95 % Wilson intervals over held-out images; chance in grey."
         ),
         figures={"knn": _draw(grid, chance)},
         alts={"knn": _alt(grid)},
@@ -136,17 +129,16 @@ def _claims(grid: MeasureGrid, chance: float) -> Iterator[Claim]:
     true, wrong, only = (_records(grid, name) for name in ("true", "wrong_by_true", "label_only"))
     null, top = _records(grid, "null")[0], true[-1]
     yield _claim(
-        f"With the true class, guidance (w = {top['scale']:g}) separates classes better than none (w = 0)", top, null
+        f"With the true label, guidance (w = {top['scale']:g}) separates classes better than none (w = 0)", top, null
     )
     yield _claim(
-        f"With a wrong class, guidance (w = {wrong[-1]['scale']:g}) still separates the image's classes better than "
-        "none",
+        f"With a wrong label, guidance (w = {wrong[-1]['scale']:g}) still separates the true classes better than none",
         wrong[-1],
         null,
     )
     leaks = only[-1]["low"] > chance
     yield Claim(
-        "Without an image, the class over pure noise stays at chance",
+        "With the label only, over noise, kNN stays at chance",
         "does not hold for this seed" if leaks else "holds for this seed",
         f"kNN {only[-1]['value']:.2f} [{only[-1]['low']:.2f}, {only[-1]['high']:.2f}], chance {chance:.2f}: "
         f"{'the feature contains the label' if leaks else 'no evidence of the label'}.",

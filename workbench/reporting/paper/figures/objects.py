@@ -26,6 +26,7 @@ from workbench.evaluation.statistics import Estimate
 from workbench.features.extract import extract
 from workbench.features.grid import LABELS, FeatureGrid
 from workbench.lab import palette
+from workbench.lab.measured import VERSIONS as NAMES
 from workbench.lab.views.maps import maps
 from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Artifact, Claim, Missing, distinct, timed
@@ -47,10 +48,10 @@ SCALES = (0.0, 1.0, 3.0, 5.0, 10.0, 30.0)
 _SHARES = (1 / 6, 1 / 2, 2 / 3, 1.0)
 # Versions of a feature, with the palette's name of their colour and their name in the legend.
 _VERSIONS = {
-    "null": ("null", "no class (f_u)"),
-    "true": ("true", "true class"),
-    "wrong": ("wrong_by_true", "wrong class"),
-    "label_only": ("label_only", "class over pure noise"),
+    "null": ("null", NAMES["null"]),
+    "true": ("true", NAMES["true"]),
+    "wrong": ("wrong_by_true", "wrong label"),
+    "label_only": ("label_only", NAMES["label_only"]),
 }
 _MEASURES = (
     "object_auc_same_place",
