@@ -39,7 +39,7 @@ _CONTROLS = {
     "colour": Control("colours", "Three components as red, green and blue, or one by one"),
     "show": Control("show", "One image or all of them"),
     "pictures": Control("pictures", "What stands beside the maps"),
-    "several": Control("of several, the", "How the similarities to several tokens are combined"),
+    "several": Control("several tokens", "How the similarities to several tokens are combined"),
     "rows": Control("compare", "What differs from row to row", {"sources": "runs", "steps": "steps"}),
     "method": Control(
         "method", "How the features are brought into two dimensions", {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
@@ -100,6 +100,8 @@ _OPTIONS = {
     "basis": "where the three directions of the colours come from: found once for each layer (fixed), again at each t "
     "and w (refit), for each map, or so that the object stands out from a black background (foreground).",
     "show": "one image or all of them.",
+    "pictures": "whether two pictures stand beside each image: what the network was given, the image with the noise of "
+    r"this t ($x_t$), and the clean image that it predicts from it ($\hat z = x_t - t\,v$); both are decoded.",
     "several": "how the similarities to several tokens are combined.",
     "rows": "what differs from row to row.",
     "method": "how the features are brought into two dimensions.",
