@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from workbench.diffusion.precision import advanced_in, tf32
+from workbench.diffusion.precision import advanced_in, chosen_precision, reduced, tf32
 
 
 def allowed() -> list[bool]:
@@ -63,3 +63,19 @@ def test_who_reads_a_generator_stays_outside():
     with pytest.raises(ValueError, match="failed"):
         list(advanced_in(partial(tf32, True), counting(True)))
     assert seen == [[True, True]] * 5 and ambient() == before
+
+
+@pytest.mark.parametrize(("asked", "found"), [("no", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_products_are_in_the_asked_precision(asked, found):
+    a = torch.ones(2, 2)
+    with reduced(asked, "cpu"):
+        assert (a @ a).dtype == found
+    assert (a @ a).dtype == torch.float32
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_auto_is_bfloat16_where_the_machine_multiplies_it(monkeypatch, fast):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": fast}, raising=False)
+    assert chosen_precision("auto") == ("bf16" if fast else "no")
+    assert (chosen_precision("no"), chosen_precision("bf16")) == ("no", "bf16")

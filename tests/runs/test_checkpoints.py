@@ -10,6 +10,10 @@ from collections import namedtuple
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load
+from safetensors.torch import save as save_in_one_piece
 
 from workbench.config import load_config
 from workbench.runs import checkpoints as module
@@ -84,6 +88,26 @@ def test_round_trip(tmp_path):
         read = found.load(part)
         assert read.keys() == tensors.keys()
         assert all(read[k].dtype == t.dtype and torch.equal(read[k], t) for k, t in tensors.items())
+
+
+_TENSORS = st.dictionaries(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
+    st.tuples(st.lists(st.integers(0, 40), max_size=3), st.sampled_from(["float32", "bfloat16", "int64", "bool"])),
+    max_size=6,
+)
+
+
+@pytest.mark.fuzz
+@given(_TENSORS, st.integers(1, 5000))
+def test_chunks_are_the_file_that_safetensors_writes(drawn, chunk):
+    tensors = {name: torch.ones(shape).to(getattr(torch, kind)) for name, (shape, kind) in drawn.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_CHUNK", chunk)
+        written = b"".join(map(bytes, module._serialized(tensors)))
+    read = load(written)
+    assert read.keys() == tensors.keys()
+    assert all(read[name].dtype == t.dtype and torch.equal(read[name], t) for name, t in tensors.items())
+    assert written == save_in_one_piece(tensors)
 
 
 def test_no_checkpoint(tmp_path):

@@ -1,8 +1,14 @@
-"""TensorBoard beside metrics.jsonl: the same numbers, in real event files."""
+"""Trackers beside metrics.jsonl: the same numbers, in real event files of TensorBoard."""
+
+import importlib.util
+import inspect
+import typing
 
 import pytest
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 from workbench.config import fingerprint, load_config
+from workbench.config.records import TrainingConfig, record_options
 from workbench.runs.store import prepare_run
 from workbench.training import tracker
 from workbench.training.loop import fit
@@ -31,12 +37,37 @@ def test_it_is_no_part_of_the_fingerprint_and_off_by_default(tmp_path):
     config = load_config("demo/plain", SMALL)
     assert config.training.tracker == "none"
     assert fingerprint(config) == fingerprint(load_config("demo/plain", (*SMALL, "training.tracker=tensorboard")))
-    with pytest.raises(ValueError, match="'wandb' is not known"):
-        load_config("demo/plain", ["training.tracker=wandb"])
+    with pytest.raises(ValueError, match="'visdom' is not known"):
+        load_config("demo/plain", ["training.tracker=visdom"])
 
 
 def test_without_its_package_it_is_refused_before_a_run_is_made(tmp_path, monkeypatch):
     monkeypatch.setattr(tracker, "is_tensorboard_available", lambda: False)
     with pytest.raises(ValueError, match=r"pip install .*\[tracking\]"):
         list(fit(load_config("demo/plain", TINY), tmp_path))
+    assert not list(tmp_path.glob("*/provenance.json"))
+
+
+def names() -> tuple[str, ...]:
+    return typing.get_args(record_options(TrainingConfig)["tracker"])
+
+
+def test_every_tracker_of_accelerate_can_be_chosen():
+    assert set(names()) == {"none", *LOGGER_TYPE_TO_CLASS}
+
+
+@pytest.mark.parametrize("name", sorted(LOGGER_TYPE_TO_CLASS))
+def test_accelerate_takes_what_it_is_given(tmp_path, name):
+    run = prepare_run(load_config("demo/plain", SMALL), tmp_path)
+    given = tracker.arguments(name, run, step=0)
+    inspect.signature(LOGGER_TYPE_TO_CLASS[name]).bind(**given)
+    assert run.name in str(given) or run.fingerprint in str(given)  # by which it is found in the tracker
+
+
+@pytest.mark.parametrize("name", sorted(set(LOGGER_TYPE_TO_CLASS) - {"tensorboard"}))
+def test_a_tracker_without_its_package_is_refused(tmp_path, name):
+    if importlib.util.find_spec(name):
+        pytest.skip(f"{name} is installed")
+    with pytest.raises(ValueError, match=f"training.tracker {name} needs its package: pip install {name}, or use none"):
+        list(fit(load_config("demo/plain", (*TINY, f"training.tracker={name}")), tmp_path))
     assert not list(tmp_path.glob("*/provenance.json"))

@@ -2,7 +2,7 @@
 
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -82,7 +82,10 @@ class TrainingConfig:
     checkpoint_every: Steps = 10_000
     keep: Count = 2  # number of newest checkpoints that are kept complete, for resuming
     milestone_every: Steps | None = 50_000  # the weights of these checkpoints are kept permanently
-    tracker: Literal["none", "tensorboard"] = "none"  # records also go to RUN/tensorboard
+    # where records go, beside metrics.jsonl: tensorboard writes to RUN/tensorboard, the others need their own package
+    tracker: Literal[
+        "none", "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
+    ] = "none"
 
     def check_processes(self, processes: int) -> None:
         """ValueError for a number of processes that cannot share the batch."""
@@ -113,6 +116,16 @@ class SamplingConfig:
     # (LDM issue #262: its published FID needs 50 images per class).
     labels: Literal["balanced", "random"] = "balanced"
     seed: Seed = 0
+    # of the network; auto: bf16 where the machine multiplies matrices in it, decided and recorded with the scores; no
+    # is float32, with TF32 on a GPU as published code samples (unless training.tf32=false)
+    precision: Literal["no", "bf16", "auto"] = "no"
+
+    def described(self) -> dict[str, Any]:
+        """All options as they are stored with samples and scores; ``precision`` unless it is "no", as in older ones."""
+        options = asdict(self)
+        if self.precision == "no":
+            del options["precision"]
+        return options
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from workbench.config import Config, from_dict, to_dict
-from workbench.data.latents import Latents, Source, latent_source, turn_to_write, write_latents
+from workbench.data.latents import Latents, Source, latent_source, remember, turn_to_write, write_latents
 from workbench.data.shards import SHARD_ROWS, check_shard, open_shards
 from workbench.data.workers import Progress, device_of, run_workers, serve
 
@@ -51,6 +51,7 @@ def encode(
             run_workers(_WORKER, "encoding", shares, len(source.labels), progress)
     latents = Latents(open_shards(folder))
     _check(latents, source)
+    remember(config, split, root, folder, len(source.labels))
     return latents
 
 

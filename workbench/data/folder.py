@@ -5,7 +5,9 @@ import logging
 import os
 import stat
 import struct
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +29,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MAX_PIXELS = 178_956_970  # half a gigabyte of RGB, Pillow's own limit
 # Some programs store large texts in PNG chunks, which are ignored here; Pillow refuses those above a megabyte.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+_READERS = 8  # threads at most
 _noted: set[str] = set()  # warnings about images, given once per process
+_noting = threading.Lock()
 
 
 def load_image_folder(config: DataConfig, split: str) -> Images:
@@ -123,7 +127,16 @@ class Folder:
 
 
 def read_files(files: list[Path], size: int, crop: str, indices: np.ndarray) -> np.ndarray:
-    return np.stack([read_image(files[index], printable(str(files[index])), size, crop) for index in indices])
+    """Read some of the files, several at a time: Pillow decodes and resizes without Python's lock."""
+
+    def read(index: int) -> np.ndarray:
+        return read_image(files[index], printable(str(files[index])), size, crop)
+
+    threads = min(os.cpu_count() or 1, _READERS, len(indices) // 4)
+    if threads < 2:
+        return np.stack([read(index) for index in indices])
+    with ThreadPoolExecutor(threads) as pool:
+        return np.stack(list(pool.map(read, indices.tolist())))
 
 
 def with_masks(
@@ -245,8 +258,12 @@ def _note_kind(image: Image.Image, name: str) -> None:
         "has an orientation tag, which ADM does not apply": image.getexif().get(0x0112, 1) != 1,
     }
     for kind, holds in kinds.items():
-        if holds and kind not in _noted:
+        if not holds or kind in _noted:
+            continue
+        with _noting:
+            first = kind not in _noted
             _noted.add(kind)
+        if first:
             log.warning("%s %s (logged for the first such image only)", name, kind)
 
 

@@ -4,7 +4,9 @@ ImageNet's 1,281,167 images of 256 pixels take 42 GB with an SD-VAE (8 x 32 x 32
 (64 x 16 x 16). Mirrored images double that; ``data.precision: float16`` halves it.
 """
 
+import contextlib
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -19,17 +21,20 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
-from workbench.config import Config, DataConfig
+from workbench.config import Config, DataConfig, to_dict
+from workbench.data.checksums import stamp
 from workbench.data.images import Images, load_images
-from workbench.data.shards import SHARD_ROWS, Rows, Shards, open_shards, rows_of_a_shard, write_shards
+from workbench.data.shards import SHARD_ROWS, ReadRows, Rows, Shards, open_shards, rows_of_a_shard, write_shards
 from workbench.data.stores import STORES, Store, check_vae, open_store
 from workbench.data.vae import VAE, KLAutoencoder, find_vae
 from workbench.diffusion.precision import tf32
-from workbench.files import hold_lock
+from workbench.files import hold_lock, home_path, read_json, write_json
 
 log = logging.getLogger(__name__)
 
 _FEW = 256  # rows that take less time than to encode and write an image set
+_MANY = 50_000  # images; more are not listed again once they are encoded
+_KNOWN = "known"  # folder of notes which latents belong to which large folder of images
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,10 @@ def open_latents(
     encoded, a few images (``reads``, the number that will be read) are encoded without the others, and not stored.
     Raises ValueError, naming the file, for damaged shards.
     """
+    known = known_folder(config, split, root)
+    if known is not None:
+        log.info("the images of %s were encoded before and are not listed again", config.data.path)
+        return open_encoded(known)
     source = latent_source(config, split)
     source.report()
     folder = source.folder(root)
@@ -166,9 +175,70 @@ def open_latents(
     with turn_to_write(folder) as wanted:
         if wanted:
             write_latents(config, split, folder, progress=progress)
+    remember(config, split, root, folder, len(source.labels))
+    return open_encoded(folder)
+
+
+def open_encoded(folder: Path) -> Latents:
+    """Open a folder of latents that was written completely."""
     latents = Latents(open_shards(folder))
     latents.check_labels()
     return latents
+
+
+def known_folder(config: Config, split: str, root: Path) -> Path | None:
+    """The folder under ``root`` with the latents of a large image folder that has not changed; None if there is none.
+
+    Listing a million images takes minutes on a network file system. So of more than 50,000 images only the folders are
+    looked at, whose times change when a file is added, removed or renamed. `data.encode` lists all files.
+    """
+    note = _note(config, split, root)
+    if not note.is_file():
+        return None
+    record = read_json(note)
+    folder = root / str(record.get("latents"))
+    if record.get("folders") != _folder_times(config) or not (folder / "index.json").is_file():
+        return None
+    return folder
+
+
+def remember(config: Config, split: str, root: Path, folder: Path, count: int) -> None:
+    """Note for `known_folder` which latents belong to a folder of more than 50,000 images."""
+    if count > _MANY and (times := _folder_times(config)) is not None:
+        note = _note(config, split, root)
+        with contextlib.suppress(OSError):  # a read-only folder: the images are listed each time
+            note.parent.mkdir(exist_ok=True)
+            write_json(note, {"latents": folder.name, "folders": times, "images": count})
+
+
+def _note(config: Config, split: str, root: Path) -> Path:
+    tree = to_dict(config)
+    decided = json.dumps([tree["data"], tree["vae"], split, "known-1"], sort_keys=True)
+    return root / _KNOWN / f"{hashlib.sha256(decided.encode()).hexdigest()[:32]}.json"
+
+
+def _folder_times(config: Config) -> dict[str, list[int]] | None:
+    """Times of ``data.path`` and the folders in the two levels below; of a VAE's files too. None without a folder."""
+    path = None if config.data.path is None else home_path(config.data.path)
+    if path is None or not path.is_dir():
+        return None
+    times: dict[str, list[int]] = {}
+    vae = home_path(config.vae.name)
+    for root, depth in ((path, 2), *([(vae, 0)] if vae.is_dir() else [])):
+        _add_times(root, depth, times)
+    for file in vae.glob("*.*") if vae.is_dir() else ():
+        times[str(file)] = list(stamp(file))
+    return times
+
+
+def _add_times(folder: Path, depth: int, times: dict[str, list[int]]) -> None:
+    status = folder.stat()
+    times[str(folder)] = [status.st_mtime_ns, status.st_ctime_ns]
+    if depth:
+        with os.scandir(folder) as entries:
+            below = [entry.path for entry in entries if entry.is_dir()]
+        for path in below:
+            _add_times(Path(path), depth - 1, times)
 
 
 @contextmanager
@@ -234,27 +304,29 @@ def latent_source(config: Config, split: str, device: torch.device | str = "cpu"
         "flip": data.flip,
         "sample": sample,
     }
-    return Source(images.labels, partial(_rows, images, vae, data), row_bytes, described, images.summary)
+    rows: Rows = partial(_rows, images, vae, data)
+    if isinstance(images, Images):
+        rows = ReadRows(images.batch, rows)
+    return Source(images.labels, rows, row_bytes, described, images.summary)
 
 
-def _rows(images: Images | Store, vae: VAE, data: DataConfig, indices: np.ndarray) -> dict[str, np.ndarray]:
+def _rows(
+    images: Images | Store, vae: VAE, data: DataConfig, indices: np.ndarray, pixels: Tensor | None = None
+) -> dict[str, np.ndarray]:
+    """The columns of some rows; ``pixels`` are those of images, which were read before."""
     with tf32(False):  # latents are shared by runs of any precision
         if isinstance(images, Store):
             assert isinstance(vae, KLAutoencoder)  # refused by `check_vae`
             moments = _of_store(images, vae, indices, data.flip)
         else:
-            moments = _of_images(images, vae, indices, data.flip)
+            assert pixels is not None
+            moments = [vae.encode(pixels), *([vae.encode(pixels.flip(3))] if data.flip else [])]
     columns = dict(zip(("moments", "moments_flip"), moments, strict=False))
     for values in columns.values():
         if not values.isfinite().all():
             raise ValueError(f"VAE {vae.name!r} encodes images {indices[0]} to {indices[-1]} to non-finite numbers")
     rows = {name: values.numpy().astype(data.precision) for name, values in columns.items()}
     return {**rows, "labels": images.labels[indices]}
-
-
-def _of_images(images: Images, vae: VAE, indices: np.ndarray, flip: bool) -> list[Float[Tensor, "b c2 h w"]]:
-    pixels = images.batch(indices)
-    return [vae.encode(pixels), *([vae.encode(pixels.flip(3))] if flip else [])]
 
 
 def _of_store(store: Store, vae: KLAutoencoder, indices: np.ndarray, flip: bool) -> list[Float[Tensor, "b ck h w"]]:

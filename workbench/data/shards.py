@@ -11,7 +11,8 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -32,6 +33,20 @@ _VERIFIED_BYTES = 1_000_000_000  # larger tables are checked by size only, as ha
 _NOWAIT = hasattr(os, "RWF_NOWAIT") and hasattr(os, "posix_fadvise")  # Linux
 
 Rows = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class ReadRows:
+    """Rows in two stages, so that the next ones are read while the current ones are computed.
+
+    ``read(indices)`` may run in another thread; ``compute(indices, what was read)`` returns the rows.
+    """
+
+    read: Callable[[np.ndarray], Any]
+    compute: Callable[[np.ndarray, Any], Mapping[str, np.ndarray]]
+
+    def __call__(self, indices: np.ndarray) -> Mapping[str, np.ndarray]:
+        return self.compute(indices, self.read(indices))
 
 
 @dataclass(frozen=True)
@@ -216,21 +231,35 @@ def check_shard(folder: Path, shard: Mapping[str, Any], whole: bool) -> None:
 
 def _write_shard(file: Path, start: int, stop: int, rows: Rows, batch: int, report: Callable[[int], None]) -> None:
     """Write a file with rows start .. stop - 1; it is built in memory in its final layout, without a second copy."""
-    values = rows(np.arange(start, min(start + batch, stop)))
-    places, header = _layout(values, stop - start)
-    buffer = io.BytesIO()
-    buffer.write(header)
-    for begin in range(start, stop, batch):
-        end = min(begin + batch, stop)
-        values = values if begin == start else rows(np.arange(begin, end))
-        for name, place in places.items():
-            buffer.seek(len(header) + place + (begin - start) * values[name][:1].nbytes)
-            buffer.write(np.ascontiguousarray(values[name]).data)
-        report(end - start)
+    chunks = [np.arange(begin, min(begin + batch, stop)) for begin in range(start, stop, batch)]
+    buffer, places, header = io.BytesIO(), None, b""
+    with contextlib.closing(_in_turn(rows, chunks)) as computed:
+        for indices, values in zip(chunks, computed, strict=True):
+            if places is None:
+                places, header = _layout(values, stop - start)
+                buffer.write(header)
+            for name, place in places.items():
+                buffer.seek(len(header) + place + (int(indices[0]) - start) * values[name][:1].nbytes)
+                buffer.write(np.ascontiguousarray(values[name]).data)
+            report(int(indices[-1]) + 1 - start)
     raw = buffer.getvalue()  # no copy in CPython
     write_atomically(file, raw)
     record = {"file": file.name, "start": start, "rows": stop - start, "bytes": len(raw)}
     write_json(file.with_suffix(".json"), {**record, "sha256": hashlib.sha256(raw).hexdigest()})
+
+
+def _in_turn(rows: Rows, chunks: Sequence[np.ndarray]) -> Generator[Mapping[str, np.ndarray], None, None]:
+    """The rows of each chunk; `ReadRows` are read one chunk ahead."""
+    if not isinstance(rows, ReadRows):
+        yield from map(rows, chunks)
+        return
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(rows.read, chunks[0])
+        for number, indices in enumerate(chunks):
+            current = ahead.result()
+            if number + 1 < len(chunks):
+                ahead = reader.submit(rows.read, chunks[number + 1])
+            yield rows.compute(indices, current)
 
 
 def _layout(sample: Mapping[str, np.ndarray], count: int) -> tuple[dict[str, int], bytes]:

@@ -1,8 +1,8 @@
 """Target tokens of pretrained encoders for the clean images, stored beside the latents or computed at each step."""
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -17,7 +17,7 @@ from workbench.data.encoders import Encoder, load_encoder
 from workbench.data.images import Images, load_images
 from workbench.data.latents import Latents, turn_to_write
 from workbench.data.shards import Shards, open_shards, rows_of_a_shard, write_shards
-from workbench.diffusion.precision import tf32
+from workbench.diffusion.precision import reduced, tf32
 
 
 @runtime_checkable
@@ -67,6 +67,7 @@ class ComputedTargets:
     encoder: Encoder
     images: Images
     side: int
+    precision: str = "no"  # of the encoder, as of the training: "no", "bf16" or "fp16"
 
     @property
     def width(self) -> int:
@@ -79,7 +80,9 @@ class ComputedTargets:
         images = self.images.batch(indices)
         if flipped is not None:
             images = torch.where(torch.from_numpy(flipped).reshape(-1, 1, 1, 1), images.flip(3), images)
-        return self.encoder.tokens(images, self.side)
+        device = next(self.encoder.network.parameters()).device
+        with reduced(self.precision, device):
+            return self.encoder.tokens(images, self.side)
 
 
 def open_targets(
@@ -94,7 +97,7 @@ def open_targets(
 
     Empty for an objective without that option. With ``stored``, they are encoded once into ``root``, also for mirrored
     images if ``data.flip`` is set; an interrupted encoding continues after its last shard. Without ``stored``, the
-    encoder runs on ``device`` at each step.
+    encoder runs on ``device`` at each step, on a GPU in ``training.precision`` as in the published code.
 
     Raises ValueError for an unknown encoder, missing weights, damaged shards, a patch size that does not divide the
     latents, and images that differ from those of ``latents``.
@@ -102,6 +105,10 @@ def open_targets(
     options, patch = config.objective.options, config.backbone.options["patch"]
     if "encoder" not in options:
         return {}
+    stored = options.get("stored", True)
+    names, side = [part.strip() for part in options["encoder"].split(",")], latents.height // patch
+    if stored and (ready := _ready(names, latents, side, config.data.flip, root)) is not None:
+        return ready
     images = load_images(config.data, split)
     if images.content != latents.index["images"]:
         raise ValueError(
@@ -110,21 +117,49 @@ def open_targets(
         )
     if latents.height % patch:
         raise ValueError(f"patch {patch} does not divide the latent height {latents.height}")
-    names, side = [part.strip() for part in options["encoder"].split(",")], latents.height // patch
     # All are loaded before any of them runs, so that a wrong second name fails before hours of encoding.
     computed = {name: ComputedTargets(load_encoder(name, device), images, side) for name in names}
-    if not options.get("stored", True):
-        return dict(computed)
+    if not stored:
+        precision = config.training.precision if torch.device(device).type == "cuda" else "no"
+        return {name: replace(targets, precision=precision) for name, targets in computed.items()}
     return {
         name: StoredTargets(_store(targets, config.data.flip, root, progress)) for name, targets in computed.items()
     }
 
 
+def targets_ready(config: Config, latents: Latents, root: Path) -> bool:
+    """Whether no target has to be encoded before training: none is stored, or all are."""
+    options = config.objective.options
+    if "encoder" not in options or not options.get("stored", True):
+        return True
+    side = latents.height // config.backbone.options["patch"]
+    names = [part.strip() for part in options["encoder"].split(",")]
+    return _ready(names, latents, side, config.data.flip, root) is not None
+
+
+def _ready(
+    names: Sequence[str], latents: Latents, side: int, flip: bool, root: Path
+) -> Mapping[str, StoredTargets] | None:
+    """The stored targets of all encoders, opened without listing the images; None if some are not encoded yet."""
+    if latents.height % side:
+        return None
+    images = latents.index["images"]
+    folders = [root / _content(images, load_encoder(name), side, flip)[:16] for name in names]
+    if not all((folder / "index.json").is_file() for folder in folders):
+        return None
+    return {name: StoredTargets(open_shards(folder)) for name, folder in zip(names, folders, strict=True)}
+
+
+def _content(images: str, encoder: Encoder, side: int, flip: bool) -> str:
+    """Hash of images, encoder and token grid."""
+    kind = "tokens-1 flip" if flip else "tokens-1"
+    return hashlib.sha256(f"{images} {encoder.hash} {side} {kind}".encode()).hexdigest()
+
+
 def _store(targets: ComputedTargets, flip: bool, root: Path, progress: Callable[[int, int], None] | None) -> Shards:
     """Open the shards of the targets under ``root``, encoding them first if necessary."""
     encoder, images, side = targets.encoder, targets.images, targets.side
-    kind = "tokens-1 flip" if flip else "tokens-1"
-    content = hashlib.sha256(f"{images.content} {encoder.hash} {side} {kind}".encode()).hexdigest()
+    content = _content(images.content, encoder, side, flip)
     folder = root / content[:16]
     with turn_to_write(folder) as wanted:
         if wanted:

@@ -1,12 +1,13 @@
-"""Set the precision of float32 matrix products on a GPU within a block, and restore it afterwards."""
+"""The precision of matrix products within a block: TF32 on a GPU, bfloat16, and what this machine is fast at."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 T = TypeVar("T")
+_FAST_BF16 = ("amx_bf16", "avx512_bf16", "sve_bf16")  # instructions that multiply matrices in bfloat16
 
 
 @contextmanager
@@ -23,6 +24,28 @@ def tf32(allowed: bool) -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32 = before
         if named is not None:
             torch.set_float32_matmul_precision(named)  # also restores "medium", which allow_tf32 cannot express
+
+
+def has_fast_bf16() -> bool:
+    """Whether the GPU (compute capability 8.0 or newer), or else the processor, multiplies matrices in bfloat16."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Older versions of PyTorch do not say.
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(bool(capabilities.get(name)) for name in _FAST_BF16)
+
+
+def chosen_precision(precision: str) -> str:
+    """``precision`` with "auto" replaced: "bf16" where this machine multiplies matrices in bfloat16, else "no"."""
+    if precision != "auto":
+        return precision
+    return "bf16" if has_fast_bf16() else "no"
+
+
+def reduced(precision: str, device: torch.device | str) -> AbstractContextManager[Any]:
+    """Context in which matrix products and convolutions are in the type "bf16" or "fp16"; for "no" as they are."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None)
 
 
 def _named_precision() -> str | None:

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from workbench.diffusion.devices import pinned, sent
+
 
 @runtime_checkable
 class FeatureModel(Protocol):
@@ -57,8 +59,12 @@ class Batch:
     targets: dict[str, Float[Tensor, "b n _"]]
 
     def to(self: AnyBatch, device: torch.device | str) -> AnyBatch:
-        """The batch on another device."""
-        return self._map(lambda tensor: tensor.to(device))
+        """The batch on another device; the processor does not wait for what is queued there."""
+        return self._map(lambda tensor: sent(tensor, device))
+
+    def pinned(self: AnyBatch) -> AnyBatch:
+        """The batch in pinned memory, from which it is copied to a GPU."""
+        return self._map(pinned)
 
     def rows(self: AnyBatch, index: Int[Tensor, "k"]) -> AnyBatch:
         """The samples at ``index`` only."""

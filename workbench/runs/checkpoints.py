@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,22 @@ if TYPE_CHECKING:  # listing checkpoints must not import torch
     from torch import Tensor
 
 PARTS = ("model", "ema", "optimizer")
+_Chunk = bytes | bytearray | memoryview
+_CHUNK = 2**23  # bytes written at a time
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+# PyTorch's types by their names in safetensors.
+_KINDS = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
 
 
 class FellBack(UserWarning):
@@ -51,28 +68,31 @@ class Checkpoint:
     def resumable(self) -> bool:
         return (self.folder / "optimizer.safetensors").is_file()
 
-    def load(self, part: str, device: str = "cpu", check: bool = True) -> dict[str, "Tensor"]:
-        """Load the tensors of ``part`` ("model", "ema", "optimizer"); ValueError if its file is damaged or missing.
+    def load(self, part: str, device: str = "cpu") -> dict[str, "Tensor"]:
+        """Load the tensors of ``part`` ("model", "ema", "optimizer"); ValueError if its file is damaged or missing."""
+        return {name: tensor.to(device, copy=True) for name, tensor in self.map(part).items()}
 
-        Without ``check`` the hash is not compared and the file is mapped instead of read, so that processes of one
-        machine share its memory. That is for the others after one has checked it; do not keep such tensors.
+    def map(self, part: str, check: bool = True) -> dict[str, "Tensor"]:
+        """Map the tensors of ``part`` from its file, without a copy in memory; ValueError as `load`.
+
+        Copy what is kept: the file may be deleted, on a network file system by another machine. Without ``check`` the
+        hash is not compared, for the other processes after one has compared it.
         """
         from safetensors import SafetensorError
-        from safetensors.torch import load, load_file
+        from safetensors.torch import load_file
 
         self._check_part(part)
         file = self.folder / f"{part}.safetensors"
         try:
             with open_regular(file) as opened:
-                content = opened.read() if check else b""
+                digest = hashlib.file_digest(opened, "sha256").hexdigest() if check else self.state["files"][part]
         except OSError as error:
             raise ValueError(f"{file} cannot be read: {error.strerror}") from error
-        if check and hashlib.sha256(content).hexdigest() != self.state["files"][part]:
+        if digest != self.state["files"][part]:
             raise ValueError(f"{file} is damaged: its SHA-256 differs from the one in state.json")
         try:
-            tensors = load(content) if check else load_file(file)
-            return {name: tensor.to(device) for name, tensor in tensors.items()}
-        except (SafetensorError, RuntimeError, KeyError, OverflowError) as error:  # an invalid header
+            return load_file(file)
+        except (SafetensorError, RuntimeError, KeyError, OverflowError, OSError, ValueError) as error:  # a wrong header
             raise ValueError(f"{file} is damaged: {error}") from error
 
     def hash(self, part: str) -> str:
@@ -90,26 +110,22 @@ def save_checkpoint(
 ) -> Checkpoint:
     """Write ``folder/step-<step>`` atomically: temporary folder, flush, rename. Only the part ``ema`` is required.
 
-    Raises DiskFull, with nothing changed, if there is too little disk space before or while writing.
+    The parts are written side by side, each hashed while it is written; no tensor is copied unless it is on a GPU or
+    not contiguous. Raises DiskFull, with nothing changed, if there is too little disk space before or while writing.
     """
-    from safetensors.torch import save
-
-    folder.mkdir(parents=True, exist_ok=True)
-    needed = sum(t.numel() * t.element_size() for tensors in parts.values() for t in tensors.values())
-    free = shutil.disk_usage(folder).free
-    if free < 1.05 * needed + 1_000_000:
-        raise DiskFull(f"{folder} has {free / 1e6:.0f} MB free; a checkpoint needs {needed / 1e6:.0f} MB")
+    check_room(folder, size_of(parts))
     final, temporary = folder / f"step-{step:08d}", folder / f".step-{step:08d}.{os.getpid()}"
+    assert parts.keys() <= set(PARTS), list(parts)
     try:
         temporary.mkdir()
-        files = {}
-        for part, tensors in parts.items():
-            assert part in PARTS, part
-            content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-            files[part] = hashlib.sha256(content).hexdigest()
-            _write(temporary / f"{part}.safetensors", content)
+        with ThreadPoolExecutor(len(parts)) as writers:
+            digests = {
+                part: writers.submit(_write, temporary / f"{part}.safetensors", _serialized(tensors))
+                for part, tensors in parts.items()
+            }
+            files = {part: digest.result() for part, digest in digests.items()}
         record = {**state, "step": step, "files": files}
-        _write(temporary / "state.json", json.dumps(record, indent=1).encode())
+        _write(temporary / "state.json", [json.dumps(record, indent=1).encode()])
         sync_folder(temporary)
         if final.exists():  # a damaged checkpoint of the same step, skipped when the run was resumed
             _discard(final)
@@ -117,10 +133,23 @@ def save_checkpoint(
         sync_folder(folder)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno in _FULL:
             raise DiskFull(f"the disk of {folder} filled up while a checkpoint was written") from error
         raise
     return Checkpoint(final, step, record)
+
+
+def size_of(parts: Mapping[str, Mapping[str, "Tensor"]]) -> int:
+    """Bytes of all tensors, which may be shards: of the whole ones."""
+    return sum(t.numel() * t.element_size() for tensors in parts.values() for t in tensors.values())
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raise DiskFull unless ``folder``, which is created, has room for a checkpoint of ``needed`` bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < 1.05 * needed + 1_000_000:
+        raise DiskFull(f"{folder} has {free / 1e6:.0f} MB free; a checkpoint needs {needed / 1e6:.0f} MB")
 
 
 def checkpoints(folder: Path) -> list[Checkpoint]:
@@ -150,21 +179,21 @@ def newest(folder: Path, finished: int | None = None) -> list[Checkpoint]:
 
 
 def latest_resumable(folder: Path) -> tuple[Checkpoint, dict[str, dict[str, "Tensor"]]] | None:
-    """The newest intact checkpoint with an optimizer, and its tensors by part; damaged ones are skipped."""
+    """The newest intact checkpoint with an optimizer, and its tensors by part, mapped; damaged ones are skipped."""
     for checkpoint in reversed(checkpoints(folder)):
         if not checkpoint.resumable:
             continue
         try:
-            return checkpoint, {part: checkpoint.load(part) for part in PARTS}
+            return checkpoint, {part: checkpoint.map(part) for part in PARTS}
         except (OSError, ValueError) as error:
             warnings.warn(f"checkpoint {checkpoint.folder} is damaged and skipped: {error}", stacklevel=2)
     return None
 
 
 def resumable_at(folder: Path, step: int) -> tuple[Checkpoint, dict[str, dict[str, "Tensor"]]] | None:
-    """The checkpoint that `latest_resumable` found in another process, mapped into memory; None if it is not there."""
+    """The checkpoint that `latest_resumable` found in another process, not checked again; None if it is not there."""
     found = next((c for c in _scan(folder)[0] if c.step == step and c.resumable), None)
-    return None if found is None else (found, {part: found.load(part, check=False) for part in PARTS})
+    return None if found is None else (found, {part: found.map(part, check=False) for part in PARTS})
 
 
 def _scan(folder: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
@@ -240,8 +269,47 @@ def _discard(checkpoint: Path) -> None:
     shutil.rmtree(trash, ignore_errors=True)
 
 
-def _write(file: Path, content: bytes) -> None:
-    with naming(file), file.open("wb") as handle:
-        handle.write(content)
-        handle.flush()
+def _write(file: Path, chunks: Iterable[_Chunk]) -> str:
+    """Write and flush a file; returns its SHA-256, of which each chunk is hashed while it is written."""
+    digest = hashlib.sha256()
+    with naming(file), file.open("wb", buffering=0) as handle, ThreadPoolExecutor(1) as hasher:
+        for chunk in chunks:
+            hashed = hasher.submit(digest.update, chunk)
+            left = memoryview(chunk)
+            while left:
+                left = left[handle.write(left) :]
+            hashed.result()
         os.fsync(handle.fileno())
+    return digest.hexdigest()
+
+
+def _serialized(tensors: Mapping[str, "Tensor"]) -> Iterator[_Chunk]:
+    """A safetensors file in chunks, as ``safetensors.torch.save`` returns it in one piece."""
+    # The widest types first, so that every tensor is aligned.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    header, end = {}, 0
+    for name, tensor in ordered:
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        kind = _KINDS[str(tensor.dtype).removeprefix("torch.")]
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, end]}
+    described = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    described += b" " * (-len(described) % 8)
+    small = bytearray(len(described).to_bytes(8, "little") + described)
+    for _, tensor in ordered:
+        content = _bytes(tensor)
+        if len(content) < _CHUNK:
+            small += content
+        if small and (len(content) >= _CHUNK or len(small) >= _CHUNK):
+            yield small
+            small = bytearray()
+        if len(content) >= _CHUNK:
+            yield from (content[start : start + _CHUNK] for start in range(0, len(content), _CHUNK))
+    if small:
+        yield small
+
+
+def _bytes(tensor: "Tensor") -> memoryview:
+    """The bytes of a tensor; of one in main memory without a copy."""
+    import torch
+
+    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -19,13 +19,12 @@ from accelerate.utils import broadcast_object_list
 
 from workbench.config import Config, coerce
 from workbench.config.checks import refuse_unknown_keys
+from workbench.diffusion.precision import chosen_precision
 from workbench.files import damaged
 from workbench.runs.store import Run, find_runs, run_fingerprint
 
 DECIDED = "decided"  # key in provenance.json
 _OPTIONS: Mapping[str, Any] = {"precision": Literal["no", "fp16", "bf16"], "compile": bool}
-_FAST_BF16 = ("amx_bf16", "avx512_bf16", "sve_bf16")  # instructions that multiply matrices in bfloat16
-
 _WORTHWHILE = 200  # steps; compilation takes 20 s or more, a compiled step of SiT-nano .1 to .2 s less
 
 
@@ -58,7 +57,7 @@ def by_machine(config: Config, known: Mapping[str, Any] | None = None) -> Config
     200 steps or more if a compiler is installed: Triton for a GPU, a C++ compiler and Python's headers for a processor.
     """
     rules: dict[str, Callable[[], Any]] = {
-        "precision": _precision,
+        "precision": lambda: chosen_precision("auto"),
         "compile": lambda: config.training.steps >= _WORTHWHILE and _has_compiler(),
     }
     known = known or {}
@@ -75,14 +74,6 @@ def decisions(asked: Config, config: Config) -> dict[str, Any]:
 
 def _undecided(config: Config) -> list[str]:
     return [option for option in _OPTIONS if getattr(config.training, option) == "auto"]
-
-
-def _precision() -> str:
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    # Older versions of PyTorch do not say.
-    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return "bf16" if any(capabilities.get(name) for name in _FAST_BF16) else "no"
 
 
 def _has_compiler() -> bool:

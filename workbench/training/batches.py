@@ -1,5 +1,6 @@
 """Training batches: each sample depends only on the seed and its position in the data order."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import lru_cache
@@ -54,42 +55,38 @@ def draw_batch(config: Config, latents: Latents, targets: Mapping[str, Targets],
     )
 
 
-def prefetched(draws: Iterable[Callable[[], T]]) -> "Prefetched[T]":
-    """The results of ``draws`` in order; the next one is computed in a thread while the current one is used."""
-    return Prefetched(iter(draws))
+def prefetched(draws: Iterable[Callable[[], T]], ahead: int = 1) -> "Prefetched[T]":
+    """The results of ``draws`` in order; the next ``ahead`` ones are computed in as many threads."""
+    return Prefetched(iter(draws), ahead)
 
 
 class Prefetched(Iterator[T]):
-    """Iterator over the results of functions, one of which is computed ahead in another thread; close it after use."""
+    """Iterator over the results of functions, some of which are computed ahead in threads; close it after use."""
 
-    def __init__(self, draws: Iterator[Callable[[], T]]):
-        self._draws, self._worker = draws, ThreadPoolExecutor(1)
-        self._ahead: Future[T] | None = None
-        self._started = False
+    def __init__(self, draws: Iterator[Callable[[], T]], ahead: int = 1):
+        self._draws, self._workers, self._count = draws, ThreadPoolExecutor(ahead), ahead
+        self._ahead: deque[Future[T]] = deque()
 
     def __next__(self) -> T:
-        if not self._started:
-            self._started = True
-            self._draw_ahead()
-        if self._ahead is None:
+        self._draw_ahead()  # only at the beginning
+        if not self._ahead:
             self.close()
             raise StopIteration
-        current = self._ahead
+        current = self._ahead.popleft()
         self._draw_ahead()
         return current.result()
 
     def settle(self) -> None:
-        """Wait for the thread to be idle, so that settings of the whole process may be changed."""
-        if self._ahead is not None:
-            wait([self._ahead])
+        """Wait for the threads to be idle, so that settings of the whole process may be changed."""
+        wait(self._ahead)
 
     def close(self) -> None:
-        """Stop the thread after its current draw."""
-        self._worker.shutdown(cancel_futures=True)
+        """Stop the threads after their current draws."""
+        self._workers.shutdown(cancel_futures=True)
 
     def _draw_ahead(self) -> None:
-        draw = next(self._draws, None)
-        self._ahead = None if draw is None else self._worker.submit(draw)
+        while len(self._ahead) < self._count and (draw := next(self._draws, None)) is not None:
+            self._ahead.append(self._workers.submit(draw))
 
 
 @lru_cache(maxsize=2)

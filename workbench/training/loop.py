@@ -1,5 +1,6 @@
 """The training loop: ``fit(config)`` yields a record for each logged step and may be stopped at any point."""
 
+import collections
 import contextlib
 import math
 import time
@@ -13,14 +14,14 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 
 from workbench.config import Config
-from workbench.data.latents import Latents, latent_source, open_latents
-from workbench.data.targets import Targets, open_targets
+from workbench.data.latents import Latents, known_folder, latent_source, open_encoded, open_latents
+from workbench.data.targets import Targets, open_targets, targets_ready
 from workbench.diffusion.guidance import Guidance
 from workbench.diffusion.precision import advanced_in, tf32
 from workbench.diffusion.sampling import evaluations
 from workbench.files import write_json
 from workbench.objectives.base import Batch
-from workbench.runs.checkpoints import Checkpoint, latest_resumable, resumable_at, save_checkpoint, thin
+from workbench.runs.checkpoints import Checkpoint, latest_resumable, resumable_at, thin
 from workbench.runs.models import ROTARY, check_current, load_teacher
 from workbench.runs.store import Run, prepare_run, runs_root
 from workbench.training.attend import CommandHandler
@@ -28,6 +29,7 @@ from workbench.training.automatic import DECIDED, decided, decisions
 from workbench.training.batches import Prefetched, draw_batch, prefetched
 from workbench.training.mailbox import StopSignals
 from workbench.training.memory import kept_memory
+from workbench.training.saving import Saver
 from workbench.training.state import TrainState, accelerate
 from workbench.training.student import Losses, Student, build_student
 from workbench.training.tracker import Tracker, check_tracker
@@ -77,11 +79,9 @@ def fit(
     sampling = config.sampling
     evaluations(sampling.sampler, sampling.steps, Guidance.of(sampling), sampling.last_step, sampling.shift)
     check_tracker(config.training.tracker)
-    with accelerator.main_process_first():  # the main process hashes the images, the others read the stored hash
-        if accelerator.num_processes > 1:
-            _refuse_long_encoding(config, root)
-        latents = open_latents(config, "train", root / ".latents", progress)
-        targets = open_targets(config, "train", latents, root / ".targets", accelerator.device, progress)
+    latents = _opened_latents(config, root, accelerator, progress)
+    with accelerator.main_process_first():  # which stores the targets if they are to be stored
+        targets = open_targets(settings, "train", latents, root / ".targets", accelerator.device, progress)
     teacher = load_teacher(config, latents, root)
     student = build_student(config, latents, teacher.to(accelerator.device) if teacher else None, targets)
     with accelerator.main_process_first():
@@ -101,6 +101,7 @@ def fit(
             trainer.status("stopped")
             raise
         finally:
+            trainer.saver.close()
             trainer.tracker.close()
 
 
@@ -124,10 +125,13 @@ class _Trainer:
         self.state = TrainState(student, settings, accelerator)
         self.step, self.seconds, self.bad_step = 0, 0.0, torch.tensor(-1, device=accelerator.device)
         self.rate: float | None = None
+        self._gpu = accelerator.device.type == "cuda"
         self.commands = CommandHandler(run, config, accelerator, signals, self.status)
+        training = config.training
+        self.saver = Saver(run.folder / "checkpoints", training.keep, training.milestone_every)
         self._record_provenance(decisions(config, settings))
         self._resume()
-        self.tracker = Tracker(config.training.tracker, run.folder, self.step)
+        self.tracker = Tracker(config.training.tracker if accelerator.is_main_process else "none", run, self.step)
 
     def train(self) -> Generator[dict[str, Any], None, None]:
         """Train to the last step, logging and saving when due, and execute commands between steps."""
@@ -137,7 +141,7 @@ class _Trainer:
         stopped = False
         while self.step < self.config.training.steps and not stopped:
             # The prefetched batch was drawn with the old settings, so it is dropped when they change.
-            with contextlib.closing(prefetched(self._draws())) as batches:
+            with contextlib.closing(prefetched(self._draws(), ahead=2 if self._gpu else 1)) as batches:
                 stopped = yield from self._train(batches)
         self.status("finished" if self.step == self.config.training.steps else "stopped")
 
@@ -151,14 +155,16 @@ class _Trainer:
             self.step += 1
             actions = self.commands.poll(self.step)
             since += actions.paused
-            saving = actions.stop or actions.save or self.step == steps or self.step % settings["checkpoint_every"] == 0
+            self.saver.check()
+            ending = actions.stop or actions.save or self.step == steps  # what waits for the checkpoint
+            saving = ending or self.step % settings["checkpoint_every"] == 0
             if saving or actions.redraw or self.step % settings["log_every"] == 0:
                 self._refuse_divergence()
                 elapsed = time.monotonic() - since
                 self.seconds += elapsed
                 record = self._log(losses, norm, (self.step - logged) / elapsed)
                 if saving:
-                    self.save()
+                    self.save(wait=ending)
                 batches.settle()  # no batch may be drawn with the caller's precision of matrix products
                 yield record
                 # Neither saving nor the caller's work counts as training time.
@@ -173,7 +179,8 @@ class _Trainer:
             # Targets are needed only while the objective is on.
             targets = self.targets if self._weight_at(step) > 0 else {}
             for rows in self._micro_batches():
-                yield partial(draw_batch, self.config, self.latents, targets, step, rows)
+                draw = partial(draw_batch, self.config, self.latents, targets, step, rows)
+                yield (lambda draw=draw: draw().pinned()) if self._gpu else draw
 
     def _weight_at(self, step: int) -> float:
         """The objective's weight at a step, with the stop step that applies there."""
@@ -215,6 +222,7 @@ class _Trainer:
             problem = f"{name} is not finite after step {self.step}"
         else:
             return
+        self.saver.close()  # the checkpoint that is being written is a good one
         good = max((c.step for c in self.run.checkpoints if c.step != self.step), default=None)
         raise Diverged(
             f"{problem}; the last good checkpoint is {'none' if good is None else f'step {good}'}; "
@@ -252,15 +260,18 @@ class _Trainer:
         number = self.accelerator.gather(values.float()).nanmean().item()
         return number if math.isfinite(number) else None
 
-    def save(self) -> None:
-        """Write a checkpoint of the current step."""
-        parts = self.state.parts()
+    def save(self, wait: bool = True) -> None:
+        """Save a checkpoint of the current step; without ``wait`` it is written while training goes on."""
+        tensors = self.state.gathered()
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             state = {"seconds": self.seconds, "scaler": scaler.state_dict() if scaler else None}
-            save_checkpoint(self.run.folder / "checkpoints", self.step, parts, state)
-        self._thin()
-        self.accelerator.wait_for_everyone()
+            self.saver.save(self.step, self.state.bytes(), tensors, state, gathered=self.state.sharded)
+        else:
+            collections.deque(tensors, maxlen=0)  # this process sends its shards
+        if wait:
+            self.saver.finish()
+            self.accelerator.wait_for_everyone()
 
     def _thin(self) -> None:
         if self.accelerator.is_main_process:
@@ -330,11 +341,39 @@ class _Trainer:
             self.run.write_status(state, self.step, **fields, **more)
 
 
-def _refuse_long_encoding(config: Config, root: Path) -> None:
+def _opened_latents(
+    config: Config, root: Path, accelerator: Accelerator, progress: Callable[[int, int], None] | None
+) -> Latents:
+    """The latents of the training images; of several processes only the main one looks at the images.
+
+    Raises ValueError if it would encode so many images or targets that the others exceed their waiting time.
+    """
+    folder, several = root / ".latents", accelerator.num_processes > 1
+    latents = None
+    if accelerator.is_main_process:
+        if several:
+            _refuse_long_encoding(config, folder)
+        latents = open_latents(config, "train", folder, progress)
+    if several:
+        (name,) = broadcast_object_list([None if latents is None else latents.shards.folder.name])
+        latents = open_encoded(folder / name) if latents is None else latents
+        if len(latents) > _ENCODED_AT_ONCE and not targets_ready(config, latents, root / ".targets"):
+            raise _too_long(f"the targets of {len(latents):,} images")
+    assert latents is not None
+    return latents
+
+
+def _refuse_long_encoding(config: Config, folder: Path) -> None:
     """Raise ValueError if one process would encode so many images that the others exceed their waiting time."""
+    if known_folder(config, "train", folder) is not None:
+        return
     source = latent_source(config, "train")
-    if len(source.labels) > _ENCODED_AT_ONCE and not (source.folder(root / ".latents") / "index.json").is_file():
-        raise ValueError(
-            f"{len(source.labels):,} images are not encoded yet: run `workbench encode` with the same configuration, "
-            f"then train with several processes"
-        )
+    if len(source.labels) > _ENCODED_AT_ONCE and not (source.folder(folder) / "index.json").is_file():
+        raise _too_long(f"{len(source.labels):,} images")
+
+
+def _too_long(what: str) -> ValueError:
+    return ValueError(
+        f"{what} are not encoded yet: run `workbench encode` with the same configuration, then train with several "
+        f"processes"
+    )

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from workbench.backbones.base import TransformerBackbone
 from workbench.config import Config
+from workbench.diffusion.precision import reduced
 from workbench.objectives.base import Batch
-from workbench.runs.checkpoints import PARTS
+from workbench.runs.checkpoints import PARTS, size_of
 from workbench.runs.finite import first_not_finite
 from workbench.training.muon import MuonAdamW, matrices
 from workbench.training.student import Losses, Student
@@ -35,15 +36,15 @@ class TrainState:
         self.student = student.to(accelerator.device)
         self.ema = copy.deepcopy(self.student.backbone).eval().requires_grad_(False)
         self.sharded = self.config.sharding == "fsdp" and accelerator.num_processes > 1
-        if self.sharded:
-            _shard(self.student, self.student.backbone.blocks, accelerator)
-            _shard(self.ema, self.ema.blocks, accelerator)
-        if self.config.compile:
+        if self.config.compile:  # before sharding, as PyTorch documents: what is gathered is outside of the graphs
             teacher = student.objective.context.teacher
             for backbone in (self.student.backbone, teacher):
                 if isinstance(backbone, TransformerBackbone):
                     for block in backbone.blocks:
                         block.compile()
+        if self.sharded:
+            _shard(self.student, self.student.backbone.blocks, accelerator)
+            _shard(self.ema, self.ema.blocks, accelerator)
         # Listed once: walking the modules takes milliseconds.
         self._parameters = list(self.student.parameters())
         self._weights, self._averages = list(self.student.backbone.parameters()), list(self.ema.parameters())
@@ -65,8 +66,7 @@ class TrainState:
     def losses(self, batch: Batch) -> Losses:
         """Both losses of a batch, in the precision ``training.precision``."""
         # Not Accelerate's autocast, whose precision is global to the process.
-        dtype = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[self.config.precision]
-        with torch.autocast(self.accelerator.device.type, dtype, enabled=dtype is not None):
+        with reduced(self.config.precision, self.accelerator.device):
             return self.model(batch, self.aligned, self.ema)
 
     def step(
@@ -127,16 +127,24 @@ class TrainState:
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """The tensors of a checkpoint: "model", "ema" and "optimizer", as ``blocks.0.attn.qkv.weight/exp_avg``.
 
-        Every process has to call it, because shards are gathered, one tensor after the other; the main process alone
-        keeps them.
+        Every process has to call it, because shards are gathered; the main process alone keeps them. Tensors that are
+        not sharded are those of the training itself.
         """
         kept: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+        for part, name, whole in self.gathered():
+            if self.accelerator.is_main_process:
+                kept[part][name] = whole.cpu() if self.sharded else whole
+        return kept
+
+    def gathered(self) -> Iterator[tuple[str, str, Tensor]]:
+        """Part, name and whole tensor of all that `parts` has, gathered one after the other, in every process."""
         for part, tensors in self._named().items():
             for name, value in tensors.items():
-                whole = _whole(value)
-                if self.accelerator.is_main_process:
-                    kept[part][name] = whole
-        return kept
+                yield part, name, value.full_tensor() if _is_sharded(value) else value
+
+    def bytes(self) -> int:
+        """Size of a checkpoint in bytes."""
+        return size_of(self._named())
 
     def not_finite(self) -> str | None:
         """Name of the first tensor that is not finite, as ``model backbone.blocks.0.attn.qkv.weight``, or None.
@@ -176,7 +184,8 @@ class TrainState:
         for name in sorted(parts["optimizer"]):
             parameter, key = name.rsplit("/", 1)
             like, value = parameters[parameter] if key != "step" else None, parts["optimizer"][name]
-            self.optimizer.state[parameters[parameter]][key] = _like(value, like).to(self.accelerator.device)
+            # A copy, as the given tensors may be mapped from a file.
+            self.optimizer.state[parameters[parameter]][key] = _like(value, like).to(self.accelerator.device, copy=True)
 
 
 def accelerate(config: Config) -> Accelerator:
@@ -255,10 +264,6 @@ def _is_sharded(tensor: Tensor | None) -> TypeGuard[_Sharded]:
 def _local(parameters: Iterable[Tensor]) -> list[Tensor]:
     """This process's shard of each tensor."""
     return [p.to_local() if _is_sharded(p) else p for p in parameters]
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor().cpu() if _is_sharded(tensor) else tensor
 
 
 def _check_fit(part: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:

@@ -1,31 +1,45 @@
-"""TensorBoard logging beside ``metrics.jsonl``, through Accelerate's tracker."""
+"""Log the records of ``metrics.jsonl`` to a tracker too, through Accelerate's classes for them."""
 
+import importlib.util
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from accelerate.tracking import TensorBoardTracker
+from accelerate import tracking
 from accelerate.utils import is_tensorboard_available
+
+from workbench.runs.store import Run
+
+PROJECT = "workbench"  # under which trackers list the runs
 
 
 def check_tracker(name: str) -> None:
     """Raise ValueError, naming the package to install, if the tracker is not available."""
+    if name == "none":
+        return
+    if name not in tracking.LOGGER_TYPE_TO_CLASS:
+        raise ValueError(f"training.tracker {name} needs a newer accelerate: pip install --upgrade accelerate")
     if name == "tensorboard" and not is_tensorboard_available():
         raise ValueError(
             'training.tracker tensorboard needs its package: pip install "diffusion-workbench[tracking]", or use none'
         )
+    if name != "tensorboard" and importlib.util.find_spec(name) is None:
+        raise ValueError(f"training.tracker {name} needs its package: pip install {name}, or use none")
 
 
 class Tracker:
-    """Writes records to ``RUN/tensorboard`` if ``name`` is "tensorboard", and does nothing for "none".
+    """Logs records with the tracker ``name``, as the run's name in the project "workbench"; nothing for "none".
 
-    A resumed run purges records after ``step``. Only the main process writes.
+    What the tracker writes to disk is in the run folder. A run that is resumed at ``step`` is continued by those that
+    can; TensorBoard forgets later records. Call it in the main process only.
     """
 
-    def __init__(self, name: str, folder: Path, step: int):
-        self._tracker = None
-        if name == "tensorboard":
-            self._tracker = TensorBoardTracker("tensorboard", folder, purge_step=step + 1)
+    def __init__(self, name: str, run: Run, step: int):
+        self._tracker: Any = None
+        if name == "none":
+            return
+        kind: Any = tracking.LOGGER_TYPE_TO_CLASS[name]
+        self._tracker = kind(**arguments(name, run, step))
+        if hasattr(self._tracker, "start"):  # older versions of Accelerate start it in the constructor
             self._tracker.start()
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -38,3 +52,20 @@ class Tracker:
         """Flush to disk."""
         if self._tracker is not None:
             self._tracker.finish()
+
+
+def arguments(name: str, run: Run, step: int) -> dict[str, Any]:
+    """The arguments of Accelerate's tracker ``name``."""
+    folder, key = str(run.folder), run.fingerprint
+    options: Mapping[str, dict[str, Any]] = {
+        "aim": {"run_name": run.name, "logging_dir": folder, "experiment": PROJECT},
+        "clearml": {"run_name": run.name, "project_name": PROJECT, "continue_last_task": bool(step)},
+        "comet_ml": {"run_name": PROJECT, "experiment_key": f"{key}{key}"},
+        "dvclive": {"run_name": run.name, "dir": f"{folder}/dvclive", "resume": bool(step)},
+        "mlflow": {"experiment_name": PROJECT, "logging_dir": f"{folder}/mlruns", "run_name": run.name},
+        "swanlab": {"run_name": PROJECT, "experiment_name": run.name, "logdir": f"{folder}/swanlog"},
+        "tensorboard": {"run_name": "tensorboard", "logging_dir": folder, "purge_step": step + 1},
+        "trackio": {"run_name": PROJECT, "name": run.name, "resume": "allow"},
+        "wandb": {"run_name": PROJECT, "name": run.name, "id": key, "dir": folder, "resume": "allow"},
+    }
+    return options[name]

@@ -1,0 +1,163 @@
+"""Checkpoints that are written while training goes on."""
+
+import errno
+import multiprocessing
+import random
+import threading
+import time
+
+import pytest
+import torch
+
+from workbench.config import load_config
+from workbench.runs import checkpoints as files
+from workbench.runs.checkpoints import PARTS, DiskFull, checkpoints, latest_resumable
+from workbench.runs.store import prepare_run
+from workbench.training import saving
+from workbench.training.loop import fit
+from workbench.training.saving import Saver
+
+FORK = multiprocessing.get_context("fork")  # children that do not import torch again
+SMALL = (
+    "data.name=digits",
+    "data.limit=64",
+    "vae.name=identity",
+    "backbone.patch=8",
+    "backbone.size=pico",
+    "training.steps=8",
+    "training.batch=8",
+    "training.log_every=1",
+    "training.checkpoint_every=3",
+    "training.keep=2",
+)
+
+
+def state(value: float, count: int = 3) -> list[tuple[str, str, torch.Tensor]]:
+    return [(part, name, torch.full((count,), value)) for part in PARTS for name in ("v", "w")]
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """An event without which no checkpoint is written."""
+    free, written = threading.Event(), saving.save_checkpoint
+    monkeypatch.setattr(saving, "save_checkpoint", lambda *given: free.wait(30) and written(*given))
+    return free
+
+
+@pytest.fixture
+def saver(tmp_path):
+    found = Saver(tmp_path, keep=2, milestone_every=None)
+    yield found
+    found.close()
+
+
+def test_what_is_written_is_the_state_at_the_save(saver, tmp_path, slow_disk):
+    tensors = state(1.0)
+    saver.save(1, 72, tensors, {"seconds": 1.0})
+    for _, _, tensor in tensors:
+        tensor.add_(1)  # the next step
+    assert checkpoints(tmp_path) == []
+    saver.check()
+    slow_disk.set()
+    saver.finish()
+    (found,) = checkpoints(tmp_path)
+    assert found.state["seconds"] == 1.0
+    assert all(found.load(part)[name].tolist() == [1.0] * 3 for part in PARTS for name in ("v", "w"))
+
+
+def test_a_save_waits_for_the_one_before_and_older_ones_are_thinned(saver, tmp_path):
+    for step in range(1, 6):
+        saver.save(step, 72, state(float(step)), {})
+    saver.finish()
+    assert [(c.step, c.load("ema")["w"][0].item()) for c in checkpoints(tmp_path)] == [(4, 4.0), (5, 5.0)]
+
+
+def test_without_memory_for_a_copy_training_waits(saver, tmp_path, monkeypatch):
+    monkeypatch.setattr(saving, "_SPARE", 2**60)
+    saver.save(1, 72, state(1.0), {})
+    assert [c.step for c in checkpoints(tmp_path)] == [1]
+    saver.finish()
+
+
+@pytest.mark.parametrize("gathered", [False, True])
+def test_copies_fill_several_pieces_of_memory(saver, tmp_path, monkeypatch, gathered):
+    monkeypatch.setattr(saving, "_SLAB", 1000)
+    tensors = [("ema", str(n), torch.arange(n, dtype=kind)) for n in range(0, 700, 23) for kind in (torch.float32,)]
+    tensors += [("model", "big", torch.randn(40, 30)), ("model", "scalar", torch.tensor(7)), *state(2.0)]
+    saver.save(1, 10_000, tensors, {}, gathered=gathered)
+    saver.finish()
+    (found,) = checkpoints(tmp_path)
+    for part in PARTS:
+        read = found.load(part)
+        expected = {name: tensor for of, name, tensor in tensors if of == part}
+        assert read.keys() == expected.keys() and all(torch.equal(read[name], expected[name]) for name in read)
+
+
+def test_a_full_disk_is_raised_by_the_loop_and_leaves_the_earlier_one(saver, tmp_path, monkeypatch):
+    saver.save(1, 72, state(1.0), {})
+    saver.finish()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_write", full)
+        saver.save(2, 72, state(2.0), {})
+        with pytest.raises(DiskFull, match="filled up while a checkpoint was written"):
+            saver.finish()
+    with pytest.raises(DiskFull, match="MB free; a checkpoint needs"):
+        saver.save(2, 10**15, state(2.0), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    assert latest_resumable(tmp_path)[0].step == 1
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, slow_disk):
+    config = load_config("demo/plain", SMALL)
+    records = fit(config, tmp_path)
+    run = None
+    for record in records:
+        run = run or prepare_run(config, tmp_path)
+        if record["step"] == 5:
+            assert run.checkpoints == []  # that of step 3 is still being written
+            slow_disk.set()
+    assert [c.step for c in run.checkpoints] == [6, 8] and run.status["state"] == "finished"
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_training(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    config = load_config("demo/plain", SMALL)
+    records, steps = fit(config, tmp_path), []
+    with pytest.raises(DiskFull, match="filled up"):
+        for record in records:
+            steps.append(record["step"])
+            if record["step"] == 5:
+                run = prepare_run(config, tmp_path)
+                while not run.checkpoints:
+                    time.sleep(0.01)
+                monkeypatch.setattr(files, "_write", full)
+    assert steps[:6] == [1, 2, 3, 4, 5, 6]
+    assert run.status["state"] == "failed" and [c.step for c in run.checkpoints] == [3]
+
+
+def save_until_killed(folder, begun) -> None:
+    found = Saver(folder, keep=2, milestone_every=None)
+    for step in range(1, 10_000):
+        found.save(step, 400_000, state(float(step), 20_000), {})
+        begun.value = step
+
+
+def test_a_kill_at_any_moment_leaves_whole_checkpoints(tmp_path):
+    for attempt in range(6):
+        folder, begun = tmp_path / str(attempt), FORK.Value("i", 0)
+        process = FORK.Process(target=save_until_killed, args=(folder, begun))
+        process.start()
+        while begun.value < 3:
+            time.sleep(0.001)
+        time.sleep(random.random() * 0.05)
+        process.kill()
+        process.join()
+        found, tensors = latest_resumable(folder)
+        assert found.step >= begun.value - 2  # the one before was complete before this one was begun
+        assert all(torch.equal(tensors[part]["w"], torch.full((20_000,), float(found.step))) for part in PARTS)

@@ -1,0 +1,135 @@
+"""Save checkpoints while training goes on: copy the state, then write the copy in a thread."""
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from workbench.runs.checkpoints import PARTS, check_room, save_checkpoint, thin
+
+_SLAB = 2**28  # bytes allocated at a time: PyTorch rounds each pinned allocation up to a power of two
+_ALIGNED = 64  # bytes
+_SPARE = 2**30  # bytes of main memory that a copy leaves free
+
+
+class Saver:
+    """Writes the checkpoints of the main process; a training waits for the copy of its state only.
+
+    A copy from a GPU is queued there, behind the step and before the next one, into pinned memory that is kept for the
+    next checkpoint; the processor does not wait for it. Where main memory has no room for a copy, training waits until
+    the checkpoint is written. One checkpoint is written at a time. After it, older ones are thinned.
+
+    Args:
+        folder: Folder of the checkpoints.
+        keep: How many complete checkpoints are kept.
+        milestone_every: Steps between checkpoints whose weights are kept permanently.
+    """
+
+    def __init__(self, folder: Path, keep: int, milestone_every: int | None):
+        self.folder, self._keep, self._milestone_every = folder, keep, milestone_every
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="saving")
+        self._written: Future[None] | None = None
+        self._slabs = _Slabs()
+
+    def save(
+        self,
+        step: int,
+        size: int,
+        tensors: Iterable[tuple[str, str, Tensor]],
+        state: Mapping[str, Any],
+        gathered: bool = False,
+    ) -> None:
+        """Copy ``tensors`` (part, name, tensor), ``size`` bytes, and begin to write them.
+
+        Waits for an earlier checkpoint that is still being written. ``gathered`` tensors are not part of the training's
+        state, so they are copied in any case. Raises DiskFull, and what the earlier one raised.
+        """
+        self.finish()
+        check_room(self.folder, size)
+        parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+        if not gathered and not self._slabs.has_room(size):
+            for part, name, tensor in tensors:
+                parts[part][name] = tensor
+            self._write(step, parts, state, None)
+            return
+        copied = None
+        for part, name, tensor in tensors:
+            parts[part][name] = self._slabs.copied(tensor)
+            if tensor.is_cuda and copied is None:
+                copied = torch.cuda.Event()
+        if copied is not None:
+            copied.record()
+        self._written = self._thread.submit(partial(self._write, step, parts, state, copied))
+
+    def check(self) -> None:
+        """Raise what the writing of a checkpoint raised, if it has ended; does not wait."""
+        if self._written is not None and self._written.done():
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait until the checkpoint is on disk; raises what its writing raised."""
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def close(self) -> None:
+        """Wait for the checkpoint, without its errors, and end the thread."""
+        with contextlib.suppress(Exception):
+            self.finish()
+        self._thread.shutdown()
+
+    def _write(
+        self,
+        step: int,
+        parts: Mapping[str, Mapping[str, Tensor]],
+        state: Mapping[str, Any],
+        copied: torch.cuda.Event | None,
+    ) -> None:
+        try:
+            if copied is not None:
+                copied.synchronize()
+            save_checkpoint(self.folder, step, parts, state)
+            thin(self.folder, self._keep, self._milestone_every, step)
+        finally:
+            self._slabs.reuse()
+
+
+class _Slabs:
+    """Main memory for the copies of one checkpoint, in large pieces; pinned for copies from a GPU, and then kept."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[bool, list[Tensor]] = {True: [], False: []}  # by whether they are pinned
+        self._used: dict[bool, tuple[int, int]] = {}
+        self.reuse()
+
+    def reuse(self) -> None:
+        """Forget the copies, which must not be used any more."""
+        self._used = {True: (0, 0), False: (0, 0)}
+        self._pieces[False].clear()
+
+    def has_room(self, size: int) -> bool:
+        """Whether main memory has room for a copy of ``size`` bytes."""
+        kept = sum(piece.numel() for piece in self._pieces[True])
+        return size - kept + _SPARE < psutil.virtual_memory().available
+
+    def copied(self, tensor: Tensor) -> Tensor:
+        """A copy of a tensor in main memory; from a GPU it is queued on the current stream."""
+        size = tensor.numel() * tensor.element_size()
+        place = self._take(size, pinned=tensor.is_cuda)
+        copy = place.view(tensor.dtype).view(tensor.shape)
+        return copy.copy_(tensor.detach(), non_blocking=True)
+
+    def _take(self, size: int, pinned: bool) -> Tensor:
+        pieces, (number, start) = self._pieces[pinned], self._used[pinned]
+        while number < len(pieces) and start + size > pieces[number].numel():
+            number, start = number + 1, 0
+        if number == len(pieces):
+            pieces.append(torch.empty(max(size, _SLAB), dtype=torch.uint8, pin_memory=pinned))
+        self._used[pinned] = number, start + -(-size // _ALIGNED) * _ALIGNED
+        return pieces[number][start : start + size]
