@@ -9,7 +9,7 @@ from typing import NoReturn
 import tyro
 
 from workbench import plugins
-from workbench.cli import data, evaluate, files, lab, report, runs, sweep, train
+from workbench.cli import check, data, evaluate, files, lab, report, runs, sweep, train
 from workbench.cli.arguments import Command, check_arguments, check_command
 from workbench.cli.terminal import shown, warnings_as_sentences
 
@@ -43,6 +43,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "lab": lab.Lab,
     "page": lab.Page,
     "lesson": lab.LessonPages,
+    "check-gpu": check.CheckGpu,
     "zoo": files.Zoo,
     "presets": files.Presets,
 }

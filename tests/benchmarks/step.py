@@ -1,5 +1,6 @@
 """What a training step costs: every kind of step in one process, in turn, beside the plain one."""
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -101,29 +102,36 @@ def bench_steps(
 ) -> Iterator[tuple[int, int, list[StepCost]]]:
     """Time whole optimizer steps, all kinds in turn, yielding (rounds done, rounds, costs so far).
 
-    ``backbone`` is a configuration's section. Random weights and latents (4 x ``height`` x ``height``, by default 8 for
-    size nano and 32 otherwise), times evenly spread over [0, 1], so that 30 % of a large batch lies in the window.
-    Because the kinds alternate, a drift of the machine's speed touches all of them. The first round warms up and is not
-    counted.
+    ``backbone`` is a configuration's section. Random weights and latents: by default of the shapes of the published
+    models at 256 pixels (4 x 32 x 32, for LightningDiT 32 x 16 x 16), and 4 x 8 x 8 for size nano. Times are evenly
+    spread over [0, 1], so that 30 % of a large batch lies in the window. On a processor the kinds alternate, so that a
+    drift of the machine's speed touches all of them. On a GPU one model is held at a time, as several do not fit. The
+    first round warms up and is not counted.
     """
     shape = _shape(backbone, height)
     training = {"batch": batch, "precision": precision, "compile": compiled}
     head_width = 256 if backbone["size"] == "nano" else 2048
-    states = {}
-    for kind, sections in kinds(head_width, teacher_precision, every, fast).items():
-        own = {**training, **sections.get("training", {})}
-        states[kind] = _state(from_dict({"backbone": dict(backbone), **sections, "training": own}), shape)
-    seconds: dict[str, list[float]] = {kind: [] for kind in states}
+    sections = kinds(head_width, teacher_precision, every, fast)
+    seconds: dict[str, list[float]] = {kind: [] for kind in sections}
     memory = {}
-    for done in range(repeats + 1):
-        draw = _draw(batch, shape.height, done)
-        for kind, (state, targets) in states.items():
-            with tf32(state.config.tf32):
-                taken, kept = _time_step(state, draw, targets)
-            seconds[kind].append(taken)
-            memory[kind] = kept
-        if done:
-            yield done, repeats, _costs({kind: values[1:] for kind, values in seconds.items()}, memory)
+    rounds = [[kind] for kind in sections] if torch.cuda.is_available() else [list(sections)]
+    for number, together in enumerate(rounds):
+        states = {}
+        for kind in together:
+            own = {**training, **sections[kind].get("training", {})}
+            states[kind] = _state(from_dict({"backbone": dict(backbone), **sections[kind], "training": own}), shape)
+        for done in range(repeats + 1):
+            draw = _draw(batch, shape, done)
+            for kind, (state, targets) in states.items():
+                with tf32(state.config.tf32):
+                    if not done:
+                        memory[kind] = _memory(state, draw, targets)
+                    seconds[kind].append(_time_step(state, draw, targets))
+            timed = {kind: values[1:] for kind, values in seconds.items() if len(values) > 1}
+            if done:
+                yield number * repeats + done, len(rounds) * repeats, _costs(timed, memory)
+        del states, state, targets
+        gc.collect()
 
 
 def plain_matmul_share(
@@ -152,7 +160,9 @@ def plain_matmul_share(
 
 
 def _shape(backbone: Mapping[str, object], height: int | None) -> Shape:
-    return Shape(4, height or (8 if backbone["size"] == "nano" else 32), tuple(str(k) for k in range(1000)))
+    channels, side = (32, 16) if backbone["name"] == "lightningdit" else (4, 32)
+    channels, side = (4, 8) if backbone["size"] == "nano" else (channels, side)
+    return Shape(channels, height or side, tuple(str(k) for k in range(1000)))
 
 
 def _state(config: Config, shape: Shape) -> tuple[TrainState, dict[str, _Computed]]:
@@ -173,10 +183,9 @@ def _state(config: Config, shape: Shape) -> tuple[TrainState, dict[str, _Compute
     return TrainState(student, config, accelerator), targets
 
 
-def _draw(batch: int, height: int, seed: int) -> Batch:
+def _draw(batch: int, shape: Shape, seed: int) -> Batch:
     generator = torch.Generator().manual_seed(seed)
-    z = torch.randn(batch, 4, height, height, generator=generator)
-    eps = torch.randn(batch, 4, height, height, generator=generator)
+    z, eps = (torch.randn(batch, shape.channels, shape.height, shape.height, generator=generator) for _ in range(2))
     t = (torch.arange(batch) + torch.rand(1, generator=generator)) / batch
     labels = torch.randint(1000, (batch,), generator=generator)
     mix = t.reshape(-1, 1, 1, 1)
@@ -184,29 +193,40 @@ def _draw(batch: int, height: int, seed: int) -> Batch:
     return Batch(z=z, eps=eps, t=t, x_t=x_t, v=eps - z, y=labels, labels=labels, u=t, targets={})
 
 
-def _time_step(state: TrainState, draw: Batch, targets: Mapping[str, _Computed]) -> tuple[float, int]:
-    """Seconds of one whole step, and the bytes that it holds at its fullest."""
-    rows, kept = np.arange(len(draw.z)), {}
+def _time_step(state: TrainState, draw: Batch, targets: Mapping[str, _Computed]) -> float:
+    """Seconds of one whole step."""
+    _wait(state.accelerator.device)
+    started = time.perf_counter()
+    _step(state, draw, targets)
+    _wait(state.accelerator.device)
+    return time.perf_counter() - started
 
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+
+def _step(state: TrainState, draw: Batch, targets: Mapping[str, _Computed]) -> None:
+    rows = np.arange(len(draw.z))
 
     def batches() -> Iterator[Batch]:
         while True:
             yield replace(draw, targets={name: source.tokens(rows, None) for name, source in targets.items()})
 
-    _wait(state.accelerator.device)
-    started = time.perf_counter()
+    state.step(batches(), state.student.objective.weight_at(0), 1e-4)
+
+
+def _memory(state: TrainState, draw: Batch, targets: Mapping[str, _Computed]) -> int:
+    """Bytes that a step, which is not timed, holds at its fullest."""
+    kept = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        state.step(batches(), state.student.objective.weight_at(0), 1e-4)
-    _wait(state.accelerator.device)
-    taken = time.perf_counter() - started
+        _step(state, draw, targets)
     student, teacher = state.student, state.student.objective.context.teacher
     weights = {p.untyped_storage().data_ptr() for p in student.parameters()}
     activations = sum(size for pointer, size in kept.items() if pointer not in weights)
     copies = 4 * _bytes(student) + _bytes(state.ema) + (_bytes(teacher) if teacher else 0)
-    return taken, activations + copies
+    return activations + copies
 
 
 def _wait(device: torch.device) -> None:

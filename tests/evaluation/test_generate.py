@@ -14,7 +14,7 @@ import torch
 
 from workbench.config import SamplingConfig, fingerprint, load_config, to_yaml
 from workbench.evaluation import generate as module
-from workbench.evaluation.archives import read_samples
+from workbench.evaluation.archives import StoredImages, read_samples
 from workbench.evaluation.generate import _parts, described, generate, labels_of
 from workbench.evaluation.statistics import PROTOCOL
 from workbench.evaluation.suite import score
@@ -252,11 +252,34 @@ def test_how_images_came_about(run):
         "nfe": 3,  # the first step starts at t = 1, which is not guided, the second at 0.04: one evaluation and two
     }
     assert found.keys() >= {*PROTOCOL[2:14]} - {"quantisation"}
-    assert len(asdict(settings)) == 12  # each of them is among the keys above, under its name or another
+    assert len(asdict(settings)) == 13  # each of them is among the keys above, under its name or another
+    assert described(run, 2, replace(settings, precision="bf16"))["precision"] == "bf16"  # older scores have none
 
 
-def test_scores_say_how_they_were_measured(run):
-    records = score(run, 2, run.config.sampling, detector="randomconv", small_ok=True)
+def test_samples_in_bfloat16_are_others_kept_apart(run, monkeypatch):
+    weights = run.checkpoint(2).load("ema")
+    for weight in weights.values():  # so early the model predicts zeros
+        weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    save_checkpoint(run.folder / "checkpoints", 2, {"ema": weights}, {})
+    settings = replace(run.config.sampling, count=20)
+    single = generate(run, 2, settings)
+    half = generate(run, 2, replace(settings, precision="bf16"))
+    assert len(list(run.folder.glob("samples/*.npz"))) == 2
+    difference = (single.images.float() - half.images.float()).abs()
+    assert 0 < difference.mean() < 8  # of 255 grey levels
+    # Decided where sampling starts; the same file then.
+    monkeypatch.setattr(module, "chosen_precision", lambda asked: "bf16" if asked == "auto" else asked)
+    monkeypatch.setattr(module, "load_backbone", lambda *_: pytest.fail("made again"))
+    assert torch.equal(generate(run, 2, replace(settings, precision="auto")).images, half.images)
+    assert described(run, 2, replace(settings, precision="auto"))["precision"] == "bf16"
+
+
+def test_scores_say_how_they_were_measured(run, monkeypatch):
+    with monkeypatch.context() as patch:  # parts are read one by one, and the whole file in batches
+        read, sizes = StoredImages.images, []
+        patch.setattr(StoredImages, "images", property(lambda self: sizes.append(len(self)) or read.fget(self)))
+        records = score(run, 2, run.config.sampling, detector="randomconv", small_ok=True)
+    assert max(sizes) == 100
     how = described(run, 2, run.config.sampling)
     for record in records:
         assert record.items() >= how.items()

@@ -48,6 +48,15 @@ def test_each_label_mode_is_the_network_s_answer(run, root, backbone, passes):
     assert not torch.equal(grid.read(7, 0.4, "true"), grid.read(7, 0.4, "null"))
 
 
+def test_features_in_bfloat16_are_close_and_kept_apart(run, root, passes):
+    options = {"labels": ("null",), "root": root}
+    single = extract(run, ROWS, [7], [0.4], **options)
+    half = extract(run, ROWS, [7], [0.4], precision="bf16", **options)
+    first, second = (grid.read(7, 0.4, "null") for grid in (single, half))
+    assert single.folder != half.folder and not torch.equal(first, second)
+    assert (first - second).norm() < 0.05 * first.norm()
+
+
 def test_wrong_labels_are_those_of_the_chosen_images(run, root, passes):
     grid = extract(run, 40, [1], [0.5], labels=("null",), root=root)
     assert sorted(grid.given.tolist()) == sorted(grid.true.tolist()) and not torch.equal(grid.given, grid.true)

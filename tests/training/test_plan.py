@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from workbench.runs.store import find_runs, prepare_run
 from workbench.training import pace as paces
 from workbench.training.loop import fit
 from workbench.training.pace import Pace, known_pace, measure_pace
-from workbench.training.plan import duration_text, notes, operations_text, plan, table
+from workbench.training.plan import duration_text, notes, operations_text, plan, smaller, table
 from workbench.training.queue import entries
 from workbench.training.sizes import capacity, disk_bytes, encoded, model_size, size_text
 from workbench.training.slots import take_slots
@@ -115,6 +116,41 @@ def test_the_time_of_a_chain_by_hand(tmp_path):
     assert rows["run"][:2] == ("new", "new")
     assert "16 images are encoded first" in notes(found)[1]
     json.dumps(rows)
+
+
+@pytest.mark.parametrize(
+    ("preset", "processes", "gigabytes"),
+    [("paper/sit-xl-2-256-plain", 8, 19.5), ("paper/sit-b-2-256-plain", 1, 43.1)],  # counted once on fake GPU tensors
+)
+def test_memory_is_planned_for_gpus_and_images_that_are_not_here(tmp_path, monkeypatch, preset, processes, gigabytes):
+    monkeypatch.chdir(tmp_path)
+    found = plan(load_config(preset), tmp_path, processes=processes, gpu_gigabytes=80)
+    (stage,) = found.stages
+    assert stage.activations / 1e9 == pytest.approx(gigabytes, abs=0.1)
+    assert stage.memory == stage.size.standing + stage.activations < found.capacity == 80e9
+    assert not found.warnings or "fp16" in found.warnings[0]
+    assert "1,281,167 images of 1,000 classes, latents of 4 x 32 x 32" in " ".join(notes(found))
+    assert dict(table(found))["memory"] == size_text(stage.memory)
+
+
+def test_what_does_not_fit_names_what_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config("paper/sit-b-2-256-plain")
+    found = plan(config, tmp_path, gpu_gigabytes=40)
+    (sentence,) = (text for text in found.warnings if "a GPU of 40 GB" in text)
+    assert re.search(
+        r"a step takes 45\.?\d* GB or more; .* these fit: training.accumulation=2 \(2\d\.\d GB\) or ", sentence
+    )
+    assert "take training.sharding=fsdp" in plan(config, tmp_path, gpu_gigabytes=1).warnings[0]
+    less = [size for _, size in smaller(found.stages[0], 1)]
+    assert less[-1] < min(less[:2]) < found.stages[0].memory  # recomputed blocks keep least of these
+
+
+def test_presets_of_large_models_fit_eight_gpus_of_80_gigabytes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for preset in ("paper/sit-xl-2-512-plain", "paper/lightningdit-xl-1-256-plain"):
+        found = plan(load_config(preset), tmp_path, processes=8, gpu_gigabytes=80)
+        assert not [text for text in found.warnings if "GB or more" in text], (preset, found.warnings)
 
 
 def test_before_a_measurement_nothing_is_said_of_time(tmp_path):

@@ -4,6 +4,7 @@ import contextlib
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,15 +45,19 @@ class Sweep:
     """Execute only these rows and their teachers."""
     dry_run: bool = False
     """Only print which rows are finished, which would be trained, and the estimated time."""
-    executor: Literal["processes", "dask"] = "processes"
-    """Execute rows in processes of this command, or on a running dask cluster (`pip install distributed`)."""
+    executor: Literal["processes", "submitit", "dask", "ray"] = "processes"
+    """Execute rows in processes of this command, as Slurm jobs (submitit), or on a running dask or Ray cluster."""
     address: str | None = None
-    """Scheduler of the dask cluster, such as tcp://host:8786. Its machines need access to the folder of the runs."""
+    """The dask scheduler or Ray head, such as tcp://host:8786. All machines need access to the folder of the runs."""
+    job_options: tuple[str, ...] = ()
+    """KEY=VALUE of each job, such as timeout_min=600 slurm_partition=gpu (submitit) or num_gpus=1 (Ray)."""
 
     def execute(self) -> None:
         from workbench.reporting.sweep.specification import load_sweep
 
         spec = load_sweep(self.file)  # errors are raised before anything heavy is imported
+        from workbench.reporting.sweep.executors import opened
+        from workbench.reporting.sweep.records import sweep_folder
         from workbench.reporting.sweep.schedule import run_sweep
         from workbench.training.mailbox import StopSignals
 
@@ -60,7 +65,9 @@ class Sweep:
             self._show_plan(spec)
             return
         console, progress = Console(), None
-        with self._pool() as executor, StopSignals() as signals, _shown(console) as show:
+        folder = sweep_folder(runs_root().resolve(), spec.name).folder
+        pool = opened(self.executor, folder, self.address, self.job_options)
+        with pool as executor, StopSignals() as signals, _shown(console) as show:
 
             def stop() -> bool:
                 return signals.requested
@@ -130,23 +137,6 @@ class Sweep:
         shared = f", at best divided by the {workers} workers" if workers > 1 else ""
         console.print(f"{count}; {total}{more}{shared}", soft_wrap=True, highlight=False)
 
-    @contextlib.contextmanager
-    def _pool(self) -> Iterator[Any]:
-        """The dask executor, or None for processes of the sweep."""
-        if self.address is not None and self.executor != "dask":
-            raise ValueError("--address needs --executor dask: it is the scheduler of a dask cluster")
-        if self.executor == "processes":
-            yield None
-            return
-        if self.address is None:
-            raise ValueError("--executor dask needs --address: the scheduler of a running dask cluster")
-        try:
-            from distributed import Client
-        except ImportError as error:
-            raise ValueError("--executor dask needs a package: pip install distributed") from error
-        with Client(self.address, timeout=20) as client:
-            yield client.get_executor(pure=False)
-
 
 @contextlib.contextmanager
 def _shown(console: Console) -> Iterator[Any]:
@@ -168,7 +158,14 @@ def _picture(progress: "Progress") -> Group:
     bar = Table.grid(padding=(0, 1))
     head = f"{progress.done:.1f} of {progress.total} rows"
     bar.add_row(head, ProgressBar(progress.total, progress.done, width=40), _left(progress))
-    return Group(bar, *(Text(on_one_line(f"  {row}")) for row in progress.active))
+    waiting = [Text(f"  {_queued(progress)}")] if progress.queued else []
+    return Group(bar, *(Text(on_one_line(f"  {row}")) for row in progress.active), *waiting)
+
+
+def _queued(progress: "Progress") -> str:
+    """How many rows wait in the queue of a cluster, by state."""
+    counts = Counter(progress.queued.values())
+    return ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
 
 
 def _left(progress: "Progress") -> str:
@@ -195,6 +192,8 @@ class _Lines:
             self._print(f"{progress.done:.1f} of {progress.total} rows {_left(progress)}".rstrip())
             for row in progress.active:
                 self._print(f"  {row}")
+            if progress.queued:
+                self._print(f"  {_queued(progress)}")
 
     def print_ended(self, progress: "Progress") -> None:
         """Print the rows that ended since the last call."""

@@ -88,7 +88,7 @@ class Train:
     devices: tuple[Device, ...] = ()
     """GPUs that a training in the background may use; all by default."""
     nodes: Processes = 1
-    """Number of nodes, for --print-launch and --print-slurm."""
+    """Number of nodes, for --print-launch, --print-slurm and --gpu."""
     print_launch: bool = False
     """Only print the torchrun and accelerate commands of this training."""
     print_slurm: bool = False
@@ -97,6 +97,8 @@ class Train:
     """Only print parameters, memory, time and disk space of the training and its teachers, and which runs are reused.
 
     A few steps are run to measure the time, once per machine."""
+    gpu: Positive | None = None
+    """With --dry-run: plan for GPUs with this memory in GB instead of this machine; images need not be here."""
     hours: Annotated[int, Range(at_least=1, at_most=8760)] | None = None
     """Time limit for --print-slurm; 48 by default."""
 
@@ -109,7 +111,8 @@ class Train:
         if printed:
             self._print(config.name)
         elif self.dry_run:
-            check_data_path(config)
+            if self.gpu is None:
+                check_data_path(config)
             self._plan(config)
         elif self.detach or self.queue or self.after is not None:
             check_data_path(config)
@@ -129,10 +132,12 @@ class Train:
             raise ValueError(f"{print_only[0]} trains nothing, so {background[0]} has no effect; omit one of them")
         if self.devices and not background:
             raise ValueError("--devices is for --detach, --queue and --after; otherwise set CUDA_VISIBLE_DEVICES")
-        if self.nodes > 1 and not (self.print_launch or self.print_slurm):
+        if self.nodes > 1 and not (self.print_launch or self.print_slurm or self.gpu):
             raise ValueError("--nodes is for --print-launch and --print-slurm: each node has to run the command itself")
         if self.hours is not None and not self.print_slurm:
             raise ValueError("--hours is for --print-slurm")
+        if self.gpu is not None and not self.dry_run:
+            raise ValueError("--gpu is for --dry-run")
 
     def _print(self, name: str) -> None:
         from workbench.training.cluster import launch_commands, slurm_script
@@ -150,8 +155,8 @@ class Train:
         from workbench.training.plan import notes, plan, table
 
         console = Console()
-        planned = plan(config, processes=self.processes)
-        if not planned.measured:
+        planned = plan(config, processes=self.processes * self.nodes, gpu_gigabytes=self.gpu)
+        if not planned.measured and self.gpu is None:
             with console.status("measuring a few steps ..."):
                 planned = planned.measure()
         header, *rows = table(planned)

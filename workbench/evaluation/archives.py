@@ -7,8 +7,9 @@
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,14 @@ def write_samples(file: Path, images: UInt8[Tensor, "n c h w"], labels: Integer[
 
     The same arrays give the same bytes. Raises ValueError if there are no images, or they do not have 1 or 3 channels.
     """
-    _write(file, images, {} if labels is None else {"labels": labels.cpu().numpy().astype(np.int64)})
+    write_parts(file, len(images), images.split(_ROWS), labels)
+
+
+def write_parts(
+    file: Path, count: int, parts: Iterable[UInt8[Tensor, "_ c h w"]], labels: Integer[Tensor, " n"] | None = None
+) -> None:
+    """Write ``count`` images as `write_samples` does, from parts that are in memory one after the other."""
+    _write(file, count, parts, {} if labels is None else {"labels": labels.cpu().numpy().astype(np.int64)})
 
 
 def read_reference(file: Path) -> ReferenceFile:
@@ -141,7 +149,12 @@ def write_reference(
     moments = {"mu": pooled.mean, "sigma": pooled.covariance}
     if spatial is not None:
         moments |= {"mu_s": spatial.mean, "sigma_s": spatial.covariance}
-    _write(file, images, {**moments, "about": np.array(json.dumps({**about, "count": pooled.count}))})
+    _write(
+        file,
+        len(images),
+        images.split(_ROWS),
+        {**moments, "about": np.array(json.dumps({**about, "count": pooled.count}))},
+    )
 
 
 def _images(arrays: Arrays) -> UInt8[np.ndarray, "n x y c"]:
@@ -229,17 +242,23 @@ def _content(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _write(file: Path, images: UInt8[Tensor, "n c h w"], others: Mapping[str, np.ndarray]) -> None:
-    count, channels, height, width = images.shape
-    if channels not in (1, 3) or 0 in images.shape:
-        raise ValueError(f"got images of shape {tuple(images.shape)}; allowed are 1 or more of 1 or 3 channels")
+def _write(file: Path, count: int, parts: Iterable[UInt8[Tensor, "_ c h w"]], others: Mapping[str, np.ndarray]) -> None:
+    left = iter(parts)
+    first = next(left, None)
+    shape = (0,) if first is None else (count, *first.shape[1:])
+    if len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape:
+        raise ValueError(f"got images of shape {shape}; allowed are 1 or more of 1 or 3 channels")
+    _, channels, height, width = shape
+    written = 0
     with replacing(file) as out, zipfile.ZipFile(out, "w") as archive:
         # An entry from ZipInfo is stored uncompressed and without a date.
         with archive.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as entry:
             header = {"descr": "|u1", "fortran_order": False, "shape": (count, height, width, channels)}
             np.lib.format.write_array_header_1_0(entry, header)
-            for part in images.split(_ROWS):
+            for part in chain([first], left):
                 entry.write(rearrange(part, "b c h w -> b h w c").contiguous().cpu().numpy().tobytes())
+                written += len(part)
+        assert written == count, f"{written} images instead of {count}"
         for name, values in others.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, values, allow_pickle=False)

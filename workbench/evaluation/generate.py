@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from workbench.config import SamplingConfig
 from workbench.data.images import QUANTISATION
 from workbench.data.vae import VAE
 from workbench.data.workers import Progress, device_of, run_workers, serve
+from workbench.diffusion.devices import sent
 from workbench.diffusion.guidance import Guidance
 from workbench.diffusion.paths import get_path
-from workbench.diffusion.precision import tf32
+from workbench.diffusion.precision import chosen_precision, reduced, tf32
 from workbench.diffusion.randomness import generator, normal
 from workbench.diffusion.sampling import NotFinite, evaluations, sample
-from workbench.evaluation.archives import read_samples, write_samples
+from workbench.evaluation.archives import SampleFile, read_samples, write_parts, write_samples
 from workbench.files import hold_lock
 from workbench.runs.held import HeldRun, held
 from workbench.runs.models import check_null_class, load_backbone, load_run_vae
@@ -64,11 +65,31 @@ def generate(
     given, instead of that with the null label. Raises ValueError as `check_sampling`, for a step without a checkpoint,
     for a weak model that does not fit, for non-finite images, and if a process was killed.
     """
+    stored = generated(run, step, settings, progress, processes, weak)
+    assert stored.labels is not None
+    return Samples(stored.images, stored.labels)
+
+
+def generated(
+    run: Run,
+    step: int,
+    settings: SamplingConfig,
+    progress: Progress | None = None,
+    processes: int = 1,
+    weak: Weak | None = None,
+) -> SampleFile:
+    """The file of the images that `generate` returns, which are read in batches: 50,000 of 256 pixels take 10 GB."""
     check_sampling(run, settings, processes, weak)
+    settings = with_precision(settings)
     if weak is not None:
         check_weak(run, [step], weak)
     with held(run, step) as kept:
-        return _generate(kept, step, settings, progress, processes, weak if settings.guidance_scale != 1 else None)
+        return _generated(kept, step, settings, progress, processes, weak if settings.guidance_scale != 1 else None)
+
+
+def with_precision(settings: SamplingConfig) -> SamplingConfig:
+    """The settings with ``precision: auto`` replaced by what this machine takes."""
+    return replace(settings, precision=chosen_precision(settings.precision))
 
 
 def check_sampling(run: Run, settings: SamplingConfig, processes: int = 1, weak: Weak | None = None) -> None:
@@ -82,9 +103,9 @@ def check_sampling(run: Run, settings: SamplingConfig, processes: int = 1, weak:
         check_null_class(run, "it cannot be guided: set sampling.guidance_scale to 1")
 
 
-def _generate(
+def _generated(
     run: Run, step: int, settings: SamplingConfig, progress: Progress | None, processes: int, weak: Weak | None
-) -> Samples:
+) -> SampleFile:
     file = _file(run, step, settings, weak)
     parts, lock = file.with_suffix(""), file.with_name(f".{file.stem}.lock")
     if not file.is_file():
@@ -95,14 +116,12 @@ def _generate(
                 _join(run, settings, parts, file)
             lock.unlink(missing_ok=True)  # a waiting process finds the finished file
     shutil.rmtree(parts, ignore_errors=True)
-    stored = read_samples(file)
-    assert stored.labels is not None, file
-    return Samples(stored.images, stored.labels)
+    return read_samples(file)
 
 
 def described(run: Run, step: int, settings: SamplingConfig) -> dict[str, Any]:
     """Description of how `generate` makes its images, stored with each score of them; numbers and text only."""
-    options = asdict(settings)
+    options = with_precision(settings).described()
     vae = run.latents["vae"]
     # A folder by its name only. Imported runs may have no hash.
     decoder = " ".join(filter(None, [Path(run.config.vae.name).name, (vae["hash"] or "")[:12]]))
@@ -139,7 +158,7 @@ def _file(run: Run, step: int, settings: SamplingConfig, weak: Weak | None) -> P
     hashes = {"weights_hash": run.checkpoint(step).hash(which)}
     if weak is not None:
         hashes["weak_hash"] = weak.run.checkpoint(weak.step).hash(which)
-    decided = json.dumps({**asdict(settings), **hashes}, sort_keys=True)
+    decided = json.dumps({**settings.described(), **hashes}, sort_keys=True)
     key = hashlib.sha256(decided.encode()).hexdigest()[:12]
     return run.folder / "samples" / f"step-{step:08d}-{key}.npz"
 
@@ -269,21 +288,26 @@ def sample_latents(
     """
     device = next(backbone.parameters()).device
     shape = (backbone.channels, backbone.height, backbone.height)
+
+    def drawn(stream: str) -> Tensor:
+        return sent(normal(settings.seed, stream, rows, shape), device)
+
     try:
-        return sample(
-            velocity,
-            normal(settings.seed, "sample", rows, shape).to(device),
-            labels.to(device),
-            null_label=None if settings.guidance_scale == 1 or weak is not None else backbone.null_label,
-            sampler=settings.sampler,
-            steps=settings.steps,
-            guidance=Guidance.of(settings),
-            path=get_path(run.config.diffusion.path),
-            last_step=settings.last_step,
-            shift=settings.shift,
-            step_noise=lambda i: normal(settings.seed, f"sample-step-{i}", rows, shape).to(device),
-            weak=weak,
-        )
+        with reduced(chosen_precision(settings.precision), device):
+            return sample(
+                velocity,
+                drawn("sample"),
+                labels.to(device),
+                null_label=None if settings.guidance_scale == 1 or weak is not None else backbone.null_label,
+                sampler=settings.sampler,
+                steps=settings.steps,
+                guidance=Guidance.of(settings),
+                path=get_path(run.config.diffusion.path),
+                last_step=settings.last_step,
+                shift=settings.shift,
+                step_noise=lambda i: drawn(f"sample-step-{i}"),
+                weak=weak,
+            )
     except NotFinite as error:
         after = f"step {error.step} of {settings.steps} of the sampler"
         raise ValueError(f"sample {rows[error.row]} {which} is not finite after {after}; {cause}") from error
@@ -301,11 +325,5 @@ def decode_samples(
 
 def _join(run: Run, settings: SamplingConfig, folder: Path, file: Path) -> None:
     labels = labels_of(settings, len(run.latents["classes"]))
-    images: Tensor | None = None
-    for part in _parts(settings.count):
-        stored = read_samples(_part_file(folder, part)).images
-        if images is None:
-            images = torch.empty((settings.count, *stored.shape[1:]), dtype=torch.uint8)
-        images[part.start : part.stop] = stored
-    assert images is not None  # the count is at least 1
-    write_samples(file, images, labels)
+    files = (_part_file(folder, part) for part in _parts(settings.count))
+    write_parts(file, settings.count, (read_samples(part).images for part in files), labels)

@@ -37,6 +37,7 @@ PROTOCOL = (
     "label",
     "pooling",
     "splits",
+    "precision",
 )
 K = TypeVar("K", bound=Hashable)
 # 2^23 sums of eight bytes; far more pairs than are ever trained.

@@ -16,7 +16,7 @@ from workbench.data.encoders import ENCODERS
 from workbench.evaluation.archives import read_samples
 from workbench.evaluation.detectors.base import Detector, load_detector
 from workbench.evaluation.frechet import check_rows, frechet_distance
-from workbench.evaluation.generate import Samples, check_sampling, described, generate
+from workbench.evaluation.generate import Samples, check_sampling, described, generated
 from workbench.evaluation.metrics import Metric, default_detector, metrics, stored_names
 from workbench.evaluation.probe import linear_probe
 from workbench.evaluation.reference import Reference, Seen, reference_of_data, reference_of_file, see
@@ -100,12 +100,11 @@ def score(
         if known.keys() >= set(expected):  # a killed process may have written only some
             return [known[metric] for metric in expected]
         _check_spatial(settings.count, real, small_ok)
-        samples = generate(kept, step, settings, _staged(progress, "generate"), processes=processes)
-    batches = samples.images.split(_BATCH)
-    counted = _counted(progress, "detect", len(samples.images))
-    generated = see(batches, extractor, labels=samples.labels, progress=counted)
-    records = _records(generated, real, extractor, expected, seed=settings.seed, small_ok=small_ok)
-    records = [{**record, **how, **_extras(real, len(samples.images))} for record in records]
+        samples = generated(kept, step, settings, _staged(progress, "generate"), processes=processes)
+    counted = _counted(progress, "detect", len(samples))
+    seen = see(samples.batches(_BATCH), extractor, labels=samples.labels, progress=counted)
+    records = _records(seen, real, extractor, expected, seed=settings.seed, small_ok=small_ok)
+    records = [{**record, **how, **_extras(real, len(samples))} for record in records]
     for record in records:
         if record["metric"] not in known:
             run.append("results.jsonl", record)
@@ -136,14 +135,14 @@ def score_file(
         raise ValueError(f"{file} is the reference itself, so every distance would be 0")
     count = len(samples)
     counted = _counted(progress, "detect", count)
-    generated = see(samples.batches(_BATCH), extractor, labels=samples.labels, progress=counted)
+    seen = see(samples.batches(_BATCH), extractor, labels=samples.labels, progress=counted)
     if samples.statistics is not None and extractor.name == "inception-2015":  # ADM's evaluator uses the file's
-        spatial = samples.spatial or generated.spatial
-        generated = replace(generated, statistics=samples.statistics, spatial=spatial)
+        spatial = samples.spatial or seen.spatial
+        seen = replace(seen, statistics=samples.statistics, spatial=spatial)
     classes = extractor.classes if data is not None and samples.labels is not None else None
     expected = _metrics(extractor, real, count, list(classes or ()))
     how = {"n_generated": count, "samples": samples.content, "sample_seed": seed, **_how(extractor, real)}
-    records = _records(generated, real, extractor, expected, seed=seed, small_ok=small_ok)
+    records = _records(seen, real, extractor, expected, seed=seed, small_ok=small_ok)
     return [{**record, **how, **_extras(real, count)} for record in records]
 
 

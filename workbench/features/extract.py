@@ -16,9 +16,10 @@ from workbench.backbones.base import TransformerBackbone
 from workbench.config import DataConfig, flatten
 from workbench.data.latents import Latents, open_latents
 from workbench.data.vae import sample_posterior
+from workbench.diffusion.devices import sent
 from workbench.diffusion.paths import Path as NoisePath
 from workbench.diffusion.paths import get_path, interpolate
-from workbench.diffusion.precision import tf32
+from workbench.diffusion.precision import chosen_precision, reduced, tf32
 from workbench.diffusion.randomness import normal
 from workbench.features.cache import ArrayWriter, array_file, damage, features_folder, make_room, turn_to_compute
 from workbench.features.grid import (
@@ -60,6 +61,7 @@ def extract(
     seed: int = 0,
     weak: WeakLike = None,
     dtype: Literal["float32", "float16"] = "float32",
+    precision: Literal["no", "bf16", "auto"] = "no",
     device: torch.device | str | None = None,
     root: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -87,6 +89,8 @@ def extract(
         weak: A weak model to guide against, in place of the null label: another run, a step of this run, or (run,
             step). Its features of the same x_t are extracted too; they are `weak` of the result.
         dtype: Stored type, "float32" or "float16".
+        precision: Of the model: "no" (float32, with TF32 on a GPU if the run was trained with it), "bf16", or "auto",
+            bfloat16 where this machine multiplies matrices in it. Features of each are cached apart.
         device: Such as "cuda:1".
         root: Folder of the runs, where the cache is; ``$WORKBENCH_RUNS`` or ``./runs`` by default.
         progress: Called with (done, total) images.
@@ -107,7 +111,8 @@ def extract(
         (torch.Size([4, 64, 48]), torch.Size([4, 64, 48]))
     """
     root = runs_root() if root is None else Path(root)
-    _check_words(weights=weights, pooling=pooling, dtype=dtype)
+    _check_words(weights=weights, pooling=pooling, dtype=dtype, precision=precision)
+    precision = "bf16" if chosen_precision(precision) == "bf16" else "no"
     images = images if isinstance(images, int) else whole_numbers("images", images)
     reads = images if isinstance(images, int) else len(images)
     checkpoint, other = run.checkpoint(step), None if weak is None else find_weak(weak, run)
@@ -126,6 +131,8 @@ def extract(
         "pooling": pooling,
         "dtype": dtype,
     }
+    if precision != "no":  # older features lack it
+        described["precision"] = precision
     grid = _grid(run.name, latents, described, (layers, times, labels), root)
     if _missing(grid):
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -135,7 +142,7 @@ def extract(
                 backbone = load_backbone(run, checkpoint.step, weights).to(device)
                 job = _Job(grid, backbone, latents, run.config.diffusion.path, seed, np.dtype(dtype))
                 make_room(root, list(chain(*_files(grid).values())), *job.sizes(missing))
-                with tf32(run.config.training.tf32):
+                with tf32(run.config.training.tf32), reduced(precision, device):
                     job.run(missing, progress)
     if other is None:
         return grid
@@ -276,7 +283,7 @@ class _Job:
             else:
                 _, x_t = noisy_latents(self.latents, chosen, path, t, self.seed)
             y = labels[start : start + _BATCH]
-            yield chosen, self.backbone.features(x_t.to(device), times.to(device), y.to(device), layers)
+            yield chosen, self.backbone.features(*(sent(of, device) for of in (x_t, times, y)), layers)
 
     def _write(
         self, writers: dict[tuple[int, str], ArrayWriter], layer: int, t: float, label: str, tokens: Tensor
@@ -355,6 +362,7 @@ def _chosen(name: str, values, allowed: Callable, described: str) -> tuple:
 
 def _check_words(**words: str) -> None:
     allowed = {"weights": ("ema", "raw"), "pooling": ("tokens", "mean"), "dtype": ("float32", "float16")}
+    allowed["precision"] = ("no", "bf16", "auto")
     for name, value in words.items():
         if value not in allowed[name]:
             raise ValueError(f"{name} is {value!r}; allowed are {', '.join(allowed[name])}")

@@ -33,7 +33,7 @@ from workbench.training.queue import surroundings
 from workbench.training.sizes import Shape, standing_bytes
 from workbench.training.slots import queue_folder
 from workbench.training.state import TrainState, accelerate
-from workbench.training.student import build_backbone, build_student
+from workbench.training.student import Student, build_backbone, build_student
 
 _SECONDS, _STEPS = 3.0, 7  # limits of a measurement, whichever comes first; the first step is not counted
 _PATIENCE = 180.0
@@ -61,7 +61,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class _Random:
+class RandomTargets:
     """Target tokens: random ones as if stored, or those of the encoder for random images."""
 
     width: int
@@ -125,54 +125,65 @@ def _machine() -> dict:
     return {"processor": known["processor"], "cores": known["cores"], "torch": torch.__version__, "devices": devices}
 
 
-def _measure(config: Config, shape: Shape, processes: int) -> Pace:
-    """Measure in this process."""
+def measure_here(config: Config, shape: Shape, processes: int = 1) -> Pace:
+    """Measure in this process, without storing the result."""
     load = os.getloadavg()[0]
     state, targets = _state(config, shape)
     rows = config.training.batch // (processes * config.training.accumulation)
     weight = state.student.objective.weight_at(0)
     measured: dict[bool, tuple[float, int, int | None, int]] = {}
     for aligned in [True, False] if weight > 0 else [False]:
-        draw, step = _draw(rows, shape, 0), partial(_step, state, targets=targets, weight=weight if aligned else 0.0)
+        draw, step = (
+            random_batch(rows, shape, 0),
+            partial(_step, state, targets=targets, weight=weight if aligned else 0.0),
+        )
         memory = _memory(state, draw, step)
         seconds: list[float] = []
         started = time.perf_counter()
         while len(seconds) < 2 or (len(seconds) < _STEPS and time.perf_counter() - started < _SECONDS):
             before = time.perf_counter()
-            step(_draw(rows, shape, len(seconds)))
+            step(random_batch(rows, shape, len(seconds)))
             seconds.append(time.perf_counter() - before)
         measured[aligned] = (statistics.median(seconds[1:]), memory, _operations(state, draw, step), len(seconds) - 1)
     plain, whole = measured[False], measured.get(True, measured[False])
     return Pace(whole[0], plain[0], whole[1], whole[2], plain[2], load, whole[3])
 
 
-def _state(config: Config, shape: Shape) -> tuple[TrainState, dict[str, _Random]]:
+def _state(config: Config, shape: Shape) -> tuple[TrainState, dict[str, RandomTargets]]:
     config = by_machine(config)
     accelerator = accelerate(config)
+    student, targets = random_student(config, shape, accelerator.device)
+    return TrainState(student, config, accelerator), targets
+
+
+def random_student(
+    config: Config, shape: Shape, device: torch.device | str
+) -> tuple[Student, dict[str, RandomTargets]]:
+    """A student with random weights and, on ``device``, its teacher, and random targets of its encoders."""
     teacher: TransformerBackbone | None = None
-    targets: dict[str, _Random] = {}
+    targets: dict[str, RandomTargets] = {}
     options = config.objective.options
     if "teacher" in options:
         teacher = build_backbone(config, shape)
         teacher.initialize(torch.Generator().manual_seed(1))
-        teacher.eval().requires_grad_(False).to(accelerator.device)
+        teacher.eval().requires_grad_(False).to(device)
     if "encoder" in options:
         side = shape.height // config.backbone.options["patch"]
         targets = {name.strip(): _target(config, name.strip(), side) for name in options["encoder"].split(",")}
-    return TrainState(build_student(config, shape, teacher, targets), config, accelerator), targets
+    return build_student(config, shape, teacher, targets), targets
 
 
-def _target(config: Config, name: str, side: int) -> _Random:
+def _target(config: Config, name: str, side: int) -> RandomTargets:
     encoder = load_encoder(name, "cuda" if torch.cuda.is_available() else "cpu")
     rows = config.training.batch // config.training.accumulation
     if config.objective.options.get("stored", True):
         stored = torch.randn(rows, side**2, encoder.width)
-        return _Random(encoder.width, lambda: stored)
+        return RandomTargets(encoder.width, lambda: stored)
     images = torch.randint(256, (rows, 3, encoder.stride * side, encoder.stride * side), dtype=torch.uint8)
-    return _Random(encoder.width, lambda: encoder.tokens(images, side))
+    return RandomTargets(encoder.width, lambda: encoder.tokens(images, side))
 
 
-def _draw(rows: int, shape: Shape, seed: int) -> Batch:
+def random_batch(rows: int, shape: Shape, seed: int) -> Batch:
     """A random batch; times are evenly spaced, so that an objective limited to some times gets its share."""
     generator = torch.Generator().manual_seed(seed)
     z, eps = (torch.randn(rows, shape.channels, shape.height, shape.height, generator=generator) for _ in range(2))
@@ -183,7 +194,7 @@ def _draw(rows: int, shape: Shape, seed: int) -> Batch:
     return Batch(z=z, eps=eps, t=t, x_t=x_t, v=eps - z, y=labels, labels=labels, u=u, targets={})
 
 
-def _step(state: TrainState, draw: Batch, targets: dict[str, _Random], weight: float) -> None:
+def _step(state: TrainState, draw: Batch, targets: dict[str, RandomTargets], weight: float) -> None:
     """One optimizer step, including the encoder of computed targets."""
     device = state.accelerator.device
 
@@ -235,4 +246,4 @@ if __name__ == "__main__":
     os.environ.pop("WORKBENCH_PROCESSES", None)
     config = from_dict(request["config"])
     with tf32(config.training.tf32), kept_memory():
-        print(json.dumps(asdict(_measure(config, shape, request["processes"]))))
+        print(json.dumps(asdict(measure_here(config, shape, request["processes"]))))

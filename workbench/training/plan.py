@@ -5,7 +5,7 @@ A plan only reads presets, run folders and measurements of `training.pace`. `Pla
 """
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,22 @@ from workbench.runs.state import LIVE
 from workbench.runs.store import Run, find_runs, open_run, runs_root
 from workbench.training.launch import Launched, candidates, launch
 from workbench.training.pace import Pace, known_pace, measure_pace
-from workbench.training.sizes import Size, capacity, disk_bytes, encoded, model_size, size_text
+from workbench.training.sizes import (
+    Size,
+    activation_bytes,
+    capacity,
+    disk_bytes,
+    encoded,
+    encoded_or_assumed,
+    model_size,
+    size_text,
+)
 from workbench.training.slots import who_trains
 from workbench.training.student import Shape
 from workbench.words import duration
+
+_USED = 0.92  # share of a GPU's memory that training may take; the rest is fragments, kernels and communication
+_MOST_ACCUMULATED = 64
 
 
 @dataclass(frozen=True)
@@ -29,7 +41,7 @@ class Stage:
 
     ``run`` is the existing run with this fingerprint, ``state`` its state ("new" if there is none) and ``done`` the
     step that it would resume from. ``disk`` is the number of bytes to write. ``pace`` is None if it has not been
-    measured on this machine.
+    measured on this machine. ``activations`` are the bytes kept for a backward pass on a GPU; 0 if not counted.
     """
 
     role: str
@@ -41,6 +53,8 @@ class Stage:
     size: Size
     disk: int
     pace: Pace | None
+    shape: Shape
+    activations: int = 0
 
     @property
     def finished(self) -> bool:
@@ -53,8 +67,8 @@ class Stage:
 
     @property
     def memory(self) -> int:
-        """Peak memory in bytes: measured if possible, else estimated without activations."""
-        return self.pace.memory if self.pace else self.size.standing
+        """Peak memory in bytes: measured if possible, else estimated, without activations if they are not counted."""
+        return self.pace.memory if self.pace else self.size.standing + self.activations
 
     def seconds(self, since: int = 0) -> float | None:
         """Estimated training time from step ``since`` to the end; None if the pace has not been measured."""
@@ -76,7 +90,8 @@ class Plan:
 
     ``devices`` would be used if they started now; ``beside`` names the runs that already train there. ``encode`` is the
     number of images to encode first, as ``latents`` bytes. ``free`` is the free disk space in the folder of the runs
-    and ``capacity`` the memory of the device, both in bytes.
+    and ``capacity`` the memory of the device, both in bytes. ``assumed`` says what latents are planned for if the
+    images are not at hand.
     """
 
     stages: tuple[Stage, ...]
@@ -88,6 +103,7 @@ class Plan:
     latents: int
     free: int
     capacity: int
+    assumed: str = ""
 
     @property
     def measured(self) -> bool:
@@ -115,12 +131,23 @@ class Plan:
         if most > self.capacity:
             sentences.append(
                 f"a step takes {size_text(most)} or more; {self.devices[0]} has {size_text(self.capacity)}"
+                + self._fitting()
             )
         if any(s.config.training.precision == "fp16" for s in self.stages) and not torch.cuda.is_available():
             sentences.append("training.precision fp16 needs a GPU; on a CPU take bf16 or no")
         if self.beside:
             sentences.append(f"{', '.join(self.beside)} trains on the same device: queued, this waits for it")
         return tuple(sentences)
+
+    def _fitting(self) -> str:
+        """Options with which the largest stage fits, if activations were counted."""
+        stage = max(self.stages, key=lambda stage: stage.memory)
+        if not stage.activations:
+            return ""
+        fitting = [(text, size) for text, size in smaller(stage, self.processes) if size < _USED * self.capacity]
+        if not fitting:
+            return "; neither accumulation nor checkpoint_blocks is enough: take training.sharding=fsdp or more GPUs"
+        return "; these fit: " + " or ".join(f"{text} ({size_text(size)})" for text, size in fitting[:2])
 
     def measure(self, again: bool = False) -> "Plan":
         """Measure the pace of every unfinished stage, which takes several seconds per stage; returns the new plan.
@@ -161,27 +188,43 @@ class Plan:
         return tuple(launched)
 
 
-def plan(config: Config, root: Path | None = None, *, teacher: Config | None = None, processes: int = 1) -> Plan:
+def plan(
+    config: Config,
+    root: Path | None = None,
+    *,
+    teacher: Config | None = None,
+    processes: int = 1,
+    gpu_gigabytes: float | None = None,
+) -> Plan:
     """Plan the training of ``config``, and of its teachers if it has any, under ``root``.
 
-    The teacher is the preset or run ``objective.teacher``, or ``teacher``, which does not need to have a run. Raises
-    ValueError for an invalid configuration: a layer outside the model, a patch that does not divide the latents, a
-    teacher with another backbone, missing images.
+    The teacher is the preset or run ``objective.teacher``, or ``teacher``, which does not need to have a run. With
+    ``gpu_gigabytes`` it is planned for GPUs with that memory, which do not need to be here: the memory of a step is
+    counted with fake tensors, and images that are not at hand are taken to be like ImageNet. Raises ValueError for an
+    invalid configuration: a layer outside the model, a patch that does not divide the latents, a teacher with another
+    backbone, missing images.
     """
     root = (root or runs_root()).resolve()
     chain = _chain(config, root, teacher)
-    latents = encoded(config)
+    latents, assumed = encoded_or_assumed(config) if gpu_gigabytes else (encoded(config), "")
     known: list[str] = []  # fingerprints
     existing = {run.fingerprint: run for run in reversed(find_runs(root))}
     stages = []
     for number, (trained, run) in enumerate(chain):
         known.append(run.fingerprint if run else _fingerprint(trained, chain[number - 1][0] if number else None, known))
         role = "run" if len(chain) == 1 else "student" if number == len(chain) - 1 else "teacher"
-        stages.append(_stage(trained, run or existing.get(known[-1]), role, latents.shape, processes))
+        stage = _stage(trained, run or existing.get(known[-1]), role, latents.shape, processes)
+        if gpu_gigabytes:
+            rows = trained.training.batch // (processes * trained.training.accumulation)
+            stage = replace(stage, pace=None, activations=activation_bytes(trained, latents.shape, rows))
+        stages.append(stage)
     _check(stages, processes)
     index = root / ".latents" / latents.content[:16] / "index.json"
     ready = index.is_file() or not any(stage.left for stage in stages)
-    devices, beside = who_trains(candidates(None, processes), 1 if not torch.cuda.is_available() else processes)
+    if gpu_gigabytes:
+        devices, beside = (f"a GPU of {gpu_gigabytes:g} GB",), ()
+    else:
+        devices, beside = who_trains(candidates(None, processes), 1 if not torch.cuda.is_available() else processes)
     own = {stage.run.name for stage in stages if stage.run}
     folder = root if root.exists() else next(parent for parent in root.parents if parent.exists())
     return Plan(
@@ -193,8 +236,25 @@ def plan(config: Config, root: Path | None = None, *, teacher: Config | None = N
         encode=0 if ready else latents.images,
         latents=0 if ready else latents.images * latents.row_bytes,
         free=shutil.disk_usage(folder).free,
-        capacity=capacity(),
+        capacity=int(gpu_gigabytes * 1e9) if gpu_gigabytes else capacity(),
+        assumed=assumed,
     )
+
+
+def smaller(stage: Stage, processes: int) -> Iterator[tuple[str, int]]:
+    """Options that lower the memory of a stage without changing what it trains, with the bytes of a step."""
+    config, training = stage.config, stage.config.training
+    shape, counted = stage.shape, 2 * training.accumulation
+    while training.batch % (processes * counted) == 0 and counted <= _MOST_ACCUMULATED * training.accumulation:
+        rows = training.batch // (processes * counted)
+        kept = activation_bytes(replace(config, training=replace(training, accumulation=counted)), shape, rows)
+        yield f"training.accumulation={counted}", stage.size.standing + kept
+        counted *= 2
+    if config.backbone.options.get("checkpoint_blocks") is False:
+        options = {**config.backbone.options, "checkpoint_blocks": True}
+        changed = replace(config, backbone=replace(config.backbone, options=options))
+        rows = training.batch // (processes * training.accumulation)
+        yield "backbone.checkpoint_blocks=true", stage.size.standing + activation_bytes(changed, shape, rows)
 
 
 def _chain(config: Config, root: Path, teacher: Config | None) -> list[tuple[Config, Run | None]]:
@@ -233,6 +293,7 @@ def _stage(config: Config, run: Run | None, role: str, shape: Shape, processes: 
         size=size,
         disk=disk_bytes(config, size),
         pace=known_pace(config, shape, processes),
+        shape=shape,
     )
 
 
@@ -289,6 +350,8 @@ def table(plan: Plan) -> list[tuple[str, ...]]:
 def notes(plan: Plan) -> list[str]:
     """Sentences to print below the table of a plan: the device, images to encode, the load, warnings."""
     sentences = [f"device: {', '.join(plan.devices)}" + (f", {plan.processes} processes" if plan.processes > 1 else "")]
+    if plan.assumed:
+        sentences.append(f"the images are not here; planned for {plan.assumed}")
     if plan.encode:
         sentences.append(f"{plan.encode:,} images are encoded first ({size_text(plan.latents)})")
     loads = [stage.pace.load for stage in plan.stages if stage.pace and stage.left]
@@ -333,7 +396,8 @@ def _parameters_text(stage: Stage) -> str:
 
 
 def _memory_text(stage: Stage) -> str:
-    return f"{size_text(stage.memory)} (measured)" if stage.pace else f"{size_text(stage.memory)} + activations"
+    counted = " (measured)" if stage.pace else "" if stage.activations else " + activations"
+    return size_text(stage.memory) + counted
 
 
 def _step_text(stage: Stage) -> str:

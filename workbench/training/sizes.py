@@ -1,18 +1,25 @@
-"""Size of a training: latent shape, parameters, memory between steps, disk space. No weights are allocated."""
+"""Size of a training: latent shape, parameters, memory, arithmetic, disk space. No weights are allocated."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
 
-from workbench.config import Config, from_dict, to_dict
+from workbench.config import Config, backbone_sizes, from_dict, to_dict
 from workbench.data.encoders import load_encoder
 from workbench.data.latents import latent_source
+from workbench.files import home_path
+from workbench.objectives.base import Batch
 from workbench.training.muon import matrices
-from workbench.training.student import Shape, build_backbone, build_objective
+from workbench.training.student import Shape, Student, build_backbone, build_objective
 
+_LATENTS = {"sd-vae": (4, 8), "sd-vae-ft-ema": (4, 8), "sd-vae-ft-mse": (4, 8), "va-vae": (32, 16)}
+_IMAGES, _CLASSES = 1_281_167, 1000  # of ImageNet
 _RECORD = 320  # bytes per line of metrics.jsonl
 
 
@@ -48,6 +55,21 @@ def encoded(config: Config) -> Encoded:
     return _encoded(json.dumps(tree["data"], sort_keys=True), json.dumps(tree["vae"], sort_keys=True))
 
 
+def encoded_or_assumed(config: Config) -> tuple[Encoded, str]:
+    """`encoded`, or, if the images are not at hand, latents of as many images and classes as ImageNet; then in words.
+
+    ValueError as `encoded` for anything else that is wrong, and for an autoencoder whose shape is not known without it.
+    """
+    data, known = config.data, _LATENTS.get(config.vae.name)
+    if data.path is None or home_path(data.path).exists() or known is None:
+        return encoded(config), ""
+    channels, factor = known
+    shape = Shape(channels, data.size // factor, tuple(map(str, range(_CLASSES))))
+    row_bytes = (1 + data.flip) * 2 * channels * shape.height**2 * np.dtype(data.precision).itemsize
+    words = f"{_IMAGES:,} images of {_CLASSES:,} classes, latents of {channels} x {shape.height} x {shape.height}"
+    return Encoded(shape, data.limit or _IMAGES, row_bytes, "0" * 64), words
+
+
 def model_size(config: Config, shape: Shape) -> Size:
     """The size of a configuration's model; ValueError for a layer outside it or a patch that does not divide it."""
     return _model(json.dumps(to_dict(config), sort_keys=True), shape)
@@ -76,6 +98,35 @@ def standing_bytes(student: torch.nn.Module, ema: torch.nn.Module, teacher: torc
     return 4 * size(student) + size(ema) + size(teacher)
 
 
+def activation_bytes(config: Config, shape: Shape, rows: int) -> int:
+    """Bytes that a micro-batch of ``rows`` samples keeps on a GPU for the backward pass, at the fullest.
+
+    Counted with fake tensors, so nothing is computed and no GPU is needed. Compiled blocks keep less. With
+    ``checkpoint_blocks`` the activations of the block that is computed again are counted too.
+    """
+    options = {**config.backbone.options}
+    recomputed = options.pop("checkpoint_blocks", False)
+    kept = _kept_bytes(json.dumps(to_dict(config), sort_keys=True), shape, rows)
+    if not recomputed:
+        return kept
+    tree = to_dict(config)
+    tree["backbone"]["checkpoint_blocks"] = False
+    depth = backbone_sizes(config.backbone.name)[options["size"]].depth
+    return kept + _kept_bytes(json.dumps(tree, sort_keys=True), shape, rows) // depth
+
+
+def forward_operations(config: Config, shape: Shape, rows: int) -> int:
+    """Floating-point operations of the backbone's forward pass; a backward pass takes about twice as many."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with torch.device("meta"), counter:
+        model = build_backbone(config, shape)
+        x_t = torch.empty(rows, shape.channels, shape.height, shape.height)
+        model(x_t, torch.empty(rows), torch.zeros(rows, dtype=torch.long))
+    return counter.get_total_flops()
+
+
 def capacity() -> int:
     """Memory of the training device in bytes: the GPU's, or the machine's if there is no GPU."""
     if torch.cuda.is_available():
@@ -98,6 +149,61 @@ def _encoded(data: str, vae: str) -> Encoded:
     described = source.described
     shape = Shape(described["shape"][0] // 2, described["shape"][1], tuple(described["classes"]))
     return Encoded(shape, len(source.labels), source.row_bytes, described["content"])
+
+
+@cache
+def _kept_bytes(text: str, shape: Shape, rows: int) -> int:
+    """Bytes of all tensors that a forward pass with the objective saves, without weights."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    config = from_dict(json.loads(text))
+    objective, precision = config.objective.options, config.training.precision
+    encoders = [name.strip() for name in objective["encoder"].split(",")] if "encoder" in objective else []
+    widths = {name: load_encoder(name).width for name in encoders}
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "auto": torch.bfloat16}.get(precision)
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"), _autocast_on_gpu(dtype):
+        backbone, ema = build_backbone(config, shape), build_backbone(config, shape)
+        teacher = build_backbone(config, shape) if "teacher" in objective else None
+        student = Student(backbone, build_objective(config, backbone, teacher, widths), config.diffusion.cosine_weight)
+        for frozen in filter(None, (ema, teacher)):
+            frozen.requires_grad_(False)
+        z, eps, x_t, v = (torch.empty(rows, shape.channels, shape.height, shape.height) for _ in range(4))
+        t, u, y = torch.empty(rows), torch.empty(rows), torch.zeros(rows, dtype=torch.long)
+        targets = {name: torch.empty(rows, backbone.tokens, width) for name, width in widths.items()}
+        draw = Batch(z=z, eps=eps, t=t, x_t=x_t, v=v, y=y, labels=y, u=u, targets=targets)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            losses = student(draw, student.objective.weight_at(0) > 0, ema)  # kept until the sizes are summed
+        for parameter in student.parameters():
+            saved.pop(parameter.untyped_storage()._cdata, None)
+        total = sum(saved.values())
+        del losses
+    return total
+
+
+@contextlib.contextmanager
+def _autocast_on_gpu(dtype: torch.dtype | None) -> Iterator[None]:
+    """Autocast of a GPU, on fake tensors where there is none: `torch.autocast` would switch itself off."""
+    if dtype is None:
+        yield
+        return
+    before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", dtype)
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        if torch.autocast_decrement_nesting() == 0:
+            torch.clear_autocast_cache()
+        torch.set_autocast_enabled("cuda", before[0])
+        torch.set_autocast_dtype("cuda", before[1])
 
 
 @cache

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import workbench
-from workbench.files import hold_lock, read_json, reason, write_atomically
-from workbench.reporting.sweep.records import MARK, STOP, read_job, write_job
+from workbench.files import hold_lock, is_locked, read_json, reason, write_atomically
+from workbench.reporting.sweep.records import LOCK, MARK, STOP, is_stopped, read_job, stop_files, write_job
 
 _PATIENCE = 30.0  # seconds to wait for an earlier process that is ending
+_POLL = 0.5  # seconds between looks at a row that is saving
 _START = 300.0  # seconds to wait for the kernel, which a busy machine may need
 KERNEL_STARTS = 3  # attempts
 # What nbclient says of a kernel that ended before it ran anything: two that start at once can choose the same port.
@@ -41,10 +42,12 @@ def execute_row(order: Mapping[str, Any]) -> dict[str, Any]:
     ``root`` of the runs, ``cwd``, ``stop`` (the file that asks to stop) and ``workers``, which share the cores.
     """
     folder = Path(order["folder"])
-    if Path(order["stop"]).exists():
+    sweep, own = map(Path, stop_files(order))
+    if sweep.exists():
         return {"state": "stopped", **order["identity"]}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / ".lock").touch()
+    own.unlink(missing_ok=True)
+    (folder / LOCK).touch()
     command = [sys.executable, "-m", "workbench.reporting.sweep.execution"]
     with (folder / "log.txt").open("wb") as log, _devices(order, folder) as environment:
         process = subprocess.Popen(
@@ -67,6 +70,23 @@ def execute_row(order: Mapping[str, Any]) -> dict[str, Any]:
         reason = f"the process that executed the notebook ended with exit code {code}; see {folder / 'log.txt'}"
         record = write_job(folder, "failed", **order["identity"], exit=code, reason=reason)
     return record
+
+
+class RowTask:
+    """`execute_row` for submitit, which calls `checkpoint` when the job reaches its time limit or is preempted."""
+
+    def __call__(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        return execute_row(order)
+
+    def checkpoint(self, order: Mapping[str, Any]) -> Any:
+        """Let the row save and end; the job that submitit queues again continues it."""
+        from submitit.helpers import DelayedSubmission
+
+        folder = Path(order["folder"])
+        Path(stop_files(order)[1]).touch()
+        while is_locked(folder / LOCK):  # Slurm ends the job when its time is over
+            time.sleep(_POLL)
+        return DelayedSubmission(self, order)
 
 
 def live_with_parent() -> None:
@@ -122,13 +142,13 @@ def main() -> int:
     order = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     folder = Path(order["folder"])
-    with hold_lock(folder / ".lock", _PATIENCE):
+    with hold_lock(folder / LOCK, _PATIENCE):
         for leftover in folder.glob(".mark-*.json"):
             leftover.unlink()
         marker = folder / f".mark-{time.time_ns()}.json"
         began, identity = time.time(), order["identity"]
         write_job(folder, "running", **identity, began=began)
-        os.environ[MARK] = str(marker)
+        os.environ[MARK], os.environ[STOP] = str(marker), os.pathsep.join(stop_files(order))
         code, failure = _execute(order, folder)
         reached = read_json(marker) if marker.is_file() else None
         if code == FINISHED:
@@ -136,7 +156,7 @@ def main() -> int:
                 code, failure = FAILED, {"reason": "the notebook ended without reaching row.end() in its last cell"}
             elif reached["fingerprint"] != identity["fingerprint"]:
                 code, failure = FAILED, {"reason": f"it trained the run {reached['fingerprint']} instead"}
-        stopped = code != FINISHED and Path(order["stop"]).exists()
+        stopped = code != FINISHED and is_stopped()
         state = "finished" if code == FINISHED else "stopped" if stopped else "failed"
         about = {**identity, "exit": code, "began": began, "seconds": time.time() - began, **(reached or {}), **failure}
         write_job(folder, state, **about)
@@ -149,7 +169,6 @@ def _execute(order: dict[str, Any], folder: Path) -> tuple[int, dict[str, Any]]:
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
 
-    os.environ[STOP] = order["stop"]
     working = folder / ".row.ipynb"
     options = {"kernel_name": "python3", "progress_bar": False, "start_timeout": _START}
     try:

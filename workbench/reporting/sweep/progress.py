@@ -6,7 +6,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a sweep: ``done`` counts rows with fractions, ``ended`` has the rows that ended, in that order."""
+    """Progress of a sweep: ``done`` counts rows with fractions, ``ended`` has the rows that ended, in that order.
+
+    ``queued`` has the states, such as "pending", of submitted rows that have not started, as the queue says.
+    """
 
     done: float
     total: int
@@ -75,6 +78,7 @@ class Progress:
     active: tuple[Active, ...]
     ended: tuple[Outcome, ...]
     stopping: bool = False
+    queued: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def failures(self) -> tuple[Outcome, ...]:

@@ -9,6 +9,7 @@ finished if and only if its last cell has written its marker file and ``job.json
 import os
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -18,8 +19,8 @@ from workbench.files import is_locked, read_json, write_json
 
 STATES = ("running", "finished", "failed", "stopped")
 MARK = "WORKBENCH_ROW_MARK"  # variable with the marker file that the last cell of a row writes
-STOP = "WORKBENCH_ROW_STOP"  # variable with the file that asks a row to save and end
-_LOCK = ".lock"
+STOP = "WORKBENCH_ROW_STOP"  # variable with the files, one of which asks a row to save and end
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class SweepFolder:
 
     @property
     def lock(self) -> Path:
-        return self.folder / _LOCK
+        return self.folder / LOCK
 
     @property
     def results(self) -> Path:
@@ -48,6 +49,16 @@ class SweepFolder:
 def sweep_folder(root: Path, name: str) -> SweepFolder:
     """Where the sweep ``name`` of the runs under ``root`` keeps its records."""
     return SweepFolder(root / "sweeps" / name)
+
+
+def stop_files(order: Mapping[str, Any]) -> list[str]:
+    """Files that ask a row to save and end: the sweep's, and its own, for a job that reaches its time limit."""
+    return [order["stop"], str(Path(order["folder"]) / ".stop")]
+
+
+def is_stopped() -> bool:
+    """Whether the row of this process is asked to save and end."""
+    return any(map(os.path.exists, filter(None, os.environ.get(STOP, "").split(os.pathsep))))
 
 
 # Types of the values in ``job.json``.
@@ -81,7 +92,7 @@ def read_job(folder: Path) -> dict[str, Any]:
         warnings.warn(f"the record of a row is ignored: {error}", stacklevel=2)
         return {}
     here = record.get("host") == os.uname().nodename
-    if record.get("state") == "running" and here and not is_locked(folder / _LOCK):
+    if record.get("state") == "running" and here and not is_locked(folder / LOCK):
         return {**record, "state": "lost"}
     return record
 

@@ -16,7 +16,7 @@ from workbench.files import is_locked, write_json
 from workbench.reporting.figures import loss_curves, sample_grid
 from workbench.reporting.lessons import trained
 from workbench.reporting.lines import Chart
-from workbench.reporting.sweep.records import MARK, STOP
+from workbench.reporting.sweep.records import MARK, STOP, is_stopped
 from workbench.reporting.sweep.specification import Evaluation, Training, evaluation_of, resolve
 from workbench.runs.state import LIVE, TRAINER_LOCK
 from workbench.runs.store import Run, find_runs, home
@@ -160,7 +160,7 @@ def open_row(
     root = (home() if root is None else root).resolve()
     own, common = (value.split() if isinstance(value, str) else value for value in (overrides, shared))
     if os.environ.get(STOP):
-        threading.Thread(target=_interrupt_when_asked, args=(Path(os.environ[STOP]),), daemon=True).start()
+        threading.Thread(target=_interrupt_when_asked, daemon=True).start()
     return Row(resolve(config, own, common, seed, root), None if evaluate is None else evaluation_of(evaluate), root)
 
 
@@ -170,12 +170,12 @@ def find_run(fingerprint: str, root: Path) -> Run | None:
 
 
 def _check_stop() -> None:
-    if os.environ.get(STOP) and os.path.exists(os.environ[STOP]):
+    if is_stopped():
         raise Stopped("the sweep was stopped")
 
 
-def _interrupt_when_asked(file: Path) -> None:
+def _interrupt_when_asked() -> None:
     """Interrupt like Ctrl-C, once: a second one would abort the saving. Between cells `_check_stop` is used."""
-    while not file.exists():
+    while not is_stopped():
         time.sleep(_POLL)
     os.kill(os.getpid(), signal.SIGINT)

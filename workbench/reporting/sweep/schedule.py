@@ -9,8 +9,9 @@ from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from workbench.files import hold_lock, reason
-from workbench.reporting.sweep.execution import cores, execute_row, live_with_parent
+from workbench.files import hold_lock, home_path, reason
+from workbench.reporting.sweep.execution import RowTask, cores, execute_row, live_with_parent
+from workbench.reporting.sweep.executors import forget, found_again, submit
 from workbench.reporting.sweep.progress import Meter, Outcome, Progress, finished, runs_by_fingerprint, write_results
 from workbench.reporting.sweep.records import SweepFolder, sweep_folder
 from workbench.reporting.sweep.specification import Job, SweepSpec, plan
@@ -35,18 +36,22 @@ def run_sweep(
 
     ``executor`` is anything with ``submit(function, order)`` whose result has ``done()``, ``result()`` and
     ``cancel()``: those of ``concurrent.futures``, ``dask.distributed.Client(...).get_executor()``, loky's, a
-    ``submitit.AutoExecutor``; None makes a pool of ``workers`` processes, each with its share of the cores (by default
-    one for each GPU, else one for every two cores). All machines need the package and access to the folder of the runs.
+    ``submitit.AutoExecutor``, or one of `executors.opened`; None makes a pool of ``workers`` processes, each with its
+    share of the cores (by default one for each GPU, else one for every two cores). All machines need the package and
+    access to the folder of the runs. Rows that an earlier sweep submitted are waited for while they are queued or run.
     If a row fails, rows that need it are left out and the others continue. When ``stop()`` is true, or the generator is
     closed, the rows save and end. ``only`` selects rows; ``notebook`` replaces the package's own.
 
-    ValueError, before anything starts, as `specification.plan`, and for a sweep that another process executes.
+    ValueError, before anything starts, as `specification.plan`, for a row that cannot run, and for a sweep that another
+    process executes.
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1; got {workers}")
     root = (runs_root() if root is None else root).resolve()
     all_jobs = plan(spec, root)
     jobs = plan(spec, root, only) if only else all_jobs
+    for job in jobs:
+        _check(job)
     workers = default_workers() if workers is None else workers
     place = sweep_folder(root, spec.name)
     with _held(place):
@@ -115,6 +120,7 @@ class _Sweep:
 
     def _submit(self) -> None:
         """Submit every job whose teachers are finished; leave out those whose teachers failed."""
+        ready: list[Job] = []
         for job in self.jobs:
             if job.id in self.ended or job.id in self.futures:
                 continue
@@ -123,8 +129,18 @@ class _Sweep:
             if failed is not None:
                 how = "was left out" if failed.state == "left out" else failed.state
                 self.ended[job.id] = Outcome(job.id, job.names, "left out", f"it needs {failed.id}, which {how}")
-            elif all(needed) and (self.executor is not None or len(self.futures) < self.common["workers"]):
-                self.futures[job.id] = self._executor().submit(execute_row, self._order(job))
+            elif all(needed) and (self.executor is not None or len(self.futures) + len(ready) < self.common["workers"]):
+                ready.append(job)
+        if not ready:
+            return
+        if self.executor is not None:
+            # Jobs of a cluster survive the process that submitted them.
+            again = {job.id: found for job in ready if (found := found_again(self._order(job))) is not None}
+            self.futures |= again
+            ready = [job for job in ready if job.id not in again]
+        task = RowTask() if hasattr(self.executor, "batch") else execute_row
+        orders = [self._order(job) for job in ready]
+        self.futures |= zip((job.id for job in ready), submit(self._executor(), task, orders), strict=True)
 
     def _collect(self) -> None:
         for job in self.jobs:
@@ -132,6 +148,7 @@ class _Sweep:
             if future is None or not future.done():
                 continue
             del self.futures[job.id]
+            forget(self.place.job(job.id))
             try:
                 record = future.result()
             except Exception as error:  # of any executor: a worker died, a machine was lost
@@ -152,7 +169,11 @@ class _Sweep:
     def _progress(self) -> Progress:
         active = tuple(row for job in self.jobs if job.id in self.futures if (row := self.meter.active(job)))
         done, left = self.meter.measure(self.jobs, self.ended, active)
-        return Progress(done, len(self.jobs), left, active, tuple(self.ended.values()), self.stopping)
+        started = {row.id for row in active}
+        # What the queue says; most executors say nothing.
+        states = {id: getattr(future, "state", None) for id, future in self.futures.items() if id not in started}
+        queued = {id: state.lower() for id, state in states.items() if isinstance(state, str)}
+        return Progress(done, len(self.jobs), left, active, tuple(self.ended.values()), self.stopping, queued)
 
     def _outcome(self, job: Job, record: dict[str, Any], before: bool = False) -> Outcome:
         notebook = self.place.job(job.id) / "row.ipynb"
@@ -181,6 +202,19 @@ class _Sweep:
             spawn = multiprocessing.get_context("spawn")
             self.pool = ProcessPoolExecutor(self.common["workers"], spawn, initializer=live_with_parent)
         return self.pool
+
+
+def _check(job: Job) -> None:
+    """Raise ValueError, with the row's name, for what would fail in its process: a package or folder that is missing."""
+    from workbench.training.tracker import check_tracker
+
+    config = job.training.config
+    try:
+        check_tracker(config.training.tracker)
+        if config.data.path is not None and not home_path(config.data.path).exists():
+            raise ValueError(f"data.path {config.data.path} does not exist")
+    except ValueError as error:
+        raise ValueError(f"row {' = '.join(job.names) or job.id}: {error}") from error
 
 
 def default_workers() -> int:

@@ -265,7 +265,7 @@ class Job:
         """How the run is scored; jobs with the same protocol and fingerprint are one."""
         if self.evaluation is None:
             return None
-        return {**asdict(self.sampling), "detector": list(self.evaluation.detector)}
+        return {**self.sampling.described(), "detector": list(self.evaluation.detector)}
 
     @property
     def parameters(self) -> dict[str, Any]:
