@@ -121,7 +121,7 @@ def test_jobs_of_submitit_outlive_the_sweep_and_are_found_again(four, tmp_path):
     """Four rows: the sweep is killed while all run, and the next one waits for them instead of starting others."""
     pytest.importorskip("submitit", reason="submitit is not installed")
     spec, notebook = four
-    process = multiprocessing.get_context("spawn").Process(target=run_four, args=(spec, notebook, tmp_path))
+    process = multiprocessing.get_context("fork").Process(target=run_four, args=(spec, notebook, tmp_path))
     process.start()
     deadline = time.monotonic() + 120
     while begun(tmp_path) != [1, 1, 1, 1]:

@@ -90,7 +90,8 @@ class Plan:
 
     ``devices`` would be used if they started now; ``beside`` names the runs that already train there. ``encode`` is the
     number of images to encode first, as ``latents`` bytes. ``free`` is the free disk space in the folder of the runs
-    and ``capacity`` the memory of the device, both in bytes. ``assumed`` says what latents are planned for if the
+    and ``capacity`` the memory of the device, both in bytes. ``elsewhere`` is whether it is planned for GPUs that are
+    not here. ``assumed`` says what latents are planned for if the
     images are not at hand.
     """
 
@@ -103,6 +104,7 @@ class Plan:
     latents: int
     free: int
     capacity: int
+    elsewhere: bool = False
     assumed: str = ""
 
     @property
@@ -124,7 +126,7 @@ class Plan:
     def warnings(self) -> tuple[str, ...]:
         """Reasons why training may fail or has to wait, one sentence each."""
         sentences = []
-        if self.disk > self.free:
+        if self.disk > self.free and not self.elsewhere:
             free = size_text(self.free)
             sentences.append(f"{size_text(self.disk)} will be written; the disk of {self.root} has {free}")
         most = max((stage.memory for stage in self.stages if stage.left), default=0)
@@ -133,21 +135,22 @@ class Plan:
                 f"a step takes {size_text(most)} or more; {self.devices[0]} has {size_text(self.capacity)}"
                 + self._fitting()
             )
-        if any(s.config.training.precision == "fp16" for s in self.stages) and not torch.cuda.is_available():
+        half = any(s.config.training.precision == "fp16" for s in self.stages)
+        if half and not (self.elsewhere or torch.cuda.is_available()):
             sentences.append("training.precision fp16 needs a GPU; on a CPU take bf16 or no")
         if self.beside:
             sentences.append(f"{', '.join(self.beside)} trains on the same device: queued, this waits for it")
         return tuple(sentences)
 
     def _fitting(self) -> str:
-        """Options with which the largest stage fits, if activations were counted."""
+        """An option with which the largest stage fits, if activations were counted."""
         stage = max(self.stages, key=lambda stage: stage.memory)
         if not stage.activations:
             return ""
-        fitting = [(text, size) for text, size in smaller(stage, self.processes) if size < _USED * self.capacity]
-        if not fitting:
-            return "; neither accumulation nor checkpoint_blocks is enough: take training.sharding=fsdp or more GPUs"
-        return "; these fit: " + " or ".join(f"{text} ({size_text(size)})" for text, size in fitting[:2])
+        found = ((text, size) for text, size in smaller(stage, self.processes) if size < _USED * self.capacity)
+        for text, size in found:
+            return f"; it fits with {text} ({size_text(size)})"
+        return "; neither accumulation nor checkpoint_blocks is enough: take training.sharding=fsdp or more GPUs"
 
     def measure(self, again: bool = False) -> "Plan":
         """Measure the pace of every unfinished stage, which takes several seconds per stage; returns the new plan.
@@ -237,6 +240,7 @@ def plan(
         latents=0 if ready else latents.images * latents.row_bytes,
         free=shutil.disk_usage(folder).free,
         capacity=int(gpu_gigabytes * 1e9) if gpu_gigabytes else capacity(),
+        elsewhere=bool(gpu_gigabytes),
         assumed=assumed,
     )
 

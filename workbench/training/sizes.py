@@ -154,14 +154,14 @@ def _encoded(data: str, vae: str) -> Encoded:
 @cache
 def _kept_bytes(text: str, shape: Shape, rows: int) -> int:
     """Bytes of all tensors that a forward pass with the objective saves, without weights."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
     config = from_dict(json.loads(text))
     objective, precision = config.objective.options, config.training.precision
     encoders = [name.strip() for name in objective["encoder"].split(",")] if "encoder" in objective else []
     widths = {name: load_encoder(name).width for name in encoders}
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "auto": torch.bfloat16}.get(precision)
-    saved: dict[int, int] = {}
+    saved: dict[int, int] = {}  # by address of the storage
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -178,8 +178,13 @@ def _kept_bytes(text: str, shape: Shape, rows: int) -> int:
         t, u, y = torch.empty(rows), torch.empty(rows), torch.zeros(rows, dtype=torch.long)
         targets = {name: torch.empty(rows, backbone.tokens, width) for name, width in widths.items()}
         draw = Batch(z=z, eps=eps, t=t, x_t=x_t, v=v, y=y, labels=y, u=u, targets=targets)
+        aligned = student.objective.weight_at(0) > 0
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            losses = student(draw, student.objective.weight_at(0) > 0, ema)  # kept until the sizes are summed
+            try:
+                losses = student(draw, aligned, ema)  # kept until the sizes are summed
+            except DynamicOutputShapeException:  # samples are selected by their times, which fake tensors do not have
+                saved.clear()
+                losses = student(draw, False, ema)
         for parameter in student.parameters():
             saved.pop(parameter.untyped_storage()._cdata, None)
         total = sum(saved.values())

@@ -205,7 +205,7 @@ class _Sweep:
 
 
 def _check(job: Job) -> None:
-    """Raise ValueError, with the row's name, for what would fail in its process: a package or folder that is missing."""
+    """Raise ValueError, with the row's name, for a package or folder that is missing."""
     from workbench.training.tracker import check_tracker
 
     config = job.training.config
