@@ -1,16 +1,18 @@
 """Encoded sets: what is read is what was encoded, and damage is named."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from workbench.config import load_config
 from workbench.data import latents as latents_module
 from workbench.data import shards
 from workbench.data.images import load_images, to_float
-from workbench.data.latents import open_latents
+from workbench.data.latents import known_folder, latent_source, open_latents
 from workbench.data.vae import load_vae, sample_posterior
 from workbench.files import write_json
 from workbench.runs.models import load_run_vae, load_teacher
@@ -156,3 +158,61 @@ def test_labels_outside_the_classes_are_refused(tmp_path, monkeypatch, wrong):
     monkeypatch.setattr(latents_module, "load_images", lambda *_: replace(images, labels=labels))
     with pytest.raises(ValueError, match=r"has labels .* allow 0 to 9"):
         open_latents(CONFIG, "train", tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A configuration of eight images in two classes, for which the note of large folders is written."""
+    pixels = np.random.default_rng(0).integers(256, size=(9, 8, 8, 3), dtype=np.uint8)
+    for number in range(8):
+        place = tmp_path / "images" / "train" / "ab"[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[number]).save(place / f"{number}.png")
+    options = ["data.name=image-folder", f"data.path={tmp_path / 'images'}", "data.size=8", "vae.name=identity"]
+    return load_config("demo/plain", ["data.limit=null", *options]), Image.fromarray(pixels[8])
+
+
+def test_ready_latents_of_a_large_folder_are_opened_without_listing_it(tmp_path, monkeypatch, folder):
+    config, another = folder
+    monkeypatch.setattr(latents_module, "_MANY", 5)
+    written = open_latents(config, "train", tmp_path / "latents")
+    with monkeypatch.context() as patch:
+        patch.setattr(latents_module, "load_images", lambda *_: pytest.fail("listed"))
+        again = open_latents(config, "train", tmp_path / "latents")
+        assert again.content == written.content and len(again) == 8
+        assert known_folder(config, "test", tmp_path / "latents") is None
+    another.save(tmp_path / "images" / "train" / "b" / "9.png")
+    more = open_latents(config, "train", tmp_path / "latents")
+    assert len(more) == 9 and more.content != written.content
+    (tmp_path / "images" / "train" / "b" / "9.png").unlink()
+    assert open_latents(config, "train", tmp_path / "latents").content == written.content
+
+
+def test_small_folders_are_always_listed(tmp_path, folder):
+    config, _ = folder
+    open_latents(config, "train", tmp_path / "latents")
+    assert known_folder(config, "train", tmp_path / "latents") is None
+
+
+def test_images_are_read_ahead_of_the_autoencoder(tmp_path, folder):
+    """The next images are read while the current ones are encoded; the rows are those of one after the other."""
+    config, _ = folder
+    source = latent_source(config, "train")
+    reading, seen = threading.Event(), []
+
+    def read(indices):
+        seen.append(("read", int(indices[0])))
+        if indices[0] == 3:
+            reading.set()
+        return source.rows.read(indices)
+
+    def compute(indices, pixels):
+        assert indices[0] != 0 or reading.wait(30)  # the first ones are held back until the next ones are read
+        seen.append(("compute", int(indices[0])))
+        return source.rows.compute(indices, pixels)
+
+    shards.write_shards(tmp_path / "ahead", 8, shards.ReadRows(read, compute), source.described, batch=3)
+    shards.write_shards(tmp_path / "in-turn", 8, lambda indices: source.rows(indices), source.described, batch=3)
+    files = [tmp_path / name / "shard-00000.safetensors" for name in ("ahead", "in-turn")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert [at for what, at in seen if what == "compute"] == [0, 3, 6]

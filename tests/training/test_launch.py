@@ -30,6 +30,7 @@ def test_nodes_agree_on_the_number_of_processes():
         and "--num_machines=4 --num_processes=32" in accelerate
     )
     assert all(line.startswith("WORKBENCH_PROCESSES=32 ") for line in (torchrun, accelerate))
+    assert all(" TORCH_ELASTIC_SHUTDOWN_TIMEOUT=540 " in line for line in (torchrun, accelerate))  # seconds to save
     assert torchrun.endswith("train demo/plain 'objective.pairs=[[2, 5]]'")
 
 

@@ -1,17 +1,19 @@
 """Checkpoints that are written while training goes on."""
 
 import errno
+import gc
 import multiprocessing
 import random
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from workbench.config import load_config
 from workbench.runs import checkpoints as files
-from workbench.runs.checkpoints import PARTS, DiskFull, checkpoints, latest_resumable
+from workbench.runs.checkpoints import PARTS, DiskFull, checkpoints, latest_resumable, resumable_at, save_checkpoint
 from workbench.runs.store import prepare_run
 from workbench.training import saving
 from workbench.training.loop import fit
@@ -139,6 +141,23 @@ def test_a_checkpoint_that_cannot_be_written_ends_training(tmp_path, monkeypatch
                 monkeypatch.setattr(files, "_write", full)
     assert steps[:6] == [1, 2, 3, 4, 5, 6]
     assert run.status["state"] == "failed" and [c.step for c in run.checkpoints] == [3]
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that it shares with no other and with no file."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's account of memory")
+def test_another_process_that_resumes_needs_no_memory_for_the_checkpoint(tmp_path):
+    size = 3 * 2 * 4 * 4_000_000
+    save_checkpoint(tmp_path, 1, {part: {name: torch.ones(4_000_000) for name in "vw"} for part in PARTS}, {})
+    gc.collect()
+    before = anonymous_bytes()
+    for found, tensors in (latest_resumable(tmp_path), resumable_at(tmp_path, 1)):
+        assert found.step == 1 and all(t.sum() == 4_000_000 for part in PARTS for t in tensors[part].values())
+        assert anonymous_bytes() - before < 0.05 * size
 
 
 def save_until_killed(folder, begun) -> None:

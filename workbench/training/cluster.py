@@ -30,7 +30,8 @@ def launch_commands(arguments: Sequence[str], processes: int, nodes: int) -> str
             f'--machine_rank="$NODE" --main_process_ip="$HEAD" --main_process_port=29500'
         )
     torchrun = _torchrun(processes, nodes)
-    expected = f"WORKBENCH_PROCESSES={nodes * processes}"
+    # Without a longer time, torchrun kills its ranks 30 seconds after a signal.
+    expected = f"WORKBENCH_PROCESSES={nodes * processes} TORCH_ELASTIC_SHUTDOWN_TIMEOUT={_SECONDS_TO_SAVE - 60}"
     return f"{expected} {torchrun} -m workbench {train}\n# or\n{expected} {accelerate} -m workbench {train}"
 
 
