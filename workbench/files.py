@@ -14,6 +14,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -167,7 +168,7 @@ def read_file(path: Path, limit: int) -> bytes:
     return content
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading; OSError for anything else, such as pipes, which may block forever."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe would wait for its writer
     mode = os.fstat(handle).st_mode

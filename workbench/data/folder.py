@@ -134,7 +134,7 @@ def read_files(files: list[Path], size: int, crop: str, indices: np.ndarray) -> 
 
     threads = min(os.cpu_count() or 1, _READERS, len(indices) // 4)
     if threads < 2:
-        return np.stack([read(index) for index in indices])
+        return np.stack([read(index) for index in indices.tolist()])
     with ThreadPoolExecutor(threads) as pool:
         return np.stack(list(pool.map(read, indices.tolist())))
 

@@ -244,8 +244,8 @@ def _content(file: Path) -> str:
 
 def _write(file: Path, count: int, parts: Iterable[UInt8[Tensor, "_ c h w"]], others: Mapping[str, np.ndarray]) -> None:
     left = iter(parts)
-    first = next(left, None)
-    shape = (0,) if first is None else (count, *first.shape[1:])
+    first = next(left, torch.empty(0, dtype=torch.uint8))
+    shape = (count, *first.shape[1:])
     if len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape:
         raise ValueError(f"got images of shape {shape}; allowed are 1 or more of 1 or 3 channels")
     _, channels, height, width = shape

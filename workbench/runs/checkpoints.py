@@ -312,4 +312,4 @@ def _bytes(tensor: "Tensor") -> memoryview:
     """The bytes of a tensor; of one in main memory without a copy."""
     import torch
 
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

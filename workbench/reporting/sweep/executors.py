@@ -215,7 +215,7 @@ def _slurm_job(record: Mapping[str, Any]) -> Any:
         import submitit
     except ImportError:
         return None
-    job = submitit.SlurmJob(folder=record["folder"], job_id=record["job"])
+    job: Any = submitit.SlurmJob(folder=record["folder"], job_id=record["job"])
     return None if job.done(force_check=True) else job
 
 
