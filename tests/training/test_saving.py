@@ -56,6 +56,7 @@ def saver(tmp_path):
 def test_what_is_written_is_the_state_at_the_save(saver, tmp_path, slow_disk):
     tensors = state(1.0)
     saver.save(1, 72, tensors, {"seconds": 1.0})
+    saver.settle()
     for _, _, tensor in tensors:
         tensor.add_(1)  # the next step
     assert checkpoints(tmp_path) == []
@@ -123,6 +124,20 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, slow_disk):
             assert run.checkpoints == []  # that of step 3 is still being written
             slow_disk.set()
     assert [c.step for c in run.checkpoints] == [6, 8] and run.status["state"] == "finished"
+
+
+def test_the_next_update_waits_for_the_copy(tmp_path, monkeypatch):
+    """A copy that takes long is that of the step at which it was begun: the update waits, losses do not."""
+    slow = saving._Slabs.copied
+    monkeypatch.setattr(saving._Slabs, "copied", lambda self, tensor: time.sleep(0.01) or slow(self, tensor))
+    config = load_config("demo/plain", (*SMALL, "training.steps=4", "training.precision=no"))
+    list(fit(config, tmp_path / "slow"))
+    monkeypatch.setattr(saving._Slabs, "copied", slow)
+    list(fit(config, tmp_path / "fast"))
+    first, second = (prepare_run(config, tmp_path / name).checkpoint(3) for name in ("slow", "fast"))
+    for part in PARTS:
+        expected = second.load(part)
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in first.load(part).items())
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_training(tmp_path, monkeypatch):

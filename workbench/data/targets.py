@@ -1,8 +1,8 @@
 """Target tokens of pretrained encoders for the clean images, stored beside the latents or computed at each step."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -105,9 +105,12 @@ def open_targets(
     options, patch = config.objective.options, config.backbone.options["patch"]
     if "encoder" not in options:
         return {}
-    stored = options.get("stored", True)
-    names, side = [part.strip() for part in options["encoder"].split(",")], latents.height // patch
-    if stored and (ready := _ready(names, latents, side, config.data.flip, root)) is not None:
+    if latents.height % patch:
+        raise ValueError(f"patch {patch} does not divide the latent height {latents.height}")
+    stored, side = options.get("stored", True), latents.height // patch
+    # All are loaded before any of them runs, so that a wrong second name fails before hours of encoding.
+    encoders = _encoders(config, device)
+    if stored and (ready := _ready(encoders, latents, side, config.data.flip, root)) is not None:
         return ready
     images = load_images(config.data, split)
     if images.content != latents.index["images"]:
@@ -115,16 +118,18 @@ def open_targets(
             f"the latents in {latents.shards.folder} do not belong to the {split} images for the encoder: "
             f"they were encoded from {latents.index['images'][:16]}, the images are {images.content[:16]}"
         )
-    if latents.height % patch:
-        raise ValueError(f"patch {patch} does not divide the latent height {latents.height}")
-    # All are loaded before any of them runs, so that a wrong second name fails before hours of encoding.
-    computed = {name: ComputedTargets(load_encoder(name, device), images, side) for name in names}
+    precision = config.training.precision if torch.device(device).type == "cuda" else "no"
     if not stored:
-        precision = config.training.precision if torch.device(device).type == "cuda" else "no"
-        return {name: replace(targets, precision=precision) for name, targets in computed.items()}
+        return {name: ComputedTargets(encoder, images, side, precision) for name, encoder in encoders.items()}
+    computed = {name: ComputedTargets(encoder, images, side) for name, encoder in encoders.items()}
     return {
         name: StoredTargets(_store(targets, config.data.flip, root, progress)) for name, targets in computed.items()
     }
+
+
+def _encoders(config: Config, device: torch.device | str) -> dict[str, Encoder]:
+    names = [part.strip() for part in config.objective.options["encoder"].split(",")]
+    return {name: load_encoder(name, device) for name in names}
 
 
 def targets_ready(config: Config, latents: Latents, root: Path) -> bool:
@@ -133,21 +138,18 @@ def targets_ready(config: Config, latents: Latents, root: Path) -> bool:
     if "encoder" not in options or not options.get("stored", True):
         return True
     side = latents.height // config.backbone.options["patch"]
-    names = [part.strip() for part in options["encoder"].split(",")]
-    return _ready(names, latents, side, config.data.flip, root) is not None
+    return _ready(_encoders(config, "cpu"), latents, side, config.data.flip, root) is not None
 
 
 def _ready(
-    names: Sequence[str], latents: Latents, side: int, flip: bool, root: Path
+    encoders: Mapping[str, Encoder], latents: Latents, side: int, flip: bool, root: Path
 ) -> Mapping[str, StoredTargets] | None:
     """The stored targets of all encoders, opened without listing the images; None if some are not encoded yet."""
-    if latents.height % side:
-        return None
     images = latents.index["images"]
-    folders = [root / _content(images, load_encoder(name), side, flip)[:16] for name in names]
-    if not all((folder / "index.json").is_file() for folder in folders):
+    folders = {name: root / _content(images, encoder, side, flip)[:16] for name, encoder in encoders.items()}
+    if not all((folder / "index.json").is_file() for folder in folders.values()):
         return None
-    return {name: StoredTargets(open_shards(folder)) for name, folder in zip(names, folders, strict=True)}
+    return {name: StoredTargets(open_shards(folder)) for name, folder in folders.items()}
 
 
 def _content(images: str, encoder: Encoder, side: int, flip: bool) -> str:

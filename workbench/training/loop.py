@@ -129,6 +129,7 @@ class _Trainer:
         self.commands = CommandHandler(run, config, accelerator, signals, self.status)
         training = config.training
         self.saver = Saver(run.folder / "checkpoints", training.keep, training.milestone_every)
+        self.state.before_update = self.saver.settle
         self._record_provenance(decisions(config, settings))
         self._resume()
         self.tracker = Tracker(config.training.tracker if accelerator.is_main_process else "none", run, self.step)

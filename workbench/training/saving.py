@@ -1,6 +1,7 @@
 """Save checkpoints while training goes on: copy the state, then write the copy in a thread."""
 
 import contextlib
+import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -22,8 +23,10 @@ class Saver:
     """Writes the checkpoints of the main process; a training waits for the copy of its state only.
 
     A copy from a GPU is queued there, behind the step and before the next one, into pinned memory that is kept for the
-    next checkpoint; the processor does not wait for it. Where main memory has no room for a copy, training waits until
-    the checkpoint is written. One checkpoint is written at a time. After it, older ones are thinned.
+    next checkpoint; the processor does not wait for it. Tensors in main memory are copied by the thread while the next
+    losses and gradients are computed; `settle` has to be called before the tensors change. Where main memory has no
+    room for a copy, training waits until the checkpoint is written. One checkpoint is written at a time. After it,
+    older ones are thinned.
 
     Args:
         folder: Folder of the checkpoints.
@@ -35,6 +38,8 @@ class Saver:
         self.folder, self._keep, self._milestone_every = folder, keep, milestone_every
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="saving")
         self._written: Future[None] | None = None
+        self._copied = threading.Event()
+        self._copied.set()
         self._slabs = _Slabs()
 
     def save(
@@ -56,16 +61,25 @@ class Saver:
         if not gathered and not self._slabs.has_room(size):
             for part, name, tensor in tensors:
                 parts[part][name] = tensor
-            self._write(step, parts, state, None)
+            self._write(step, parts, state)
             return
-        copied = None
+        later: list[tuple[str, str, Tensor]] = []
+        queued = None
         for part, name, tensor in tensors:
-            parts[part][name] = self._slabs.copied(tensor)
-            if tensor.is_cuda and copied is None:
-                copied = torch.cuda.Event()
-        if copied is not None:
-            copied.record()
-        self._written = self._thread.submit(partial(self._write, step, parts, state, copied))
+            if gathered or tensor.is_cuda:
+                parts[part][name] = self._slabs.copied(tensor)
+            else:
+                later.append((part, name, tensor))
+            if tensor.is_cuda and queued is None:
+                queued = torch.cuda.Event()
+        if queued is not None:
+            queued.record()
+        self._copied.clear()
+        self._written = self._thread.submit(partial(self._copy_and_write, step, parts, later, state, queued))
+
+    def settle(self) -> None:
+        """Wait until the tensors of the last `save` may change."""
+        self._copied.wait()
 
     def check(self) -> None:
         """Raise what the writing of a checkpoint raised, if it has ended; does not wait."""
@@ -84,20 +98,29 @@ class Saver:
             self.finish()
         self._thread.shutdown()
 
-    def _write(
+    def _copy_and_write(
         self,
         step: int,
-        parts: Mapping[str, Mapping[str, Tensor]],
+        parts: dict[str, dict[str, Tensor]],
+        later: Iterable[tuple[str, str, Tensor]],
         state: Mapping[str, Any],
-        copied: torch.cuda.Event | None,
+        queued: torch.cuda.Event | None,
     ) -> None:
         try:
-            if copied is not None:
-                copied.synchronize()
-            save_checkpoint(self.folder, step, parts, state)
-            thin(self.folder, self._keep, self._milestone_every, step)
+            try:
+                for part, name, tensor in later:
+                    parts[part][name] = self._slabs.copied(tensor)
+            finally:
+                self._copied.set()
+            if queued is not None:
+                queued.synchronize()
+            self._write(step, parts, state)
         finally:
             self._slabs.reuse()
+
+    def _write(self, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+        save_checkpoint(self.folder, step, parts, state)
+        thin(self.folder, self._keep, self._milestone_every, step)
 
 
 class _Slabs:

@@ -51,6 +51,7 @@ class TrainState:
         self.optimizer = build_optimizer(self.student, config)
         self._stepper = accelerator.prepare_optimizer(self.optimizer)
         self.aligned: bool | None = None
+        self.before_update: Callable[[], None] = lambda: None  # called before weights, moments and EMA change
 
     def align(self, aligned: bool) -> None:
         """Switch the objective on or off: when off, DDP must not wait for the gradients of its heads."""
@@ -115,6 +116,7 @@ class TrainState:
 
     def update(self, learning_rate: float) -> Tensor:
         """Clip gradients, step the optimizer, update the EMA; returns the gradient norm before clipping."""
+        self.before_update()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         norm = self.accelerator.clip_grad_norm_(self._parameters, self.config.clip or float("inf"))
