@@ -304,9 +304,8 @@ def latent_source(config: Config, split: str, device: torch.device | str = "cpu"
         "flip": data.flip,
         "sample": sample,
     }
-    rows: Rows = partial(_rows, images, vae, data)
-    if isinstance(images, Images):
-        rows = ReadRows(images.batch, rows)
+    computed = partial(_rows, images, vae, data)
+    rows: Rows = ReadRows(images.batch, computed) if isinstance(images, Images) else computed
     return Source(images.labels, rows, row_bytes, described, images.summary)
 
 

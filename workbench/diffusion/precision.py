@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -35,7 +35,7 @@ def has_fast_bf16() -> bool:
     return any(bool(capabilities.get(name)) for name in _FAST_BF16)
 
 
-def chosen_precision(precision: str) -> str:
+def chosen_precision(precision: Literal["no", "bf16", "auto"]) -> Literal["no", "bf16"]:
     """``precision`` with "auto" replaced: "bf16" where this machine multiplies matrices in bfloat16, else "no"."""
     if precision != "auto":
         return precision

@@ -112,7 +112,7 @@ def extract(
     """
     root = runs_root() if root is None else Path(root)
     _check_words(weights=weights, pooling=pooling, dtype=dtype, precision=precision)
-    precision = "bf16" if chosen_precision(precision) == "bf16" else "no"
+    precision = chosen_precision(precision)
     images = images if isinstance(images, int) else whole_numbers("images", images)
     reads = images if isinstance(images, int) else len(images)
     checkpoint, other = run.checkpoint(step), None if weak is None else find_weak(weak, run)
@@ -283,7 +283,8 @@ class _Job:
             else:
                 _, x_t = noisy_latents(self.latents, chosen, path, t, self.seed)
             y = labels[start : start + _BATCH]
-            yield chosen, self.backbone.features(*(sent(of, device) for of in (x_t, times, y)), layers)
+            x_t, times, y = (sent(of, device) for of in (x_t, times, y))
+            yield chosen, self.backbone.features(x_t, times, y, layers)
 
     def _write(
         self, writers: dict[tuple[int, str], ArrayWriter], layer: int, t: float, label: str, tokens: Tensor
@@ -361,8 +362,8 @@ def _chosen(name: str, values, allowed: Callable, described: str) -> tuple:
 
 
 def _check_words(**words: str) -> None:
-    allowed = {"weights": ("ema", "raw"), "pooling": ("tokens", "mean"), "dtype": ("float32", "float16")}
-    allowed["precision"] = ("no", "bf16", "auto")
+    allowed: dict[str, tuple[str, ...]] = {"weights": ("ema", "raw"), "pooling": ("tokens", "mean")}
+    allowed |= {"dtype": ("float32", "float16"), "precision": ("no", "bf16", "auto")}
     for name, value in words.items():
         if value not in allowed[name]:
             raise ValueError(f"{name} is {value!r}; allowed are {', '.join(allowed[name])}")

@@ -180,8 +180,12 @@ class _Trainer:
             # Targets are needed only while the objective is on.
             targets = self.targets if self._weight_at(step) > 0 else {}
             for rows in self._micro_batches():
-                draw = partial(draw_batch, self.config, self.latents, targets, step, rows)
-                yield (lambda draw=draw: draw().pinned()) if self._gpu else draw
+                yield partial(self._draw, targets, step, rows)
+
+    def _draw(self, targets: Mapping[str, Targets], step: int, rows: range) -> Batch:
+        """A micro-batch, for a GPU in pinned memory."""
+        batch = draw_batch(self.config, self.latents, targets, step, rows)
+        return batch.pinned() if self._gpu else batch
 
     def _weight_at(self, step: int) -> float:
         """The objective's weight at a step, with the stop step that applies there."""
