@@ -204,11 +204,20 @@ class Train:
             with bars(console) as update:
                 for record in fit(config, root, lambda done, total: update("encode images", done, total)):
                     update(f"train {config.name}", record["step"], config.training.steps, f"loss {record['loss']:.4f}")
+            _leave_processes()
         except Exception as error:
             note_failed_start(error)
             raise
         run = prepare_run(config, root)
         console.print(f"{run.status['state']} at step {run.status['step']}: {run.folder}", soft_wrap=True)
+
+
+def _leave_processes() -> None:
+    """End the communication with the other processes: a rank that still has it open when it exits may abort."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _finished_in_a_read_only_folder(config: Config) -> Run | None:
