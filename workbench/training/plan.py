@@ -224,9 +224,11 @@ def plan(
     _check(stages, processes)
     index = root / ".latents" / latents.content[:16] / "index.json"
     ready = index.is_file() or not any(stage.left for stage in stages)
-    devices: tuple[str, ...] = (f"a GPU of {gpu_gigabytes:g} GB",)
+    devices: tuple[str, ...]
     beside: tuple[str, ...] = ()
-    if not gpu_gigabytes:
+    if gpu_gigabytes:
+        devices = (f"a GPU of {gpu_gigabytes:g} GB",)
+    else:
         devices, beside = who_trains(candidates(None, processes), 1 if not torch.cuda.is_available() else processes)
     own = {stage.run.name for stage in stages if stage.run}
     folder = root if root.exists() else next(parent for parent in root.parents if parent.exists())
