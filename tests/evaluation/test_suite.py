@@ -97,7 +97,7 @@ def test_a_score_of_a_new_file_is_measured_with_the_others(copy, monkeypatch):
     assert added["detector_hash"] == before[0]["detector_hash"] and added["floor"] != added["value"]
     # What cannot be measured is refused before an image is drawn or seen.
     monkeypatch.setenv(plugins.VARIABLE, "scores_of_a_suite.mean,scores_of_a_suite.gone")
-    for step in ("generate", "see", "load_detector"):
+    for step in ("generated", "see", "load_detector"):
         monkeypatch.setattr(suite, step, None)
     with pytest.raises(ValueError, match="score 'scores_of_a_suite.gone' cannot be imported: .* argument: 'better'"):
         score(copy, 4, few(copy), small_ok=True)

@@ -264,7 +264,7 @@ def test_the_maps_of_the_report_obey_their_slider(browser, written):
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto(written.as_uri())
     frame = page.frame_locator("iframe")
-    slider = frame.get_by_role("slider", name="w", exact=True)
+    slider = frame.get_by_role("slider", name="guidance w", exact=True)
     slider.scroll_into_view_if_needed()
     shown = frame.locator("canvas").last  # the first is the image
     before = shown.evaluate("canvas => canvas.toDataURL()")

@@ -11,8 +11,8 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -122,14 +122,14 @@ class Source:
 
 @dataclass(frozen=True)
 class _Computed:
-    """Shards that are not written: rows are computed when they are read, and kept.
+    """Shards that are not written: rows are computed when they are read, and kept in `known`.
 
     Each is computed alone, so that its last bits do not depend on the others.
     """
 
     source: Source
     folder: Path
-    _known: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
+    known: dict[int, dict[str, np.ndarray]]
 
     def __len__(self) -> int:
         return len(self.source.labels)
@@ -142,10 +142,18 @@ class _Computed:
         return self.source.labels if name == "labels" else self.rows(name, np.arange(len(self)))
 
     def rows(self, column: str, indices: Integer[np.ndarray, "b"]) -> np.ndarray:
+        if len(self.known) > 4 * _FEW:
+            self.known.clear()
         for index in indices.tolist():
-            if index not in self._known:
-                self._known[index] = dict(self.source.rows(np.array([index])))
-        return np.concatenate([self._known[index][column] for index in indices.tolist()])
+            if index not in self.known:
+                self.known[index] = dict(self.source.rows(np.array([index])))
+        return np.concatenate([self.known[index][column] for index in indices.tolist()])
+
+
+@lru_cache(maxsize=4)
+def _known_of(content: str) -> dict[int, dict[str, np.ndarray]]:
+    """Rows that were computed before, of the same images and VAE: a view reads the same ones for each step."""
+    return {}
 
 
 def open_latents(
@@ -169,7 +177,7 @@ def open_latents(
     source.report()
     folder = source.folder(root)
     if reads is not None and reads <= _FEW and not (folder / "index.json").is_file():
-        few = Latents(_Computed(source, folder))
+        few = Latents(_Computed(source, folder, _known_of(source.described["content"])))
         few.check_labels()
         return few
     with turn_to_write(folder) as wanted:
