@@ -696,7 +696,7 @@ def test_a_view_that_cannot_be_used_is_refused_in_a_sentence(outside, capsys, tm
     (outside / "mypkg" / "bad.py").write_text("norms = 3\ndef bad(run): return 4\n")
     capsys.readouterr()
     for name, said in (
-        ("norm", "view 'norm' is not known. Allowed: compare_maps, embedding, explore, leakage, lens_view, maps, sampl"),
+        ("norm", "view 'norm' is not known. Allowed: compare_maps, embedding, explore, leakage, lens_view, maps, samp"),
         ("mpas", "view 'mpas' is not known; did you mean 'maps'"),
         ("mypkg.nothing", "there is no module mypkg.nothing"),
         ("mypkg.bad:norms", "mypkg.bad has an invalid norms; it must be a function, called as its file, of a run that"),
