@@ -22,10 +22,11 @@ def refused(lab, path: str, **headers: str) -> int:
 
 def test_a_notebook_that_is_there_is_never_overwritten(tmp_path):
     source, folder = tmp_path / "source", tmp_path / "new" / "folder"
-    source.mkdir()
-    for name in ("a", "b", "c"):
+    (source / "paper").mkdir(parents=True)
+    (source / "runs").mkdir()
+    for name in ("a", "b", "c", "paper/row", "runs/theirs"):
         (source / f"{name}.ipynb").write_text(name)
-    assert copy_notebooks(source, folder) == Copied(("a.ipynb", "b.ipynb", "c.ipynb"), ())
+    assert copy_notebooks(source, folder) == Copied(("a.ipynb", "b.ipynb", "c.ipynb", "paper/row.ipynb"), ())
     (folder / "b.ipynb").write_text("mine")
     (folder / "c.ipynb").unlink()
     again = copy_notebooks(source, folder)
@@ -97,7 +98,7 @@ def test_only_who_has_the_token_enters_whatever_the_users_own_settings_say(lab):
     assert refused(lab, "/api/contents", Authorization=f"token {lab.token}", Host="example.org") == 403
     with lab.get("/api/contents", Authorization=f"token {lab.token}") as answer:
         names = [one["name"] for one in json.load(answer)["content"]]
-    assert sorted(names) == sorted(path.name for path in shipped("notebooks").glob("*.ipynb"))
+    assert sorted(names) == sorted(["paper", *(path.name for path in shipped("notebooks").glob("*.ipynb"))])
     assert len(lab.token) >= 40 and lab.token not in Path(f"/proc/{lab.process.pid}/cmdline").read_text()
     port = int(lab.address.rpartition(":")[2])
     with socket.socket() as other:  # every address of the machine but this one is free

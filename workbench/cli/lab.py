@@ -251,14 +251,15 @@ def copy_notebooks(source: Path, folder: Path) -> Copied:
         return Copied((), ())
     new, changed = [], []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for notebook in sorted(source.glob("*.ipynb")):
-            copy = folder / notebook.name
+        for notebook in [*sorted(source.glob("*.ipynb")), *sorted(source.glob("paper/*.ipynb"))]:
+            name = str(notebook.relative_to(source))
+            copy = folder / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
             if not copy.exists():
                 shutil.copyfile(notebook, copy)
-                new.append(notebook.name)
+                new.append(name)
             elif not filecmp.cmp(notebook, copy, shallow=False):
-                changed.append(notebook.name)
+                changed.append(name)
     except OSError as error:
         raise ValueError(
             f"cannot write the notebooks into {folder}: {error.strerror}; choose another --folder"
