@@ -173,7 +173,7 @@ def test_the_page_shows_what_the_figure_shows(run, show, width, scheme):
     assert [lane.get_attribute("aria-label") for lane in lanes.all()] == ["raw lens", "tuned lens"]
     shown.page.get_by_role("radio", name="tuned", exact=True).focus()
     shown.page.keyboard.press("Space")
-    shown.slider("t").focus()
+    shown.slider("noise t").focus()
     shown.page.keyboard.press("End")
     shown.settled()
     error = view.panes[0].arrays["errors"][1, 1, 0]

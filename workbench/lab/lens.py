@@ -16,10 +16,11 @@ from workbench.config import DataConfig
 from workbench.features.extract import opened_latents
 from workbench.features.grid import whole_numbers
 from workbench.features.lens import read_layers
+from workbench.lab.definitions import NOISE
 from workbench.lab.drawing import METADATA, coloured, encoded, mosaic
 from workbench.lab.made import made_of
 from workbench.lab.noise import smaller
-from workbench.lab.panes import Axis
+from workbench.lab.panes import Axis, image_axis
 from workbench.lab.panes.lens import LensPane
 from workbench.lab.progress import Report, reported
 from workbench.lab.snippets import PAGE_MB, bounded_view, page_size, script_size
@@ -103,7 +104,7 @@ class Lens:
             f"fitted on, with the {self.label} label.{fitted}"
         )
         meta = {"names": self.names, "layers": self.layers, "lenses": list(self.errors), "measured": measured}
-        axes = {"t": Axis("t", self.times), "image": Axis("image", self.rows)}
+        axes = {"t": Axis(NOISE, self.times), "image": image_axis(self.rows, self.names)}
         title = f"Lens of {self.run.config.name}"
         shown = f"{len(self.rows)} of {self.held} held-out images of {self.run.config.data.name}"
         return bounded_view(

@@ -21,7 +21,7 @@ from workbench.features.masks import token_side
 from workbench.features.targets import CLEAN, TARGETS, target_tokens
 from workbench.lab.definitions import GUIDANCE, NOISE, WEAK_FEATURE
 from workbench.lab.made import Made, made_of
-from workbench.lab.panes import Axis
+from workbench.lab.panes import Axis, image_axis
 from workbench.lab.progress import Report, part_of
 from workbench.runs.models import check_null_class
 from workbench.runs.store import Run, open_run
@@ -194,9 +194,8 @@ class Subject:
         return weak_text(self.weak, r"f_g = f_{\text{weak}} + w\,(f - f_{\text{weak}})", "feature") if self.weak else ""
 
     def image_axis(self, rows: Sequence[int]) -> Axis:
-        """The axis of the images that have token maps, by row number, shown as "2 of 6: coat"."""
-        named = self.of(rows).names
-        return Axis("image", tuple(rows), texts=[f"{at} of {len(rows)}: {name}" for at, name in enumerate(named, 1)])
+        """The axis of the images that have token maps."""
+        return image_axis(rows, self.of(rows).names)
 
     def pictures(self, side: int = 128) -> UInt8[np.ndarray, "n h w c"]:
         """The images, at most `side` pixels wide."""

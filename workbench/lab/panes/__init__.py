@@ -197,6 +197,11 @@ def text_of(name: str, state: State, axes: AxesByName) -> str:
     return axis.text(state[name] if axis.continuous else axis.values[state[name]])
 
 
+def image_axis(rows: Sequence[int], names: Sequence[str]) -> Axis:
+    """The axis of images by row number, shown as "2 of 6: coat"."""
+    return Axis("image", tuple(rows), texts=[f"{at} of {len(rows)}: {name}" for at, name in enumerate(names, 1)])
+
+
 def image_name(names: Sequence[str], image: int, count: int) -> str:
     """An image of a view, such as "image 2 of 6: coat"."""
     return f"image {image + 1} of {count}{f': {names[image]}' if names else ''}"
