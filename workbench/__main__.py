@@ -12,6 +12,7 @@ from workbench import plugins
 from workbench.cli import check, data, evaluate, files, lab, report, runs, sweep, train
 from workbench.cli.arguments import Command, check_arguments, check_command
 from workbench.cli.terminal import shown, warnings_as_sentences
+from workbench.training.slots import WAITING
 
 COMMANDS: dict[str, Callable[..., Command]] = {
     "demo": train.Demo,
@@ -63,8 +64,8 @@ def main(arguments: list[str] | None = None) -> None:
         check_arguments(arguments, COMMANDS)
     except ValueError as error:
         refuse(f"{error}")
-    # Idle OpenMP threads should not spin and take cores from other processes.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for name, value in WAITING.items():
+        os.environ.setdefault(name, value)
     execute(
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,

@@ -16,10 +16,12 @@ from workbench.cli.arguments import Command
 from workbench.cli.terminal import Console, shown
 from workbench.files import write_json
 from workbench.runs.store import machine
+from workbench.training.slots import WAITING
 
 # Threads that spin while they wait would take the cores from other processes. PyTorch reads this when it is imported,
 # which is later: the benchmarks import this module first.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+for name, value in WAITING.items():
+    os.environ.setdefault(name, value)
 
 Say = Callable[[str], None]
 

@@ -17,6 +17,9 @@ from workbench.files import hold_lock, home_path, is_locked, lock_now, read_json
 from workbench.runs.records import SMALL
 
 CPU = "cpu"
+# How OpenMP's threads wait for work, for the environment before PyTorch is imported: they sleep, so as not to take the
+# cores from other processes, but only after a moment, as a training step has thousands of parallel regions.
+WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "30000"}
 _LOOK = 0.3  # seconds to retry: `is_locked` holds a lock for microseconds
 _PATIENCE = 30.0  # seconds to wait for the queue lock, which is held for milliseconds
 

@@ -25,6 +25,7 @@ from typing import Any
 import workbench
 from workbench.files import hold_lock, is_locked, read_json, reason, write_atomically
 from workbench.reporting.sweep.records import LOCK, MARK, STOP, is_stopped, read_job, stop_files, write_job
+from workbench.training.slots import WAITING
 
 _PATIENCE = 30.0  # seconds to wait for an earlier process that is ending
 _POLL = 0.5  # seconds between looks at a row that is saving
@@ -133,7 +134,7 @@ def environment_of(root: str, workers: int) -> dict[str, str]:
     """The environment of a row: paths of the package and the runs, and its share of the cores."""
     packages = [str(Path(workbench.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     own = {"PYTHONPATH": os.pathsep.join(filter(None, packages)), "WORKBENCH_RUNS": root}
-    threads = {"OMP_NUM_THREADS": str(max(1, cores() // workers)), "OMP_WAIT_POLICY": "passive"}
+    threads = {"OMP_NUM_THREADS": str(max(1, cores() // workers)), **WAITING}
     return {**threads, **os.environ, **own}
 
 
