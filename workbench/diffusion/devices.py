@@ -1,6 +1,9 @@
-"""Copies to a GPU that do not wait for what is queued there."""
+"""Copies to a GPU that do not wait for what is queued there, and threads that leave the cores to the training."""
+
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 
@@ -14,3 +17,17 @@ def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
 def pinned(tensor: Tensor) -> Tensor:
     """``tensor`` in pinned memory, unless it is on a GPU."""
     return tensor if tensor.is_cuda or tensor.is_pinned() else tensor.pin_memory()
+
+
+def background_threads(count: int, name: str) -> ThreadPoolExecutor:
+    """An executor of ``count`` threads, whose tensor operations use one core each.
+
+    Every thread that shares out its operations gets helpers of its own from OpenMP. Once these are more than the cores,
+    none waits actively for work any longer, and training steps on the processor take 1.7 times as long ever after.
+    """
+    return ThreadPoolExecutor(count, thread_name_prefix=name, initializer=_use_one_core)
+
+
+def _use_one_core() -> None:
+    torch.get_num_threads()  # sets this thread's number to that of the process, which would otherwise happen later
+    threadpool_limits(1, user_api="openmp")

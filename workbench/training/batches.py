@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from functools import lru_cache
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ from workbench.config import Config
 from workbench.data.latents import Latents
 from workbench.data.targets import Targets
 from workbench.data.vae import sample_posterior
+from workbench.diffusion.devices import background_threads
 from workbench.diffusion.paths import get_path, interpolate
 from workbench.diffusion.randomness import normal, permutation, uniform
 from workbench.diffusion.schedules import sample_time
@@ -64,7 +65,7 @@ class Prefetched(Iterator[T]):
     """Iterator over the results of functions, some of which are computed ahead in threads; close it after use."""
 
     def __init__(self, draws: Iterator[Callable[[], T]], ahead: int = 1):
-        self._draws, self._workers, self._count = draws, ThreadPoolExecutor(ahead), ahead
+        self._draws, self._workers, self._count = draws, background_threads(ahead, "batches"), ahead
         self._ahead: deque[Future[T]] = deque()
 
     def __next__(self) -> T:

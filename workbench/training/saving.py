@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from workbench.diffusion.devices import background_threads
 from workbench.runs.checkpoints import PARTS, check_room, save_checkpoint, thin
 
 _SLAB = 2**28  # bytes allocated at a time: PyTorch rounds each pinned allocation up to a power of two
@@ -36,7 +37,7 @@ class Saver:
 
     def __init__(self, folder: Path, keep: int, milestone_every: int | None):
         self.folder, self._keep, self._milestone_every = folder, keep, milestone_every
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="saving")
+        self._thread = background_threads(1, "saving")
         self._written: Future[None] | None = None
         self._copied = threading.Event()
         self._copied.set()
