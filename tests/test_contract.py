@@ -24,6 +24,8 @@ from workbench.training.batches import draw_batch
 from workbench.training.loop import fit
 from workbench.training.student import build_student
 
+DEPTH = 4  # of twelve blocks: some with a tap, some without, those of the teacher
+LAYERS = {"layer": 2, "teacher_layer": 3, "pairs": [[1, 3]]}
 MUON = "muon"  # a run with another optimizer than those of the pairs
 PAIRS = [(backbone, objective) for backbone in plugins.names("backbone") for objective in plugins.names("objective")]
 TREE = {
@@ -34,9 +36,9 @@ TREE = {
 
 
 def options_of(objective: str, root: Path, backbone: str) -> dict:
-    """Small heads, an early stop, and a teacher where the method wants one."""
+    """Small heads, an early stop, layers of four, and a teacher where the method wants one."""
     known = configuration.plugin_options("objective", objective)
-    options = {"name": objective}
+    options = {"name": objective, **{key: value for key, value in LAYERS.items() if key in known}}
     options |= {"head_width": 16} if "head_width" in known else {}
     options |= {"stop_step": 4} if "stop_step" in known else {}
     if "teacher" in known:
@@ -66,6 +68,15 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
     checkpoint = run.checkpoint(run.config.training.steps)
     parts = {part: checkpoint.load(part) for part in ("model", "ema", "optimizer")}
     return {f"{part}:{name}": value for part, named in parts.items() for name, value in named.items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow():
+    with pytest.MonkeyPatch.context() as patched:
+        for name in plugins.names("backbone"):
+            kind = configuration.plugin_class("backbone", name)
+            patched.setattr(kind, "sizes", {**kind.sizes, "pico": kind.sizes["pico"]._replace(depth=DEPTH)})
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -165,11 +176,15 @@ WORKER = """
 import json, os, sys
 from pathlib import Path
 import torch
-from workbench.config import from_dict
+from workbench import plugins
+from workbench.config import from_dict, plugin_class
 from torch.distributed.tensor import DTensor
 from workbench.runs import checkpoints
 from workbench.runs.store import find_runs
 from workbench.training import loop, state
+for name in plugins.names("backbone"):
+    kind = plugin_class("backbone", name)
+    kind.sizes = {**kind.sizes, "pico": kind.sizes["pico"]._replace(depth=DEPTH)}
 update, build = state.TrainState.update, loop.build_student
 # Behind parts that are zero, gradients are so small that AdamW makes steps of their rounding errors.
 def filled(*given):
@@ -220,7 +235,7 @@ def find_run(name: str, root: Path) -> Run:
 def trained(root, tmp_path_factory) -> dict[str, Path]:
     """Where all pairs were trained by one process, and by two with each kind of sharding, one after the other."""
     here = tmp_path_factory.mktemp("processes")
-    (here / "worker.py").write_text(WORKER)
+    (here / "worker.py").write_text(WORKER.replace("DEPTH", str(DEPTH)))
     folders = {kind: here / kind for kind in ("one process", "ddp", "fsdp")}
     for kind, folder in folders.items():
         folder.mkdir()
