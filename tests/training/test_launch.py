@@ -16,6 +16,9 @@ from workbench.runs.store import find_runs
 from workbench.training.cluster import launch_commands, slurm_script
 from workbench.training.launch import launch
 
+SMALL = ("data.name=digits", "data.source=auto", "data.limit=16", "vae.name=identity", "backbone.patch=16")
+SMALL += ("backbone.size=pico", "training.optimizer=adamw", "training.batch=4")
+
 
 def test_one_process_needs_no_launcher():
     assert launch_commands(["demo/plain", "training.steps=5"], 1, 1) == "workbench train demo/plain training.steps=5"
@@ -116,8 +119,7 @@ def test_a_job_whose_rank_fails_ends_with_its_status(tmp_path, slurm):
 
 @pytest.mark.slow
 def test_the_printed_line_trains_with_as_many_processes(tmp_path):
-    small = ["data.name=digits", "data.source=auto", "data.limit=16", "vae.name=identity", "backbone.patch=16"]
-    small += ["training.steps=2", "training.batch=4", "training.sharding=fsdp"]
+    small = [*SMALL, "training.steps=2", "training.sharding=fsdp"]
     line = launch_commands(["demo/plain", *small], 2, 1).splitlines()[0]
     line = line.replace("torchrun", f"{sys.executable} -m torch.distributed.run", 1)
     done = subprocess.run(
@@ -137,8 +139,7 @@ def test_the_log_has_no_colours_whatever_jupyter_asks_for(tmp_path, monkeypatch,
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for name in ("FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.setenv(name, "1")
-    small = ["data.name=digits", "data.source=auto", "data.limit=16", "vae.name=identity", "backbone.patch=16"]
-    config = load_config("demo/plain", [*small, "training.steps=2", "training.batch=4", "training.log_every=1"])
+    config = load_config("demo/plain", [*SMALL, "training.steps=2", "training.log_every=1"])
     run = launch(config, root=tmp_path / "runs", queue=queue, patience=60.0).run
     deadline = time.monotonic() + 60
     while run.status["state"] != "finished" or is_locked(run.folder / STARTER_LOCK):
@@ -151,8 +152,7 @@ def test_the_log_has_no_colours_whatever_jupyter_asks_for(tmp_path, monkeypatch,
 @pytest.mark.slow
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
 def test_processes_that_are_told_to_stop_save_first(tmp_path, asked):
-    small = ["data.name=digits", "data.source=auto", "data.limit=16", "vae.name=identity", "backbone.patch=16"]
-    small += ["training.steps=100000", "training.batch=4", "training.log_every=1", "training.checkpoint_every=100000"]
+    small = [*SMALL, "training.steps=100000", "training.log_every=1", "training.checkpoint_every=100000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "workbench", "train", "demo/plain", *small, "--processes=2"],
         env={**os.environ, "WORKBENCH_RUNS": str(tmp_path), "OMP_NUM_THREADS": "1"},
