@@ -137,10 +137,17 @@ class Shown:
         assert self.page.locator("[data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts() == []
 
 
+@pytest.fixture(scope="module")
+def context(browser):
+    """A window, which loads JupyterLab's files once."""
+    opened = browser.new_context(viewport={"width": 1400, "height": 1000})
+    yield opened
+    opened.close()
+
+
 @pytest.fixture(scope="module", params=sorted(EXPECTED))
-def shown(request, lab, notebooks, browser):
+def shown(request, lab, notebooks, context):
     """A notebook that ran from top to bottom; the tests below go on with it in their order."""
-    context = browser.new_context(viewport={"width": 1400, "height": 1000})
     page = context.new_page()
     shown = Shown(page, request.param)
     page.on("console", lambda said: said.type == "error" and shown.wrong.append(said.text))
@@ -156,7 +163,7 @@ def shown(request, lab, notebooks, browser):
         "async () => { for (const one of window.jupyterapp.serviceManager.sessions.running())"
         " await window.jupyterapp.serviceManager.sessions.shutdown(one.id); }"
     )
-    context.close()
+    page.close()
     assert not shown.wrong, shown.wrong
     others = [url for url in asked if not url.startswith((lab.address, "data:", "blob:"))]
     assert asked and not others, others

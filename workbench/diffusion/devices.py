@@ -1,9 +1,12 @@
-"""Copies to a GPU that do not wait for what is queued there, and threads that leave the cores to the training."""
+"""Copies to a GPU that do not wait for what is queued there, and how many cores a calculation uses."""
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import lru_cache
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 
@@ -28,6 +31,17 @@ def background_threads(count: int, name: str) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix=name, initializer=_use_one_core)
 
 
+def one_core() -> AbstractContextManager[object]:
+    """Context in which NumPy, SciPy and scikit-learn use one core, so that sums do not depend on how many there are."""
+    return _controller(len(sys.modules)).limit(limits=1)
+
+
 def _use_one_core() -> None:
     torch.get_num_threads()  # sets this thread's number to that of the process, which would otherwise happen later
-    threadpool_limits(1, user_api="openmp")
+    _controller(len(sys.modules)).limit(limits=1, user_api="openmp")
+
+
+@lru_cache(maxsize=1)
+def _controller(modules: int) -> ThreadpoolController:
+    """The libraries that compute in threads, found anew once more ``modules`` are loaded: it takes milliseconds."""
+    return ThreadpoolController()

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from einops import rearrange
 from jaxtyping import Float, Float64
-from threadpoolctl import threadpool_limits
 from torch import Tensor
+
+from workbench.diffusion.devices import one_core
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def frechet_distance(x: Statistics, y: Statistics, *, small_ok: bool = False) ->
     small = _small(x.count, y.count, len(x.mean), len(y.mean), small_ok)
     traces = np.trace(x.covariance) + np.trace(y.covariance)
     # LAPACK is slower with several threads if there are few or busy cores.
-    with threadpool_limits(1):
+    with one_core():
         cross = _cross(x.covariance, y.covariance)
     ranks = (effective_rank(x.covariance), effective_rank(y.covariance))
     identical = np.array_equal(x.mean, y.mean) and np.array_equal(x.covariance, y.covariance)
@@ -175,7 +176,7 @@ def frechet_from_features(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, s
     shift = first.mean(axis=0) - second.mean(axis=0)
     first = (first - first.mean(axis=0)) / np.sqrt(len(first) - 1)
     second = (second - second.mean(axis=0)) / np.sqrt(len(second) - 1)
-    with threadpool_limits(1):
+    with one_core():
         cross = np.linalg.svd(first @ second.T, compute_uv=False).sum()
     traces = np.square(first).sum() + np.square(second).sum()
     # The smaller of rows^T rows and rows rows^T, which have the same non-zero eigenvalues.
@@ -209,7 +210,7 @@ def extrapolated_frechet(
     _small(smallest, y.count, rows.shape[1], len(y.mean), small_ok)
     generator = np.random.default_rng(seed)
     values = []
-    with threadpool_limits(1):
+    with one_core():
         for size in sizes:
             part = _statistics(rows[generator.choice(len(rows), size, replace=False)])
             shift, traces = part.mean - y.mean, np.trace(part.covariance) + np.trace(y.covariance)
@@ -225,7 +226,7 @@ def effective_rank(covariance: Float64[np.ndarray, "d d"]) -> float:
 
     Between 1 and d; 0 for a covariance of zeros.
     """
-    with threadpool_limits(1):
+    with one_core():
         eigenvalues = np.linalg.eigvalsh(covariance).clip(min=0)
     if eigenvalues.sum() == 0:
         return 0.0

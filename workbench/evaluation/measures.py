@@ -15,9 +15,9 @@ from typing import Any, Final, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from workbench.diffusion.devices import one_core
 from workbench.evaluation.leakage import VERSIONS, condition_share, version
 from workbench.evaluation.objects import (
     Masks,
@@ -514,7 +514,7 @@ _of_this_process: list[Cells | ObjectCells] = []
 def _begin(cells: Cells | ObjectCells) -> None:
     """Initialize a worker: one thread each, as two processes with a thread per core slow each other down."""
     torch.set_num_threads(1)
-    threadpool_limits(1)
+    one_core()
     _of_this_process.append(cells)
 
 

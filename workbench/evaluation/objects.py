@@ -25,9 +25,9 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from workbench.diffusion.devices import one_core
 from workbench.evaluation.frechet import finite_rows
 from workbench.evaluation.separability import cosine_silhouette, unit_rows
 from workbench.evaluation.statistics import Estimate
@@ -338,7 +338,7 @@ def _components(
     fitted, held = (rows[half].reshape(-1, rows.shape[2]) for half in (masks.fit, masks.held))
     if not np.ptp(fitted, axis=0).any():
         raise ValueError("all tokens of the images to fit on are equal, so they have no principal components")
-    with threadpool_limits(1):
+    with one_core():
         pca = PCA(min(_COMPONENTS, *fitted.shape), svd_solver="covariance_eigh").fit(fitted)
         known, asked = (
             pca.transform(of).T.reshape(-1, len(of) // rows.shape[1], rows.shape[1]) for of in (fitted, held)
@@ -374,7 +374,7 @@ def _probe_scores(rows: Float64[np.ndarray, "n m d"], masks: Masks) -> Float64[n
     fitted, asked = (rows[half].reshape(-1, rows.shape[2]) for half in (masks.fit, masks.held))
     scaler = StandardScaler().fit(fitted)
     classifier = RidgeClassifier(alpha=_PENALTY * len(fitted), class_weight="balanced")
-    with threadpool_limits(1):
+    with one_core():
         classifier.fit(scaler.transform(fitted), masks.inside[masks.fit].ravel())
         return classifier.decision_function(scaler.transform(asked)).reshape(len(masks.held), -1)
 

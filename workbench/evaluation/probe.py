@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float, Int64, Integer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from workbench.diffusion.devices import one_core
 from workbench.evaluation.frechet import finite_rows
 from workbench.evaluation.statistics import wilson
 
@@ -80,7 +80,7 @@ def linear_probe(
     # Warm starts from the solution of the next stronger penalty: fewer iterations, same optimum.
     classifier = LogisticRegression(warm_start=True, max_iter=1000)
     best, best_accuracy, report = 0.0, -1.0, values[:0]
-    with threadpool_limits(1):
+    with one_core():
         for regularization in REGULARIZATIONS:
             classifier.set_params(C=regularization).fit(rows[splits.fit], values[splits.fit])
             accuracy = classifier.score(rows[splits.choose], values[splits.choose])

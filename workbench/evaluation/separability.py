@@ -7,9 +7,9 @@ from jaxtyping import Float, Float64, Int64, Integer
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import davies_bouldin_score
 from sklearn.neighbors import KNeighborsClassifier
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from workbench.diffusion.devices import one_core
 from workbench.evaluation.frechet import finite_rows
 from workbench.evaluation.probe import Splits, stratified_splits
 from workbench.evaluation.statistics import Share, wilson
@@ -81,7 +81,7 @@ def separability(
     asked = np.concatenate([splits.choose, splits.report])
     # Classes that are single points have no covariance to invert; LDA is then the nearest point.
     lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto") if scatter.within else KNeighborsClassifier(1)
-    with threadpool_limits(1):
+    with one_core():
         return Separability(
             knn=_held_out(nearest_votes(unit, values, splits.fit, asked, neighbours), values, splits),
             lda=_held_out(lda.fit(rows[splits.fit], values[splits.fit]).predict(rows[asked]), values, splits),

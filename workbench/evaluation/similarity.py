@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Integer
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from workbench.diffusion.devices import one_core
 from workbench.evaluation.frechet import finite_rows
 from workbench.evaluation.separability import unit_rows
 
@@ -56,7 +56,7 @@ def linear_cka(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> float:
     """
     # The estimator is invariant to shifts, but a large mean would lose precision in floating point.
     centred = [rows - rows.mean(axis=0) for rows in map(finite_rows, (x, y))]
-    with threadpool_limits(1):
+    with one_core():
         first, second = (_linear_hsic(rows, rows) for rows in centred)
         for self_term, rows in zip((first, second), centred, strict=True):
             # |X^T X|^2 / n^2 is the mean square of the Gram matrix.
@@ -109,7 +109,7 @@ def rank_me(features: Float[Tensor, "n d"], *, centred: bool = False) -> float:
     and time. `frechet.effective_rank` uses variances instead. Raises ValueError if a row is not finite or all are zero.
     """
     rows = finite_rows(features)
-    with threadpool_limits(1):
+    with one_core():
         values = np.linalg.svd(rows - rows.mean(axis=0) if centred else rows, compute_uv=False)
     if not values.any():
         raise ValueError("all features are zero; there is no rank")

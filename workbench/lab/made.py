@@ -1,10 +1,15 @@
 """How the picture of a view was made, as names and texts that a page shows."""
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-from workbench.data.images import Images
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from workbench.runs.store import Run
 from workbench.runs.weak import Weak
+
+if TYPE_CHECKING:  # a view that was saved is opened without PyTorch
+    from workbench.data.images import Images
 
 Made = tuple[tuple[str, str], ...]
 _LISTED = 12  # row numbers of images
