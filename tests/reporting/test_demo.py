@@ -1,4 +1,4 @@
-"""The main job: its report, and that killed or stopped in any stage and started again it ends with the same numbers."""
+"""The main job: its report, and that killed or stopped and started again it ends with the same numbers."""
 
 import os
 import random
@@ -72,9 +72,11 @@ def undisturbed(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory) -> tuple[Path, dict[str, int], list[list[tuple[str, int]]]]:
-    """Where a demo was ended once in each stage and then left alone, at which counts, and what each start told."""
+    """Where a demo was ended in three stages and then left alone, at which counts, and what each start told."""
     root = tmp_path_factory.mktemp("killed")
-    counts, starts = {stage: random.randint(*span) for stage, span in MOMENTS.items()}, []
+    left_out = random.choice(["train teacher", "train guided"])  # a start takes ten seconds
+    counts = {stage: random.randint(*span) for stage, span in MOMENTS.items() if stage != left_out}
+    starts = []
     for moment in counts.items():
         process = start(root)
         starts.append(told(process, moment))

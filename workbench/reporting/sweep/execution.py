@@ -167,6 +167,8 @@ def main() -> int:
 
 def _execute(order: dict[str, Any], folder: Path) -> tuple[int, dict[str, Any]]:
     """The exit code and, unless it is 0, the reason and the cell."""
+    # Where it finds this package, jsonschema compiles grammars of addresses for a second, of which a notebook has none.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
 
