@@ -9,7 +9,7 @@ from workbench.lab.coordinates import joint_coordinates
 from workbench.lab.measured import heat_pane
 from workbench.lab.neighbours import right_by_neighbours
 from workbench.lab.packing import quantise
-from workbench.lab.progress import Lines, part_of, reported
+from workbench.lab.progress import Bar, Lines, part_of, reported
 from workbench.lab.snippets import check_page, snippet
 from workbench.lab.sources import choose_rows
 from workbench.lab.views.embedding import snake
@@ -154,6 +154,28 @@ def test_lines_say_how_long_it_will_take_and_are_few():
         now[0] += 0.1
         lines.update("neighbours", done, 2)
     assert not said
+
+
+def test_a_bar_says_what_is_left_and_leaves_nothing():
+    now, shown = [0.0], []
+
+    def display(content):
+        shown.append(content)
+        return shown.append
+
+    bar = Bar(display, lambda: now[0])
+    for done in range(1, 101):
+        now[0] += 0.5
+        bar.update("a < b", done, 100)
+        bar.update("a < b", done, 100)  # not drawn again so soon
+    # From the first second on; the time left is estimated after two more.
+    assert len(shown) == 99 and shown[0] == '<progress value="2" max="100"></progress> a &lt; b: 2 of 100'
+    assert shown[3] == '<progress value="5" max="100"></progress> a &lt; b: 5 of 100, about 48 s left'
+    bar.close()
+    assert shown[-1] == ""
+    quick = Bar(pytest.fail, lambda: 0.0)
+    quick.update("neighbours", 1, 2)
+    quick.close()
 
 
 def test_parts_of_a_stage_count_as_one():
