@@ -73,7 +73,7 @@ function createRun(run, index, ui, ask) {
   function update() {
     const status = run.status ?? { state: "unreadable", can: {}, step: 0, steps: 1, remark: "" };
     const bad = WORSE.includes(status.state) || !run.status;
-    setText(state, status.state);
+    setText(state, status.state === "starting" && status.step > 0 ? "resuming" : status.state);
     element.classList.toggle("wb-worse", bad);
     element.dataset.state = status.state;
     Object.assign(progress, { max: Math.max(1, status.steps), value: status.step });
