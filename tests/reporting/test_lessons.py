@@ -104,6 +104,18 @@ def test_without_guidance_only_the_labels_differ(runs):
 
 
 @pytest.mark.slow
+def test_against_a_weak_model_the_run_itself_is_at_one(runs):
+    options = {"t": 0.5, "images": 80, "scales": (0.0, 1.0, 10.0), "measure": "silhouette", **QUIET}
+    plain, weak = versions(runs["plain"], **options), versions(runs["plain"], weak=2, **options)
+    known = {name: values for name, values in lines(plain).items() if "label" in name}
+    for name, values in lines(weak).items():
+        if "label" in name:
+            assert values[1] == pytest.approx(known[name][1], abs=1e-6), name
+            assert np.array_equal(values, known[name]) == (name == "null label"), name
+    assert weak.figure.axes[0].get_xlabel().endswith(f"against {runs['plain'].name}, step 2)")
+
+
+@pytest.mark.slow
 def test_what_a_guided_run_cost_takes_its_teacher(runs):
     with pytest.raises(ValueError, match="includes its teacher's seconds"):
         scores_over_training({"guided": runs["guided"]}, against="compute", **QUIET)

@@ -29,6 +29,7 @@ from workbench.lab.sources import choose_rows
 from workbench.reporting.figures import LOOK, score_curves, styles
 from workbench.runs.models import check_null_class
 from workbench.runs.store import Run
+from workbench.runs.weak import WeakLike, find_weak
 
 _SHARES = ("knn", "lda")
 # Versions of the measures of objects, and the version of the others whose colour they have.
@@ -143,12 +144,13 @@ def versions_over_guidance(
     scales: Sequence[float] = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0),
     measure: str = "knn",
     seed: int = 0,
+    weak: WeakLike = None,
     progress: Report | None = None,
 ) -> Chart:
     """A measure of f_u + w (f_c - f_u), Eq. 3, over w: with the null, true and wrong label, and the label over noise.
 
     The wrong label is measured by the true and by the given classes. The line of the null label is flat, because it
-    does not depend on w.
+    does not depend on w. With `weak` it is f_weak + w (f - f_weak), where both have the same label.
 
     Args:
         run: The run.
@@ -159,6 +161,8 @@ def versions_over_guidance(
         measure: A measure of `wb.measure_grid` or, for images with masks, of `wb.measure_objects` that exists for all
             label modes, such as "knn" or "object_auc".
         seed: Seed of noise and splits.
+        weak: A weak model to guide against instead of the null label: another run, a step of this run, or both, as
+            (run, step) or "RUN@STEP".
         progress: Called with (stage, done, total).
 
     Returns:
@@ -173,7 +177,8 @@ def versions_over_guidance(
         >>> chart.save("versions.png").name
         'versions.png'
     """
-    check_null_class(run, "features cannot be guided without one")
+    check_null_class(run, "the null label is one of the versions")
+    against = None if weak is None else find_weak(weak, run)
     of_objects, rows = measure.startswith(OBJECTS), _rows(run, images)
     shares = object_shares(run, rows) if of_objects else None
     with reported(progress) as report:
@@ -188,6 +193,7 @@ def versions_over_guidance(
             seed=seed,
             root=run.folder.parent,
             progress=counted,
+            weak=weak,
         )
         counted = part_of(report, "measures", 0, 1, len(scales) + 1)
         few = min(20, max(1, images // 4))
@@ -207,7 +213,8 @@ def versions_over_guidance(
     axis.set_xticks([], minor=True)
     axis.set_xlim(min(grid.scales) - 0.15)
     name = f"{MEASURES[measure]} accuracy" if measure in _SHARES else MEASURES[measure]
-    return _finished(figure, axis, f"w (layer {layer}, t = {t:g}, {run.config.name})", name)
+    about = f"layer {layer}, t = {t:g}, {run.config.name}{f' against {against.text}' if against else ''}"
+    return _finished(figure, axis, f"w ({about})", name)
 
 
 def objects_over_training(
