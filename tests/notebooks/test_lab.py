@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from workbench.__main__ import main
 from workbench.cli.lab import Copied, copy_notebooks, free_port, lab_arguments, lab_environment
 from workbench.shipped import shipped
 
@@ -84,11 +85,12 @@ def test_mistakes_are_one_sentence(arguments, sentence, environment, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("view", ["maps", "samples"])
-def test_a_page_of_a_run(view, environment, tmp_path):
-    command = [sys.executable, "-m", "workbench", "page", "demo-plain", "lesson.html", "--view", view, "--images", "3"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "MB, works offline" in done.stdout and "default-src 'none'" in (tmp_path / "lesson.html").read_text()
+def test_a_page_of_a_run(view, environment, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORKBENCH_RUNS", environment["WORKBENCH_RUNS"])
+    monkeypatch.chdir(tmp_path)
+    main(["page", "demo-plain", "lesson.html", "--view", view, "--images", "3"])
+    assert "MB, works offline" in capsys.readouterr().out
+    assert "default-src 'none'" in (tmp_path / "lesson.html").read_text()
 
 
 @pytest.mark.slow

@@ -3,13 +3,13 @@
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 from dataclasses import replace
 
 import pytest
 
+from workbench.__main__ import main
 from workbench.config import load_config
 from workbench.files import is_locked
 from workbench.runs.state import STARTER_LOCK
@@ -287,17 +287,12 @@ def test_without_the_queue_a_chain_cannot_start(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_prints_it(tmp_path):
-    arguments = ["train", "demo/plain", *TINY, "--dry-run"]
-    done = subprocess.run(
-        [sys.executable, "-m", "workbench", *arguments],
-        env={**os.environ, "WORKBENCH_RUNS": str(tmp_path / "runs")},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+def test_the_command_prints_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "runs"))
+    main(["train", "demo/plain", *TINY, "--dry-run"])
+    said = capsys.readouterr().out
     for words in ("run (denoise)", "(measured)", "device: cpu", "16 images are encoded first", "FLOP"):
-        assert words in done.stdout
+        assert words in said
     assert find_runs(tmp_path / "runs") == []
 
 
