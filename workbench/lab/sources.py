@@ -1,10 +1,10 @@
 """Select and check the runs, training steps, layers, times and images of a view before anything is computed."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -299,6 +299,12 @@ def choose(
         data=data,
         weak=weaks,
     )
+
+
+def choose_measured(given: Mapping[str, Any], room: float | int | Callable[[int, int], float] = SLOW_LAYERS) -> Subject:
+    """What a view with measures shows of one run, given each label: `choose` of its arguments of these names."""
+    named = {name: given[name] for name in ("images", "layers", "times", "data", "weak")}
+    return choose(given["run"], **named, steps=given["step"], room=room, alone=True, controls=True)
 
 
 def weak_text(weak: Sequence[Weak], formula: str, of: str) -> str:

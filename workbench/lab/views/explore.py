@@ -7,7 +7,7 @@ from workbench.features.grid import LABELS
 from workbench.lab.measured import heat_pane, scales_of
 from workbench.lab.progress import Report, reported
 from workbench.lab.snippets import PAGE_MB, bounded_view, snippet
-from workbench.lab.sources import SLOW_LAYERS, RunLike, choose
+from workbench.lab.sources import RunLike, choose_measured
 from workbench.lab.view import View
 from workbench.lab.views.embedding import Scattered, check_methods, mapped_rows
 from workbench.lab.views.maps import SHORTEN, check_components, maps_pane, start_of
@@ -71,18 +71,7 @@ def explore(
     """
     given = dict(locals())
     check_components(components)
-    subject = choose(
-        run,
-        images=images,
-        layers=layers,
-        times=times,
-        steps=step,
-        data=data,
-        weak=weak,
-        room=SLOW_LAYERS,
-        alone=True,
-        controls=True,
-    )
+    subject = choose_measured(given)
     shown, scales = mapped_rows(subject, mapped), scales_of(stops)
     check_methods(subject, methods, scales)
     with reported(progress) as report:

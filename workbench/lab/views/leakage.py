@@ -17,7 +17,7 @@ from workbench.lab.panes import Axis, Pane
 from workbench.lab.panes.scatter import ScatterPane
 from workbench.lab.progress import Report, part_of, reported
 from workbench.lab.snippets import PAGE_MB, bounded_view, snippet
-from workbench.lab.sources import SLOW_LAYERS, Pair, RunLike, Subject, choose, tokens_of_grid
+from workbench.lab.sources import Pair, RunLike, Subject, choose_measured, tokens_of_grid
 from workbench.lab.view import View
 from workbench.lab.views.embedding import correct_at, mapped_rows, neighbours_of, scatter_meta
 from workbench.lab.views.maps import SHORTEN, check_components, pane_of, start_of
@@ -98,18 +98,7 @@ def leakage(
     """
     given = dict(locals())
     check_components(components)
-    subject = choose(
-        run,
-        images=images,
-        layers=layers,
-        times=times,
-        steps=step,
-        data=data,
-        weak=weak,
-        room=SLOW_LAYERS,
-        alone=True,
-        controls=True,
-    )
+    subject = choose_measured(given)
     shown, stops = mapped_rows(subject, mapped), scales_of(scales)
     with reported(progress) as report:
         ((means,),) = subject.grids(report, "features", tuple(LABELS), pooling="mean")

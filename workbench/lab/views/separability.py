@@ -10,7 +10,7 @@ from workbench.features.grid import LABELS, FeatureGrid
 from workbench.lab.measured import heat_pane, scales_of
 from workbench.lab.progress import Report, part_of, reported
 from workbench.lab.snippets import PAGE_MB, bounded_view, snippet
-from workbench.lab.sources import RunLike, Subject, choose, tokens_of
+from workbench.lab.sources import RunLike, Subject, choose_measured, tokens_of
 from workbench.lab.view import View
 from workbench.lab.views.embedding import mapped_rows
 from workbench.lab.views.maps import SHORTEN, check_components, maps_pane, start_of
@@ -76,18 +76,7 @@ def separability(
     """
     given = dict(locals())
     check_components(components)
-    subject = choose(
-        run,
-        images=images,
-        layers=layers,
-        times=times,
-        steps=step,
-        data=data,
-        weak=weak,
-        room=_LAYERS,
-        alone=True,
-        controls=True,
-    )
+    subject = choose_measured(given, _LAYERS)
     shown = mapped_rows(subject, mapped)
     with reported(progress) as report:
         ((features,),) = subject.grids(report, "features", tuple(LABELS), pooling="mean")
