@@ -155,8 +155,11 @@ def test_what_is_finished_is_not_repeated(undisturbed):
     root, _, _ = undisturbed
     before = {file: file.stat().st_mtime_ns for file in sweep_folder(root, "tiny").folder.glob("*/row.ipynb")}
     spec = sweep_of({**SPEC, "rows": [GUIDED]})
+    note = sweep_folder(root, "tiny").job("guided-0") / "submitted.json"
+    note.write_text("{}")  # of a job of a cluster that ended after the sweep that submitted it
     *_, last = run_sweep(spec, Idle(), root=root)
     assert [(outcome.state, outcome.before) for outcome in last.ended] == [("finished", True)] * 2
+    assert not note.exists()
     assert before == {file: file.stat().st_mtime_ns for file in before}
 
 

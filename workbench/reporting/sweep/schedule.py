@@ -93,6 +93,7 @@ class _Sweep:
             record = finished(job, place, runs)
             if record is not None:
                 self.ended[job.id] = self._outcome(job, record, before=True)
+                forget(place.job(job.id))  # a job that outlived the sweep that submitted it
         self.futures: dict[str, Any] = {}
         self.meter = Meter([job for job in jobs if job.id not in self.ended], place, root)
         self.stopping = False
