@@ -127,7 +127,7 @@ def test_the_deviation_of_halves_is_that_of_fresh_sets(stratified):
     if not stratified:
         sets = [(f[drawn.choice(4000, 800, replace=False)], np.zeros(800, int)) for f, _ in sets]
     spread = np.std([distance(features) for features, _ in sets])
-    estimates = [sampling_deviation(lambda chosen, f=f: distance(f[chosen]), y, seed=0) for f, y in sets[:5]]
+    estimates = [sampling_deviation(lambda chosen, f=f: distance(f[chosen]), y, seed=0) for f, y in sets[:10]]
     assert np.mean(estimates) == pytest.approx(spread, rel=0.25)
     with pytest.raises(ValueError, match="at least 4 rows"):
         sampling_deviation(lambda chosen: 0.0, np.zeros(3, int), seed=0)

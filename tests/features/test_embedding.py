@@ -200,11 +200,9 @@ def test_umap_works_where_neither_packages_nor_home_can_be_written():
         f"--ambient-caps={keep}",
     ]
     environment = {key: value for key, value in os.environ.items() if key not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
-    # UMAP's functions say that they are to be cached, which fails where nothing can be. Here it is one of a module that
-    # nobody else may write, as importing UMAP compiles its own for half a minute.
-    code = "from workbench.features.embedding import _let_numba_cache as let; let(); import colorsys, numba, os; "
-    code += "cached = numba.njit(cache=True)(colorsys.rgb_to_yiq); cached(.1, .2, .3); "
-    code += "print(len(os.listdir(os.environ['NUMBA_CACHE_DIR'])))"
+    # Importing it is what fails where nothing can be cached; compiling takes half a minute.
+    code = "from workbench.features.embedding import _let_numba_cache as let; let(); import umap, os; "
+    code += "print(os.listdir(os.environ['NUMBA_CACHE_DIR']))"
     done = subprocess.run(
         [*other, sys.executable, "-W", "ignore", "-c", code],
         env={**environment, "HOME": "/nonexistent"},
@@ -212,7 +210,7 @@ def test_umap_works_where_neither_packages_nor_home_can_be_written():
         text=True,
         cwd="/",
     )
-    assert done.returncode == 0 and int(done.stdout) > 0, done.stderr
+    assert done.returncode == 0 and done.stdout.startswith("["), done.stderr
 
 
 def test_a_folder_for_the_compiler_that_cannot_be_written_is_named(monkeypatch):

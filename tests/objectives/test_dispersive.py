@@ -1,10 +1,16 @@
-"""Dispersive Loss: known distances, and what is trained with it."""
+"""Dispersive Loss: known distances, and the batch of two processes."""
 
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch import nn
 
 from workbench.config import from_dict, load_config, to_dict
 from workbench.objectives.base import Context, Inputs
@@ -44,6 +50,47 @@ def batch(f: torch.Tensor) -> Inputs:
 def rows(count: int) -> torch.Tensor:
     """Tokens before the layer, ``count`` samples of four tokens."""
     return torch.randn(count, 4, 6, generator=torch.Generator().manual_seed(7))
+
+
+def layer() -> nn.Linear:
+    """What is trained in the test of two processes."""
+    module = nn.Linear(6, 6)
+    generator = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return module
+
+
+def loss_and_gradient(module: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    loss = Objective(CONTEXT, gather=True).loss(batch(module(x))).loss
+    loss.mean().backward()
+    return [loss.detach(), *(parameter.grad for parameter in module.parameters())]
+
+
+def one_process(rank: int, folder: Path) -> None:
+    """The part of one of two processes: half of the batch, under DDP; what came out goes to a file."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    half = rows(6)[3 * rank : 3 * rank + 3]
+    torch.save(loss_and_gradient(nn.parallel.DistributedDataParallel(layer()), half), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_gather_to_the_whole_batch(tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    arguments = [[sys.executable, __file__, str(rank), str(tmp_path)] for rank in range(2)]
+    processes = [subprocess.Popen(a, env=environment, stderr=subprocess.PIPE, text=True) for a in arguments]
+    errors = [process.communicate(timeout=100)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    loss, *gradients = loss_and_gradient(layer(), rows(6))  # nothing to gather here: this is the whole batch
+    halves = [Objective(CONTEXT).loss(batch(layer()(half))).loss[0] for half in rows(6).chunk(2)]
+    assert all((half - loss[0]).abs() > 1e-3 for half in halves)  # the pairs across the processes do count
+    for rank in range(2):
+        found, *found_gradients = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(found, loss[:3])
+        for a, b in zip(found_gradients, gradients, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+    assert gradients[0].abs().max() > 1e-4
 
 
 def test_two_samples_by_hand():
@@ -124,3 +171,7 @@ def test_training_disperses_until_the_stop(train):
     assert alignment[12:] == [None, None]
     assert alignment[11] < alignment[0] - 0.02 and min(alignment[:12]) >= math.log(1 / 8)
     assert records[11]["distance"] > records[0]["distance"]
+
+
+if __name__ == "__main__":
+    one_process(int(sys.argv[1]), Path(sys.argv[2]))

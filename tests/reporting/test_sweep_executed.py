@@ -274,20 +274,20 @@ def test_a_row_that_is_asked_to_stop_saves_and_goes_on_from_there(tmp_path, monk
     stop = tmp_path / "stop"
     monkeypatch.setenv(STOP, str(stop))
     monkeypatch.setattr("workbench.reporting.sweep.row._POLL", 0.01)
-    steps = ["training.steps=40", "training.checkpoint_every=40"]
+    steps = ["training.steps=120", "training.checkpoint_every=120"]
     row = open_row("laptop/sit-nano-2-plain", [*PLAIN["overrides"], *steps], root=tmp_path)
     run = prepare_run(row.training.config, tmp_path)
     threading.Thread(target=lambda: (until(lambda: run.metrics), stop.touch()), daemon=True).start()
     with pytest.raises(Stopped):
         row.train()
     reached = run.status["step"]
-    assert run.status["state"] == "stopped" and 0 < reached < 40 and run.checkpoint().step == reached
+    assert run.status["state"] == "stopped" and 0 < reached < 120 and run.checkpoint().step == reached
     with pytest.raises(Stopped):  # before anything else is begun
         row.train()
     stop.unlink()
     monkeypatch.delenv(STOP)
     assert row.train().status["state"] == "finished"
-    assert [record["step"] for record in run.metrics] == [*range(1, 41)]
+    assert [record["step"] for record in run.metrics] == [*range(1, 121)]
 
 
 def test_the_notebook_is_committed_clean():

@@ -43,5 +43,5 @@ def _use_one_core() -> None:
 
 @lru_cache(maxsize=1)
 def _controller(modules: int) -> ThreadpoolController:
-    """The libraries that compute in threads, found anew once more ``modules`` are loaded: it takes milliseconds."""
+    """The libraries that compute in threads; looked for again when there are more ``modules``, as it takes time."""
     return ThreadpoolController()
