@@ -124,8 +124,10 @@ def test_straight_after_a_stop_it_is_launched_again(tmp_path):
     assert not third.attached and third.pid not in (first.pid, again.pid) and third.state == "running"
     assert first.run.status["step"] > 0  # it went on
     assert [e["what"] for e in read_history(first.run.folder)].count("launch") == 3
+    since = time.monotonic()
     with pytest.raises(ValueError, match="is running; only a run that is paused or ended early resumes"):
         control.resume()
+    assert time.monotonic() - since < control.patience / 2  # the stops of earlier processes are not waited for
     control.stop()
     wait_for(lambda: first.run.status["state"] == "stopped", 10)
 

@@ -23,7 +23,7 @@ _FINGERPRINT = re.compile("[0-9a-f]{16}")
 _LATENTS = {"channels": int, "height": int, "classes": list, "vae": dict, "pixel_channels": int}
 _EVENT = {"processes": int, "queue": bool, "devices": list, "after": str, "command": int, "option": str, "by": str}
 _STATUS = {"pid": int, "updated": float, "steps": int, "processes": int, "rate": float, "seconds": float}
-_STATUS |= {"answer": dict, "error": str, "remark": str, "after": str}
+_STATUS |= {"answer": dict, "earlier": int, "error": str, "remark": str, "after": str}
 _RESULT = {"step": int, "layer": int, "low": Real, "high": Real, "floor": Real, "n_generated": int}
 _ANSWER = {"number": int, "what": str, "result": str, "step": int}
 

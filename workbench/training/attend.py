@@ -56,7 +56,8 @@ class CommandHandler:
         self.settings = settings_of(config, history)
         # Commands to an earlier process of this run, such as its stop, are not executed again.
         last = int(os.environ.get(LAST_COMMAND) or last_number(run.folder))
-        self.mailbox = Mailbox(run.folder, max([last, *(event.get("command", 0) for event in history)]))
+        self.earlier = max([last, *(event.get("command", 0) for event in history)])  # the newest of those
+        self.mailbox = Mailbox(run.folder, self.earlier)
         self.answer: dict | None = None
         self.paused = False
         self._polled = (-1, time.monotonic())

@@ -343,6 +343,7 @@ class _Trainer:
         if self.accelerator.is_main_process:
             fields = {"steps": self.config.training.steps, "processes": PartialState().num_processes, "rate": self.rate}
             fields |= {"seconds": self.seconds, "answer": self.commands.answer}
+            fields["earlier"] = self.commands.earlier
             self.run.write_status(state, self.step, **fields, **more)
 
 

@@ -65,8 +65,11 @@ def last_number(folder: Path) -> int:
 
 
 def is_outstanding(what: str, folder: Path, status: Mapping[str, Any]) -> bool:
-    """Whether a command such as "stop" was sent and has not been answered, according to the run's ``status``."""
-    answered = (status.get("answer") or {"number": 0})["number"]
+    """Whether a command such as "stop" was sent and has not been answered, according to the run's ``status``.
+
+    Commands to an earlier process of the run, up to number ``earlier`` of the status, are never answered.
+    """
+    answered = max((status.get("answer") or {"number": 0})["number"], status.get("earlier") or 0)
     with contextlib.suppress(ValueError):
         return any(command.what == what and command.number > answered for command in _read(folder))
     return False
