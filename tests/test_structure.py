@@ -1,6 +1,7 @@
 """Who may import whom: each room sees only the floors below its own."""
 
 import ast
+import gc
 import importlib
 import re
 import subprocess
@@ -8,6 +9,8 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+
+import pytest
 
 import workbench
 
@@ -22,7 +25,7 @@ FLOORS = [
     {"__main__", "__init__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-GROUND = {"arrays", "config", "files", "plugins", "shipped", "words"}
+GROUND = {"arrays", "config", "files", "imports", "plugins", "shipped", "words"}
 # Plug-ins are found by name, in folders of these or by entry points. Nothing else may look upwards.
 _NAMED = ("backbones", "objectives", "data", "evaluation", "lab", "reporting")
 _GROUPS = ("datasets", "detectors", "scores", "views", "figures")
@@ -196,3 +199,29 @@ def test_importing_the_package_is_quick():
 def test_importing_the_package_loads_nothing_heavy():
     code = "import sys, workbench; sys.exit(', '.join({'torch', 'numpy', 'yaml'} & sys.modules.keys()) or 0)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
+
+
+def test_garbage_is_looked_for_again_after_an_import(tmp_path, monkeypatch):
+    monkeypatch.setattr("workbench.imports._LARGE", {"large"})
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "large"
+    package.mkdir()
+    (package / "__init__.py").write_text("import gc\nfrom large import inner\nlooked = gc.isenabled()\n")
+    (package / "inner.py").write_text("import gc\nlooked = gc.isenabled()\n")
+    (package / "broken.py").write_text("1 / 0")
+    for module in ("large", "large.inner"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    import large
+
+    assert (large.looked, large.inner.looked, gc.isenabled()) == (False, False, True)
+    with pytest.raises(ZeroDivisionError):
+        importlib.import_module("large.broken")
+    with pytest.raises(ModuleNotFoundError, match="large.missing"):
+        importlib.import_module("large.missing")
+    assert gc.isenabled()
+    gc.disable()  # by a user, who is left alone
+    try:
+        importlib.reload(large)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

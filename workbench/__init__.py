@@ -16,6 +16,10 @@ Public names are imported on first use, so that ``import workbench`` is fast.
 import importlib
 from pathlib import Path
 
+from workbench.imports import import_faster
+
+import_faster()
+
 __version__ = "0.2.0"
 
 _HERE = Path(__file__).parent

@@ -42,7 +42,7 @@ def test_it_is_no_part_of_the_fingerprint_and_off_by_default(tmp_path):
 
 
 def test_without_its_package_it_is_refused_before_a_run_is_made(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracker, "is_tensorboard_available", lambda: False)
+    monkeypatch.setattr("accelerate.utils.is_tensorboard_available", lambda: False)
     with pytest.raises(ValueError, match=r"pip install .*\[tracking\]"):
         list(fit(load_config("demo/plain", TINY), tmp_path))
     assert not list(tmp_path.glob("*/provenance.json"))

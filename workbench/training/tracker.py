@@ -4,9 +4,6 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
-from accelerate import tracking
-from accelerate.utils import is_tensorboard_available
-
 from workbench.runs.store import Run
 
 PROJECT = "workbench"  # under which trackers list the runs
@@ -16,6 +13,10 @@ def check_tracker(name: str) -> None:
     """Raise ValueError, naming the package to install, if the tracker is not available."""
     if name == "none":
         return
+    # Not above: it takes a second to import, and most runs and sweeps have no tracker.
+    from accelerate import tracking
+    from accelerate.utils import is_tensorboard_available
+
     if name not in tracking.LOGGER_TYPE_TO_CLASS:
         raise ValueError(f"training.tracker {name} needs a newer accelerate: pip install --upgrade accelerate")
     if name == "tensorboard" and not is_tensorboard_available():
@@ -37,6 +38,8 @@ class Tracker:
         self._tracker: Any = None
         if name == "none":
             return
+        from accelerate import tracking
+
         kind: Any = tracking.LOGGER_TYPE_TO_CLASS[name]
         self._tracker = kind(**arguments(name, run, step))
         if hasattr(self._tracker, "start"):  # older versions of Accelerate start it in the constructor

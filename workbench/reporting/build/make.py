@@ -94,7 +94,7 @@ def _make(name: str, scale: str, root: Path, folder: Path, workers: int, score: 
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     executed = fresh / f"{target.name}.ipynb"
-    command = [sys.executable, "-m", "papermill", str(notebook()), str(executed), "--kernel", "python3"]
+    command = [sys.executable, "-m", "workbench.reporting.papermill", str(notebook()), str(executed), "--kernel", "python3"]
     command += ["--no-progress-bar", "-p", "name", name, "-p", "scale", scale, "-p", "folder", str(fresh.resolve())]
     command += ["-p", "evaluate", "True"] if score else []
     # Uses the package of this process even if another one is installed, and its share of the cores as threads.

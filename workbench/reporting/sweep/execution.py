@@ -24,6 +24,7 @@ from typing import Any
 
 import workbench
 from workbench.files import hold_lock, is_locked, read_json, reason, write_atomically
+from workbench.reporting.papermill import skip_grammars
 from workbench.reporting.sweep.records import LOCK, MARK, STOP, is_stopped, read_job, stop_files, write_job
 from workbench.training.slots import WAITING
 
@@ -167,8 +168,7 @@ def main() -> int:
 
 def _execute(order: dict[str, Any], folder: Path) -> tuple[int, dict[str, Any]]:
     """The exit code and, unless it is 0, the reason and the cell."""
-    # Where it finds this package, jsonschema compiles grammars of addresses for a second, of which a notebook has none.
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    skip_grammars()
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
 

@@ -88,15 +88,16 @@ class Progress:
 
 def finished(job: Job, place: SweepFolder, runs: Mapping[str, Run]) -> dict[str, Any] | None:
     """The record of a job if it is finished and its notebook, run and scores exist, else None."""
-    from workbench.runs.models import stale_positions  # with PyTorch, before which a sweep is checked
-
     folder = place.job(job.id)
     record = read_job(folder)
     run = runs.get(job.fingerprint)
     same = record.get("fingerprint") == job.fingerprint and record.get("protocol") == job.protocol
     complete = same and record.get("state") == "finished" and (folder / "row.ipynb").is_file()
-    trained = run is not None and run.status["state"] == "finished" and stale_positions(run) is None
-    return record if complete and trained else None
+    if not complete or run is None or run.status["state"] != "finished":
+        return None
+    from workbench.runs.models import stale_positions  # with PyTorch, which a sweep of new rows does without
+
+    return record if stale_positions(run) is None else None
 
 
 def runs_by_fingerprint(root: Path) -> dict[str, Run]:
