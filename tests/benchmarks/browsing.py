@@ -118,8 +118,8 @@ def until(page: Any, there: Any, what: str, seconds: float = _PATIENCE) -> None:
 
 
 def find_chromium() -> str:
-    """The path of a Chromium; ValueError saying how to get one, or playwright, if it is missing."""
-    found = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    """The path of a Chromium, `$CHROMIUM` if set; ValueError saying how to get one, or playwright, if it is missing."""
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _BROWSERS)), None)
     if found is None:
         raise ValueError(f"there is no browser here ({', '.join(_BROWSERS)}): apt-get install chromium")
     if importlib.util.find_spec("playwright") is None:

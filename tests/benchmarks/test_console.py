@@ -169,6 +169,7 @@ def check_left_out(rows: dict[str, dict]) -> None:
 
 def test_without_a_browser_its_rows_say_why(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CHROMIUM", raising=False)
     said = missing_browser()
     assert "apt-get install chromium" in said
     rows = {row.what: asdict(row) for row in _skipped(said)}

@@ -75,6 +75,7 @@ def test_what_is_refused(run, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no run of the demo in .*`workbench demo` makes one"):
         demo_run()
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CHROMIUM", raising=False)
     with pytest.raises(ValueError, match="no browser here .*apt-get install chromium"):
         find_chromium()
 
@@ -82,6 +83,7 @@ def test_what_is_refused(run, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_without_a_browser_the_benchmark_says_how_to_get_one(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CHROMIUM", raising=False)
     monkeypatch.setenv("WORKBENCH_RUNS", str(run.folder.parent))
     monkeypatch.setattr("sys.argv", ["views.py", run.name])
     with pytest.raises(SystemExit) as ended:
