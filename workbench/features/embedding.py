@@ -204,6 +204,8 @@ def _tsne(
     scores: Float64[np.ndarray, "n k"], seed: int, perplexity: float, start: Tensor | None, jobs: int
 ) -> Float64[np.ndarray, "n 2"]:
     from openTSNE import TSNE, initialization
+    from openTSNE.affinity import MultiscaleMixture
+    from openTSNE.nearest_neighbors import Sklearn
 
     if start is None:
         first = initialization.rescale(scores[:, :2])
@@ -211,10 +213,14 @@ def _tsne(
         phases: dict[str, Any] = {"initialization": initialization.jitter(first, random_state=seed)}
     else:
         phases = {"initialization": start.double().numpy(), "early_exaggeration_iter": 0}
-    neighbours = "exact" if len(scores) <= _EXACT_ROWS else "auto"
-    model = TSNE(perplexity=perplexity, random_state=seed, n_jobs=jobs, neighbors=neighbours, **phases)
+    affinities = None
+    if len(scores) <= _EXACT_ROWS:
+        # As TSNE(neighbors="exact") has it, but that imports pynndescent, and so numba, without using it.
+        nearest = Sklearn(scores, k=min(len(scores) - 1, int(3 * perplexity)), n_jobs=jobs, random_state=seed)
+        affinities = MultiscaleMixture(perplexities=perplexity, knn_index=nearest, n_jobs=jobs)
+    model = TSNE(perplexity=perplexity, random_state=seed, n_jobs=jobs, **phases)
     with _quiet("openTSNE.tsne"):  # it warns that the start is not tiny, which is intended here
-        return np.array(model.fit(scores), np.float64)
+        return np.array(model.fit(scores, affinities), np.float64)
 
 
 @contextlib.contextmanager
