@@ -15,7 +15,7 @@ from workbench.config import SamplingConfig
 from workbench.evaluation.generate import Samples, generate
 from workbench.evaluation.suite import score_pairs
 from workbench.runs.store import Run
-from workbench.runs.zoo import ANIMALS
+from workbench.runs.zoo import GARMENTS
 
 Record = dict[str, Any]
 _LAYER = 8  # of the paper's guided features
@@ -47,9 +47,9 @@ class Edits(Command):
         check_report(self.report)
         console, records = Console(), []
         console.print(f"{self.count} images of each kind, Euler with {self.steps} steps, seed {self.seed}")
-        for name in ANIMALS:
+        for name in GARMENTS:
             run = wb.zoo(name)
-            for record in self._of_run(run, _MORE if name == ANIMALS[-1] else ()):
+            for record in self._of_run(run, _MORE if name == GARMENTS[-1] else ()):
                 records.append({"run": name, **record})
                 console.print(line(records[-1]), soft_wrap=True)
                 write_report(self.report, {"count": self.count, "seed": self.seed, "records": records})

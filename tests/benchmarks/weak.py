@@ -15,7 +15,7 @@ from workbench.cli.terminal import Console
 from workbench.diffusion.guidance import guide
 from workbench.evaluation.separability import separability
 from workbench.features.grid import LABELS, FeatureGrid
-from workbench.runs.zoo import ANIMALS
+from workbench.runs.zoo import GARMENTS
 
 _SCALES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 _VERSIONS = ("true", "noise", "null")  # the labels of `FeatureGrid.guided`, and no label at all
@@ -41,7 +41,7 @@ class WeakModel(Command):
         check_report(self.report)
         console, records = Console(), []
         console.print(f"{self.images} images, layer {self.layer}, t = {self.t:g}, seed {self.seed}; w = {_SCALES}")
-        for name in ANIMALS:
+        for name in GARMENTS:
             for record in self._of_run(name):
                 records.append(record)
                 cells = [f"{found['value']:.3f}" for found in record["knn"]]

@@ -52,6 +52,21 @@ def test_shares_are_in_the_order_of_the_tokens(runs):
         wb.object_shares(runs["digits"], rows)
 
 
+def test_shares_are_those_of_the_images_of_the_features(runs):
+    run, root = runs["scenes"], runs["scenes"].folder.parent
+    other = replace(run.config.data, limit=50)
+    for given in ({}, {"split": "test"}, {"data": other}):
+        features = wb.extract(run, [3, 0, 49], [6], [0.5], root=root, **given)
+        expected = wb.object_shares(run, features.rows, **given)
+        assert torch.equal(wb.object_shares(run, features), expected)
+        assert torch.equal(wb.object_shares(run, features, **given), expected)
+    features = wb.extract(run, [3, 0], [6], [0.5], root=root, split="test")
+    with pytest.raises(ValueError, match="the features are of the test images of scenes; shares of others need"):
+        wb.object_shares(run, features, split="train")
+    with pytest.raises(ValueError, match="the features are of the test images of scenes; shares of others need"):
+        wb.object_shares(run, features, data=other)
+
+
 def test_the_views_have_them_if_the_images_have_masks(runs):
     run = runs["scenes"]
     view = wb.separability(run, 60, [6], [0.5], SCALES, mapped=2, objects=40, progress=quiet)

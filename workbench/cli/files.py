@@ -91,16 +91,17 @@ class ExportRun:
 
 @dataclass(frozen=True)
 class Zoo:
-    """Add the three shipped runs, each trained for about an hour, to the runs: teacher, plain and guided."""
+    """Add the shipped runs, each trained for about an hour, to the runs: a teacher, a plain and a guided one, on grey
+    garments and on scenes."""
 
     pack: bool = False
-    """Instead, rebuild the shipped files from finished runs of the presets zoo/teacher, zoo/plain and zoo/guided."""
+    """Instead, rebuild the shipped files from finished runs of their presets."""
 
     def execute(self) -> None:
-        from workbench.runs.zoo import ANIMALS, pack
+        from workbench.runs.zoo import PRESETS, pack
         from workbench.runs.zoo import zoo as opened
 
-        folders = pack(runs_root()) if self.pack else [opened(name, runs_root()).folder for name in ANIMALS]
+        folders = pack(runs_root()) if self.pack else [opened(name, runs_root()).folder for name in PRESETS]
         Console().print("\n".join(map(str, folders)), soft_wrap=True)
 
 

@@ -202,12 +202,12 @@ def _check_arguments(name: str, arguments: Mapping[str, Any], where: str) -> Non
 
 def _check_run(name: str, alone: bool, file: Path) -> None:
     """ValueError unless this is a run, one of the zoo or, beside other runs, a target."""
-    group, _, animal = name.partition("/")
+    group, _, shipped = name.partition("/")
     try:
         if group == _ZOO:
-            from workbench.runs.zoo import ANIMALS
+            from workbench.runs.zoo import PRESETS
 
-            refuse_unknown("run of the zoo", animal, ANIMALS)
+            refuse_unknown("run of the zoo", shipped, PRESETS)
         else:
             open_run(name)
     except ValueError as error:
@@ -222,9 +222,9 @@ def _is_target(name: str) -> bool:
 
 
 def _opened(name: str) -> Any:
-    group, _, animal = name.partition("/")
+    group, _, shipped = name.partition("/")
     if group == _ZOO:
-        return workbench.zoo(animal)
+        return workbench.zoo(shipped)
     return name if _is_target(name) else open_run(name)
 
 

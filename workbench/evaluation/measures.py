@@ -195,7 +195,8 @@ def measure_objects(
 
     Args:
         features: Result of `wb.extract` with pooling "tokens", as of `wb.measure_grid`.
-        shares: The share of each token that is object, as of `wb.object_shares`; or these divided by `split_masks`.
+        shares: The share of each token that is object, `wb.object_shares(run, features)`; or these divided by
+            `split_masks`.
         scales: Guidance scales w.
         seed: Seed of the two halves of the images and of the bootstrap over images.
         processes: As of `wb.measure_grid`.
@@ -212,7 +213,7 @@ def measure_objects(
         >>> small += ["backbone.size=pico", "training.batch=8", "training.steps=4"]
         >>> run = wb.trained(wb.load_config("demo/plain", small), progress=lambda stage, done, total: None)
         >>> features = wb.extract(run, images=20, layers=[8], times=[0.5])
-        >>> shares = wb.object_shares(run, features.rows)
+        >>> shares = wb.object_shares(run, features)
         >>> grid = wb.measure_objects(features, shares, scales=[0.0, 10.0], processes=1)
         >>> grid.array("object_auc", "true").shape
         (1, 1, 2)

@@ -134,6 +134,7 @@ def extract(
     if precision != "no":  # older features lack it
         described["precision"] = precision
     grid = _grid(run.name, latents, described, (layers, times, labels), root)
+    grid = replace(grid, split=split, data=data)
     if _missing(grid):
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         with turn_to_compute(grid.folder):

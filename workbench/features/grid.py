@@ -13,6 +13,7 @@ from einops import reduce
 from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 
+from workbench.config import DataConfig
 from workbench.diffusion.guidance import guide
 from workbench.diffusion.randomness import permutation
 from workbench.diffusion.tokens import to_map
@@ -89,7 +90,8 @@ class FeatureGrid:
     Label modes: "null" is f_u, "true" is f_c, "wrong" has the label `given`, and "noise-null" and "noise-true" have
     noise in place of the image. Features are ``n m d`` with `pooling` "tokens" and ``n d`` with "mean". `true` are the
     classes of the images, `given` those of mode "wrong". `weak` are the features of a weak model of the same x_t, if
-    guidance is against that model instead of the null label.
+    guidance is against that model instead of the null label. The images are the `split` of the set `data`, which is
+    None for the run's own.
     """
 
     run: str
@@ -104,6 +106,8 @@ class FeatureGrid:
     classes: tuple[str, ...]
     folder: Path
     weak: "FeatureGrid | None" = None
+    split: str = "train"
+    data: DataConfig | None = None
 
     def read(self, layer: int, t: float, label: str = "null") -> Float[Tensor, "n ..."]:
         """The features of one layer, time and label mode, memory-mapped.

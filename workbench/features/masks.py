@@ -7,6 +7,7 @@ from torch import Tensor
 
 from workbench.config import DataConfig
 from workbench.data.images import load_images, token_share
+from workbench.features.grid import FeatureGrid
 from workbench.runs.store import Run
 
 
@@ -16,21 +17,22 @@ def token_side(run: Run) -> int:
 
 
 def object_shares(
-    run: Run, rows: Sequence[int], *, data: DataConfig | None = None, split: str = "train"
+    run: Run, rows: Sequence[int] | FeatureGrid, *, data: DataConfig | None = None, split: str | None = None
 ) -> Float[Tensor, "n m"]:
     """Share of each token of a run's images that is object, from the images' masks.
 
     Args:
         run: The run whose images and token grid are used.
-        rows: Row numbers of the images in the split, such as ``features.rows``.
-        data: The image set, if it is not the run's own.
-        split: "train" or "test".
+        rows: The result of `wb.extract`, whose images they are; or row numbers of images in the split.
+        data: With row numbers, the image set, if it is not the run's own.
+        split: With row numbers, "train" (if None) or "test".
 
     Returns:
         Shares ``n m`` (images, tokens) in 0..1, in the order of the tokens of `wb.extract`.
 
     Raises:
-        ValueError: For images without masks, and masks that cannot be divided into the run's tokens.
+        ValueError: For images without masks, masks that cannot be divided into the run's tokens, and another set or
+            split than that of the features.
 
     Examples:
         >>> small = ["data.name=scenes", "data.size=32", "data.limit=100", "vae.name=identity", "backbone.patch=4"]
@@ -39,5 +41,13 @@ def object_shares(
         >>> wb.object_shares(run, rows=[0, 1]).shape
         torch.Size([2, 64])
     """
-    images = load_images(run.config.data if data is None else data, split)
+    if isinstance(rows, FeatureGrid):
+        features = rows
+        if data not in (None, features.data) or split not in (None, features.split):
+            raise ValueError(
+                f"the features are of the {features.split} images of {(features.data or run.config.data).name}; "
+                "shares of others need their row numbers"
+            )
+        rows, data, split = features.rows, features.data, features.split
+    images = load_images(data or run.config.data, split or "train")
     return token_share(images.masks(rows), token_side(run))
