@@ -82,6 +82,7 @@ class _CheckingFinder:
 
 
 sys.meta_path.insert(0, _CheckingFinder)
+importlib.import_module("workbench.reporting.papermill").skip_grammars()  # of nbformat too
 
 
 def _register_profiles() -> None:

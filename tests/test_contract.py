@@ -175,8 +175,8 @@ def test_a_stopped_run_resumes_to_the_same_weights(config, root):
 WORKER = """
 import json, os, sys
 from pathlib import Path
+from workbench import plugins  # first, so that PyTorch is imported faster
 import torch
-from workbench import plugins
 from workbench.config import from_dict, plugin_class
 from torch.distributed.tensor import DTensor
 from workbench.runs import checkpoints

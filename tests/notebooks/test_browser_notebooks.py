@@ -14,7 +14,7 @@ EXPECTED = {
     "00_tour": (7, 0),
     "01_teacher": (3, 1),
     "02_features": (5, 2),
-    "03_guidance": (4, 2),
+    "03_guidance": (4, 3),
     "04_compare": (3, 3),
 }
 PANEL = "window.jupyterapp.shell.currentWidget"

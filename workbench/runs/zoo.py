@@ -36,7 +36,7 @@ def zoo(name: str = "guided", root: Path | None = None) -> Run:
     and does nothing.
 
     Args:
-        name: "teacher", "plain" or "guided": SiT-pico on Fashion-MNIST, 16 tokens, at four steps; or
+        name: "teacher", "plain" or "guided": SiT-pico on Fashion-MNIST, 64 tokens, at four steps; or
             "scenes-teacher", "scenes-plain" or "scenes-guided": SiT-nano on scenes of 64 pixels with known masks,
             64 tokens, at the last step.
         root: Folder of the runs; by default ``$WORKBENCH_RUNS``, or ``runs`` here or in the parent folder.
