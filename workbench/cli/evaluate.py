@@ -18,6 +18,7 @@ from workbench.config.ranges import FromStep
 from workbench.evaluation.metrics import default_detector, stored_names
 from workbench.files import write_json
 from workbench.runs.store import open_run, runs_root
+from workbench.runs.weak import check_weak, find_weak
 
 if TYPE_CHECKING:
     from workbench.evaluation.compare import Row
@@ -51,6 +52,9 @@ class Evaluate:
     classifier of the run's kind of images."""
     processes: Processes = 1
     """Number of processes that generate images, spread over the GPUs."""
+    weak: str | None = None
+    """Weak model to guide against instead of the null label (autoguidance), with guidance_scale: RUN, RUN@STEP, or a
+    step of the run."""
     small_ok: bool = False
     """Allow fewer images than twice the detector's dimensions; the scores are marked."""
     force: bool = False
@@ -97,6 +101,7 @@ class Evaluate:
             raise ValueError("--samples needs --reference: an .npz file, or a preset for its training images")
         is_npy(self.samples)
         others = {"--step": self.step is not None, "--processes": self.processes > 1, "--force": self.force}
+        others["--weak"] = self.weak is not None
         if useless := [name for name, given in others.items() if given]:
             raise ValueError(f"{useless[0]} is for runs and has no effect on the file of --samples")
 
@@ -107,7 +112,14 @@ class Evaluate:
         changes = parse_overrides(f"sampling.{change.removeprefix('sampling.')}" for change in self.overrides)
         tree = to_dict(run.config)
         settings = from_dict({**tree, "sampling": {**tree["sampling"], **changes.get("sampling", {})}}).sampling
-        run.checkpoint(self.step)
+        step = run.checkpoint(self.step).step
+        weak = None
+        if self.weak is not None:
+            if settings.guidance_scale == 1:
+                raise ValueError("--weak has no effect without guidance; add guidance_scale=2, for example")
+            against = find_weak(self.weak, run)
+            check_weak(run, [step], against)
+            weak = (against.run, against.step)  # the run that is held has one step only
         # Errors are raised before torch is imported, which takes seconds.
         from workbench.evaluation.suite import score
         from workbench.runs.held import held
@@ -123,6 +135,7 @@ class Evaluate:
                     small_ok=self.small_ok,
                     force=self.force,
                     processes=self.processes,
+                    weak=weak,
                     progress=progress,
                 )
 
@@ -239,8 +252,9 @@ def _print(console: Console, records: Sequence[Mapping[str, Any]]) -> None:
             console.print(f"{r['metric']}: {note}.", soft_wrap=True, highlight=False)
     for r in {record["detector"]: record for record in records}.values():
         floor = f"; real images: the same scores of {r['n_floor']:,} held-out ones" if "n_floor" in r else ""
+        guided = f" guided against {r['weak']} at step {r['weak_step']:,}," if r.get("weak") else ""
         console.print(
-            f"{r['n_generated']:,} images against {r['n_reference']:,} of {r['reference_origin']}, features of "
+            f"{r['n_generated']:,} images{guided} against {r['n_reference']:,} of {r['reference_origin']}, features of "
             f"{r['detector']} (resize: {r['resize']}){floor}. Intervals are over the choice of images, not over "
             f"training seeds.",
             soft_wrap=True,

@@ -19,7 +19,7 @@ from workbench.features.extract import extract
 from workbench.features.grid import FeatureGrid, whole_numbers
 from workbench.features.masks import token_side
 from workbench.features.targets import CLEAN, TARGETS, target_tokens
-from workbench.lab.definitions import GUIDANCE, NOISE, WEAK_FEATURE
+from workbench.lab.definitions import FEATURE_GUIDANCE, GUIDANCE, NOISE, WEAK_FEATURE, hint_of
 from workbench.lab.made import Made, made_of
 from workbench.lab.panes import Axis, image_axis
 from workbench.lab.progress import Report, part_of
@@ -179,19 +179,8 @@ class Subject:
             "step": Axis("training step", self.steps[0]),
             "t": Axis(NOISE, self.times),
             "layer": Axis("layer", self.layers),
-            "w": Axis(
-                f"{GUIDANCE} (weak model)" if self.weak else GUIDANCE,
-                (float(w[0]), float(w[1]), 0.1),
-                continuous=True,
-                stops=list(stops),
-                about=self._about_w(),
-                hint=WEAK_FEATURE if self.weak else "",
-            ),
+            "w": guidance_axis(self.weak, (float(w[0]), float(w[1]), 0.1), continuous=True, stops=list(stops)),
         }
-
-    def _about_w(self) -> str:
-        """What w is when guidance is against a weak model, as a page says it; "" for the null label."""
-        return weak_text(self.weak, r"f_g = f_{\text{weak}} + w\,(f - f_{\text{weak}})", "feature") if self.weak else ""
 
     def image_axis(self, rows: Sequence[int]) -> Axis:
         """The axis of the images that have token maps."""
@@ -305,6 +294,14 @@ def choose_measured(given: Mapping[str, Any], room: float | int | Callable[[int,
     """What a view with measures shows of one run, given each label: `choose` of its arguments of these names."""
     named = {name: given[name] for name in ("images", "layers", "times", "data", "weak")}
     return choose(given["run"], **named, steps=given["step"], room=room, alone=True, controls=True)
+
+
+def guidance_axis(weak: Sequence[Weak], values: tuple[float, ...], **more: Any) -> Axis:
+    """The axis of the guidance scale w of features, against weak models if there are any."""
+    if not weak:
+        return Axis(GUIDANCE, values, about=FEATURE_GUIDANCE, hint=hint_of("w"), **more)
+    about = weak_text(weak, r"f_g = f_{\text{weak}} + w\,(f - f_{\text{weak}})", "feature")
+    return Axis(f"{GUIDANCE} (weak model)", values, about=about, hint=WEAK_FEATURE, **more)
 
 
 def weak_text(weak: Sequence[Weak], formula: str, of: str) -> str:

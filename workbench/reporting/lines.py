@@ -29,7 +29,7 @@ from workbench.lab.sources import choose_rows
 from workbench.reporting.figures import LOOK, score_curves, styles
 from workbench.runs.models import check_null_class
 from workbench.runs.store import Run
-from workbench.runs.weak import WeakLike, find_weak
+from workbench.runs.weak import WeakLike, check_weak, find_weak
 
 _SHARES = ("knn", "lda")
 # Versions of the measures of objects, and the version of the others whose colour they have.
@@ -225,9 +225,12 @@ def objects_over_training(
     scales: Sequence[float] = (0.0, 1.0, 5.0, 10.0, 30.0),
     images: int = 200,
     seed: int = 0,
+    weak: WeakLike = None,
     progress: Report | None = None,
 ) -> Chart:
     """A measure of object against background over training: one line for each w of f_u + w (f_c - f_u), Eq. 3.
+
+    With `weak` the features are f_weak + w (f - f_weak); an own step of the run that is the weak model has no point.
 
     Bands are 95 % bootstrap intervals over images; of more than three lines, only the first and last have one.
 
@@ -239,6 +242,7 @@ def objects_over_training(
         scales: Guidance scales w; 0 is f_u.
         images: Number of images.
         seed: Seed of noise, splits and resamples.
+        weak: A weak model to guide against instead of the null label, as of `wb.versions_over_guidance`.
         progress: Called with (stage, done, total).
 
     Returns:
@@ -254,15 +258,21 @@ def objects_over_training(
         >>> wb.objects_over_training(run, images=20).save("objects.png").name
         'objects.png'
     """
-    check_null_class(run, "features cannot be guided without one")
+    against = None if weak is None else find_weak(weak, run)
+    steps = [checkpoint.step for checkpoint in run.checkpoints]
+    check_null_class(run, "features are compared with those of the null label")
+    if against is not None:
+        if against.run.fingerprint == run.fingerprint:
+            steps = [step for step in steps if step != against.step]
+        check_weak(run, steps, against, (layer,))
     rows = _rows(run, images)
-    shares, steps = object_shares(run, rows), [checkpoint.step for checkpoint in run.checkpoints]
+    shares = object_shares(run, rows)
     labels, root, grids = ("null", "true"), run.folder.parent, []
     with reported(progress) as report:
         for number, step in enumerate(steps):
             counted = part_of(report, "features", number, len(steps), images * len(labels))
             features = extract(run, rows, (layer,), (t,), step=step, labels=labels, seed=seed, root=root,
-                               progress=counted)  # fmt: skip
+                               progress=counted, weak=weak)  # fmt: skip
             counted = part_of(report, "measures", number, len(steps), len(scales) + 1)
             grids.append(measure_objects(features, shares, scales=scales, seed=seed, processes=1, progress=counted))
     figure, axis = _figure()
@@ -275,7 +285,8 @@ def objects_over_training(
     for level in chance_levels(grids[-1], [measure]).values():
         axis.axhline(level, color=palette.MUTED, linewidth=1, label="chance")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _finished(figure, axis, f"training step of {run.config.name} (layer {layer}, t = {t:g})", MEASURES[measure])
+    about = f"layer {layer}, t = {t:g}{f', against {against.text}' if against else ''}"
+    return _finished(figure, axis, f"training step of {run.config.name} ({about})", MEASURES[measure])
 
 
 def scores_over_training(

@@ -123,6 +123,8 @@ _HOW = {
     "sampler": "{} sampler",
     "sampler_steps": "{} steps",
     "guidance_scale": "guidance scale {:g}",
+    "weak": "against {}",
+    "weak_step": "at step {:,}",
     "weights": "{} weights",
     "sample_seed": "sampling seed {}",
 }
