@@ -57,7 +57,8 @@ def maps(
     predicts from it, z_hat = x_t - t v, both decoded. Predictions exist at a few w; the nearest is shown.
 
     A click on a token, or Enter, shows the cosine similarity of its f_g to all tokens in place of the colours, at any
-    w; Shift holds several. Captions give the share of |f_g|^2 that the page leaves out; `wb.similarity` is exact.
+    w; Shift or "Hold several" holds several. Captions give the share of |f_g|^2 that the page leaves out;
+    `wb.similarity` is exact.
 
     With `weak`, guidance is against a weak model instead of the null label (autoguidance): f_weak + w (f - f_weak),
     both with the class. w = 0 shows the weak model, w = 1 the run itself.
