@@ -37,17 +37,17 @@ _OF_OBJECTS = {"null": "null", "true": "true", "wrong": "wrong_by_true", "label_
 
 
 class Chart:
-    """A figure that is readable on light and dark pages: transparent background, grey text and axes."""
+    """A figure on white, also on dark pages, where not all colours of the palette could be seen; grey text and axes."""
 
     def __init__(self, figure: Figure):
         self.figure = figure
         for text in figure.findobj(Text):
             if text.get_color() in ("black", "k"):
-                text.set_color(palette.MUTED)
+                text.set_color(palette.GREY)
         for axis in figure.axes:
-            axis.tick_params(which="both", colors=palette.MUTED)
-            axis.spines[:].set_color(palette.MUTED)
-            axis.grid(color=palette.MUTED, alpha=0.25)
+            axis.tick_params(which="both", colors=palette.GREY)
+            axis.spines[:].set_color(palette.GREY)
+            axis.grid(color=palette.GREY, alpha=0.25)
 
     def save(self, file: str | Path) -> Path:
         """Write the figure as PNG, SVG or PDF on white; return the path."""
@@ -56,7 +56,7 @@ class Chart:
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", dpi=110, transparent=True)
+        self.figure.savefig(buffer, format="png", dpi=110, facecolor="white")
         return buffer.getvalue()
 
 
@@ -81,8 +81,7 @@ def probe_over_training(
         progress: Called with (stage, done, total).
 
     Returns:
-        A ``Chart`` with a matplotlib ``figure`` that fits a light and a dark page; ``save(file)`` writes PNG, SVG or
-        PDF.
+        A ``Chart`` with a matplotlib ``figure``; ``save(file)`` writes PNG, SVG or PDF.
 
     Raises:
         ValueError: As `wb.extract`, and for too few images to split.
@@ -207,7 +206,7 @@ def versions_over_guidance(
         label = NAMES.get(name, "wrong label")
         axis.plot(grid.scales, np.broadcast_to(level, len(grid.scales)), label=label, **palette.VERSIONS[looks_as])
     for level in chance_levels(grid, [measure]).values():
-        axis.axhline(level, color=palette.MUTED, linewidth=1, label="chance")
+        axis.axhline(level, color=palette.GREY, linewidth=1, label="chance")
     axis.set_xscale("symlog", linthresh=1)
     axis.set_xticks(grid.scales, [f"{scale:g}" for scale in grid.scales])
     axis.set_xticks([], minor=True)
@@ -283,7 +282,7 @@ def objects_over_training(
         if len(scales) <= 3 or number in (0, len(scales) - 1):  # more bands would overlap
             axis.fill_between(steps, low[:, number], high[:, number], color=colour, alpha=0.15, linewidth=0)
     for level in chance_levels(grids[-1], [measure]).values():
-        axis.axhline(level, color=palette.MUTED, linewidth=1, label="chance")
+        axis.axhline(level, color=palette.GREY, linewidth=1, label="chance")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     about = f"layer {layer}, t = {t:g}{f', against {against.text}' if against else ''}"
     return _finished(figure, axis, f"training step of {run.config.name} ({about})", MEASURES[measure])
