@@ -1,5 +1,6 @@
 """Commands that score runs and files of images, write reference files, and compare the scores of runs."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,9 +226,13 @@ class Compare:
             text = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
             how.setdefault(text, []).append(metric)
         lines = []
+        shared = Counter(row.conclusion for row in result.rows)
         for row in result.rows:
             values = [" ".join(f"{value:.4g}" for value in seeds.values()) for seeds in (row.first, row.second)]
-            lines.append(f"{row.sentence} By seed: {row.baseline} {values[0]}, {row.other} {values[1]}.")
+            text = row.measured if shared[row.conclusion] == len(result.rows) > 1 else row.sentence
+            lines.append(f"{text} By seed: {row.baseline} {values[0]}, {row.other} {values[1]}.")
+        if len(shared) == 1 and len(result.rows) > 1:
+            lines.append(f"For each row: {next(iter(shared))}")
         lines += [f"Note: {note}." for note in result.notes]
         lines += [f"Measured with {text}: {', '.join(metrics)}." for text, metrics in how.items()]
         lines.append(
