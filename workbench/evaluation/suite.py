@@ -95,7 +95,10 @@ def score(
     extractor = _detector(detector)
     _check_count(settings.count, extractor, small_ok)
     supervised = _check_supervised(run, extractor, detector, force)
-    if not (os.access(run.folder, os.W_OK) or any(record.get("step") == step for record in run.results)):
+    stored = any(record.get("step") == step for record in run.results)  # perhaps of a checkpoint that was deleted
+    if not stored:
+        run.checkpoint(step)
+    if not (os.access(run.folder, os.W_OK) or stored):
         raise ValueError(f"{run.folder} cannot be written, but scores are stored there: copy the run and score that")
     described(run, step, settings, against)  # refuses wrong settings before the reference is detected
     exists = step in {checkpoint.step for checkpoint in run.checkpoints}  # scores of a deleted one may be stored

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from workbench.config import DataConfig
 from workbench.features.extract import opened_latents
-from workbench.features.grid import whole_numbers
+from workbench.features.grid import real_numbers, whole_numbers
 from workbench.features.lens import check_guidance, read_layers
+from workbench.files import write_atomically
 from workbench.lab.definitions import NOISE
-from workbench.lab.drawing import METADATA, coloured, encoded, mosaic
+from workbench.lab.drawing import coloured, encoded, mosaic
 from workbench.lab.made import made_of
 from workbench.lab.noise import smaller
 from workbench.lab.panes import Axis, image_axis
@@ -25,7 +26,7 @@ from workbench.lab.panes.lens import LensPane
 from workbench.lab.progress import Report, reported
 from workbench.lab.snippets import PAGE_MB, bounded_view, page_size, script_size
 from workbench.lab.sources import RunLike, choose_rows, depth_of, guidance_axis, opened_runs
-from workbench.lab.view import View
+from workbench.lab.view import ENDINGS, View, checked_path
 from workbench.runs.models import load_run_vae
 from workbench.runs.store import Run
 from workbench.runs.weak import Weak, WeakLike, check_weak, find_weak
@@ -129,11 +130,8 @@ class Lens:
 
     def save(self, file: str | Path, image: int = 0) -> Path:
         """Write the figure as PNG, SVG or PDF on white; return the path. Raises ValueError for another ending."""
-        path = Path(file)
-        ending = path.suffix.removeprefix(".").lower()
-        if ending not in METADATA:
-            raise ValueError(f"cannot write {path.name!r}; allowed endings are {', '.join(METADATA)}")
-        path.write_bytes(encoded([self.figure(image)], ending))
+        path = checked_path(file, ENDINGS)
+        write_atomically(path, encoded([self.figure(image)], path.suffix[1:]))
         return path
 
     def _repr_png_(self) -> bytes:
@@ -224,7 +222,7 @@ def lens(
     """
     (opened,) = opened_runs(run)
     chosen, root = _layers(layers, depth_of(opened)), opened.folder.parent
-    moments = _times(times)
+    moments = real_numbers("times", times, 0.0, 1.0)
     _check_counts(images=images, fit=fit, held=held)
     if images > held:
         raise ValueError(f"images is {images}, of {held} held-out ones; allowed are 1 to {held}")
@@ -294,17 +292,6 @@ def _layers(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
     if wrong or not chosen:
         what = wrong[0] if wrong else "nothing"
         raise ValueError(f"layers has {what}; allowed are 0 (the patch embedding) to {depth}, the last block")
-    return chosen
-
-
-def _times(times: Any) -> tuple[float, ...]:
-    try:
-        chosen = tuple(dict.fromkeys(map(float, times)))
-    except (TypeError, ValueError):
-        raise ValueError(f"times is {times!r}; allowed are several numbers of 0 to 1") from None
-    wrong = [t for t in chosen if not 0 <= t <= 1]
-    if wrong or not chosen:
-        raise ValueError(f"times has {wrong[0] if wrong else 'nothing'}; allowed are 0 to 1")
     return chosen
 
 

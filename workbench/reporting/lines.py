@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from workbench.config import refuse_unknown
 from workbench.data.images import load_images
 from workbench.evaluation.leakage import VERSIONS
 from workbench.evaluation.measures import ENDS, OBJECTS, measure_grid, measure_objects
@@ -19,13 +20,14 @@ from workbench.evaluation.metrics import get_metric
 from workbench.evaluation.probe import linear_probe
 from workbench.evaluation.suite import score
 from workbench.features.extract import extract
-from workbench.features.grid import LABELS
+from workbench.features.grid import LABELS, real_numbers
 from workbench.features.masks import object_shares
 from workbench.lab import palette
 from workbench.lab.measured import MEASURES, chance_levels
 from workbench.lab.measured import VERSIONS as NAMES
 from workbench.lab.progress import Report, part_of, reported
 from workbench.lab.sources import choose_rows
+from workbench.lab.view import ENDINGS, checked_path
 from workbench.reporting.figures import LOOK, score_curves, styles
 from workbench.runs.models import check_null_class
 from workbench.runs.store import Run
@@ -50,9 +52,10 @@ class Chart:
             axis.grid(color=palette.GREY, alpha=0.25)
 
     def save(self, file: str | Path) -> Path:
-        """Write the figure as PNG, SVG or PDF on white; return the path."""
-        self.figure.savefig(file, facecolor="white", dpi=200)
-        return Path(file)
+        """Write the figure as PNG, SVG or PDF on white; return the path. ValueError for another ending."""
+        path = checked_path(file, ENDINGS)
+        self.figure.savefig(path, facecolor="white", dpi=200)
+        return path
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -177,6 +180,8 @@ def versions_over_guidance(
         'versions.png'
     """
     check_null_class(run, "the null label is one of the versions")
+    refuse_unknown("measure", measure, MEASURES)
+    scales = real_numbers("scales", scales)
     against = None if weak is None else find_weak(weak, run)
     of_objects, rows = measure.startswith(OBJECTS), _rows(run, images)
     shares = object_shares(run, rows) if of_objects else None
@@ -339,6 +344,8 @@ def _probes(
     progress: Report | None,
 ) -> Chart:
     """One line with its band for each run and step."""
+    if not shown:
+        raise ValueError("there are no runs; allowed are one or more, by their name in the legend")
     figure, axis = _figure()
     with reported(progress) as report:
         for number, ((label, (run, step)), style) in enumerate(zip(shown.items(), styles, strict=True)):
