@@ -160,6 +160,7 @@ def test_the_lens_reads_guided_tokens(runs, guided):
     [
         ({"w": 2.0, "label": "null"}, "without a weak model guidance needs both labels"),
         ({"w": float("nan")}, "w is nan; allowed are finite numbers"),
+        ({"weak": 2}, "step 2, but at w = 1 it changes nothing: choose another w, such as w=2"),
     ],
 )
 def test_a_lens_without_guidance_is_refused_before_anything_runs(runs, monkeypatch, options, sentence):

@@ -74,11 +74,13 @@ def fit_affine(
 
 
 def check_guidance(run: Run, label: str, w: float, weak: Weak | None) -> None:
-    """Raise ValueError for a label or w that is not allowed, or a null label that is needed but untrained."""
+    """Raise ValueError for a label or w that is not allowed, a weak model without effect, or an untrained null label."""
     if label not in ("true", "null"):
         raise ValueError(f"label is {label!r}; allowed are true and null")
     if isinstance(w, bool) or not isinstance(w, int | float | np.number) or not math.isfinite(w):
         raise ValueError(f"w is {w!r}; allowed are finite numbers")
+    if w == 1 and weak is not None:
+        raise ValueError(f"weak is {weak.text}, but at w = 1 it changes nothing: choose another w, such as w=2")
     if label == "null":
         check_null_class(run, 'choose label="true"')
         if w != 1 and weak is None:
