@@ -74,7 +74,7 @@ def fit_affine(
 
 
 def check_guidance(run: Run, label: str, w: float, weak: Weak | None) -> None:
-    """Raise ValueError for a label or w that is not allowed, a weak model without effect, or an untrained null label."""
+    """Raise ValueError for a wrong label or w, a weak model without effect, or an untrained null label."""
     if label not in ("true", "null"):
         raise ValueError(f"label is {label!r}; allowed are true and null")
     if isinstance(w, bool) or not isinstance(w, int | float | np.number) or not math.isfinite(w):
