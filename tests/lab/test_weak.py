@@ -22,6 +22,7 @@ from workbench.features.grid import LABELS
 from workbench.features.predictions import predict_clean
 from workbench.lab.sources import choose
 from workbench.lab.views.leakage import VERSIONS, _pair
+from workbench.runs.index import runs_table
 from workbench.runs.models import load_backbone
 from workbench.runs.store import Run, prepare_run
 from workbench.runs.weak import Weak, find_weak
@@ -272,6 +273,8 @@ def test_scores_against_a_weak_model_are_kept_apart(runs, capsys):
     assert weak[0]["value"] != null[0]["value"] == wb.score(strong, 4, settings, **how)[0]["value"]
     pairs = wb.score(strong, 4, settings, weak=2, **how)
     assert pairs[0]["weak"] == "the run itself" and protocol(pairs[0]) != protocol(weak[0]) != protocol(null[0])
+    (row,) = [row for row in runs_table(strong.folder.parent) if row.name == strong.name]
+    assert dict(row.scores)[weak[0]["metric"]] == null[0]["value"]
     plain = replace(settings, guidance_scale=1.0)
     assert wb.score(strong, 4, plain, weak=other, **how) == wb.score(strong, 4, plain, **how)  # w = 1 is the run itself
     command = ["evaluate", strong.name, "guidance_scale=2.5", "count=4", "steps=3", "--small-ok"]
