@@ -118,7 +118,11 @@ def test_what_is_not_there_is_refused_before_anything_runs(runs, name, given, se
         ("maps", {"w": (5.0, 1.0)}, r"w is \(5.0, 1.0\); allowed are the lowest and a higher value"),
         ("compare_maps", {"w": (0.0, float("nan"))}, "w has nan; allowed are finite numbers"),
         ("embedding", {"stops": []}, "stops has nothing; allowed are finite numbers"),
-        ("embedding", {"methods": ["tnse"]}, r"methods is \['tnse'\]; allowed are a list of one or more of pca, tsne,"),
+        (
+            "embedding",
+            {"methods": ["tnse"]},
+            r"methods is \['tnse'\]; allowed are one or more of pca, tsne, umap, as a list",
+        ),
         ("embedding", {"mapped": -1}, "mapped is -1; allowed are a count of at least 1"),
         ("explore", {"stops": [float("inf")]}, "stops has inf; allowed are finite numbers"),
         ("separability", {"scales": [float("nan")]}, "scales has nan; allowed are finite numbers"),

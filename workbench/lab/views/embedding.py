@@ -232,7 +232,7 @@ def snake(shape: Sequence[int]) -> Iterator[tuple[int, ...]]:
 def check_methods(subject: Subject, methods: Sequence[str], stops: Sequence[float]) -> None:
     """ValueError for an unknown method, none, or too many frames."""
     if isinstance(methods, str) or not methods or not set(methods) <= set(METHODS):
-        raise ValueError(f"methods is {methods!r}; allowed are a list of one or more of {', '.join(METHODS)}")
+        raise ValueError(f"methods is {methods!r}; allowed are one or more of {', '.join(METHODS)}, as a list")
     slow = [name for name in methods if name != "pca"]
     frames = len(subject.titles) * len(subject.steps[0]) * len(subject.layers) * len(subject.times) * len(stops)
     if slow and frames > _FRAMES:

@@ -125,9 +125,9 @@ def maps_view(
 ) -> View:
     """A view of token maps, and of attention if wanted; `shorten` names the arguments to reduce for a smaller page."""
     w = guidance_range(w)
-    check_maps_fit(subject, components, page_mb, shorten)
     title = f"Token maps of {', '.join(subject.titles)}{subject.against}"
     fitting = _attention_that_fits(subject, page_mb) if attention else None
+    check_maps_fit(subject, components, page_mb, shorten)
     with reported(progress) as report:
         beside = [] if fitting is None else [attention_pane(subject, *fitting, report)]
         stops = [stop for stop in STOPS if w[0] <= stop <= w[1]] or [w[0]]
