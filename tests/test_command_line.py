@@ -127,7 +127,7 @@ def test_a_mistake_is_answered_before_anything_heavy_is_imported(tmp_path):
         *(["train", "demo/guided", change] for change in ("objective.layer=99", "objective.weight=-1")),
         *(["train", "demo/guided"], ["train", "demo/guided", "objective.teacher=gone"]),
         *([one, "demo/plain", "data.name=image-folder", "data.path=/gone"] for one in ("train", "encode")),
-        *(["evaluate", name, change] for change in ("steps=-3", "--step=7", "--detector=nope")),
+        *(["evaluate", name, change] for change in ("steps=-3", "--step=7", "--detector=nope", "--weak=1")),
         *(["set", name, "objective.layer=2"], ["pause", name], ["checkpoint", name], ["compare", name]),
         *(["export", name, "x.ending", "--family", "sit"], ["import", str(other)], ["restore", "gone"]),
         *(["sweep", str(rows)], ["sweep", str(rows), "--only", "gone"], ["report", "laptop", "--only", "gone"]),

@@ -9,6 +9,7 @@ import pytest
 from workbench.__main__ import main
 from workbench.config import load_config
 from workbench.runs.store import prepare_run
+from workbench.runs.zoo import zoo
 
 
 @pytest.fixture
@@ -41,6 +42,7 @@ def refused(capsys, *arguments: str) -> str:
         (("--samples", "s.npz", "--reference", "s.npz", "--step", "3"), "--step is for runs"),
         (("--samples", "s.npz", "--reference", "s.npz", "--processes", "2"), "--processes is for runs"),
         (("--samples", "s.npz", "--reference", "s.npz", "--force"), "--force is for runs"),
+        (("--samples", "s.npz", "--reference", "s.npz", "--weak", "3"), "--weak is for runs"),
         (("run", "--processes", "0"), "processes must be"),
         (("run", "--detector", "clf64", "clf65"), "detector 'clf65' is not known; did you mean 'clf64'"),
         (("run", "--report", "."), "is a folder; give a JSON file"),
@@ -60,6 +62,27 @@ def test_a_step_or_an_option_that_there_is_not(root, capsys):
     assert "has no checkpoint; it has: none" in refused(capsys, "evaluate", run.name)
     assert "has no checkpoint of step 7; it has: none" in refused(capsys, "evaluate", run.name, "--step", "7")
     assert "did you mean 'steps'?" in refused(capsys, "evaluate", run.name, "stepz=3")
+
+
+def test_a_weak_model_that_does_nothing_or_is_not_there(root, capsys):
+    run = zoo("plain", root / "runs")
+    assert "--weak has no effect without guidance; add guidance_scale=2" in refused(
+        capsys, "evaluate", run.name, "--weak", "1200"
+    )
+    guided = ("evaluate", run.name, "guidance_scale=2", "--weak")
+    assert "weak is 'gone', and" in refused(capsys, *guided, "gone")
+    assert "has no checkpoint of step 7; it has: 1200, 2400" in refused(capsys, *guided, "7")
+    assert "the same weights as the run itself" in refused(capsys, *guided, "6000")
+
+
+def test_what_is_said_of_all_rows_is_said_once(root, capsys):
+    for name in ("plain", "guided"):
+        zoo(name, root / "runs")
+    main(["compare", "zoo-plain", "zoo-guided", "--metric", "fd-clf64", "recall-clf64"])
+    said = capsys.readouterr().out
+    assert said.count("One pair allows no interval and no test") == 1 and said.count("By seed:") == 2
+    main(["compare", "zoo-plain", "zoo-guided", "--metric", "fd-clf64"])
+    assert "with seed 0. One pair allows no interval and no test" in capsys.readouterr().out
 
 
 def test_refusals_wait_for_no_heavy_import(root):

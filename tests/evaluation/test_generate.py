@@ -250,6 +250,9 @@ def test_how_images_came_about(run):
         "label_scheme": "random",
         "decoder": "identity identity",
         "nfe": 3,  # the first step starts at t = 1, which is not guided, the second at 0.04: one evaluation and two
+        "weak": None,
+        "weak_step": None,
+        "weak_hash": None,
     }
     assert found.keys() >= {*PROTOCOL[2:14]} - {"quantisation"}
     assert len(asdict(settings)) == 13  # each of them is among the keys above, under its name or another

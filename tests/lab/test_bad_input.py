@@ -10,6 +10,7 @@ from safetensors.torch import load
 import workbench as wb
 from workbench.config import DataConfig, load_config
 from workbench.features.extract import extract
+from workbench.features.grid import real_numbers
 from workbench.features.projection import project
 from workbench.lab.sources import choose
 from workbench.runs.checkpoints import save_checkpoint
@@ -76,13 +77,16 @@ def arrays(view) -> dict[str, np.ndarray]:
 
 
 VIEWS = {
-    "maps": lambda run, **more: wb.maps(run, 3, **{**FEW, **more}, progress=quiet),
-    "compare_maps": lambda run, **more: wb.compare_maps([run, "vae"], 3, **{**FEW, **more}, progress=quiet),
-    "embedding": lambda run, **more: wb.embedding(run, 20, **{**FEW, **more}, mapped=2, progress=quiet),
-    "separability": lambda run, **more: wb.separability(run, 40, **{**FEW, **more}, progress=quiet),
-    "leakage": lambda run, **more: wb.leakage(run, 40, **{**FEW, **more}, progress=quiet),
-    "explore": lambda run, **more: wb.explore(run, 40, **{**FEW, **more}, mapped=2, progress=quiet),
+    "maps": lambda run, **more: wb.maps(run, **{"images": 3, **FEW, **more}, progress=quiet),
+    "compare_maps": lambda run, **more: wb.compare_maps([run, "vae"], **{"images": 3, **FEW, **more}, progress=quiet),
+    "embedding": lambda run, **more: wb.embedding(run, **{"images": 20, "mapped": 2, **FEW, **more}, progress=quiet),
+    "separability": lambda run, **more: wb.separability(run, **{"images": 40, **FEW, **more}, progress=quiet),
+    "leakage": lambda run, **more: wb.leakage(run, **{"images": 40, **FEW, **more}, progress=quiet),
+    "explore": lambda run, **more: wb.explore(run, **{"images": 40, "mapped": 2, **FEW, **more}, progress=quiet),
 }
+
+
+PLAIN = {name: getattr(wb, name) for name in VIEWS}
 
 
 @pytest.mark.parametrize("name", VIEWS)
@@ -96,11 +100,88 @@ VIEWS = {
         ({"times": [-0.1]}, "times has -0.1; allowed are 0 to 1"),
         ({"times": [float("nan")]}, "times has nan; allowed are 0 to 1"),
         ({"times": []}, "times has nothing; allowed are 0 to 1"),
+        ({"images": 0}, "images is 0; allowed are 1 to 80, or row numbers"),
+        ({"images": []}, "images has 0 row numbers; allowed are distinct ones from 0 to 79"),
+        ({"components": 0}, "components is 0; allowed are 3, one for each colour, to 32"),
+        ({"page_mb": 0.05}, "the page of this view would have .* MB .*, more than 0.05: ask for fewer of"),
     ],
 )
-def test_layers_and_times_that_there_are_not(runs, name, given, sentence):
+def test_what_is_not_there_is_refused_before_anything_runs(runs, name, given, sentence, monkeypatch):
+    monkeypatch.setattr("workbench.lab.sources.extract", None)  # it would be called first
     with pytest.raises(ValueError, match=sentence):
         VIEWS[name](runs["narrow"], **given)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "sentence"),
+    [
+        ("maps", {"w": (5.0, 1.0)}, r"w is \(5.0, 1.0\); allowed are the lowest and a higher value"),
+        ("compare_maps", {"w": (0.0, float("nan"))}, "w has nan; allowed are finite numbers"),
+        ("embedding", {"stops": []}, "stops has nothing; allowed are finite numbers"),
+        (
+            "embedding",
+            {"methods": ["tnse"]},
+            r"methods is \['tnse'\]; allowed are one or more of pca, tsne, umap, as a list",
+        ),
+        ("embedding", {"mapped": -1}, "mapped is -1; allowed are a count of at least 1"),
+        ("explore", {"stops": [float("inf")]}, "stops has inf; allowed are finite numbers"),
+        ("separability", {"scales": [float("nan")]}, "scales has nan; allowed are finite numbers"),
+        ("leakage", {"scales": []}, "scales has nothing; allowed are finite numbers"),
+    ],
+)
+def test_scales_and_images_that_there_are_not(runs, name, given, sentence, monkeypatch):
+    monkeypatch.setattr("workbench.lab.sources.extract", None)
+    of = [runs["narrow"], "vae"] if name == "compare_maps" else runs["narrow"]
+    with pytest.raises(ValueError, match=sentence):
+        PLAIN[name](of, 40, **{**FEW, **given}, progress=quiet)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"scales": [1.0, float("nan")]}, "scales has nan; allowed are finite numbers"),
+        ({"scales": [1.0, -2.0]}, "guidance scale must be finite and at least 0, got -2"),
+        ({"scales": []}, "scales has nothing; allowed are finite numbers"),
+        ({"count": 0}, "sampling.count is 0; allowed are 1 to"),
+    ],
+)
+def test_samples_that_cannot_be_are_refused_before_any_is_generated(runs, given, sentence, monkeypatch):
+    monkeypatch.setattr("workbench.lab.views.samples.generate", None)
+    with pytest.raises(ValueError, match=sentence):
+        wb.samples(runs["narrow"], None, **{"scales": [1.0], "count": 2, **given}, progress=quiet)
+
+
+@pytest.mark.parametrize("value", ["0.5", 0.5, None, ["a"], [None], [True], [[0.5]], [0.5, float("nan")], [1.5], []])
+def test_what_is_no_number_is_refused_in_a_sentence(value):
+    with pytest.raises(ValueError, match=r"^times (is|has) .*; allowed are (several of these: )?0 to 1$"):
+        real_numbers("times", value, 0.0, 1.0)
+
+
+def test_numbers_are_kept_once_in_their_order():
+    assert real_numbers("w", np.array([2, 0.5, 2])) == (2.0, 0.5)
+
+
+def test_a_folder_that_is_not_there(runs, tmp_path):
+    view = wb.maps(runs["narrow"], 2, **FEW, progress=quiet)
+    chart = wb.probe_of_runs({"narrow": runs["narrow"]}, layers=[6], images=60, progress=quiet)
+    for save, name in ((view.save_html, "x.html"), (view.save, "x.png"), (chart.save, "x.pdf")):
+        with pytest.raises(ValueError, match=f"cannot write '{name}': there is no folder .*gone"):
+            save(tmp_path / "gone" / name)
+    with pytest.raises(ValueError, match="there are no runs; allowed are one or more"):
+        wb.probe_of_runs({}, progress=quiet)
+
+
+def test_more_images_than_there_are_are_refused_before_all_are_encoded(runs, monkeypatch):
+    monkeypatch.setattr("workbench.data.latents.write_latents", None)
+    data = DataConfig(name="digits", source="auto", limit=70)  # not encoded yet
+    with pytest.raises(ValueError, match="1,000,004 images are to be read, but the train split has 70"):
+        wb.lens(runs["narrow"], [6], [0.5], fit=1_000_000, held=4, images=2, data=data, progress=quiet)
+
+
+def test_a_step_without_checkpoint_and_scores_is_refused_before_the_reference_is_seen(runs, monkeypatch):
+    monkeypatch.setattr("workbench.evaluation.suite._reference", None)
+    with pytest.raises(ValueError, match="no checkpoint of step 3; it has: 2, 4"):
+        wb.score(runs["narrow"], 3, runs["narrow"].config.sampling, small_ok=True)
 
 
 @pytest.mark.parametrize("name", VIEWS)

@@ -133,7 +133,7 @@ def test_the_picture_and_the_numbers(run, tmp_path):
     assert len(raw.figure().axes[0].images) == 9
     with pytest.raises(ValueError, match="image is 3; allowed are 0 to 2"):
         seen.figure(3)
-    with pytest.raises(ValueError, match="allowed endings are png, pdf, svg"):
+    with pytest.raises(ValueError, match="allowed endings are .png, .svg, .pdf"):
         seen.save(tmp_path / "lens.jpg")
 
 
@@ -194,10 +194,10 @@ def test_the_page_shows_what_the_figure_shows(run, show, width, scheme):
         ({"layers": []}, "layers has nothing; allowed"),
         ({"times": [1.5]}, "times has 1.5; allowed are 0 to 1"),
         ({"times": []}, "times has nothing; allowed are 0 to 1"),
-        ({"times": ["noise"]}, "times is .'noise'.; allowed are several numbers"),
+        ({"times": ["noise"]}, "times has 'noise'; allowed are 0 to 1"),
         ({"images": 0}, "images is 0; allowed are whole numbers from 1"),
         ({"images": 9, "held": 8}, "images is 9, of 8 held-out ones; allowed are 1 to 8"),
-        ({"fit": 100}, "fit is 100 and held 50, but the training set has 60 images"),
+        ({"fit": 100}, "150 images are to be read, but the train split has 60"),
         ({"fit": 2, "held": 8}, "got 32 tokens of 2 images to fit .* needs at least 98, which are 7 images"),
     ],
 )

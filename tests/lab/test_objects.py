@@ -157,6 +157,17 @@ def test_the_chart_over_training_has_a_point_for_each_step_and_a_line_for_each_s
     assert expected.low in chart.figure.axes[0].collections[1].get_paths()[0].vertices[:, 1]
 
 
+def test_the_chart_over_training_against_an_own_step_leaves_that_step_out(runs):
+    run = runs["scenes"]
+    chart = wb.objects_over_training(run, "object_auc", scales=[1.0, 3.0], images=40, weak=2, progress=quiet)
+    found, rows = drawn(chart), sources.choose_rows(wb.load_images(run.config.data, "train").labels, 40)
+    root = run.folder.parent
+    tokens = [wb.extract(run, rows, [8], [0.5], step=step, root=root).read(8, 0.5, "true") for step in (2, 4)]
+    expected = wb.object_separation(tokens[0] + 3 * (tokens[1] - tokens[0]), wb.object_shares(run, rows)).auc
+    assert found["w = 3"] == pytest.approx([expected.value], abs=1e-6)
+    assert f"against {run.name}, step 2" in chart.figure.axes[0].get_xlabel()
+
+
 def test_a_measure_that_needs_masks_says_so(runs):
     features = wb.extract(runs["digits"], 100, [6], [0.5], pooling="mean", root=runs["digits"].folder.parent)
     grid = wb.measure_grid(features, scales=SCALES, neighbours=5, processes=1)

@@ -213,6 +213,35 @@ def test_the_keyboard_moves_over_tokens_and_all_is_said(show, maps_view):
     assert page.evaluate("() => document.activeElement.className") == "wb-tk-cursor"
 
 
+def test_taps_hold_several_tokens_while_the_button_is_pressed(show, maps_view):
+    page = show(maps_view(similar=True), 390, image=1, layer=7).page
+    box = page.locator(".wb-tk-map").nth(1).bounding_box()
+    hold = page.get_by_role("button", name="Hold several")
+
+    def tap(column: int) -> None:  # moves no pointer
+        at = {"clientX": box["x"] + (column + 0.5) * box["width"] / 8, "clientY": box["y"] + 2}
+        page.locator(".wb-tk-map").nth(1).dispatch_event("click", at)
+        page.wait_for_function(
+            "(at) => document.querySelector('.wb-tk-read').textContent.includes(at)", arg=f"column {column + 1} "
+        )
+
+    said = page.locator(".wb-tk-spoken")
+    for column in (1, 4):  # the second one takes the place of the first
+        tap(column)
+    assert said.inner_text() == "Cosine similarity to row 1, column 5 of image 2 of 6: bag."
+    assert hold.get_attribute("aria-pressed") == "false"
+    hold.click()
+    assert hold.get_attribute("aria-pressed") == "true" and "a tap or Enter adds a token" in hold.get_attribute("title")
+    for column in (2, 6, 4):  # the last one is let go
+        tap(column)
+    assert said.inner_text() == "Cosine similarity to 2 tokens, mean."
+    page.keyboard.press("Enter")  # where it was tapped
+    assert said.inner_text() == "Cosine similarity to 3 tokens, mean."
+    hold.click()
+    tap(0)
+    assert said.inner_text() == "Cosine similarity to row 1, column 1 of image 2 of 6: bag."
+
+
 def test_a_page_opens_and_saves_with_its_tokens(show, maps_view, tmp_path):
     shown = show(maps_view(similar=True), tokens=[(1, 9), (1, 10)], image=1, layer=5, colour="three")
     assert shown.page.locator(".wb-tk-read").inner_text() == "Cosine similarity to 2 tokens, mean."

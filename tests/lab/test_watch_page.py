@@ -273,6 +273,26 @@ def test_a_lost_run_shows_its_log_and_resumes(shown, run):
     assert page.get_by_role("alert").inner_text() == "ValueError: no room"
 
 
+def test_the_log_follows_its_end_unless_earlier_lines_are_read(shown, run):
+    run.write_status("running", 30, steps=420)  # lost, so that the log is open
+    page = shown()
+    log = page.get_by_label(f"log of {run.name}")
+
+    def news(count: int) -> list[float]:
+        lines = [f"line {number}" for number in range(count)]
+        page.evaluate("(log) => tell('msg:custom', {type: 'news', runs: {0: {log}}})", lines)
+        settled(page)
+        return log.evaluate("(of) => [of.scrollTop, of.scrollHeight - of.clientHeight]")
+
+    top, end = news(60)
+    assert end > 200 and abs(top - end) <= 1
+    log.evaluate("(of) => { of.scrollTop = 40; }")
+    assert news(61)[0] == 40
+    log.evaluate("(of) => { of.scrollTop = of.scrollHeight; }")
+    top, end = news(70)
+    assert abs(top - end) <= 1
+
+
 def test_the_answer_is_said_when_it_comes(shown):
     page = shown(status={"state": "running", "can": {"pause": True}})
     page.get_by_role("button", name="Pause demo-plain").click()

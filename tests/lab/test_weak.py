@@ -16,11 +16,13 @@ from workbench.data.latents import open_latents
 from workbench.diffusion.paths import get_path
 from workbench.diffusion.randomness import normal
 from workbench.evaluation.generate import generate, sample_latents
+from workbench.evaluation.statistics import protocol
 from workbench.features.extract import extract, noisy_latents
 from workbench.features.grid import LABELS
 from workbench.features.predictions import predict_clean
 from workbench.lab.sources import choose
 from workbench.lab.views.leakage import VERSIONS, _pair
+from workbench.runs.index import runs_table
 from workbench.runs.models import load_backbone
 from workbench.runs.store import Run, prepare_run
 from workbench.runs.weak import Weak, find_weak
@@ -136,6 +138,38 @@ def test_predictions_are_guided_in_the_same_way(runs):
         torch.testing.assert_close(found.guided(w)[0], x_t - T * (v_weak + w * (v - v_weak)), rtol=1e-5, atol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("guided", ["null", "weak"])
+def test_the_lens_reads_guided_tokens(runs, guided):
+    strong, w = runs["strong"], 3.0
+    weak = (runs["other"], 2) if guided == "weak" else None
+    seen = wb.lens(strong, [LAYER], [T], tuned=False, images=3, fit=20, held=3, w=w, weak=weak, progress=quiet)
+    rows = list(range(20, 23))
+    (f, _, x_t) = by_hand(strong, 4, strong, rows=rows)
+    first = by_hand(strong, 4, strong, "null", rows)[0] if weak is None else by_hand(*weak, strong, rows=rows)[0]
+    model, latents = load_backbone(strong, 4), open_latents(strong.config, "train", strong.folder.parent / ".latents")
+    y, times = torch.from_numpy(latents.labels[rows].astype(np.int64)), torch.full((3,), T)
+    patches = model.final_layer(first + w * (f - first), model.t_embedder(times) + model.y_embedder(y))
+    v = patches.unflatten(1, (4, 4)).unflatten(3, (8, 8)).permute(0, 1, 3, 2, 4).reshape(3, 1, 32, 32)
+    z = latents.moments(np.asarray(rows)).chunk(2, dim=1)[0]
+    assert seen.errors["raw"][0, 0] == pytest.approx(float((x_t - T * v - z).square().mean()), rel=1e-4)
+    assert "w = 3" in repr(seen) and ("guided against other" in repr(seen)) == (weak is not None)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"w": 2.0, "label": "null"}, "without a weak model guidance needs both labels"),
+        ({"w": float("nan")}, "w is nan; allowed are finite numbers"),
+        ({"weak": 2}, "step 2, but at w = 1 it changes nothing: choose another w, such as w=2"),
+    ],
+)
+def test_a_lens_without_guidance_is_refused_before_anything_runs(runs, monkeypatch, options, sentence):
+    monkeypatch.setattr("workbench.lab.lens.opened_latents", None)
+    with pytest.raises(ValueError, match=sentence):
+        wb.lens(runs["strong"], [LAYER], [T], images=2, fit=20, held=4, **options, progress=quiet)
+
+
 def test_pictures_of_predictions_are_not_taken_from_those_of_the_null_label(runs):
     stored = {}
     for name, weak in (("null", None), ("weak", 2), ("again", None)):
@@ -158,14 +192,15 @@ def test_pictures_of_predictions_are_not_taken_from_those_of_the_null_label(runs
         lambda run, weak: wb.leakage(run, 100, [LAYER], [T], [2.0], mapped=2, weak=weak, progress=quiet),
         lambda run, weak: wb.explore(run, 100, [LAYER], [T], [2.0], mapped=2, weak=weak, progress=quiet),
         lambda run, weak: wb.samples(run, None, [1.0, 2.0], count=2, weak=weak, progress=quiet),
+        lambda run, weak: wb.lens_view(run, [LAYER], [T], w=2.0, weak=weak, images=2, fit=20, held=4, progress=quiet),
     ],
-    ids=["maps", "compare_maps", "embedding", "separability", "leakage", "explore", "samples"],
+    ids=["maps", "compare_maps", "embedding", "separability", "leakage", "explore", "samples", "lens_view"],
 )
 def test_a_view_and_its_page_say_which_guidance_is_meant(runs, make):
     strong = runs["strong"]
     view = make(strong, f"{strong.name}@2")
     axis = view.axes.get("w") or view.axes["guidance"]
-    assert "weak model" in axis.label and "step 2" in view.title
+    assert "weak model" in axis.label and "weak" in axis.hint and "step 2" in view.title
     assert "not against the null label" in view.html()
     assert f"weak='{strong.name}@2'" in view.code()
     assert [text for name, text in view.made if name == "weak model"][0].endswith("step 2")
@@ -228,6 +263,25 @@ def test_samples_follow_the_guided_velocity(runs):
     assert not torch.equal(stored[2.5, "null"].images, stored[2.5, "weak"].images)
 
 
+def test_scores_against_a_weak_model_are_kept_apart(runs, capsys):
+    strong, other = runs["strong"], runs["other"]
+    settings = replace(strong.config.sampling, count=4, steps=3, guidance_scale=2.5)
+    how = {"detector": "pixels-pca64", "small_ok": True}
+    null, weak = wb.score(strong, 4, settings, **how), wb.score(strong, 4, settings, weak=other, **how)
+    assert (weak[0]["weak"], weak[0]["weak_step"], null[0]["weak"]) == (other.name, 2, None)
+    assert wb.score(strong, 4, settings, weak="other@2", **how) == weak
+    assert weak[0]["value"] != null[0]["value"] == wb.score(strong, 4, settings, **how)[0]["value"]
+    pairs = wb.score(strong, 4, settings, weak=2, **how)
+    assert pairs[0]["weak"] == "the run itself" and protocol(pairs[0]) != protocol(weak[0]) != protocol(null[0])
+    (row,) = [row for row in runs_table(strong.folder.parent) if row.name == strong.name]
+    assert dict(row.scores)[weak[0]["metric"]] == null[0]["value"]
+    plain = replace(settings, guidance_scale=1.0)
+    assert wb.score(strong, 4, plain, weak=other, **how) == wb.score(strong, 4, plain, **how)  # w = 1 is the run itself
+    command = ["evaluate", strong.name, "guidance_scale=2.5", "count=4", "steps=3", "--small-ok"]
+    main([*command, "--detector", "pixels-pca64", "--weak", "2"])
+    assert "guided against the run itself at step 2, against 100 of" in " ".join(capsys.readouterr().out.split())
+
+
 def test_edits_with_features_guided_against_a_weak_model(runs):
     strong = runs["strong"]
     edit = {"layer": LAYER, "count": 3, "progress": quiet}
@@ -279,6 +333,8 @@ def test_a_weak_model_that_cannot_be_one_is_refused_before_anything_runs(runs, w
         lambda: extract(strong, 3, [LAYER], [T], weak=weak),
         lambda: wb.patch(strong, LAYER, weak=weak, count=2, progress=quiet),
         lambda: wb.samples(strong, None, [2.0], count=2, weak=weak, progress=quiet),
+        lambda: wb.score(strong, 4, replace(strong.config.sampling, guidance_scale=2.0), weak=weak),
+        lambda: wb.lens(strong, [LAYER], [T], images=2, fit=20, held=4, w=2.0, weak=weak, progress=quiet),
     ):
         with pytest.raises(ValueError, match=sentence):
             call()

@@ -171,7 +171,7 @@ def artifact(folder: Path, name: str, missing: bool) -> None:
     }
     record = {
         "name": name, "title": f"Title of {name}", "caption": "What is <seen> – with 3 seeds.", "parameters": {},
-        "findings": ["One is better: holds here. In 3 of 3 seeds.", "It is so."],
+        "findings": ["One is better: holds here. In 3 of 3 seeds.", "`compute` counts <it>."],
         "claims": [{"claim": "One is better", "verdict": "holds here", "confidence": "In 3 of 3 seeds."},
                    {"claim": "Two is", "verdict": "inconclusive: no runs", "confidence": "None."}],
         "missing": [{"what": "a run", "command": "workbench train demo/plain"}] if missing else [],
@@ -197,6 +197,7 @@ def test_pages_hold_together_without_a_network(bound):
     assert pages["index.html"].count('<dt class="yes">holds here</dt>') == 2 and "no runs" not in pages["index.html"]
     assert "workbench train demo/plain" in pages["table1.html"] and "<iframe" in pages["fig2.html"]
     assert 'rel="next" href="table1.html"' in pages["fig2.html"]
+    assert "<code>compute</code> counts &lt;it&gt;." in pages["fig2.html"] and "`" not in pages["fig2.html"]
     assert "workbench report laptop --only fig2" in pages["fig2.html"]
 
 

@@ -49,7 +49,7 @@ def test_the_picture_has_both_and_their_change(patched, tmp_path):
     assert len(shown) == 6
     change = (patched.after[0, 0].int() - patched.before[0, 0].int()).abs().numpy()
     assert (shown[4][..., 0] == 255 - change).all()
-    with pytest.raises(ValueError, match="cannot write 'patched.gif'; allowed endings are png, pdf, svg"):
+    with pytest.raises(ValueError, match="cannot write 'patched.gif'; allowed endings are .png, .svg, .pdf"):
         patched.save(tmp_path / "patched.gif")
     with pytest.raises(ValueError, match="count is 0; allowed are 1 to 4"):
         patched.figure(0)

@@ -1,6 +1,5 @@
 """Runs and charts of the notebooks."""
 
-import io
 import os
 import signal
 
@@ -119,16 +118,6 @@ def test_against_a_weak_model_the_run_itself_is_at_one(runs):
 def test_what_a_guided_run_cost_takes_its_teacher(runs):
     with pytest.raises(ValueError, match="includes its teacher's seconds"):
         scores_over_training({"guided": runs["guided"]}, against="compute", **QUIET)
-
-
-def test_a_chart_has_no_ground_and_can_be_read_on_light_and_dark():
-    figure = Figure()
-    figure.subplots().set(xlabel="layer", title="black")
-    chart = Chart(figure)
-    image = np.asarray(Image.open(io.BytesIO(chart._repr_png_())).convert("RGBA")).astype(int)
-    opaque = image[image[..., 3] == 255][:, :3]
-    assert image[0, 0, 3] == 0 and len(opaque) > 100
-    assert np.abs(opaque - 0x79).max() < 30
 
 
 def test_a_chart_is_saved_on_white(tmp_path):

@@ -1,5 +1,6 @@
 """Commands that score runs and files of images, write reference files, and compare the scores of runs."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from workbench.config.ranges import FromStep
 from workbench.evaluation.metrics import default_detector, stored_names
 from workbench.files import write_json
 from workbench.runs.store import open_run, runs_root
+from workbench.runs.weak import check_weak, find_weak
 
 if TYPE_CHECKING:
     from workbench.evaluation.compare import Row
@@ -51,6 +53,9 @@ class Evaluate:
     classifier of the run's kind of images."""
     processes: Processes = 1
     """Number of processes that generate images, spread over the GPUs."""
+    weak: str | None = None
+    """Weak model to guide against instead of the null label (autoguidance), with guidance_scale: RUN, RUN@STEP, or a
+    step of the run."""
     small_ok: bool = False
     """Allow fewer images than twice the detector's dimensions; the scores are marked."""
     force: bool = False
@@ -97,6 +102,7 @@ class Evaluate:
             raise ValueError("--samples needs --reference: an .npz file, or a preset for its training images")
         is_npy(self.samples)
         others = {"--step": self.step is not None, "--processes": self.processes > 1, "--force": self.force}
+        others["--weak"] = self.weak is not None
         if useless := [name for name, given in others.items() if given]:
             raise ValueError(f"{useless[0]} is for runs and has no effect on the file of --samples")
 
@@ -107,7 +113,14 @@ class Evaluate:
         changes = parse_overrides(f"sampling.{change.removeprefix('sampling.')}" for change in self.overrides)
         tree = to_dict(run.config)
         settings = from_dict({**tree, "sampling": {**tree["sampling"], **changes.get("sampling", {})}}).sampling
-        run.checkpoint(self.step)
+        step = run.checkpoint(self.step).step
+        weak = None
+        if self.weak is not None:
+            if settings.guidance_scale == 1:
+                raise ValueError("--weak has no effect without guidance; add guidance_scale=2, for example")
+            against = find_weak(self.weak, run)
+            check_weak(run, [step], against)
+            weak = (against.run, against.step)  # the run that is held has one step only
         # Errors are raised before torch is imported, which takes seconds.
         from workbench.evaluation.suite import score
         from workbench.runs.held import held
@@ -123,6 +136,7 @@ class Evaluate:
                     small_ok=self.small_ok,
                     force=self.force,
                     processes=self.processes,
+                    weak=weak,
                     progress=progress,
                 )
 
@@ -212,9 +226,13 @@ class Compare:
             text = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
             how.setdefault(text, []).append(metric)
         lines = []
+        shared = Counter(row.conclusion for row in result.rows)
         for row in result.rows:
             values = [" ".join(f"{value:.4g}" for value in seeds.values()) for seeds in (row.first, row.second)]
-            lines.append(f"{row.sentence} By seed: {row.baseline} {values[0]}, {row.other} {values[1]}.")
+            text = row.measured if shared[row.conclusion] == len(result.rows) > 1 else row.sentence
+            lines.append(f"{text} By seed: {row.baseline} {values[0]}, {row.other} {values[1]}.")
+        if len(shared) == 1 and len(result.rows) > 1:
+            lines.append(f"For each row: {next(iter(shared))}")
         lines += [f"Note: {note}." for note in result.notes]
         lines += [f"Measured with {text}: {', '.join(metrics)}." for text, metrics in how.items()]
         lines.append(
@@ -239,8 +257,9 @@ def _print(console: Console, records: Sequence[Mapping[str, Any]]) -> None:
             console.print(f"{r['metric']}: {note}.", soft_wrap=True, highlight=False)
     for r in {record["detector"]: record for record in records}.values():
         floor = f"; real images: the same scores of {r['n_floor']:,} held-out ones" if "n_floor" in r else ""
+        guided = f" guided against {r['weak']} at step {r['weak_step']:,}," if r.get("weak") else ""
         console.print(
-            f"{r['n_generated']:,} images against {r['n_reference']:,} of {r['reference_origin']}, features of "
+            f"{r['n_generated']:,} images{guided} against {r['n_reference']:,} of {r['reference_origin']}, features of "
             f"{r['detector']} (resize: {r['resize']}){floor}. Intervals are over the choice of images, not over "
             f"training seeds.",
             soft_wrap=True,

@@ -51,7 +51,7 @@ class Lab:
     folder: Path | None = None
     """Folder of the notebooks; missing ones are copied there. By default ./notebooks if it exists, else
     ./workbench-notebooks. Existing notebooks are never overwritten."""
-    no_browser: bool = False
+    no_browser: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Only print the address."""
 
     def execute(self) -> None:

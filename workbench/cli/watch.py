@@ -97,7 +97,7 @@ def _lines(run: Run, width: int, read: Callable[[Run], Curves]) -> tuple[list[Te
     """Lines of the panel of a run, and the run's state."""
     status, curves = run.status, read(run)
     lines: list[Text | Table] = [Text(_head(run, status)), _curves(curves, width)]
-    scores = {r["metric"]: r["value"] for r in run.results if r.get("layer") is None}
+    scores = {r["metric"]: r["value"] for r in run.results if r.get("layer") is None and r.get("weak") is None}
     if scores:
         lines.append(Text(on_one_line("   ".join(f"{name} {value:.4g}" for name, value in scores.items()))))
     if status.get("answer"):

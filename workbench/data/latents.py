@@ -175,6 +175,8 @@ def open_latents(
         return open_encoded(known)
     source = latent_source(config, split)
     source.report()
+    if reads is not None and reads > len(source.labels):  # before they are encoded
+        raise ValueError(f"{reads:,} images are to be read, but the {split} split has {len(source.labels):,}")
     folder = source.folder(root)
     if reads is not None and reads <= _FEW and not (folder / "index.json").is_file():
         few = Latents(_Computed(source, folder, _known_of(source.described["content"])))

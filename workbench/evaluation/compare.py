@@ -71,8 +71,17 @@ class Row:
     @property
     def sentence(self) -> str:
         """The row as text: difference, test and verdict."""
-        tested = [] if self.adjusted is None else [_test(self)]
-        return " ".join([_difference(self), *tested, _VERDICTS[self.verdict](self)])
+        return f"{self.measured} {self.conclusion}"
+
+    @property
+    def measured(self) -> str:
+        """The difference and its test, in a sentence or two."""
+        return " ".join([_difference(self), *([] if self.adjusted is None else [_test(self)])])
+
+    @property
+    def conclusion(self) -> str:
+        """What the difference supports, in a sentence that many rows may share."""
+        return _VERDICTS[self.verdict](self)
 
 
 @dataclass(frozen=True)

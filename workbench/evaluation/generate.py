@@ -34,6 +34,7 @@ from workbench.runs.weak import Weak, check_weak
 
 _WORKER = "from workbench.evaluation.generate import work; work()"
 BATCH = 100  # images at a time
+_ITSELF = "the run itself"  # at another step, as the weak model
 _PART = 1000  # images per file, which a killed process may lose; a multiple of the batch
 _MOST = 10_000_000  # images
 _FEW_PARTS = 16  # at least, if there are as many batches, so that processes can share the work
@@ -119,8 +120,11 @@ def _generated(
     return read_samples(file)
 
 
-def described(run: Run, step: int, settings: SamplingConfig) -> dict[str, Any]:
-    """Description of how `generate` makes its images, stored with each score of them; numbers and text only."""
+def described(run: Run, step: int, settings: SamplingConfig, weak: Weak | None = None) -> dict[str, Any]:
+    """Description of how `generate` makes its images, stored with each score of them; numbers and text only.
+
+    Without guidance a weak model changes nothing, and is not named.
+    """
     options = with_precision(settings).described()
     vae = run.latents["vae"]
     # A folder by its name only. Imported runs may have no hash.
@@ -137,7 +141,20 @@ def described(run: Run, step: int, settings: SamplingConfig) -> dict[str, Any]:
         "train_seed": run.config.training.seed,
         "decoder": decoder,
         "quantisation": QUANTISATION,
+        **_described_weak(run, settings, weak if settings.guidance_scale != 1 else None),
     }
+
+
+def _described_weak(run: Run, settings: SamplingConfig, weak: Weak | None) -> dict[str, Any]:
+    if weak is None:
+        return {"weak": None, "weak_step": None, "weak_hash": None}
+    # Of all runs that are guided against an own step this is the same, so that their scores can be compared.
+    name = _ITSELF if weak.run.folder.resolve() == run.folder.resolve() else weak.run.name
+    return {"weak": name, "weak_step": weak.step, "weak_hash": _weights_hash(weak.run, weak.step, settings)}
+
+
+def _weights_hash(run: Run, step: int, settings: SamplingConfig) -> str:
+    return run.checkpoint(step).hash("ema" if settings.weights == "ema" else "model")
 
 
 def labels_of(settings: SamplingConfig, classes: int) -> Int[Tensor, "n"]:
@@ -154,10 +171,9 @@ def work() -> None:
 
 
 def _file(run: Run, step: int, settings: SamplingConfig, weak: Weak | None) -> Path:
-    which = "ema" if settings.weights == "ema" else "model"
-    hashes = {"weights_hash": run.checkpoint(step).hash(which)}
+    hashes = {"weights_hash": _weights_hash(run, step, settings)}
     if weak is not None:
-        hashes["weak_hash"] = weak.run.checkpoint(weak.step).hash(which)
+        hashes["weak_hash"] = _weights_hash(weak.run, weak.step, settings)
     decided = json.dumps({**settings.described(), **hashes}, sort_keys=True)
     key = hashlib.sha256(decided.encode()).hexdigest()[:12]
     return run.folder / "samples" / f"step-{step:08d}-{key}.npz"

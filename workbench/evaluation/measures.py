@@ -31,7 +31,7 @@ from workbench.evaluation.probe import Probe, linear_probe
 from workbench.evaluation.separability import Separability, separability
 from workbench.evaluation.similarity import alignment, cknna, linear_cka, rank_me, uniformity
 from workbench.evaluation.statistics import Estimate, Share, t_interval
-from workbench.features.grid import FeatureGrid
+from workbench.features.grid import FeatureGrid, real_numbers
 from workbench.files import append_jsonl, hold_lock, read_json, read_jsonl, write_json
 
 _REVISION = 1  # version of the measures: cached records of other versions are ignored
@@ -463,9 +463,7 @@ def _grid(
     """Measure what is not yet in the file of these cells; see `measure_grid`."""
     features, about = cells.features, cells.about
     layers, times = list(features.layers), list(features.times)
-    scales = list(dict.fromkeys(map(float, scales)))
-    if not scales or not np.isfinite(scales).all():
-        raise ValueError(f"scales is {scales}; allowed are finite numbers, at least one")
+    scales = list(real_numbers("scales", scales))
     if processes is not None and processes < 1:
         raise ValueError(f"processes is {processes}; allowed are 1 and more")
     file = features.folder / f"measures-{_key(about)}.jsonl"

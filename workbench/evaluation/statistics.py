@@ -21,6 +21,8 @@ PROTOCOL = (
     "guidance_low",
     "guidance_high",
     "guidance_channels",
+    "weak",
+    "weak_step",
     "weights",
     "sample_seed",
     "label_scheme",

@@ -26,6 +26,7 @@ from workbench.features.extract import extract
 from workbench.files import to_json
 from workbench.runs.held import held
 from workbench.runs.store import Run, find_teacher, machine
+from workbench.runs.weak import WeakLike, check_weak, find_weak
 
 _BATCH = 500
 _FEWEST_PAIRS = 4
@@ -44,6 +45,7 @@ def score(
     small_ok: bool = False,
     force: bool = False,
     processes: int = 1,
+    weak: WeakLike = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Score the images that a run generates at a step, with one detector.
@@ -63,6 +65,8 @@ def score(
         small_ok: Allow, and mark, fewer images than twice the detector's dimensions.
         force: Allow, and mark, a detector that the run or its teacher was trained with.
         processes: Number of processes that generate; they are distributed over the GPUs.
+        weak: Weak model to guide against instead of the null label, as of `wb.samples`: v_weak + w (v - v_weak), with w
+            the guidance scale. Without guidance it changes nothing.
         progress: Called with (stage, done, total).
 
     Returns:
@@ -73,7 +77,8 @@ def score(
 
     Raises:
         ValueError: For a detector that the run was trained with, too few images, non-finite scores, a step without a
-            checkpoint, and sampling options that this run does not support.
+            checkpoint, sampling options that this run does not support, and a weak model that does not fit or is the
+            run itself.
 
     Examples:
         >>> run = wb.zoo("guided")
@@ -81,26 +86,32 @@ def score(
         >>> scores[0]["metric"], round(scores[0]["value"], 2), scores[0]["n_generated"]
         ('fd-clf64', 1.84, 2000)
     """
-    check_sampling(run, settings, processes)
+    against = None if weak is None else find_weak(weak, run)
+    check_sampling(run, settings, processes, against)
+    if against is not None:
+        check_weak(run, [step], against)
     detector = detector or default_detector(run.config.data.name)
     stored_names(detector)  # refuses scores that cannot be used before anything is computed
     extractor = _detector(detector)
     _check_count(settings.count, extractor, small_ok)
     supervised = _check_supervised(run, extractor, detector, force)
-    if not (os.access(run.folder, os.W_OK) or any(record.get("step") == step for record in run.results)):
+    stored = any(record.get("step") == step for record in run.results)  # perhaps of a checkpoint that was deleted
+    if not stored:
+        run.checkpoint(step)
+    if not (os.access(run.folder, os.W_OK) or stored):
         raise ValueError(f"{run.folder} cannot be written, but scores are stored there: copy the run and score that")
-    described(run, step, settings)  # refuses wrong settings before the reference is detected
+    described(run, step, settings, against)  # refuses wrong settings before the reference is detected
     exists = step in {checkpoint.step for checkpoint in run.checkpoints}  # scores of a deleted one may be stored
     with held(run, step) if exists else nullcontext(run) as kept:
         real = _reference(run.config.data, detector, reference, run.folder.parent, progress)
-        how = {"step": step, **described(run, step, settings), **_how(extractor, real)}
+        how = {"step": step, **described(run, step, settings, against), **_how(extractor, real)}
         how |= {"supervised": True} if supervised else {}
         expected = _metrics(extractor, real, settings.count, run.latents["classes"])
         known = {r["metric"]: r for r in run.results if all(r.get(key) == value for key, value in how.items())}
         if known.keys() >= set(expected):  # a killed process may have written only some
             return [known[metric] for metric in expected]
         _check_spatial(settings.count, real, small_ok)
-        samples = generated(kept, step, settings, _staged(progress, "generate"), processes=processes)
+        samples = generated(kept, step, settings, _staged(progress, "generate"), processes, against)
     counted = _counted(progress, "detect", len(samples))
     seen = see(samples.batches(_BATCH), extractor, labels=samples.labels, progress=counted)
     records = _records(seen, real, extractor, expected, seed=settings.seed, small_ok=small_ok)

@@ -27,6 +27,7 @@ from workbench.features.grid import (
     LABELS,
     FeatureGrid,
     local_distant_similarity,
+    real_numbers,
     whole_numbers,
     wrong_labels,
 )
@@ -201,7 +202,7 @@ def _grid(
         layers=_chosen(
             "layers", whole_numbers("layers", layers), lambda layer: layer >= 0, "0 (the patch embedding) and more"
         ),
-        times=_chosen("times", map(float, times), lambda t: 0 <= t <= 1, "0 to 1"),
+        times=real_numbers("times", times, 0.0, 1.0),
         labels=_chosen("labels", labels, LABELS.__contains__, ", ".join(LABELS)),
         pooling=described["pooling"],
         rows=tuple(rows),

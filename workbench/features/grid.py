@@ -83,6 +83,25 @@ def whole_numbers(name: str, values: Any) -> list[int]:
     return numbers
 
 
+def real_numbers(name: str, values: Any, low: float = -math.inf, high: float = math.inf) -> tuple[float, ...]:
+    """Noise levels or guidance scales, distinct and in order; ValueError for none, or one that is not low to high."""
+    allowed = f"{low:g} to {high:g}" if math.isfinite(high) else "finite numbers"
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"{name} is {values!r}; allowed are several of these: {allowed}")
+    found = []
+    for value in values:
+        try:
+            number = math.nan if isinstance(value, str | bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not (math.isfinite(number) and low <= number <= high):
+            raise ValueError(f"{name} has {value!r}; allowed are {allowed}")
+        found.append(number)
+    if not found:
+        raise ValueError(f"{name} has nothing; allowed are {allowed}")
+    return tuple(dict.fromkeys(found))
+
+
 @dataclass(frozen=True, eq=False)
 class FeatureGrid:
     """Features of the images at `rows` for every layer x time x label mode, on disk.

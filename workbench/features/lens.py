@@ -1,5 +1,6 @@
 """The lens: what a model would predict if it stopped at a layer, raw and after an affine map to the last layer."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,14 @@ from torch import Tensor
 from workbench.backbones.base import TransformerBackbone
 from workbench.config import DataConfig
 from workbench.data.latents import Latents
+from workbench.diffusion.guidance import guide
 from workbench.diffusion.paths import get_path, velocity_to_z
 from workbench.diffusion.precision import tf32
 from workbench.features.extract import extract, noisy_latents, opened_latents
 from workbench.features.grid import FeatureGrid
 from workbench.runs.models import check_null_class, load_backbone
 from workbench.runs.store import Run
+from workbench.runs.weak import Weak
 
 _BATCH = 50
 _FEWEST_ROWS = 2  # tokens to fit on, per number of a token
@@ -70,6 +73,24 @@ def fit_affine(
     return Affine(affine.matrix, affine.offset, float(wrong / variance))
 
 
+def check_guidance(run: Run, label: str, w: float, weak: Weak | None) -> None:
+    """Raise ValueError for a wrong label or w, a weak model without effect, or an untrained null label."""
+    if label not in ("true", "null"):
+        raise ValueError(f"label is {label!r}; allowed are true and null")
+    if isinstance(w, bool) or not isinstance(w, int | float | np.number) or not math.isfinite(w):
+        raise ValueError(f"w is {w!r}; allowed are finite numbers")
+    if w == 1 and weak is not None:
+        raise ValueError(f"weak is {weak.text}, but at w = 1 it changes nothing: choose another w, such as w=2")
+    if label == "null":
+        check_null_class(run, 'choose label="true"')
+        if w != 1 and weak is None:
+            raise ValueError(
+                f'w is {w:g} and label "null", but without a weak model guidance needs both labels: choose label="true"'
+            )
+    elif w != 1 and weak is None:
+        check_null_class(run, "features cannot be guided without one, except against a weak model (weak=)")
+
+
 @dataclass(frozen=True, eq=False)
 class Readings:
     """What each layer predicts of held-out images.
@@ -98,6 +119,8 @@ def read_layers(
     label: str = "true",
     tuned: bool = True,
     step: int | None = None,
+    w: float = 1.0,
+    weak: Weak | None = None,
     data: DataConfig | None = None,
     seed: int = 0,
     root: Path,
@@ -106,13 +129,13 @@ def read_layers(
     """Predictions of the clean latent by layer and time: z_hat of the velocity that the final layer gives for tokens.
 
     `fitted`, `held` and `shown` are row numbers of training images; `shown` are some of `held`. Tuned: the tokens are
-    mapped to the last layer's first, by one affine map per layer and time, of the images `fitted`. Raises ValueError as
-    `extract` and `fit_affine`, and for a backbone whose velocity is not made by `read_out`.
+    mapped to the last layer's first, by one affine map per layer and time, of the images `fitted`.
+
+    With w other than 1 the tokens are the guided ones, f_u + w (f_c - f_u), or with `weak` f_weak + w (f - f_weak); the
+    final layer and the affine maps, fitted at w = 1, are the same. Raises ValueError as `extract` and `fit_affine`, for
+    guidance of f_u against itself, and for a backbone whose velocity is not made by `read_out`.
     """
-    if label not in ("true", "null"):
-        raise ValueError(f"label is {label!r}; allowed are true and null")
-    if label == "null":
-        check_null_class(run, 'choose label="true"')
+    check_guidance(run, label, w, weak)
     backbone = load_backbone(run, step)
     for layer in layers:
         if not 0 <= layer <= backbone.depth:
@@ -133,7 +156,22 @@ def read_layers(
         root=root,
         progress=None if progress is None else lambda done, total: progress("features", done, total),
     )
-    job = _Reading(run, backbone.to("cuda" if torch.cuda.is_available() else "cpu"), latents, grid, len(fitted), seed)
+    base = None
+    if w != 1:
+        of = Weak(run, grid.step) if weak is None else weak
+        base = extract(
+            of.run,
+            list(held),
+            layers,
+            times,
+            step=of.step,
+            labels=("null" if weak is None else label,),
+            data=data or run.config.data,  # a weak model may have been trained on fewer of the images
+            seed=seed,
+            root=root,
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    job = _Reading(run, backbone.to(device), latents, grid, len(fitted), seed, w, base)
     where = [list(held).index(row) for row in shown]
     kinds = ("raw", "tuned") if tuned else ("raw",)
     errors = {kind: np.zeros((len(times), len(layers))) for kind in kinds}
@@ -161,7 +199,10 @@ def read_layers(
 
 @dataclass(frozen=True, eq=False)
 class _Reading:
-    """Reads the held-out images of a grid, those from number `first` on."""
+    """Reads the held-out images of a grid, those from number `first` on.
+
+    `base` has their features f_u, or f_weak, from which the others are extrapolated with w.
+    """
 
     run: Run
     backbone: TransformerBackbone
@@ -169,6 +210,8 @@ class _Reading:
     grid: FeatureGrid
     first: int
     seed: int
+    w: float
+    base: FeatureGrid | None
 
     @property
     def path(self):
@@ -188,6 +231,8 @@ class _Reading:
     ) -> Float[Tensor, "n c h w"]:
         """The clean latents that the tokens of a layer predict."""
         tokens = self.grid.read(layer, t, label)[self.first :].float()
+        if self.base is not None:
+            tokens = guide(self.base.read(layer, t, self.base.labels[0]).float(), tokens, self.w)
         tokens = tokens if affine is None else affine(tokens)
         with tf32(self.run.config.training.tf32):
             v = torch.cat([self.backbone.read_out(*part).cpu() for part in self._batches(tokens, x_t, t, label)])

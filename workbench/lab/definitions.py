@@ -51,11 +51,14 @@ _CONTROLS = {
     "version": Control("label", "Label that the network was given with the image"),
     "head": Control("head", "Attention head", {"mean": "mean of all"}),
 }
+FEATURE_GUIDANCE = (
+    r"the guidance scale of the feature, $f_g = f_u + w\,(f_c - f_u)$ (Eq. 3). $f_u$ is computed without a class, "
+    "$f_c$ with one. w = 0 shows $f_u$, w = 1 shows $f_c$, and a larger w exaggerates what the class changes."
+)
 _AXES = {
     "t": "the noise level. The network is given a mixture of the image and noise: the image alone at t = 0, noise "
     "alone at t = 1.",
-    "w": r"the guidance scale of the feature, $f_g = f_u + w\,(f_c - f_u)$ (Eq. 3). $f_u$ is computed without a class, "
-    "$f_c$ with one. w = 0 shows $f_u$, w = 1 shows $f_c$, and a larger w exaggerates what the class changes.",
+    "w": FEATURE_GUIDANCE,
     "layer": "the block of the network after which the features are taken; 0 is the patch embedding, before the first "
     "block.",
     "step": "the training step of the weights that are used; small ones show the network early in its training.",

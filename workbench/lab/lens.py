@@ -14,20 +14,22 @@ from torch import Tensor
 
 from workbench.config import DataConfig
 from workbench.features.extract import opened_latents
-from workbench.features.grid import whole_numbers
-from workbench.features.lens import read_layers
+from workbench.features.grid import real_numbers, whole_numbers
+from workbench.features.lens import check_guidance, read_layers
+from workbench.files import write_atomically
 from workbench.lab.definitions import NOISE
-from workbench.lab.drawing import METADATA, coloured, encoded, mosaic
+from workbench.lab.drawing import coloured, encoded, mosaic
 from workbench.lab.made import made_of
 from workbench.lab.noise import smaller
 from workbench.lab.panes import Axis, image_axis
 from workbench.lab.panes.lens import LensPane
 from workbench.lab.progress import Report, reported
 from workbench.lab.snippets import PAGE_MB, bounded_view, page_size, script_size
-from workbench.lab.sources import RunLike, choose_rows, depth_of, opened_runs
-from workbench.lab.view import View
+from workbench.lab.sources import RunLike, choose_rows, depth_of, guidance_axis, opened_runs
+from workbench.lab.view import ENDINGS, View, checked_path
 from workbench.runs.models import load_run_vae
 from workbench.runs.store import Run
+from workbench.runs.weak import Weak, WeakLike, check_weak, find_weak
 
 _MOST_LAYERS = 9  # by default
 _SIDE, _SMALLEST = 128, 32  # pixels of a view's pictures
@@ -47,6 +49,8 @@ class Lens:
     run: Run
     step: int
     label: str
+    w: float
+    weak: Weak | None
     layers: tuple[int, ...]
     times: tuple[float, ...]
     names: tuple[str, ...]
@@ -101,12 +105,16 @@ class Lens:
         fitted = "" if self.tuned is None else f" The tuned lens was fitted on {self.fitted} other images."
         measured = (
             f"Errors are mean squared errors of the predicted clean latent over {self.held} images that were not "
-            f"fitted on, with the {self.label} label.{fitted}"
+            f"fitted on, {self.given}.{fitted}"
         )
         meta = {"names": self.names, "layers": self.layers, "lenses": list(self.errors), "measured": measured}
-        axes = {"t": Axis(NOISE, self.times), "image": image_axis(self.rows, self.names)}
-        title = f"Lens of {self.run.config.name}"
-        shown = f"{len(self.rows)} of {self.held} held-out images of {self.run.config.data.name}"
+        weak = () if self.weak is None else (self.weak,)
+        # Not "w", which moves continuously.
+        guided = {} if self.w == 1 else {"guidance": guidance_axis(weak, (float(self.w),))}
+        axes = {"t": Axis(NOISE, self.times), **guided, "image": image_axis(self.rows, self.names)}
+        title = f"Lens of {self.run.config.name}{self._guided}"
+        rows = ", ".join(map(str, self.rows))
+        shown = f"{len(self.rows)} of {self.held} held-out images of {self.run.config.data.name}, rows {rows}"
         return bounded_view(
             title,
             [LensPane(title, arrays, meta)],
@@ -114,16 +122,16 @@ class Lens:
             page_mb=page_mb,
             shorten="layers, times or images",
             snippet=snippet,
-            made=(*made_of([self.run], [[self.step]]), ("images", f"{shown}, rows {', '.join(map(str, self.rows))}")),
+            made=(
+                *made_of([self.run], [[self.step]], weak=weak),
+                ("images", shown),
+            ),
         )
 
     def save(self, file: str | Path, image: int = 0) -> Path:
         """Write the figure as PNG, SVG or PDF on white; return the path. Raises ValueError for another ending."""
-        path = Path(file)
-        ending = path.suffix.removeprefix(".").lower()
-        if ending not in METADATA:
-            raise ValueError(f"cannot write {path.name!r}; allowed endings are {', '.join(METADATA)}")
-        path.write_bytes(encoded([self.figure(image)], ending))
+        path = checked_path(file, ENDINGS)
+        write_atomically(path, encoded([self.figure(image)], path.suffix[1:]))
         return path
 
     def _repr_png_(self) -> bytes:
@@ -132,12 +140,24 @@ class Lens:
         return buffer.getvalue()
 
     def __repr__(self) -> str:
-        lines = [f"Lens of {self.run.name} at step {self.step:,}, label {self.label}, {self.held} held-out images"]
+        lines = [f"Lens of {self.run.name} at step {self.step:,}, {self.given}, {self.held} held-out images"]
         for kind, errors in self.errors.items():
             lines += [f"mean squared error of the predicted clean latent, {kind}:", *self._table(errors)]
         if self.fits is not None:
             lines += [f"error of the affine maps, fitted on {self.fitted} other images:", *self._table(self.fits)]
         return "\n".join(lines)
+
+    @property
+    def given(self) -> str:
+        """The label and the guidance, in words."""
+        return f"with the {self.label} label{self._guided}"
+
+    @property
+    def _guided(self) -> str:
+        if self.w == 1:
+            return ""
+        against = "" if self.weak is None else f", guided against {self.weak.text.replace(',', ' at', 1)}"
+        return f", w = {self.w:g}{against}"
 
     def _table(self, values: Float64[np.ndarray, "t l"]) -> list[str]:
         head = "  layer  " + "".join(f"{layer:>8}" for layer in self.layers)
@@ -155,6 +175,8 @@ def lens(
     fit: int = 150,
     held: int = 50,
     label: Literal["true", "null"] = "true",
+    w: float | int = 1.0,
+    weak: WeakLike = None,
     step: int | None = None,
     data: DataConfig | None = None,
     seed: int = 0,
@@ -176,6 +198,8 @@ def lens(
         fit: Number of images to fit on, the first of the training set.
         held: Number of held-out images, the next ones.
         label: "true" for f_c or "null" for f_u.
+        w: Guidance scale of the features, f_u + w (f_c - f_u), Eq. 3. The lenses are those of w = 1.
+        weak: Weak model to guide against instead of the null label, as of `wb.maps`.
         step: Training step; the last by default.
         data: The image set, if it is not the run's own; required for an imported run.
         seed: Seed of the noise.
@@ -187,8 +211,9 @@ def lens(
         with sliders (`wb.lens_view`); printing it lists the errors.
 
     Raises:
-        ValueError: For a layer, time or label that does not exist, too few images to fit on, features that are not
-            finite, and a backbone whose velocity is not made from the last layer's tokens alone.
+        ValueError: For a layer, time or label that does not exist, a weak model that does not fit, too few images to
+            fit on, features that are not finite, and a backbone whose velocity is not made from the last layer's
+            tokens alone.
 
     Examples:
         >>> seen = wb.lens(wb.zoo("guided"), layers=[4, 12], times=[0.5], images=2, fit=20, held=4)
@@ -197,11 +222,15 @@ def lens(
     """
     (opened,) = opened_runs(run)
     chosen, root = _layers(layers, depth_of(opened)), opened.folder.parent
-    moments = _times(times)
+    moments = real_numbers("times", times, 0.0, 1.0)
     _check_counts(images=images, fit=fit, held=held)
     if images > held:
         raise ValueError(f"images is {images}, of {held} held-out ones; allowed are 1 to {held}")
-    latents, at = opened_latents(opened, data, "train", root, fit + held), opened.checkpoint(step).step
+    at, against = opened.checkpoint(step).step, None if weak is None else find_weak(weak, opened)
+    if against is not None:
+        check_weak(opened, [at], against, chosen)
+    check_guidance(opened, label, w, against)
+    latents = opened_latents(opened, data, "train", root, fit + held)
     if fit + held > len(latents):
         raise ValueError(f"fit is {fit} and held {held}, but the training set has {len(latents):,} images")
     others = range(fit, fit + held)
@@ -217,6 +246,8 @@ def lens(
             label=label,
             tuned=tuned,
             step=at,
+            w=w,
+            weak=against,
             data=data,
             seed=seed,
             root=root,
@@ -232,6 +263,8 @@ def lens(
         run=opened,
         step=at,
         label=label,
+        w=w,
+        weak=against,
         layers=chosen,
         times=moments,
         names=tuple(str(latents.classes[latents.labels[row]]) for row in shown),
@@ -259,17 +292,6 @@ def _layers(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
     if wrong or not chosen:
         what = wrong[0] if wrong else "nothing"
         raise ValueError(f"layers has {what}; allowed are 0 (the patch embedding) to {depth}, the last block")
-    return chosen
-
-
-def _times(times: Any) -> tuple[float, ...]:
-    try:
-        chosen = tuple(dict.fromkeys(map(float, times)))
-    except (TypeError, ValueError):
-        raise ValueError(f"times is {times!r}; allowed are several numbers of 0 to 1") from None
-    wrong = [t for t in chosen if not 0 <= t <= 1]
-    if wrong or not chosen:
-        raise ValueError(f"times has {wrong[0] if wrong else 'nothing'}; allowed are 0 to 1")
     return chosen
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Float64, UInt8
 
 from workbench.evaluation.measures import MeasureGrid, Record
 from workbench.evaluation.statistics import wilson
+from workbench.features.grid import real_numbers
 from workbench.lab.panes import Pane
 from workbench.lab.panes.heat import HeatPane
 
@@ -156,9 +157,9 @@ def _fill_unguided(
                 array[cell] = np.nan if record[of] is None else record[of]
 
 
-def scales_of(scales: Sequence[float]) -> list[float]:
-    """The guidance scales of the heat maps: `scales` with 0 (f_u) and 1 (f_c)."""
-    return sorted({0.0, 1.0, *map(float, scales)})
+def scales_of(scales: Sequence[float], name: str = "scales") -> list[float]:
+    """The guidance scales of the heat maps: `scales` with 0 (f_u) and 1 (f_c); ValueError unless they are finite."""
+    return sorted({*real_numbers(name, scales), 0.0, 1.0})
 
 
 def _named(record: Record, unscaled: Mapping[str, float]) -> dict[str, Any]:

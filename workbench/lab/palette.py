@@ -21,8 +21,7 @@ PALETTE: tuple[str, ...] = tuple(series["light"] for series in _PALETTE["series"
 MARKERS = "".join(_MARKER_CODES[series["marker"]] for series in _PALETTE["series"])
 DIVERGING: tuple[str, ...] = tuple(_PALETTE["diverging"])  # from below the centre to above it
 UNMEASURED: str = _PALETTE["unmeasured"]  # a cell without a value
-GREY = "#666666"  # lines that are not a series: a floor, a zero, a legend
-MUTED = "#797979"  # a contrast of 4.3 : 1 to white and to Jupyter's dark background
+GREY = "#666666"  # text of charts, and lines that are not a series: a floor, a zero, a legend
 
 
 def look(index: int) -> dict[str, Any]:

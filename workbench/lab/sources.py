@@ -16,10 +16,10 @@ from torch.nn.functional import adaptive_avg_pool2d
 from workbench.config import DataConfig, backbone_sizes
 from workbench.data.images import Images, load_images, token_share
 from workbench.features.extract import extract
-from workbench.features.grid import FeatureGrid, whole_numbers
+from workbench.features.grid import FeatureGrid, real_numbers, whole_numbers
 from workbench.features.masks import token_side
 from workbench.features.targets import CLEAN, TARGETS, target_tokens
-from workbench.lab.definitions import GUIDANCE, NOISE, WEAK_FEATURE
+from workbench.lab.definitions import FEATURE_GUIDANCE, GUIDANCE, NOISE, WEAK_FEATURE, hint_of
 from workbench.lab.made import Made, made_of
 from workbench.lab.panes import Axis, image_axis
 from workbench.lab.progress import Report, part_of
@@ -179,19 +179,8 @@ class Subject:
             "step": Axis("training step", self.steps[0]),
             "t": Axis(NOISE, self.times),
             "layer": Axis("layer", self.layers),
-            "w": Axis(
-                f"{GUIDANCE} (weak model)" if self.weak else GUIDANCE,
-                (float(w[0]), float(w[1]), 0.1),
-                continuous=True,
-                stops=list(stops),
-                about=self._about_w(),
-                hint=WEAK_FEATURE if self.weak else "",
-            ),
+            "w": guidance_axis(self.weak, (float(w[0]), float(w[1]), 0.1), continuous=True, stops=list(stops)),
         }
-
-    def _about_w(self) -> str:
-        """What w is when guidance is against a weak model, as a page says it; "" for the null label."""
-        return weak_text(self.weak, r"f_g = f_{\text{weak}} + w\,(f - f_{\text{weak}})", "feature") if self.weak else ""
 
     def image_axis(self, rows: Sequence[int]) -> Axis:
         """The axis of the images that have token maps."""
@@ -256,7 +245,7 @@ def choose(
         data: Image set, for imported runs.
         weak: Weak model to guide against instead of the null label, as of `find_weak`; a step is each run's own.
         room: Largest number of layers where `layers` is None: a number, or a function of the number of combinations of
-            source, step and time, and of the number of tokens per image.
+            source, step, time and image, and of the number of tokens per image.
         alone: Allow one run only.
         controls: Whether the null label is needed, also with a weak model.
 
@@ -265,15 +254,15 @@ def choose(
             layer, step or image that does not exist, runs trained on different images, and a weak model that does not
             fit or is what is shown.
     """
-    if not len(times):
-        raise ValueError("times has nothing; allowed are 0 to 1")
+    moments = real_numbers("times", times, 0.0, 1.0)
     several = [sources] if isinstance(sources, RunLike) else list(sources)
     targets = tuple(name for name in several if name in TARGETS)
     named = [source for source in several if source not in TARGETS]
     if alone and (targets or len(named) != 1):
         raise ValueError(f"got {several}; allowed is one run, whose features are measured")
     if not named or len(set(targets)) < len(targets):
-        raise ValueError(f"got {several}; allowed are one or more runs, and distinct targets: {', '.join(TARGETS)}")
+        given = [source.name if isinstance(source, Run) else source for source in several]
+        raise ValueError(f"got {given}; allowed are one or more runs, and distinct targets: {', '.join(TARGETS)}")
     runs = tuple(opened_runs(named))
     if weak is None or controls:
         for run in runs:
@@ -286,15 +275,16 @@ def choose(
         for of in weaks:
             check_null_class(of.run, "the view needs features with the null label")
     pictured = _images(runs, data)
-    combinations = len(shown[0]) * len(times) * len(several)
+    rows = choose_rows(pictured.labels, images)
+    combinations = len(rows) * len(shown[0]) * len(moments) * len(several)
     most = room if isinstance(room, int | float) else room(combinations, tokens_of(runs[0]))
     return Subject(
         runs=runs,
         targets=targets,
         steps=shown,
         layers=_layers(runs if layers is not None else [*runs, *(of.run for of in weaks)], layers, most),
-        times=tuple(dict.fromkeys(map(float, times))),
-        rows=tuple(choose_rows(pictured.labels, images)),
+        times=moments,
+        rows=tuple(rows),
         images=pictured,
         data=data,
         weak=weaks,
@@ -305,6 +295,22 @@ def choose_measured(given: Mapping[str, Any], room: float | int | Callable[[int,
     """What a view with measures shows of one run, given each label: `choose` of its arguments of these names."""
     named = {name: given[name] for name in ("images", "layers", "times", "data", "weak")}
     return choose(given["run"], **named, steps=given["step"], room=room, alone=True, controls=True)
+
+
+def guidance_range(w: Any) -> tuple[float, float]:
+    """The lowest and highest w of a slider; ValueError unless these are two finite numbers, the lower one first."""
+    ends = real_numbers("w", w)
+    if len(ends) != 2 or ends[0] >= ends[1]:
+        raise ValueError(f"w is {w!r}; allowed are the lowest and a higher value, such as (0.0, 30.0)")
+    return ends[0], ends[1]
+
+
+def guidance_axis(weak: Sequence[Weak], values: tuple[float, ...], **more: Any) -> Axis:
+    """The axis of the guidance scale w of features, against weak models if there are any."""
+    if not weak:
+        return Axis(GUIDANCE, values, about=FEATURE_GUIDANCE, hint=hint_of("w"), **more)
+    about = weak_text(weak, r"f_g = f_{\text{weak}} + w\,(f - f_{\text{weak}})", "feature")
+    return Axis(f"{GUIDANCE} (weak model)", values, about=about, hint=WEAK_FEATURE, **more)
 
 
 def weak_text(weak: Sequence[Weak], formula: str, of: str) -> str:

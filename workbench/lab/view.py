@@ -332,8 +332,10 @@ def _literal(value: Any) -> str:
 
 
 def checked_path(file: str | Path, endings: tuple[str, ...]) -> Path:
-    """The path of a file; ValueError for an ending that is not one of these."""
+    """The path of a file; ValueError for an ending that is not one of these, or a folder that does not exist."""
     path = Path(file)
     if path.suffix not in endings:
         raise ValueError(f"cannot write {path.name!r}; allowed endings are {', '.join(endings)}")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"cannot write {path.name!r}: there is no folder {path.parent}")
     return path

@@ -17,9 +17,11 @@ from workbench.evaluation.generate import Samples, check_sampling, generate
 from workbench.evaluation.suite import score_pairs
 from workbench.features.grid import whole_numbers
 from workbench.features.masks import token_side
-from workbench.lab.drawing import METADATA, coloured, encoded, mosaic, wrapped
+from workbench.files import write_atomically
+from workbench.lab.drawing import coloured, encoded, mosaic, wrapped
 from workbench.lab.progress import Report, part_of, reported
 from workbench.lab.sources import RunLike, opened_runs
+from workbench.lab.view import ENDINGS, checked_path
 from workbench.runs.store import Run, open_run
 from workbench.runs.weak import WeakLike, check_weak, find_weak
 
@@ -97,11 +99,8 @@ class Patched:
 
     def save(self, file: str | Path, count: int = _SHOWN) -> Path:
         """Write the figure as PNG, SVG or PDF on white; return the path. Raises ValueError for another ending."""
-        path = Path(file)
-        ending = path.suffix.removeprefix(".").lower()
-        if ending not in METADATA:
-            raise ValueError(f"cannot write {path.name!r}; allowed endings are {', '.join(METADATA)}")
-        path.write_bytes(encoded([self.figure(count)], ending))
+        path = checked_path(file, ENDINGS)
+        write_atomically(path, encoded([self.figure(count)], path.suffix[1:]))
         return path
 
     def _outlines(self) -> list[np.ndarray]:

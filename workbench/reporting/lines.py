@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from workbench.config import refuse_unknown
 from workbench.data.images import load_images
 from workbench.evaluation.leakage import VERSIONS
 from workbench.evaluation.measures import ENDS, OBJECTS, measure_grid, measure_objects
@@ -19,17 +20,18 @@ from workbench.evaluation.metrics import get_metric
 from workbench.evaluation.probe import linear_probe
 from workbench.evaluation.suite import score
 from workbench.features.extract import extract
-from workbench.features.grid import LABELS
+from workbench.features.grid import LABELS, real_numbers
 from workbench.features.masks import object_shares
 from workbench.lab import palette
 from workbench.lab.measured import MEASURES, chance_levels
 from workbench.lab.measured import VERSIONS as NAMES
 from workbench.lab.progress import Report, part_of, reported
 from workbench.lab.sources import choose_rows
+from workbench.lab.view import ENDINGS, checked_path
 from workbench.reporting.figures import LOOK, score_curves, styles
 from workbench.runs.models import check_null_class
 from workbench.runs.store import Run
-from workbench.runs.weak import WeakLike, find_weak
+from workbench.runs.weak import WeakLike, check_weak, find_weak
 
 _SHARES = ("knn", "lda")
 # Versions of the measures of objects, and the version of the others whose colour they have.
@@ -37,26 +39,27 @@ _OF_OBJECTS = {"null": "null", "true": "true", "wrong": "wrong_by_true", "label_
 
 
 class Chart:
-    """A figure that is readable on light and dark pages: transparent background, grey text and axes."""
+    """A figure on white, also on dark pages, where not all colours of the palette could be seen; grey text and axes."""
 
     def __init__(self, figure: Figure):
         self.figure = figure
         for text in figure.findobj(Text):
             if text.get_color() in ("black", "k"):
-                text.set_color(palette.MUTED)
+                text.set_color(palette.GREY)
         for axis in figure.axes:
-            axis.tick_params(which="both", colors=palette.MUTED)
-            axis.spines[:].set_color(palette.MUTED)
-            axis.grid(color=palette.MUTED, alpha=0.25)
+            axis.tick_params(which="both", colors=palette.GREY)
+            axis.spines[:].set_color(palette.GREY)
+            axis.grid(color=palette.GREY, alpha=0.25)
 
     def save(self, file: str | Path) -> Path:
-        """Write the figure as PNG, SVG or PDF on white; return the path."""
-        self.figure.savefig(file, facecolor="white", dpi=200)
-        return Path(file)
+        """Write the figure as PNG, SVG or PDF on white; return the path. ValueError for another ending."""
+        path = checked_path(file, ENDINGS)
+        self.figure.savefig(path, facecolor="white", dpi=200)
+        return path
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", dpi=110, transparent=True)
+        self.figure.savefig(buffer, format="png", dpi=110, facecolor="white")
         return buffer.getvalue()
 
 
@@ -81,8 +84,7 @@ def probe_over_training(
         progress: Called with (stage, done, total).
 
     Returns:
-        A ``Chart`` with a matplotlib ``figure`` that fits a light and a dark page; ``save(file)`` writes PNG, SVG or
-        PDF.
+        A ``Chart`` with a matplotlib ``figure``; ``save(file)`` writes PNG, SVG or PDF.
 
     Raises:
         ValueError: As `wb.extract`, and for too few images to split.
@@ -178,6 +180,8 @@ def versions_over_guidance(
         'versions.png'
     """
     check_null_class(run, "the null label is one of the versions")
+    refuse_unknown("measure", measure, MEASURES)
+    scales = real_numbers("scales", scales)
     against = None if weak is None else find_weak(weak, run)
     of_objects, rows = measure.startswith(OBJECTS), _rows(run, images)
     shares = object_shares(run, rows) if of_objects else None
@@ -207,7 +211,7 @@ def versions_over_guidance(
         label = NAMES.get(name, "wrong label")
         axis.plot(grid.scales, np.broadcast_to(level, len(grid.scales)), label=label, **palette.VERSIONS[looks_as])
     for level in chance_levels(grid, [measure]).values():
-        axis.axhline(level, color=palette.MUTED, linewidth=1, label="chance")
+        axis.axhline(level, color=palette.GREY, linewidth=1, label="chance")
     axis.set_xscale("symlog", linthresh=1)
     axis.set_xticks(grid.scales, [f"{scale:g}" for scale in grid.scales])
     axis.set_xticks([], minor=True)
@@ -225,9 +229,12 @@ def objects_over_training(
     scales: Sequence[float] = (0.0, 1.0, 5.0, 10.0, 30.0),
     images: int = 200,
     seed: int = 0,
+    weak: WeakLike = None,
     progress: Report | None = None,
 ) -> Chart:
     """A measure of object against background over training: one line for each w of f_u + w (f_c - f_u), Eq. 3.
+
+    With `weak` the features are f_weak + w (f - f_weak); an own step of the run that is the weak model has no point.
 
     Bands are 95 % bootstrap intervals over images; of more than three lines, only the first and last have one.
 
@@ -239,6 +246,7 @@ def objects_over_training(
         scales: Guidance scales w; 0 is f_u.
         images: Number of images.
         seed: Seed of noise, splits and resamples.
+        weak: A weak model to guide against instead of the null label, as of `wb.versions_over_guidance`.
         progress: Called with (stage, done, total).
 
     Returns:
@@ -254,15 +262,21 @@ def objects_over_training(
         >>> wb.objects_over_training(run, images=20).save("objects.png").name
         'objects.png'
     """
-    check_null_class(run, "features cannot be guided without one")
+    against = None if weak is None else find_weak(weak, run)
+    steps = [checkpoint.step for checkpoint in run.checkpoints]
+    check_null_class(run, "features are compared with those of the null label")
+    if against is not None:
+        if against.run.fingerprint == run.fingerprint:
+            steps = [step for step in steps if step != against.step]
+        check_weak(run, steps, against, (layer,))
     rows = _rows(run, images)
-    shares, steps = object_shares(run, rows), [checkpoint.step for checkpoint in run.checkpoints]
+    shares = object_shares(run, rows)
     labels, root, grids = ("null", "true"), run.folder.parent, []
     with reported(progress) as report:
         for number, step in enumerate(steps):
             counted = part_of(report, "features", number, len(steps), images * len(labels))
             features = extract(run, rows, (layer,), (t,), step=step, labels=labels, seed=seed, root=root,
-                               progress=counted)  # fmt: skip
+                               progress=counted, weak=weak)  # fmt: skip
             counted = part_of(report, "measures", number, len(steps), len(scales) + 1)
             grids.append(measure_objects(features, shares, scales=scales, seed=seed, processes=1, progress=counted))
     figure, axis = _figure()
@@ -273,9 +287,10 @@ def objects_over_training(
         if len(scales) <= 3 or number in (0, len(scales) - 1):  # more bands would overlap
             axis.fill_between(steps, low[:, number], high[:, number], color=colour, alpha=0.15, linewidth=0)
     for level in chance_levels(grids[-1], [measure]).values():
-        axis.axhline(level, color=palette.MUTED, linewidth=1, label="chance")
+        axis.axhline(level, color=palette.GREY, linewidth=1, label="chance")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _finished(figure, axis, f"training step of {run.config.name} (layer {layer}, t = {t:g})", MEASURES[measure])
+    about = f"layer {layer}, t = {t:g}{f', against {against.text}' if against else ''}"
+    return _finished(figure, axis, f"training step of {run.config.name} ({about})", MEASURES[measure])
 
 
 def scores_over_training(
@@ -329,6 +344,8 @@ def _probes(
     progress: Report | None,
 ) -> Chart:
     """One line with its band for each run and step."""
+    if not shown:
+        raise ValueError("there are no runs; allowed are one or more, by their name in the legend")
     figure, axis = _figure()
     with reported(progress) as report:
         for number, ((label, (run, step)), style) in enumerate(zip(shown.items(), styles, strict=True)):

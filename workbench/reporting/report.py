@@ -1,6 +1,8 @@
 """HTML report on three finished runs, teacher, plain and guided, as one file with embedded figures."""
 
 import base64
+import html
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +125,8 @@ _HOW = {
     "sampler": "{} sampler",
     "sampler_steps": "{} steps",
     "guidance_scale": "guidance scale {:g}",
+    "weak": "against {}",
+    "weak_step": "at step {:,}",
     "weights": "{} weights",
     "sample_seed": "sampling seed {}",
 }
@@ -157,7 +161,13 @@ def template(name: str) -> Template:
     environment = Environment(
         loader=loader, trim_blocks=True, lstrip_blocks=True, autoescape=True, undefined=StrictUndefined
     )
+    environment.filters["code"] = code
     return environment.get_template(name)
+
+
+def code(text: str) -> str:
+    """Text as HTML; what stands between backticks is code, as in the notebooks, which show the same text."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 def _machines(runs: Mapping[str, Run]) -> list[dict[str, Any]]:

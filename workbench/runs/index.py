@@ -242,9 +242,11 @@ def _last_metrics(file: Path) -> dict[str, Any]:
 
 
 def _scores(file: Path) -> dict[str, Any]:
-    """The newest value of each metric."""
+    """The newest value of each metric, of the run alone: not of samples that were guided against a weak model."""
     newest: dict[str, float] = {}
     for record in read_results(file.parent):
+        if record.get("weak") is not None:
+            continue
         layer = f" of layer {record['layer']}" if record.get("layer") is not None else ""
         newest[record["metric"] + layer] = record["value"]
     return {"scores": newest}

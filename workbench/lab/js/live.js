@@ -49,6 +49,10 @@ function createRun(run, index, ui, ask) {
   const figure = make("figure", { class: "wb-newest" }, samples, caption);
   const log = make("pre", { class: "wb-log", tabindex: 0, "aria-label": `log of ${run.name}` });
   const details = make("details", {}, make("summary", {}, "Log"), log);
+  const toEnd = () => {
+    log.scrollTop = log.scrollHeight;
+  };
+  details.addEventListener("toggle", toEnd); // a closed one has no height
   const head = make("div", { class: "wb-run-head" }, swatch(index), make("h3", {}, run.name), state);
   const bar = make(
     "div",
@@ -93,7 +97,9 @@ function createRun(run, index, ui, ask) {
     if (run.samples) showSamples(samples, caption, run.samples);
     details.hidden = !run.log?.length;
     const text = (run.log ?? []).join("\n");
+    const follows = log.scrollTop + log.clientHeight >= log.scrollHeight - 4; // not while earlier lines are read
     setText(log, text);
+    if (follows) toEnd();
     if (bad && !worse && text) details.open = true;
     worse = bad;
   }

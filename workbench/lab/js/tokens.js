@@ -4,7 +4,7 @@ import { viridisGradient } from "./colours.js";
 import { make, setText, svgElement } from "./dom.js";
 import { heatNumber } from "./numbers.js";
 
-const HINT = "Click a token to see what is like it; Shift adds more.";
+const HINT = "Click a token to see what is like it; “Hold several” or Shift adds more.";
 const COSINE = [-1, 1]; // limits, which give two digits
 
 // `bar` says what is pointed at and has the controls; `mount(canvas)` gives the element to show in place of a canvas.
@@ -15,18 +15,32 @@ export function createTokens(body, grid, { pane, store, ui, nameOf, titleOf, val
   let tiles = []; // rows of {map, frames, canvas, image, number}; `number` is -1 and less for pictures, then 0, 1, ...
   let here = null; // the token of the keyboard: {row, column, token}
   let over = null; // the token that is pointed at or has the focus
+  let holding = false; // of the button, for touch screens, which have no Shift
 
   const read = make("p", { class: "wb-tk-read" });
   const spoken = make("div", { class: "wb-tk-spoken", "aria-live": "polite" });
   const tip = make("div", { class: "wb-tk-tip", "aria-hidden": "true", hidden: true });
   const cursor = make("button", { type: "button", class: "wb-tk-cursor" });
+  const hold = ui.button({
+    label: "Hold several",
+    title: "While it is pressed, a click, a tap or Enter adds a token or takes it away, as with Shift",
+    onclick: () => setHolding(!holding),
+  });
   const clear = ui.button({ label: "Clear tokens", title: "Escape does the same", onclick: release });
   const several = ui.toggle({ option: "several" });
   const ramp = cosineRamp(pane.cosines);
-  const bar = make("div", { class: "wb-tk" }, make("div", { class: "wb-tk-bar" }, read, ramp, clear, several), spoken);
+  const bar = make(
+    "div",
+    { class: "wb-tk" },
+    make("div", { class: "wb-tk-bar" }, read, ramp, hold, clear, several),
+    spoken,
+  );
   grid.style.setProperty("--wb-side", side);
   grid.setAttribute("role", "group");
-  grid.setAttribute("aria-label", "Token maps. Arrows move, Enter shows what is like a token, Escape ends that.");
+  grid.setAttribute(
+    "aria-label",
+    "Token maps. Arrows move, Enter shows what is like a token, Shift with Enter adds one, Escape ends that.",
+  );
 
   const numberOf = (image) => (store.axes.image ? store.axes.image.values[image] : image);
   const indexOf = (value) => (store.axes.image ? store.axes.image.values.indexOf(value) : value);
@@ -49,7 +63,13 @@ export function createTokens(body, grid, { pane, store, ui, nameOf, titleOf, val
     return `${number}${placeOf(tile.image, at.token)}${titleOf(tile) ? `, ${titleOf(tile)}` : ""}`;
   }
 
-  function choose({ row, column, token }, more) {
+  function setHolding(now) {
+    holding = now;
+    hold.setAttribute("aria-pressed", now);
+  }
+
+  function choose({ row, column, token }, shift) {
+    const more = shift || holding;
     const own = [numberOf(tileAt({ row, column }).image), token];
     const held = store.get().tokens;
     const others = held.filter((pair) => pair[0] !== own[0] || pair[1] !== own[1]);
@@ -167,6 +187,7 @@ export function createTokens(body, grid, { pane, store, ui, nameOf, titleOf, val
       // The focus, so that Escape and the arrows work, after the picture: in a notebook it costs a layout of the page.
       setTimeout(() => {
         place(at);
+        point(at); // after a tap nothing else does, within one map
         cursor.classList.add("wb-tk-clicked"); // no ring
         cursor.focus({ preventScroll: true });
       });
@@ -208,6 +229,7 @@ export function createTokens(body, grid, { pane, store, ui, nameOf, titleOf, val
     if (changed.has("tokens") && !changed.has("theme")) setText(spoken, held ? heldText(state) : "Colours again.");
   }
 
+  setHolding(false);
   listen();
   return { bar, build, update, heldText };
 }

@@ -59,10 +59,10 @@ def compare_maps(
         'compare.html'
     """
     given = dict(locals())
-    room = layers_that_fit(page_mb, images, components)
+    room = layers_that_fit(page_mb, components)
     subject = choose(runs, images=images, layers=layers, times=times, steps=steps, data=data, weak=weak, room=room)
     if len(subject.titles) < 2:
-        raise ValueError(f"got {list(map(str, runs))}; a comparison needs a run and at least one other run or target")
+        raise ValueError(f"got {subject.titles[0]} alone; a comparison needs a run and at least one other, or a target")
     check_grids(subject)
     code = snippet(compare_maps, runs, given)
     return maps_view(subject, w, components, pictures, page_mb, f"runs, {SHORTEN}", code, progress)

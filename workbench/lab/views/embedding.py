@@ -12,7 +12,7 @@ from torch import Tensor
 from workbench.config import DataConfig
 from workbench.diffusion.guidance import guide
 from workbench.features.embedding import METHODS, embed_sequence
-from workbench.features.grid import FeatureGrid
+from workbench.features.grid import FeatureGrid, real_numbers, whole_numbers
 from workbench.lab.neighbours import right_by_neighbours
 from workbench.lab.packing import quantise
 from workbench.lab.panes import Pane
@@ -24,6 +24,7 @@ from workbench.lab.view import View
 from workbench.lab.views.maps import (
     SHORTEN,
     check_components,
+    check_maps_fit,
     coordinates_of,
     maps_pane,
     start_of,
@@ -96,8 +97,10 @@ def embedding(
     )
     check_grids(subject)
     shown = mapped_rows(subject, mapped)
-    chosen = sorted(set(map(float, stops or (_STOPS if set(methods) == {"pca"} else _FEW_STOPS))))
+    usual = _STOPS if set(methods) == {"pca"} else _FEW_STOPS
+    chosen = sorted(real_numbers("stops", usual if stops is None else stops))
     check_methods(subject, methods, chosen)
+    check_maps_fit(subject.of(shown), components, page_mb, f"images, mapped, {SHORTEN}")
     with reported(progress) as report:
         points = Scattered(subject, subject.grids(report, "features", pooling="mean"), chosen, seed)
         scatter = points.pane(methods, report)
@@ -204,7 +207,10 @@ def correct_at(shape: tuple[int, ...], cells: dict, right: Callable, report: Rep
 
 def mapped_rows(subject: Subject, mapped: int | Sequence[int]) -> list[int]:
     """Rows of the images with token maps; ValueError unless all are among the subject's."""
-    rows = list(subject.rows[:mapped]) if isinstance(mapped, int) else [int(row) for row in mapped]
+    if isinstance(mapped, int):
+        rows = list(subject.rows[: max(0, mapped)])
+    else:
+        rows = list(dict.fromkeys(whole_numbers("mapped", mapped)))
     if not rows or not set(rows) <= set(subject.rows):
         raise ValueError(f"mapped is {mapped!r}; allowed are a count of at least 1, or row numbers among the images")
     return rows
@@ -225,8 +231,8 @@ def snake(shape: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 def check_methods(subject: Subject, methods: Sequence[str], stops: Sequence[float]) -> None:
     """ValueError for an unknown method, none, or too many frames."""
-    if not methods or not set(methods) <= set(METHODS):
-        raise ValueError(f"methods is {list(methods)}; allowed are one or more of {', '.join(METHODS)}")
+    if isinstance(methods, str) or not methods or not set(methods) <= set(METHODS):
+        raise ValueError(f"methods is {methods!r}; allowed are one or more of {', '.join(METHODS)}, as a list")
     slow = [name for name in methods if name != "pca"]
     frames = len(subject.titles) * len(subject.steps[0]) * len(subject.layers) * len(subject.times) * len(stops)
     if slow and frames > _FRAMES:

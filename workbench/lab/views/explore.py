@@ -10,7 +10,7 @@ from workbench.lab.snippets import PAGE_MB, bounded_view, snippet
 from workbench.lab.sources import RunLike, choose_measured
 from workbench.lab.view import View
 from workbench.lab.views.embedding import Scattered, check_methods, mapped_rows
-from workbench.lab.views.maps import SHORTEN, check_components, maps_pane, start_of
+from workbench.lab.views.maps import SHORTEN, check_components, check_maps_fit, maps_pane, start_of
 from workbench.lab.views.separability import measured
 from workbench.runs.weak import WeakLike
 
@@ -72,8 +72,9 @@ def explore(
     given = dict(locals())
     check_components(components)
     subject = choose_measured(given)
-    shown, scales = mapped_rows(subject, mapped), scales_of(stops)
+    shown, scales = mapped_rows(subject, mapped), scales_of(stops, "stops")
     check_methods(subject, methods, scales)
+    check_maps_fit(subject.of(shown), components, page_mb, f"images, mapped, {SHORTEN}")
     with reported(progress) as report:
         grids = subject.grids(report, "features", tuple(LABELS), pooling="mean")
         scatter = Scattered(subject, grids, scales, seed).pane(methods, report)

@@ -20,7 +20,7 @@ from workbench.lab.snippets import PAGE_MB, bounded_view, snippet
 from workbench.lab.sources import Pair, RunLike, Subject, choose_measured, tokens_of_grid
 from workbench.lab.view import View
 from workbench.lab.views.embedding import correct_at, mapped_rows, neighbours_of, scatter_meta
-from workbench.lab.views.maps import SHORTEN, check_components, pane_of, start_of
+from workbench.lab.views.maps import SHORTEN, check_components, check_maps_fit, pane_of, start_of
 from workbench.lab.views.separability import SCALES, measured
 from workbench.runs.weak import WeakLike
 
@@ -100,6 +100,7 @@ def leakage(
     check_components(components)
     subject = choose_measured(given)
     shown, stops = mapped_rows(subject, mapped), scales_of(scales)
+    check_maps_fit(subject.of(shown), components, page_mb, f"images, mapped, {SHORTEN}", len(VERSIONS))
     with reported(progress) as report:
         ((means,),) = subject.grids(report, "features", tuple(LABELS), pooling="mean")
         maps = _maps(subject.of(shown), components, report)

@@ -9,6 +9,7 @@ from workbench.lab.progress import Report
 from workbench.lab.snippets import PAGE_MB, snippet
 from workbench.lab.sources import RunLike
 from workbench.lab.view import View
+from workbench.runs.weak import WeakLike
 
 
 def lens_view(
@@ -20,6 +21,8 @@ def lens_view(
     fit: int = 150,
     held: int = 50,
     label: Literal["true", "null"] = "true",
+    w: float | int = 1.0,
+    weak: WeakLike = None,
     step: int | None = None,
     data: DataConfig | None = None,
     seed: int = 0,
@@ -40,6 +43,8 @@ def lens_view(
         fit: Number of images to fit on, the first of the training set.
         held: Number of held-out images, the next ones.
         label: "true" for f_c or "null" for f_u.
+        w: Guidance scale of the features, f_u + w (f_c - f_u), Eq. 3. The lenses are those of w = 1.
+        weak: Weak model to guide against instead of the null label, as of `wb.maps`.
         step: Training step; the last by default.
         data: The image set, if it is not the run's own; required for an imported run.
         seed: Seed of the noise.
@@ -67,6 +72,8 @@ def lens_view(
         fit=fit,
         held=held,
         label=label,
+        w=w,
+        weak=weak,
         step=step,
         data=data,
         seed=seed,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from workbench.config import DataConfig
@@ -16,8 +17,8 @@ from workbench.lab.panes import Pane
 from workbench.lab.panes.attention import AttentionPane
 from workbench.lab.panes.maps import MapsPane
 from workbench.lab.progress import Report, part_of, reported
-from workbench.lab.snippets import bounded_view, cells_that_fit, page_size, script_size, snippet
-from workbench.lab.sources import RunLike, Source, Steps, Subject, choose
+from workbench.lab.snippets import bounded_view, cells_that_fit, check_page, page_size, script_size, snippet
+from workbench.lab.sources import RunLike, Source, Steps, Subject, choose, guidance_range, tokens_of
 from workbench.lab.unit_tokens import unit_tokens
 from workbench.lab.view import View
 from workbench.runs.weak import WeakLike
@@ -57,7 +58,8 @@ def maps(
     predicts from it, z_hat = x_t - t v, both decoded. Predictions exist at a few w; the nearest is shown.
 
     A click on a token, or Enter, shows the cosine similarity of its f_g to all tokens in place of the colours, at any
-    w; Shift holds several. Captions give the share of |f_g|^2 that the page leaves out; `wb.similarity` is exact.
+    w; Shift or "Hold several" holds several. Captions give the share of |f_g|^2 that the page leaves out;
+    `wb.similarity` is exact.
 
     With `weak`, guidance is against a weak model instead of the null label (autoguidance): f_weak + w (f - f_weak),
     both with the class. w = 0 shows the weak model, w = 1 the run itself.
@@ -94,7 +96,7 @@ def maps(
         'maps.png'
     """
     given = dict(locals())
-    room = layers_that_fit(page_mb, images, components)
+    room = layers_that_fit(page_mb, components)
     subject = choose(
         run,
         images=images,
@@ -122,8 +124,10 @@ def maps_view(
     attention: bool = False,
 ) -> View:
     """A view of token maps, and of attention if wanted; `shorten` names the arguments to reduce for a smaller page."""
+    w = guidance_range(w)
     title = f"Token maps of {', '.join(subject.titles)}{subject.against}"
     fitting = _attention_that_fits(subject, page_mb) if attention else None
+    check_maps_fit(subject, components, page_mb, shorten)
     with reported(progress) as report:
         beside = [] if fitting is None else [attention_pane(subject, *fitting, report)]
         stops = [stop for stop in STOPS if w[0] <= stop <= w[1]] or [w[0]]
@@ -231,9 +235,14 @@ def check_components(components: int) -> None:
         raise ValueError(f"components is {components}; allowed are 3, one for each colour, to 32")
 
 
-def layers_that_fit(page_mb: float, images: int | Sequence[int], components: int) -> Callable[[int, int], float]:
+def check_maps_fit(subject: Subject, components: int, page_mb: float, shorten: str, versions: int = 1) -> None:
+    """ValueError, as `check_page`, if the coordinates of the tokens alone need more than a page."""
+    several = (versions, len(subject.titles), len(subject.steps[0]), len(subject.times), len(subject.layers))
+    shape = (2, *several, len(subject.rows), tokens_of(subject.runs[0]), components)
+    check_page({"Token maps": {"coordinates": np.broadcast_to(np.int16(0), shape)}}, page_mb, shorten)
+
+
+def layers_that_fit(page_mb: float, components: int) -> Callable[[int, int], float]:
     """Number of layers that half a page of token maps has room for, as `room` of `choose`."""
-    count = images if isinstance(images, int) else len(images)
-    return lambda combinations, tokens: (
-        cells_that_fit(_COLOURS * page_mb, 4 * count * tokens * components) / combinations
-    )
+    check_components(components)
+    return lambda combinations, tokens: cells_that_fit(_COLOURS * page_mb, 4 * tokens * components) / combinations

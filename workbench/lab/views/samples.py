@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 from einops import rearrange
 
-from workbench.evaluation.generate import generate
+from workbench.evaluation.generate import check_sampling, generate
+from workbench.features.grid import real_numbers, whole_numbers
 from workbench.lab.definitions import GUIDANCE, WEAK_SAMPLING
 from workbench.lab.made import made_of
 from workbench.lab.panes import Axis
@@ -56,6 +57,8 @@ def samples(
         'samples.png'
     """
     given = dict(locals())
+    wanted = real_numbers("scales", scales)
+    (count,) = whole_numbers("count", [count])
     several = opened_runs(runs)
     shown = steps_of(several, steps)
     classes = [run.latents["classes"] for run in several]
@@ -65,22 +68,24 @@ def samples(
     for run, own, of in zip(several, shown, weaks, strict=True):
         if of is not None:
             check_weak(run, own, of)
-    parts = sum(map(len, shown)) * len(scales)
+        for scale in wanted:
+            check_sampling(run, replace(run.config.sampling, count=count, guidance_scale=scale), weak=of)
+    parts = sum(map(len, shown)) * len(wanted)
     rows: list[np.ndarray] = []
     with reported(progress) as report:
         for run, own, of in zip(several, shown, weaks, strict=True):
             for step in own:
-                for scale in scales:
-                    settings = replace(run.config.sampling, count=count, guidance_scale=float(scale), seed=seed)
+                for scale in wanted:
+                    settings = replace(run.config.sampling, count=count, guidance_scale=scale, seed=seed)
                     counted = part_of(report, "samples", len(rows), parts, count)
                     rows.append(generate(run, step, settings, counted, weak=of).images.numpy())
-    arrays = {"images": _arranged(rows, len(several), len(scales))}
+    arrays = {"images": _arranged(rows, len(several), len(wanted))}
     names = [str(classes[0][i % len(classes[0])]) for i in range(count)]
     axes = {"source": Axis("run", titles_of(several, shown))} if len(several) > 1 else {}
     against = [of for of in weaks if of is not None]
     about = weak_text(against, r"v_g = v_{\text{weak}} + w\,(v - v_{\text{weak}})", "velocity") if against else ""
     name, hint = (f"{GUIDANCE} (weak model)", WEAK_SAMPLING) if against else (GUIDANCE, "")
-    guidance = Axis(name, tuple(map(float, scales)), about=about, hint=hint)
+    guidance = Axis(name, wanted, about=about, hint=hint)
     axes |= {"step": Axis("training step", shown[0]), "guidance": guidance}
     title = f"Samples of {', '.join(titles_of(several, shown))}"
     if against:

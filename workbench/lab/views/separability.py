@@ -13,7 +13,7 @@ from workbench.lab.snippets import PAGE_MB, bounded_view, snippet
 from workbench.lab.sources import RunLike, Subject, choose_measured, tokens_of
 from workbench.lab.view import View
 from workbench.lab.views.embedding import mapped_rows
-from workbench.lab.views.maps import SHORTEN, check_components, maps_pane, start_of
+from workbench.lab.views.maps import SHORTEN, check_components, check_maps_fit, maps_pane, start_of
 from workbench.runs.weak import WeakLike
 
 SCALES = (0.0, 1.0, 5.0, 10.0, 30.0)
@@ -77,12 +77,12 @@ def separability(
     given = dict(locals())
     check_components(components)
     subject = choose_measured(given, _LAYERS)
-    shown = mapped_rows(subject, mapped)
+    shown, stops = mapped_rows(subject, mapped), scales_of(scales)
+    check_maps_fit(subject.of(shown), components, page_mb, f"mapped, {SHORTEN}")
     with reported(progress) as report:
         ((features,),) = subject.grids(report, "features", tuple(LABELS), pooling="mean")
         heat = heat_pane(measured(subject, features, scales, objects, seed, report))
         maps = maps_pane(subject.of(shown), components, report, page_mb, (heat,))
-    stops = scales_of(scales)
     axes = subject.axes((min(stops), max(stops)), stops) | {"image": subject.image_axis(shown)}
     title = f"Separability of the classes in {subject.titles[0]}{subject.against}"
     return bounded_view(

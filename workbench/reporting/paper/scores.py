@@ -37,10 +37,10 @@ class ScoreQuery:
         return replace(own, guidance_scale=guided, count=own.count if self.count is None else self.count)
 
     def matches(self, record: Record, settings: SamplingConfig) -> bool:
-        """Whether a score has this number of images, and the sampler and guidance of `settings`."""
+        """Whether a score has this number of images, and the sampler and guidance of `settings`, by the null label."""
         same = ("sampler", "guidance_scale")
         alike = all(record[key] == getattr(settings, key) for key in same) and record["sampler_steps"] == settings.steps
-        return alike and self.count in (None, record["n_generated"])
+        return alike and record.get("weak") is None and self.count in (None, record["n_generated"])
 
     @property
     def overrides(self) -> str:
