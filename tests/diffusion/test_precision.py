@@ -79,3 +79,8 @@ def test_auto_is_bfloat16_where_the_machine_multiplies_it(monkeypatch, fast):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": fast}, raising=False)
     assert chosen_precision("auto") == ("bf16" if fast else "no")
     assert (chosen_precision("no"), chosen_precision("bf16")) == ("no", "bf16")
+
+
+def test_other_words_for_a_precision_are_refused():
+    with pytest.raises(ValueError, match="precision is 'fp16'; allowed are no, bf16, auto"):
+        chosen_precision("fp16")

@@ -107,6 +107,22 @@ def test_metric_names_tell_detectors_and_kinds_apart():
             metric_name(*unknown)
 
 
+@pytest.mark.parametrize("name", ["clf64", "randomconv", "effnet-lite0"])
+def test_a_detector_in_bfloat16_is_close_and_another_one(loaded, name):
+    single, half = loaded[name], load_detector(name, precision="bf16")
+    images = pictures(1)
+    first, second = single(images), half(images)
+    assert isinstance(half, Detector) and half.hash != single.hash
+    alike = ("name", "dimensions", "resize", "reduction", "classes", "encoder")
+    assert all(getattr(half, of) == getattr(single, of) for of in alike)
+    for of in ("features", "spatial", "logits"):
+        exact, rounded = getattr(first, of), getattr(second, of)
+        assert (exact is None) == (rounded is None)
+        if exact is not None:
+            assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)
+            assert (exact - rounded).norm() < 0.06 * exact.norm()
+
+
 def test_batches_are_joined_in_order():
     first, second = (Detected(torch.full((n, 2), float(n)), torch.zeros(n, 7, 1, 1), None) for n in (1, 3))
     both = joined([first, second])

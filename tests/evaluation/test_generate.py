@@ -277,6 +277,22 @@ def test_samples_in_bfloat16_are_others_kept_apart(run, monkeypatch):
     assert described(run, 2, replace(settings, precision="auto"))["precision"] == "bf16"
 
 
+def test_samples_of_a_gpu_with_little_memory(run, whole, monkeypatch):
+    """A batch that is too large is halved, and each image keeps the noise of its number."""
+    sizes, draw = [], module.sample_latents
+
+    def small_gpu(run, settings, backbone, velocity, rows, *rest):
+        sizes.append(len(rows))
+        if sizes[-1] > 30:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return draw(run, settings, backbone, velocity, rows, *rest)
+
+    monkeypatch.setattr(module, "sample_latents", small_gpu)
+    halved = generate(run, 2, run.config.sampling)
+    assert sizes[:7] == [100, 50, 25, 25, 25, 25, 25]
+    assert (halved.images.int() - whole.images.int()).abs().max() <= 1  # sums of another order, rounded
+
+
 def test_scores_say_how_they_were_measured(run, monkeypatch):
     with monkeypatch.context() as patch:  # parts are read one by one, and the whole file in batches
         read, sizes = StoredImages.images, []

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,21 @@ def test_what_is_seen_does_not_depend_on_the_batches(size):
     assert found.statistics.count == 60
     with pytest.raises(ValueError, match="no images"):
         see([], detector)
+
+
+def test_images_that_a_gpu_cannot_take_at_once_are_seen_in_parts():
+    detector, pixels, sizes = load_detector("randomconv"), images(60), []
+
+    def small_gpu(part):
+        sizes.append(len(part))
+        if sizes[-1] > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return detector.read(part)
+
+    counts = []
+    found = see(pixels.split(40), replace(detector, read=small_gpu), progress=counts.append)
+    assert sizes == [40, 20, 20, 20] and counts == [20, 40, 60]
+    torch.testing.assert_close(found.features, see([pixels], detector).features, rtol=1e-5, atol=1e-6)
 
 
 def test_a_data_set_is_seen_once(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from workbench.evaluation.detectors.base import load_detector
 from workbench.evaluation.generate import generate
 from workbench.evaluation.reference import write_reference_of_data
 from workbench.evaluation.scores import class_agreement
-from workbench.evaluation.statistics import PROTOCOL
+from workbench.evaluation.statistics import PROTOCOL, protocol
 from workbench.evaluation.suite import probe_layers, score, score_file, supervisors
 from workbench.runs.checkpoints import save_checkpoint, thin
 from workbench.runs.store import Run
@@ -64,6 +64,17 @@ def test_scores_say_how_they_were_measured(run):
     assert {stage for stage, _, _ in stages} >= {"detect"}
     assert score(run, 4, few(run), small_ok=True) == records and len(run.results) == len(METRICS)
     assert json.loads(json.dumps(records)) == records
+
+
+def test_scores_of_a_detector_in_bfloat16_are_others(copy):
+    single = score(copy, 4, few(copy), small_ok=True)
+    half = score(copy, 4, few(copy), small_ok=True, detector_precision="bf16")
+    assert {r["detector_precision"] for r in half} == {"bf16"} and "detector_precision" not in single[0]
+    assert {protocol(r) for r in single}.isdisjoint(protocol(r) for r in half)
+    assert half[0]["value"] != single[0]["value"] and half[0]["value"] == pytest.approx(single[0]["value"], rel=0.05)
+    stored = len(copy.results)
+    assert score(copy, 4, few(copy), small_ok=True, detector_precision="bf16") == half
+    assert len(copy.results) == stored  # computed once
 
 
 def test_what_a_killed_process_left_out_is_added(copy):

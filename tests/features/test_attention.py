@@ -1,10 +1,18 @@
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from einops import rearrange
 
-from workbench.features.attention import attention_entropies, attention_entropy, attention_of
+from workbench.features.attention import (
+    attending,
+    attention_entropies,
+    attention_entropy,
+    attention_of,
+    attention_weights,
+)
+from workbench.features.extract import opened_latents
 from workbench.runs.checkpoints import save_checkpoint
 from workbench.runs.models import load_backbone
 from workbench.runs.store import Run
@@ -51,6 +59,31 @@ def test_entropies_of_a_run(run):
     for times, said in (([0.2, float("nan")], "times has nan; allowed are 0 to 1"), ([], "times has nothing")):
         with pytest.raises(ValueError, match=said):
             attention_entropies(run, 12, [1], times, root=run.folder.parent)
+
+
+def test_attention_in_bfloat16_is_close(run):
+    options = {"root": run.folder.parent}
+    single, half = (attention_entropies(run, 6, [4], [0.5], precision=p, **options) for p in ("no", "bf16"))
+    assert not np.array_equal(single, half) and half == pytest.approx(single, rel=1e-2)
+
+
+def test_attention_of_images_that_do_not_fit_at_once(run, monkeypatch):
+    rows, seen = np.arange(6), []
+    options = (run, attending(run, [4]), opened_latents(run, None, "train", run.folder.parent, 6), rows, [4], 0.5)
+    labels = np.zeros(6, dtype=np.int64)
+    ((_, whole),) = attention_weights(*options, labels)
+
+    def small_gpu(*given):
+        seen.append(len(given[0]))
+        if seen[-1] > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return features(*given)
+
+    features = options[1].features
+    monkeypatch.setattr(options[1], "features", small_gpu)
+    parts = list(attention_weights(*options, labels))
+    assert seen == [6, 3, 3] and [part for part, _ in parts] == [slice(0, 3), slice(3, 6)]
+    torch.testing.assert_close(torch.cat([found[4] for _, found in parts]), whole[4])
 
 
 def test_attention_that_is_not_finite_is_named(run, tmp_path):

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 
 from workbench.data.latents import open_latents
 from workbench.diffusion.randomness import normal
+from workbench.features import extract as module
 from workbench.features.extract import extract
 from workbench.features.grid import local_distant_similarity, whole_numbers
+from workbench.runs.weak import Weak
 
 EVERY = ("null", "true", "wrong", "noise-null", "noise-true")
 ROWS = (5, 3, 40, 12)
@@ -55,6 +58,34 @@ def test_features_in_bfloat16_are_close_and_kept_apart(run, root, passes):
     first, second = (grid.read(7, 0.4, "null") for grid in (single, half))
     assert single.folder != half.folder and not torch.equal(first, second)
     assert (first - second).norm() < 0.05 * first.norm()
+
+
+def test_features_of_images_that_do_not_fit_at_once(run, root, backbone, passes, monkeypatch):
+    """A batch that is too large for the GPU is halved; no image gets other noise or another label."""
+    whole = everything(extract(run, ROWS, [7], [0.4], labels=EVERY, root=root))
+    shutil.rmtree(root / ".features")
+    monkeypatch.setattr(module, "_BATCH", 4)
+    features, sizes = backbone.features, []
+
+    def small_gpu(x_t, *rest):
+        sizes.append(len(x_t))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return features(x_t, *rest)
+
+    monkeypatch.setattr(backbone, "features", small_gpu)
+    assert same(everything(extract(run, ROWS, [7], [0.4], labels=EVERY, root=root)), whole)
+    assert sizes == [4] + 2 * len(EVERY) * [2]  # the smaller batch is kept
+
+
+def test_a_weak_model_has_the_precision_of_the_run(run, root, passes, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(module, "reduced", lambda precision, device: chosen.append(precision) or nullcontext())
+    monkeypatch.setattr(module, "check_weak", lambda *_: None)
+    monkeypatch.setattr(module, "find_weak", lambda *_: Weak(run, 2))
+    extract(run, ROWS, [7], [0.4], labels=("true",), weak=(run, 2), precision="bf16", root=root)
+    shutil.rmtree(root / ".features")
+    assert chosen == ["bf16"]  # the features of the same model are found in the cache, under this precision
 
 
 def test_wrong_labels_are_those_of_the_chosen_images(run, root, passes):

@@ -157,9 +157,9 @@ class Attention(nn.Module):
     def weights(
         self, tokens: Float[Tensor, "b n d"], rotate: Callable[[Tensor], Tensor] | None = None
     ) -> Float[Tensor, "b heads n m"]:
-        """Attention weights: softmax of q k^T / sqrt(e), which a fused kernel does not return."""
+        """Attention weights: softmax of q k^T / sqrt(e), at least float32, which a fused kernel does not return."""
         q, k, _ = self._heads(tokens, rotate)
-        return _weights(q, k)
+        return _weights(q, k, torch.promote_types(q.dtype, torch.float32))
 
     def _heads(
         self, tokens: Float[Tensor, "b n d"], rotate: Callable[[Tensor], Tensor] | None
@@ -170,8 +170,10 @@ class Attention(nn.Module):
         return (q, k, v) if rotate is None else (rotate(q), rotate(k), v)
 
 
-def _weights(q: Float[Tensor, "b heads n e"], k: Float[Tensor, "b heads m e"]) -> Float[Tensor, "b heads n m"]:
-    return (q / math.sqrt(q.shape[3]) @ k.transpose(2, 3)).softmax(dim=3)
+def _weights(
+    q: Float[Tensor, "b heads n e"], k: Float[Tensor, "b heads m e"], dtype: torch.dtype | None = None
+) -> Float[Tensor, "b heads n m"]:
+    return (q / math.sqrt(q.shape[3]) @ k.transpose(2, 3)).softmax(dim=3, dtype=dtype)
 
 
 def _slow_if_fused(v: Float[Tensor, "b heads n e"]) -> bool:

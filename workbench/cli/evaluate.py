@@ -51,6 +51,8 @@ class Evaluate:
     """Feature extractors: clf64, clf64-scenes, effnet-lite0, randomconv, pixels-pca64, inception-2015 (the only one
     whose scores are FID, sFID and IS), dinov2, one registered by an installed package, or a module path. By default the
     classifier of the run's kind of images."""
+    detector_precision: Literal["no", "bf16", "auto"] = "no"
+    """Of the feature extractors: no is float32, auto is bf16 where the machine multiplies matrices in it. Recorded."""
     processes: Processes = 1
     """Number of processes that generate images, spread over the GPUs."""
     weak: str | None = None
@@ -132,6 +134,7 @@ class Evaluate:
                     kept.checkpoint(self.step).step,
                     settings,
                     detector=detector,
+                    detector_precision=self.detector_precision,
                     reference=Path(self.reference) if self.reference else None,
                     small_ok=self.small_ok,
                     force=self.force,
@@ -153,7 +156,13 @@ class Evaluate:
 
         for detector in self.detector or (default_detector("" if is_file else reference.name),):
             yield score_file(
-                self.samples, reference, runs_root(), detector=detector, small_ok=self.small_ok, progress=progress
+                self.samples,
+                reference,
+                runs_root(),
+                detector=detector,
+                detector_precision=self.detector_precision,
+                small_ok=self.small_ok,
+                progress=progress,
             )
 
 

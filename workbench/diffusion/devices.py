@@ -1,13 +1,54 @@
-"""Copies to a GPU that do not wait for what is queued there, and how many cores a calculation uses."""
+"""Copies to a GPU that do not wait for what is queued there, batches that fit its memory, and how many cores to use."""
 
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
+
+T = TypeVar("T")
+
+
+class FittingBatches:
+    """Divides work into batches that fit in memory: ``size`` items, halved whenever memory runs out.
+
+    The smaller size is kept for the batches that follow. With enough memory the batches are the same on every machine.
+    """
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __call__(self, work: Callable[[slice], T], count: int) -> Iterator[tuple[slice, T]]:
+        """Each part of ``range(count)`` in order, and what ``work(part)`` returned for it.
+
+        Work that ran out of memory is called again with a smaller part. Raises ValueError if one item does not fit.
+        """
+        start = 0
+        while start < count:
+            part = slice(start, min(start + self.size, count))
+            try:
+                found = work(part)
+            except RuntimeError as error:
+                self._halve(part.stop - part.start, error)
+                continue
+            yield part, found
+            start = part.stop
+
+    def _halve(self, tried: int, error: RuntimeError) -> None:
+        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+        if not should_reduce_batch_size(error):
+            raise error
+        if tried == 1:
+            raise ValueError(f"there is too little memory for a batch of one: {error}") from error
+        self.size = tried // 2
+        error.__traceback__ = None  # its frames hold the tensors that did not fit
+        clear_device_cache(garbage_collection=True)
 
 
 def sent(tensor: Tensor, device: torch.device | str) -> Tensor:

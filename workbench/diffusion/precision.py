@@ -36,7 +36,12 @@ def has_fast_bf16() -> bool:
 
 
 def chosen_precision(precision: Literal["no", "bf16", "auto"]) -> Literal["no", "bf16"]:
-    """``precision`` with "auto" replaced: "bf16" where this machine multiplies matrices in bfloat16, else "no"."""
+    """``precision`` with "auto" replaced: "bf16" where this machine multiplies matrices in bfloat16, else "no".
+
+    Raises ValueError for another word.
+    """
+    if precision not in ("no", "bf16", "auto"):
+        raise ValueError(f"precision is {precision!r}; allowed are no, bf16, auto")
     if precision != "auto":
         return precision
     return "bf16" if has_fast_bf16() else "no"

@@ -11,6 +11,7 @@ from torch import Tensor
 from workbench.backbones.base import Edit, TransformerBackbone
 from workbench.config import SamplingConfig
 from workbench.data.workers import Progress, device_of
+from workbench.diffusion.devices import FittingBatches
 from workbench.diffusion.guidance import guide
 from workbench.diffusion.precision import tf32
 from workbench.diffusion.randomness import normal
@@ -233,18 +234,22 @@ def sample_edited(
     other = None if beside is None else _other_backbone(run, beside, edit.layer, sampling).to(device)
     labels = labels_of(sampling, len(run.latents["classes"]))
     which, cause = f"of run {run.name} with the edit ({edit.text})", "choose a smaller w, strength or window of t"
+
+    def images(part: slice) -> Tensor:
+        rows = np.arange(part.start, part.stop)
+        count, given = len(rows), labels[rows]
+        if edit.source == "image":  # the other images are generated in the same batch, after these
+            rows, given = np.concatenate([rows, rows + sampling.count]), given.repeat(2)
+        velocity = EditedVelocity(backbone, edit, len(rows), _noise(edit, backbone, sampling.seed, rows), other)
+        z = sample_latents(run, sampling, backbone, velocity, rows, given, which, cause)[:count]
+        return decode_samples(vae, z, rows[:count], which, cause)
+
     parts = []
     with tf32(run.config.training.tf32):
-        for start in range(0, sampling.count, BATCH):
-            rows = np.arange(start, min(start + BATCH, sampling.count))
-            count, given = len(rows), labels[rows]
-            if edit.source == "image":  # the other images are generated in the same batch, after these
-                rows, given = np.concatenate([rows, rows + sampling.count]), given.repeat(2)
-            velocity = EditedVelocity(backbone, edit, len(rows), _noise(edit, backbone, sampling.seed, rows), other)
-            z = sample_latents(run, sampling, backbone, velocity, rows, given, which, cause)[:count]
-            parts.append(decode_samples(vae, z, rows[:count], which, cause))
+        for part, made in FittingBatches(BATCH)(images, sampling.count):
+            parts.append(made)
             if progress:
-                progress(start + count, sampling.count)
+                progress(part.stop, sampling.count)
     return torch.cat(parts)
 
 

@@ -19,7 +19,7 @@ from workbench.config import SamplingConfig
 from workbench.data.images import QUANTISATION
 from workbench.data.vae import VAE
 from workbench.data.workers import Progress, device_of, run_workers, serve
-from workbench.diffusion.devices import sent
+from workbench.diffusion.devices import FittingBatches, sent
 from workbench.diffusion.guidance import Guidance
 from workbench.diffusion.paths import get_path
 from workbench.diffusion.precision import chosen_precision, reduced, tf32
@@ -33,7 +33,7 @@ from workbench.runs.store import Run
 from workbench.runs.weak import Weak, check_weak
 
 _WORKER = "from workbench.evaluation.generate import work; work()"
-BATCH = 100  # images at a time
+BATCH = 100  # images at a time, fewer if these do not fit the GPU's memory
 _ITSELF = "the run itself"  # at another step, as the weak model
 _PART = 1000  # images per file, which a killed process may lose; a multiple of the batch
 _MOST = 10_000_000  # images
@@ -276,12 +276,16 @@ def _drawer(
     """A function from sample numbers and labels to images on the CPU."""
     backbone, vae = load_backbone(run, step, settings.weights).to(device), load_run_vae(run, device)
     against = None if weak is None else load_backbone(weak.run, weak.step, settings.weights).to(device)
+    which, cause = f"of run {run.name} at step {step}", f"did the run diverge before step {step}?"
+    batches = FittingBatches(BATCH)
 
     @tf32(run.config.training.tf32)
     def draw(rows: np.ndarray, labels: Int[Tensor, "b"]) -> UInt8[Tensor, "b c x y"]:
-        which, cause = f"of run {run.name} at step {step}", f"did the run diverge before step {step}?"
-        z = sample_latents(run, settings, backbone, backbone, rows, labels, which, cause, against)
-        return decode_samples(vae, z, rows, which, cause)
+        def images(part: slice) -> Tensor:
+            z = sample_latents(run, settings, backbone, backbone, rows[part], labels[part], which, cause, against)
+            return decode_samples(vae, z, rows[part], which, cause)
+
+        return torch.cat([made for _, made in batches(images, len(rows))])
 
     return draw
 

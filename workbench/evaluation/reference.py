@@ -18,8 +18,9 @@ from torch import Tensor
 from workbench.arrays import open_npz
 from workbench.config import DataConfig
 from workbench.data.images import Images, limited_rows, load_images
+from workbench.diffusion.devices import FittingBatches
 from workbench.evaluation.archives import ReferenceFile, read_reference, write_reference
-from workbench.evaluation.detectors.base import Detector
+from workbench.evaluation.detectors.base import Detected, Detector
 from workbench.evaluation.frechet import Moments, Statistics, spatial_rows, statistics
 from workbench.evaluation.manifold import Nearest, nearest_training, squared_radii
 from workbench.files import write_atomically
@@ -127,8 +128,8 @@ def see(
     """
     moments = maps = None
     kept, logits, count = [], [], 0
-    for images in batches:
-        detected = detector(images)
+    fitting = FittingBatches(_BATCH)
+    for detected in (found for images in batches for found in _detected(images, detector, fitting)):
         features = detected.features.cpu()
         moments = (moments or Moments.none(features.shape[1])).add(features)
         if detected.spatial is not None:
@@ -138,7 +139,7 @@ def see(
         kept.append(features[wanted])
         if detected.logits is not None:
             logits.append(detected.logits.cpu()[wanted])
-        count += len(images)
+        count += len(features)
         if progress:
             progress(count)
     if moments is None:
@@ -147,6 +148,10 @@ def see(
     features = torch.cat(kept)
     labels = None if labels is None else labels[: len(features)]
     return Seen(moments.statistics(), spatial, features, torch.cat(logits) if logits else None, labels)
+
+
+def _detected(images: UInt8[Tensor, "b c h w"], detector: Detector, fitting: FittingBatches) -> Iterator[Detected]:
+    return (found for _, found in fitting(lambda part: detector(images[part]), len(images)))
 
 
 def principal(of: Statistics, count: int) -> Basis:

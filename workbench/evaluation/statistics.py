@@ -40,6 +40,7 @@ PROTOCOL = (
     "pooling",
     "splits",
     "precision",
+    "detector_precision",
 )
 K = TypeVar("K", bound=Hashable)
 # 2^23 sums of eight bytes; far more pairs than are ever trained.

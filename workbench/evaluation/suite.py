@@ -6,13 +6,14 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from workbench.config import DataConfig, SamplingConfig, refuse_unknown
 from workbench.data.encoders import ENCODERS
+from workbench.diffusion.precision import chosen_precision
 from workbench.evaluation.archives import read_samples
 from workbench.evaluation.detectors.base import Detector, load_detector
 from workbench.evaluation.frechet import check_rows, frechet_distance
@@ -33,6 +34,7 @@ _FEWEST_PAIRS = 4
 _PROBE_SPLITS = "50 % fit, 20 % choose C, 30 % report"
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
+Precision = Literal["no", "bf16", "auto"]
 
 
 def score(
@@ -41,6 +43,7 @@ def score(
     settings: SamplingConfig,
     *,
     detector: str | None = None,
+    detector_precision: Precision = "no",
     reference: Path | None = None,
     small_ok: bool = False,
     force: bool = False,
@@ -61,6 +64,8 @@ def score(
         settings: Sampler, steps, guidance, count, labels and seed; the run's own are ``run.config.sampling``.
         detector: "clf64", "clf64-scenes", "effnet-lite0", "randomconv", "pixels-pca64", "inception-2015" or "dinov2",
             or another one by its registered name or module path. By default the classifier of the run's kind of images.
+        detector_precision: "no" (float32 without TF32), "bf16", or "auto", bfloat16 where this machine multiplies
+            matrices in it. Recorded with the scores, and scores of another precision are other scores.
         reference: A reference .npz file in ADM's format.
         small_ok: Allow, and mark, fewer images than twice the detector's dimensions.
         force: Allow, and mark, a detector that the run or its teacher was trained with.
@@ -92,7 +97,8 @@ def score(
         check_weak(run, [step], against)
     detector = detector or default_detector(run.config.data.name)
     stored_names(detector)  # refuses scores that cannot be used before anything is computed
-    extractor = _detector(detector)
+    precision = chosen_precision(detector_precision)
+    extractor = _detector(detector, precision)
     _check_count(settings.count, extractor, small_ok)
     supervised = _check_supervised(run, extractor, detector, force)
     stored = any(record.get("step") == step for record in run.results)  # perhaps of a checkpoint that was deleted
@@ -103,8 +109,8 @@ def score(
     described(run, step, settings, against)  # refuses wrong settings before the reference is detected
     exists = step in {checkpoint.step for checkpoint in run.checkpoints}  # scores of a deleted one may be stored
     with held(run, step) if exists else nullcontext(run) as kept:
-        real = _reference(run.config.data, detector, reference, run.folder.parent, progress)
-        how = {"step": step, **described(run, step, settings, against), **_how(extractor, real)}
+        real = _reference(run.config.data, extractor, reference, run.folder.parent, progress)
+        how = {"step": step, **described(run, step, settings, against), **_how(extractor, real, precision)}
         how |= {"supervised": True} if supervised else {}
         expected = _metrics(extractor, real, settings.count, run.latents["classes"])
         known = {r["metric"]: r for r in run.results if all(r.get(key) == value for key, value in how.items())}
@@ -128,6 +134,7 @@ def score_file(
     root: Path,
     *,
     detector: str = "clf64",
+    detector_precision: Precision = "no",
     seed: int = 0,
     small_ok: bool = False,
     progress: Progress | None = None,
@@ -138,10 +145,11 @@ def score_file(
     for. Raises ValueError as ``archives.read_samples`` and ``score``.
     """
     stored_names(detector)
-    samples, extractor = read_samples(file), _detector(detector)
+    precision = chosen_precision(detector_precision)
+    samples, extractor = read_samples(file), _detector(detector, precision)
     _check_count(len(samples), extractor, small_ok)
     data, path = (None, against) if isinstance(against, Path) else (against, None)
-    real = _reference(data, detector, path, root, progress)
+    real = _reference(data, extractor, path, root, progress)
     if samples.content == real.content:
         raise ValueError(f"{file} is the reference itself, so every distance would be 0")
     count = len(samples)
@@ -152,7 +160,8 @@ def score_file(
         seen = replace(seen, statistics=samples.statistics, spatial=spatial)
     classes = extractor.classes if data is not None and samples.labels is not None else None
     expected = _metrics(extractor, real, count, list(classes or ()))
-    how = {"n_generated": count, "samples": samples.content, "sample_seed": seed, **_how(extractor, real)}
+    how = {"n_generated": count, "samples": samples.content, "sample_seed": seed}
+    how |= _how(extractor, real, precision)
     records = _records(seen, real, extractor, expected, seed=seed, small_ok=small_ok)
     return [{**record, **how, **_extras(real, count)} for record in records]
 
@@ -187,7 +196,7 @@ def score_pairs(
         raise ValueError(
             f"got {count} and {len(after.images)} images; allowed are {_FEWEST_PAIRS} or more pairs of the same labels"
         )
-    real = _reference(run.config.data, detector, None, run.folder.parent, progress)
+    real = _reference(run.config.data, extractor, None, run.folder.parent, progress)
     known = extractor.classes is not None and list(extractor.classes) == run.latents["classes"]
     chosen = [kind for kind in kinds(real, count, classes=known) if kind in scores]
     seen = []
@@ -301,8 +310,8 @@ def _check_spatial(count: int, real: Reference, small_ok: bool) -> None:
 
 
 @lru_cache(maxsize=2)
-def _detector(name: str) -> Detector:
-    return load_detector(name, "cuda" if torch.cuda.is_available() else "cpu")
+def _detector(name: str, precision: Literal["no", "bf16"] = "no") -> Detector:
+    return load_detector(name, "cuda" if torch.cuda.is_available() else "cpu", precision)
 
 
 # Kept in memory, as several steps and runs are often scored against the same reference.
@@ -310,9 +319,9 @@ _references: dict[tuple[Any, ...], Reference] = {}
 
 
 def _reference(
-    data: DataConfig | None, detector: str, file: Path | None, root: Path, progress: Progress | None
+    data: DataConfig | None, extractor: Detector, file: Path | None, root: Path, progress: Progress | None
 ) -> Reference:
-    extractor, stage = _detector(detector), _staged(progress, "reference")
+    stage = _staged(progress, "reference")
     if file is not None:
         return reference_of_file(file, extractor, stage)
     assert data is not None
@@ -323,8 +332,9 @@ def _reference(
     return _references[key]
 
 
-def _how(extractor: Detector, real: Reference) -> dict[str, Any]:
+def _how(extractor: Detector, real: Reference, precision: str = "no") -> dict[str, Any]:
     return {
+        **({} if precision == "no" else {"detector_precision": precision}),  # as older scores, which have none
         "detector": extractor.name,
         "detector_hash": extractor.hash,
         "resize": extractor.resize,

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,14 +15,17 @@ from torch import Tensor
 from workbench.backbones.base import TransformerBackbone
 from workbench.config import backbone_sizes
 from workbench.data.latents import Latents
+from workbench.diffusion.devices import FittingBatches, sent
 from workbench.diffusion.paths import get_path
-from workbench.diffusion.precision import tf32
+from workbench.diffusion.precision import chosen_precision, reduced, tf32
 from workbench.features.extract import noisy_latents, opened_latents
 from workbench.features.grid import whole_numbers
 from workbench.runs.models import load_backbone
 from workbench.runs.store import Run, runs_root
 
-_BATCH = 50  # a layer has heads x tokens x tokens weights per image
+_BATCH = 50  # images at a time, fewer if memory runs out: a layer has heads x tokens x tokens weights per image
+
+Precision = Literal["no", "bf16", "auto"]
 
 
 def attention_entropy(weights: Float[Tensor, "b heads q m"]) -> Float[Tensor, " heads"]:
@@ -73,19 +77,26 @@ def attention_weights(
     t: float,
     labels: Int64[np.ndarray, " n"],
     seed: int = 0,
+    precision: Precision = "no",
 ) -> Iterator[tuple[slice, dict[int, Float[Tensor, "b heads n m"]]]]:
     """Attention weights by layer of some images at a time, with the noise of `extract`: which images, and the weights.
 
-    `labels` are those that the model is given; a row of weights adds up to 1. Raises ValueError for weights that are
-    not finite.
+    `labels` are those that the model is given; a row of weights adds up to 1. `precision` is that of the model, as of
+    `extract`; the weights are float32. Raises ValueError for weights that are not finite.
     """
     path, device = get_path(run.config.diffusion.path), next(backbone.parameters()).device
-    for start in range(0, len(rows), _BATCH):
-        part = slice(start, min(start + _BATCH, len(rows)))
+    precision = chosen_precision(precision)
+
+    @torch.no_grad()  # the decorator of a generator function does not cover its functions
+    def weights(part: slice) -> dict[int, Tensor]:
         _, x_t = noisy_latents(latents, rows[part], path, t, seed)
         times, y = torch.full((len(x_t),), t), torch.from_numpy(labels[part])
-        with tf32(run.config.training.tf32), attention_of(backbone, layers) as seen:
-            backbone.features(x_t.to(device), times.to(device), y.to(device), (max(layers),))
+        x_t, times, y = (sent(of, device) for of in (x_t, times, y))
+        with tf32(run.config.training.tf32), reduced(precision, device), attention_of(backbone, layers) as seen:
+            backbone.features(x_t, times, y, (max(layers),))
+        return {layer: seen[layer].float() for layer in layers}
+
+    for part, seen in FittingBatches(_BATCH)(weights, len(rows)):
         for layer in layers:
             if not seen[layer].isfinite().all():
                 raise ValueError(f"layer {layer}, t = {t:g}: attention is not finite; did {run.name} diverge?")
@@ -102,14 +113,15 @@ def attention_entropies(
     step: int | None = None,
     weights: str = "ema",
     seed: int = 0,
+    precision: Precision = "no",
     root: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Float64[np.ndarray, "layers times heads"]:
     """Entropy of each head's attention in each layer and time (`attention_entropy`): 1 is uniform, 0 a single token.
 
     Averaged over the first `images` of the run's training set, with the null label and the noise of `extract`. Layer k
-    is the attention in the k-th block, so there is no layer 0. Raises ValueError for a layer that the model does not
-    have, a time outside 0 to 1, and non-finite attention.
+    is the attention in the k-th block, so there is no layer 0. `precision` is as of `extract`. Raises ValueError for a
+    layer that the model does not have, a time outside 0 to 1, and non-finite attention.
     """
     latents = opened_latents(run, None, "train", runs_root() if root is None else root, images)
     backbone = attending(run, layers, step, weights)
@@ -122,7 +134,8 @@ def attention_entropies(
     total = np.zeros((len(layers), len(times), backbone.heads))
     null = np.full(images, backbone.null_label)
     for column, t in enumerate(times):
-        for part, seen in attention_weights(run, backbone, latents, np.arange(images), layers, t, null, seed):
+        found = attention_weights(run, backbone, latents, np.arange(images), layers, t, null, seed, precision)
+        for part, seen in found:
             for row, layer in enumerate(layers):
                 total[row, column] += attention_entropy(seen[layer]).cpu().numpy() * (part.stop - part.start)
             if progress:

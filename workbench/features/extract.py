@@ -2,21 +2,21 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from workbench.backbones.base import TransformerBackbone
 from workbench.config import DataConfig, flatten
 from workbench.data.latents import Latents, open_latents
 from workbench.data.vae import sample_posterior
-from workbench.diffusion.devices import sent
+from workbench.diffusion.devices import FittingBatches, sent
 from workbench.diffusion.paths import Path as NoisePath
 from workbench.diffusion.paths import get_path, interpolate
 from workbench.diffusion.precision import chosen_precision, reduced, tf32
@@ -35,7 +35,7 @@ from workbench.runs.models import check_latents_of, load_backbone
 from workbench.runs.store import Run, runs_root
 from workbench.runs.weak import WeakLike, check_weak, find_weak
 
-_BATCH = 100
+_BATCH = 100  # images at a time, fewer if these do not fit the GPU's memory
 _CHECKED_BYTES = 1_000_000_000  # above this only file sizes are checked, as reading the data takes seconds
 
 
@@ -161,6 +161,7 @@ def extract(
         split=split,
         seed=seed,
         dtype=dtype,
+        precision=precision,
         device=device,
         root=root,
         progress=progress,
@@ -223,6 +224,7 @@ class _Job:
     path: str
     seed: int
     dtype: np.dtype
+    fitting: FittingBatches = field(default_factory=lambda: FittingBatches(_BATCH))
 
     @property
     def _shape(self) -> tuple[int, ...]:
@@ -243,10 +245,10 @@ class _Job:
         for (t, label), layers in missing.items():
             writers = self._writers(t, label, layers)
             try:
-                for chosen, features in self._batches(t, label, tuple(layers)):
+                for part, features in self._batches(t, label, tuple(layers)):
                     for layer, tokens in features.items():
                         self._write(writers, layer, t, label, tokens)
-                    done += len(chosen)
+                    done += part.stop - part.start
                     if progress:
                         progress(done, len(missing) * n)
                 for writer in writers.values():
@@ -267,7 +269,7 @@ class _Job:
 
     def _batches(
         self, t: float, label: str, layers: tuple[int, ...]
-    ) -> Iterator[tuple[Int64[np.ndarray, "b"], dict[int, Float[Tensor, "b m d"]]]]:
+    ) -> Iterator[tuple[slice, dict[int, Float[Tensor, "b m d"]]]]:
         grid, device = self.grid, next(self.backbone.parameters()).device
         noise, condition = LABELS[label]
         path = get_path(self.path)
@@ -276,17 +278,19 @@ class _Job:
             labels = torch.full_like(grid.true, self.backbone.null_label)
         else:
             labels = {"true": grid.true, "given": grid.given}[condition]
-        for start in range(0, len(grid.rows), _BATCH):
-            chosen = np.asarray(grid.rows[start : start + _BATCH])
+
+        def features(part: slice) -> dict[int, Tensor]:
+            chosen = np.asarray(grid.rows[part])
             times = torch.full((len(chosen),), t)
             if noise:  # standard normal like a latent, so x_t has about the usual variance at this time
                 z = normal(self.seed, "feature-noise-image", chosen, shape)
                 x_t = interpolate(path, z, normal(self.seed, "feature-noise", chosen, shape), times).x_t
             else:
                 _, x_t = noisy_latents(self.latents, chosen, path, t, self.seed)
-            y = labels[start : start + _BATCH]
-            x_t, times, y = (sent(of, device) for of in (x_t, times, y))
-            yield chosen, self.backbone.features(x_t, times, y, layers)
+            x_t, times, y = (sent(of, device) for of in (x_t, times, labels[part]))
+            return self.backbone.features(x_t, times, y, layers)
+
+        yield from self.fitting(features, len(grid.rows))
 
     def _write(
         self, writers: dict[tuple[int, str], ArrayWriter], layer: int, t: float, label: str, tokens: Tensor

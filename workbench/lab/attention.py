@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -117,6 +118,7 @@ def attention(
     t: float | int = 0.5,
     step: int | None = None,
     data: DataConfig | None = None,
+    precision: Literal["no", "bf16", "auto"] = "no",
     progress: Report | None = None,
 ) -> Attention:
     """What a token attends to, and which tokens attend to it, by layer and head, without and with the label.
@@ -129,6 +131,7 @@ def attention(
         t: Noise level in 0..1; the noise is that of `wb.extract`.
         step: Training step of the checkpoint; the last by default.
         data: Image set, for an imported run.
+        precision: Of the model, as of `wb.extract`.
         progress: Called with (stage, done, total) instead of showing a progress bar.
 
     Returns:
@@ -168,7 +171,9 @@ def attention(
     values = np.zeros((len(LABELS), len(DIRECTIONS), len(chosen), backbone.heads, count))
     with reported(progress) as report:
         for which, label in enumerate(LABELS):
-            weights = attention_weights(opened, backbone, latents, np.array([row]), chosen, float(t), given[label])
+            weights = attention_weights(
+                opened, backbone, latents, np.array([row]), chosen, float(t), given[label], precision=precision
+            )
             for _, seen in weights:
                 for place, layer in enumerate(chosen):
                     of = seen[layer][0].double().cpu().numpy()

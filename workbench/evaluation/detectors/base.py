@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from torch import Tensor
 from workbench import plugins
 from workbench.config import load_plugin
 from workbench.data.encoders import portions
-from workbench.diffusion.precision import tf32
+from workbench.diffusion.precision import reduced, tf32
 
 DETECTION_BATCH = 256
 SPATIAL = 7  # channels of a feature map used by the spatial Frechet distance
@@ -107,8 +107,11 @@ class FrozenDetector:
             return joined([self.read(part) for batch in batches for part in portions(batch, size, self.device)])
 
 
-def load_detector(name: str, device: torch.device | str = "cpu") -> Detector:
+def load_detector(name: str, device: torch.device | str = "cpu", precision: Literal["no", "bf16"] = "no") -> Detector:
     """Load a detector by name (`plugins.names("detector")`) or module path, on `device`.
+
+    Its arithmetic is float32, without TF32. With `precision` "bf16", matrix products and convolutions are in bfloat16,
+    and its hash is another one.
 
     Raises ValueError for an unknown name, and for missing or mismatched weights, with what to download and where to
     put it.
@@ -119,7 +122,28 @@ def load_detector(name: str, device: torch.device | str = "cpu") -> Detector:
         raise ValueError(f"detector {name!r} returned {type(detector).__name__}; it must return workbench's Detector")
     if detector.name != short:  # the name is part of every metric
         raise ValueError(f"detector {name!r} has the name {detector.name!r}; it must be {short!r}")
-    return detector
+    return detector if precision == "no" else _in_precision(detector, torch.device(device), precision)
+
+
+def _in_precision(detector: Detector, device: torch.device, precision: str) -> Detector:
+    def read(images: UInt8[Tensor, "b c h w"]) -> Detected:
+        with reduced(precision, device):
+            found = detector(images)
+        columns = (found.features, found.spatial, found.logits)
+        return Detected(*(None if column is None else column.float() for column in columns))
+
+    return FrozenDetector(
+        name=detector.name,
+        weights=f"{detector.hash} {precision}",
+        dimensions=detector.dimensions,
+        resize=detector.resize,
+        device=device,
+        read=read,
+        size=None,
+        reduction=detector.reduction,
+        encoder=detector.encoder,
+        classes=detector.classes,
+    )
 
 
 def check_images(
