@@ -5,9 +5,12 @@ import functools
 import gc
 import importlib.machinery
 import importlib.util
+import multiprocessing
 import os
 import shutil
+import socket
 import sys
+import traceback
 
 import pytest
 
@@ -197,3 +200,46 @@ def browser():
         opened = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield opened
         opened.close()
+
+
+def _rank(number, count, port, results, work):
+    import torch
+    from accelerate.state import AcceleratorState
+
+    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(count)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)  # the threads of the parent are not in this process
+    AcceleratorState._reset_state(True)
+    try:
+        results.put((number, work(number), None))
+    except BaseException:
+        results.put((number, None, traceback.format_exc()))
+    results.close()
+    results.join_thread()
+    os._exit(0)  # as Python is torn down, gloo's threads can abort the process
+
+
+@pytest.fixture
+def in_ranks():
+    """Call a function with its rank in each of two processes, as torchrun would; returns what they returned."""
+    fork = multiprocessing.get_context("fork")  # children that do not import torch again
+
+    def run(work, count=2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        results = fork.Queue()
+        processes = [fork.Process(target=_rank, args=(k, count, port, results, work)) for k in range(count)]
+        for process in processes:
+            process.start()
+        try:
+            found = sorted((results.get(timeout=120) for _ in processes), key=lambda entry: entry[0])
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+        errors = [error for _, _, error in found if error]
+        assert not errors, errors[0]
+        return [value for _, value, _ in found]
+
+    return run

@@ -1,5 +1,7 @@
 """A run's samples: the same for any count, processes and kill; and scores of them, on a tiny trained run."""
 
+import contextlib
+import io
 import os
 import shutil
 import signal
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from workbench.__main__ import main
 from workbench.config import SamplingConfig, fingerprint, load_config, to_yaml
 from workbench.evaluation import generate as module
 from workbench.evaluation.archives import StoredImages, read_samples
@@ -275,6 +278,38 @@ def test_samples_in_bfloat16_are_others_kept_apart(run, monkeypatch):
     monkeypatch.setattr(module, "load_backbone", lambda *_: pytest.fail("made again"))
     assert torch.equal(generate(run, 2, replace(settings, precision="auto")).images, half.images)
     assert described(run, 2, replace(settings, precision="auto"))["precision"] == "bf16"
+
+
+def test_ranks_of_a_launcher_share_the_images_and_the_main_one_scores(run, whole, in_ranks, monkeypatch):
+    """As torchrun starts them, on any number of machines: `torchrun ... -m workbench evaluate RUN`."""
+    monkeypatch.setenv("WORKBENCH_RUNS", str(run.folder.parent))
+    draw = module.sample_latents
+
+    def share(rank):
+        numbers = []
+        module.sample_latents = lambda *given: numbers.extend(given[4].tolist()) or draw(*given)
+        shown, wrong = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(wrong):
+            main(["evaluate", str(run.folder), "--detector", "randomconv", "--small-ok"])
+        return numbers, shown.getvalue(), wrong.getvalue()
+
+    (first, shown, wrong), (second, *silent) = in_ranks(share)
+    assert sorted(first + second) == list(range(250)) and min(len(first), len(second)) == 100
+    assert "250 images against 40 of" in shown and silent == ["", ""] and wrong == ""
+    again = in_ranks(share)
+    assert [numbers for numbers, *_ in again] == [[], []]  # the scores are known
+    assert "250 images against 40 of" in again[0][1]
+    assert len(run.results) == len({record["metric"] for record in run.results}) > 3
+    (file,) = (run.folder / "samples").glob("*")
+    assert torch.equal(read_samples(file).images, whole.images)
+
+
+def test_options_for_one_process_are_refused_in_ranks(run, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    monkeypatch.setenv("RANK", "3")
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(run.folder), "--processes", "2"])
+    assert "--processes is for one process, but a launcher started 16" in capsys.readouterr().err
 
 
 def test_samples_of_a_gpu_with_little_memory(run, whole, monkeypatch):

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -5,11 +6,12 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from workbench.config import DataConfig
+from workbench.config import DataConfig, load_config, to_yaml
 from workbench.evaluation import reference as module
 from workbench.evaluation.detectors.base import load_detector
 from workbench.evaluation.frechet import frechet_distance, statistics
-from workbench.evaluation.reference import principal, reference_of_data, see
+from workbench.evaluation.reference import principal, published_reference, reference_of_data, see
+from workbench.runs.store import Run
 
 DIGITS = DataConfig(name="digits")
 
@@ -102,3 +104,38 @@ def test_rows_beyond_those_kept_still_count(tmp_path, monkeypatch):
     assert found.train.features.shape[0] == len(found.train.labels) == 500
     assert found.train.statistics.count == 1438
     assert len(found.manifold) == 500
+
+
+def run_of(tmp_path, classes, origin=False, **data):
+    """A run of which only the classes, their origin and the images are known."""
+    latents = {"content": None, "channels": 4, "height": 32, "vae": {"name": "a", "hash": None}, "pixel_channels": 3}
+    provenance = {"latents": {**latents, "classes": classes}} | ({"origin": {"family": "sit"}} if origin else {})
+    config = replace(load_config("demo/plain"), data=DataConfig(name="image-folder", **data))
+    folder = tmp_path / str(len(list(tmp_path.iterdir())))
+    folder.mkdir()
+    (folder / "config.yaml").write_text(to_yaml(config))
+    (folder / "provenance.json").write_text(json.dumps({"fingerprint": "0" * 16, "created": 0.0, **provenance}))
+    return Run(folder)
+
+
+def test_adm_s_reference_file_is_preferred_for_imagenet(tmp_path, monkeypatch, recwarn):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    monkeypatch.setenv("WORKBENCH_WEIGHTS", str(weights))
+    wnids, numbers = [f"n{number:08d}" for number in range(1000)], [str(number) for number in range(1000)]
+    others = [
+        run_of(tmp_path, wnids[:100]),  # a part of ImageNet
+        run_of(tmp_path, numbers),  # any images of 1,000 classes
+        run_of(tmp_path, wnids, size=96),
+        run_of(tmp_path, wnids, crop="none"),
+    ]
+    assert [published_reference(run, "inception-2015") for run in others] == [None] * 4 and not recwarn.list
+    imagenet = [run_of(tmp_path, wnids), run_of(tmp_path, numbers, origin=True), run_of(tmp_path, wnids, size=512)]
+    for run in imagenet:
+        with pytest.warns(UserWarning, match="download https://.*VIRTUAL_imagenet.*npz into .*/weights"):
+            assert published_reference(run, "inception-2015") is None
+    for name in ("VIRTUAL_imagenet256_labeled.npz", "VIRTUAL_imagenet512.npz"):
+        (weights / name).touch()
+    found = [published_reference(run, "inception-2015").name for run in imagenet]
+    assert found == ["VIRTUAL_imagenet256_labeled.npz"] * 2 + ["VIRTUAL_imagenet512.npz"]
+    assert published_reference(imagenet[0], "dinov2") is None  # the file has the moments of Inception

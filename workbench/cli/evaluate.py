@@ -1,5 +1,7 @@
 """Commands that score runs and files of images, write reference files, and compare the scores of runs."""
 
+import contextlib
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from workbench.cli.bars import Update, bars
 from workbench.cli.terminal import Console
 from workbench.config import check_plugin, from_dict, load_config, parse_overrides, to_dict
 from workbench.config.ranges import FromStep
+from workbench.data.ranks import joined_ranks, several_started
 from workbench.evaluation.metrics import default_detector, stored_names
 from workbench.files import write_json
 from workbench.runs.store import open_run, runs_root
@@ -45,8 +48,9 @@ class Evaluate:
     samples: Annotated[Path | None, Names.FILE] = None
     """Score this .npz (ADM's layout, uint8 arr_0) instead of a run."""
     reference: str | None = None
-    """Reference images: an .npz file (ADM's, or by `workbench reference`), or with --samples a preset or YAML file for
-    its training images. By default the run's own data."""
+    """Reference images: an .npz file (ADM's, or by `workbench reference`), "data" for the run's own training images, or
+    with --samples a preset or YAML file for its training images. By default the run's own, but for Inception and a run
+    of ImageNet ADM's file if it is in $WORKBENCH_WEIGHTS."""
     detector: tuple[str, ...] = ()
     """Feature extractors: clf64, clf64-scenes, effnet-lite0, randomconv, pixels-pca64, inception-2015 (the only one
     whose scores are FID, sFID and IS), dinov2, one registered by an installed package, or a module path. By default the
@@ -54,7 +58,8 @@ class Evaluate:
     detector_precision: Literal["no", "bf16", "auto"] = "no"
     """Of the feature extractors: no is float32, auto is bf16 where the machine multiplies matrices in it. Recorded."""
     processes: Processes = 1
-    """Number of processes that generate images, spread over the GPUs."""
+    """Number of processes that generate images, spread over the GPUs of this machine. For several machines start the
+    command with torchrun: each process generates its share."""
     weak: str | None = None
     """Weak model to guide against instead of the null label (autoguidance), with guidance_scale: RUN, RUN@STEP, or a
     step of the run."""
@@ -69,6 +74,10 @@ class Evaluate:
         self._check()
         console = Console()
         records: list[dict[str, Any]] = []
+        if several_started() and os.environ["RANK"] != "0":  # the main process shows progress and scores
+            for _ in self._score_run(None):
+                pass
+            return
         with bars(console) as update:
             for scores in self._score_run(update) if self.samples is None else self._score_samples(update):
                 records += scores
@@ -92,7 +101,11 @@ class Evaluate:
             if self.report.is_dir():
                 raise ValueError(f"--report {self.report} is a folder; give a JSON file")
             self.report.parent.mkdir(parents=True, exist_ok=True)
-        if self.reference is not None and (self.samples is None or self.reference.endswith(".npz")):
+        if several_started() and (self.samples is not None or self.processes > 1):
+            given = "--samples" if self.samples is not None else "--processes"
+            raise ValueError(f"{given} is for one process, but a launcher started {os.environ['WORLD_SIZE']}")
+        own = self.samples is None and self.reference == "data"
+        if self.reference is not None and not own and (self.samples is None or self.reference.endswith(".npz")):
             is_npy(Path(self.reference))  # raises ValueError if it is not a readable file
         if self.samples is None:
             if self.run is None:
@@ -108,7 +121,7 @@ class Evaluate:
         if useless := [name for name, given in others.items() if given]:
             raise ValueError(f"{useless[0]} is for runs and has no effect on the file of --samples")
 
-    def _score_run(self, progress: Update) -> Iterator[list[dict[str, Any]]]:
+    def _score_run(self, progress: Update | None) -> Iterator[list[dict[str, Any]]]:
         """Yield the scores of a checkpoint by each detector; thinning does not delete it in the meantime."""
         assert self.run is not None  # checked by `_check`
         run = open_run(self.run)
@@ -123,23 +136,30 @@ class Evaluate:
             against = find_weak(self.weak, run)
             check_weak(run, [step], against)
             weak = (against.run, against.step)  # the run that is held has one step only
+        reference: Path | Literal["data"] | None = None
+        if self.reference is not None:
+            reference = "data" if self.reference == "data" else Path(self.reference)
         # Errors are raised before torch is imported, which takes seconds.
         from workbench.evaluation.suite import score
         from workbench.runs.held import held
 
-        with held(run, self.step) as kept:
+        with contextlib.ExitStack() as stack:
+            ranks = stack.enter_context(joined_ranks())
+            wanted = ranks.of_main(step) if ranks.count > 1 else self.step  # a running training may have a newer one
+            kept = stack.enter_context(held(run, wanted))
             for detector in self.detector or (None,):
                 yield score(
                     kept,
-                    kept.checkpoint(self.step).step,
+                    kept.checkpoint(wanted).step,
                     settings,
                     detector=detector,
                     detector_precision=self.detector_precision,
-                    reference=Path(self.reference) if self.reference else None,
+                    reference=reference,
                     small_ok=self.small_ok,
                     force=self.force,
                     processes=self.processes,
                     weak=weak,
+                    ranks=ranks,
                     progress=progress,
                 )
 

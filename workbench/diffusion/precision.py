@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 T = TypeVar("T")
+HALF: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _FAST_BF16 = ("amx_bf16", "avx512_bf16", "sve_bf16")  # instructions that multiply matrices in bfloat16
 
 
@@ -49,7 +50,7 @@ def chosen_precision(precision: Literal["no", "bf16", "auto"]) -> Literal["no", 
 
 def reduced(precision: str, device: torch.device | str) -> AbstractContextManager[Any]:
     """Context in which matrix products and convolutions are in the type "bf16" or "fp16"; for "no" as they are."""
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    dtype = HALF.get(precision)
     return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from workbench.backbones.base import TransformerBackbone
 from workbench.config import SamplingConfig
 from workbench.data.images import QUANTISATION
+from workbench.data.ranks import Ranks
 from workbench.data.vae import VAE
 from workbench.data.workers import Progress, device_of, run_workers, serve
 from workbench.diffusion.devices import FittingBatches, sent
@@ -86,6 +87,30 @@ def generated(
         check_weak(run, [step], weak)
     with held(run, step) as kept:
         return _generated(kept, step, settings, progress, processes, weak if settings.guidance_scale != 1 else None)
+
+
+def generate_share(
+    run: Run,
+    step: int,
+    settings: SamplingConfig,
+    ranks: Ranks,
+    progress: Progress | None = None,
+    weak: Weak | None = None,
+) -> None:
+    """Generate this process's share of the images that `generate` then finds, and wait for the other processes.
+
+    The processes may be on several machines that share the run's folder. Raises ValueError as `generate`.
+    """
+    check_sampling(run, settings, weak=weak)
+    settings = ranks.of_main(with_precision(settings))
+    weak = weak if settings.guidance_scale != 1 else None
+    with held(run, step) as kept:
+        file = _file(kept, step, settings, weak)
+        if not file.is_file():
+            parts = file.with_suffix("")
+            parts.mkdir(parents=True, exist_ok=True)
+            _make_share(kept, step, settings, parts, ranks.device, (ranks.rank, ranks.count), progress, weak)
+        ranks.wait()
 
 
 def with_precision(settings: SamplingConfig) -> SamplingConfig:

@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import io
 import json
+import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,14 +20,24 @@ from torch import Tensor
 from workbench.arrays import open_npz
 from workbench.config import DataConfig
 from workbench.data.images import Images, limited_rows, load_images
+from workbench.data.weights import weights_folder
 from workbench.diffusion.devices import FittingBatches
 from workbench.evaluation.archives import ReferenceFile, read_reference, write_reference
 from workbench.evaluation.detectors.base import Detected, Detector
 from workbench.evaluation.frechet import Moments, Statistics, spatial_rows, statistics
 from workbench.evaluation.manifold import Nearest, nearest_training, squared_radii
 from workbench.files import write_atomically
+from workbench.runs.store import Run
 
 _BATCH = 500
+_ADM_FILES = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet"
+_OF_IMAGENET = {
+    64: "VIRTUAL_imagenet64_labeled.npz",
+    128: "VIRTUAL_imagenet128_labeled.npz",
+    256: "VIRTUAL_imagenet256_labeled.npz",
+    512: "VIRTUAL_imagenet512.npz",
+}
+_IMAGENET_CLASSES = 1000
 _ARRAYS = ("count", "features", "logits", "mean", "covariance", "spatial_mean", "spatial_covariance")
 _KEPT = 60_000  # feature rows kept per set; its moments are those of all rows
 _MANIFOLD = 10_000  # rows of the real manifold, as in ADM's reference files
@@ -183,6 +195,30 @@ def reference_of_data(
     basis = None if detector.reduction is None else principal(seen.statistics, detector.reduction)
     held_out = _seen(test, detector, folder, report)
     return Reference(seen.reduced(basis), held_out.reduced(basis), basis, train.content, f"{train.name} train")
+
+
+def published_reference(run: Run, detector: str) -> Path | None:
+    """ADM's reference file for a run of ImageNet scored by Inception, if it is in ``$WORKBENCH_WEIGHTS``.
+
+    Published FIDs are measured against it. None for other runs and detectors; without the file a warning says where it
+    is.
+    """
+    data, classes = run.config.data, run.latents["classes"]
+    imagenet = len(classes) == _IMAGENET_CLASSES and (
+        "origin" in run.provenance or all(re.fullmatch(r"n\d{8}", name) for name in classes)
+    )
+    name = _OF_IMAGENET.get(data.size)
+    if detector != "inception-2015" or not imagenet or name is None or data.crop != "adm":
+        return None
+    file = weights_folder() / name
+    if file.is_file():
+        return file
+    warnings.warn(
+        f"published FIDs of ImageNet are measured against ADM's reference file, which is not here, so all training "
+        f"images are read instead: download {_ADM_FILES}/{data.size}/{name} into {weights_folder()}",
+        stacklevel=2,
+    )
+    return None
 
 
 def reference_of_file(file: Path, detector: Detector, progress: Callable[[int, int], None] | None = None) -> Reference:

@@ -13,14 +13,22 @@ import torch
 
 from workbench.config import DataConfig, SamplingConfig, refuse_unknown
 from workbench.data.encoders import ENCODERS
+from workbench.data.ranks import Ranks
 from workbench.diffusion.precision import chosen_precision
 from workbench.evaluation.archives import read_samples
 from workbench.evaluation.detectors.base import Detector, load_detector
 from workbench.evaluation.frechet import check_rows, frechet_distance
-from workbench.evaluation.generate import Samples, check_sampling, described, generated
+from workbench.evaluation.generate import Samples, check_sampling, described, generate_share, generated
 from workbench.evaluation.metrics import Metric, default_detector, metrics, stored_names
 from workbench.evaluation.probe import linear_probe
-from workbench.evaluation.reference import Reference, Seen, reference_of_data, reference_of_file, see
+from workbench.evaluation.reference import (
+    Reference,
+    Seen,
+    published_reference,
+    reference_of_data,
+    reference_of_file,
+    see,
+)
 from workbench.evaluation.scores.base import NORMAL, Measurement, kinds, measure, strata
 from workbench.evaluation.statistics import sampling_deviation
 from workbench.features.extract import extract
@@ -35,6 +43,7 @@ _PROBE_SPLITS = "50 % fit, 20 % choose C, 30 % report"
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 Precision = Literal["no", "bf16", "auto"]
+_ALONE = Ranks()
 
 
 def score(
@@ -44,11 +53,12 @@ def score(
     *,
     detector: str | None = None,
     detector_precision: Precision = "no",
-    reference: Path | None = None,
+    reference: Path | Literal["data"] | None = None,
     small_ok: bool = False,
     force: bool = False,
     processes: int = 1,
     weak: WeakLike = None,
+    ranks: Ranks = _ALONE,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Score the images that a run generates at a step, with one detector.
@@ -66,12 +76,15 @@ def score(
             or another one by its registered name or module path. By default the classifier of the run's kind of images.
         detector_precision: "no" (float32 without TF32), "bf16", or "auto", bfloat16 where this machine multiplies
             matrices in it. Recorded with the scores, and scores of another precision are other scores.
-        reference: A reference .npz file in ADM's format.
+        reference: A reference .npz file in ADM's format, or "data", the training images of the run. By default also
+            the latter, but for Inception and a run of ImageNet ADM's file if it is in ``$WORKBENCH_WEIGHTS``.
         small_ok: Allow, and mark, fewer images than twice the detector's dimensions.
         force: Allow, and mark, a detector that the run or its teacher was trained with.
         processes: Number of processes that generate; they are distributed over the GPUs.
         weak: Weak model to guide against instead of the null label, as of `wb.samples`: v_weak + w (v - v_weak), with w
             the guidance scale. Without guidance it changes nothing.
+        ranks: The processes of a launcher that all call this function (`joined_ranks`); each generates its share, and
+            the main one scores.
         progress: Called with (stage, done, total).
 
     Returns:
@@ -95,6 +108,10 @@ def score(
     check_sampling(run, settings, processes, against)
     if against is not None:
         check_weak(run, [step], against)
+    if not ranks.main:
+        if ranks.of_main(None):
+            generate_share(run, step, settings, ranks, weak=against)
+        return []
     detector = detector or default_detector(run.config.data.name)
     stored_names(detector)  # refuses scores that cannot be used before anything is computed
     precision = chosen_precision(detector_precision)
@@ -107,17 +124,22 @@ def score(
     if not (os.access(run.folder, os.W_OK) or stored):
         raise ValueError(f"{run.folder} cannot be written, but scores are stored there: copy the run and score that")
     described(run, step, settings, against)  # refuses wrong settings before the reference is detected
+    file = published_reference(run, detector) if reference is None else None if reference == "data" else reference
     exists = step in {checkpoint.step for checkpoint in run.checkpoints}  # scores of a deleted one may be stored
     with held(run, step) if exists else nullcontext(run) as kept:
-        real = _reference(run.config.data, extractor, reference, run.folder.parent, progress)
+        real = _reference(run.config.data, extractor, file, run.folder.parent, progress)
         how = {"step": step, **described(run, step, settings, against), **_how(extractor, real, precision)}
         how |= {"supervised": True} if supervised else {}
         expected = _metrics(extractor, real, settings.count, run.latents["classes"])
         known = {r["metric"]: r for r in run.results if all(r.get(key) == value for key, value in how.items())}
         if known.keys() >= set(expected):  # a killed process may have written only some
+            ranks.of_main(False)
             return [known[metric] for metric in expected]
         _check_spatial(settings.count, real, small_ok)
-        samples = generated(kept, step, settings, _staged(progress, "generate"), processes, against)
+        stage = _staged(progress, "generate")
+        if ranks.of_main(True) and ranks.count > 1:
+            generate_share(kept, step, settings, ranks, stage and _of_all(stage, ranks.count), against)
+        samples = generated(kept, step, settings, stage, processes, against)
     counted = _counted(progress, "detect", len(samples))
     seen = see(samples.batches(_BATCH), extractor, labels=samples.labels, progress=counted)
     records = _records(seen, real, extractor, expected, seed=settings.seed, small_ok=small_ok)
@@ -353,6 +375,11 @@ def _extras(real: Reference, count: int) -> dict[str, Any]:
 
 def _staged(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:
     return None if progress is None else lambda done, total: progress(stage, done, total)
+
+
+def _of_all(progress: Callable[[int, int], None], count: int) -> Callable[[int, int], None]:
+    """Progress of all of ``count`` processes, from that of one."""
+    return lambda done, total: progress(min(done * count, total), total)
 
 
 def _counted(progress: Progress | None, stage: str, total: int) -> Callable[[int], None] | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from workbench.backbones.base import TransformerBackbone
 from workbench.config import Config
-from workbench.diffusion.precision import reduced
+from workbench.diffusion.precision import HALF, reduced
 from workbench.objectives.base import Batch
 from workbench.runs.checkpoints import PARTS, size_of
 from workbench.runs.finite import first_not_finite
@@ -43,8 +43,8 @@ class TrainState:
                     for block in backbone.blocks:
                         block.compile()
         if self.sharded:
-            _shard(self.student, self.student.backbone.blocks, accelerator)
-            _shard(self.ema, self.ema.blocks, accelerator)
+            _shard(self.student, self.student.backbone.blocks, accelerator, config.training.precision)
+            _shard(self.ema, self.ema.blocks, accelerator, config.training.precision)
         # Listed once: walking the modules takes milliseconds.
         self._parameters = list(self.student.parameters())
         self._weights, self._averages = list(self.student.backbone.parameters()), list(self.ema.parameters())
@@ -231,14 +231,22 @@ def build_optimizer(student: Student, config: Config) -> torch.optim.Optimizer:
     )
 
 
-def _shard(module: nn.Module, blocks: Iterable[nn.Module], accelerator: Accelerator) -> None:
-    """Shard a module over all processes: one group per block, gathered when it runs, and one for the rest."""
+def _shard(module: nn.Module, blocks: Iterable[nn.Module], accelerator: Accelerator, precision: str) -> None:
+    """Shard a module over all processes: one group per block, gathered when it runs, and one for the rest.
+
+    In half precision the weights of the blocks are gathered in it, which halves what is sent and kept; their gradients
+    are summed over the processes in float32. Inputs are left to autocast, so that tokens stay in float32 between
+    blocks, as without sharding; so do the embeddings and heads, the other group.
+    """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    policy = MixedPrecisionPolicy()
+    if (dtype := HALF.get(precision)) is not None:
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in blocks:
-        fully_shard(block, mesh=mesh)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
     # The EMA has no backward pass after which its outermost group would be resharded.
     fully_shard(module, mesh=mesh, reshard_after_forward=True)
     if hasattr(module, "features"):

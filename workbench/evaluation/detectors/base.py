@@ -129,8 +129,8 @@ def _in_precision(detector: Detector, device: torch.device, precision: str) -> D
     def read(images: UInt8[Tensor, "b c h w"]) -> Detected:
         with reduced(precision, device):
             found = detector(images)
-        columns = (found.features, found.spatial, found.logits)
-        return Detected(*(None if column is None else column.float() for column in columns))
+        spatial, logits = (None if of is None else of.float() for of in (found.spatial, found.logits))
+        return Detected(found.features.float(), spatial, logits)
 
     return FrozenDetector(
         name=detector.name,

@@ -1,0 +1,105 @@
+"""What several processes do together: shards in half precision."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from workbench.config import Config, load_config
+from workbench.runs.store import Run, prepare_run
+from workbench.training import loop
+from workbench.training.loop import fit
+
+SMALL = (
+    "data.name=digits",
+    "data.source=auto",
+    "data.limit=32",
+    "vae.name=identity",
+    "backbone.patch=8",
+    "backbone.size=pico",
+    "training.steps=2",
+    "training.batch=8",
+    "training.log_every=1",
+    "training.checkpoint_every=1",
+    "training.milestone_every=2",
+    "training.optimizer=adamw",
+    "training.precision=no",
+)
+HALF = ("training.precision=bf16", "training.sharding=fsdp")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the ranks: another number of threads sums in another order
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def filled(monkeypatch):
+    """Students without zero parts, behind which AdamW makes steps of rounding errors."""
+    build = loop.build_student
+
+    def build_filled(*given):
+        student, generator = build(*given), torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+        return student
+
+    monkeypatch.setattr(loop, "build_student", build_filled)
+
+
+def train(config: Config, root: Path) -> Run:
+    list(fit(config, root))
+    return prepare_run(config, root)
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    checkpoint = run.checkpoint(run.config.training.steps)
+    return {f"{part}:{k}": v for part in ("model", "ema", "optimizer") for k, v in checkpoint.load(part).items()}
+
+
+@pytest.mark.slow
+def test_shards_in_half_precision_train_as_one_process_does_and_resume_exactly(tmp_path, in_ranks, filled):
+    """The blocks are gathered in bfloat16 and their gradients summed in float32; weights stay in float32."""
+    backbones = (("backbone.name=lightningdit",), ("backbone.name=sit", "backbone.qk_norm=true"))
+    configs = [load_config("demo/plain", (*SMALL, *HALF, *options)) for options in backbones]
+
+    def share(rank: int) -> list[set[torch.dtype]]:
+        state, seen = loop.TrainState, []
+
+        class Watched(state):
+            def __init__(self, *given):
+                super().__init__(*given)
+                blocks, embedder = self.student.backbone.blocks, self.student.backbone.t_embedder
+                assert all(p.dtype == torch.float32 for p in self.student.parameters())
+                for module in (embedder, blocks[0].attn, blocks[-1].mlp):  # while they are gathered
+                    found: set[torch.dtype] = set()
+                    seen.append(found)
+                    module.register_forward_hook(
+                        lambda of, *_, found=found: found.update(p.dtype for p in of.parameters())
+                    )
+
+        loop.TrainState = Watched
+        for config in configs:
+            train(config, tmp_path / "two")
+        loop.TrainState = state
+        next(iter(fit(configs[1], tmp_path / "cut")))  # saved at step 1
+        train(configs[1], tmp_path / "cut")
+        return seen
+
+    half, whole = {torch.bfloat16}, {torch.float32}
+    assert in_ranks(share) == [[whole, half, half, whole, half, half]] * 2
+    for config in configs:
+        one, two = (train(config, tmp_path / name) for name in ("one", "two"))
+        a, b = weights(one), weights(two)
+        assert a.keys() == b.keys() and {tensor.dtype for tensor in b.values()} == whole
+        for key in ("loss", "gradient_norm"):
+            assert [r[key] for r in two.metrics] == pytest.approx([r[key] for r in one.metrics], rel=5e-3)
+        names = [name for name in a if name.startswith("optimizer:") and name.endswith("exp_avg")]
+        moments, others = (torch.cat([of[name].flatten() for name in names]) for of in (a, b))
+        assert (moments - others).norm() < 0.03 * moments.norm()
+    cut = weights(prepare_run(configs[1], tmp_path / "cut"))
+    assert cut.keys() == b.keys() and [name for name in cut if not torch.equal(cut[name], b[name])] == []
