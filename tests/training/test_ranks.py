@@ -1,11 +1,16 @@
-"""What several processes do together: shards in half precision."""
+"""What several processes do together: shards in half precision, the start, and a resumed run."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from workbench.config import Config, load_config
+from workbench.data import latents
 from workbench.runs.store import Run, prepare_run
 from workbench.training import loop
 from workbench.training.loop import fit
@@ -103,3 +108,32 @@ def test_shards_in_half_precision_train_as_one_process_does_and_resume_exactly(t
         assert (moments - others).norm() < 0.03 * moments.norm()
     cut = weights(prepare_run(configs[1], tmp_path / "cut"))
     assert cut.keys() == b.keys() and [name for name in cut if not torch.equal(cut[name], b[name])] == []
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_ready_latents_are_opened_without_listing_the_images(tmp_path, in_ranks, monkeypatch, split):
+    """Of a large folder; two processes, one of which looks at the folders alone, the other at nothing."""
+    monkeypatch.setattr(latents, "_MANY", 2)
+    images = tmp_path / "images"
+    for label in ("cat", "dog"):
+        (images / split / label).mkdir(parents=True)
+        for number in range(8):
+            picture = np.full((32, 32, 3), 10 * number, np.uint8)
+            Image.fromarray(picture).save(images / split / label / f"{number}.png")
+    data = (f"data.path={images}", "data.name=image-folder", "data.size=32", "training.steps=1")
+    config = load_config("demo/plain", [o for o in SMALL if not o.startswith(("data.", "training.steps"))] + list(data))
+    list(fit(config, tmp_path / "runs"))
+
+    def start(rank: int) -> list[str]:
+        seen = []
+
+        def note(event, arguments):
+            if event in ("os.scandir", "os.listdir", "open") and str(arguments[0]).startswith(str(images)):
+                seen.append(f"{event} {Path(str(arguments[0])).relative_to(images)}")
+
+        sys.addaudithook(note)
+        list(fit(replace(config, training=replace(config.training, seed=1)), tmp_path / "runs"))
+        return seen
+
+    main, other = in_ranks(start)
+    assert set(main) == {"os.scandir ."} | ({"os.scandir train"} if split else set()) and other == []

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _FEW = 256  # rows that take less time than to encode and write an image set
 _MANY = 50_000  # images; more are not listed again once they are encoded
+_LINKS_OF_A_LEAF = 2  # from the folder above, and from itself
 _KNOWN = "known"  # folder of notes which latents belong to which large folder of images
 
 
@@ -244,7 +245,8 @@ def _folder_times(config: Config) -> dict[str, list[int]] | None:
 def _add_times(folder: Path, depth: int, times: dict[str, list[int]]) -> None:
     status = folder.stat()
     times[str(folder)] = [status.st_mtime_ns, status.st_ctime_ns]
-    if depth:
+    # Most file systems count the folders in a folder as links to it: then one of images alone is not listed.
+    if depth and status.st_nlink != _LINKS_OF_A_LEAF:
         with os.scandir(folder) as entries:
             below = [entry.path for entry in entries if entry.is_dir()]
         for path in below:
