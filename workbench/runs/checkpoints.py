@@ -12,11 +12,12 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from workbench.files import naming, open_regular, read_json, sync_folder
 from workbench.runs.records import SMALL, check_fields
@@ -24,6 +25,7 @@ from workbench.runs.records import SMALL, check_fields
 if TYPE_CHECKING:  # listing checkpoints must not import torch
     from torch import Tensor
 
+T = TypeVar("T")
 PARTS = ("model", "ema", "optimizer")
 _Chunk = bytes | bytearray | memoryview
 _CHUNK = 2**23  # bytes written at a time
@@ -70,17 +72,20 @@ class Checkpoint:
 
     def load(self, part: str, device: str = "cpu") -> dict[str, "Tensor"]:
         """Load the tensors of ``part`` ("model", "ema", "optimizer"); ValueError if its file is damaged or missing."""
-        return {name: tensor.to(device, copy=True) for name, tensor in self.map(part).items()}
-
-    def map(self, part: str, check: bool = True) -> dict[str, "Tensor"]:
-        """Map the tensors of ``part`` from its file, without a copy in memory; ValueError as `load`.
-
-        Copy what is kept: the file may be deleted, on a network file system by another machine. Without ``check`` the
-        hash is not compared, for the other processes after one has compared it.
-        """
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        file = self._checked(part)
+        with _damage_of(file):
+            return {name: tensor.to(device, copy=True) for name, tensor in load_file(file).items()}
+
+    def stored(self, part: str, check: bool = True) -> "StoredTensors":
+        """The tensors of ``part``, each read when it is asked for; ValueError as `load`.
+
+        Without ``check`` the hash is not compared, for the other processes after one has compared it.
+        """
+        return StoredTensors(self._checked(part, check))
+
+    def _checked(self, part: str, check: bool = True) -> Path:
         self._check_part(part)
         file = self.folder / f"{part}.safetensors"
         try:
@@ -90,10 +95,7 @@ class Checkpoint:
             raise ValueError(f"{file} cannot be read: {error.strerror}") from error
         if digest != self.state["files"][part]:
             raise ValueError(f"{file} is damaged: its SHA-256 differs from the one in state.json")
-        try:
-            return load_file(file)
-        except (SafetensorError, RuntimeError, KeyError, OverflowError, OSError, ValueError) as error:  # a wrong header
-            raise ValueError(f"{file} is damaged: {error}") from error
+        return file
 
     def hash(self, part: str) -> str:
         """SHA-256 of the file of ``part``, recorded when it was written; ValueError if there is no such part."""
@@ -103,6 +105,46 @@ class Checkpoint:
     def _check_part(self, part: str) -> None:
         if part not in self.state["files"]:
             raise ValueError(f"checkpoint {self.folder} has no {part} weights; it has: {', '.join(self.parts)}")
+
+
+class StoredTensors(Mapping[str, "Tensor"]):
+    """The tensors of a safetensors file by name, each mapped anew whenever it is asked for.
+
+    Only those in use take memory; a mapping of the whole file counts as memory of the process page by page, as it is
+    read. Copy what is kept: the file may be deleted. Raises ValueError for a damaged file.
+    """
+
+    def __init__(self, file: Path):
+        self.file = file
+        self._names = self._read(lambda opened: tuple(opened.keys()))
+
+    def __getitem__(self, name: str) -> "Tensor":
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(lambda opened: opened.get_tensor(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def _read(self, read: Callable[[Any], T]) -> T:
+        from safetensors import safe_open
+
+        with _damage_of(self.file), safe_open(self.file, framework="pt") as opened:
+            return read(opened)
+
+
+@contextmanager
+def _damage_of(file: Path) -> Iterator[None]:
+    """Raise ValueError, naming the file, for what safetensors raises for a wrong header."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, RuntimeError, KeyError, OverflowError, OSError, ValueError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
 
 
 def save_checkpoint(
@@ -178,22 +220,22 @@ def newest(folder: Path, finished: int | None = None) -> list[Checkpoint]:
     return complete
 
 
-def latest_resumable(folder: Path) -> tuple[Checkpoint, dict[str, dict[str, "Tensor"]]] | None:
-    """The newest intact checkpoint with an optimizer, and its tensors by part, mapped; damaged ones are skipped."""
+def latest_resumable(folder: Path) -> tuple[Checkpoint, dict[str, StoredTensors]] | None:
+    """The newest intact checkpoint with an optimizer, and its tensors by part; damaged ones are skipped."""
     for checkpoint in reversed(checkpoints(folder)):
         if not checkpoint.resumable:
             continue
         try:
-            return checkpoint, {part: checkpoint.map(part) for part in PARTS}
+            return checkpoint, {part: checkpoint.stored(part) for part in PARTS}
         except (OSError, ValueError) as error:
             warnings.warn(f"checkpoint {checkpoint.folder} is damaged and skipped: {error}", stacklevel=2)
     return None
 
 
-def resumable_at(folder: Path, step: int) -> tuple[Checkpoint, dict[str, dict[str, "Tensor"]]] | None:
+def resumable_at(folder: Path, step: int) -> tuple[Checkpoint, dict[str, StoredTensors]] | None:
     """The checkpoint that `latest_resumable` found in another process, not checked again; None if it is not there."""
     found = next((c for c in _scan(folder)[0] if c.step == step and c.resumable), None)
-    return None if found is None else (found, {part: found.map(part, check=False) for part in PARTS})
+    return None if found is None else (found, {part: found.stored(part, check=False) for part in PARTS})
 
 
 def _scan(folder: Path) -> tuple[list[Checkpoint], dict[Path, str]]:

@@ -21,7 +21,7 @@ from workbench.diffusion.precision import advanced_in, tf32
 from workbench.diffusion.sampling import evaluations
 from workbench.files import write_json
 from workbench.objectives.base import Batch
-from workbench.runs.checkpoints import Checkpoint, latest_resumable, resumable_at, thin
+from workbench.runs.checkpoints import Checkpoint, StoredTensors, latest_resumable, resumable_at, thin
 from workbench.runs.models import ROTARY, check_current, load_teacher
 from workbench.runs.store import Run, prepare_run, runs_root
 from workbench.training.attend import CommandHandler
@@ -298,8 +298,8 @@ class _Trainer:
         if self.accelerator.is_main_process:
             self.run.rewind(self.step)
 
-    def _newest(self) -> tuple[Checkpoint, dict[str, dict[str, torch.Tensor]]] | None:
-        """The checkpoint to resume from: the main process finds, reads and checks it, the others map its files."""
+    def _newest(self) -> tuple[Checkpoint, dict[str, StoredTensors]] | None:
+        """The checkpoint to resume from, whose files the main process alone checks."""
         folder, latest = self.run.folder / "checkpoints", None
         if self.accelerator.is_main_process:
             latest = latest_resumable(folder)

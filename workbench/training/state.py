@@ -21,6 +21,8 @@ from workbench.runs.finite import first_not_finite
 from workbench.training.muon import MuonAdamW, matrices
 from workbench.training.student import Losses, Student
 
+_PORTION = 2**24  # bytes
+
 
 class TrainState:
     """The student on its device with its EMA and optimizer; `step` trains it, `parts` returns its checkpoint.
@@ -180,7 +182,9 @@ class TrainState:
         for module, part in ((self.student, "model"), (self.ema, "ema")):
             own = module.state_dict()
             _check_fit(part, own, parts[part])
-            module.load_state_dict({name: _like(parts[part][name], value) for name, value in own.items()})
+            for names in _portions(own):
+                tensors = {name: _like(parts[part][name], own[name]) for name in names}
+                module.load_state_dict(tensors, strict=False)
         parameters = dict(self.student.named_parameters())
         _check_moments(self.student, self.optimizer, parts["optimizer"])
         for name in sorted(parts["optimizer"]):
@@ -274,6 +278,18 @@ def _is_sharded(tensor: Tensor | None) -> TypeGuard[_Sharded]:
 def _local(parameters: Iterable[Tensor]) -> list[Tensor]:
     """This process's shard of each tensor."""
     return [p.to_local() if _is_sharded(p) else p for p in parameters]
+
+
+def _portions(tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
+    """Names of tensors that are loaded together, about 16 MB: all at once would be in memory twice."""
+    names, size = [], 0
+    for name, tensor in tensors.items():
+        names.append(name)
+        size += tensor.numel() * tensor.element_size()
+        if size >= _PORTION:
+            yield names
+            names, size = [], 0
+    yield names
 
 
 def _check_fit(part: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
