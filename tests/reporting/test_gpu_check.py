@@ -18,7 +18,10 @@ def test_the_tiny_version_measures_every_item_and_writes_them(tmp_path):
     assert record["ok"] and list(record["items"]) == named and record["device"] == {"kind": "cpu"}
     items = record["items"]
     assert items["objectives no"]["loss, alignment, norm"].keys() >= {"denoise", "repa", "self_transcendence"}
-    assert items["resume"]["bit-identical"]
+    assert items["resume"]["bit-identical"] and items["no samples"]["taken"]
+    assert items["train bf16"]["losses"][-1] < items["train bf16"]["losses"][0]
+    assert items["score and extract"]["ok"] and items["step lightningdit-nano 2"]["milliseconds"] > 0
+    assert items["loader"].keys() >= {"drawn images a second", "sent images a second", "trained images a second"}
     assert items["step sit-pico 4 select"]["guided / plain"] > 0 < items["step sit-pico 4 plain"]["planned GB"]
     assert items["checkpoint"]["stop seconds"][1] < items["checkpoint"]["save seconds"][1]
     assert len(summary(record)) == len(items)

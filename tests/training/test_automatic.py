@@ -106,6 +106,23 @@ def test_a_resumed_run_keeps_what_was_decided_where_it_started(monkeypatch, tmp_
     assert "decided" not in prepare_run(config_of(), tmp_path / "elsewhere").provenance
 
 
+@pytest.mark.parametrize(("able", "precision", "compiled"), [((0, 1), "bf16", True), ((0,), "no", False)])
+def test_processes_take_what_all_their_machines_have(monkeypatch, tmp_path, in_ranks, able, precision, compiled):
+    config = config_of(*BF16, *COMPILED, "training.steps=200", "training.batch=8")
+
+    def decide(rank: int) -> tuple[str, bool]:
+        processor(monkeypatch, avx512_bf16=rank in able)
+        monkeypatch.setattr(automatic, "_has_compiler", lambda: rank in able)
+        settings = automatic.decided(config, tmp_path).training
+        if not compiled:  # compiling takes long
+            next(iter(fit(config, tmp_path)))
+        return settings.precision, settings.compile
+
+    assert in_ranks(decide) == [(precision, compiled)] * 2
+    if not compiled:
+        assert prepare_run(config, tmp_path).provenance["decided"] == {"precision": "no", "compile": False}
+
+
 def test_a_compiled_run_without_a_compiler_is_refused(monkeypatch, tmp_path):
     processor(monkeypatch)
     config = config_of(*COMPILED, "training.steps=1")

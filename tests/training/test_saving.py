@@ -100,6 +100,23 @@ def test_copies_fill_several_pieces_of_memory(saver, tmp_path, monkeypatch, gath
         assert read.keys() == expected.keys() and all(torch.equal(read[name], expected[name]) for name in read)
 
 
+def test_memory_that_was_prepared_is_used_by_the_first_checkpoint(saver, tmp_path, monkeypatch):
+    monkeypatch.setattr(saving, "_SLAB", 1000)
+    saver.prepare(4_500, pinned=False)
+    saver._thread.submit(lambda: None).result()  # the allocation has ended
+    prepared = {piece.data_ptr() for piece in saver._slabs._pieces[False]}
+    written, begins = saving.save_checkpoint, []
+
+    def note(folder, step, parts, state):
+        begins.extend(tensor.data_ptr() for tensors in parts.values() for tensor in tensors.values())
+        written(folder, step, parts, state)
+
+    monkeypatch.setattr(saving, "save_checkpoint", note)
+    saver.save(1, 4_500, [(part, "w", torch.rand(240)) for part in PARTS], {})
+    saver.finish()
+    assert len(prepared) == 5 and set(begins) <= prepared and [c.step for c in checkpoints(tmp_path)] == [1]
+
+
 def test_a_full_disk_is_raised_by_the_loop_and_leaves_the_earlier_one(saver, tmp_path, monkeypatch):
     saver.save(1, 72, state(1.0), {})
     saver.finish()

@@ -22,13 +22,15 @@ from workbench.config import Config, from_dict, load_config, plugin_options
 from workbench.data.latents import open_latents
 from workbench.diffusion.precision import reduced, tf32
 from workbench.diffusion.sampling import sample
+from workbench.evaluation.suite import score
+from workbench.features.extract import extract
 from workbench.files import reason, write_json
 from workbench.runs.checkpoints import PARTS
 from workbench.runs.store import find_runs, machine
 from workbench.training.batches import draw_batch
 from workbench.training.loop import fit
 from workbench.training.memory import kept_memory
-from workbench.training.pace import measure_here, random_batch, random_student
+from workbench.training.pace import Pace, measure_here, random_batch, random_student
 from workbench.training.saving import Saver
 from workbench.training.sizes import activation_bytes, forward_operations, model_size
 from workbench.training.student import Shape, build_backbone
@@ -51,15 +53,35 @@ class Scale:
     precision: str
     compiled: bool
     precisions: tuple[str, ...]  # compared with float32
+    trainings: tuple[str, ...]  # precisions of short trainings
+    gated: tuple[str, int]  # size and batch of LightningDiT
     images: int  # sampled or extracted at a time
     sampler_steps: int
 
 
 _CLASSES = tuple(str(number) for number in range(1000))
 FULL = Scale(
-    (("b", 256), ("xl", 32)), Shape(4, 32, _CLASSES), "bf16", True, ("no", "bf16", "fp16", "compiled"), 100, 20
+    steps=(("b", 256), ("xl", 32)),
+    shape=Shape(4, 32, _CLASSES),
+    precision="bf16",
+    compiled=True,
+    precisions=("no", "bf16", "fp16", "compiled"),
+    trainings=("bf16", "fp16"),
+    gated=("b", 128),
+    images=100,
+    sampler_steps=20,
 )
-TINY = Scale((("pico", 4),), Shape(4, 8, _CLASSES[:10]), "no", False, ("no", "bf16"), 4, 2)
+TINY = Scale(
+    steps=(("pico", 4),),
+    shape=Shape(4, 8, _CLASSES[:10]),
+    precision="no",
+    compiled=False,
+    precisions=("no", "bf16"),
+    trainings=("bf16",),
+    gated=("nano", 2),
+    images=4,
+    sampler_steps=2,
+)
 
 
 def check_gpu(
@@ -94,17 +116,29 @@ def _items(scale: Scale, device: str, folder: Path) -> dict[str, tuple[Callable[
     """The items, the most important first, with the seconds that each takes on an H100."""
     size = scale.steps[0][0]
     found: dict[str, tuple[Callable[[], dict[str, Any]], int]] = {
-        f"objectives {precision}": (partial(_agreement, scale, device, precision), 25) for precision in scale.precisions
+        f"objectives {precision}": (partial(_agreement, scale, device, precision), 20) for precision in scale.precisions
     }
     found["resume"] = (partial(_resume, folder), 20)
+    found |= {f"train {name}": (partial(_train, folder, name, scale.compiled), 15) for name in scale.trainings}
+    found["no samples"] = (partial(_no_samples, scale, device), 5)
     for size, batch in scale.steps:
         for kind in ("plain", "all", "select"):
-            found[f"step sit-{size} {batch} {kind}"] = (partial(_step, scale, size, batch, kind, device), 35)
-    size = scale.steps[0][0]
-    found |= {f"sample sit-{size} {way}": (partial(_sample, scale, size, way, device), 15) for way in _WAYS}
-    found |= {f"features sit-{size} {way}": (partial(_features, scale, size, way, device), 10) for way in _WAYS}
-    found["loader"] = (partial(_loader, folder, device), 10)
+            found[f"step sit-{size} {batch} {kind}"] = (partial(_step, scale, size, batch, kind, device), 25)
+    found["loader"] = (partial(_loader, folder, device, scale), 10)
+    found["score and extract"] = (partial(_score, folder, scale), 25)
     found["checkpoint"] = (partial(_checkpoint, scale, scale.steps[-1][0], device, folder), 40)
+    size = scale.steps[0][0]
+    found |= {f"sample sit-{size} {way}": (partial(_sample, scale, size, way, device), 10) for way in _WAYS}
+    found |= {f"features sit-{size} {way}": (partial(_features, scale, size, way, device), 10) for way in _WAYS}
+    size, batch = scale.gated
+    found[f"step lightningdit-{size} {batch}"] = (
+        partial(_step, scale, size, batch, "plain", device, "lightningdit"),
+        25,
+    )
+    if scale.compiled:
+        eager = replace(scale, compiled=False)
+        for size, batch in scale.steps:
+            found[f"step sit-{size} {batch} eager"] = (partial(_step, eager, size, batch, "plain", device), 15)
     return found
 
 
@@ -207,11 +241,11 @@ def _outcome(config: Config, device: str, precision: str) -> list[float]:
         ((losses.denoise.mean() + 0.5 * alignment) * scale).backward()
     gradients = [p.grad.float() / scale for p in student.parameters() if p.grad is not None]
     norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
-    return [losses.denoise.mean().item(), float(alignment), norm.item()]
+    return [losses.denoise.mean().item(), alignment.item(), norm.item()]
 
 
-def _config(objective: str, size: str, batch: int, **training: Any) -> Config:
-    """A configuration of SiT with an objective by name, or "all" and "select" for the guided steps."""
+def _config(objective: str, size: str, batch: int, name: str = "sit", **training: Any) -> Config:
+    """A configuration of a backbone with an objective by name, or "all" and "select" for the guided steps."""
     section: dict[str, Any] = {"name": objective}
     if objective in ("all", "select"):
         section = {"name": "self_transcendence", **({"window": "select"} if objective == "select" else {})}
@@ -221,7 +255,7 @@ def _config(objective: str, size: str, batch: int, **training: Any) -> Config:
     training = {"batch": batch, **training}
     patch = 2 if size not in ("pico", "nano") else 1
     return from_dict(
-        {"backbone": {"name": "sit", "size": size, "patch": patch}, "objective": section, "training": training}
+        {"backbone": {"name": name, "size": size, "patch": patch}, "objective": section, "training": training}
     )
 
 
@@ -241,28 +275,74 @@ def _resume(folder: Path) -> dict[str, Any]:
     return {"ok": worst <= 1e-3, "relative difference": worst, "bit-identical": worst == 0}
 
 
+def _train(folder: Path, precision: str, compiled: bool) -> dict[str, Any]:
+    """Losses of a short training in a precision; with fp16 the gradients are scaled."""
+    options = [*_SMALL, "training.steps=30", "training.batch=8", "training.log_every=10"]
+    options += [f"training.precision={precision}", f"training.compile={str(compiled).lower()}"]
+    losses = [record["loss"] for record in fit(load_config("demo/plain", options), folder / precision)]
+    return {"ok": len(losses) == 3 and losses[-1] < losses[0], "losses": losses}
+
+
+def _no_samples(scale: Scale, device: str) -> dict[str, Any]:
+    """Whether attention takes an empty batch, which a selection of samples may be; training does not depend on it."""
+    backbone = _backbone(scale, scale.steps[0][0], device)
+    x_t = torch.randn(0, backbone.channels, backbone.height, backbone.height, device=device)
+    t, y = torch.zeros(0, device=device), torch.zeros(0, dtype=torch.long, device=device)
+    try:
+        with torch.no_grad(), reduced("bf16", device):
+            return {"taken": backbone(x_t, t, y).shape[0] == 0}
+    except RuntimeError as error:
+        return {"taken": False, "reason": reason(error)[:200]}
+
+
+def _score(folder: Path, scale: Scale) -> dict[str, Any]:
+    """Seconds of generated and detected images of a small run, and of extracted features, with the disk."""
+    options = [*_SMALL, "training.steps=2", "training.batch=8", "sampling.steps=4", "sampling.precision=auto"]
+    config = load_config("demo/plain", [*options, f"sampling.count={scale.images}"])
+    list(fit(config, folder / "scored"))
+    run = find_runs(folder / "scored")[0]
+    began = time.perf_counter()
+    # Its weights are so new that every image is noise: finite numbers are all there is to see.
+    scores = score(run, 2, run.config.sampling, detector="randomconv", detector_precision="auto", small_ok=True)
+    scored = time.perf_counter() - began
+    began = time.perf_counter()
+    grid = extract(run, scale.images // 4, [6], [0.5], precision="auto", root=folder / "scored")
+    found = {"score seconds": scored, "extract seconds": time.perf_counter() - began}
+    finite = bool(grid.read(6, 0.5, "true").isfinite().all())
+    return {"ok": finite and len(scores) > 3, **found}
+
+
 # Speed and memory
 
 
-def _step(scale: Scale, size: str, batch: int, kind: str, device: str) -> dict[str, Any]:
+def _step(scale: Scale, size: str, batch: int, kind: str, device: str, name: str = "sit") -> dict[str, Any]:
     """Milliseconds of a step, its model FLOP utilization and its peak memory beside the plan."""
-    objective = "denoise" if kind == "plain" else kind
-    config = _config(objective, size, batch, precision=scale.precision, compile=scale.compiled, steps=1000)
-    with tf32(True):
-        pace = measure_here(config, scale.shape)
+    config, pace = _pace(scale, size, batch, kind, name)
     planned = model_size(config, scale.shape).standing + activation_bytes(config, scale.shape, batch)
     found: dict[str, Any] = {"milliseconds": 1e3 * pace.aligned, "memory GB": pace.memory / 1e9, "steps": pace.steps}
-    found["planned GB"] = planned / 1e9
+    found |= {"planned GB": planned / 1e9, "memory / plan": pace.memory / planned}
+    found["images a second"] = batch / pace.aligned
     if kind != "plain":
         ratio, goal = pace.aligned / pace.plain, _RATIOS[kind]
         found |= {"plain milliseconds": 1e3 * pace.plain, "guided / plain": ratio}
         return {**found, "ok": ratio <= goal, "goal": goal} if (device, size) == ("cuda", "b") else found
     peak = _peak(torch.cuda.get_device_name()) if device == "cuda" else None
+    if name != "sit" or not scale.compiled:
+        return found
     if peak is not None:
         used = 3 * forward_operations(config, scale.shape, batch) / pace.plain / peak
         goal = _GOALS.get(f"sit-{size}", 0.0)
         found |= {"MFU": used, "goal": goal, "ok": used >= goal}
     return found
+
+
+@cache
+def _pace(scale: Scale, size: str, batch: int, kind: str, name: str = "sit") -> tuple[Config, Pace]:
+    """A configuration and what its step costs here, measured once."""
+    objective = "denoise" if kind == "plain" else kind
+    config = _config(objective, size, batch, name, precision=scale.precision, compile=scale.compiled, steps=1000)
+    with tf32(True):
+        return config, measure_here(config, scale.shape)
 
 
 # Precision of the network, and whether float32 products may be in TF32.
@@ -299,8 +379,11 @@ def _backbone(scale: Scale, size: str, device: str) -> Any:
     return backbone.eval().requires_grad_(False).to(device)
 
 
-def _loader(folder: Path, device: str) -> dict[str, Any]:
-    """Images a second that one thread draws of latents in the page cache, and that a GPU receives."""
+def _loader(folder: Path, device: str, scale: Scale) -> dict[str, Any]:
+    """Images a second that one thread draws of latents in the page cache, and that a GPU receives and trains on.
+
+    The images drawn are smaller than those of the steps, so their rate is divided by the ratio of their numbers.
+    """
     config = load_config("demo/plain", [*_SMALL, "training.batch=256"])
     latents = open_latents(config, "train", folder / ".latents")
     draw = partial(draw_batch, config, latents, {}, rows=range(256))
@@ -309,7 +392,12 @@ def _loader(folder: Path, device: str) -> dict[str, Any]:
     batch = draw(0)
     batch = batch.pinned() if device == "cuda" else batch
     sent = statistics.median(_seconds(device, lambda: batch.to(device)) for _ in range(5))
-    return {"drawn images a second": 256 / drawn, "sent images a second": 256 / sent}
+    size, images = scale.steps[0]
+    smaller = scale.shape.channels * scale.shape.height**2 / (latents.channels * latents.height**2)
+    rates = {"drawn images a second": 256 / drawn / smaller, "sent images a second": 256 / sent / smaller}
+    trained = images / _pace(scale, size, images, "plain")[1].plain
+    found = {**rates, "trained images a second": trained}
+    return {**found, "ok": min(rates.values()) >= trained} if device == "cuda" else found
 
 
 def _checkpoint(scale: Scale, size: str, device: str, folder: Path) -> dict[str, Any]:

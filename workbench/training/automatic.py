@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import gather_object
 
 from workbench.config import Config, coerce
 from workbench.config.checks import refuse_unknown_keys
@@ -31,8 +31,8 @@ _WORTHWHILE = 200  # steps; compilation takes 20 s or more, a compiled step of S
 def decided(config: Config, root: Path) -> Config:
     """The configuration without "auto": as the run under ``root`` recorded, or else as this machine decides.
 
-    Of several processes, the main one decides. Raises ValueError for a recorded value that is not allowed, and if the
-    run has compiled blocks but this machine has no compiler.
+    Several processes, perhaps on different machines, take what all of them have. Raises ValueError for a recorded value
+    that is not allowed, and if the run has compiled blocks but this machine has no compiler.
     """
     if not _undecided(config):
         return config
@@ -45,7 +45,7 @@ def decided(config: Config, root: Path) -> Config:
             f"or set training.compile=false"
         )
     if PartialState(cpu=not torch.cuda.is_available()).num_processes > 1:
-        (settings,) = broadcast_object_list([settings])
+        settings = _in_all(gather_object([settings]))
     return settings
 
 
@@ -70,6 +70,16 @@ def by_machine(config: Config, known: Mapping[str, Any] | None = None) -> Config
 def decisions(asked: Config, config: Config) -> dict[str, Any]:
     """What `decided` replaced in ``asked``, as it is recorded."""
     return {option: getattr(config.training, option) for option in _undecided(asked)}
+
+
+def _in_all(settings: list[Config]) -> Config:
+    """What every process can do: bfloat16 and compiled blocks only if none decided against them."""
+    changes: dict[str, Any] = {}
+    if len({each.training.precision for each in settings}) > 1:
+        changes["precision"] = "no"
+    if len({each.training.compile for each in settings}) > 1:
+        changes["compile"] = False
+    return replace(settings[0], training=replace(settings[0].training, **changes))
 
 
 def _undecided(config: Config) -> list[str]:

@@ -132,6 +132,8 @@ class _Trainer:
         self.state.before_update = self.saver.settle
         self._record_provenance(decisions(config, settings))
         self._resume()
+        if self._gpu and accelerator.is_main_process:
+            self.saver.prepare(self._checkpoint_bytes())
         self.tracker = Tracker(config.training.tracker if accelerator.is_main_process else "none", run, self.step)
 
     def train(self) -> Generator[dict[str, Any], None, None]:
@@ -277,6 +279,11 @@ class _Trainer:
         if wait:
             self.saver.finish()
             self.accelerator.wait_for_everyone()
+
+    def _checkpoint_bytes(self) -> int:
+        """Size of a checkpoint; before the first step, whose optimizer has no moments yet, as if it had AdamW's."""
+        trained = sum(p.numel() * p.element_size() for p in self.state.student.parameters() if p.requires_grad)
+        return self.state.bytes() + (0 if self.state.optimizer.state else 2 * trained)
 
     def _thin(self) -> None:
         if self.accelerator.is_main_process:

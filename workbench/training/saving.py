@@ -78,6 +78,14 @@ class Saver:
         self._copied.clear()
         self._written = self._thread.submit(partial(self._copy_and_write, step, parts, later, state, queued))
 
+    def prepare(self, size: int, pinned: bool = True) -> None:
+        """Begin to allocate memory for a copy of ``size`` bytes, so that the first `save` does not wait for it.
+
+        Pinning 10 GB takes seconds. Without room in main memory nothing is allocated.
+        """
+        if self._slabs.has_room(size):
+            self._written = self._thread.submit(partial(self._slabs.reserve, size, pinned))
+
     def settle(self) -> None:
         """Wait until the tensors of the last `save` may change."""
         self._copied.wait()
@@ -141,6 +149,11 @@ class _Slabs:
         """Whether main memory has room for a copy of ``size`` bytes."""
         kept = sum(piece.numel() for piece in self._pieces[True])
         return size - kept + _SPARE < psutil.virtual_memory().available
+
+    def reserve(self, size: int, pinned: bool) -> None:
+        """Allocate pieces for ``size`` bytes; a tensor that does not fit the rest of a piece begins the next one."""
+        for _ in range(-(-size // _SLAB) - len(self._pieces[pinned])):
+            self._pieces[pinned].append(torch.empty(_SLAB, dtype=torch.uint8, pin_memory=pinned))
 
     def copied(self, tensor: Tensor) -> Tensor:
         """A copy of a tensor in main memory; from a GPU it is queued on the current stream."""
