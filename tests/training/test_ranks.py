@@ -11,6 +11,7 @@ from PIL import Image
 
 from workbench.config import Config, load_config
 from workbench.data import latents
+from workbench.data.latents import open_latents
 from workbench.runs.store import Run, prepare_run
 from workbench.training import loop
 from workbench.training.loop import fit
@@ -137,3 +138,17 @@ def test_ready_latents_are_opened_without_listing_the_images(tmp_path, in_ranks,
 
     main, other = in_ranks(start)
     assert set(main) == {"os.scandir ."} | ({"os.scandir train"} if split else set()) and other == []
+
+
+def test_stored_targets_of_many_images_are_not_encoded_while_others_wait(tmp_path, in_ranks, monkeypatch):
+    config = load_config("demo/plain", [*SMALL, "objective.name=repa", "objective.encoder=effnet-lite0"])
+    open_latents(config, "train", tmp_path / ".latents")
+    monkeypatch.setattr(loop, "_ENCODED_AT_ONCE", 8)
+
+    def start(rank: int) -> str:
+        with pytest.raises(ValueError) as refused:
+            next(iter(fit(config, tmp_path)))
+        return str(refused.value)
+
+    said = "the targets of 32 images are not encoded yet: run `workbench encode` with the same configuration"
+    assert all(text.startswith(said) for text in in_ranks(start))
