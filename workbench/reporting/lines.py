@@ -1,6 +1,7 @@
 """Line charts of the notebooks: measures over training, over guidance and between runs."""
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,7 @@ from workbench.runs.store import Run
 from workbench.runs.weak import WeakLike, check_weak, find_weak
 
 _SHARES = ("knn", "lda")
+_LINE = 36  # characters that fit beside an axis
 # Versions of the measures of objects, and the version of the others whose colour they have.
 _OF_OBJECTS = {"null": "null", "true": "true", "wrong": "wrong_by_true", "label_only": "label_only"}
 
@@ -383,7 +385,7 @@ def _figure() -> tuple[Figure, Axes]:
 
 
 def _finished(figure: Figure, axis: Axes, x: str, y: str) -> Chart:
-    axis.set(xlabel=x, ylabel=y)
+    axis.set(xlabel=x, ylabel="\n".join(textwrap.wrap(y, _LINE)))
     wide = max(len(text) for text in axis.get_legend_handles_labels()[1]) > 25
     figure.legend(loc="outside upper center", ncols=2 if wide else 4, frameon=False)
     return Chart(figure)
