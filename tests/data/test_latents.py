@@ -2,6 +2,8 @@
 
 import threading
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from workbench.config import load_config
 from workbench.data import latents as latents_module
 from workbench.data import shards
 from workbench.data.images import load_images, to_float
-from workbench.data.latents import known_folder, latent_source, open_latents
+from workbench.data.latents import _add_times, known_folder, latent_source, open_latents
 from workbench.data.vae import load_vae, sample_posterior
 from workbench.files import write_json
 from workbench.runs.models import load_run_vae, load_teacher
@@ -216,3 +218,21 @@ def test_images_are_read_ahead_of_the_autoencoder(tmp_path, folder):
     files = [tmp_path / name / "shard-00000.safetensors" for name in ("ahead", "in-turn")]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert [at for what, at in seen if what == "compute"] == [0, 3, 6]
+
+
+@pytest.mark.parametrize("links", [None, 1, 2])
+def test_a_folder_in_a_folder_is_seen_whatever_the_file_system_counts(tmp_path, monkeypatch, links):
+    """Some file systems give every folder one link, or two, not one more for each folder in it."""
+    (tmp_path / "a" / "inner").mkdir(parents=True)
+    (tmp_path / "b").mkdir()
+    own = Path.stat
+
+    def stat(path, **how):
+        status = own(path, **how)
+        times = {"st_mtime_ns": status.st_mtime_ns, "st_ctime_ns": status.st_ctime_ns}
+        return status if links is None else SimpleNamespace(**times, st_nlink=links, st_mode=status.st_mode)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    times: dict = {}
+    _add_times(tmp_path, 2, times)
+    assert times.keys() == {str(tmp_path / name) for name in (".", "a", "a/inner", "b")}

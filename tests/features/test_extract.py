@@ -102,7 +102,7 @@ def test_images_may_be_those_of_another_set(run, root, passes):
     expected = open_latents(replace(run.config, data=half), "train", root / ".latents").labels
     assert other.true.tolist() == expected.tolist()
     assert other.folder != extract(run, 32, [1], [0.5], root=root).folder
-    with pytest.raises(ValueError, match="images is 33; allowed are 1 to 32"):
+    with pytest.raises(ValueError, match="33 images are to be read; allowed are 1 to 32, those of the train split"):
         extract(run, 33, [1], [0.5], data=half, root=root)
 
 

@@ -174,7 +174,7 @@ def test_a_folder_that_is_not_there(runs, tmp_path):
 def test_more_images_than_there_are_are_refused_before_all_are_encoded(runs, monkeypatch):
     monkeypatch.setattr("workbench.data.latents.write_latents", None)
     data = DataConfig(name="digits", source="auto", limit=70)  # not encoded yet
-    with pytest.raises(ValueError, match="1,000,004 images are to be read, but the train split has 70"):
+    with pytest.raises(ValueError, match="1,000,004 images are to be read; allowed are 1 to 70"):
         wb.lens(runs["narrow"], [6], [0.5], fit=1_000_000, held=4, images=2, data=data, progress=quiet)
 
 

@@ -197,7 +197,7 @@ def test_the_page_shows_what_the_figure_shows(run, show, width, scheme):
         ({"times": ["noise"]}, "times has 'noise'; allowed are 0 to 1"),
         ({"images": 0}, "images is 0; allowed are whole numbers from 1"),
         ({"images": 9, "held": 8}, "images is 9, of 8 held-out ones; allowed are 1 to 8"),
-        ({"fit": 100}, "150 images are to be read, but the train split has 60"),
+        ({"fit": 100}, "150 images are to be read; allowed are 1 to 60"),
         ({"fit": 2, "held": 8}, "got 32 tokens of 2 images to fit .* needs at least 98, which are 7 images"),
     ],
 )

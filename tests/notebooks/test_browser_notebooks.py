@@ -288,7 +288,9 @@ def test_after_a_reload_the_views_are_there_as_they_were_left(shown):
     assert float(slider.input_value()) == pytest.approx(left[-1][axis])
     slider.focus()
     shown.page.keyboard.press("Home")
-    assert shown.states()[-1][axis] == float(slider.get_attribute("min"))
+    lowest, deadline = float(slider.get_attribute("min")), time.monotonic() + 10
+    while shown.states()[-1][axis] != lowest:  # which takes a moment on a busy machine
+        assert time.monotonic() < deadline
 
 
 def test_after_a_restart_of_the_kernel_it_runs_again(shown):

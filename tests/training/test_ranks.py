@@ -1,6 +1,8 @@
 """What several processes do together: shards in half precision, the start, and a resumed run."""
 
+import gc
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,3 +154,27 @@ def test_stored_targets_of_many_images_are_not_encoded_while_others_wait(tmp_pat
 
     said = "the targets of 32 images are not encoded yet: run `workbench encode` with the same configuration"
     assert all(text.startswith(said) for text in in_ranks(start))
+
+
+def test_buckets_of_gradients_are_there_once_when_the_objective_stops(tmp_path, in_ranks):
+    options = ("objective.name=sra", "objective.stop_step=1")
+    config = load_config("demo/plain", (*SMALL, *options))
+
+    def share(rank: int) -> list[tuple[bool, int, bool, bool]]:
+        state, made, seen = loop.TrainState, [], []
+
+        class Watched(state):
+            def align(self, aligned):
+                before = self.aligned
+                super().align(aligned)
+                if aligned != before:
+                    made.append(weakref.ref(self.model))
+                    gc.collect()
+                    alive = sum(model() is not None for model in made)
+                    seen.append((aligned, alive, self.model.gradient_as_bucket_view, self.model.broadcast_buffers))
+
+        loop.TrainState = Watched
+        list(fit(config, tmp_path / "runs"))
+        return seen
+
+    assert in_ranks(share) == [[(True, 1, True, False), (False, 1, True, False)]] * 2

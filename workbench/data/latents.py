@@ -177,7 +177,9 @@ def open_latents(
     source = latent_source(config, split)
     source.report()
     if reads is not None and reads > len(source.labels):  # before they are encoded
-        raise ValueError(f"{reads:,} images are to be read, but the {split} split has {len(source.labels):,}")
+        raise ValueError(
+            f"{reads:,} images are to be read; allowed are 1 to {len(source.labels):,}, those of the {split} split"
+        )
     folder = source.folder(root)
     if reads is not None and reads <= _FEW and not (folder / "index.json").is_file():
         few = Latents(_Computed(source, folder, _known_of(source.described["content"])))
@@ -242,15 +244,16 @@ def _folder_times(config: Config) -> dict[str, list[int]] | None:
     return times
 
 
-def _add_times(folder: Path, depth: int, times: dict[str, list[int]]) -> None:
+def _add_times(folder: Path, depth: int, times: dict[str, list[int]], counted: bool = False) -> None:
+    """`counted`: whether the file system counts the folders in a folder as links to it, as most do but not all."""
     status = folder.stat()
     times[str(folder)] = [status.st_mtime_ns, status.st_ctime_ns]
-    # Most file systems count the folders in a folder as links to it: then one of images alone is not listed.
-    if depth and status.st_nlink != _LINKS_OF_A_LEAF:
+    if depth and not (counted and status.st_nlink == _LINKS_OF_A_LEAF):  # which has images alone
         with os.scandir(folder) as entries:
             below = [entry.path for entry in entries if entry.is_dir()]
+        counted = status.st_nlink == _LINKS_OF_A_LEAF + len(below)
         for path in below:
-            _add_times(Path(path), depth - 1, times)
+            _add_times(Path(path), depth - 1, times, counted)
 
 
 @contextmanager
