@@ -169,7 +169,7 @@ def _guidance(page: Any, view: Any, presses: int, when: str) -> Iterator[Measure
 def _similarity(page: Any, view: Any, presses: int, when: str = "") -> Iterator[Measured]:
     """Clicks on tokens of a map, one after the other, then w while one is held."""
     token_map = view.locator(".wb-tk-map").nth(1)
-    token_map.scroll_into_view_if_needed()
+    token_map.evaluate("(one) => one.scrollIntoView({ block: 'center' })")  # not below the sliders
     box, found = token_map.bounding_box(), []
     for press in range(presses):
         x, y = (0.1 + 0.8 * (press * step % 7) / 7 for step in (2, 3))

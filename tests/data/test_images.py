@@ -1,6 +1,7 @@
 """Image sets: shapes, splits, and damaged files that are named."""
 
 import gzip
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 from PIL import Image
 
 from workbench.config import DataConfig
+from workbench.data import folder as folder_module
 from workbench.data import images as module
-from workbench.data.folder import adm_center_crop
+from workbench.data.folder import adm_center_crop, read_files
 from workbench.data.images import load_images, to_float, to_uint8
 from workbench.data.sets import fashion_mnist
 from workbench.data.sets.fashion_mnist import read_idx
@@ -235,3 +237,19 @@ def test_what_is_not_finite_is_no_grey():
     with pytest.raises(ValueError, match="image 1 of 3 is not finite"):
         to_uint8(images)
     assert to_uint8(images[:1]).unique().tolist() == [128]
+
+
+def test_several_files_are_decoded_at_a_time_and_come_in_order(tmp_path, monkeypatch):
+    files, inside = [tmp_path / f"{number}.png" for number in range(16)], threading.Barrier(2, timeout=30)
+    for number, file in enumerate(files):
+        Image.fromarray(np.full((40, 40, 3), number, np.uint8)).save(file)
+    read = folder_module.read_image
+
+    def reads_beside_another(*given):
+        inside.wait()  # until a second thread is here too
+        return read(*given)
+
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(folder_module, "read_image", reads_beside_another)
+    found = read_files(files, 32, "adm", np.arange(15, -1, -1))
+    assert found[:, 0, 0, 0].tolist() == list(range(15, -1, -1))

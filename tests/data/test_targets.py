@@ -178,3 +178,11 @@ def test_a_patch_that_does_not_divide_the_latents_is_refused_before_encoding(tmp
     with pytest.raises(ValueError, match="patch 5 does not divide the latent height 32"):
         open_all(tmp_path, "backbone.patch=5")
     assert not (tmp_path / "targets").exists()
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("no", torch.float32), ("bf16", torch.bfloat16)])
+def test_computed_targets_are_in_the_precision_of_the_training(tmp_path, encoders, precision, dtype):
+    computed = open_all(tmp_path, "objective.stored=false", "objective.encoder=dinov2-s")["dinov2-s"]
+    found = replace(computed, precision=precision).tokens(INDICES)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), computed.tokens(INDICES), rtol=0.02, atol=0.02)
