@@ -220,6 +220,17 @@ def _rank(number, count, port, results, work):
 
 
 @pytest.fixture
+def one_thread():
+    """One thread for PyTorch, as in the processes that a test starts: another number sums in another order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def in_ranks():
     """Call a function with its rank in each of two processes, as torchrun would; returns what they returned."""
     fork = multiprocessing.get_context("fork")  # children that do not import torch again

@@ -24,6 +24,8 @@ from workbench.training.batches import draw_batch
 from workbench.training.loop import fit
 from workbench.training.student import build_student
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DEPTH = 4  # of twelve blocks: some with a tap, some without, those of the teacher
 LAYERS = {"layer": 2, "teacher_layer": 3, "pairs": [[1, 3]]}
 MUON = "muon"  # a run with another optimizer than those of the pairs
@@ -82,14 +84,6 @@ def shallow():
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return tmp_path_factory.mktemp("pairs")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the processes: another number of threads sums in another order
-    yield
-    torch.set_num_threads(before)
 
 
 # The backbones share their blocks' order and taps: plain pytest takes one of them.

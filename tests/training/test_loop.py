@@ -25,6 +25,8 @@ from workbench.training.batches import draw_batch, prefetched
 from workbench.training.loop import Diverged, fit
 from workbench.training.state import TrainState
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = (
     "data.name=digits",
     "data.source=auto",
@@ -71,14 +73,6 @@ def guided_config(root: Path, *overrides: str):
 def command(root: Path, *arguments: str) -> tuple[list[str], dict[str, str]]:
     environment = {**os.environ, "WORKBENCH_RUNS": str(root), "OMP_NUM_THREADS": "1"}
     return [sys.executable, "-m", "workbench", "train", *arguments], environment
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the subprocesses: another number of threads sums in another order
-    yield
-    torch.set_num_threads(before)
 
 
 def test_teacher_guides_and_stops(tmp_path):

@@ -18,6 +18,8 @@ from workbench.runs.store import Run, prepare_run
 from workbench.training import loop
 from workbench.training.loop import fit
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = (
     "data.name=digits",
     "data.source=auto",
@@ -34,14 +36,6 @@ SMALL = (
     "training.precision=no",
 )
 HALF = ("training.precision=bf16", "training.sharding=fsdp")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the ranks: another number of threads sums in another order
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

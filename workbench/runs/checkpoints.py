@@ -108,7 +108,7 @@ class Checkpoint:
 
 
 class StoredTensors(Mapping[str, "Tensor"]):
-    """The tensors of a safetensors file by name, each mapped anew whenever it is asked for.
+    """The tensors of a safetensors file by name, mapped whenever it is asked for.
 
     Only those in use take memory; a mapping of the whole file counts as memory of the process page by page, as it is
     read. Copy what is kept: the file may be deleted. Raises ValueError for a damaged file.
