@@ -43,6 +43,8 @@ ASK = f"""async (code) => {{
   if (content.status !== "ok") throw new Error(`${{content.ename}}: ${{content.evalue}}`);
   return said;
 }}"""
+ALL = """() => document.querySelectorAll(".wb-foot").length === {} &&
+  document.querySelectorAll(".jp-RenderedImage img").length === {}"""
 FORGET = f"""async () => {{
   await {PANEL}.context.sessionContext.session.kernel.restart();
   for (const cell of {PANEL}.content.model.cells) if (cell.type === "code") cell.clearExecution();
@@ -279,7 +281,7 @@ def test_after_a_reload_the_views_are_there_as_they_were_left(shown):
     shown.page.goto(shown.page.url.split("?")[0])
     shown.page.wait_for_selector(".jp-Notebook .jp-Cell")
     shown.until(READY)
-    shown.until(f"() => document.querySelectorAll('.wb-foot').length === {EXPECTED[shown.name][0]}", 60)
+    shown.until(ALL.format(*EXPECTED[shown.name]), 60)  # outputs are drawn one after the other
     shown.is_whole()
     assert shown.states() == left
     last = shown.views()[-1]
