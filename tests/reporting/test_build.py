@@ -238,3 +238,25 @@ def test_the_small_edition_is_pictures_tables_and_records(bound, tmp_path):
     assert "workbench sweep reports/sweeps/laptop-ablations.yaml" in readme and "The 1 run took 90\u202fs" in readme
     assert "- Missing: a run. `workbench train demo/plain`" in readme
     assert [run.name for run in unpack_records(bound / "runs.zip", tmp_path / "elsewhere")] == ["plain-1"]
+
+
+OF_SCENES = """
+from workbench.reporting.paper.artifact import Artifact
+from workbench.reporting.paper.runs import PRESETS, runs_of
+from workbench.reporting.paper.table import Column, Row, Table
+
+def NAME(scale):
+    found = runs_of(scale, PRESETS[scale], [0], weights=True)
+    rows = tuple(Row((row, run.name)) for row, by_seed in found.runs.items() for run in by_seed.values())
+    return Artifact("NAME", "Title of NAME", "Runs.", tables={"runs": Table("Runs.", (Column("row"), Column("run")), rows)})
+"""
+
+
+@pytest.mark.slow
+def test_runs_that_ship_with_the_package_are_in_the_report_of_their_scale(place):
+    figure(place, "one", OF_SCENES)
+    (made,) = make("scenes", place / "runs", place / "out", only=["one"], workers=1)
+    assert made.state == "made"
+    table = (place / "out" / "one" / "runs.csv").read_text()
+    for row in ("plain", "guided", "teacher"):
+        assert f"{row},zoo-scenes-{row}-" in table

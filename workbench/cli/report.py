@@ -21,7 +21,8 @@ from workbench.runs.store import runs_root
 class Report:
     """Build the paper's figures and tables from the existing runs: pages, images, LaTeX tables and a PDF."""
 
-    scale: Annotated[Literal["demo", "laptop", "paper"], tyro.conf.Positional] = "laptop"
+    scale: Annotated[Literal["demo", "laptop", "scenes", "paper"], tyro.conf.Positional] = "laptop"
+    """Whose runs are shown. Those of scenes ship with the package."""
     only: str = ""
     """Build only these, such as fig4,table1, or the module path of your own, such as mypkg.rates. If runs are missing
     for one of them, the command fails."""

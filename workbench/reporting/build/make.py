@@ -17,6 +17,7 @@ from workbench.reporting import paper
 from workbench.reporting.build.changes import is_unchanged, record_inputs
 from workbench.reporting.build.pages import RECORD, read_record
 from workbench.reporting.paper.runs import SCALES
+from workbench.runs.zoo import PRESETS, zoo
 from workbench.reporting.sweep.execution import KERNEL_STARTS, NOT_STARTED
 from workbench.shipped import shipped
 
@@ -55,10 +56,14 @@ def make(
 
     Each artifact is written into `folder`. `workers` notebooks at a time share the cores; with `score` they compute
     missing scores first. If one fails, or has nothing to show, its previous version is kept and the others continue.
-    Artifacts without changes are kept, unless `force`. ValueError for an unknown scale or artifact.
+    Artifacts without changes are kept, unless `force`. Runs of the scale that ship with the package are unpacked into
+    `root`. ValueError for an unknown scale or artifact.
     """
     refuse_unknown("scale", scale, SCALES)
     names = paper.chosen(only)
+    for name, preset in PRESETS.items():
+        if preset.startswith(f"{scale}/"):
+            zoo(name, root)
     folder.mkdir(parents=True, exist_ok=True)
     kept = [] if force else [name for name in names if is_unchanged(name, notebook(), scale, root, folder, score)]
     for done, name in enumerate(kept, start=1):

@@ -22,31 +22,13 @@ from workbench.features.projection import project
 from workbench.features.targets import target_tokens
 from workbench.lab.drawing import coloured
 from workbench.lab.sources import choose_rows, depth_of
+from workbench.reporting.paper.runs import PRESETS
 from workbench.reporting.paper.table import Column, Number
 from workbench.runs.store import Run
 
 NEIGHBOURS = 20
-# The preset of each role, by scale.
-ROLES = {
-    "paper": {
-        "plain": "sit-xl-2-256-plain",
-        "guided": "sit-xl-2-256",
-        "teacher": "sit-xl-2-256-teacher",
-        "repa": "sit-xl-2-256-repa",
-        "layersync": "sit-xl-2-256-layersync",
-        "sra": "sit-xl-2-256-sra",
-    },
-    "laptop": {
-        "plain": "sit-nano-2-plain",
-        "guided": "sit-nano-2",
-        "teacher": "sit-nano-2-teacher",
-        "repa": "sit-nano-2-repa",
-        "layersync": "sit-nano-2-layersync",
-        "sra": "sit-nano-2-sra",
-    },
-    "demo": {"plain": "plain", "guided": "guided", "teacher": "teacher"},
-}
-ENCODERS = {"paper": "dinov2-b", "laptop": "effnet-lite0", "demo": "effnet-lite0"}  # what REPA learns from
+METHODS = ("plain", "guided", "teacher", "repa", "layersync", "sra")  # whose features or targets are shown
+ENCODERS = {"paper": "dinov2-b", **dict.fromkeys(("demo", "laptop", "scenes"), "effnet-lite0")}  # REPA learns from
 TITLES = {
     "repa": "REPA",
     "layersync": "LayerSync",
@@ -188,7 +170,7 @@ def our_target(scale: str, runs: Mapping[str, Run], rows: Sequence[int], t: floa
     teacher = runs.get("teacher")
     if teacher is None:
         return None
-    options = load_config(f"{scale}/{ROLES[scale]['guided']}").objective.options
+    options = load_config(f"{scale}/{PRESETS[scale]['guided']}").objective.options
     labels = ("null", "true", "wrong", "noise-null", "noise-true")
     layer, root = options["teacher_layer"], teacher.folder.parent
     features = extract(teacher, list(rows), [layer], [t], labels=labels, root=root)

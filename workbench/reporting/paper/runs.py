@@ -1,7 +1,7 @@
 """Find the runs of a row of the paper by preset and seed; missing ones come with the command that trains them."""
 
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +13,32 @@ from workbench.reporting.sweep.specification import SweepSpec, Training, load_sw
 from workbench.runs.store import Run, find_runs, home
 from workbench.shipped import shipped
 
-SCALES = ("demo", "laptop", "paper")
+# The preset of each method, and of the guiding model, at each scale.
+PRESETS = {
+    "demo": {"plain": "plain", "guided": "guided", "teacher": "teacher"},
+    "laptop": {
+        "plain": "sit-nano-2-plain",
+        "vae": "sit-nano-2-vae",
+        "guided": "sit-nano-2",
+        "teacher": "sit-nano-2-teacher",
+        "repa": "sit-nano-2-repa",
+        "layersync": "sit-nano-2-layersync",
+        "sra": "sit-nano-2-sra",
+        "dispersive": "sit-nano-2-dispersive",
+    },
+    "scenes": {"plain": "plain", "guided": "guided", "teacher": "teacher", "repa": "repa"},
+    "paper": {
+        "plain": "sit-xl-2-256-plain",
+        "vae": "sit-xl-2-256-vae",
+        "guided": "sit-xl-2-256",
+        "teacher": "sit-xl-2-256-teacher",
+        "repa": "sit-xl-2-256-repa",
+        "layersync": "sit-xl-2-256-layersync",
+        "sra": "sit-xl-2-256-sra",
+        "dispersive": "sit-xl-2-256-dispersive",
+    },
+}
+SCALES = tuple(PRESETS)
 MAIN, ABLATION = (0, 1, 2, 3, 4), (0, 1, 2)  # seeds of the main table and of ablations
 
 
@@ -68,6 +93,12 @@ class FoundRuns:
             return {}
         chosen = max(sorted(set(counts)), key=counts.count) if seed is None else seed
         return {row: self.runs[row][chosen] for row in rows if chosen in self.runs.get(row, {})}
+
+
+def presets_of(scale: str, methods: Iterable[str]) -> dict[str, str]:
+    """The presets of those methods that a scale has, in the order of `methods`. ValueError for an unknown scale."""
+    refuse_unknown("scale", scale, SCALES)
+    return {method: PRESETS[scale][method] for method in methods if method in PRESETS[scale]}
 
 
 def runs_of(

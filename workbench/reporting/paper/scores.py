@@ -14,7 +14,7 @@ from workbench.reporting.paper.artifact import Missing, in_other_folder
 from workbench.reporting.paper.table import Number, Protocol
 from workbench.runs.store import Run
 
-DETECTORS = {"demo": "clf64", "laptop": "clf64", "paper": "inception-2015"}  # of each scale
+DETECTORS = {"demo": "clf64", "laptop": "clf64", "scenes": "clf64-scenes", "paper": "inception-2015"}
 _ODE = ("euler", "heun")
 Key = tuple[str, int, int]  # row, seed, step
 

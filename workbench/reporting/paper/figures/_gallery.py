@@ -7,17 +7,18 @@ from workbench.reporting.paper.artifact import Artifact, Missing, distinct, time
 from workbench.reporting.paper.galleries import chosen_classes, gallery
 from workbench.reporting.paper.numbers import paper_numbers
 from workbench.reporting.paper.ours import described
-from workbench.reporting.paper.runs import ABLATION, FoundRuns, Variant, runs_of
+from workbench.reporting.paper.runs import ABLATION, FoundRuns, presets_of, runs_of
 
 _SHOWN = 10
 
 
 def of_guided(
-    name: str, presets: Mapping[str, str], instead: Mapping[str, str] | None = None
+    name: str, presets: Mapping[str, str] | None = None, instead: Mapping[str, str] | None = None
 ) -> Callable[..., Artifact]:
-    """The function that makes the figure `name`, from the guided run of each scale's preset.
+    """The function that makes the figure `name`, from the guided run of each scale.
 
-    `instead` has, by scale, a sentence on what is shown instead of the paper's resolution.
+    `presets` has, by scale, the preset of another run; `instead` a sentence on what is shown instead of the paper's
+    resolution.
     """
 
     def make(
@@ -35,7 +36,8 @@ def of_guided(
 
         `guidance_scale` defaults to the paper's 4.0, `classes` to the first ten.
         """
-        found = runs_of(scale, {"guided": Variant(presets[scale])}, seeds, root, overrides, weights=True)
+        rows = presets_of(scale, ["guided"]) | ({"guided": presets[scale]} if presets and scale in presets else {})
+        found = runs_of(scale, rows, seeds, root, overrides, weights=True)
         return _artifact(
             name,
             scale,

@@ -16,7 +16,6 @@ from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
 from workbench.reporting.paper.claims import inconclusive
 from workbench.reporting.paper.features import (
     OBJECT_COLUMNS,
-    ROLES,
     Objects,
     aligned_maps,
     class_names,
@@ -29,7 +28,7 @@ from workbench.reporting.paper.features import (
     spatial,
 )
 from workbench.reporting.paper.numbers import paper_numbers
-from workbench.reporting.paper.runs import ABLATION, FoundRuns, runs_of
+from workbench.reporting.paper.runs import ABLATION, FoundRuns, presets_of, runs_of
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
 from workbench.runs.store import Run
 
@@ -56,7 +55,7 @@ def over_layers(name: str) -> Callable[..., Artifact]:
         `layers` defaults to six, spread over the depth, `t` to the paper's. The guided model's maps are
         Procrustes-aligned with the plain one's. Accuracy and similarity are measured on `eval_images` images.
         """
-        found = runs_of(scale, {m: ROLES[scale][m] for m in METHODS}, seeds, root, overrides, weights=True)
+        found = runs_of(scale, presets_of(scale, METHODS), seeds, root, overrides, weights=True)
         return _artifact(name, scale, found, layers=layers, t=t, images=images, eval_images=eval_images, seed=seed)
 
     make.__name__ = make.__qualname__ = name

@@ -18,15 +18,12 @@ from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
 from workbench.reporting.paper.claims import claim
 from workbench.reporting.paper.costs import seconds_at, teacher_seconds
-from workbench.reporting.paper.features import ROLES
-from workbench.reporting.paper.runs import MAIN, FoundRuns, runs_of
+from workbench.reporting.paper.runs import MAIN, FoundRuns, presets_of, runs_of
 from workbench.reporting.paper.scores import DETECTORS, ScoreQuery
 from workbench.reporting.paper.series import Series, series_of
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
 
 METHODS = ("plain", "vae", "repa", "layersync", "sra", "dispersive", "guided")
-_MORE = {"laptop": {"vae": "sit-nano-2-vae", "dispersive": "sit-nano-2-dispersive"},
-         "paper": {"vae": "sit-xl-2-256-vae", "dispersive": "sit-xl-2-256-dispersive"}}  # fmt: skip
 
 
 @timed
@@ -38,8 +35,7 @@ def compute(
     evaluate: bool = False,
 ) -> Artifact:
     """Frechet distance against training seconds, guiding model included; `evaluate` computes missing scores."""
-    presets = ROLES[scale] | _MORE.get(scale, {})
-    found = runs_of(scale, presets, seeds, root, overrides)
+    found = runs_of(scale, presets_of(scale, (*METHODS, "teacher")), seeds, root, overrides)
     shown = {method: found.runs[method] for method in METHODS if method in found.runs}
     scores = series_of(shown, "fid", detector=DETECTORS[scale], query=ScoreQuery(evaluate=evaluate))
     spent = {method: _spent(found, scores, method) for method in shown if method in scores.values}

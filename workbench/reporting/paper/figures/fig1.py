@@ -25,8 +25,8 @@ from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
 from workbench.reporting.paper.claims import inconclusive
 from workbench.reporting.paper.features import (
+    METHODS,
     OBJECT_COLUMNS,
-    ROLES,
     TITLES,
     Objects,
     Target,
@@ -42,7 +42,7 @@ from workbench.reporting.paper.features import (
     spatial,
 )
 from workbench.reporting.paper.numbers import paper_numbers
-from workbench.reporting.paper.runs import ABLATION, runs_of
+from workbench.reporting.paper.runs import ABLATION, presets_of, runs_of
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
 from workbench.runs.store import Run
 
@@ -68,11 +68,12 @@ def fig1(
     `eval_images` images. All runs have the same seed: `seed`, or by default the one of `seeds` that most runs have.
     """
     t = paper_numbers().stated_value("Fig. 1", "t") if t is None else t
-    found = runs_of(scale, ROLES[scale], seeds, root, overrides, weights=True)
-    runs = found.seed(list(ROLES[scale]), seed)
+    presets = presets_of(scale, METHODS)
+    found = runs_of(scale, presets, seeds, root, overrides, weights=True)
+    runs = found.seed(list(presets), seed)
     plain = runs.get("plain")
     if plain is None:
-        caption = found.why_missing("runs of the plain model and of the methods", ROLES[scale], scale)
+        caption = found.why_missing("runs of the plain model and of the methods", presets, scale)
         return Artifact("fig1", "Fig. 1: layers over training, and guiding features", caption, missing=found.missing)
     shown = layers_at(plain, _SHARES) if layers is None else list(layers)
     rows, pictures, labels = rows_and_images(plain, images)
@@ -227,7 +228,8 @@ def _progress(
 def _claims(numbers: Mapping[tuple[int, int], Share], layers: Sequence[int], steps: Sequence[int]) -> Iterator[Claim]:
     shallow, deep = layers[0], layers[-1]
     first, last = steps[0], steps[-1]
-    gains = {layer: numbers[layer, last].value - numbers[layer, first].value for layer in (shallow, deep)}
+    gains = [numbers[layer, last].value - numbers[layer, first].value for layer in (shallow, deep)]
+    since = f"; since step {first:,} it changed by {gains[0]:+.2f} and {gains[1]:+.2f}" if first != last else ""
     apart = numbers[shallow, last].high < numbers[deep, last].low
     against = numbers[shallow, last].low > numbers[deep, last].high
     verdict = "holds here" if apart else "does not hold here" if against else inconclusive(1)
@@ -235,8 +237,7 @@ def _claims(numbers: Mapping[tuple[int, int], Share], layers: Sequence[int], ste
         f"The shallow layer ({shallow}) separates classes less well than the deeper one ({deep})",
         verdict,
         f"kNN accuracy at step {last:,}: {numbers[shallow, last].value:.2f} and {numbers[deep, last].value:.2f} of "
-        f"{numbers[deep, last].count} held-out images; since step {first:,} it changed by {gains[shallow]:+.2f} and "
-        f"{gains[deep]:+.2f}. One training seed; intervals are over held-out images.",
+        f"{numbers[deep, last].count} held-out images{since}. One training seed; intervals are over held-out images.",
     )
 
 

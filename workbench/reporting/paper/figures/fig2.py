@@ -31,8 +31,8 @@ from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
 from workbench.reporting.paper.claims import seed_verdict
 from workbench.reporting.paper.features import (
+    METHODS,
     OBJECT_COLUMNS,
-    ROLES,
     TITLES,
     Ours,
     Target,
@@ -45,7 +45,7 @@ from workbench.reporting.paper.features import (
 )
 from workbench.reporting.paper.numbers import paper_numbers
 from workbench.reporting.paper.ours import described
-from workbench.reporting.paper.runs import ABLATION, runs_of
+from workbench.reporting.paper.runs import ABLATION, presets_of, runs_of
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
 from workbench.runs.store import Run
 
@@ -87,10 +87,11 @@ def fig2(
     Separability is measured in the original space. `t` defaults to the paper's 0.4.
     """
     t = paper_numbers().stated_value("Fig. 2", "t") if t is None else t
-    found = runs_of(scale, ROLES[scale], seeds, root, overrides, weights=True)
-    runs = found.seed(list(ROLES[scale]), seed)
+    presets = presets_of(scale, METHODS)
+    found = runs_of(scale, presets, seeds, root, overrides, weights=True)
+    runs = found.seed(list(presets), seed)
     if "plain" not in runs:
-        caption = found.why_missing("runs of the plain model and of the methods", ROLES[scale], scale)
+        caption = found.why_missing("runs of the plain model and of the methods", presets, scale)
         return Artifact("fig2", "Fig. 2: t-SNE of guiding features", caption, missing=found.missing)
     rows, _, labels = rows_and_images(runs["plain"], images)
     targets, ours = alignment_targets(scale, runs, rows, t, TARGETS)

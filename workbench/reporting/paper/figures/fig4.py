@@ -17,17 +17,12 @@ from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
 from workbench.reporting.paper.claims import claim
 from workbench.reporting.paper.numbers import paper_numbers
-from workbench.reporting.paper.runs import MAIN, runs_of
+from workbench.reporting.paper.runs import MAIN, presets_of, runs_of
 from workbench.reporting.paper.scores import DETECTORS, ScoreQuery
 from workbench.reporting.paper.series import Series, series_of
 from workbench.reporting.paper.table import Column, Table, rows_of
 
 METHODS = ("plain", "vae", "guided")
-PRESETS = {
-    "paper": {"plain": "sit-xl-2-256-plain", "vae": "sit-xl-2-256-vae", "guided": "sit-xl-2-256"},
-    "laptop": {"plain": "sit-nano-2-plain", "vae": "sit-nano-2-vae", "guided": "sit-nano-2"},
-    "demo": {"plain": "plain", "guided": "guided"},
-}
 
 
 @timed
@@ -44,7 +39,7 @@ def fig4(
     """
     count = int(paper_numbers().stated_value("Fig. 4", "generated images"))
     query = ScoreQuery(count=count if scale == "paper" else None, evaluate=evaluate)
-    found = runs_of(scale, PRESETS[scale], seeds, root, overrides)
+    found = runs_of(scale, presets_of(scale, METHODS), seeds, root, overrides)
     scores = series_of(found.runs, "fid", detector=DETECTORS[scale], query=query)
     shown = [method for method in METHODS if method in scores.values]
     curves = [scores.curve(method, style.NAMES[method], method) for method in shown]

@@ -14,11 +14,10 @@ from pathlib import Path
 from workbench.lab.views.samples import samples
 from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Artifact, Missing, distinct, timed
-from workbench.reporting.paper.features import ROLES
 from workbench.reporting.paper.galleries import chosen_classes, over_training
 from workbench.reporting.paper.numbers import paper_numbers
 from workbench.reporting.paper.ours import described
-from workbench.reporting.paper.runs import ABLATION, runs_of
+from workbench.reporting.paper.runs import ABLATION, PRESETS, presets_of, runs_of
 from workbench.reporting.paper.scores import run_has
 
 METHODS = ("plain", "repa", "guided")
@@ -41,9 +40,7 @@ def fig5(
     `steps` defaults to those that all runs kept, `guidance_scale` to the paper's 4.0, `classes` to the first ten.
     """
     guidance = paper_numbers().stated_value("Fig. 5", "guidance scale") if guidance_scale is None else guidance_scale
-    found = runs_of(
-        scale, {m: ROLES[scale][m] for m in METHODS if m in ROLES[scale]}, seeds, root, overrides, weights=True
-    )
+    found = runs_of(scale, presets_of(scale, METHODS), seeds, root, overrides, weights=True)
     runs = found.seed(METHODS, seed)
     title = "Fig. 5: samples over training"
     if not runs:
@@ -55,7 +52,7 @@ def fig5(
     shown = sorted(set.intersection(*kept)) if steps is None else list(steps)
     available = [(method, step) for method in runs for step in shown if run_has(runs[method], step)]
     missing = [
-        Missing(f"weights of {runs[method].name} at step {step:,}", f"workbench train {scale}/{ROLES[scale][method]}")
+        Missing(f"weights of {runs[method].name} at step {step:,}", f"workbench train {scale}/{PRESETS[scale][method]}")
         for method in runs
         for step in shown
         if (method, step) not in available

@@ -4,9 +4,9 @@ The paper's gallery of ImageNet at 256 pixels, guidance 4.0. Here are the first 
 
 Look for classes that always fail, and for images that look alike: a selected gallery hides both.
 
-At small scales the samples have 32 x 32 pixels, as do the training images.
+At small scales the samples have 32 x 32 or 64 x 64 pixels, as do the training images.
 """
 
 from workbench.reporting.paper.figures._gallery import of_guided
 
-fig6 = of_guided("fig6", {"paper": "sit-xl-2-256", "laptop": "sit-nano-2", "demo": "guided"})
+fig6 = of_guided("fig6")

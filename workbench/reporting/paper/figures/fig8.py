@@ -16,19 +16,20 @@ from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
 from workbench.reporting.paper.claims import claim
 from workbench.reporting.paper.numbers import paper_numbers
-from workbench.reporting.paper.runs import ABLATION, Variant, runs_of
+from workbench.reporting.paper.runs import ABLATION, PRESETS, Variant, presets_of, runs_of
 from workbench.reporting.paper.scores import DETECTORS, ScoreQuery, Scores, scores_of
 from workbench.reporting.paper.series import summary
 from workbench.reporting.paper.table import Column, Table, rows_of
 from workbench.runs.store import Run
 
 NEVER = "never"
-PRESETS = {
-    "paper": {"guided": "sit-xl-2-256", "repa": "sit-xl-2-256-repa"},
-    "laptop": {"guided": "sit-nano-2", "repa": "sit-nano-2-repa"},
-    "demo": {"guided": "guided"},
+_METHODS = ("guided", "repa")
+STOPS = {
+    "paper": (50_000, 100_000, 150_000, 200_000),
+    "laptop": (50, 100, 200),
+    "scenes": (850, 1700, 3400),
+    "demo": (40, 80, 160),
 }
-STOPS = {"paper": (50_000, 100_000, 150_000, 200_000), "laptop": (50, 100, 200), "demo": (40, 80, 160)}
 AFTER = {"paper": 100_000}  # steps after a stop at which the paper scores; at other scales it is the last step
 
 
@@ -49,7 +50,9 @@ def fig8(
     count = int(paper_numbers().stated_value("Fig. 8", "generated images"))
     query = ScoreQuery(count=count if scale == "paper" else None, evaluate=evaluate)
     settings: list[int | str] = [*stops, NEVER]
-    variants = {_row(method, stop): _variant(scale, method, stop) for method in PRESETS[scale] for stop in settings}
+    variants = {
+        _row(method, stop): _variant(scale, method, stop) for method in presets_of(scale, _METHODS) for stop in settings
+    }
     found = runs_of(scale, variants, seeds, root, overrides)
     after = AFTER.get(scale)
     scored = {stop: _scored(scale, found.runs, stop, after, query) for stop in stops}
@@ -91,7 +94,9 @@ def _scored(
     scale: str, runs: Mapping[str, Mapping[int, Run]], stop: int, after: int | None, query: ScoreQuery
 ) -> Scores:
     """Scores of the runs with and without a stop, all at the step that belongs to this stop."""
-    rows = {row: runs[row] for m in PRESETS[scale] for row in (_row(m, stop), _row(m, NEVER)) if row in runs}
+    rows = {
+        row: runs[row] for m in presets_of(scale, _METHODS) for row in (_row(m, stop), _row(m, NEVER)) if row in runs
+    }
     last = min((run.config.training.steps for by_seed in rows.values() for run in by_seed.values()), default=0)
     step = last if after is None else stop + after
     return scores_of(rows, "fid", detector=DETECTORS[scale], steps=dict.fromkeys(rows, step), query=query)
@@ -99,7 +104,7 @@ def _scored(
 
 def _curves(scale: str, scored: Mapping[int, Scores]) -> list[style.Curve]:
     curves = []
-    for method in PRESETS[scale]:
+    for method in presets_of(scale, _METHODS):
         for kind in ("stopped", NEVER):
             points = {
                 stop: summary(list(of.values[row].values()))
@@ -125,7 +130,7 @@ def _table(scale: str, scored: Mapping[int, Scores], y: str) -> Table:
         Column("seeds", "count"),
     )
     lines = []
-    for method in PRESETS[scale]:
+    for method in presets_of(scale, _METHODS):
         for stop, of in scored.items():
             stopped, never = _row(method, stop), _row(method, NEVER)
             numbers = [of.number(stopped), of.number(never)]
@@ -137,7 +142,7 @@ def _table(scale: str, scored: Mapping[int, Scores], y: str) -> Table:
 def _claims(scale: str, scored: Mapping[int, Scores]) -> list[Claim]:
     claims = []
     for method, better in (("guided", True), ("repa", False)):
-        for stop, of in scored.items() if method in PRESETS[scale] else ():
+        for stop, of in scored.items() if method in presets_of(scale, _METHODS) else ():
             stopped, never = _row(method, stop), _row(method, NEVER)
             text = f"{style.NAMES[method]} {'improves' if better else 'becomes worse'} by stopping at step {stop:,}"
             base, other = (never, stopped) if better else (stopped, never)
@@ -150,7 +155,7 @@ def _claims(scale: str, scored: Mapping[int, Scores]) -> list[Claim]:
 def _alt(scale: str, scored: Mapping[int, Scores]) -> str:
     parts = [
         f"{style.NAMES[method]} stopped at {stop:,} {number.text}"
-        for method in PRESETS[scale]
+        for method in presets_of(scale, _METHODS)
         for stop, of in scored.items()
         if (number := of.number(_row(method, stop)))
     ]

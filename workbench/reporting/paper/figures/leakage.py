@@ -22,8 +22,8 @@ from workbench.lab.views.leakage import leakage as leakage_view
 from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Artifact, Claim, distinct, timed
 from workbench.reporting.paper.claims import seed_verdict
-from workbench.reporting.paper.features import ROLES, rows_and_images
-from workbench.reporting.paper.runs import ABLATION, runs_of
+from workbench.reporting.paper.features import rows_and_images
+from workbench.reporting.paper.runs import ABLATION, PRESETS, presets_of, runs_of
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
 
 
@@ -44,14 +44,14 @@ def leakage(
 
     `layer` defaults to the one that guides.
     """
-    found = runs_of(scale, {"teacher": ROLES[scale]["teacher"]}, seeds, root, overrides, weights=True)
+    found = runs_of(scale, presets_of(scale, ["teacher"]), seeds, root, overrides, weights=True)
     runs = found.seed(["teacher"], seed)
     title = "The guided advantage under leakage controls"
     if not runs:
         caption = found.why_missing("a run of the guiding model", ["teacher"], scale)
         return Artifact("leakage", title, caption, missing=found.missing)
     teacher = runs["teacher"]
-    guiding = load_config(f"{scale}/{ROLES[scale]['guided']}").objective.options["teacher_layer"]
+    guiding = load_config(f"{scale}/{PRESETS[scale]['guided']}").objective.options["teacher_layer"]
     layer = guiding if layer is None else layer
     rows, _, labels = rows_and_images(teacher, images)
     root = teacher.folder.parent

@@ -21,7 +21,6 @@ from workbench.lab import palette
 from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Artifact, Claim, Missing, distinct, timed
 from workbench.reporting.paper.features import (
-    ROLES,
     Objects,
     layers_at,
     measured,
@@ -30,8 +29,7 @@ from workbench.reporting.paper.features import (
     spatial,
 )
 from workbench.reporting.paper.figures.compute import METHODS
-from workbench.reporting.paper.figures.fig4 import PRESETS
-from workbench.reporting.paper.runs import ABLATION, runs_of
+from workbench.reporting.paper.runs import ABLATION, PRESETS, presets_of, runs_of
 from workbench.reporting.paper.scores import DETECTORS, ScoreQuery, common_steps, scores_of
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
 from workbench.runs.store import Run
@@ -46,7 +44,6 @@ MEASURES = {
     "spatial": "local-distant similarity",
     "object": "object against background at the same place",  # if the images have masks
 }
-_MORE = {"laptop": {"dispersive": "sit-nano-2-dispersive"}, "paper": {"dispersive": "sit-xl-2-256-dispersive"}}
 Key = tuple[str, int]  # method, seed
 Measured = Mapping[Key, Mapping[str, float | None]]  # measures by name
 Correlated = Mapping[str, tuple[float, Interval, int] | None]  # by measure: Spearman's rho, its interval and n
@@ -68,8 +65,7 @@ def measures(
 
     `layer` defaults to that at two thirds of the depth; `evaluate` computes missing scores.
     """
-    presets = ROLES[scale] | PRESETS[scale] | _MORE.get(scale, {})
-    shown = {method: presets[method] for method in METHODS if method in presets}
+    shown = presets_of(scale, METHODS)
     found = runs_of(scale, shown, seeds, root, overrides, weights=True)
     steps = common_steps(found.runs, dict.fromkeys(shown, "all"))
     scores = scores_of(found.runs, "fid", detector=DETECTORS[scale], steps=steps, query=ScoreQuery(evaluate=evaluate))

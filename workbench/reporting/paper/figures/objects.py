@@ -32,7 +32,6 @@ from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Artifact, Claim, Missing, distinct, timed
 from workbench.reporting.paper.claims import seed_verdict
 from workbench.reporting.paper.features import (
-    ROLES,
     Objects,
     aligned_maps,
     class_names,
@@ -41,7 +40,7 @@ from workbench.reporting.paper.features import (
     rows_and_images,
     signed,
 )
-from workbench.reporting.paper.runs import ABLATION, runs_of
+from workbench.reporting.paper.runs import ABLATION, PRESETS, presets_of, runs_of
 from workbench.reporting.paper.table import Column, Number, Table, rows_of
 
 SCALES = (0.0, 1.0, 3.0, 5.0, 10.0, 30.0)
@@ -90,18 +89,18 @@ def objects(
 
     `layers` defaults to four over the depth and the one that guides, which is drawn.
     """
-    found = runs_of(scale, {"teacher": ROLES[scale]["teacher"]}, seeds, root, overrides, weights=True)
+    found = runs_of(scale, presets_of(scale, ["teacher"]), seeds, root, overrides, weights=True)
     runs = found.seed(["teacher"], seed)
     if not runs:
         caption = found.why_missing("a run of the guiding model", ["teacher"], scale)
         return Artifact("objects", _TITLE, caption, missing=found.missing)
     teacher = runs["teacher"]
-    guided = load_config(f"{scale}/{ROLES[scale]['guided']}").objective.options
+    guided = load_config(f"{scale}/{PRESETS[scale]['guided']}").objective.options
     layer, own = guided["teacher_layer"], float(guided["guidance_scale"])
     rows, pictures, labels = rows_and_images(teacher, images)
     known = objects_of(teacher, rows, eval_images)
     if isinstance(known, str):
-        command = f"workbench train {scale}/{ROLES[scale]['teacher']} data.name=scenes data.size=32"
+        command = f"workbench train {scale}/{PRESETS[scale]['teacher']} data.name=scenes data.size=32"
         missing = (*found.missing, Missing("masks of the objects in the images", command))
         return Artifact("objects", _TITLE, known, missing=missing)
     chosen = sorted({layer, *(layers_at(teacher, _SHARES) if layers is None else layers)})

@@ -14,15 +14,10 @@ from workbench.lab import palette
 from workbench.reporting.paper import style
 from workbench.reporting.paper.artifact import Artifact, distinct, timed
 from workbench.reporting.paper.claims import claim
-from workbench.reporting.paper.runs import ABLATION, Variant, runs_of
+from workbench.reporting.paper.runs import ABLATION, PRESETS, Variant, runs_of
 from workbench.reporting.paper.scores import DETECTORS, ScoreQuery, Scores, common_steps, scores_of
 from workbench.reporting.paper.table import Column, Table, rows_of
 
-PRESETS = {
-    "paper": {"stage 1": "sit-b-2-256-vae", "stage 2": "sit-b-2-256"},
-    "laptop": {"stage 1": "sit-nano-2-vae", "stage 2": "sit-nano-2"},
-    "demo": {"stage 2": "guided"},
-}
 # Overrides of each switch, by stage. "all as released" also applies to the teacher.
 SWITCHES = {
     "stage 1": {
@@ -52,7 +47,7 @@ def released(
     evaluate: bool = False,
 ) -> Artifact:
     """Each difference between paper and released code alone, and all, in both stages; `evaluate` adds scores."""
-    stages = PRESETS[scale]
+    stages = {stage: PRESETS[scale][of] for stage, of in _METHOD.items() if of in PRESETS[scale]}
     variants = {
         f"{stage}, {name}": Variant(stages[stage], changes)
         for stage in stages
