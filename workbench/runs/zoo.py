@@ -70,6 +70,11 @@ def zoo(name: str = "guided", root: Path | None = None) -> Run:
     return run
 
 
+def shipped_at(scale: str) -> list[str]:
+    """Names of the runs whose presets are those of a scale of the reports, such as "scenes"."""
+    return [name for name, preset in PRESETS.items() if preset.startswith(f"{scale}/")]
+
+
 def pack(root: Path | None = None, folder: Path = _SHIPPED) -> list[Path]:
     """Write the archives of the finished runs under ``root`` into ``folder`` and return their paths.
 

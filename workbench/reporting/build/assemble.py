@@ -7,6 +7,7 @@ from workbench.reporting.build.pdf import write_pdf
 from workbench.reporting.build.pages import RECORD, RUNS, read_artifacts, write_pages, write_readme
 from workbench.runs.archive import pack_records
 from workbench.runs.store import Run
+from workbench.runs.zoo import shipped_at
 from workbench.shipped import shipped
 
 _LEADS = {
@@ -31,6 +32,7 @@ def assemble(scale: str, folder: Path, command: str, root: Path, small: bool = F
     others = sorted(file.parent.name for file in folder.glob(f"[!.]*/{RECORD}") if file.parent.name not in ours)
     shown = read_artifacts(folder, [*ours, *others])
     sweeps = sorted(file.name for file in shipped("reports/sweeps").glob(f"{scale}*.yaml"))
+    sweeps = [] if shipped_at(scale) else sweeps  # nothing has to be trained
     commands = [*(f"workbench sweep reports/sweeps/{name}" for name in sweeps), command]
     runs = {name: Run(root / name) for one in shown for name in sorted({run["name"] for run in one.record["runs"]})}
     readme = write_readme(folder, title, lead, shown, commands, list(runs.values()) if small else [])

@@ -17,7 +17,7 @@ from workbench.reporting import paper
 from workbench.reporting.build.changes import is_unchanged, record_inputs
 from workbench.reporting.build.pages import RECORD, read_record
 from workbench.reporting.paper.runs import SCALES
-from workbench.runs.zoo import PRESETS, zoo
+from workbench.runs.zoo import shipped_at, zoo
 from workbench.reporting.sweep.execution import KERNEL_STARTS, NOT_STARTED
 from workbench.shipped import shipped
 
@@ -61,9 +61,8 @@ def make(
     """
     refuse_unknown("scale", scale, SCALES)
     names = paper.chosen(only)
-    for name, preset in PRESETS.items():
-        if preset.startswith(f"{scale}/"):
-            zoo(name, root)
+    for name in shipped_at(scale):
+        zoo(name, root)
     folder.mkdir(parents=True, exist_ok=True)
     kept = [] if force else [name for name in names if is_unchanged(name, notebook(), scale, root, folder, score)]
     for done, name in enumerate(kept, start=1):

@@ -39,6 +39,9 @@ def in_other_folder(command: str) -> str:
     return " && ".join(f"WORKBENCH_RUNS=runs-with-weights {one}" for one in command.split(" && "))
 
 
+NO_RUNS = "inconclusive: no runs"
+
+
 @dataclass(frozen=True)
 class Claim:
     """A claim of the paper, its verdict here ("holds", "does not hold", "inconclusive ..."), and the evidence.
@@ -88,7 +91,10 @@ class Artifact:
 
     @property
     def findings(self) -> tuple[str, ...]:
-        return (*(claim.sentence for claim in self.claims), *self.remarks, *corrections(self.runs))
+        tested = [claim.sentence for claim in self.claims if claim.verdict != NO_RUNS]
+        others = [claim.claim for claim in self.claims if claim.verdict == NO_RUNS]
+        untested = [f"Not tested, as there are no runs to compare: {'; '.join(others)}."] if others else []
+        return (*tested, *untested, *self.remarks, *corrections(self.runs))
 
     def renamed(self, name: str) -> "Artifact":
         """A copy with the name under which it is registered."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from workbench.evaluation.statistics import Paired, paired, t_test
-from workbench.reporting.paper.artifact import Claim
+from workbench.reporting.paper.artifact import NO_RUNS, Claim
 
 HOLDS, FAILS = "holds here", "does not hold here"
 
@@ -41,7 +41,7 @@ def verdict(pairs: Paired, better: int) -> str:
 
 def inconclusive(count: int) -> str:
     """Verdict for too few or disagreeing seeds."""
-    return "inconclusive: no runs" if count == 0 else f"inconclusive with {count} seed{'s'[: count > 1]}"
+    return NO_RUNS if count == 0 else f"inconclusive with {count} seed{'s'[: count > 1]}"
 
 
 def seed_verdict(better: bool, worse: bool) -> str:

@@ -66,7 +66,7 @@ def _caption(title: str, scale: str, wanted: float | None, sets: Mapping[str, Co
 def _remarks(scale: str, table: str) -> tuple[str, ...]:
     if table == "table3" and scale != "paper":
         return (
-            f"At {scale} scale there is one resolution, 32 x 32 pixels, so Table 3 has no counterpart and only the "
+            f"At {scale} scale there is one resolution, so Table 3 has no counterpart and only the "
             "paper's numbers are shown.",
         )
     return ("The paper does not say which of the other methods' rows its authors trained themselves.",)

@@ -50,33 +50,34 @@ def fig8(
     count = int(paper_numbers().stated_value("Fig. 8", "generated images"))
     query = ScoreQuery(count=count if scale == "paper" else None, evaluate=evaluate)
     settings: list[int | str] = [*stops, NEVER]
-    variants = {
-        _row(method, stop): _variant(scale, method, stop) for method in presets_of(scale, _METHODS) for stop in settings
-    }
+    methods = presets_of(scale, _METHODS)
+    variants = {_row(method, stop): _variant(scale, method, stop) for method in methods for stop in settings}
     found = runs_of(scale, variants, seeds, root, overrides)
     after = AFTER.get(scale)
     scored = {stop: _scored(scale, found.runs, stop, after, query) for stop in stops}
-    missing = [one for scores in scored.values() for one in scores.missing]
+    missing = tuple(dict.fromkeys([*found.missing, *(one for scores in scored.values() for one in scores.missing)]))
+    title = "Fig. 8: stopping alignment early"
+    if not any(of.change(_row(method, stop), _row(method, NEVER)) for method in methods for stop, of in scored.items()):
+        caption = found.why_missing("runs whose alignment stops and the same without a stop", variants, scale)
+        return Artifact("fig8", title, caption, runs=distinct(found.all), missing=missing)
     some = next((scores for scores in scored.values() if scores.how), next(iter(scored.values())))
     when = "at the last step" if after is None else f"{after:,} steps after the stop"
     curves = _curves(scale, scored)
     y = f"{some.name} {when}"
     return Artifact(
         name="fig8",
-        title="Fig. 8: stopping alignment early",
+        title=title,
         caption=(
             f"Frechet distance {when} of runs whose alignment stopped, and of runs in which it never stopped "
             f"({found.models}): {some.how or 'nothing was scored'}. Means over seeds with 95 % t intervals. The "
             f"paper's figure shows SiT-XL/2, FID of {count:,} images, without values."
         ),
-        figures={"stops": style.lines(curves, "step at which alignment stops", f"{y}\n(lower is better)")}
-        if curves
-        else {},
-        alts={"stops": _alt(scale, scored)} if curves else {},
-        tables={"stops": _table(scale, scored, y)} if curves else {},
+        figures={"stops": style.lines(curves, "step at which alignment stops", f"{y}\n(lower is better)")},
+        alts={"stops": _alt(scale, scored)},
+        tables={"stops": _table(scale, scored, y)},
         claims=tuple(_claims(scale, scored)),
         runs=distinct(found.all),
-        missing=(*found.missing, *dict.fromkeys(missing)),
+        missing=missing,
     )
 
 
