@@ -29,7 +29,7 @@ from workbench.lab.lesson import Lesson
 ROOT = Path(workbench.__file__).parents[1]
 PICTURES = (  # of reports/, shown in pages
     "demo/overview.png",
-    "laptop/fig2/tsne.png",
+    "scenes/fig1/guides.png",
     "bench/edits-class.png",
     "bench/lens.png",
 )

@@ -7,7 +7,7 @@ LayerSync's and SRA's from the model in training, ours from a frozen model with 
 Look for whether the shallow layer changes less from step to step, and whether one target follows the object more
 closely than another. The numbers below measure how well classes separate in the same layers.
 
-With the laptop's patch size of 2 a map has 4 x 4 tokens, enough to show where the object is, not its parts.
+At laptop scale a map has 4 x 4 tokens, too few to show an object; at scenes scale it has 8 x 8.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
