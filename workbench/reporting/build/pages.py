@@ -178,7 +178,7 @@ def _relative(record: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _card(one: Shown) -> dict[str, Any]:
     missing = len(one.record["missing"])
-    line = f"{missing} missing" if missing else (one.record["findings"] or [""])[0]
+    line = " · ".join([*one.record["findings"][:1], *([f"{missing} missing"] if missing else [])])
     return {"name": one.name, "title": one.record["title"], "picture": one.first_picture, "line": line}
 
 
