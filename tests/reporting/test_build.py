@@ -248,7 +248,8 @@ from workbench.reporting.paper.table import Column, Row, Table
 def NAME(scale):
     found = runs_of(scale, PRESETS[scale], [0], weights=True)
     rows = tuple(Row((row, run.name)) for row, by_seed in found.runs.items() for run in by_seed.values())
-    return Artifact("NAME", "Title of NAME", "Runs.", tables={"runs": Table("Runs.", (Column("row"), Column("run")), rows)})
+    table = Table("Runs.", (Column("row"), Column("run")), rows)
+    return Artifact("NAME", "Title of NAME", "Runs.", tables={"runs": table})
 """
 
 
