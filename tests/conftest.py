@@ -12,6 +12,7 @@ import socket
 import sys
 import traceback
 
+import preloaded
 import pytest
 
 CHECKED_CALLS = 8  # of each function in each test: checks of every call take as long as the steps of a tiny training
@@ -86,6 +87,7 @@ class _CheckingFinder:
 
 sys.meta_path.insert(0, _CheckingFinder)
 importlib.import_module("workbench.reporting.papermill").skip_grammars()  # of nbformat too
+preloaded.install()
 
 
 def _register_profiles() -> None:

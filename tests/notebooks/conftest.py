@@ -17,6 +17,7 @@ import pytest
 from workbench.reporting.lessons import demo_runs
 
 REPOSITORY = Path(__file__).parents[2]
+PROCESSES = Path(__file__).parents[1] / "processes"
 TINY = (
     "data.limit=200",
     "training.steps=4",
@@ -61,6 +62,7 @@ def environment(root, tmp_path_factory):
         "c.IdentityProvider.token = ''\nc.ServerApp.ip = '0.0.0.0'\nc.ServerApp.allow_origin = '*'\n"
         "c.ServerApp.allow_remote_access = True\nc.ServerApp.disable_check_xsrf = True\n"
         "c.LabApp.expose_app_in_browser = True\n"  # which the tests speak to
+        f"import sys\nsys.path.append({str(PROCESSES)!r})\nimport preloaded\npreloaded.install()\n"  # for the kernels
     )
     python_path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     return {
