@@ -133,8 +133,10 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in slow)
 
 
-def pytest_collection_finish():
+def pytest_collection_finish(session):
     gc.freeze()  # what was imported so far: looking through all of it again and again takes a twentieth of the time
+    if sys.platform == "linux" and any(item.get_closest_marker("slow") for item in session.items):
+        preloaded.start()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -9,6 +9,8 @@ A process starts in the ordinary way if it runs anything else, if its environmen
 imported, or if that has `WORKBENCH_TEST_FRESH`.
 """
 
+import atexit
+import contextlib
 import ctypes
 import fcntl
 import gc
@@ -54,15 +56,28 @@ SET_CHILD_SUBREAPER = 36  # of Linux's prctl: orphans below become children of t
 _ordinarily = subprocess.Popen._execute_child
 _spawn_ordinarily = multiprocessing.util.spawnv_passfds
 _lock = threading.Lock()
-_template: tuple[socket.socket, dict[str, str]] | None = None  # how it is asked, and its environment
+_template: socket.socket | None = None  # how it is asked
+_environment: dict[str, str] = {}  # the template's
 _lost = False  # the template does not answer any more
 
 
 def install() -> None:
-    """Have `subprocess` and `multiprocessing` ask the template, which is started when it is first needed."""
+    """Have `subprocess` and `multiprocessing` ask the template, which is started when it is first needed.
+
+    Its environment is that of now, as a test may need it first that has changed the environment for itself.
+    """
+    path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+    _environment.update({**os.environ, **WAITING, **ONE_THREAD, "PYTHONPATH": path})
     if sys.platform == "linux":
         subprocess.Popen._execute_child = _execute_child
         multiprocessing.util.spawnv_passfds = _spawn
+
+
+def start() -> None:
+    """Start the template, if it is not there, so that nobody waits while it imports."""
+    global _template
+    with _lock:
+        _template = _template or _start_template()
 
 
 def _execute_child(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell,
@@ -102,24 +117,15 @@ def _task(arguments: list[str]) -> list[str]:
 
 
 def _is_possible(order: dict) -> bool:
-    folder, environment = Path(order["folder"]), order["environment"]
-    if not _task(order["arguments"]) or FRESH in environment or not folder.is_dir():
+    environment = order["environment"]
+    if not _task(order["arguments"]) or FRESH in environment or not Path(order["folder"]).is_dir():
         return False
-    if (folder / "workbench").exists() and folder != REPOSITORY:  # Python looks for modules there first
-        return False
-    there = _environment() if _template is None else _template[1]
-    return early(environment) == early(there) and _paths(there).issuperset(_paths(environment))
+    return early(environment) == early(_environment)
 
 
 def early(environment: dict[str, str]) -> dict[str, str]:
     """What decides how modules are imported."""
     return WAITING | {k: v for k, v in environment.items() if k.startswith(EARLY) and not k.startswith(LATE)}
-
-
-def _environment() -> dict[str, str]:
-    """The template's: that of this process, with the same package."""
-    path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, **WAITING, **ONE_THREAD, "PYTHONPATH": path}
 
 
 def _paths(environment: dict[str, str]) -> set[str]:
@@ -148,33 +154,30 @@ def _ask(args, handles, pass_fds, cwd=None, env=None, session=False, before=None
         if _lost:
             return None
         try:
-            if _template is None:
-                _template = _start_template()
+            _template = _template or _start_template()
             _adopt(True)
-            socket.send_fds(_template[0], [struct.pack("q", len(data))], [*handles, *pass_fds])
-            _template[0].sendall(data)
-            (pid,) = struct.unpack("q", _read(_template[0], 8))
+            socket.send_fds(_template, [struct.pack("q", len(data))], [*handles, *pass_fds])
+            _template.sendall(data)
+            (pid,) = struct.unpack("q", _read(_template, 8))
         except (OSError, EOFError):
             _lost = True
             return None
         finally:
             _adopt(False)
-    if not pid:
-        raise subprocess.SubprocessError("the process ended before it began")
-    return pid
+    return pid or None
 
 
 def _adopt(orphans: bool) -> None:
     ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, int(orphans), 0, 0, 0)
 
 
-def _start_template() -> tuple[socket.socket, dict[str, str]]:
+def _start_template() -> socket.socket:
     here, there = socket.socketpair()
-    environment, handle = _environment(), there.fileno()
+    handle, null = there.fileno(), subprocess.DEVNULL
     command = [sys.executable, __file__, str(handle)]
-    subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment, pass_fds=(handle,))
+    subprocess.Popen(command, stdin=null, stdout=null, env=_environment, pass_fds=(handle,))
     there.close()
-    return here, environment
+    return here
 
 
 def _read(channel: socket.socket, count: int) -> bytes:
@@ -197,6 +200,11 @@ def _serve(channel: socket.socket) -> dict:
             os._exit(0)
         (length,) = struct.unpack("q", head + _read(channel, 8 - len(head)))
         order = pickle.loads(_read(channel, length))
+        if _imports_otherwise(order):
+            channel.sendall(struct.pack("q", 0))
+            for handle in handles:
+                os.close(handle)
+            continue
         # The process is an orphan as soon as the one between has ended, and so becomes a child of whoever asks.
         reading, writing = os.pipe()
         between = os.fork()
@@ -217,6 +225,23 @@ def _serve(channel: socket.socket) -> dict:
         channel.sendall(answer or struct.pack("q", 0))
 
 
+def _imports_otherwise(order: dict) -> bool:
+    """Whether folders that the template did not look in have modules with the names of those that it has imported."""
+    names = {name.partition(".")[0] for name in sys.modules} | {"sitecustomize", "usercustomize"}
+    known = {str(REPOSITORY), *sys.path}
+    folders = map(Path, {_first(order), *_paths(order["environment"])} - known)
+    try:
+        return any(file.name.partition(".")[0] in names for path in folders if path.is_dir() for file in path.iterdir())
+    except OSError:
+        return True
+
+
+def _first(order: dict) -> str:
+    """The folder in which Python looks for modules first."""
+    script = _task(order["arguments"])[0]
+    return os.path.dirname(os.path.join(order["folder"], script)) if script.endswith(".py") else order["folder"]
+
+
 def _alone(channel: socket.socket) -> socket.socket:
     """Close all files but the channel: who reads from a process would wait for its template too."""
     null = os.open(os.devnull, os.O_RDWR)
@@ -231,7 +256,7 @@ def _begin(order: dict, channel: socket.socket) -> list[str]:
     """Turn this process into the one that was ordered; returns what it is to run."""
     global _template
     handle = fcntl.fcntl(channel.detach(), fcntl.F_DUPFD_CLOEXEC, HIGH)
-    _template = socket.socket(fileno=handle), dict(os.environ)
+    _template = socket.socket(fileno=handle)
     for number, given in zip(order["files"], order["handles"], strict=True):
         os.dup2(given, number)
     kept = sorted({*order["files"], order["answer"], handle})
@@ -245,10 +270,8 @@ def _begin(order: dict, channel: socket.socket) -> list[str]:
     environment, task = order["environment"], _task(order["arguments"])
     own = _paths(dict(os.environ)) | {str(Path(__file__).parent)}
     paths = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
-    is_script = task[0].endswith(".py")
-    first = os.path.dirname(os.path.join(order["folder"], task[0])) if is_script else order["folder"]
-    sys.path[:] = [first, *paths, *(path for path in sys.path if path not in own)]
-    sys.orig_argv, sys.argv = order["arguments"], task if is_script else [task[0], *task[2:]]
+    sys.path[:] = [_first(order), *paths, *(path for path in sys.path if path not in own)]
+    sys.orig_argv, sys.argv = order["arguments"], task if task[0].endswith(".py") else [task[0], *task[2:]]
     environment = {name: os.environ[name] for name in SET_BY_PYTORCH if name in os.environ} | environment
     os.environ.clear()
     os.environ.update(environment)
@@ -278,6 +301,7 @@ def main() -> None:
     """The template, and each process that it makes."""
     channel = socket.socket(fileno=int(sys.argv[1]))
     install()
+    importlib.import_module("workbench.reporting.papermill").skip_grammars()
     for name in IMPORTS:
         importlib.import_module(name)
     gc.collect()
@@ -292,7 +316,7 @@ def main() -> None:
             break
         here.close()
         channel = _alone(there)  # the template of this process
-    _run(_begin(order, here))
+    _end(_begin(order, here))
 
 
 def _run(task: list[str]) -> None:
@@ -307,6 +331,28 @@ def _run(task: list[str]) -> None:
     else:
         sys.modules["__main__"].__file__ = kind
         exec(compile(Path(kind).read_bytes(), kind, "exec"), vars(sys.modules["__main__"]))
+
+
+def _end(task: list[str]) -> None:
+    """Run it, and end as Python does, but leave its modules to Linux: to take them apart would copy all their pages."""
+    code = 0
+    try:
+        _run(task)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if code and code is not end.code:
+            print(end.code, file=sys.stderr)
+    except KeyboardInterrupt:
+        raise  # with which Python ends as if by the signal
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    threading._shutdown()  # waits for threads
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
+    os._exit(code & 255)
 
 
 if __name__ == "__main__":
