@@ -10,6 +10,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+import preloaded
 import psutil
 import pytest
 from console import (
@@ -55,7 +56,8 @@ MORE = {"trainer's CPU, browser": None, "panels' CPU, browser": None}
 def measure(tmp_path: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess:
     """The command in a folder of its own, in which it is to leave nothing but the report."""
     environment = {**os.environ, "WORKBENCH_QUEUE": str(tmp_path / "queue"), "OMP_NUM_THREADS": "1", **more}
-    environment |= {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "100"}
+    # A process that is forked would not be found by its command line below.
+    environment |= {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "100", preloaded.FRESH: "1"}
     command = [sys.executable, str(Path(__file__).with_name("console.py")), *TINY, "--seconds", "1", *arguments]
     # Not in `tmp_path`: Chromium's socket lies there too, and a socket's path has at most 107 characters.
     with tempfile.TemporaryDirectory() as own:

@@ -35,9 +35,10 @@ from pathlib import Path
 FRESH = "WORKBENCH_TEST_FRESH"
 MODULES = ("workbench", "ipykernel_launcher", "torch.distributed.run")
 CODES = ("from workbench.", "from multiprocessing.spawn ")  # how the code of workers begins, which is given by -c
-# What most processes import; without matplotlib, which chooses how to draw when it is imported.
+# What most processes import. Without matplotlib, which chooses how to draw when it is imported, and without ipywidgets,
+# which then says to the kernel that it is there.
 IMPORTS = (
-    *("torch", "torch._dynamo", "torch.distributed.run", "accelerate", "papermill", "ipywidgets", "ipykernel.ipkernel"),
+    *("torch", "torch._dynamo", "torch.distributed.run", "accelerate", "papermill", "ipykernel.ipkernel"),
     *("workbench.__main__", "workbench.training.loop", "workbench.evaluation.suite", "workbench.features.extract"),
 )
 # Variables that are read as Python starts or a package is imported, but for those that are read later or replaced here.
