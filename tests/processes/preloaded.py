@@ -15,6 +15,7 @@ import ctypes
 import fcntl
 import gc
 import importlib
+import inspect
 import io
 import multiprocessing.util
 import os
@@ -65,11 +66,13 @@ _lost = False  # the template does not answer any more
 def install() -> None:
     """Have `subprocess` and `multiprocessing` ask the template, which is started when it is first needed.
 
-    Its environment is that of now, as a test may need it first that has changed the environment for itself.
+    Its environment is that of now, as a test may need it first that has changed the environment for itself. Nothing is
+    changed where `Popen` has another such step, which is private to Python.
     """
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
     _environment.update({**os.environ, **WAITING, **ONE_THREAD, "PYTHONPATH": path})
-    if sys.platform == "linux":
+    steps = [inspect.signature(step).parameters.keys() for step in (_ordinarily, _execute_child)]
+    if sys.platform == "linux" and steps[0] == steps[1]:
         subprocess.Popen._execute_child = _execute_child
         multiprocessing.util.spawnv_passfds = _spawn
 
