@@ -47,8 +47,16 @@ def test_it_is_as_a_process_that_is_started(tmp_path, options):
     assert said(False, tmp_path)[0]["random"] != forked["random"]
 
 
+@pytest.fixture
+def not_ignored():
+    """Ctrl-C is ignored in what a shell starts in the background, and in the processes that this starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_it_is_killed_and_waited_for(number):
+def test_it_is_killed_and_waited_for(number, not_ignored):
     code = "from workbench.words import duration\nimport time\nprint(1, flush=True)\ntime.sleep(60)"
     options = {"env": {**os.environ, **ONE_THREAD}, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([sys.executable, "-c", code], **options)
