@@ -135,7 +135,7 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish(session):
     gc.freeze()  # what was imported so far: looking through all of it again and again takes a twentieth of the time
-    if sys.platform == "linux" and any(item.get_closest_marker("slow") for item in session.items):
+    if any(item.get_closest_marker("slow") for item in session.items):
         preloaded.start()
 
 

@@ -1,9 +1,9 @@
 """Python processes that begin with PyTorch imported, as forks of one that has done nothing but import.
 
 Tests start a hundred processes, each of which would import PyTorch and its compiler for four seconds. `install` makes
-`subprocess` ask the template, a process of this file, for those that run one of `MODULES`. The answer is a child of
-whoever asked, as any other: it has the files, folder, environment, signals and session that were asked for, and can be
-waited for and killed. In it `subprocess` asks too, a template of its own.
+`subprocess` ask the template, a process of this file, for those that run one of `MODULES`. What it makes is a child of
+the process that asked, as any other: it has the files, folder, environment, signals and session that were given and can
+be waited for and killed. In it `subprocess` asks too, a template of its own.
 
 A process starts in the ordinary way if it runs anything else, if its environment could have changed what the template
 imported, or if that has `WORKBENCH_TEST_FRESH`.
@@ -78,8 +78,10 @@ def install() -> None:
 
 
 def start() -> None:
-    """Start the template, if it is not there, so that nobody waits while it imports."""
+    """Start the template early, as it imports for some seconds; does nothing if it runs, or if it is not used here."""
     global _template
+    if subprocess.Popen._execute_child is not _execute_child:
+        return
     with _lock:
         _template = _template or _start_template()
 
@@ -195,7 +197,7 @@ def _read(channel: socket.socket, count: int) -> bytes:
 
 
 def _serve(channel: socket.socket) -> dict:
-    """Make processes until nobody can ask any more; returns in each of them, with its order."""
+    """Make processes until the channel is closed; returns in each of them, with its order."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # a whole group of processes gets them
     while True:
@@ -209,7 +211,7 @@ def _serve(channel: socket.socket) -> dict:
             for handle in handles:
                 os.close(handle)
             continue
-        # The process is an orphan as soon as the one between has ended, and so becomes a child of whoever asks.
+        # The process is an orphan as soon as the one between has ended, and so becomes a child of the one that asks.
         reading, writing = os.pipe()
         between = os.fork()
         if not between:

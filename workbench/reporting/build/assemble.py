@@ -31,9 +31,9 @@ def assemble(scale: str, folder: Path, command: str, root: Path, small: bool = F
     ours = [paper.folder_of(name) for name in paper.names()]
     others = sorted(file.parent.name for file in folder.glob(f"[!.]*/{RECORD}") if file.parent.name not in ours)
     shown = read_artifacts(folder, [*ours, *others])
-    sweeps = sorted(file.name for file in shipped("reports/sweeps").glob(f"{scale}*.yaml"))
-    sweeps = [] if shipped_at(scale) else sweeps  # nothing has to be trained
-    commands = [*(f"workbench sweep reports/sweeps/{name}" for name in sweeps), command]
+    # Where the runs ship with the package, nothing has to be trained.
+    sweeps = [] if shipped_at(scale) else sorted(shipped("reports/sweeps").glob(f"{scale}*.yaml"))
+    commands = [*(f"workbench sweep reports/sweeps/{file.name}" for file in sweeps), command]
     runs = {name: Run(root / name) for one in shown for name in sorted({run["name"] for run in one.record["runs"]})}
     readme = write_readme(folder, title, lead, shown, commands, list(runs.values()) if small else [])
     if small:
