@@ -104,8 +104,8 @@ def _draw(grid: MeasureGrid, chance: float) -> Figure:
     figure = style.lines(curves, "guidance scale w", "kNN accuracy", width=style.PAGE)
     axis = figure.axes[0]
     axis.axhline(chance, color=style.GREY, linewidth=1, linestyle=(0, (1, 2)))
-    axis.annotate("chance", (1, chance), xycoords=("axes fraction", "data"), fontsize=7, ha="right", va="bottom")
-    axis.set_ylim(0, 1)
+    axis.annotate("chance", (1, chance), xycoords=("axes fraction", "data"), fontsize=7, ha="right", va="top")
+    axis.set_ylim(0, 1.03)
     return figure
 
 
