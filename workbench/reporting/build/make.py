@@ -81,11 +81,14 @@ def make(
 
 
 def reason_not_shown(folder: Path) -> str:
-    """Why an artifact has nothing to show, with the commands that make what is missing; "" if it shows something."""
+    """Why an artifact has nothing to show, with the first command of those that help; "" if it shows something."""
     record = read_record(folder)
     if record["figures"] or record["tables"]:
         return ""
-    return " ".join([record["caption"], *(f"Missing: {one['what']}: {one['command']}" for one in record["missing"])])
+    first = [f"Missing: {one['what']}: {one['command']}" for one in record["missing"][:1]]
+    others = len(record["missing"]) - 1
+    more = [f"{others} more {'is' if others == 1 else 'are'} listed on its page."] if others > 0 else []
+    return " ".join([record["caption"], *first, *more])
 
 
 def _make(name: str, scale: str, root: Path, folder: Path, workers: int, score: bool) -> tuple[str, float, str, str]:
